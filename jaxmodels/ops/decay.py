@@ -158,13 +158,7 @@ def _ladder(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   i's half and not behind i; t in j's half and behind j.
   """
   i, j = np.arange(size)[:, None], np.arange(size)
-  halves, from_start, to_end = [], [], []
-  half = 1
-  while half < size:
-    same = i // half == j // half
-    halves.append((i // half == j // half + 1) & (i // half % 2 == 1))
-    from_start.append(same & (j <= i))
-    to_end.append(same & (j > i))
-    half *= 2
-  shape = (len(halves), size, size)
-  return tuple(np.reshape(x, shape) for x in (halves, from_start, to_end))
+  half = 2 ** np.arange(size.bit_length() - 1)[:, None, None]
+  same = i // half == j // half
+  halves = (i // half == j // half + 1) & (i // half % 2 == 1)
+  return halves, same & (j <= i), same & (j > i)
