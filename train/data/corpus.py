@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 import dataclasses
 import fnmatch
 import hashlib
 import os
 import pathlib
 import sysconfig
+from collections.abc import Iterator
 
 # Left out of Python's own sources: what is installed beside it, its tests
 # (some distributions ship none) and what was written when it was built.

@@ -14,8 +14,8 @@ sees nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 import operator
+from collections.abc import Iterable
 from typing import Protocol, SupportsIndex
 
 import numpy as np

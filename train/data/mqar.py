@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 import dataclasses
+from collections.abc import Iterator, Sequence
 from typing import SupportsIndex
 
 import numpy as np
 
 from train.data.dataset import (
   SPLITS,
+  Dataset,
   Example,
   NumberCodec,
   check_at_least,
@@ -66,7 +67,7 @@ class Mqar:
   seed: int = 0
   data_dir: str = "data"
 
-  def open(self, split: str) -> RecallDataset:
+  def open(self, split: str) -> Dataset:
     """Opens a split, after making the examples if they are not there yet.
 
     Args:
@@ -94,9 +95,7 @@ class Mqar:
 class RecallDataset:
   """Rows of `Mqar`, read from stored `inputs` and `targets`, both [L]."""
 
-  def __init__(
-    self, source: Sequence[dict[str, np.ndarray]], vocab_size: int
-  ):
+  def __init__(self, source: Sequence[dict[str, np.ndarray]], vocab_size: int):
     self._source = source
     self.vocab_size = vocab_size
     codec = NumberCodec(vocab_size)
@@ -186,7 +185,5 @@ def _check(config: Mqar) -> None:
       f"num_queries={config.num_queries} is more than"
       f" num_pairs={config.num_pairs}: a key is asked at most once"
     )
-  check_at_least(
-    2 * (config.num_pairs + config.queries), length=config.length
-  )
+  check_at_least(2 * (config.num_pairs + config.queries), length=config.length)
   check_at_least(2 * (config.num_pairs + 1), vocab_size=config.vocab_size)

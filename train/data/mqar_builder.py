@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 import contextlib
 import dataclasses
 import io
 import pathlib
+from collections.abc import Iterator, Sequence
 
-from absl import logging
 import numpy as np
 import tensorflow_datasets as tfds
+from absl import logging
 
 from train.data import mqar
 from train.data.dataset import SPLITS

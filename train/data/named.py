@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 import dataclasses
+from collections.abc import Iterable, Sequence
 from typing import Any, SupportsIndex
 
 import numpy as np
 
 from train.data.dataset import (
+  Dataset,
   Example,
   NumberCodec,
   check_at_least,
@@ -55,7 +56,7 @@ class Tfds:
   data_dir: str = ""
   download: bool = False
 
-  def open(self, split: str) -> NamedDataset:
+  def open(self, split: str) -> Dataset:
     """Opens a split.
 
     Args:
@@ -101,8 +102,7 @@ class NamedDataset:
     self._start = count
     self._length = length
     self.vocab_size = count + 1
-    codec = NumberCodec(count)
-    self._codec = codec
+    self._codec = NumberCodec(count)
 
   def __len__(self) -> int:
     return len(self._source)
@@ -130,6 +130,6 @@ class NamedDataset:
     """Returns the start token and the numbers that `content` writes out."""
     return [self._start, *self._codec.encode(content)]
 
-  def decode(self, tokens: Sequence[int]) -> bytes:
+  def decode(self, tokens: Iterable[int]) -> bytes:
     """Writes tokens as decimal numbers; start tokens leave nothing."""
     return self._codec.decode(t for t in tokens if t != self._start)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 import difflib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -66,10 +66,18 @@ def _prepare(builder: Any, config: Tfds) -> None:
     return
   if not config.download:
     raise ValueError(
-      f"{config.name!r} is not prepared in {builder.data_dir}: set download=True"
-      " to download it, or data_dir to where it is"
+      f"{config.name!r} is not prepared in {builder.data_dir}: set"
+      " download=True to download it, or data_dir to where it is"
     )
-  builder.download_and_prepare(file_format="array_record")
+  try:
+    builder.download_and_prepare(file_format="array_record")
+  except ImportError as error:
+    # Some data sets are read with TensorFlow, and images given as arrays are
+    # encoded with it. What is prepared is read without.
+    raise ValueError(
+      f"preparing {config.name!r} needs {error.name}: prepare it elsewhere,"
+      " with file_format='array_record', and set data_dir to the result"
+    ) from error
 
 
 def _choose(features: Any, config: Tfds) -> tuple[str, int]:
@@ -82,11 +90,10 @@ def _choose(features: Any, config: Tfds) -> tuple[str, int]:
   if config.feature:
     suitable = [name for name in suitable if name == config.feature]
   if not suitable:
+    which = f"feature {config.feature!r}" if config.feature else "feature"
     raise ValueError(
-      f"{config.name!r} has no feature {config.feature!r} that is"
-      if config.feature
-      else f"{config.name!r} has no feature that is"
-      f" a sequence of integers or an image; it has: {listed}"
+      f"{config.name!r} has no {which} that is a sequence of integers or an"
+      f" image; it has: {listed}"
     )
   if len(suitable) > 1:
     raise ValueError(
@@ -113,15 +120,14 @@ def _count(feature: Any) -> int | None:
     say how many there are.
   """
   if isinstance(feature, tfds.features.Sequence):
-    inner = feature.feature
-    if isinstance(inner, tfds.features.ClassLabel):
-      return inner.num_classes
-    rank = 1 + len(inner.shape) if hasattr(inner, "np_dtype") else 0
-    feature = inner
-  elif isinstance(feature, tfds.features.Tensor):
-    rank = len(feature.shape)
+    token = feature.feature
+    suitable = isinstance(token, tfds.features.Tensor)
   else:
+    token = feature
+    arrays = tfds.features.Image, tfds.features.Tensor
+    suitable = isinstance(feature, arrays) and bool(feature.shape)
+  if not suitable or not np.issubdtype(token.np_dtype, np.integer):
     return None
-  if not rank or not np.issubdtype(feature.np_dtype, np.integer):
-    return None
-  return 256 if feature.np_dtype == np.uint8 else 0
+  if isinstance(token, tfds.features.ClassLabel):
+    return token.num_classes
+  return 256 if token.np_dtype == np.uint8 else 0
