@@ -64,15 +64,23 @@ def token_sums(
   }
 
 
-def means(sums: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+def _inverse(weight: Any) -> Any:
+  """Returns 1 / weight, and 1 where there is no weight."""
+  return 1.0 / (weight + (weight == 0).astype(weight.dtype))
+
+
+def means(sums: Mapping[str, Any]) -> dict[str, Any]:
   """Turns the sums of `token_sums` into metrics per token.
+
+  Args:
+    sums: Arrays of JAX or numpy.
 
   Returns:
     "loss" in nats, "bits_per_token", "accuracy", and "tokens", the summed
     weight. Without tokens, zeros.
   """
   weight = sums["weight"]
-  scale = 1.0 / jnp.where(weight > 0, weight, 1.0)
+  scale = _inverse(weight)
   loss = sums["loss"] * scale
   return {
     "loss": loss,
@@ -158,7 +166,7 @@ def train_step(
   if axis_name is not None:
     grads, sums = jax.lax.psum((grads, sums), axis_name)
   metrics = means(sums)
-  scale = 1.0 / jnp.where(sums["weight"] > 0, sums["weight"], 1.0)
+  scale = _inverse(sums["weight"])
   grads = jax.tree.map(lambda g: g * scale.astype(g.dtype), grads)
   metrics["grad_norm"] = optax.tree.norm(grads)
   updates, opt_state = task.optimizer.update(
