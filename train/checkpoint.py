@@ -191,9 +191,7 @@ def _read(workdir: str, step: int, *, with_state: bool = True) -> Snapshot:
   return Snapshot(state=state, **found["meta"])
 
 
-def restore_latest(
-  workdir: str, say: Callable[[str], None]
-) -> Snapshot | None:
+def restore_latest(workdir: str, say: Callable[[str], None]) -> Snapshot | None:
   """Reads the latest checkpoint that can be read, to go on from it.
 
   Unreadable ones are moved to `corrupt/`, so that the run can write their
@@ -238,9 +236,7 @@ def _set_aside(workdir: str, step: int) -> None:
   os.rename(source, os.path.join(corrupt, f"{taken}-step-{step}"))
 
 
-def load(
-  workdir: str, which: str, say: Callable[[str], None]
-) -> Snapshot:
+def load(workdir: str, which: str, say: Callable[[str], None]) -> Snapshot:
   """Reads a checkpoint without changing anything.
 
   Args:

@@ -128,7 +128,9 @@ def _check_optimizer(optimizer: Optimizer) -> None:
   )
 
 
-def _check_sample(sample: Sample) -> None:
+def check_sample(sample: Sample) -> None:
+  """Raises a UserError that names the first setting that is wrong."""
+
   def check(condition: bool, key: str, wanted: str) -> None:
     _check(condition, f"sample.{key}", getattr(sample, key), wanted)
 
@@ -165,7 +167,7 @@ def validate(
   )
   _check(config.seed >= 0, "seed", config.seed, "0 or more")
   _check_optimizer(config.optimizer)
-  _check_sample(config.sample)
+  check_sample(config.sample)
   for key, options in (
     ("strategy", STRATEGIES),
     ("best_metric", tuple(BEST_METRICS)),

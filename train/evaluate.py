@@ -54,7 +54,9 @@ def evaluate(
 def _run(argv: Sequence[str]) -> int:
   parser = argparse.ArgumentParser("train.evaluate", description=__doc__)
   parser.add_argument("--workdir", required=True, help="directory of the run")
-  parser.add_argument("--step", default="latest", help="latest, best, or a step")
+  parser.add_argument(
+    "--step", default="latest", help="latest, best, or a step"
+  )
   parser.add_argument("--batches", type=int, help="instead of the whole split")
   parser.add_argument("--split", default="validation", help="or train")
   options = parser.parse_args(argv)
@@ -63,7 +65,7 @@ def _run(argv: Sequence[str]) -> int:
   strategy = make_strategy("jit", make_task(config))
   dataset = open_split(config.data, options.split)
   state = TrainState(
-    step=np.asarray(snapshot.step, np.int32),
+    step=snapshot.state["step"],
     params=snapshot.state["params"],
     opt_state=(),
     rng=snapshot.state["rng"],

@@ -60,9 +60,7 @@ def parse(argv: Sequence[str]) -> Command:
   return Command(override(load(path), rest), workdir)
 
 
-def _take(
-  name: str, argv: Sequence[str]
-) -> tuple[str | None, list[str]]:
+def _take(name: str, argv: Sequence[str]) -> tuple[str | None, list[str]]:
   """Takes the value of the last `--name` out of the arguments."""
   value, rest, words = None, [], iter(argv)
   for word in words:
@@ -157,10 +155,10 @@ def override(config: Config, argv: Sequence[str]) -> Config:
     raise UserError(_explain(one_line(error), known)) from error
   if len(rest) > 1:
     raise UserError(f"unknown argument {rest[1]!r}")
-  changed = values["config"].value
+  changed: Any = values["config"].value
   for key in nones:
     *parents, last = key.split(".")
-    holder = changed
+    holder: Any = changed
     for part in parents:
       holder = holder[part]
     holder[last] = None

@@ -28,7 +28,7 @@ import numpy as np
 from train import serialize
 from train.checkpoint import Checkpoints, Snapshot
 from train.config import Config, validate
-from train.data import Batches
+from train.data import Batches, baselines
 from train.errors import CheckError, NonFiniteError
 from train.evaluate import evaluate
 from train.metrics import MetricsWriter, parameter_table
@@ -46,12 +46,14 @@ class Result:
     params: The parameters, as numpy arrays.
     metrics: Validation metrics of the last state; empty if a signal ended
       the run.
+    baselines: What simple methods reach on the same data, in bits.
     signal: The signal that ended it, or None.
   """
 
   step: int
   params: Any
   metrics: Mapping[str, float]
+  baselines: Mapping[str, float]
   signal: int | None
 
 
@@ -139,7 +141,7 @@ class _Loop:
     self._clock = _Clock()
     self._compiled = False
 
-  def run(self, stop: Stop) -> Result:
+  def run(self, stop: Stop) -> None:
     """Runs until the last step, or until asked to stop."""
     config = self._config
     while True:
@@ -161,9 +163,12 @@ class _Loop:
         break
       before, self._pending = self._pending, self._dispatch()
       self._report(before)
-    params = self._strategy.fetch(self._state).params
+
+  def result(self, reference: Mapping[str, float], stop: Stop) -> Result:
+    """Returns what the run has come to."""
     metrics = self._metrics if self._evaluated == self._step else {}
-    return Result(self._step, params, metrics, stop.signal)
+    params = self._strategy.fetch(self._state).params
+    return Result(self._step, params, metrics, reference, stop.signal)
 
   def _dispatch(self) -> _Pending:
     position = self._batches.position
@@ -287,6 +292,9 @@ def run(config: Config, workdir: str) -> Result:
     step = start.snapshot.step if start.snapshot else 0
     # Nothing of a run without a checkpoint is kept, not even its step 0.
     writer.truncate(step if start.snapshot else -1)
+    reference = baselines(config.data)
+    if reference and start.snapshot is None:
+      writer.write(0, "baseline", reference)
     writer.text(parameter_table(start.state.params))
     writer.text(_first_line(config, workdir, step))
     strategy = make_strategy(config.strategy, start.task, debug=config.debug)
@@ -295,7 +303,8 @@ def run(config: Config, workdir: str) -> Result:
     )
     try:
       loop = _Loop(config, workdir, start, strategy, writer, checkpoints)
-      result = loop.run(stop)
+      loop.run(stop)
+      result = loop.result(reference, stop)
     finally:
       checkpoints.close()
     if result.signal is not None:

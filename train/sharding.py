@@ -5,9 +5,10 @@ where these want them. Every strategy computes the same numbers.
 """
 
 import contextlib
+import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import chex
 import jax
@@ -16,32 +17,29 @@ import numpy as np
 from jaxmodels.ops import checks
 from train.errors import CheckError, one_line
 from train.state import TrainState
-from train.step import Task, eval_step, train_step
-
-HostBatch = Mapping[str, np.ndarray]
+from train.step import Batch, Task, eval_step, train_step
 
 
-class Strategy(Protocol):
-  """What the loop asks of a strategy."""
+@dataclasses.dataclass(frozen=True)
+class Strategy:
+  """What the loop asks of a strategy.
 
-  @property
-  def devices(self) -> int:
-    """Devices that share a batch."""
+  Attributes:
+    devices: How many share a batch.
+    prepare: Moves a state to the devices.
+    batch: Moves a batch, arrays `[B, L]`, to the devices.
+    step: Does one update: state and batch to state and metrics. The state
+      passed in is used up.
+    evaluate: State and batch to the sums of `eval_step` over all of it.
+    fetch: Copies a state to the host, as numpy arrays.
+  """
 
-  def prepare(self, state: TrainState) -> Any:
-    """Moves a state to the devices."""
-
-  def batch(self, batch: HostBatch) -> Any:
-    """Moves arrays `[B, L]` to the devices."""
-
-  def step(self, state: Any, batch: Any) -> tuple[Any, dict[str, Any]]:
-    """Does one update; the state passed in is used up."""
-
-  def evaluate(self, state: Any, batch: Any) -> dict[str, Any]:
-    """Returns the sums of `eval_step` over the whole batch."""
-
-  def fetch(self, state: Any) -> TrainState:
-    """Copies a state to the host, as numpy arrays."""
+  devices: int
+  prepare: Callable[[TrainState], Any]
+  batch: Callable[[Mapping[str, np.ndarray]], Any]
+  step: Callable[[Any, Any], tuple[Any, dict[str, Any]]]
+  evaluate: Callable[[Any, Any], dict[str, Any]]
+  fetch: Callable[[Any], TrainState]
 
 
 def _copy(state: Any) -> Any:
@@ -71,89 +69,74 @@ def _checked(function: Callable[..., Any]) -> Callable[..., Any]:
   return run
 
 
-class Jit:
-  """One device, or whatever the default placement is."""
+def _jit(task: Task, debug: bool) -> Strategy:
+  """One device: the default one."""
 
-  devices = 1
+  def step(state: TrainState, batch: Batch) -> Any:
+    return train_step(task, state, batch)
 
-  def __init__(self, task: Task, *, debug: bool = False):
-    def step(state: TrainState, batch: HostBatch) -> Any:
-      return train_step(task, state, batch)
+  def evaluate(state: TrainState, batch: Batch) -> Any:
+    return eval_step(task.model, state.params, batch)
 
-    def evaluate(state: TrainState, batch: HostBatch) -> Any:
-      return eval_step(task.model, state.params, batch)
-
-    if debug:
-      self._step = _checked(jax.jit(step))
-      self._evaluate = _checked(jax.jit(evaluate))
-    else:
-      self._step = jax.jit(step, donate_argnums=0)
-      self._evaluate = jax.jit(evaluate)
-
-  def prepare(self, state: TrainState) -> TrainState:
-    return jax.device_put(state)
-
-  def batch(self, batch: HostBatch) -> dict[str, jax.Array]:
-    return jax.device_put(dict(batch))
-
-  def step(self, state: TrainState, batch: Any) -> Any:
-    return self._step(state, batch)
-
-  def evaluate(self, state: TrainState, batch: Any) -> dict[str, jax.Array]:
-    return self._evaluate(state, batch)
-
-  def fetch(self, state: TrainState) -> TrainState:
-    return _copy(state)
+  if debug:
+    run_step = _checked(jax.jit(step))
+    run_evaluate = _checked(jax.jit(evaluate))
+  else:
+    run_step = jax.jit(step, donate_argnums=0)
+    run_evaluate = jax.jit(evaluate)
+  return Strategy(
+    devices=1,
+    prepare=jax.device_put,
+    batch=jax.device_put,
+    step=run_step,
+    evaluate=run_evaluate,
+    fetch=_copy,
+  )
 
 
-class Pmap:
+def _pmap(task: Task, debug: bool) -> Strategy:
   """All local devices: the state on each, the batch split among them."""
+  count = jax.local_device_count()
+  lift = functools.partial(jax.pmap, axis_name="batch")
 
-  def __init__(self, task: Task, *, debug: bool = False):
-    self.devices = jax.local_device_count()
+  def step(state: TrainState, batch: Batch) -> Any:
+    return train_step(task, state, batch, "batch")
 
-    def step(state: TrainState, batch: HostBatch) -> Any:
-      return train_step(task, state, batch, "batch")
+  def evaluate(state: TrainState, batch: Batch) -> Any:
+    return jax.lax.psum(eval_step(task.model, state.params, batch), "batch")
 
-    def evaluate(state: TrainState, batch: HostBatch) -> Any:
-      return jax.lax.psum(eval_step(task.model, state.params, batch), "batch")
-
-    # Metrics are equal on every device after the sum: one copy comes back.
-    lift = functools.partial(jax.pmap, axis_name="batch")
-    if debug:
-      self._step = _checked(lift(step, out_axes=(0, None)))
-      self._evaluate = _checked(lift(evaluate, out_axes=None))
-    else:
-      self._step = lift(step, out_axes=(0, None), donate_argnums=0)
-      self._evaluate = lift(evaluate, out_axes=None)
-
-  def prepare(self, state: TrainState) -> Any:
-    count = self.devices
-    return jax.pmap(lambda x: x)(
-      jax.tree.map(lambda x: np.stack([np.asarray(x)] * count), state)
-    )
-
-  def batch(self, batch: HostBatch) -> dict[str, np.ndarray]:
-    count = self.devices
+  def split(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {
       name: x.reshape(count, x.shape[0] // count, *x.shape[1:])
       for name, x in batch.items()
     }
 
-  def step(self, state: Any, batch: Any) -> Any:
-    return self._step(state, batch)
-
-  def evaluate(self, state: Any, batch: Any) -> dict[str, jax.Array]:
-    return self._evaluate(state, batch)
-
-  def fetch(self, state: Any) -> TrainState:
-    return _copy(jax.tree.map(lambda x: x[0], state))
+  # Metrics are equal on every device after the sum: one copy comes back.
+  if debug:
+    run_step = _checked(lift(step, out_axes=(0, None)))
+    run_evaluate = _checked(lift(evaluate, out_axes=None))
+  else:
+    run_step = lift(step, out_axes=(0, None), donate_argnums=0)
+    run_evaluate = lift(evaluate, out_axes=None)
+  return Strategy(
+    devices=count,
+    prepare=jax.pmap(lambda x: x, in_axes=None, axis_size=count),
+    batch=split,
+    step=run_step,
+    evaluate=run_evaluate,
+    fetch=lambda state: _copy(jax.tree.map(lambda x: x[0], state)),
+  )
 
 
 def make_strategy(name: str, task: Task, *, debug: bool = False) -> Strategy:
-  """Builds the strategy of that name, "jit" or "pmap"."""
-  kinds: dict[str, Callable[..., Strategy]] = {"jit": Jit, "pmap": Pmap}
-  return kinds[name](task, debug=debug)
+  """Builds a strategy.
+
+  Args:
+    name: "jit" or "pmap".
+    task: What a step is made of.
+    debug: Whether to check every value inside the step.
+  """
+  return {"jit": _jit, "pmap": _pmap}[name](task, debug)
 
 
 def device_count(name: str) -> int:

@@ -19,7 +19,7 @@ from train.step import Task
 
 # What may change when a run goes on, since no number of its training depends
 # on it.
-FREE = (
+FREE: tuple[str, ...] = (
   "config.log_every",
   "config.eval_every",
   "config.eval_batches",
@@ -62,9 +62,7 @@ def make_task(config: Config) -> Task:
   return Task(config.model, optimizer, rate, config.accumulation)
 
 
-def begin(
-  config: Config, workdir: str, say: Callable[[str], None]
-) -> Start:
+def begin(config: Config, workdir: str, say: Callable[[str], None]) -> Start:
   """Opens the data, builds the state, and takes up the run if there is one.
 
   Args:

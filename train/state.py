@@ -9,8 +9,7 @@ from flax import linen as nn
 from flax import struct
 
 
-@struct.dataclass
-class TrainState:
+class TrainState(struct.PyTreeNode):
   """The state of a run between two steps.
 
   Attributes:

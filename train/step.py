@@ -175,14 +175,10 @@ def train_step(
   params = optax.apply_updates(state.params, updates)
   metrics["update_norm"] = optax.tree.norm(updates)
   metrics["param_norm"] = optax.tree.norm(params)
-  metrics["learning_rate"] = jnp.asarray(
-    task.schedule(state.step), jnp.float32
-  )
+  metrics["learning_rate"] = jnp.asarray(task.schedule(state.step), jnp.float32)
   finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
   metrics["finite"] = finite
   apply = finite & ~state.stopped
-  new = state.replace(
-    step=state.step + 1, params=params, opt_state=opt_state
-  )
+  new = state.replace(step=state.step + 1, params=params, opt_state=opt_state)
   kept = jax.tree.map(lambda n, o: jnp.where(apply, n, o), new, state)
   return kept.replace(stopped=state.stopped | ~finite), metrics
