@@ -37,6 +37,9 @@ from train.signals import Stop, stop_signals
 from train.start import Start, begin, make_workdir
 
 
+_FIRST = ("loss", "bits_per_token", "accuracy")
+
+
 @dataclasses.dataclass(frozen=True)
 class Result:
   """How a run ended.
@@ -198,7 +201,10 @@ class _Loop:
   def _report(self, pending: _Pending | None) -> None:
     if pending is None:
       return
-    values = {k: float(v) for k, v in jax.device_get(pending.metrics).items()}
+    metrics = jax.device_get(pending.metrics)
+    # A jitted function returns them by the alphabet; the loss goes first.
+    names = (*_FIRST, *(name for name in metrics if name not in _FIRST))
+    values = {name: float(metrics[name]) for name in names}
     if not values.pop("finite"):
       self._stop_non_finite(pending, values)
     self._clock.count(values["tokens"])

@@ -1,8 +1,10 @@
 """AdamW, its schedule, and which parameters decay."""
 
+import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from train.config import Optimizer
@@ -11,9 +13,9 @@ from train.config import Optimizer
 def schedule(config: Optimizer, steps: int) -> optax.Schedule:
   """Returns the learning rate as a function of the updates so far.
 
-  It rises linearly from 0 over `warmup_steps`, falls by half a cosine until
-  `decay_steps`, and stays at the floor after. The rise is cut where it would
-  outlast the run.
+  It rises linearly over the first `warmup_steps` updates, the last of which
+  has the highest rate, falls by half a cosine, and is at its floor from update
+  `decay_steps` on. The rise is cut where it would outlast the run.
 
   Args:
     config: Of the optimizer.
@@ -21,13 +23,17 @@ def schedule(config: Optimizer, steps: int) -> optax.Schedule:
   """
   end = steps if config.decay_steps is None else config.decay_steps
   warmup = min(config.warmup_steps, end - 1)
-  return optax.schedules.warmup_cosine_decay_schedule(
-    init_value=0.0 if warmup else config.learning_rate,
-    peak_value=config.learning_rate,
-    warmup_steps=warmup,
-    decay_steps=end,
-    end_value=config.learning_rate * config.floor,
-  )
+
+  def rate(count: Any) -> jax.Array:
+    # Counted from one, or the first update would have a rate of 0.
+    step = jnp.asarray(count).astype(jnp.float32) + 1.0
+    rise = step / max(warmup, 1)
+    share = jnp.clip((step - warmup) / (end - warmup), 0.0, 1.0)
+    cosine = 0.5 * (1.0 + jnp.cos(math.pi * share))
+    fall = config.floor + (1.0 - config.floor) * cosine
+    return config.learning_rate * jnp.where(step < warmup, rise, fall)
+
+  return rate
 
 
 def decay_mask(params: Any, names: tuple[str, ...]) -> Any:
@@ -70,5 +76,23 @@ def make_optimizer(
     mask=lambda params: decay_mask(params, config.decay_names),
   )
   if config.clip is None:
-    return adamw
-  return optax.chain(optax.clip_by_global_norm(config.clip), adamw)
+    return _own_promotion(adamw)
+  return _own_promotion(
+    optax.chain(optax.clip_by_global_norm(config.clip), adamw)
+  )
+
+
+def _own_promotion(
+  inner: optax.GradientTransformation,
+) -> optax.GradientTransformation:
+  """Lets optax promote dtypes as it was written to.
+
+  Its Adam raises a float to an int32 count, which strict promotion refuses;
+  the rest of a program can still be strict.
+  """
+
+  def update(updates: Any, state: Any, params: Any = None) -> Any:
+    with jax.numpy_dtype_promotion("standard"):
+      return inner.update(updates, state, params)
+
+  return optax.GradientTransformation(inner.init, update)

@@ -175,7 +175,7 @@ def train_step(
   params = optax.apply_updates(state.params, updates)
   metrics["update_norm"] = optax.tree.norm(updates)
   metrics["param_norm"] = optax.tree.norm(params)
-  metrics["learning_rate"] = jnp.asarray(task.schedule(state.step), jnp.float32)
+  metrics["learning_rate"] = task.schedule(state.step)
   finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
   metrics["finite"] = finite
   apply = finite & ~state.stopped
