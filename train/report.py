@@ -188,10 +188,7 @@ def _draw(axes: Axes, panel: _Panel, runs: Sequence[_Run]) -> None:
         _draw_training(axes, x, y, color, panel)
       heights.extend(y.tolist())
   if panel.metric == _BITS:
-    heights.extend(_draw_baselines(axes, runs))
-    # The first steps are far above all that follows; they may leave the top.
-    low, high = min(heights), np.quantile(heights, 0.96)
-    axes.set_ylim(low - 0.1 * (high - low), high + 0.1 * (high - low))
+    axes.set_ylim(_limits(heights, _draw_baselines(axes, runs)))
   axes.set_title(panel.title, loc="left", fontsize=11, fontweight="bold")
   axes.set_xlabel("step" if panel.against == "step" else "tokens")
   axes.set_ylabel(panel.unit)
@@ -203,6 +200,17 @@ def _draw(axes: Axes, panel: _Panel, runs: Sequence[_Run]) -> None:
   axes.grid(color="#e4e4e4", linewidth=0.7)
   axes.set_axisbelow(True)
   axes.spines[["top", "right"]].set_visible(False)
+
+
+def _limits(
+  heights: Sequence[float], baselines: Sequence[float]
+) -> tuple[float, float]:
+  """Chooses the range of losses to show, with all the baselines in it."""
+  # The first steps are far above all that follows; they may leave the top.
+  low = min([*heights, *baselines])
+  high = max([float(np.quantile(heights, 0.95)), *baselines])
+  margin = 0.1 * (high - low) or 0.1
+  return low - margin, high + margin
 
 
 def _draw_training(

@@ -74,14 +74,19 @@ def _prepare(builder: Any, config: Tfds) -> None:
   except ImportError as error:
     # Some data sets are read with TensorFlow, and images given as arrays are
     # encoded with it. What is prepared is read without.
+    # tfds joins the example to the message; only the last line is the reason.
+    reason = str(error).strip().splitlines()[-1]
     raise ValueError(
-      f"preparing {config.name!r} needs {error.name}: prepare it elsewhere,"
-      " with file_format='array_record', and set data_dir to the result"
+      f"preparing {config.name!r} needs TensorFlow or another package"
+      f" ({reason}): prepare it elsewhere, with file_format='array_record', and"
+      " set data_dir to the result"
     ) from error
 
 
 def _choose(features: Any, config: Tfds) -> tuple[str, int]:
   """Returns the name of a feature and how many different tokens it holds."""
+  # Sorted: the order depends on whether tfds found the code or only the files.
+  features = dict(sorted(features.items()))
   counts = {name: _count(feature) for name, feature in features.items()}
   suitable = [name for name, count in counts.items() if count is not None]
   listed = ", ".join(
