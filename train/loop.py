@@ -36,7 +36,6 @@ from train.sharding import Strategy, device_count, make_strategy
 from train.signals import Stop, stop_signals
 from train.start import Start, begin, make_workdir
 
-
 _FIRST = ("loss", "bits_per_token", "accuracy")
 
 

@@ -111,6 +111,12 @@ def _pmap(task: Task, debug: bool) -> Strategy:
       for name, x in batch.items()
     }
 
+  def replicate(state: TrainState) -> Any:
+    copies = jax.tree.map(
+      lambda x: np.broadcast_to(x, (count, *np.shape(x))), state
+    )
+    return jax.pmap(lambda x: x)(copies)
+
   # Metrics are equal on every device after the sum: one copy comes back.
   if debug:
     run_step = _checked(lift(step, out_axes=(0, None)))
@@ -120,7 +126,7 @@ def _pmap(task: Task, debug: bool) -> Strategy:
     run_evaluate = lift(evaluate, out_axes=None)
   return Strategy(
     devices=count,
-    prepare=jax.pmap(lambda x: x, in_axes=None, axis_size=count),
+    prepare=replicate,
     batch=split,
     step=run_step,
     evaluate=run_evaluate,

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from jaxmodels.ops import checks
 from train.config import Config, Optimizer, Sample
 
 VOCAB = 258
@@ -27,6 +28,7 @@ class Model(nn.Module):
     default_factory=lambda: {"sum": {"decay": 0.5, "num_heads": 1}}
   )
   dropout: float = 0.0
+  bad_token: int = -1
   dtype: Any = jnp.float32
   param_dtype: Any = jnp.float32
 
@@ -40,6 +42,9 @@ class Model(nn.Module):
       dtype=self.dtype,
       param_dtype=self.param_dtype,
     )(tokens)
+    bad = (tokens == self.bad_token)[..., None]
+    x = jnp.where(bad, jnp.asarray(jnp.nan, x.dtype), x)
+    checks.finite("tiny", x=x)
     if segment_ids is None:
       segment_ids = jnp.zeros_like(tokens)
     if state is None:
