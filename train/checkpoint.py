@@ -7,6 +7,7 @@ orbax, and it uses its v0 interface: v1 is still experimental.
 """
 
 import dataclasses
+import errno
 import json
 import os
 import shutil
@@ -24,6 +25,8 @@ from train.errors import UserError, one_line
 
 _CHECKSUMS = "checksums.json"
 _ITEMS = ("state", "meta")
+# Bytes that a checkpoint may take beside its arrays.
+_SLACK = 1 << 20
 _TEMPORARY = ".orbax-checkpoint-tmp"
 
 
@@ -105,6 +108,8 @@ class Checkpoints:
     self._manager.wait_until_finished()
     self._step = snapshot.step
     state = serialization.to_state_dict(snapshot.state)
+    state = jax.tree.map(np.asarray, state)
+    self._require_space(state)
     meta = {
       field.name: getattr(snapshot, field.name)
       for field in dataclasses.fields(snapshot)
@@ -113,11 +118,20 @@ class Checkpoints:
     self._manager.save(
       snapshot.step,
       args=ocp.args.Composite(
-        state=ocp.args.StandardSave(jax.tree.map(np.asarray, state)),
+        state=ocp.args.StandardSave(state),
         meta=ocp.args.JsonSave(meta),
       ),
       metrics=dict(snapshot.metrics) or None,
     )
+
+  def _require_space(self, state: Any) -> None:
+    """Raises the error of a full disk before orbax begins to fill it.
+
+    Its threads would report the failure many times over.
+    """
+    needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + _SLACK
+    if shutil.disk_usage(self._folder).free < needed:
+      raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._folder)
 
   def _add_checksums(self) -> None:
     """Lists the files of the checkpoint that is about to be completed.

@@ -7,6 +7,7 @@ where these want them. Every strategy computes the same numbers.
 import contextlib
 import dataclasses
 import functools
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -48,12 +49,19 @@ def _copy(state: Any) -> Any:
   return jax.tree.map(np.array, jax.device_get(state))
 
 
+# Chex puts the message of a check among its own words.
+_MESSAGE = re.compile(r"Custom message: (.*?)\.? \[failed at", re.DOTALL)
+
+
 @contextlib.contextmanager
-def _one_line_checks() -> Iterator[None]:
+def _named_checks() -> Iterator[None]:
+  """Turns the error of a check into one that says which it is."""
   try:
     yield
-  except (AssertionError, ValueError, jax.errors.JaxRuntimeError) as error:
-    raise CheckError(f"a check failed: {one_line(error)}") from error
+  except AssertionError as error:
+    found = _MESSAGE.search(str(error))
+    name = found[1] if found else one_line(error)
+    raise CheckError(f"a check failed: {name}") from error
 
 
 def _checked(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -63,7 +71,7 @@ def _checked(function: Callable[..., Any]) -> Callable[..., Any]:
   @functools.wraps(function)
   def run(*args: Any) -> Any:
     # The switch is read while tracing, which the first call does.
-    with checks.numerics(True), _one_line_checks():
+    with checks.numerics(True), _named_checks():
       return chexified(*args)
 
   return run

@@ -192,6 +192,7 @@ def test_what_trains_nothing_may_change(finished, tmp_path, capsys):
   )
   assert "is complete, at step 12" in capsys.readouterr().out
   assert result.metrics == finished[1].metrics
+  assert lines(workdir) == lines(finished[0])
 
 
 def test_a_run_with_its_own_schedule_can_be_extended(tmp_path):
@@ -253,7 +254,8 @@ def test_debug_mode_names_the_check_that_failed(tmp_path, capsys):
   )
   assert train(*words) == 1
   error = capsys.readouterr().err
-  assert "tiny: x must be finite" in error
+  assert "a check failed: tiny: x must be finite; the state" in error
+  assert error.startswith("error: step ")
   assert error.count("\n") == 1
 
 
@@ -265,9 +267,19 @@ def test_without_debug_the_same_run_stops_as_not_finite(tmp_path):
     run(config, str(tmp_path))
 
 
-def test_a_full_disk_ends_in_one_line_and_keeps_what_was_complete(
-  finished, tmp_path, monkeypatch, capsys
-):
+def full_before(patch):
+  """Leaves no room from the second checkpoint on."""
+  usage = shutil.disk_usage
+
+  def full(folder):
+    found = usage(folder)
+    return found._replace(free=0) if os.listdir(folder) else found
+
+  patch.setattr(checkpoint.shutil, "disk_usage", full)
+
+
+def full_while(patch):
+  """Fails in the thread that writes the third checkpoint."""
   add_checksums = checkpoint.Checkpoints._add_checksums
 
   def full(self):
@@ -275,12 +287,19 @@ def test_a_full_disk_ends_in_one_line_and_keeps_what_was_complete(
       raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     add_checksums(self)
 
+  patch.setattr(checkpoint.Checkpoints, "_add_checksums", full)
+
+
+@pytest.mark.parametrize(("full", "kept"), [(full_before, 3), (full_while, 6)])
+def test_a_full_disk_ends_in_one_line_and_keeps_what_was_complete(
+  finished, tmp_path, monkeypatch, capsys, full, kept
+):
   with monkeypatch.context() as patch:
-    patch.setattr(checkpoint.Checkpoints, "_add_checksums", full)
+    full(patch)
     assert train(f"--workdir={tmp_path}") == 1
   error = capsys.readouterr().err
   assert "the disk is full" in error and error.count("\n") == 1
-  assert checkpoint.load(str(tmp_path), "latest", pytest.fail).step == 6
+  assert checkpoint.load(str(tmp_path), "latest", pytest.fail).step == kept
   again = run(tiny.get_config(), str(tmp_path))
   assert_same_run(str(tmp_path), again, finished)
 
