@@ -141,6 +141,8 @@ def override(config: Config, argv: Sequence[str]) -> Config:
     UserError: A key is unknown or a value is not of the key's type.
   """
   typed = _typed(config)
+  for word in argv:
+    _make_option(typed, _key(word), _mappings(config))
   known = _keys(typed)
   argv, nones = _split_nones(argv, _optional_keys(config))
   for word in argv:
@@ -218,6 +220,40 @@ def _optional_keys(value: Any, prefix: str = "") -> set[str]:
     if serialize.is_config(inner):
       keys |= _optional_keys(inner, f"{prefix}{name}.")
   return keys
+
+
+def _mappings(value: Any, prefix: str = "") -> set[str]:
+  """Returns the keys that hold mappings of options."""
+  keys: set[str] = set()
+  for name, inner in serialize.config_fields(value).items():
+    if isinstance(inner, Mapping):
+      keys.add(prefix + name)
+    if serialize.is_config(inner):
+      keys |= _mappings(inner, f"{prefix}{name}.")
+  return keys
+
+
+def _make_option(
+  typed: ConfigDict, key: str | None, mappings: set[str]
+) -> None:
+  """Makes room for an option that a mapping of options does not hold yet.
+
+  Which options there are, only the module knows that takes them; it refuses
+  unknown ones itself.
+  """
+  for mapping in mappings:
+    if key is None or not key.startswith(mapping + "."):
+      continue
+    *parents, last = key.split(".")
+    holder: Any = typed
+    for part in parents:
+      if part not in holder:
+        holder[part] = ConfigDict()
+      holder = holder[part]
+      if not isinstance(holder, ConfigDict):
+        return
+    if last not in holder:
+      holder[last] = config_dict.placeholder(object)
 
 
 def _split_nones(

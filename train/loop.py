@@ -297,11 +297,11 @@ def run(config: Config, workdir: str) -> Result:
     step = start.snapshot.step if start.snapshot else 0
     # Nothing of a run without a checkpoint is kept, not even its step 0.
     writer.truncate(step if start.snapshot else -1)
+    writer.text(parameter_table(start.state.params))
+    writer.text(_first_line(config, workdir, step))
     reference = baselines(config.data)
     if reference and start.snapshot is None:
       writer.write(0, "baseline", reference)
-    writer.text(parameter_table(start.state.params))
-    writer.text(_first_line(config, workdir, step))
     strategy = make_strategy(config.strategy, start.task, debug=config.debug)
     checkpoints = Checkpoints(
       workdir, keep=config.keep, best_metric=config.best_metric

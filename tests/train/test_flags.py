@@ -42,6 +42,19 @@ def test_overrides_reach_every_depth_and_keep_their_types():
   assert config.sample.prompt == "None"
 
 
+def test_options_may_be_new_since_the_module_checks_them():
+  config = override(
+    "--config.model.mixer_options.sum.window=8",
+    "--config.model.mixer_options.other.gate=True",
+    "--config.model.mixer_options.other.shares=(0.5, 2)",
+    "--config.model.mixer_options.other.kind=fast",
+  )
+  assert config.model.mixer_options == {
+    "sum": {"decay": 0.5, "num_heads": 1, "window": 8},
+    "other": {"gate": True, "shares": (0.5, 2), "kind": "fast"},
+  }
+
+
 def test_the_last_word_on_an_optional_key_counts():
   first = override("--config.optimizer.clip=none", "--config.optimizer.clip=3")
   assert first.optimizer.clip == 3.0
@@ -56,7 +69,11 @@ def test_the_last_word_on_an_optional_key_counts():
     ("--config.width=2", ["config.width", "config.model.width"]),
     ("--config.step=2", ["config.step;", "config.steps"]),
     (
-      "--config.model.mixer_options.sum.num_head=2",
+      "--config.model.mixer_options.sum.num_heads.x=2",
+      ["config.model.mixer_options.sum.num_heads.x"],
+    ),
+    (
+      "--config.model.mixer_option.sum.num_heads=2",
       ["config.model.mixer_options.sum.num_heads"],
     ),
     ("--confg.steps=2", ["--confg.steps", "--config.steps"]),
