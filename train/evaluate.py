@@ -12,6 +12,7 @@ import numpy as np
 from train import checkpoint, serialize
 from train.command import main_with_errors, warn
 from train.data import Batches, Dataset
+from train.errors import UserError
 from train.sharding import Strategy, make_strategy
 from train.start import make_task, open_split
 from train.state import TrainState
@@ -60,6 +61,8 @@ def _run(argv: Sequence[str]) -> int:
   parser.add_argument("--batches", type=int, help="instead of the whole split")
   parser.add_argument("--split", default="validation", help="or train")
   options = parser.parse_args(argv)
+  if options.batches is not None and options.batches < 1:
+    raise UserError(f"--batches is {options.batches}, but must be positive")
   snapshot = checkpoint.load(options.workdir, options.step, warn)
   config = serialize.from_json(snapshot.config)
   strategy = make_strategy("jit", make_task(config))

@@ -158,6 +158,17 @@ def test_evaluate_repeats_the_figures_of_the_run(finished, capsys):
   assert f"{line['tokens']:.6g}" in printed
 
 
+@pytest.mark.parametrize(
+  ("word", "part"),
+  [("--batches=0", "--batches is 0"), ("--split=test", "split must be one of")],
+)
+def test_evaluate_names_what_is_wrong(finished, capsys, word, part):
+  words = (f"--workdir={finished[0]}", word)
+  assert main_with_errors(evaluate._run, words) == 2
+  error = capsys.readouterr().err
+  assert part in error and error.count("\n") == 1
+
+
 def test_validation_counts_every_token_once(finished):
   rows = tiny.Data().open("validation")
   assert len(rows) % 8

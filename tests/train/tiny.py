@@ -88,6 +88,8 @@ class Data:
   def open(self, split):
     if self.length < 2:
       raise ValueError(f"length must be at least 2, got {self.length}")
+    if split not in ("train", "validation"):
+      raise ValueError(f"split must be one of train, validation, got {split}")
     return Rows(self, split)
 
 
