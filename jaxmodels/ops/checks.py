@@ -94,9 +94,7 @@ def segment_ids(op: str, ids: Any, leading: Sequence[int]) -> None:
   if not _NUMERICS.get() or ids.size == 0:
     return
   steps = jnp.diff(ids, axis=-1, prepend=jnp.zeros_like(ids[..., :1]))
-  _at_least_zero(
-    jnp.min(steps), f"{op}: segment_ids must only grow along L, from 0"
-  )
+  _all(steps >= 0, f"{op}: segment_ids must only grow along L, from 0")
 
 
 def finite(op: str, **arrays: Any) -> None:
@@ -115,22 +113,23 @@ def log_decay(op: str, x: Any) -> None:
   """Checks log decays: at most 0 and not NaN; -inf is a decay of 0."""
   if x is None or not _NUMERICS.get() or x.size == 0:
     return
-  # A NaN passes neither comparison; max() alone would not tell.
-  low = jnp.where(x <= 0, 0.0, -1.0)
-  _at_least_zero(jnp.min(low), f"{op}: log_decay must be at most 0")
+  _all(x <= 0, f"{op}: log_decay must be at most 0")  # And so not NaN.
 
 
 def between(op: str, name: str, x: Any, low: float, high: float) -> None:
   """Checks that values lie in [low, high]."""
   if not _NUMERICS.get() or x.size == 0:
     return
-  inside = jnp.where((x >= low) & (x <= high), 0.0, -1.0)
-  _at_least_zero(jnp.min(inside), f"{op}: {name} must lie in [{low}, {high}]")
+  inside = (x >= low) & (x <= high)
+  _all(inside, f"{op}: {name} must lie in [{low}, {high}]")
 
 
-def _at_least_zero(x: jax.Array, message: str) -> None:
-  chex.assert_scalar_non_negative(
-    x, custom_message=message, exception_type=ValueError
+def _all(condition: jax.Array, message: str) -> None:
+  chex.assert_trees_all_equal(
+    jnp.all(condition),
+    jnp.ones((), bool),
+    custom_message=message,
+    exception_type=ValueError,
   )
 
 

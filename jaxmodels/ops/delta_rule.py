@@ -19,10 +19,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmodels.ops.decay import Decay, boundary_decay, decayed_scores
+from jaxmodels.ops.decay import boundary_decay, decayed_scores
 from jaxmodels.ops.matrix_state import run_matrix_state
 from jaxmodels.ops.recurrence import Family, Method, Segment
-from jaxmodels.ops.triangular import invert_unit_lower
+from jaxmodels.ops.triangular import solve_unit_lower
 
 
 class Tokens(NamedTuple):
@@ -93,43 +93,25 @@ def delta_rule(
   )
 
 
-class _Chunk(NamedTuple):
-  """What all of the four functions need of a chunk.
-
-  `solve` [C, C] is the inverse of I + A times diag(beta); `entry_k` [C, K]
-  are the keys as the entering state meets them, `exit_k` [C, K] as the
-  leaving state holds them.
-  """
-
-  solve: jax.Array
-  entry_k: jax.Array
-  exit_k: jax.Array
-  decay: Decay
-
-
-def _prepare(chunk, links) -> _Chunk:
-  k, beta = chunk.k, chunk.beta
-  decay = boundary_decay(chunk.log_decay, k, links)
-  overlap = decayed_scores(k, k, chunk.log_decay, links)
-  earlier = np.tri(k.shape[0], k=-1, dtype=bool)
-  A = jnp.where(earlier, beta[:, None] * overlap, 0)
-  return _Chunk(
-    solve=invert_unit_lower(A) * beta[None, :],
-    entry_k=k * decay.entry,
-    exit_k=k * decay.exit,
-    decay=decay,
-  )
+def _system(chunk, links) -> jax.Array:
+  """`A` [C, C], strictly lower: what a key meets of what was written before."""
+  overlap = decayed_scores(chunk.k, chunk.k, chunk.log_decay, links)
+  earlier = np.tri(chunk.k.shape[0], k=-1, dtype=bool)
+  return jnp.where(earlier, chunk.beta[:, None] * overlap, 0)
 
 
 def summarize(chunk, links):
-  """`u = solve v - (solve entry_k) S` makes the update and the transition."""
-  c = _prepare(chunk, links)
-  same = np.eye(chunk.k.shape[-1], dtype=bool)
-  decay = jnp.where(same, c.decay.through[:, None], 0)
-  return Segment(
-    decay - c.exit_k.T @ (c.solve @ c.entry_k),
-    c.exit_k.T @ (c.solve @ chunk.v),
+  """The writes are affine in the state, `u = from_v - from_k S`."""
+  decay = boundary_decay(chunk.log_decay, chunk.k, links)
+  v_and_k = jnp.concatenate([chunk.v, chunk.k * decay.entry], axis=1)
+  solved = solve_unit_lower(
+    _system(chunk, links), chunk.beta[:, None] * v_and_k
   )
+  from_v, from_k = jnp.split(solved, [chunk.v.shape[1]], axis=1)
+  k = chunk.k * decay.exit
+  same = np.eye(chunk.k.shape[1], dtype=bool)
+  through = jnp.where(same, decay.through[:, None], 0)
+  return Segment(through - k.T @ from_k, k.T @ from_v)
 
 
 def compose(earlier, later):
@@ -151,11 +133,12 @@ def read(chunk, links, state):
 
 def walk(chunk, links, state):
   """With the state at hand the writes `u` follow without the transition."""
-  c = _prepare(chunk, links)
-  u = c.solve @ (chunk.v - c.entry_k @ state)
+  decay = boundary_decay(chunk.log_decay, chunk.k, links)
+  surprise = chunk.v - (chunk.k * decay.entry) @ state
+  u = solve_unit_lower(_system(chunk, links), chunk.beta[:, None] * surprise)
   scores = decayed_scores(chunk.q, chunk.k, chunk.log_decay, links)
-  y = scores @ u + (chunk.q * c.decay.entry) @ state
-  return y, c.decay.through[:, None] * state + c.exit_k.T @ u
+  y = scores @ u + (chunk.q * decay.entry) @ state
+  return y, decay.through[:, None] * state + (chunk.k * decay.exit).T @ u
 
 
 FAMILY = Family(summarize, compose, advance, read, walk)

@@ -5,6 +5,7 @@ et al. 2023, arXiv:2303.06349), RG-LRU (De et al. 2024, arXiv:2402.19427) and
 of every gated linear RNN.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxmodels.ops import checks
+from jaxmodels.ops.dtypes import wide
 from jaxmodels.ops.recurrence import Family, Method, Segment, run
 from jaxmodels.ops.schedule import choose
 
@@ -60,17 +62,18 @@ def diagonal_recurrence(
   op = "diagonal_recurrence"
   _check(op, a, b, initial_state, segment_ids)
   form, size = choose(op, method, chunk_size, b.shape[1], _CHUNK)
-  dtype = jnp.result_type(a, b)
   if initial_state is None:
-    initial_state = jnp.zeros_like(jnp.sum(b[:, :1], 1), dtype=dtype)
-  dtype = jnp.promote_types(dtype, initial_state.dtype)
-  wide = jnp.promote_types(dtype, jnp.float32)
+    initial_state = jnp.zeros_like(jnp.sum(b[:, :1], 1))
+  dtype = wide(a, b, initial_state)
+  channels = math.prod(b.shape[2:])
   with jax.named_scope(op):
     y, state = run(
       FAMILY,
       # One head, and one axis of channels.
-      jax.tree.map(lambda x: x.reshape(*x.shape[:2], 1, -1), Tokens(a, b)),
-      initial_state.astype(wide).reshape(b.shape[0], 1, -1),
+      jax.tree.map(
+        lambda x: x.reshape(*b.shape[:2], 1, channels), Tokens(a, b)
+      ),
+      initial_state.astype(dtype).reshape(b.shape[0], 1, channels),
       segment_ids=segment_ids,
       reverse=reverse,
       method=form,

@@ -1,11 +1,13 @@
 """What ops with a state [K, V] a head share: checks, batch axes, defaults."""
 
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxmodels.ops import checks
+from jaxmodels.ops.dtypes import wide
 from jaxmodels.ops.recurrence import Family, run
 from jaxmodels.ops.schedule import choose, default_chunk_size
 
@@ -44,10 +46,10 @@ def run_matrix_state(
   method, size = choose(op, method, chunk_size, length, default_chunk_size())
   if initial_state is None:
     initial_state = _zero_state(tokens)
-  wide = jnp.promote_types(initial_state.dtype, jnp.float32)
+  dtype = wide(initial_state, tokens.k, tokens.v)
 
-  def fold(x, axes):  # Leading batch axes become one.
-    return x.reshape(-1, *x.shape[x.ndim - axes :])
+  def fold(x):  # Leading batch axes become one.
+    return x.reshape(math.prod(batch), *x.shape[len(batch) :])
 
   gate = tokens.log_decay
   if gate is not None and gate.ndim < tokens.k.ndim:
@@ -55,9 +57,9 @@ def run_matrix_state(
   with jax.named_scope(op):
     y, state = run(
       family,
-      jax.tree.map(lambda x: fold(x, x.ndim - len(batch)), tokens),
-      fold(initial_state.astype(wide), 3),
-      segment_ids=None if segment_ids is None else fold(segment_ids, 1),
+      jax.tree.map(fold, tokens),
+      fold(initial_state.astype(dtype)),
+      segment_ids=None if segment_ids is None else fold(segment_ids),
       reverse=reverse,
       method=method,
       chunk_size=size,
@@ -72,13 +74,9 @@ def run_matrix_state(
 
 def _zero_state(tokens: Any) -> jax.Array:
   """Zeros [..., H, K, V], made from the tokens so as to be placed like them."""
-  k, v = tokens.k[..., :1, :, :], tokens.v[..., :1, :, :]
-  outer = jnp.sum(k, -3)[..., :, None] * jnp.sum(v, -3)[..., None, :].astype(
-    k.dtype
-  )
-  return jnp.zeros_like(
-    outer, dtype=jnp.promote_types(outer.dtype, jnp.float32)
-  )
+  k, v = (jnp.sum(x[..., :1, :, :], -3) for x in (tokens.k, tokens.v))
+  outer = k[..., :, None] * v[..., None, :].astype(k.dtype)
+  return jnp.zeros_like(outer, dtype=wide(k, v))
 
 
 def _check(op, tokens, initial_state, segment_ids):

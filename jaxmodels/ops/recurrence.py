@@ -31,6 +31,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxmodels.ops import sequence_parallel
+from jaxmodels.ops.dtypes import wide
 from jaxmodels.ops.links import Links, links_of, one_segment
 
 Method = Literal[
@@ -286,9 +287,7 @@ def _lift(function, links=None, chunks=False):
 
 def _widen(tree):
   """Floats narrower than float32 become float32."""
-  return jax.tree.map(
-    lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32)), tree
-  )
+  return jax.tree.map(lambda x: x.astype(wide(x)), tree)
 
 
 def _empty(family, tokens, state, dtype):

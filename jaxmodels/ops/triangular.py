@@ -1,4 +1,4 @@
-"""Inverse of a unit lower triangular matrix, by a ladder of block inverses.
+"""Unit lower triangular systems, solved by a ladder of block inverses.
 
 The inverse of [[P, 0], [R, Q]] is [[P', 0], [-Q' R P', Q']], so inverses of
 blocks of 1, 2, 4, ... tokens follow from those of half the size: log2 C
@@ -16,15 +16,31 @@ import numpy as np
 _BLOCK = 8
 
 
-def invert_unit_lower(lower: jax.Array) -> jax.Array:
-  """`X = (I + lower)^-1` of a strictly lower triangular [C, C], C = 2^n."""
-  if lower.shape[0] == 1:
-    return jnp.ones_like(lower)
-  return _invert(lower)
-
-
 @jax.custom_jvp
+def solve_unit_lower(lower: jax.Array, b: jax.Array) -> jax.Array:
+  """Solves `(I + lower) x = b`.
+
+  Args:
+    lower: [C, C], strictly lower triangular, C a power of two.
+    b: [C, N].
+
+  Returns:
+    x [C, N].
+  """
+  return _invert(lower) @ b
+
+
+@solve_unit_lower.defjvp
+def _solve_unit_lower_jvp(primals, tangents):
+  """`dx = X (db - dlower x)`: as exact as the solution, and no ladder."""
+  (lower, b), (d_lower, d_b) = primals, tangents
+  inverse = _invert(lower)
+  x = inverse @ b
+  return x, inverse @ (d_b - d_lower @ x)
+
+
 def _invert(lower: jax.Array) -> jax.Array:
+  """`(I + lower)^-1`."""
   size = lower.shape[0]
   block = min(size, _BLOCK)
   blocks = jnp.moveaxis(_diagonal_blocks(lower, block), -1, 0)
@@ -35,15 +51,6 @@ def _invert(lower: jax.Array) -> jax.Array:
     inverse = _pair(inverse, -(inverse[1::2] @ left @ inverse[0::2]))
     block *= 2
   return inverse[0]
-
-
-@_invert.defjvp
-def _invert_jvp(primals, tangents):
-  """`dX = -X dA X`: two matmuls, not the ladder backwards."""
-  (lower,), (d_lower,) = primals, tangents
-  inverse = _invert(lower)
-  d_lower = jnp.where(np.tri(lower.shape[0], k=-1, dtype=bool), d_lower, 0)
-  return inverse, -(inverse @ d_lower @ inverse)
 
 
 def _invert_small(lower: jax.Array) -> jax.Array:
