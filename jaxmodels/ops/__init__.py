@@ -1,0 +1,25 @@
+"""Recurrences: arrays in, arrays out. No parameters, no Flax.
+
+Letters used in every shape:
+  B batch (leading batch axes may be several), L length, H heads,
+  K key width, V value width, D model width, N state width,
+  C tokens of a chunk, W width of a convolution.
+
+Conventions of every op:
+  - `op(..., initial_state=None, *, segment_ids=None, reverse=False,
+    method="auto", chunk_size=None, axis_name=None) -> (y, final_state)`.
+  - The decay acts before a token is written; y_t is read after it; no scale
+    is hidden.
+  - The state is float32 or wider, and exactly what the op takes back: a
+    sequence cut anywhere and continued equals the uncut one.
+  - Segment ids only grow along L. The state that enters has id 0: tokens of
+    id 0 continue it, later ids start afresh, so `cumsum(resets)` resets at
+    the first token too. To continue a cut sequence, count on from the cut:
+    `segment_ids[:, t:] - segment_ids[:, t - 1 : t]`.
+"""
+
+from jaxmodels.ops.delta_rule import delta_rule
+from jaxmodels.ops.diagonal import diagonal_recurrence
+from jaxmodels.ops.linear_attention import linear_attention
+
+__all__ = ["delta_rule", "diagonal_recurrence", "linear_attention"]

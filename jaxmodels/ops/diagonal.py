@@ -1,0 +1,137 @@
+"""Diagonal recurrence: `h_t = a_t * h_{t-1} + b_t`, real or complex.
+
+The recurrence of S5 (Smith et al. 2022, arXiv:2208.04933), the LRU (Orvieto
+et al. 2023, arXiv:2303.06349), RG-LRU (De et al. 2024, arXiv:2402.19427) and
+of every gated linear RNN.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxmodels.ops import checks
+from jaxmodels.ops.recurrence import Family, Method, Segment, run
+from jaxmodels.ops.schedule import choose
+
+_CHUNK = 128
+
+
+class Tokens(NamedTuple):
+  """A chunk: a, b [C, N]."""
+
+  a: jax.Array
+  b: jax.Array
+
+
+def diagonal_recurrence(
+  a: jax.Array,
+  b: jax.Array,
+  initial_state: jax.Array | None = None,
+  *,
+  segment_ids: jax.Array | None = None,
+  reverse: bool = False,
+  method: Method = "auto",
+  chunk_size: int | None = None,
+  axis_name: str | None = None,
+) -> tuple[jax.Array, jax.Array]:
+  """Elementwise linear recurrence, `h_t = a_t * h_{t-1} + b_t`.
+
+  Args:
+    a: [B, L, ...] real (of any sign, zero too) or complex.
+    b: [B, L, ...] like a.
+    initial_state: [B, ...]; zero by default.
+    segment_ids: [B, L] integers that only grow. The entering state has id 0,
+      and each token sees only what has its own id.
+    reverse: run from the last token to the first.
+    method: a form of the engine, see `jaxmodels.ops.recurrence`; "auto" is
+      "recurrent" on CPU and "parallel" elsewhere.
+    chunk_size: a power of two; 128 by default.
+    axis_name: mesh axis over which L is sharded, inside `shard_map`.
+
+  Returns:
+    every state [B, L, ...] in the dtype of b, and the last one [B, ...] in
+    float32, complex64 or wider.
+
+  Raises:
+    ValueError: a shape, dtype or option does not fit; names the argument.
+  """
+  op = "diagonal_recurrence"
+  _check(op, a, b, initial_state, segment_ids)
+  method, size = choose(op, method, chunk_size, b.shape[1], _CHUNK)
+  dtype = jnp.result_type(a, b)
+  if initial_state is None:
+    initial_state = jnp.zeros_like(jnp.sum(b[:, :1], 1), dtype=dtype)
+  dtype = jnp.promote_types(dtype, initial_state.dtype)
+  wide = jnp.promote_types(dtype, jnp.float32)
+  with jax.named_scope(op):
+    y, state = run(
+      FAMILY,
+      # One head, and one axis of channels.
+      jax.tree.map(lambda x: x.reshape(*x.shape[:2], 1, -1), Tokens(a, b)),
+      initial_state.astype(wide).reshape(b.shape[0], 1, -1),
+      segment_ids=segment_ids,
+      reverse=reverse,
+      method=method,
+      chunk_size=size,
+      axis_name=axis_name,
+      dtype=b.dtype,
+    )
+  y, state = y.reshape(b.shape), state.reshape(initial_state.shape)
+  checks.finite(op, y=y, final_state=state)
+  return y, state
+
+
+def _prefix(chunk, links):
+  """Segments [C, N] of the chunk's first 1, 2, ..., C tokens."""
+  a = jnp.where(links.previous[:, None], chunk.a, 0)
+  return lax.associative_scan(compose, Segment(a, chunk.b))
+
+
+def summarize(chunk, links):
+  """The last of the prefixes is the chunk."""
+  return jax.tree.map(lambda x: x[-1], _prefix(chunk, links))
+
+
+def compose(earlier, later):
+  """Affine maps, elementwise."""
+  return Segment(
+    later.transition * earlier.transition, advance(later, earlier.update)
+  )
+
+
+def advance(segment, state):
+  """`a h + b`."""
+  return segment.transition * state + segment.update
+
+
+def read(chunk, links, state):
+  """Every state of the chunk."""
+  return advance(_prefix(chunk, links), state)
+
+
+def walk(chunk, links, state):
+  """One prefix serves both."""
+  y = read(chunk, links, state)
+  return y, y[-1]
+
+
+FAMILY = Family(summarize, compose, advance, read, walk, neutral=Tokens(1, 0))
+
+
+def _check(op, a, b, initial_state, segment_ids):
+  checks.rank_at_least(op, "b", b, 2, "[B, L, ...]")
+  checks.shape(op, "a", a, b.shape, "[B, L, ...] like b")
+  for name, x in (("a", a), ("b", b), ("initial_state", initial_state)):
+    if x is not None:
+      checks.dtype(op, name, x, jnp.inexact, "real or complex floating point")
+  real = not jnp.issubdtype(b.dtype, jnp.complexfloating)
+  for name, x in (("a", a), ("initial_state", initial_state)):
+    if x is not None and real:
+      checks.dtype(op, name, x, jnp.floating, "real where b is")
+  if initial_state is not None:
+    state_shape = (b.shape[0], *b.shape[2:])
+    checks.shape(op, "initial_state", initial_state, state_shape, "[B, ...]")
+  checks.segment_ids(op, segment_ids, b.shape[:2])
+  checks.finite(op, a=a, b=b, initial_state=initial_state)

@@ -1,0 +1,110 @@
+"""Linear attention: `S_t = decay_t S_{t-1} + k_t v_t^T`, `y_t = S_t^T q_t`.
+
+Without decay (Katharopoulos et al. 2020, arXiv:2006.16236), with one decay a
+head (RetNet, Sun et al. 2023, arXiv:2307.08621; Mamba-2, Dao & Gu 2024,
+arXiv:2405.21060) or one a key channel (GLA, Yang et al. 2023,
+arXiv:2312.06635).
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxmodels.ops.decay import boundary_decay, decayed_scores
+from jaxmodels.ops.matrix_state import run_matrix_state
+from jaxmodels.ops.recurrence import Family, Method, Segment
+
+
+class Tokens(NamedTuple):
+  """A chunk of one head: q, k [C, K], v [C, V], log_decay [C, K | 1]."""
+
+  q: jax.Array
+  k: jax.Array
+  v: jax.Array
+  log_decay: jax.Array | None
+
+
+def linear_attention(
+  q: jax.Array,
+  k: jax.Array,
+  v: jax.Array,
+  log_decay: jax.Array | None = None,
+  initial_state: jax.Array | None = None,
+  *,
+  segment_ids: jax.Array | None = None,
+  reverse: bool = False,
+  method: Method = "auto",
+  chunk_size: int | None = None,
+  axis_name: str | None = None,
+) -> tuple[jax.Array, jax.Array]:
+  """Linear attention with no decay, a decay a head, or a decay a key channel.
+
+      S_t = diag(exp(log_decay_t)) S_{t-1} + k_t v_t^T
+      y_t = S_t^T q_t
+
+  The decay acts before the token is written and y reads the state after it.
+  No scale is hidden: scale q to have one.
+
+  Args:
+    q: [..., L, H, K].
+    k: [..., L, H, K].
+    v: [..., L, H, V].
+    log_decay: None, [..., L, H] or [..., L, H, K]; at most 0, -inf allowed.
+    initial_state: [..., H, K, V]; zero by default.
+    segment_ids: [..., L] integers that only grow. The entering state has id
+      0, and each token sees only what has its own id.
+    reverse: run from the last token to the first.
+    method: a form of the engine, see `jaxmodels.ops.recurrence`; "auto" is
+      "chunked" on CPU and "parallel" elsewhere.
+    chunk_size: a power of two; 64 by default, 128 on TPU.
+    axis_name: mesh axis over which L is sharded, inside `shard_map`.
+
+  Returns:
+    y [..., L, H, V] in the dtype of v, and the final state [..., H, K, V] in
+    float32 or wider.
+
+  Raises:
+    ValueError: a shape, dtype or option does not fit; names the argument.
+  """
+  return run_matrix_state(
+    "linear_attention",
+    FAMILY,
+    Tokens(q, k, v, log_decay),
+    initial_state,
+    segment_ids=segment_ids,
+    reverse=reverse,
+    method=method,
+    chunk_size=chunk_size,
+    axis_name=axis_name,
+  )
+
+
+def summarize(chunk, links):
+  """The chunk decays the state and adds `sum_j exit_j k_j v_j^T`."""
+  decay = boundary_decay(chunk.log_decay, chunk.k)
+  k = chunk.k * decay.exit * links.exit[:, None]
+  return Segment(decay.through * links.through, k.T @ chunk.v)
+
+
+def compose(earlier, later):
+  """Decays multiply; the earlier update decays through the later span."""
+  return Segment(
+    later.transition * earlier.transition, advance(later, earlier.update)
+  )
+
+
+def advance(segment, state):
+  """`diag(transition) S + update`."""
+  return segment.transition[:, None] * state + segment.update
+
+
+def read(chunk, links, state):
+  """What tokens of the chunk wrote, and what the entering state holds."""
+  decay = boundary_decay(chunk.log_decay, chunk.k)
+  scores = decayed_scores(chunk.q, chunk.k, chunk.log_decay)
+  q = chunk.q * decay.entry * links.entry[:, None]
+  return jnp.where(links.pair, scores, 0) @ chunk.v + q @ state
+
+
+FAMILY = Family(summarize, compose, advance, read)

@@ -1,0 +1,50 @@
+"""Links: which tokens of a chunk may talk, and to which states.
+
+Computed once from the segment ids, so that packed documents, episode resets
+and padding are right for every family at once. Without ids every token is
+joined to every other and the links are constants, which the compiler folds.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+class Links(NamedTuple):
+  """Who is joined to whom in one chunk of C tokens (booleans).
+
+  Attributes:
+    pair: [C, C], token i reads what token j <= i wrote.
+    entry: [C], the token is still joined to the state that entered.
+    exit: [C], the token is still joined to the state that leaves.
+    through: [], the state that entered is joined to the one that leaves.
+  """
+
+  pair: jax.Array | np.ndarray
+  entry: jax.Array | np.ndarray
+  exit: jax.Array | np.ndarray
+  through: jax.Array | np.ndarray
+
+  @property
+  def previous(self) -> jax.Array:
+    """[C], the token is joined to what came right before it."""
+    return jnp.concatenate([self.entry[:1], jnp.diagonal(self.pair, offset=-1)])
+
+
+def links_of(ids: jax.Array, before: jax.Array) -> Links:
+  """Links of one chunk from its segment ids [C] and the id [] before it."""
+  causal = np.tri(ids.shape[0], dtype=bool)
+  return Links(
+    pair=causal & (ids[:, None] == ids[None, :]),
+    entry=ids == before,
+    exit=ids == ids[-1],
+    through=ids[-1] == before,
+  )
+
+
+def one_segment(size: int) -> Links:
+  """Links of a chunk of `size` tokens that are all joined."""
+  joined = np.ones(size, dtype=bool)
+  return Links(np.tri(size, dtype=bool), joined, joined, np.bool_(True))

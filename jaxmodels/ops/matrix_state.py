@@ -1,0 +1,124 @@
+"""What ops with a state [K, V] a head share: checks, batch axes, defaults."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxmodels.ops import checks
+from jaxmodels.ops.recurrence import Family, run
+from jaxmodels.ops.schedule import choose, default_chunk_size
+
+
+def run_matrix_state(
+  op: str,
+  family: Family,
+  tokens: Any,
+  initial_state: jax.Array | None,
+  *,
+  segment_ids: jax.Array | None,
+  reverse: bool,
+  method: str,
+  chunk_size: int | None,
+  axis_name: str | None,
+) -> tuple[jax.Array, jax.Array]:
+  """Checks and runs an op.
+
+  Args:
+    op: its name, for messages and for the scope in the compiled program.
+    family: the recurrence.
+    tokens: a NamedTuple with k [..., L, H, K], v [..., L, H, V] and maybe q
+      like k, beta [..., L, H] and log_decay [..., L, H] or like k.
+    initial_state: [..., H, K, V] or None for zero.
+    segment_ids: [..., L] or None.
+    reverse: as for `run`.
+    method: as the user gave it.
+    chunk_size: as the user gave it.
+    axis_name: as for `run`.
+
+  Returns:
+    y [..., L, H, V] in the dtype of v, the final state [..., H, K, V].
+  """
+  _check(op, tokens, initial_state, segment_ids)
+  *batch, length, _, _ = tokens.k.shape
+  method, size = choose(op, method, chunk_size, length, default_chunk_size())
+  if initial_state is None:
+    initial_state = _zero_state(tokens)
+  wide = jnp.promote_types(initial_state.dtype, jnp.float32)
+
+  def fold(x, axes):  # Leading batch axes become one.
+    return x.reshape(-1, *x.shape[x.ndim - axes :])
+
+  gate = tokens.log_decay
+  if gate is not None and gate.ndim < tokens.k.ndim:
+    tokens = tokens._replace(log_decay=gate[..., None])
+  with jax.named_scope(op):
+    y, state = run(
+      family,
+      jax.tree.map(lambda x: fold(x, x.ndim - len(batch)), tokens),
+      fold(initial_state.astype(wide), 3),
+      segment_ids=None if segment_ids is None else fold(segment_ids, 1),
+      reverse=reverse,
+      method=method,
+      chunk_size=size,
+      axis_name=axis_name,
+      dtype=tokens.v.dtype,
+    )
+  y = y.reshape(*batch, *y.shape[1:])
+  state = state.reshape(*batch, *state.shape[1:])
+  checks.finite(op, y=y, final_state=state)
+  return y, state
+
+
+def _zero_state(tokens: Any) -> jax.Array:
+  """Zeros [..., H, K, V], made from the tokens so as to be placed like them."""
+  k, v = tokens.k[..., :1, :, :], tokens.v[..., :1, :, :]
+  outer = jnp.sum(k, -3)[..., :, None] * jnp.sum(v, -3)[..., None, :].astype(
+    k.dtype
+  )
+  return jnp.zeros_like(
+    outer, dtype=jnp.promote_types(outer.dtype, jnp.float32)
+  )
+
+
+def _check(op, tokens, initial_state, segment_ids):
+  """Checks shapes and dtypes, and numbers where that is switched on."""
+  k, v = tokens.k, tokens.v
+  checks.rank_at_least(op, "k", k, 3, "[..., L, H, K]")
+  keys = k.shape
+  checks.shape(op, "v", v, (*keys[:-1], None), "[..., L, H, V]")
+  for name, x in tokens._asdict().items():
+    if x is not None:
+      checks.dtype(op, name, x, jnp.floating, "real floating point")
+  if hasattr(tokens, "q"):
+    checks.shape(op, "q", tokens.q, keys, "[..., L, H, K] like k")
+  if hasattr(tokens, "beta"):
+    checks.shape(op, "beta", tokens.beta, keys[:-1], "[..., L, H]")
+    checks.between(op, "beta", tokens.beta, 0, 2)
+  _check_log_decay(op, tokens.log_decay, keys)
+  if initial_state is not None:
+    state_shape = (*keys[:-3], *keys[-2:], v.shape[-1])
+    checks.shape(
+      op, "initial_state", initial_state, state_shape, "[..., H, K, V]"
+    )
+    checks.dtype(
+      op, "initial_state", initial_state, jnp.floating, "real floating point"
+    )
+  checks.segment_ids(op, segment_ids, keys[:-2])
+  finite = tokens._replace(log_decay=None)._asdict()
+  checks.finite(op, **finite, initial_state=initial_state)
+
+
+def _check_log_decay(op, log_decay, keys):
+  """A log decay is one a head or one a key channel."""
+  if log_decay is None:
+    return
+  per_key = log_decay.ndim == len(keys)
+  checks.shape(
+    op,
+    "log_decay",
+    log_decay,
+    keys if per_key else keys[:-1],
+    "[..., L, H, K] like k" if per_key else "[..., L, H] or [..., L, H, K]",
+  )
+  checks.log_decay(op, log_decay)

@@ -1,0 +1,49 @@
+"""Which form an op takes: `method` and `chunk_size`, checked and chosen."""
+
+import jax
+
+from jaxmodels.ops.checks import require
+
+METHODS = ("auto", "recurrent", "associative", "chunked", "parallel")
+
+
+def choose(
+  op: str, method: str, chunk_size: int | None, length: int, default: int
+) -> tuple[str, int]:
+  """The method and chunk size of a call.
+
+  "auto" takes "recurrent" for a single token, else "chunked" on CPU, where
+  chunk after chunk stays in the cache, and "parallel" on accelerators. Chunks
+  are no longer than the sequence, rounded up to a power of two.
+
+  Args:
+    op: the op, for messages.
+    method: as the op got it.
+    chunk_size: as the op got it, a power of two or None.
+    length: L.
+    default: the chunk size where none is given.
+  """
+  require(
+    method != "pallas",
+    f'{op}: method "pallas" has no kernel for this op; use "auto"',
+  )
+  require(
+    method in METHODS,
+    f"{op}: method must be one of {', '.join(METHODS)}, got {method!r}",
+  )
+  size = default if chunk_size is None else chunk_size
+  require(
+    size > 0 and size & (size - 1) == 0,
+    f"{op}: chunk_size must be a power of two, got {chunk_size}",
+  )
+  if method == "auto":
+    if length == 1:
+      method = "recurrent"
+    else:
+      method = "chunked" if jax.default_backend() == "cpu" else "parallel"
+  return method, min(size, 1 << max(length - 1, 0).bit_length())
+
+
+def default_chunk_size() -> int:
+  """Tokens a chunk for matrix states: 64, and 128 to fill a TPU's unit."""
+  return 128 if jax.default_backend() == "tpu" else 64
