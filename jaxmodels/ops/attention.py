@@ -3,13 +3,12 @@
 import functools
 from typing import NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxmodels.ops import halo
+from jaxmodels.ops import checks, halo
 
 __all__ = ["Cache", "attention"]
 
@@ -101,7 +100,7 @@ def attention(
     if reverse:
       q, k, v = (jnp.flip(a, -3) for a in (q, k, v))
       ids = halo.reverse_ids(ids, axis_name)
-    cache = _entering(k, v, window, initial_state)
+    cache = _entering(k, v, initial_state)
     if method == "auto":
       method = _choose(q, cache, axis_name)
     chunk = None
@@ -117,6 +116,7 @@ def attention(
       )
     if reverse:
       y = jnp.flip(y, -3)
+    checks.finite("attention", y=y, final_state=state[:2])
     return y.astype(out), state
 
 
@@ -128,23 +128,35 @@ def _choose(q: jax.Array, cache: Cache, axis_name: str | None) -> str:
   return "parallel" if length * keys <= PARALLEL_SCORES else "chunked"
 
 
-def _entering(
-  k: jax.Array, v: jax.Array, window: int | None, state: Cache | None
-) -> Cache:
-  """The cache to start from, in the dtype of `k`."""
-  if state is not None:
-    return Cache(state.k.astype(k.dtype), state.v.astype(v.dtype), state.live)
-  size = 0 if window is None else window - 1
+def _entering(k: jax.Array, v: jax.Array, state: Cache | None) -> Cache:
+  """The cache to start from, in the dtype of `k`; an empty one for None."""
+  if state is None:
+    live = jnp.ones_like(k[..., :0, 0, 0], bool)
+    return Cache(k[..., :0, :, :], v[..., :0, :, :], live)
+  return Cache(
+    jnp.asarray(state.k, k.dtype),
+    jnp.asarray(state.v, v.dtype),
+    jnp.asarray(state.live),
+  )
 
-  def empty(like: jax.Array) -> jax.Array:
-    shape = (*like.shape[:-3], size, *like.shape[-2:])
-    if like.shape[-3] == 0:
-      return jnp.zeros(shape, like.dtype)
-    # Made from what is there, so that it varies over a mesh as the keys do.
-    return jnp.broadcast_to(jnp.zeros_like(like[..., :1, :, :]), shape)
 
-  keys, values = empty(k), empty(v)
-  return Cache(keys, values, jnp.zeros_like(keys[..., 0, 0], bool))
+def _fill(cache: Cache, size: int) -> Cache:
+  """A cache of `size` entries: the newest, behind dead ones if it has fewer."""
+  past = cache.live.shape[-1]
+  if past > size:
+    start = past - size
+    return Cache(
+      cache.k[..., start:, :, :],
+      cache.v[..., start:, :, :],
+      cache.live[..., start:],
+    )
+
+  def pad(array: jax.Array, axis: int) -> jax.Array:
+    widths = [(0, 0)] * array.ndim
+    widths[axis] = (size - past, 0)
+    return jnp.pad(array, widths)
+
+  return Cache(pad(cache.k, -3), pad(cache.v, -3), pad(cache.live, -1))
 
 
 def _leaving(
@@ -155,18 +167,15 @@ def _leaving(
   window: int | None,
 ) -> Cache:
   """The cache after these tokens, which start in the segment of `cache`."""
-  if k.shape[-3] == 0:
-    return cache
-  live = jnp.concatenate(
-    [cache.live & (ids[..., -1:] == 0), ids == ids[..., -1:]], -1
-  )
-  keys = jnp.concatenate([cache.k, k], -3)
-  values = jnp.concatenate([cache.v, v], -3)
-  start = 0 if window is None else live.shape[-1] - (window - 1)
-  keys, values = keys[..., start:, :, :], values[..., start:, :, :]
-  live = live[..., start:]
-  mask = live[..., None, None]
-  return Cache(jnp.where(mask, keys, 0), jnp.where(mask, values, 0), live)
+  if k.shape[-3] > 0:
+    live = jnp.concatenate(
+      [cache.live & (ids[..., -1:] == 0), ids == ids[..., -1:]], -1
+    )
+    mask = live[..., None, None]
+    keys = jnp.concatenate([cache.k, k], -3)
+    values = jnp.concatenate([cache.v, v], -3)
+    cache = Cache(jnp.where(mask, keys, 0), jnp.where(mask, values, 0), live)
+  return cache if window is None else _fill(cache, window - 1)
 
 
 def _rows(
@@ -285,7 +294,7 @@ def _windowed_chunks(
     return (_leaving(k, v, own, cache, window), ids[..., -1:]), y
 
   chunks = (*(_split(a, -3, chunk) for a in (q, k, v)), _split(ids, -1, chunk))
-  start = (cache, jnp.zeros_like(ids[..., :1]))
+  start = (_fill(cache, window - 1), jnp.zeros_like(ids[..., :1]))
   _, y = lax.scan(body, start, chunks)
   return _merge(y, q.shape[-3])
 
@@ -309,6 +318,7 @@ def _sharded(
       halo.from_previous, axis_name=axis_name, reverse=reverse
     )
     before = passed(ids[..., -1:], jnp.zeros_like(ids[..., -1:]))
+    cache = _fill(cache, window - 1)
     tail = Cache(*(passed(a, b) for a, b in zip(own, cache, strict=True)))
     own = Cache(
       halo.from_last(own.k, axis_name, reverse),
@@ -356,48 +366,40 @@ def _check(
   method: str,
   chunk_size: int | None,
 ) -> None:
-  """Static guards; they cost nothing after tracing."""
-  if method not in METHODS:
-    raise ValueError(
-      f"attention: method: got {method!r}, wanted one of {METHODS}"
-    )
+  """Checks shapes and dtypes, and numbers where that is switched on."""
+  op = "attention"
+  checks.require(
+    method in METHODS,
+    f"{op}: method must be one of {', '.join(METHODS)}, got {method!r}",
+  )
   for name, number in (("window", window), ("chunk_size", chunk_size)):
-    if number is not None and number < 1:
-      raise ValueError(
-        f"attention: {name}: got {number}, wanted None or at least 1"
-      )
-  for name, array in (("q", q), ("k", k), ("v", v)):
-    if array.ndim < 3 or not jnp.issubdtype(array.dtype, jnp.floating):
-      raise ValueError(
-        f"attention: {name}: got {array.dtype}{list(array.shape)}, wanted "
-        "floats [..., L, H, K]"
-      )
-  *batch, length, q_heads, key_width = q.shape
-  heads, value_width = k.shape[-2], v.shape[-1]
-  if heads < 1 or q_heads % heads:
-    raise ValueError(
-      f"attention: k: got {heads} heads, wanted a divisor of the {q_heads} "
-      "heads of q"
+    checks.require(
+      number is None or number > 0,
+      f"{op}: {name} must be None or at least 1, got {number}",
     )
-  expected: list[tuple[str, jax.Array | None, tuple[int, ...]]] = [
-    ("k", k, (*batch, length, heads, key_width)),
-    ("v", v, (*batch, length, heads, value_width)),
-    ("segment_ids", segment_ids, (*batch, length)),
-  ]
+  checks.rank_at_least(op, "q", q, 3, "[..., L, Hq, K]")
+  checks.rank_at_least(op, "k", k, 3, "[..., L, Hkv, K]")
+  *batch, length, q_heads, width = q.shape
+  heads = k.shape[-2]
+  checks.require(
+    heads > 0 and q_heads % heads == 0,
+    f"{op}: k must have a number of heads that divides q's {q_heads}, "
+    f"got {heads}",
+  )
+  keys = (*batch, length, heads, width)
+  checks.shape(op, "k", k, keys, "[..., L, Hkv, K]")
+  checks.shape(op, "v", v, (*keys[:-1], None), "[..., L, Hkv, V]")
+  for name, array in (("q", q), ("k", k), ("v", v)):
+    checks.dtype(op, name, array, jnp.floating, "real floating point")
+  checks.segment_ids(op, segment_ids, (*batch, length))
   if initial_state is not None:
-    live = initial_state.live
-    size = live.shape[-1] if window is None else window - 1
-    expected += [
-      ("initial_state.live", live, (*batch, size)),
-      ("initial_state.k", initial_state.k, (*batch, size, heads, key_width)),
-      ("initial_state.v", initial_state.v, (*batch, size, heads, value_width)),
-    ]
-  for name, given, wanted in expected:
-    if given is not None:
-      chex.assert_shape(
-        given,
-        wanted,
-        custom_message=f"attention: {name}: got {list(given.shape)}, wanted "
-        f"{list(wanted)}",
-        exception_type=ValueError,
-      )
+    past = initial_state.live.shape[-1] if window is None else window - 1
+    entries = (*batch, past, heads)
+    for name, array, wanted, letters in (
+      ("live", initial_state.live, entries[:-1], "[..., M]"),
+      ("k", initial_state.k, (*entries, width), "[..., M, Hkv, K]"),
+      ("v", initial_state.v, (*entries, v.shape[-1]), "[..., M, Hkv, V]"),
+    ):
+      checks.shape(op, f"initial_state.{name}", array, wanted, letters)
+    checks.finite(op, initial_state=initial_state[:2])
+  checks.finite(op, q=q, k=k, v=v)

@@ -1,12 +1,11 @@
 """Short causal depthwise convolution, with its tail as the state."""
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxmodels.ops import halo
+from jaxmodels.ops import checks, halo
 
 __all__ = ["causal_convolution"]
 
@@ -80,6 +79,7 @@ def causal_convolution(
       )
     if reverse:
       y = jnp.flip(y, -2)
+    checks.finite("causal_convolution", y=y, final_state=state)
     return y.astype(x.dtype), state
 
 
@@ -173,42 +173,34 @@ def _check(
   method: str,
   axis_name: str | None,
 ) -> None:
-  """Static guards; they cost nothing after tracing."""
-  if method not in METHODS:
-    raise ValueError(
-      f"causal_convolution: method: got {method!r}, wanted one of {METHODS}"
-    )
-  if axis_name is not None and method == "recurrent":
-    raise ValueError(
-      "causal_convolution: method: got 'recurrent' with axis_name="
-      f"{axis_name!r}; a sharded sequence wants 'parallel' or 'auto'"
-    )
-  if x.ndim < 2 or not jnp.issubdtype(x.dtype, jnp.inexact):
-    raise ValueError(
-      f"causal_convolution: x: got {x.dtype}{list(x.shape)}, wanted a float "
-      "or complex [..., L, D]"
-    )
+  """Checks shapes and dtypes, and numbers where that is switched on."""
+  op = "causal_convolution"
+  checks.require(
+    method in METHODS,
+    f"{op}: method must be one of {', '.join(METHODS)}, got {method!r}",
+  )
+  checks.require(
+    axis_name is None or method != "recurrent",
+    f"{op}: method must be 'parallel' or 'auto' on a sharded sequence "
+    f"(axis_name={axis_name!r}), got 'recurrent'",
+  )
+  checks.rank_at_least(op, "x", x, 2, "[..., L, D]")
   *batch, length, channels = x.shape
-  if kernel.ndim != 2 or kernel.shape[0] < 1 or kernel.shape[1] != channels:
-    raise ValueError(
-      f"causal_convolution: kernel: got {list(kernel.shape)}, wanted "
-      f"[W >= 1, D = {channels}]"
-    )
+  checks.shape(op, "kernel", kernel, (None, channels), "[W, D]")
   width = kernel.shape[0]
-  for name, array, wanted in (
-    ("initial_state", initial_state, (*batch, width - 1, channels)),
-    ("segment_ids", segment_ids, (*batch, length)),
-  ):
+  checks.require(width > 0, f"{op}: kernel must be [W > 0, D], got W = 0")
+  if initial_state is not None:
+    tail = (*batch, width - 1, channels)
+    letters = "[..., W - 1, D]"
+    checks.shape(op, "initial_state", initial_state, tail, letters)
+  given = {"x": x, "kernel": kernel, "initial_state": initial_state}
+  for name, array in given.items():
     if array is not None:
-      chex.assert_shape(
-        array,
-        wanted,
-        custom_message=f"causal_convolution: {name}: got "
-        f"{list(array.shape)}, wanted {list(wanted)}",
-        exception_type=ValueError,
-      )
-  if axis_name is not None and length < width - 1:
-    raise ValueError(
-      f"causal_convolution: x: got a piece of {length} tokens on each device "
-      f"of {axis_name!r}, wanted at least W - 1 = {width - 1}"
-    )
+      checks.dtype(op, name, array, jnp.inexact, "floating point or complex")
+  checks.segment_ids(op, segment_ids, (*batch, length))
+  checks.require(
+    axis_name is None or length >= width - 1,
+    f"{op}: x must hold at least W - 1 = {width - 1} tokens on each device "
+    f"of {axis_name!r}, got {length}",
+  )
+  checks.finite(op, **given)

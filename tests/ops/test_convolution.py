@@ -153,11 +153,17 @@ def test_several_batch_axes():
 @pytest.mark.parametrize(
   ("change", "match"),
   [
-    ({"kernel": np.zeros((4, 5), np.float32)}, "kernel: got .4, 5., wanted"),
-    ({"initial_state": np.zeros((2, 4, 3), np.float32)}, "initial_state: got"),
-    ({"segment_ids": np.zeros((2, 12), np.int32)}, "segment_ids: got"),
-    ({"x": np.zeros((2, 13, 3), np.int32)}, "x: got int32"),
-    ({"method": "fft"}, "method: got 'fft'"),
+    (
+      {"kernel": np.zeros((4, 5), np.float32)},
+      "kernel must be .* got shape .4, 5.",
+    ),
+    (
+      {"initial_state": np.zeros((2, 4, 3), np.float32)},
+      "initial_state must be",
+    ),
+    ({"segment_ids": np.zeros((2, 12), np.int32)}, "segment_ids must be"),
+    ({"x": np.zeros((2, 13, 3), np.int32)}, "x must be .* got dtype int32"),
+    ({"method": "fft"}, "method must be one of .*got 'fft'"),
   ],
 )
 def test_wrong_calls_name_the_argument(change, match):
