@@ -120,7 +120,12 @@ class S5(nn.Module):
     check_input(self, x, segment_ids)
     u = x.astype(wide(self.dtype))
     decay, drive, read, skip = self._discretise(u.dtype)
-    inputs = jnp.einsum("bld,nd->bln", u.astype(drive.dtype), drive)
+    # Products of real matrices: half the work of complex ones, and `jax`
+    # cannot checkpoint the result of a complex product.
+    inputs = jax.lax.complex(
+      jnp.einsum("bld,nd->bln", u, drive.real),
+      jnp.einsum("bld,nd->bln", u, drive.imag),
+    )
     decays = jnp.broadcast_to(decay[None, None], inputs.shape)
     hidden, last = diagonal_recurrence(
       decays,
@@ -130,7 +135,8 @@ class S5(nn.Module):
       method=self.method,
       chunk_size=self.chunk_size,
     )
-    y = 2 * jnp.einsum("bln,dn->bld", hidden, read).real
+    y = 2 * jnp.einsum("bln,dn->bld", hidden.real, read.real)
+    y = y - 2 * jnp.einsum("bln,dn->bld", hidden.imag, read.imag)
     y = nn.gelu(y + skip[None, None] * u).astype(self.dtype)
     gate = projection(self, self.width, "gate")(y)
     return y * nn.sigmoid(gate), S5State(last)

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxmodels.layers import RMSNorm
+from jaxmodels.layers import MIXERS, RMSNorm
 from jaxmodels.layers.common import wide
 from jaxmodels.models.registry import make_mixer, make_mlp, pick
 from jaxmodels.ops import checks
@@ -242,9 +242,8 @@ class Backbone(nn.Module):
       self.depth > 0, f"Backbone: depth must be at least 1, got {self.depth}"
     )
     pick("remat", self.remat, REMAT)
-    used = dict.fromkeys(self.mixers)
-    for name in self.mixer_options:
-      pick("mixer in mixer_options (not one of `mixers`)", name, used)
+    for name in (*self.mixers, *self.mixer_options):
+      pick("mixer", name, MIXERS)
 
 
 def _checkpointed(

@@ -14,7 +14,7 @@ __all__ = ["make_mixer", "make_mlp", "pick"]
 
 
 def make_mixer(
-  name: str, options: Mapping[str, Any], **common: Any
+  name: str, options: Mapping[str, Any], /, **common: Any
 ) -> nn.Module:
   """The mixer of that name.
 
@@ -32,7 +32,7 @@ def make_mixer(
 
 
 def make_mlp(
-  name: str, options: Mapping[str, Any], **common: Any
+  name: str, options: Mapping[str, Any], /, **common: Any
 ) -> nn.Module | None:
   """The channel mixer of that name, as `make_mixer`; None for "none"."""
   make = pick("mlp", name, MLPS)
