@@ -1,0 +1,1 @@
+"""Linear-time sequence models in JAX: one recurrence, every form."""

@@ -1,23 +1,24 @@
 """Decays between the tokens of a chunk, without a lost digit or an overflow.
 
-The log decay between two tokens is a sum of non-positive numbers. It is added
-up from pieces that lie between them, never subtracted from longer sums: that
-would cost digits, and `exp(-sum)` overflows. The pieces come from a ladder:
-cut the chunk in blocks of b = 1, 2, 4, ... tokens; of two neighbouring blocks
-the decay between a token of the later and one of the earlier is
-
-    prefix, from the later block's start through the later token
-  + suffix, from behind the earlier token to the earlier block's end
-
-and both grow by one addition when blocks pair up. Every exponential taken is
-at most 1, and a decay of zero (log decay -inf) is as good as any other.
+The log decay from token j to token i is the sum of the non-positive numbers
+between them. Here it is always added up from those numbers, by a matmul with
+a matrix of zeros and ones that says which lie between, and never subtracted
+from longer sums: that would cost digits, and `exp(-sum)` overflows. Every
+exponential is at most 1, and a decay of zero (log decay -inf) is as good as
+any other.
 """
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+# exp of this is 0 in float64 too; sums of it are finite where -inf times the
+# zeros of a mask is not.
+_ZERO_DECAY = -1e4
+_BLOCK = 8
 
 
 class Decay(NamedTuple):
@@ -34,49 +35,6 @@ class Decay(NamedTuple):
   through: jax.Array
 
 
-def halves(x: jax.Array, size: int) -> tuple[jax.Array, jax.Array]:
-  """[C, ...] as the earlier and the later [m, size, ...] of paired blocks."""
-  pairs = x.reshape(-1, 2, size, *x.shape[1:])
-  return pairs[:, 0], pairs[:, 1]
-
-
-def join(earlier: jax.Array, later: jax.Array) -> jax.Array:
-  """Undoes `halves`."""
-  pairs = jnp.stack([earlier, later], axis=1)
-  return pairs.reshape(-1, *pairs.shape[3:])
-
-
-def climb(
-  log_decay: jax.Array,
-) -> Iterator[tuple[int, jax.Array, jax.Array]]:
-  """Climbs the ladder over log decays [C, ...], C a power of two.
-
-  Yields:
-    the block size b, and the sums [C, ...] over blocks of b tokens: prefix
-    (from the block's start through the token) and suffix (from behind the
-    token to the block's end), up to and including b = C.
-  """
-  prefix, suffix, size = log_decay, jnp.zeros_like(log_decay), 1
-  while True:
-    yield size, prefix, suffix
-    if size == log_decay.shape[0]:
-      return
-    before, prefix_later = halves(prefix, size)
-    suffix_earlier, suffix_later = halves(suffix, size)
-    total_earlier, total_later = before[:, -1:], prefix_later[:, -1:]
-    prefix = join(before, prefix_later + total_earlier)
-    suffix = join(suffix_earlier + total_later, suffix_later)
-    size *= 2
-
-
-def stack_blocks(diagonal: jax.Array, lower: jax.Array) -> jax.Array:
-  """Blocks [2m, b, b] and what lies lower left [m, b, b] to [m, 2b, 2b]."""
-  zeros = jnp.zeros_like(lower)
-  top = jnp.concatenate([diagonal[0::2], zeros], axis=-1)
-  bottom = jnp.concatenate([lower, diagonal[1::2]], axis=-1)
-  return jnp.concatenate([top, bottom], axis=-2)
-
-
 def boundary_decay(log_decay: jax.Array | None, like: jax.Array) -> Decay:
   """Decays between each token and the edges of its chunk.
 
@@ -87,44 +45,120 @@ def boundary_decay(log_decay: jax.Array | None, like: jax.Array) -> Decay:
   if log_decay is None:
     ones = jnp.ones_like(like[:, :1])
     return Decay(ones, ones, ones[0])
-  *_, (_, prefix, suffix) = climb(log_decay)
-  return Decay(jnp.exp(prefix), jnp.exp(suffix), jnp.exp(prefix[-1]))
+  entry = jnp.exp(_sum(_through(log_decay.shape[0]), log_decay))
+  exit_ = jnp.exp(_sum(_behind(log_decay.shape[0]), log_decay))
+  return Decay(entry, exit_, entry[-1])
 
 
 def decayed_scores(
   q: jax.Array, k: jax.Array, log_decay: jax.Array | None
 ) -> jax.Array:
-  """`sum_n q_in k_jn exp(sum_{j<t<=i} log_decay_tn)` for j <= i, 0 above.
+  """`sum_n q_in k_jn exp(sum_{j<t<=i} log_decay_tn)` for j <= i.
 
   Args:
     q: [C, K].
     k: [C, K].
-    log_decay: [C, K] or [C, 1], or None; C a power of two.
+    log_decay: [C, K] or [C, 1], or None.
 
   Returns:
-    [C, C]; what stands above the diagonal has no meaning without decay.
+    [C, C]; what stands above the diagonal is finite and has no meaning.
   """
   if log_decay is None:
     return q @ k.T
-  if log_decay.shape[-1] == 1:
-    return (q @ k.T) * jnp.exp(_log_decay_between(log_decay[:, 0]))
-  blocks = jnp.sum(q * k, axis=-1)[:, None, None]
-  for size, prefix, suffix in climb(log_decay):
-    if size == q.shape[0]:
-      break
-    _, later = halves(q * jnp.exp(prefix), size)
-    earlier, _ = halves(k * jnp.exp(suffix), size)
-    blocks = stack_blocks(blocks, later @ earlier.mT)
-  return blocks[0]
+  if log_decay.shape[1] == 1:
+    return (q @ k.T) * jnp.exp(_between(log_decay[:, 0]))
+  if q.shape[0] <= _BLOCK:
+    return _scores_within(q, k, log_decay)
+  return _scores_of_blocks(q, k, log_decay)
 
 
-def _log_decay_between(log_decay: jax.Array) -> jax.Array:
-  """`sum_{j<t<=i} log_decay_t` [C, C] for j <= i, 0 above; of [C]."""
-  blocks = jnp.zeros_like(log_decay)[:, None, None]
-  for size, prefix, suffix in climb(log_decay):
-    if size == log_decay.shape[0]:
-      break
-    _, later = halves(prefix, size)
-    earlier, _ = halves(suffix, size)
-    blocks = stack_blocks(blocks, later[:, :, None] + earlier[:, None, :])
-  return blocks[0]
+def _between(log_decay: jax.Array) -> jax.Array:
+  """`sum_{j<t<=i} log_decay_t` [C, C], of [C]: i counts t <= i, j t > j."""
+  size = log_decay.shape[0]
+  terms = _through(size) * _clip(log_decay)
+  return jnp.matmul(
+    terms,
+    _behind(size).T.astype(terms.dtype),
+    precision=lax.Precision.HIGHEST,
+  )
+
+
+def _scores_within(q, k, log_decay):
+  """Decayed scores [C, C] of few tokens with a decay a key channel.
+
+  A ladder: cut the tokens in blocks of 1, 2, 4, ...; any two tokens lie once
+  in neighbouring halves of a block, and the decay between them is that from
+  the later half's start to the one times that from the other to the earlier
+  half's end.
+  """
+  halves, from_start, to_end = _ladder(q.shape[0])
+  later = q * jnp.exp(_sum(from_start, log_decay))
+  earlier = k * jnp.exp(_sum(to_end, log_decay))
+  scores = jnp.sum(jnp.where(halves, later @ earlier.mT, 0), axis=0)
+  return scores + jnp.diag(jnp.sum(q * k, axis=-1))
+
+
+def _scores_of_blocks(q, k, log_decay):
+  """Decayed scores [C, C] from blocks of few tokens, C a multiple of them.
+
+  The decay between tokens of two blocks is that from the key to its block's
+  end, those of the blocks between, and that from the query's block's start.
+  """
+  size, count = q.shape[0], q.shape[0] // _BLOCK
+  q, k, log_decay = (x.reshape(count, _BLOCK, -1) for x in (q, k, log_decay))
+  total = jnp.sum(_clip(log_decay), axis=1)
+  between = jnp.tensordot(
+    _blocks_between(count).astype(total.dtype),
+    total,
+    axes=1,
+    precision=lax.Precision.HIGHEST,
+  )
+  to_end = _sum(_behind(_BLOCK), log_decay) + between[:, :, None]
+  earlier = (k * jnp.exp(to_end)).reshape(count, size, -1)
+  later = q * jnp.exp(_sum(_through(_BLOCK), log_decay))
+  scores = (later @ earlier.mT).reshape(count, _BLOCK, count, _BLOCK)
+  within = jax.vmap(_scores_within)(q, k, log_decay)
+  same = np.eye(count, dtype=bool)[:, None, :, None]
+  return jnp.where(same, within[:, :, None], scores).reshape(size, size)
+
+
+def _clip(log_decay):
+  return jnp.maximum(log_decay, _ZERO_DECAY)
+
+
+def _sum(mask: np.ndarray, log_decay: jax.Array) -> jax.Array:
+  """Sums log decays [..., C, K] over the tokens that a mask [..., C] names."""
+  return jnp.matmul(
+    mask.astype(log_decay.dtype),
+    _clip(log_decay),
+    precision=lax.Precision.HIGHEST,  # Or a TPU rounds them to bfloat16.
+  )
+
+
+def _through(size: int) -> np.ndarray:
+  """[C, C], t <= i: from the start through token i."""
+  return np.tri(size, dtype=bool)
+
+
+def _behind(size: int) -> np.ndarray:
+  """[C, C], t > j: from behind token j to the end."""
+  return ~np.tri(size, dtype=bool)
+
+
+def _blocks_between(count: int) -> np.ndarray:
+  """[n, n, n], j < t < i: the blocks t between blocks i and j."""
+  i, j, t = np.ogrid[:count, :count, :count]
+  return (j < t) & (t < i)
+
+
+def _ladder(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Masks [log2 C, C, C] of the ladder: pairs (i, j), and sums over t.
+
+  Pairs with i in the later half of the block where j is in the earlier; t in
+  i's half and not behind i; t in j's half and behind j.
+  """
+  i, j = np.arange(size)[:, None], np.arange(size)
+  half = 2 ** np.arange(size.bit_length() - 1)[:, None, None]
+  same = i // half == j // half
+  halves = (i // half == j // half + 1) & (i // half % 2 == 1)
+  return halves, same & (j <= i), same & (j > i)

@@ -1,4 +1,4 @@
-"""The delta rule: `S_t = (I - beta_t k_t k_t^T) decay_t S_{t-1} + beta_t k_t v_t^T`.
+"""The delta rule: `S_t = (I - beta k k^T) decay_t S_{t-1} + beta k v^T`.
 
 DeltaNet in its chunkwise form (Yang et al. 2024, arXiv:2406.06484), with one
 decay a head (Gated DeltaNet, Yang et al. 2024, arXiv:2412.06464) or one a key
@@ -26,7 +26,7 @@ from jaxmodels.ops.triangular import invert_unit_lower
 
 
 class Tokens(NamedTuple):
-  """A chunk of one head: q, k [C, K], v [C, V], beta [C], log_decay [C, K|1]."""
+  """A chunk: q, k [C, K], v [C, V], beta [C], log_decay [C, K | 1]."""
 
   q: jax.Array
   k: jax.Array

@@ -5,7 +5,7 @@ et al. 2023, arXiv:2303.06349), RG-LRU (De et al. 2024, arXiv:2402.19427) and
 of every gated linear RNN.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +21,8 @@ _CHUNK = 128
 class Tokens(NamedTuple):
   """A chunk: a, b [C, N]."""
 
-  a: jax.Array
-  b: jax.Array
+  a: Any
+  b: Any
 
 
 def diagonal_recurrence(
@@ -59,7 +59,7 @@ def diagonal_recurrence(
   """
   op = "diagonal_recurrence"
   _check(op, a, b, initial_state, segment_ids)
-  method, size = choose(op, method, chunk_size, b.shape[1], _CHUNK)
+  form, size = choose(op, method, chunk_size, b.shape[1], _CHUNK)
   dtype = jnp.result_type(a, b)
   if initial_state is None:
     initial_state = jnp.zeros_like(jnp.sum(b[:, :1], 1), dtype=dtype)
@@ -73,7 +73,7 @@ def diagonal_recurrence(
       initial_state.astype(wide).reshape(b.shape[0], 1, -1),
       segment_ids=segment_ids,
       reverse=reverse,
-      method=method,
+      method=form,
       chunk_size=size,
       axis_name=axis_name,
       dtype=b.dtype,

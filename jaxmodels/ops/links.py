@@ -47,4 +47,4 @@ def links_of(ids: jax.Array, before: jax.Array) -> Links:
 def one_segment(size: int) -> Links:
   """Links of a chunk of `size` tokens that are all joined."""
   joined = np.ones(size, dtype=bool)
-  return Links(np.tri(size, dtype=bool), joined, joined, np.bool_(True))
+  return Links(np.tri(size, dtype=bool), joined, joined, np.array(True))

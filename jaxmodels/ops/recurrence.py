@@ -58,7 +58,7 @@ class Family(NamedTuple):
       `advance` after `summarize` in one, for families where the state allows
       a cheaper way through the chunk than its segment.
     neutral: the token that leaves every state as it is, a pytree of scalars
-      like a chunk or one scalar for all leaves. It fills the last chunk.
+      like a chunk or one scalar for all leaves; it fills the last chunk.
   """
 
   summarize: Callable[[Tree, Links], Segment]
@@ -229,9 +229,8 @@ def _split(tokens, size, neutral):
     x = x.reshape(batch, -1, size, heads, *rest)
     return jnp.moveaxis(x, (1, 3), (0, 2))
 
-  if jax.tree.structure(neutral) != jax.tree.structure(tokens):
-    neutral = jax.tree.map(lambda _: neutral, tokens)
-  return jax.tree.map(split, tokens, neutral)
+  fill = jax.tree.broadcast(neutral, tokens)
+  return jax.tree.map(split, tokens, fill)
 
 
 def _merge(y, length):

@@ -1,0 +1,126 @@
+"""Definitions: every recurrence step by step, as its equation says.
+
+What all tests compare with. No chunks, no logs, no tricks; the dtype is that
+of the arguments, so that float64 arguments give float64 results. Arguments
+are those of the ops. Nobody should train with these.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+
+def step_through(
+  step: Callable[[Any, Any], tuple[Any, Any]],
+  state: Any,
+  tokens: Any,
+  segment_ids: jax.Array | None = None,
+  reverse: bool = False,
+) -> tuple[Any, Any]:
+  """Runs `step(state, token) -> (state, y)` over tokens [B, L, ...].
+
+  Args:
+    step: one step on a whole batch, state [B, ...], token [B, ...].
+    state: the state that enters; it has segment id 0.
+    tokens: pytree of [B, L, ...].
+    segment_ids: [B, L] or None; the state is set to zero where the id
+      changes.
+    reverse: from the last token to the first; the entering state then has
+      the last token's id.
+
+  Returns:
+    y [B, L, ...] and the state that leaves.
+  """
+  if segment_ids is None:
+    length = jax.tree.leaves(tokens)[0].shape[1]
+    batch = jax.tree.leaves(tokens)[0].shape[0]
+    segment_ids = jnp.zeros((batch, length), jnp.int32)
+  entering_id = segment_ids[:, -1] if reverse else 0 * segment_ids[:, 0]
+
+  def body(carry, inputs):
+    state, last_id = carry
+    token, token_id = inputs
+    keep = token_id == last_id
+    state = jax.tree.map(
+      lambda s: jnp.where(keep.reshape(-1, *[1] * (s.ndim - 1)), s, 0), state
+    )
+    state, y = step(state, token)
+    return (state, token_id), y
+
+  time_first = jax.tree.map(
+    lambda x: jnp.moveaxis(x, 1, 0), (tokens, segment_ids)
+  )
+  (state, _), y = lax.scan(
+    body, (state, entering_id), time_first, reverse=reverse
+  )
+  return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), y), state
+
+
+def linear_attention(
+  q, k, v, log_decay=None, initial_state=None, *, segment_ids=None,
+  reverse=False,
+):  # fmt: skip
+  """`S_t = diag(exp(log_decay_t)) S_{t-1} + k_t v_t^T; y_t = S_t^T q_t`."""
+
+  def step(S, token):
+    q, k, v, log_decay = token
+    S = jnp.exp(log_decay)[..., None] * S
+    S = S + k[..., :, None] * v[..., None, :]
+    return S, jnp.einsum("bhk,bhkv->bhv", q, S)
+
+  tokens = q, k, v, _per_key(log_decay, k)
+  state = _matrix_state(initial_state, k, v)
+  return step_through(step, state, tokens, segment_ids, reverse)
+
+
+def delta_rule(
+  q, k, v, beta, log_decay=None, initial_state=None, *, segment_ids=None,
+  reverse=False,
+):  # fmt: skip
+  """`S = (I - beta_t k_t k_t^T) diag(exp(log_decay_t)) S + beta_t k_t v_t^T`."""
+
+  def step(S, token):
+    q, k, v, beta, log_decay = token
+    S = jnp.exp(log_decay)[..., None] * S
+    recalled = jnp.einsum("bhk,bhkv->bhv", k, S)
+    write = beta[..., None] * (v - recalled)
+    S = S + k[..., :, None] * write[..., None, :]
+    return S, jnp.einsum("bhk,bhkv->bhv", q, S)
+
+  tokens = q, k, v, beta, _per_key(log_decay, k)
+  state = _matrix_state(initial_state, k, v)
+  return step_through(step, state, tokens, segment_ids, reverse)
+
+
+def diagonal_recurrence(
+  a, b, initial_state=None, *, segment_ids=None, reverse=False
+):
+  """`h_t = a_t * h_{t-1} + b_t`; y is every state."""
+
+  def step(h, token):
+    a, b = token
+    h = a * h + b
+    return h, h
+
+  if initial_state is None:
+    initial_state = jnp.zeros_like(b[:, 0])
+  return step_through(step, initial_state, (a, b), segment_ids, reverse)
+
+
+def _per_key(log_decay, k):
+  """Log decays [B, L, H, K] from none, one a head, or one a key channel."""
+  if log_decay is None:
+    return jnp.zeros_like(k)
+  if log_decay.ndim < k.ndim:
+    log_decay = log_decay[..., None]
+  return jnp.broadcast_to(log_decay, k.shape)
+
+
+def _matrix_state(state, k, v):
+  """The given state, or zeros [B, H, K, V]."""
+  if state is None:
+    return jnp.zeros((*k.shape[:1], *k.shape[2:], v.shape[-1]), k.dtype)
+  return state

@@ -1,0 +1,282 @@
+import collections
+import math
+import pathlib
+import subprocess
+import sys
+import zlib
+
+import numpy as np
+import pytest
+
+from train.data import Text, baselines, corpus
+from train.data.text import SEPARATOR, PackedBytes
+
+DOCUMENTS = [b"alpha", b"\x00\xff", b"b", b"gamma gamma", b"de"]
+TOKENS = sum(len(content) + 1 for content in DOCUMENTS)
+
+
+def pack_slowly(documents, length):
+  """Packs token by token, as the documentation says it in words."""
+  stream = []
+  for number, content in enumerate(documents):
+    stream.append((SEPARATOR, number))
+    stream.extend((byte, number) for byte in content)
+  rows = []
+  for begin in range(0, len(stream) - 1, length):
+    row = {"inputs": [], "targets": [], "weights": [], "segment_ids": []}
+    first = stream[begin][1]
+    for place in range(begin, begin + length):
+      if place + 1 < len(stream):
+        target = stream[place + 1][0]
+        row["inputs"].append(stream[place][0])
+        row["targets"].append(target)
+        row["weights"].append(0.0 if target == SEPARATOR else 1.0)
+        row["segment_ids"].append(stream[place][1] - first)
+        last = stream[place][1] - first
+      else:
+        row["inputs"].append(SEPARATOR)
+        row["targets"].append(0)
+        row["weights"].append(0.0)
+        row["segment_ids"].append(last + 1)
+    rows.append(row)
+  return rows
+
+
+@pytest.mark.parametrize(
+  "length", [1, 2, 3, 5, 6, 7, TOKENS - 2, TOKENS - 1, TOKENS, 100]
+)
+def test_packing_equals_slow_packing(length):
+  dataset = PackedBytes(DOCUMENTS, length)
+  expected = pack_slowly(DOCUMENTS, length)
+  assert len(dataset) == len(expected)
+  for index, row in enumerate(expected):
+    got = dataset[index]
+    assert {name: list(values) for name, values in got.items()} == row
+    assert got["weights"].dtype == np.float32
+    for name in ("inputs", "targets", "segment_ids"):
+      assert got[name].dtype == np.int32
+
+
+@pytest.mark.parametrize("length", [1, 4, 6, 9, 64])
+def test_every_byte_is_predicted_exactly_once(length):
+  dataset = PackedBytes(DOCUMENTS, length)
+  rows = [dataset[index] for index in range(len(dataset))]
+  predicted = [
+    token
+    for row in rows
+    for token, weight in zip(row["targets"], row["weights"], strict=True)
+    if weight
+  ]
+  assert bytes(predicted) == b"".join(DOCUMENTS) == dataset.content()
+
+
+def test_rows_begin_where_the_last_ended():
+  dataset = PackedBytes(DOCUMENTS, 4)
+  for index in range(len(dataset) - 1):
+    assert dataset[index]["targets"][-1] == dataset[index + 1]["inputs"][0]
+
+
+def test_there_is_no_row_after_the_last():
+  dataset = PackedBytes(DOCUMENTS, 4)
+  for index in (len(dataset), -1):
+    with pytest.raises(IndexError, match=rf"example {index} of"):
+      dataset[index]
+
+
+def test_reading_does_not_change_what_is_read():
+  dataset = PackedBytes(DOCUMENTS, 5)
+  before = {name: row.copy() for name, row in dataset[1].items()}
+  for row in dataset[1].values():
+    row += 1
+  for name, row in dataset[1].items():
+    np.testing.assert_array_equal(row, before[name])
+
+
+def test_a_prompt_is_the_beginning_of_a_document():
+  dataset = PackedBytes([b"hello"], 5)
+  assert dataset.encode(b"hell") == list(dataset[0]["inputs"])
+  content = bytes(range(256))
+  assert dataset.decode(dataset.encode(content)) == content
+  assert max(dataset.encode(content)) == dataset.vocab_size - 1
+  assert (
+    b"".join(dataset.decode([token]) for token in dataset.encode(b"\xc3\xa9"))
+    == "é".encode()
+  )
+
+
+def write(folder, names):
+  for name in names:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(name.encode() * 50)
+  return folder
+
+
+def names_of(path, held_out=0.2, held_out_bytes=10**9, pattern="*"):
+  documents = corpus.find_documents(str(path), pattern)
+  splits = corpus.divide(documents, held_out, held_out_bytes)
+  return {
+    split: [document.name for document in found]
+    for split, found in splits.items()
+  }
+
+
+NAMES = [f"{'ab'[i % 2]}/{i}.txt" for i in range(60)]
+
+
+def test_files_are_divided_once_and_for_all(tmp_path):
+  names = names_of(write(tmp_path, NAMES))
+  assert sorted(names["train"] + names["validation"]) == sorted(NAMES)
+  assert 3 <= len(names["validation"]) <= 25
+
+
+def test_the_division_is_the_same_anywhere(tmp_path):
+  here = write(tmp_path / "here", NAMES)
+  there = write(tmp_path / "there", reversed(NAMES))
+  assert names_of(here) == names_of(there)
+  rows = Text(length=32, path=str(here)).open("train")
+  others = Text(length=32, path=str(there)).open("train")
+  assert len(rows) == len(others)
+  for index in range(len(rows)):
+    np.testing.assert_array_equal(
+      rows[index]["inputs"], others[index]["inputs"]
+    )
+
+
+def test_a_new_file_moves_no_other(tmp_path):
+  write(tmp_path, NAMES)
+  before = names_of(tmp_path)
+  write(tmp_path, [f"new/{i}.txt" for i in range(30)])
+  after = names_of(tmp_path)
+  for split in before:
+    assert set(before[split]) <= set(after[split])
+
+
+def test_the_limit_crops_only_what_is_held_out(tmp_path):
+  write(tmp_path, NAMES)
+  settings = {"length": 16, "path": str(tmp_path), "held_out": 0.2}
+  whole = Text(**settings)
+  less = Text(**settings, held_out_bytes=777)
+  content = whole.open("validation").content()
+  assert len(content) > 777
+  assert less.open("validation").content() == content[:777]
+  assert less.open("train").content() == whole.open("train").content()
+
+
+@pytest.mark.parametrize("held_out", [1e-9, 1 - 1e-9])
+def test_no_split_is_ever_empty(tmp_path, held_out):
+  names = names_of(write(tmp_path, NAMES[:2]), held_out)
+  assert sorted(names["train"] + names["validation"]) == sorted(NAMES[:2])
+  assert len(names["train"]) == 1
+
+
+@pytest.mark.parametrize(
+  ("held_out", "limit", "tail"),
+  [(0.25, 10**6, 25), (0.25, 10, 10), (1e-6, 10**6, 1), (0.9999, 10**6, 99)],
+)
+def test_of_a_single_file_the_tail_is_held_out(tmp_path, held_out, limit, tail):
+  path = tmp_path / "book.txt"
+  path.write_bytes(bytes(range(100)))
+  config = Text(
+    length=8, path=str(path), held_out=held_out, held_out_bytes=limit
+  )
+  assert config.open("train").content() == bytes(range(100 - tail))
+  assert config.open("validation").content() == bytes(range(100 - tail, 100))
+
+
+def test_only_fitting_files_are_taken(tmp_path):
+  write(tmp_path, ["a.txt", "b/c.txt", "d.md", ".git/e.txt", ".f.txt"])
+  write(tmp_path, ["__pycache__/g.txt"])
+  (tmp_path / "empty.txt").touch()
+  names = names_of(tmp_path, pattern="*.txt")
+  assert sorted(names["train"] + names["validation"]) == ["a.txt", "b/c.txt"]
+
+
+@pytest.mark.parametrize(
+  ("settings", "message"),
+  [
+    ({"path": "{}/nowhere"}, "no file or folder '.*nowhere'.*path"),
+    ({"path": "{}/empty"}, "no file in '.*empty'.*path.*pattern"),
+    ({"path": "{}", "pattern": "*.zig"}, r"matches '\*.zig'"),
+    ({"path": "{}/one"}, "one byte.*path"),
+    ({"length": 0}, "length must be at least 1, got 0"),
+    ({"held_out": 0.0}, "held_out must be between 0 and 1, got 0.0"),
+    ({"held_out": 1.5}, "held_out must be between 0 and 1, got 1.5"),
+    ({"held_out_bytes": 0}, "held_out_bytes must be at least 1"),
+  ],
+)
+def test_mistakes_are_named(tmp_path, settings, message):
+  write(tmp_path, ["a.txt"])
+  (tmp_path / "empty").mkdir()
+  (tmp_path / "one").write_bytes(b"1")
+  if "path" in settings:
+    settings = {**settings, "path": settings["path"].format(tmp_path)}
+  with pytest.raises(ValueError, match=message) as caught:
+    Text(**settings).open("train")
+  assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_split_is_named():
+  with pytest.raises(ValueError, match=r"split must be one of.*'test'"):
+    Text().open("test")
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path):
+  document = corpus.Document("gone", tmp_path / "gone", 0, 5)
+  with pytest.raises(ValueError, match=r"cannot read .*gone"):
+    document.read()
+
+
+def test_the_default_is_the_standard_library_without_its_tests():
+  documents = corpus.find_documents("", "*")
+  names = {document.name for document in documents}
+  assert {"argparse.py", "json/decoder.py", "asyncio/tasks.py"} <= names
+  for name in names:
+    parts = pathlib.PurePosixPath(name).parts
+    assert name.endswith(".py")
+    assert not {"test", "tests", "site-packages", "__pycache__"} & set(parts)
+  sizes = [len(Text().open(split)) for split in ("train", "validation")]
+  assert sizes[0] > 10 * sizes[1] > 0
+
+
+def test_baselines_of_the_standard_library_are_where_others_found_them():
+  found = baselines(Text())
+  assert found["unigram"] == pytest.approx(4.6, abs=0.25)
+  assert found["gzip"] == pytest.approx(1.95, abs=0.25)
+
+
+def test_baselines_by_hand(tmp_path):
+  write(tmp_path, NAMES)
+  (tmp_path / "zeros.bin").write_bytes(bytes(1000))
+  config = Text(length=16, path=str(tmp_path), held_out=0.3)
+  train = b"".join(
+    (tmp_path / name).read_bytes() for name in names_of(tmp_path, 0.3)["train"]
+  )
+  held_out = b"".join(
+    (tmp_path / name).read_bytes()
+    for name in names_of(tmp_path, 0.3)["validation"]
+  )
+  counts = collections.Counter(train)
+  bits = -sum(
+    math.log2((counts[byte] + 1) / (len(train) + 256)) for byte in held_out
+  )
+  packer = zlib.compressobj(9, zlib.DEFLATED, 31)
+  size = len(packer.compress(held_out) + packer.flush())
+  assert baselines(config) == pytest.approx(
+    {"unigram": bits / len(held_out), "gzip": 8 * size / len(held_out)}
+  )
+
+
+def test_text_needs_no_tfds():
+  program = (
+    "import sys; from train.data import *; Mqar, Tfds;"
+    "Text(path=sys.argv[1]).open('train')[0];"
+    "print([m for m in sys.modules if m.startswith('tensorflow')])"
+  )
+  run = subprocess.run(
+    [sys.executable, "-c", program, __file__],
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  assert run.stdout.strip() == "[]"

@@ -1,0 +1,230 @@
+import importlib.util
+import io
+import json
+import math
+import os
+import struct
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from train import metrics
+from train.metrics import MetricsWriter, parameter_table, read_metrics
+
+
+def lines_of(workdir):
+  text = (workdir / "metrics.jsonl").read_text()
+  assert text.endswith("\n")
+  return [
+    json.loads(line, parse_constant=pytest.fail)
+    for line in text.split("\n")[:-1]
+  ]
+
+
+def write_steps(workdir, steps):
+  with MetricsWriter(workdir, total_steps=10, tensorboard=False) as writer:
+    for step in steps:
+      writer.write(step, "train", {"loss": 1 / step})
+
+
+def test_a_line_is_in_the_file_at_once(tmp_path):
+  workdir = tmp_path / "runs" / "one"
+  writer = MetricsWriter(workdir, total_steps=10, tensorboard=False)
+  writer.write(3, "train", {"loss": 0.5, "tokens": 64})
+  writer.write(np.int64(4), "validation", {"loss": jnp.float32(0.25)})
+  assert lines_of(workdir) == [
+    {"step": 3, "split": "train", "loss": 0.5, "tokens": 64},
+    {"step": 4, "split": "validation", "loss": 0.25},
+  ]
+  writer.close()
+
+
+def test_what_is_not_finite_stays_json(tmp_path):
+  with MetricsWriter(tmp_path, total_steps=10, tensorboard=False) as writer:
+    writer.write(
+      1, "train", {"a": math.nan, "b": math.inf, "c": -math.inf, "d": 1.0}
+    )
+  assert lines_of(tmp_path) == [
+    {"step": 1, "split": "train", "a": None, "b": None, "c": None, "d": 1.0}
+  ]
+  (line,) = read_metrics(tmp_path)
+  assert math.isnan(line["a"])
+  assert line["d"] == 1.0
+
+
+def test_a_second_writer_continues_the_file(tmp_path):
+  write_steps(tmp_path, [1, 2])
+  write_steps(tmp_path, [3])
+  assert [line["step"] for line in lines_of(tmp_path)] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("rest", ['{"step": 3, "split": "tr', "\x00\x00", "3"])
+def test_half_a_line_is_dropped(tmp_path, rest):
+  write_steps(tmp_path, [1, 2])
+  with (tmp_path / "metrics.jsonl").open("a") as file:
+    file.write(rest)
+  assert [line["step"] for line in read_metrics(tmp_path)] == [1, 2]
+  write_steps(tmp_path, [3])
+  assert [line["step"] for line in lines_of(tmp_path)] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("step", [0, 1, 2, 9])
+def test_truncating_forgets_later_steps_only(tmp_path, step):
+  write_steps(tmp_path, [1, 2, 3, 4])
+  with MetricsWriter(tmp_path, total_steps=10, tensorboard=False) as writer:
+    writer.truncate(step)
+    writer.write(5, "train", {"loss": 7.0})
+  expected = [one for one in (1, 2, 3, 4) if one <= step]
+  lines = lines_of(tmp_path)
+  assert [line["step"] for line in lines] == [*expected, 5]
+  assert [line["loss"] for line in lines] == [*(1 / s for s in expected), 7.0]
+  assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+def test_truncating_replaces_the_file_at_once(tmp_path, monkeypatch):
+  write_steps(tmp_path, [1, 2, 3])
+
+  def die(*args):
+    raise KeyboardInterrupt
+
+  writer = MetricsWriter(tmp_path, total_steps=10, tensorboard=False)
+  with monkeypatch.context() as patch:
+    patch.setattr(os, "fsync", die)
+    with pytest.raises(KeyboardInterrupt):
+      writer.truncate(1)
+  assert [line["step"] for line in lines_of(tmp_path)] == [1, 2, 3]
+
+
+def test_lines_are_printed_where_there_is_no_terminal(tmp_path, capsys):
+  with MetricsWriter(tmp_path, total_steps=10, tensorboard=False) as writer:
+    writer.write(2, "train", {"loss": 0.123456})
+    writer.text("half way")
+  out, err = capsys.readouterr()
+  assert out == "step 2/10  train  loss 0.1235\nhalf way\n"
+  assert err == ""
+
+
+class Terminal(io.StringIO):
+  def isatty(self):
+    return True
+
+
+def test_a_terminal_gets_a_bar_and_whole_lines(tmp_path, monkeypatch, capsys):
+  screen = Terminal()
+  monkeypatch.setattr(sys, "stderr", screen)
+  with MetricsWriter(tmp_path, total_steps=10, tensorboard=False) as writer:
+    writer.write(4, "train", {"loss": 0.5})
+    writer.write(5, "train", {"loss": 0.25})
+    writer.write(5, "validation", {"loss": 0.75})
+    writer.text("half way")
+  assert "5/10" in screen.getvalue()
+  assert "loss 0.25" in screen.getvalue()
+  assert capsys.readouterr().out.splitlines() == [
+    "step 5/10  validation  loss 0.75",
+    "half way",
+  ]
+
+
+def read_events(workdir):
+  """Reads TensorBoard's record files: length, check sum, data, check sum."""
+  from tensorboardX.proto.event_pb2 import Event
+
+  for path in sorted(workdir.glob("events.*")):
+    data = path.read_bytes()
+    while data:
+      (length,) = struct.unpack("<Q", data[:8])
+      event = Event.FromString(data[12 : 12 + length])
+      for value in event.summary.value:
+        yield event.step, value.tag, value.simple_value
+      if event.HasField("session_log"):
+        yield event.step, "session", event.session_log.status
+      data = data[16 + length :]
+
+
+needs_tensorboard = pytest.mark.skipif(
+  importlib.util.find_spec("tensorboardX") is None,
+  reason="TensorBoard's writer is an extra",
+)
+
+
+@needs_tensorboard
+def test_tensorboard_gets_the_same_numbers(tmp_path):
+  with MetricsWriter(tmp_path, total_steps=10) as writer:
+    writer.write(2, "train", {"loss": 0.5, "grad_norm": 3.0})
+    writer.write(4, "validation", {"loss": 0.25})
+  assert list(read_events(tmp_path)) == [
+    (2, "train/loss", 0.5),
+    (2, "train/grad_norm", 3.0),
+    (4, "validation/loss", 0.25),
+  ]
+
+
+@needs_tensorboard
+def test_tensorboard_forgets_with_the_file(tmp_path):
+  with MetricsWriter(tmp_path, total_steps=10) as writer:
+    writer.truncate(6)
+    writer.write(7, "train", {"loss": 0.5})
+  events = list(read_events(tmp_path))
+  assert [event[:2] for event in events] == [(7, "session"), (7, "train/loss")]
+
+
+def test_tensorboard_may_be_missing(tmp_path, monkeypatch):
+  monkeypatch.setattr(metrics, "_installed", lambda module: False)
+  with MetricsWriter(tmp_path, total_steps=10) as writer:
+    writer.write(1, "train", {"loss": 0.5})
+  assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+def test_the_table_lists_every_parameter():
+  params = {
+    "dense": {
+      "kernel": jnp.zeros((3, 5)),
+      "bias": jax.ShapeDtypeStruct((5,), jnp.bfloat16),
+    },
+    "scale": jnp.zeros(()),
+  }
+  rows = parameter_table(params).splitlines()
+  assert [row.split() for row in rows if "/" in row or "scale" in row] == [
+    ["dense/bias", "5", "bfloat16", "5"],
+    ["dense/kernel", "3", "x", "5", "float32", "15"],
+    ["scale", "scalar", "float32", "1"],
+  ]
+  assert rows[-1] == "21 parameters in 3 arrays, 0.00 MB"
+  assert len({len(row) for row in rows[:-1]}) == 1
+
+
+def stack(layers):
+  block = {"kernel": jnp.zeros((30, 40)), "bias": jnp.zeros(40)}
+  params = {f"block_{i}": {"mixer": block} for i in range(layers)}
+  params["block_1"] = {"mixer": {**block, "kernel": jnp.zeros((30, 41))}}
+  return {"model": params, "head": jnp.zeros((40, 1000))}
+
+
+def test_a_long_model_shows_repeated_layers_once():
+  table = parameter_table(stack(24))
+  rows = [row.split("  ") for row in table.splitlines()]
+  cells = [[cell.strip() for cell in row if cell.strip()] for row in rows]
+  assert cells[2:-2] == [
+    ["head", "40 x 1000", "float32", "40,000"],
+    ["24 x model/block_*/mixer/bias", "40", "float32", "960"],
+    ["23 x model/block_*/mixer/kernel", "30 x 40", "float32", "27,600"],
+    ["model/block_1/mixer/kernel", "30 x 41", "float32", "1,230"],
+  ]
+  total = 40_000 + 960 + 27_600 + 1_230
+  megabytes = total * 4 / 1e6
+  assert cells[-1] == [f"{total:,} parameters in 49 arrays, {megabytes:.2f} MB"]
+
+
+def test_a_short_model_shows_every_layer():
+  assert "block_2/mixer/kernel" in parameter_table(stack(3))
+
+
+def test_the_table_is_never_too_wide():
+  params = {"a_very_long_name_" * 9: {"the_end_of_it": jnp.zeros((12, 34))}}
+  table = parameter_table(params)
+  assert max(map(len, table.splitlines())) == 100
+  assert "it  12 x 34  float32    408" in table
+  assert "…" in table

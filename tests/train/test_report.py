@@ -1,0 +1,202 @@
+import math
+import pathlib
+import subprocess
+import sys
+
+import matplotlib.image
+import numpy as np
+import pytest
+
+from train import report
+from train.metrics import MetricsWriter
+from train.report import write_report
+
+
+def write_run(folder, steps=200, offset=0.0, **baselines):
+  with MetricsWriter(folder, total_steps=steps, tensorboard=False) as writer:
+    if baselines:
+      writer.write(0, "baseline", baselines)
+    for step in range(10, steps + 1, 10):
+      bits = 3 + math.exp(-step / 50) + offset
+      values = {
+        "loss": bits * math.log(2),
+        "tokens": 512,
+        "grad_norm": 1 / step,
+        "learning_rate": 1e-3 * step,
+        "tokens_per_second": 4000,
+      }
+      writer.write(step, "train", values)
+      if step % 50 == 0:
+        writer.write(step, "validation", {"bits_per_token": bits + 0.1})
+  return folder
+
+
+class Drawing:
+  """What was drawn: the figure that would have been written."""
+
+  def __init__(self, monkeypatch):
+    save = report.Figure.savefig
+
+    def keep(figure, *args, **kwargs):
+      self.figure = figure
+      return save(figure, *args, **kwargs)
+
+    monkeypatch.setattr(report.Figure, "savefig", keep)
+
+  @property
+  def panels(self):
+    return {axes.get_title(loc="left"): axes for axes in self.figure.axes}
+
+  def curves(self, title):
+    return [
+      np.array(line.get_xydata())
+      for line in self.panels[title].lines
+      if len(line.get_xdata()) > 2
+    ]
+
+
+@pytest.fixture
+def drawing(monkeypatch):
+  return Drawing(monkeypatch)
+
+
+def test_the_picture_is_not_blank(tmp_path):
+  output = tmp_path / "new" / "report.png"
+  write_report([write_run(tmp_path / "run")], output)
+  picture = matplotlib.image.imread(output)
+  assert picture.shape[0] > 500
+  assert picture.shape[1] > 900
+  assert (picture[..., :3].min(axis=-1) < 0.5).mean() > 0.005
+
+
+def test_curves_are_what_was_written(tmp_path, drawing):
+  write_report([write_run(tmp_path / "run")], tmp_path / "a.png")
+  steps = np.arange(10, 201, 10)
+  bits = 3 + np.exp(-steps / 50)
+  training, validation = drawing.curves("Loss by step")
+  np.testing.assert_allclose(training, np.stack([steps, bits], 1))
+  every = steps % 50 == 0
+  expected = np.stack([steps[every], bits[every] + 0.1], 1)
+  np.testing.assert_allclose(validation, expected)
+  (rates,) = drawing.curves("Learning rate")
+  np.testing.assert_allclose(rates, np.stack([steps, 1e-3 * steps], 1))
+
+
+def test_tokens_are_counted_from_the_steps_between_lines(tmp_path, drawing):
+  write_report([write_run(tmp_path / "run")], tmp_path / "a.png")
+  training, validation = drawing.curves("Loss by tokens seen")
+  np.testing.assert_allclose(training[:, 0], 512 * np.arange(10, 201, 10))
+  np.testing.assert_allclose(validation[:, 0], 512 * np.arange(50, 201, 50))
+
+
+def test_tokens_seen_are_taken_as_they_are(tmp_path, drawing):
+  with MetricsWriter(tmp_path, total_steps=30, tensorboard=False) as writer:
+    for step in (10, 20, 30):
+      values = {"loss": 1.0, "tokens": 5, "tokens_seen": step**2}
+      writer.write(step, "train", values)
+  write_report([tmp_path], tmp_path / "a.png")
+  (training,) = drawing.curves("Loss by tokens seen")
+  np.testing.assert_allclose(training[:, 0], [100, 400, 900])
+
+
+def test_panels_without_numbers_are_left_out(tmp_path, drawing):
+  with MetricsWriter(tmp_path, total_steps=30, tensorboard=False) as writer:
+    for step in (10, 20, 30):
+      writer.write(step, "train", {"learning_rate": 1.0, "grad_norm": math.nan})
+  write_report([tmp_path], tmp_path / "a.png")
+  assert list(drawing.panels) == ["Learning rate"]
+
+
+def test_what_is_not_finite_is_a_gap_and_not_an_error(tmp_path, drawing):
+  with MetricsWriter(tmp_path, total_steps=30, tensorboard=False) as writer:
+    for step, loss in enumerate((3.0, 2.0, math.nan, math.inf, 1.0)):
+      writer.write(step, "train", {"bits_per_token": loss})
+  write_report([tmp_path], tmp_path / "a.png")
+  (training,) = drawing.curves("Loss by step")
+  np.testing.assert_allclose(training, [[0, 3], [1, 2], [4, 1]])
+
+
+def test_baselines_are_named_lines(tmp_path, drawing):
+  run = write_run(tmp_path / "run", unigram=4.7, gzip=1.97)
+  write_report([run, run], tmp_path / "a.png")
+  for title in ("Loss by step", "Loss by tokens seen"):
+    axes = drawing.panels[title]
+    labels = {text.get_text() for text in axes.texts}
+    assert labels == {"unigram 4.70", "gzip 1.97"}
+    assert len(axes.texts) == 2
+    low, high = axes.get_ylim()
+    assert low < 1.97 < 4.7 < high
+  assert not drawing.panels["Learning rate"].texts
+
+
+def test_runs_are_told_apart(tmp_path, drawing):
+  runs = [
+    write_run(tmp_path / name, offset=number)
+    for number, name in enumerate(["small", "large", "larger"])
+  ]
+  write_report(runs, tmp_path / "a.png")
+  (legend,) = drawing.figure.legends
+  labels = [text.get_text() for text in legend.get_texts()]
+  assert labels == ["small", "large", "larger", "training", "validation"]
+  colors = {line.get_color() for line in legend.get_lines()[:3]}
+  assert len(colors) == 3
+  lines = drawing.panels["Learning rate"].lines
+  assert [line.get_color() for line in lines] == [
+    line.get_color() for line in legend.get_lines()[:3]
+  ]
+
+
+def test_runs_of_one_name_are_called_by_their_paths(tmp_path, drawing):
+  runs = [write_run(tmp_path / name / "run") for name in "ab"]
+  write_report(runs, tmp_path / "a.png")
+  (legend,) = drawing.figure.legends
+  labels = [text.get_text() for text in legend.get_texts()]
+  assert labels[:2] == [str(run) for run in runs]
+
+
+def run_command(*arguments):
+  return subprocess.run(
+    [sys.executable, "-W", "error", "-m", "train.report", *map(str, arguments)],
+    capture_output=True,
+    text=True,
+    cwd=pathlib.Path(report.__file__).parents[1],
+  )
+
+
+def test_the_command_draws_beside_a_single_run(tmp_path):
+  run = write_run(tmp_path / "run")
+  done = run_command(run)
+  assert (done.returncode, done.stderr) == (0, "")
+  assert done.stdout == f"wrote {run / 'report.png'}\n"
+  assert matplotlib.image.imread(run / "report.png").size
+
+
+def test_the_command_draws_where_it_is_told(tmp_path):
+  runs = [write_run(tmp_path / name) for name in "ab"]
+  output = tmp_path / "both.svg"
+  assert run_command(*runs, f"--output={output}").returncode == 0
+  assert output.read_text().startswith("<?xml")
+
+
+@pytest.mark.parametrize(
+  ("content", "message"),
+  [
+    (None, "no run in '{}': there is no metrics.jsonl to read"),
+    ("", "nothing to draw of '{}': its metrics.jsonl is empty"),
+    ('{"step": 1, "sp', "nothing to draw of '{}': its metrics.jsonl is empty"),
+    ('{"step": 1, "x": 2}\n', "nothing to draw of {}: the metrics hold none"),
+  ],
+)
+def test_a_run_without_metrics_gives_one_line(
+  tmp_path, capsys, content, message
+):
+  run = tmp_path / "run"
+  if content is not None:
+    run.mkdir()
+    (run / "metrics.jsonl").write_text(content)
+  assert report.main([str(run), f"--output={tmp_path / 'a.png'}"]) == 1
+  out, err = capsys.readouterr()
+  assert out == ""
+  assert err.startswith(message.format(run))
+  assert err.count("\n") == 1
+  assert not (tmp_path / "a.png").exists()

@@ -1,0 +1,24 @@
+"""The data: what to train on, and in which order.
+
+`Text`, `Mqar` and `Tfds` are settings that open themselves:
+`Text(length=512).open("train")` is a `Dataset`, examples by number, and
+`Batches` stacks them in a random order that can be taken up anywhere.
+"""
+
+from train.data.baselines import baselines
+from train.data.batches import Batches
+from train.data.dataset import DataConfig, Dataset, Example
+from train.data.mqar import Mqar
+from train.data.named import Tfds
+from train.data.text import Text
+
+__all__ = [
+  "Batches",
+  "DataConfig",
+  "Dataset",
+  "Example",
+  "Mqar",
+  "Text",
+  "Tfds",
+  "baselines",
+]

@@ -1,0 +1,164 @@
+"""Finds the files of a text corpus and divides them into splits."""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+import hashlib
+import os
+import pathlib
+import sysconfig
+from collections.abc import Iterator
+
+# Left out of Python's own sources: what is installed beside it, its tests
+# (some distributions ship none) and what was written when it was built.
+_NOT_LIBRARY = frozenset(
+  ("site-packages", "dist-packages", "test", "tests", "idle_test")
+)
+_BUILT = ("_sysconfigdata*", "config-*")
+
+
+@dataclasses.dataclass(frozen=True)
+class Document:
+  """A file, or a stretch of one, that a model should read on its own."""
+
+  name: str
+  path: pathlib.Path
+  start: int
+  stop: int
+
+  def read(self) -> bytes:
+    """Returns the document's bytes; a `ValueError` if they cannot be read."""
+    try:
+      with self.path.open("rb") as file:
+        file.seek(self.start)
+        return file.read(self.stop - self.start)
+    except OSError as error:
+      raise ValueError(
+        f"cannot read {self.path} ({error.strerror}): make it readable, or"
+        " leave it out by `pattern`"
+      ) from error
+
+  @property
+  def size(self) -> int:
+    """Bytes."""
+    return self.stop - self.start
+
+
+def find_documents(path: str, pattern: str) -> list[Document]:
+  """Lists the documents of a corpus in an order that their names give.
+
+  Args:
+    path: a file, a folder, or "" for the sources of Python's standard library.
+    pattern: which file names to take, such as "*.txt". Hidden files, empty
+      files and `__pycache__` are never taken.
+
+  Returns:
+    At least one document, ordered by a hash of the path inside the folder, so
+    that neighbours are unrelated and a file's place is the same everywhere.
+
+  Raises:
+    ValueError: if there is nothing at `path`, or nothing in it.
+  """
+  root = pathlib.Path(path or sysconfig.get_path("stdlib")).expanduser()
+  if root.is_file():
+    documents = [Document(root.name, root, 0, root.stat().st_size)]
+  elif root.is_dir():
+    names = _walk(root, pattern, library=not path)
+    documents = [
+      Document(name, root / name, 0, (root / name).stat().st_size)
+      for name in names
+    ]
+  else:
+    raise ValueError(
+      f"there is no file or folder {str(root)!r}: set the text data's `path` to"
+      " a file or a folder of text"
+    )
+  documents = [document for document in documents if document.size]
+  if not documents:
+    raise ValueError(
+      f"no file in {str(root)!r} that is not empty and matches {pattern!r}:"
+      " change the text data's `path` or its `pattern`"
+    )
+  return sorted(documents, key=lambda item: (_fraction(item), item.name))
+
+
+def divide(
+  documents: list[Document], held_out: float, held_out_bytes: int
+) -> dict[str, list[Document]]:
+  """Divides documents into "train" and "validation".
+
+  A document is held out if the hash of its name falls into the first `held_out`
+  of all hashes: adding or removing one moves no other across. Of the held-out
+  documents only the first `held_out_bytes` bytes are kept; what is over goes
+  to neither split, so that this limit does not change what is trained on. Where
+  the rule leaves a split empty, the nearest document goes there, and a single
+  document is cut: its tail is held out.
+
+  Args:
+    documents: as `find_documents` ordered them.
+    held_out: the fraction to hold out, between 0 and 1.
+    held_out_bytes: the most bytes to hold out.
+
+  Returns:
+    The documents of each split, none of them empty.
+
+  Raises:
+    ValueError: if there is a single document, of a single byte.
+  """
+  if len(documents) == 1:
+    return _cut(documents[0], held_out, held_out_bytes)
+  held = sum(_fraction(document) < held_out for document in documents)
+  held = min(max(held, 1), len(documents) - 1)
+  validation = []
+  left = held_out_bytes
+  for document in documents[:held]:
+    if not left:
+      break
+    stop = min(document.stop, left)
+    validation.append(dataclasses.replace(document, stop=stop))
+    left -= stop
+  return {"train": documents[held:], "validation": validation}
+
+
+def _cut(
+  document: Document, held_out: float, held_out_bytes: int
+) -> dict[str, list[Document]]:
+  if document.size < 2:
+    raise ValueError(
+      f"{str(document.path)!r} holds one byte: too few to train on and to hold"
+      " out; set the text data's `path` to more text"
+    )
+  tail = min(max(round(document.size * held_out), 1), held_out_bytes)
+  edge = document.stop - min(tail, document.size - 1)
+  return {
+    "train": [dataclasses.replace(document, stop=edge)],
+    "validation": [dataclasses.replace(document, start=edge)],
+  }
+
+
+def _fraction(document: Document) -> float:
+  digest = hashlib.blake2b(document.name.encode(), digest_size=6).digest()
+  return int.from_bytes(digest, "big") / 2**48
+
+
+def _walk(root: pathlib.Path, pattern: str, *, library: bool) -> Iterator[str]:
+  """Yields the paths of files in `root`, relative to it, with slashes."""
+  for folder, inner, files in os.walk(root):
+    inner[:] = [name for name in inner if _wanted(name, library)]
+    for name in files:
+      path = pathlib.Path(folder, name)
+      if (
+        fnmatch.fnmatchcase(name, pattern)
+        and _wanted(name, library)
+        and (name.endswith(".py") or not library)
+        and path.is_file()
+      ):
+        yield path.relative_to(root).as_posix()
+
+
+def _wanted(name: str, library: bool) -> bool:
+  if name.startswith(".") or name == "__pycache__":
+    return False
+  built = any(fnmatch.fnmatchcase(name, pattern) for pattern in _BUILT)
+  return not library or (name not in _NOT_LIBRARY and not built)

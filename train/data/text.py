@@ -1,0 +1,141 @@
+"""Byte-level language modelling on the text that is at hand."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from typing import SupportsIndex
+
+import numpy as np
+
+from train.data import corpus
+from train.data.dataset import (
+  Example,
+  check_at_least,
+  check_index,
+  check_split,
+  pad,
+)
+
+SEPARATOR = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class Text:
+  """Text files as rows of bytes, divided by file, packed with segment ids.
+
+  Every document is laid down as one separator token and its bytes, documents
+  end to end, and the whole is cut into rows. Tokens 0 to 255 are the bytes and
+  256 is the separator, so that the vocabulary has 257: a model must be given
+  something to predict a document's first byte from, and no byte is free for
+  it. Predicting the separator has weight 0. Every byte is therefore predicted
+  exactly once and nothing else counts, and the mean loss is bits (or nats) a
+  byte, which compares with what `gzip` makes of the same bytes.
+
+  Attributes:
+    length: tokens a row, L.
+    path: a folder or a file; "" for the sources of Python's own standard
+      library, without its tests. Of a single file the tail is held out.
+    pattern: which file names to take, such as "*.txt".
+    held_out: the fraction of the files that is held out for validation; which
+      ones follows from their names, see `train.data.corpus.divide`.
+    held_out_bytes: the most bytes to hold out.
+  """
+
+  length: int = 512
+  path: str = ""
+  pattern: str = "*"
+  held_out: float = 0.05
+  held_out_bytes: int = 1_000_000
+
+  def open(self, split: str) -> PackedBytes:
+    """Reads the documents of a split into memory.
+
+    Args:
+      split: "train" or "validation".
+
+    Returns:
+      The data set.
+
+    Raises:
+      ValueError: for a setting out of range, or if there is no text.
+    """
+    check_split(split)
+    check_at_least(1, length=self.length, held_out_bytes=self.held_out_bytes)
+    if not 0 < self.held_out < 1:
+      raise ValueError(
+        f"held_out must be between 0 and 1, got {self.held_out}: it is the"
+        " fraction of the files to hold out"
+      )
+    documents = corpus.find_documents(self.path, self.pattern)
+    splits = corpus.divide(documents, self.held_out, self.held_out_bytes)
+    return PackedBytes(
+      (document.read() for document in splits[split]), self.length
+    )
+
+
+class PackedBytes:
+  """Documents laid end to end and cut into rows; see `Text`."""
+
+  vocab_size = 257
+
+  def __init__(self, documents: Iterable[bytes], length: int):
+    """Lays the documents down.
+
+    Args:
+      documents: their bytes; at least one document, and none of them empty.
+      length: tokens a row, L.
+    """
+    # One byte a token: the separators stand as zeros here, and where they are
+    # is kept apart, so that a large corpus takes no more memory than its size.
+    stream = bytearray()
+    starts = []
+    for content in documents:
+      starts.append(len(stream))
+      stream.append(0)
+      stream += content
+    self._stream = np.frombuffer(stream, np.uint8)
+    self._starts = np.array(starts, np.int64)
+    self._length = length
+
+  def __len__(self) -> int:
+    # The first token, a separator, is nobody's target.
+    return -(-(len(self._stream) - 1) // self._length)
+
+  def __getitem__(self, index: SupportsIndex) -> Example:
+    begin = check_index(index, len(self)) * self._length
+    # The tokens of the row and one more, for the last target.
+    tokens = self._stream[begin : begin + self._length + 1].astype(np.int32)
+    some = np.searchsorted(self._starts, (begin, begin + len(tokens)))
+    tokens[self._starts[slice(*some)] - begin] = SEPARATOR
+    inputs, targets = tokens[:-1], tokens[1:]
+    opens = inputs == SEPARATOR
+    row = {
+      "inputs": inputs,
+      "targets": targets,
+      "weights": (targets != SEPARATOR).astype(np.float32),
+      "segment_ids": np.cumsum(opens, dtype=np.int32) - np.int32(opens[0]),
+    }
+    return pad(row, self._length, SEPARATOR)
+
+  def encode(self, content: bytes) -> list[int]:
+    """Returns the separator and the bytes: the beginning of a document."""
+    return [SEPARATOR, *content]
+
+  def decode(self, tokens: Iterable[int]) -> bytes:
+    """Returns the bytes among the tokens; separators leave nothing."""
+    return bytes(int(token) for token in tokens if token != SEPARATOR)
+
+  def content(self) -> bytes:
+    """Returns all documents' bytes, end to end, without separators."""
+    return np.delete(self._stream, self._starts).tobytes()
+
+  def byte_counts(self) -> np.ndarray:
+    """Returns how often each byte occurs: [256], int64."""
+    counts = np.zeros(256, np.int64)
+    # In pieces, because `bincount` makes an eight-byte copy of what it counts.
+    for begin in range(0, len(self._stream), 1 << 22):
+      piece = self._stream[begin : begin + (1 << 22)]
+      counts += np.bincount(piece, minlength=256)
+    counts[0] -= len(self._starts)
+    return counts

@@ -1,0 +1,317 @@
+"""Draws the curves of one run or several: `python -m train.report RUNDIR...`.
+
+What is drawn is what `metrics.jsonl` of every run holds; a panel without
+numbers is left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+import os
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import EngFormatter
+
+from train.metrics import FILE_NAME, read_metrics
+
+_COLORS = (
+  "#0072b2",
+  "#d55e00",
+  "#009e73",
+  "#cc79a7",
+  "#e69f00",
+  "#56b4e9",
+  "#000000",
+)
+_GREY = "#666666"
+_LINE_WIDTH = 1.8
+
+
+@dataclasses.dataclass(frozen=True)
+class _Panel:
+  """One set of axes: a metric against steps or tokens."""
+
+  title: str
+  metric: str
+  unit: str
+  against: str = "step"
+  splits: tuple[str, ...] = ("train", "validation")
+  noisy: bool = False
+
+
+_BITS = "bits_per_token"
+_PANELS = (
+  _Panel("Loss by step", _BITS, "bits a token"),
+  _Panel("Loss by tokens seen", _BITS, "bits a token", against="tokens"),
+  _Panel("Accuracy", "accuracy", "share of tokens"),
+  _Panel("Learning rate", "learning_rate", "", splits=("train",)),
+  _Panel("Gradient norm", "grad_norm", "", splits=("train",), noisy=True),
+  _Panel(
+    "Speed",
+    "tokens_per_second",
+    "tokens a second",
+    splits=("train",),
+    noisy=True,
+  ),
+)
+
+
+class _Run:
+  """The metrics of one run, by split and name."""
+
+  def __init__(self, workdir: str | os.PathLike[str]):
+    self.path = pathlib.Path(workdir)
+    try:
+      lines = read_metrics(self.path)
+    except OSError as error:
+      raise ValueError(
+        f"no run in {str(self.path)!r}: there is no {FILE_NAME} to read"
+      ) from error
+    if not lines:
+      raise ValueError(
+        f"nothing to draw of {str(self.path)!r}: its {FILE_NAME} is empty"
+      )
+    self._lines = [_with_bits(line) for line in lines]
+
+  @property
+  def baselines(self) -> dict[str, float]:
+    """What simple methods reach, in bits."""
+    found: dict[str, float] = {}
+    for line in self._lines:
+      if line["split"] == "baseline":
+        found |= {
+          name: value
+          for name, value in line.items()
+          if name not in ("step", "split", _BITS) and math.isfinite(value)
+        }
+    return found
+
+  def curve(
+    self, split: str, metric: str, against: str
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """Returns x and y [n] of the points that are finite."""
+    points = [
+      (line["step"], line[metric])
+      for line in self._lines
+      if line["split"] == split and math.isfinite(line.get(metric, math.nan))
+    ]
+    steps, values = np.array(points, float).reshape(-1, 2).T
+    return (steps if against == "step" else self._tokens(steps)), values
+
+  def _tokens(self, steps: np.ndarray) -> np.ndarray:
+    """Tokens seen at some steps: "tokens_seen", or "tokens" a step, summed.
+
+    Only some steps are written, so it goes straight between those.
+    """
+    known, seen = self.curve("train", "tokens_seen", "step")
+    if not len(known):
+      known, each = self.curve("train", "tokens", "step")
+      seen = np.cumsum(each * np.diff(known, prepend=0))
+    if not len(known):
+      return np.full_like(steps, math.nan)
+    return np.interp(steps, [0, *known], [0, *seen])
+
+
+def _with_bits(line: dict[str, Any]) -> dict[str, Any]:
+  line = {"split": "train", **line}
+  if _BITS not in line and "loss" in line:
+    line[_BITS] = line["loss"] / math.log(2)
+  return line
+
+
+def write_report(
+  workdirs: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str]
+) -> None:
+  """Draws the curves of runs, one colour each, as a picture.
+
+  Args:
+    workdirs: the runs' folders.
+    output: the file to write; its suffix gives the format, such as ".png".
+
+  Raises:
+    ValueError: if a run is missing or has nothing to draw.
+  """
+  runs = [_Run(workdir) for workdir in workdirs]
+  panels = [panel for panel in _PANELS if any(_has(run, panel) for run in runs)]
+  if not panels:
+    raise ValueError(
+      f"nothing to draw of {', '.join(map(str, workdirs))}: the metrics hold"
+      f" none of {', '.join(sorted({panel.metric for panel in _PANELS}))}"
+    )
+  columns = min(3, len(panels))
+  rows = -(-len(panels) // columns)
+  figure = Figure(
+    figsize=(4.6 * columns, 3.3 * rows + 0.7), layout="constrained"
+  )
+  grid = figure.subplots(rows, columns, squeeze=False).flat
+  for axes, panel in zip(grid, panels, strict=False):
+    _draw(axes, panel, runs)
+  for axes in list(grid)[len(panels) :]:
+    axes.remove()
+  _legend(figure, runs, panels)
+  pathlib.Path(output).parent.mkdir(parents=True, exist_ok=True)
+  figure.savefig(output, dpi=130)
+
+
+def _has(run: _Run, panel: _Panel) -> bool:
+  curves = (run.curve(s, panel.metric, panel.against) for s in panel.splits)
+  return any(np.isfinite(x).any() for x, _ in curves)
+
+
+def _draw(axes: Axes, panel: _Panel, runs: Sequence[_Run]) -> None:
+  """Draws every run's curves, and the baselines where the unit is bits."""
+  heights: list[float] = []
+  for number, run in enumerate(runs):
+    color = _COLORS[number % len(_COLORS)]
+    for split in panel.splits:
+      x, y = run.curve(split, panel.metric, panel.against)
+      if len(x) and split == "validation":
+        axes.plot(
+          x,
+          y,
+          "o-",
+          color=color,
+          markersize=3.5,
+          zorder=4,
+          linewidth=_LINE_WIDTH,
+        )
+      elif len(x):
+        _draw_training(axes, x, y, color, panel)
+      heights.extend(y.tolist())
+  if panel.metric == _BITS:
+    axes.set_ylim(_limits(heights, _draw_baselines(axes, runs)))
+  axes.set_title(panel.title, loc="left", fontsize=11, fontweight="bold")
+  axes.set_xlabel("step" if panel.against == "step" else "tokens")
+  axes.set_ylabel(panel.unit)
+  axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+  if panel.metric == "tokens_per_second":
+    axes.yaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.set_ylim(bottom=0)
+  axes.set_xlim(left=0)
+  axes.grid(color="#e4e4e4", linewidth=0.7)
+  axes.set_axisbelow(True)
+  axes.spines[["top", "right"]].set_visible(False)
+
+
+def _limits(
+  heights: Sequence[float], baselines: Sequence[float]
+) -> tuple[float, float]:
+  """Chooses the range of losses to show, with all the baselines in it."""
+  # The first steps are far above all that follows; they may leave the top.
+  low = min([*heights, *baselines])
+  high = max([float(np.quantile(heights, 0.95)), *baselines])
+  margin = 0.1 * (high - low) or 0.1
+  return low - margin, high + margin
+
+
+def _draw_training(
+  axes: Axes, x: np.ndarray, y: np.ndarray, color: str, panel: _Panel
+) -> None:
+  """Draws a curve behind that of validation, or what is noisy as its mean."""
+  window = len(y) // 40
+  if panel.noisy and window > 1:
+    axes.plot(x, y, color=color, alpha=0.25, linewidth=0.8)
+    # Of the mean only where the window is full.
+    x, y = (
+      np.convolve(values, np.ones(window) / window, "valid")
+      for values in (x, y)
+    )
+  alone = "validation" not in panel.splits
+  axes.plot(
+    x,
+    y,
+    color=color,
+    alpha=1 if alone else 0.45,
+    linewidth=_LINE_WIDTH if alone else 1,
+  )
+
+
+def _draw_baselines(axes: Axes, runs: Sequence[_Run]) -> list[float]:
+  """Draws a labelled line for every different baseline of the runs."""
+  lines = {
+    (name, value) for run in runs for name, value in run.baselines.items()
+  }
+  for name, value in sorted(lines):
+    axes.axhline(value, color=_GREY, linewidth=1, linestyle=(0, (4, 3)))
+    axes.annotate(
+      f"{name} {value:.2f}",
+      (1, value),
+      xycoords=("axes fraction", "data"),
+      # Below the line: curves come from above.
+      xytext=(-2, -3),
+      textcoords="offset points",
+      ha="right",
+      va="top",
+      fontsize=8.5,
+      color=_GREY,
+    )
+  return [value for _, value in lines]
+
+
+def _legend(
+  figure: Figure, runs: Sequence[_Run], panels: Sequence[_Panel]
+) -> None:
+  """Names the runs by colour and the splits by line, once for all panels."""
+  names = [run.path.resolve().name for run in runs]
+  if len(set(names)) < len(names):
+    names = [str(run.path) for run in runs]
+  entries = [
+    Line2D(
+      [],
+      [],
+      color=_COLORS[number % len(_COLORS)],
+      label=name,
+      linewidth=_LINE_WIDTH,
+    )
+    for number, name in enumerate(names)
+  ]
+  if any(len(panel.splits) > 1 for panel in panels):
+    entries += [
+      Line2D([], [], color=_GREY, alpha=0.6, linewidth=1, label="training"),
+      Line2D(
+        [], [], color=_GREY, marker="o", markersize=3.5, label="validation"
+      ),
+    ]
+  figure.legend(
+    handles=entries,
+    loc="outside upper left",
+    ncols=min(len(entries), 6),
+    frameon=False,
+  )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+  """Runs the command; returns its exit status."""
+  parser = argparse.ArgumentParser(
+    prog="python -m train.report", description="Draws the curves of runs."
+  )
+  parser.add_argument("workdirs", metavar="RUNDIR", nargs="+")
+  parser.add_argument(
+    "--output",
+    help="the picture to write; report.png in the folder of a single run,"
+    " or in the current one for several",
+  )
+  options = parser.parse_args(arguments)
+  single = len(options.workdirs) == 1
+  folder = pathlib.Path(options.workdirs[0] if single else ".")
+  output = options.output or folder / "report.png"
+  try:
+    write_report(options.workdirs, output)
+  except ValueError as error:
+    print(error, file=sys.stderr)
+    return 1
+  print(f"wrote {output}")
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main())
