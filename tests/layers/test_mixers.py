@@ -5,10 +5,10 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import plain
 import pytest
 
 from jaxmodels.layers import MIXERS
+from tests.layers import plain
 
 BATCH, LENGTH, WIDTH = 2, 20, 16
 # Name of the case: name of the mixer, its options, its plain definition.
