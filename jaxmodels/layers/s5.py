@@ -150,12 +150,13 @@ class S5(nn.Module):
     normal = nn.initializers.lecun_normal(in_axis=-1, out_axis=-2)
 
     def in_basis(key, shape, dtype):
-      b = vectors.conj().T @ normal(key, inputs, jnp.float32)
+      b = vectors.conj().T @ normal(key, inputs).astype(jnp.complex64)
       return jnp.stack([b.real, b.imag]).astype(dtype)
 
     def out_of_basis(key, shape, dtype):
-      c = normal(key, (2, self.width, self.state_width), jnp.float32)
-      c = (c[0] + 1j * c[1]) @ vectors * (self.output_scale * 0.5**0.5)
+      c = normal(key, (2, self.width, self.state_width))
+      c = jax.lax.complex(c[0], c[1]) @ vectors
+      c = c * (self.output_scale * 0.5**0.5)
       return jnp.stack([c.real, c.imag]).astype(dtype)
 
     def constant(value):

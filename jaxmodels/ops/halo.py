@@ -25,8 +25,9 @@ def from_previous(
   """`value` of the device before this one in time; `first` on the first."""
   step = -1 if reverse else 1
   count = lax.axis_size(axis_name)
-  pairs = [(i, i + step) for i in range(count) if 0 <= i + step < count]
-  received = lax.ppermute(value, axis_name, pairs)
+  # A whole ring: what the first device gets is dropped.
+  ring = [(i, (i + step) % count) for i in range(count)]
+  received = lax.ppermute(value, axis_name, ring)
   return jnp.where(rank(axis_name, reverse) == 0, first, received)
 
 
