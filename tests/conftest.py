@@ -1,3 +1,18 @@
+"""Settings of every test, made before JAX starts."""
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+# Eight devices for meshes. The programs here are many and tiny: compiling
+# them costs more than running them, and what they compute is the same.
+os.environ.setdefault(
+  "XLA_FLAGS",
+  "--xla_force_host_platform_device_count=8"
+  " --xla_backend_optimization_level=0"
+  " --xla_llvm_disable_expensive_passes=true",
+)
+
 import jax
 
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -143,20 +143,15 @@ def _entering(k: jax.Array, v: jax.Array, state: Cache | None) -> Cache:
 def _fill(cache: Cache, size: int) -> Cache:
   """A cache of `size` entries: the newest, behind dead ones if it has fewer."""
   past = cache.live.shape[-1]
-  if past > size:
-    start = past - size
-    return Cache(
-      cache.k[..., start:, :, :],
-      cache.v[..., start:, :, :],
-      cache.live[..., start:],
-    )
 
-  def pad(array: jax.Array, axis: int) -> jax.Array:
+  def fit(array: jax.Array, axis: int) -> jax.Array:
+    axis += array.ndim
+    kept = lax.slice_in_dim(array, max(past - size, 0), past, axis=axis)
     widths = [(0, 0)] * array.ndim
-    widths[axis] = (size - past, 0)
-    return jnp.pad(array, widths)
+    widths[axis] = (max(size - past, 0), 0)
+    return jnp.pad(kept, widths)
 
-  return Cache(pad(cache.k, -3), pad(cache.v, -3), pad(cache.live, -1))
+  return Cache(fit(cache.k, -3), fit(cache.v, -3), fit(cache.live, -1))
 
 
 def _leaving(
