@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxmodels.layers import MIXERS, RMSNorm
+from jaxmodels.layers import MIXERS, MLPS, RMSNorm
 from jaxmodels.layers.common import wide
 from jaxmodels.models.registry import make_mixer, make_mlp, pick
 from jaxmodels.ops import checks
@@ -244,6 +244,7 @@ class Backbone(nn.Module):
     pick("remat", self.remat, REMAT)
     for name in (*self.mixers, *self.mixer_options):
       pick("mixer", name, MIXERS)
+    pick("mlp", self.mlp, MLPS)
 
 
 def _checkpointed(

@@ -263,7 +263,7 @@ def test_under_shard_map_and_auto_mesh():
 def test_typos_are_named_with_near_matches(fields, match):
   model = build(SMALL, **fields)
   with pytest.raises(ValueError, match=match):
-    model.init(jax.random.key(0), TOKENS)
+    jax.eval_shape(model.init, jax.random.key(0), TOKENS)
 
 
 def test_no_channel_mixer():
