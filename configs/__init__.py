@@ -1,0 +1,1 @@
+"""Runs: one file each, whose docstring says what to expect."""

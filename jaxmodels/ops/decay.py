@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxmodels.ops.links import Links
+
 # exp of this is 0 in float64 too; sums of it are finite where -inf times the
 # zeros of a mask is not.
 _ZERO_DECAY = -1e4
@@ -35,47 +37,57 @@ class Decay(NamedTuple):
   through: jax.Array
 
 
-def boundary_decay(log_decay: jax.Array | None, like: jax.Array) -> Decay:
-  """Decays between each token and the edges of its chunk.
+def boundary_decay(
+  log_decay: jax.Array | None, like: jax.Array, links: Links
+) -> Decay:
+  """Decays between each token and the edges of its chunk; 0 where not joined.
 
   Args:
     log_decay: [C, K] or [C, 1] (one for all keys), or None for no decay.
     like: an array [C, ...] that gives size and dtype where there is no decay.
+    links: of the chunk.
   """
   if log_decay is None:
-    ones = jnp.ones_like(like[:, :1])
-    return Decay(ones, ones, ones[0])
-  entry = jnp.exp(_sum(_through(log_decay.shape[0]), log_decay))
-  exit_ = jnp.exp(_sum(_behind(log_decay.shape[0]), log_decay))
-  return Decay(entry, exit_, entry[-1])
+    entry = behind = jnp.ones_like(like[:, :1])
+  else:
+    entry = jnp.exp(_sum(_through(log_decay.shape[0]), log_decay))
+    behind = jnp.exp(_sum(_behind(log_decay.shape[0]), log_decay))
+  return Decay(
+    entry=jnp.where(links.entry[:, None], entry, 0),
+    exit=jnp.where(links.exit[:, None], behind, 0),
+    through=jnp.where(links.through, entry[-1], 0),
+  )
 
 
 def decayed_scores(
-  q: jax.Array, k: jax.Array, log_decay: jax.Array | None
+  q: jax.Array, k: jax.Array, log_decay: jax.Array | None, links: Links
 ) -> jax.Array:
-  """`sum_n q_in k_jn exp(sum_{j<t<=i} log_decay_tn)` for j <= i.
+  """`sum_n q_in k_jn exp(sum_{j<t<=i} log_decay_tn)`, of joined j <= i.
 
   Args:
     q: [C, K].
     k: [C, K].
     log_decay: [C, K] or [C, 1], or None.
+    links: of the chunk.
 
   Returns:
-    [C, C]; what stands above the diagonal is finite and has no meaning.
+    [C, C], 0 where token j is not joined to token i.
   """
   if log_decay is None:
-    return q @ k.T
-  if log_decay.shape[1] == 1:
-    return (q @ k.T) * jnp.exp(_between(log_decay[:, 0]))
-  if q.shape[0] <= _BLOCK:
-    return _scores_within(q, k, log_decay)
-  return _scores_of_blocks(q, k, log_decay)
+    scores = q @ k.T
+  elif log_decay.shape[1] == 1:
+    scores = (q @ k.T) * jnp.exp(_between(log_decay[:, 0]))
+  elif q.shape[0] <= _BLOCK:
+    scores = _scores_within(q, k, log_decay)
+  else:
+    scores = _scores_of_blocks(q, k, log_decay)
+  return jnp.where(links.pair, scores, 0)
 
 
 def _between(log_decay: jax.Array) -> jax.Array:
   """`sum_{j<t<=i} log_decay_t` [C, C], of [C]: i counts t <= i, j t > j."""
   size = log_decay.shape[0]
-  terms = _through(size) * _clip(log_decay)
+  terms = jnp.where(_through(size), _clip(log_decay)[None, :], 0)
   return jnp.matmul(
     terms,
     _behind(size).T.astype(terms.dtype),
@@ -92,8 +104,8 @@ def _scores_within(q, k, log_decay):
   half's end.
   """
   halves, from_start, to_end = _ladder(q.shape[0])
-  later = q * jnp.exp(_sum(from_start, log_decay))
-  earlier = k * jnp.exp(_sum(to_end, log_decay))
+  later = q[None] * jnp.exp(_sum(from_start, log_decay))
+  earlier = k[None] * jnp.exp(_sum(to_end, log_decay))
   scores = jnp.sum(jnp.where(halves, later @ earlier.mT, 0), axis=0)
   return scores + jnp.diag(jnp.sum(q * k, axis=-1))
 
@@ -113,8 +125,8 @@ def _scores_of_blocks(q, k, log_decay):
     axes=1,
     precision=lax.Precision.HIGHEST,
   )
-  to_end = _sum(_behind(_BLOCK), log_decay) + between[:, :, None]
-  earlier = (k * jnp.exp(to_end)).reshape(count, size, -1)
+  to_end = _sum(_behind(_BLOCK), log_decay)[None] + between[:, :, None]
+  earlier = (k[None] * jnp.exp(to_end)).reshape(count, size, -1)
   later = q * jnp.exp(_sum(_through(_BLOCK), log_decay))
   scores = (later @ earlier.mT).reshape(count, _BLOCK, count, _BLOCK)
   within = jax.vmap(_scores_within)(q, k, log_decay)

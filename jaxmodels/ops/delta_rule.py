@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmodels.ops.decay import boundary_decay, decayed_scores
+from jaxmodels.ops.decay import Decay, boundary_decay, decayed_scores
 from jaxmodels.ops.matrix_state import run_matrix_state
 from jaxmodels.ops.recurrence import Family, Method, Segment
 from jaxmodels.ops.triangular import invert_unit_lower
@@ -98,32 +98,34 @@ class _Chunk(NamedTuple):
 
   `solve` [C, C] is the inverse of I + A times diag(beta); `entry_k` [C, K]
   are the keys as the entering state meets them, `exit_k` [C, K] as the
-  leaving state holds them, `through` [K or 1] is the decay of the state.
+  leaving state holds them.
   """
 
   solve: jax.Array
   entry_k: jax.Array
   exit_k: jax.Array
-  through: jax.Array
+  decay: Decay
 
 
 def _prepare(chunk, links) -> _Chunk:
-  decay = boundary_decay(chunk.log_decay, chunk.k)
-  earlier = np.tri(chunk.k.shape[0], k=-1, dtype=bool)
-  overlap = decayed_scores(chunk.k, chunk.k, chunk.log_decay)
-  overlap = jnp.where(links.pair & earlier, overlap, 0)
+  k, beta = chunk.k, chunk.beta
+  decay = boundary_decay(chunk.log_decay, k, links)
+  overlap = decayed_scores(k, k, chunk.log_decay, links)
+  earlier = np.tri(k.shape[0], k=-1, dtype=bool)
+  A = jnp.where(earlier, beta[:, None] * overlap, 0)
   return _Chunk(
-    solve=invert_unit_lower(chunk.beta[:, None] * overlap) * chunk.beta,
-    entry_k=chunk.k * decay.entry * links.entry[:, None],
-    exit_k=chunk.k * decay.exit * links.exit[:, None],
-    through=decay.through * links.through,
+    solve=invert_unit_lower(A) * beta[None, :],
+    entry_k=k * decay.entry,
+    exit_k=k * decay.exit,
+    decay=decay,
   )
 
 
 def summarize(chunk, links):
   """`u = solve v - (solve entry_k) S` makes the update and the transition."""
   c = _prepare(chunk, links)
-  decay = c.through * jnp.eye(chunk.k.shape[-1], dtype=c.through.dtype)
+  same = np.eye(chunk.k.shape[-1], dtype=bool)
+  decay = jnp.where(same, c.decay.through[:, None], 0)
   return Segment(
     decay - c.exit_k.T @ (c.solve @ c.entry_k),
     c.exit_k.T @ (c.solve @ chunk.v),
@@ -151,11 +153,9 @@ def walk(chunk, links, state):
   """With the state at hand the writes `u` follow without the transition."""
   c = _prepare(chunk, links)
   u = c.solve @ (chunk.v - c.entry_k @ state)
-  scores = decayed_scores(chunk.q, chunk.k, chunk.log_decay)
-  decay = boundary_decay(chunk.log_decay, chunk.k)
-  q = chunk.q * decay.entry * links.entry[:, None]
-  y = jnp.where(links.pair, scores, 0) @ u + q @ state
-  return y, c.through[:, None] * state + c.exit_k.T @ u
+  scores = decayed_scores(chunk.q, chunk.k, chunk.log_decay, links)
+  y = scores @ u + (chunk.q * c.decay.entry) @ state
+  return y, c.decay.through[:, None] * state + c.exit_k.T @ u
 
 
 FAMILY = Family(summarize, compose, advance, read, walk)

@@ -108,7 +108,7 @@ def advance(segment, state):
 
 def read(chunk, links, state):
   """Every state of the chunk."""
-  return advance(_prefix(chunk, links), state)
+  return advance(_prefix(chunk, links), state[None])
 
 
 def walk(chunk, links, state):

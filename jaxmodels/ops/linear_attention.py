@@ -9,7 +9,6 @@ arXiv:2312.06635).
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from jaxmodels.ops.decay import boundary_decay, decayed_scores
 from jaxmodels.ops.matrix_state import run_matrix_state
@@ -82,9 +81,8 @@ def linear_attention(
 
 def summarize(chunk, links):
   """The chunk decays the state and adds `sum_j exit_j k_j v_j^T`."""
-  decay = boundary_decay(chunk.log_decay, chunk.k)
-  k = chunk.k * decay.exit * links.exit[:, None]
-  return Segment(decay.through * links.through, k.T @ chunk.v)
+  decay = boundary_decay(chunk.log_decay, chunk.k, links)
+  return Segment(decay.through, (chunk.k * decay.exit).T @ chunk.v)
 
 
 def compose(earlier, later):
@@ -101,10 +99,9 @@ def advance(segment, state):
 
 def read(chunk, links, state):
   """What tokens of the chunk wrote, and what the entering state holds."""
-  decay = boundary_decay(chunk.log_decay, chunk.k)
-  scores = decayed_scores(chunk.q, chunk.k, chunk.log_decay)
-  q = chunk.q * decay.entry * links.entry[:, None]
-  return jnp.where(links.pair, scores, 0) @ chunk.v + q @ state
+  decay = boundary_decay(chunk.log_decay, chunk.k, links)
+  scores = decayed_scores(chunk.q, chunk.k, chunk.log_decay, links)
+  return scores @ chunk.v + (chunk.q * decay.entry) @ state
 
 
 FAMILY = Family(summarize, compose, advance, read)

@@ -80,7 +80,7 @@ def delta_rule(
   q, k, v, beta, log_decay=None, initial_state=None, *, segment_ids=None,
   reverse=False,
 ):  # fmt: skip
-  """`S = (I - beta_t k_t k_t^T) diag(exp(log_decay_t)) S + beta_t k_t v_t^T`."""
+  """`S_t = (I - beta k k^T) decay_t S_{t-1} + beta k v^T; y_t = S_t^T q_t`."""
 
   def step(S, token):
     q, k, v, beta, log_decay = token

@@ -1,0 +1,27 @@
+"""What an op or mixer is tried on: forms, lengths, resets."""
+
+import numpy as np
+
+FORMS = ("recurrent", "associative", "chunked", "parallel")
+
+
+def lengths(chunk: int) -> tuple[int, ...]:
+  """Lengths around the edges of a chunk of so many tokens."""
+  return (1, 2, chunk - 1, chunk, chunk + 1, 3 * chunk + 5, 63)
+
+
+def resets(length: int, chunk: int) -> dict[str, np.ndarray | None]:
+  """Segment ids [L] by name: where documents or episodes begin."""
+  places = {
+    "none": [],
+    "at the first token": [0],
+    "inside a chunk": [chunk // 2 + 1],
+    "at a chunk's edge": [chunk],
+    "everywhere": [0, 1, 2, chunk - 1, chunk, chunk + 3, 2 * chunk + 1],
+  }
+  ids: dict[str, np.ndarray | None] = {"no segment ids": None}
+  for name, at in places.items():
+    starts = np.zeros(length, np.int32)
+    starts[[t for t in at if t < length]] = 1
+    ids[name] = np.cumsum(starts, dtype=np.int32)
+  return ids

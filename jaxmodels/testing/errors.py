@@ -1,0 +1,38 @@
+"""How wrong a result is, and how wrong it may be."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+# Relative errors against float64. The bound of bfloat16 is a few of its
+# rounding steps (2^-9), of which inputs and outputs take one each.
+TOLERANCE = {
+  "float64": 1e-11,
+  "complex128": 1e-11,
+  "float32": 2e-5,
+  "complex64": 2e-5,
+  "bfloat16": 2e-2,
+  "float16": 5e-3,
+}
+
+
+def tolerance(dtype: Any) -> float:
+  """The relative error that results in a dtype may have."""
+  return TOLERANCE[jnp.dtype(dtype).name]
+
+
+def relative_error(result: Any, expected: Any) -> float:
+  """`|result - expected| / |expected|` in float64; inf where not finite."""
+  result, expected = widest(result), widest(expected)
+  if result.shape != expected.shape or not np.all(np.isfinite(result)):
+    return float("inf")
+  error, scale = np.linalg.norm(result - expected), np.linalg.norm(expected)
+  return float(error / scale) if scale else float(error)
+
+
+def widest(x: Any) -> np.ndarray:
+  """As float64 or complex128."""
+  x = np.asarray(x)
+  wide = np.complex128 if np.iscomplexobj(x) else np.float64
+  return x.astype(wide)

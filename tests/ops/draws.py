@@ -1,0 +1,58 @@
+"""Draws of arguments for the ops, batch 2, in float64."""
+
+import numpy as np
+
+HEADS, KEYS, VALUES = 2, 8, 6
+
+
+def qkv(rng, length):
+  shape = (2, length, HEADS)
+  k = rng.standard_normal((*shape, KEYS))
+  return {
+    "q": rng.standard_normal((*shape, KEYS)),
+    "k": k / np.linalg.norm(k, axis=-1, keepdims=True),
+    "v": rng.standard_normal((*shape, VALUES)),
+    "initial_state": rng.standard_normal((2, HEADS, KEYS, VALUES)),
+  }
+
+
+def log_decay(rng, length, *, per_key, scale=1.0):
+  shape = (2, length, HEADS) + ((KEYS,) if per_key else ())
+  return -scale * rng.exponential(size=shape)
+
+
+def linear_attention(decay=None):
+  def draw(rng, length):
+    drawn = qkv(rng, length)
+    if decay is not None:
+      drawn["log_decay"] = log_decay(rng, length, per_key=decay == "key")
+    return drawn
+
+  return draw
+
+
+def delta_rule(decay=None):
+  def draw(rng, length):
+    drawn = linear_attention(decay)(rng, length)
+    drawn["beta"] = rng.uniform(0, 2, (2, length, HEADS))
+    return drawn
+
+  return draw
+
+
+def diagonal(complex_=False):
+  def draw(rng, length):
+    shape = (2, length, 5)
+    drawn = {
+      "a": rng.uniform(-1, 1, shape),
+      "b": rng.standard_normal(shape),
+      "initial_state": rng.standard_normal((2, 5)),
+    }
+    if complex_:
+      drawn = {
+        name: x * np.exp(1j * rng.uniform(0, 2 * np.pi, x.shape))
+        for name, x in drawn.items()
+      }
+    return drawn
+
+  return draw

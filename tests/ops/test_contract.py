@@ -1,0 +1,160 @@
+"""What every op promises besides its numbers."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxmodels import ops
+from jaxmodels.testing import relative_error
+from tests.ops.test_matrix import OPS, each_op
+
+LENGTH = 21
+
+
+def prepare(name, **options):
+  """The op, jitted, and float32 arguments split in state and sequence."""
+  op, draw = OPS[name]
+  drawn = draw(np.random.default_rng(0), LENGTH)
+  cast = {
+    k: jnp.asarray(x, jnp.complex64 if np.iscomplexobj(x) else jnp.float32)
+    for k, x in drawn.items()
+  }
+  state = cast.pop("initial_state")
+  run = jax.jit(functools.partial(getattr(ops, op), chunk_size=8, **options))
+  return run, cast, state
+
+
+def cut(sequence, start, stop):
+  return {k: x[:, start:stop] for k, x in sequence.items()}
+
+
+@each_op
+@pytest.mark.parametrize("at", [1, 8, 11])
+def test_cut_and_continue(name, at):
+  run, sequence, state = prepare(name)
+  ids = jnp.cumsum(jnp.zeros((2, LENGTH), jnp.int32).at[:, 10].set(1), axis=1)
+  y, last = run(**sequence, initial_state=state, segment_ids=ids)
+  y1, middle = run(
+    **cut(sequence, 0, at), initial_state=state, segment_ids=ids[:, :at]
+  )
+  y2, end = run(
+    **cut(sequence, at, LENGTH),
+    initial_state=middle,
+    segment_ids=ids[:, at:] - ids[:, at - 1 : at],
+  )
+  assert relative_error(jnp.concatenate([y1, y2], 1), y) < 1e-6
+  assert relative_error(end, last) < 1e-6
+
+
+@each_op
+def test_one_token_at_a_time(name):
+  run, sequence, state = prepare(name)
+  y, last = run(**sequence, initial_state=state)
+  outputs = []
+  for t in range(LENGTH):
+    y_t, state = run(**cut(sequence, t, t + 1), initial_state=state)
+    outputs.append(y_t)
+  assert relative_error(jnp.concatenate(outputs, 1), y) < 1e-6
+  assert relative_error(state, last) < 1e-6
+
+
+@each_op
+def test_packed_equals_separate(name):
+  run, sequence, _ = prepare(name)
+  ids = jnp.zeros((2, LENGTH), jnp.int32).at[:, 6:].set(1).at[:, 17:].set(4)
+  packed, last = run(**sequence, segment_ids=ids)
+  parts = [run(**cut(sequence, *s)) for s in ((0, 6), (6, 17), (17, LENGTH))]
+  assert (
+    relative_error(packed, jnp.concatenate([y for y, _ in parts], 1)) < 1e-6
+  )
+  assert relative_error(last, parts[-1][1]) < 1e-6
+
+
+@each_op
+def test_nothing_comes_from_the_future_or_another_document(name):
+  run, sequence, state = prepare(name)
+  ids = jnp.zeros((2, LENGTH), jnp.int32).at[:, 10:].set(1)
+
+  def output(sequence, state):  # Of one token, of the first row.
+    y, _ = run(**sequence, initial_state=state, segment_ids=ids)
+    return jnp.sum(jnp.abs(y[0, 15]))
+
+  by_token, by_state = jax.grad(output, argnums=(0, 1))(sequence, state)
+  for gradient in by_token.values():
+    reach = np.abs(gradient).reshape(2, LENGTH, -1).max(-1)
+    assert not reach[0, 16:].any() and not reach[0, :10].any()
+    assert not reach[1].any()
+  assert np.abs(by_token.get("v", by_token.get("b")))[0, 10:16].any()
+  assert not np.abs(by_state).any()
+
+
+@each_op
+def test_zero_is_the_default_state(name):
+  run, sequence, state = prepare(name)
+  y, last = run(**sequence)
+  y0, last0 = run(**sequence, initial_state=jnp.zeros_like(state))
+  np.testing.assert_array_equal(y, y0)
+  np.testing.assert_array_equal(last, last0)
+
+
+@each_op
+def test_reverse_is_the_flipped_sequence(name):
+  run, sequence, state = prepare(name)
+  back, sequence_, _ = prepare(name, reverse=True)
+  y, last = back(**sequence_, initial_state=state)
+  flipped = {k: jnp.flip(x, 1) for k, x in sequence.items()}
+  y_flipped, last_flipped = run(**flipped, initial_state=state)
+  np.testing.assert_allclose(y, jnp.flip(y_flipped, 1), rtol=1e-6, atol=1e-6)
+  np.testing.assert_allclose(last, last_flipped, rtol=1e-6, atol=1e-6)
+
+
+@each_op
+def test_state_is_wide_and_output_narrow(name):
+  run, sequence, _ = prepare(name)
+  if "complex" in name:
+    return
+  narrow = {k: x.astype(jnp.bfloat16) for k, x in sequence.items()}
+  y, last = run(**narrow)
+  assert (y.dtype, last.dtype) == (jnp.bfloat16, jnp.float32)
+  with jax.enable_x64(True):
+    wide = {k: np.asarray(x, np.float64) for k, x in sequence.items()}
+    y, last = run(**wide)
+    assert (y.dtype, last.dtype) == (jnp.float64, jnp.float64)
+
+
+@each_op
+def test_many_batch_axes_and_vmap(name):
+  run, sequence, state = prepare(name)
+  y, last = run(**sequence, initial_state=state)
+  stack = jax.tree.map(lambda x: jnp.stack([x, x[::-1]]), (sequence, state))
+  call = lambda sequence, state: run(**sequence, initial_state=state)
+  y2, last2 = jax.vmap(call)(*stack)
+  assert relative_error(y2, jnp.stack([y, y[::-1]])) < 1e-6
+  assert relative_error(last2, jnp.stack([last, last[::-1]])) < 1e-6
+  if not name.startswith("diagonal"):
+    y3, _ = call(*stack)
+    assert relative_error(y3, y2) < 1e-6
+
+
+@each_op
+def test_no_tokens(name):
+  run, sequence, state = prepare(name)
+  y, last = run(**cut(sequence, 0, 0), initial_state=state)
+  assert y.shape[1] == 0
+  np.testing.assert_array_equal(last, state)
+
+
+@each_op
+def test_wrong_options_are_named(name):
+  op = getattr(ops, OPS[name][0])
+  _, sequence, _ = prepare(name)
+  for options, words in [
+    ({"method": "fast"}, "method must be one of"),
+    ({"method": "pallas"}, "no kernel"),
+    ({"chunk_size": 12}, "chunk_size must be a power of two, got 12"),
+  ]:
+    with pytest.raises(ValueError, match=words):
+      op(**sequence, **options)

@@ -1,0 +1,114 @@
+"""Strong and vanishing decays, like keys, keys without a norm."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxmodels import ops
+from jaxmodels.ops import reference
+from jaxmodels.testing import relative_error
+from tests.ops import draws
+
+LENGTH = 70
+
+
+def results(op, arguments, **options):
+  """y, final state and gradients by name, of a loss of both outputs."""
+
+  @jax.jit
+  def evaluate(arguments):
+    outputs, pull_back = jax.vjp(lambda a: op(**a, **options), arguments)
+    cotangents = jax.tree.map(jnp.cos, outputs)
+    (gradients,) = pull_back(cotangents)
+    return {"y": outputs[0], "state": outputs[1], **gradients}
+
+  return {k: np.asarray(x) for k, x in evaluate(arguments).items()}
+
+
+def check(name, arguments, slack=3.0):
+  """Within 2e-5 of float64, and never 3 times worse than token by token."""
+  op, definition = getattr(ops, name), getattr(reference, name)
+  narrow = {k: np.float32(x) for k, x in arguments.items()}
+  with jax.enable_x64(True):
+    exact = results(definition, {k: np.float64(x) for k, x in narrow.items()})
+  recurrent = results(op, narrow, method="recurrent")
+  for method in ("chunked", "parallel"):
+    got = results(op, narrow, method=method, chunk_size=64)
+    for key, value in got.items():
+      error = relative_error(value, exact[key])
+      own = relative_error(recurrent[key], exact[key])
+      assert error < 2e-5, (method, key, error)
+      assert error < max(slack * own, 1e-6), (method, key, error, own)
+
+
+def decays(kind, shape, rng):
+  """Log decays of a kind; every 7th token hardly decays."""
+  steps = {
+    "1": 0.0,
+    "1 - 1e-6": np.log1p(-1e-6),
+    "-1 a step": -1.0,
+    "-5 a step": -5.0,
+    "-20 a step": -20.0,
+    "0": -np.inf,
+    "exp(-1e9)": -1e9,
+  }
+  x = np.full(shape, steps[kind]) * rng.uniform(0.9, 1.1, shape)
+  if kind.endswith("a step"):
+    x[:, ::7] = -1e-3
+  elif steps[kind] < -1e3:
+    x[:, np.arange(LENGTH) % 7 != 3] = -0.1  # Now and then everything goes.
+  return x
+
+
+KINDS = ["1 - 1e-6", "-1 a step", "-5 a step", "-20 a step", "0", "exp(-1e9)"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("decay", ["head", "key"])
+@pytest.mark.parametrize("name", ["linear_attention", "delta_rule"])
+def test_decays(name, decay, kind):
+  rng = np.random.default_rng(1)
+  arguments = getattr(draws, name)(decay)(rng, LENGTH)
+  arguments["log_decay"] = decays(kind, arguments["log_decay"].shape, rng)
+  check(name, arguments)
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-3])
+@pytest.mark.parametrize("beta", [1.0, 2.0])
+def test_like_keys(beta, noise):
+  rng = np.random.default_rng(2)
+  arguments = draws.delta_rule()(rng, LENGTH)
+  k = arguments["k"][:, :1] + noise * rng.standard_normal(arguments["k"].shape)
+  arguments["k"] = k / np.linalg.norm(k, axis=-1, keepdims=True)
+  arguments["beta"] = np.full_like(arguments["beta"], beta)
+  check("delta_rule", arguments)
+
+
+def test_keys_without_norm():
+  rng = np.random.default_rng(3)
+  arguments = draws.delta_rule("key")(rng, LENGTH)
+  arguments["k"] = 0.5 * rng.standard_normal(arguments["k"].shape)
+  arguments["k"][:, 5] = 0
+  check("delta_rule", arguments)
+
+
+@pytest.mark.parametrize("a", [1.0, 1 - 1e-6, 0.0, -1.0, 1e-30])
+def test_diagonal(a):
+  rng = np.random.default_rng(4)
+  arguments = draws.diagonal()(rng, LENGTH)
+  arguments["a"] = np.where(rng.uniform(size=arguments["a"].shape) < 0.7, a, 1)
+  check("diagonal_recurrence", arguments)
+
+
+@pytest.mark.parametrize("beta", [1.0])
+def test_orthonormal_keys_store_exactly(beta):
+  """With beta = 1 each key recalls its last value."""
+  rng = np.random.default_rng(5)
+  k = np.tile(np.eye(draws.KEYS), (2, 1))[None, :, None]
+  v = rng.standard_normal((1, 2 * draws.KEYS, 1, draws.VALUES))
+  _, state = ops.delta_rule(
+    *(jnp.asarray(x, jnp.float32) for x in (k, k, v)),
+    jnp.full(k.shape[:3], beta),
+  )
+  np.testing.assert_allclose(state[0, 0], v[0, draws.KEYS :, 0], atol=1e-6)

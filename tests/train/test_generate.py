@@ -1,0 +1,197 @@
+import io
+import math
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.train import tiny
+from train import checkpoint, evaluate
+from train import generate as generate_lib
+from train.command import main_with_errors
+from train.errors import UserError
+from train.generate import as_text, generate, pick
+from train.metrics import read_metrics
+
+
+def test_greedy_text_is_what_teacher_forcing_predicts(finished):
+  model, params = tiny.Model(), finished[1].params
+  prompt = [256, 5, 6, 7]
+  tokens = list(generate(model, params, prompt, length=9, temperature=0))
+  assert len(tokens) == 9
+  row = jnp.asarray([prompt + tokens])
+  logits, _ = model.apply({"params": params}, row)
+  predicted = np.argmax(np.asarray(logits[0]), axis=-1)
+  assert tokens == list(predicted[len(prompt) - 1 : -1])
+
+
+def test_stepping_gives_the_logits_of_teacher_forcing(finished):
+  model, params = tiny.Model(), finished[1].params
+  row = jnp.asarray([[256, 5, 6, 7, 9, 30, 2]])
+  whole, _ = model.apply({"params": params}, row)
+  state = model.init_state(1)
+  for i in range(row.shape[1]):
+    one, state = model.apply({"params": params}, row[:, i : i + 1], state)
+    np.testing.assert_allclose(one[0, 0], whole[0, i], rtol=1e-5, atol=1e-6)
+
+
+def test_a_seed_repeats_and_another_differs(finished):
+  def draw(seed):
+    params = finished[1].params
+    return list(generate(tiny.Model(), params, [256], length=12, seed=seed))
+
+  assert draw(1) == draw(1)
+  assert draw(1) != draw(2)
+
+
+def shares(draws=4000, **options):
+  """Returns how often each of five tokens is drawn, and the probabilities."""
+  p = np.array([0.1, 0.4, 0.05, 0.2, 0.25])
+  keys = jax.random.split(jax.random.key(0), draws)
+  logits = jnp.log(jnp.asarray(p, jnp.float32))
+  tokens = jax.vmap(lambda k: pick(logits, k, **options))(keys)
+  return np.bincount(tokens, minlength=5) / draws, p
+
+
+def assert_close(found, wanted, draws=4000):
+  # Five standard deviations of a binomial share.
+  bound = 5 * np.sqrt(wanted * (1 - wanted) / draws)
+  assert (np.abs(found - wanted) <= bound).all(), (found, wanted)
+
+
+def test_plain_sampling_follows_the_probabilities():
+  found, p = shares()
+  assert_close(found, p)
+
+
+def test_temperature_sharpens():
+  found, p = shares(temperature=0.5)
+  assert_close(found, p**2 / (p**2).sum())
+  assert pick(jnp.log(jnp.asarray(p)), jax.random.key(0), temperature=0) == 1
+
+
+def test_top_k_keeps_the_likeliest_in_proportion():
+  found, p = shares(top_k=2)
+  kept = np.where(p >= 0.25, p, 0)
+  assert_close(found, kept / kept.sum())
+  found, p = shares(top_k=99)
+  assert_close(found, p)
+
+
+@pytest.mark.parametrize(
+  ("top_p", "kept"),
+  [(0.01, [1]), (0.5, [1, 4]), (0.7, [1, 3, 4]), (1.0, [0, 1, 2, 3, 4])],
+)
+def test_top_p_keeps_the_fewest_that_reach_it(top_p, kept):
+  found, p = shares(top_p=top_p)
+  wanted = np.zeros(5)
+  wanted[kept] = p[kept] / p[kept].sum()
+  assert_close(found, wanted)
+
+
+def test_ties_do_not_widen_top_k():
+  keys = jax.random.split(jax.random.key(0), 200)
+  tokens = jax.vmap(lambda k: pick(jnp.zeros(6), k, top_k=2))(keys)
+  assert len(np.unique(tokens)) == 2
+
+
+def test_characters_come_when_they_are_whole():
+  rows = tiny.Data().open("validation")
+  content = "é€".encode()
+  pieces = list(as_text(rows, [*content, 256, 0xFF, 65, 0xC3]))
+  assert pieces == ["é", "€", "\ufffd", "A", "\ufffd"]
+
+
+def test_tokens_are_yielded_as_they_are_drawn(finished):
+  stream = generate(tiny.Model(), finished[1].params, [256], length=10**9)
+  assert 0 <= next(stream) < tiny.VOCAB
+  assert 0 <= next(stream) < tiny.VOCAB
+
+
+def test_an_empty_prompt_is_an_error(finished):
+  with pytest.raises(UserError, match="prompt is empty"):
+    next(generate(tiny.Model(), finished[1].params, [], length=1))
+
+
+def generate_command(finished, *words):
+  words = (f"--workdir={finished[0]}", "--length=8", *words)
+  return main_with_errors(generate_lib._run, words)
+
+
+def test_the_command_reads_the_prompt_from_standard_input(
+  finished, capsys, monkeypatch
+):
+  assert generate_command(finished, "--prompt=abc", "--seed=3") == 0
+  given = capsys.readouterr().out
+  stdin = types.SimpleNamespace(buffer=io.BytesIO(b"abc"), isatty=lambda: False)
+  monkeypatch.setattr("sys.stdin", stdin)
+  assert generate_command(finished, "--seed=3") == 0
+  assert capsys.readouterr().out == given
+  assert generate_command(finished, "--prompt=abd", "--seed=3") == 0
+  assert capsys.readouterr().out != given
+
+
+@pytest.mark.parametrize(
+  ("word", "part"),
+  [
+    ("--step=5", "no checkpoint '5'"),
+    ("--top_k=0", "top_k is 0"),
+    ("--temperature=-1", "temperature is -1"),
+    ("--workdir=nowhere", "no checkpoint in nowhere"),
+  ],
+)
+def test_wrong_commands_end_in_one_line(finished, capsys, word, part):
+  assert generate_command(finished, "--prompt=a", word) == 2
+  error = capsys.readouterr().err
+  assert part in error and error.count("\n") == 1
+
+
+def test_evaluate_repeats_the_figures_of_the_run(finished, capsys):
+  words = (f"--workdir={finished[0]}",)
+  assert main_with_errors(evaluate._run, words) == 0
+  printed = capsys.readouterr().out
+  line = read_metrics(finished[0])[-1]
+  assert line["split"] == "validation" and line["step"] == 12
+  assert f"{line['loss']:.6g}" in printed
+  assert f"{line['tokens']:.6g}" in printed
+
+
+@pytest.mark.parametrize(
+  ("word", "part"),
+  [("--batches=0", "--batches is 0"), ("--split=test", "split must be one of")],
+)
+def test_evaluate_names_what_is_wrong(finished, capsys, word, part):
+  words = (f"--workdir={finished[0]}", word)
+  assert main_with_errors(evaluate._run, words) == 2
+  error = capsys.readouterr().err
+  assert part in error and error.count("\n") == 1
+
+
+def test_validation_counts_every_token_once(finished):
+  rows = tiny.Data().open("validation")
+  assert len(rows) % 8
+  total = sum(rows[i]["weights"].sum() for i in range(len(rows)))
+  assert finished[1].metrics["tokens"] == total
+  row = {k: np.stack([rows[i][k] for i in range(11)]) for k in rows[0]}
+  logits, _ = tiny.Model().apply(
+    {"params": finished[1].params},
+    row["inputs"],
+    segment_ids=row["segment_ids"],
+  )
+  losses = -np.take_along_axis(
+    np.asarray(jax.nn.log_softmax(logits)), row["targets"][..., None], -1
+  )[..., 0]
+  mean = (losses * row["weights"]).sum() / total
+  assert math.isclose(finished[1].metrics["loss"], mean, rel_tol=1e-5)
+
+
+def test_best_is_the_checkpoint_of_the_lowest_loss(finished):
+  best = checkpoint.load(finished[0], "best", pytest.fail)
+  validation = [
+    line
+    for line in read_metrics(finished[0])
+    if line["split"] == "validation" and line["step"] in (9, 12)
+  ]
+  assert best.step == min(validation, key=lambda line: line["loss"])["step"]

@@ -1,0 +1,208 @@
+import dataclasses
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.train import tiny
+from train.config import Optimizer
+from train.data import Batches
+from train.optimizer import decay_mask, make_optimizer, schedule
+from train.start import make_task
+from train.state import init_state
+from train.step import eval_step, means, train_step
+
+
+@functools.cache
+def _usual():
+  return _setup()
+
+
+def setup(**changes):
+  """Returns a task, its first state and its first batch."""
+  task, state, batch = _setup(**changes) if changes else _usual()
+  return task, state, {name: x.copy() for name, x in batch.items()}
+
+
+_COMPILED = {}
+
+
+def compiled(task):
+  """Compiles once a task; a model need not be hashable."""
+  key = id(task.model), task.accumulation
+  if key not in _COMPILED:
+    _COMPILED[key] = task, jax.jit(functools.partial(train_step, task))
+  return _COMPILED[key][1]
+
+
+def _setup(**changes):
+  config = dataclasses.replace(tiny.get_config(), **changes)
+  task = make_task(config)
+  state = init_state(task.model, task.optimizer, config.seed, 12)
+  dataset = config.data.open("train")
+  batch = next(Batches(dataset, config.batch_size, seed=0))
+  return task, state, batch
+
+
+def test_loss_is_the_weighted_mean_in_float64():
+  task, state, batch = setup()
+  logits, _ = task.model.apply(
+    {"params": state.params},
+    batch["inputs"],
+    segment_ids=batch["segment_ids"],
+  )
+  logits = np.asarray(logits, np.float64)
+  shifted = logits - logits.max(-1, keepdims=True)
+  log_p = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+  rows, columns = np.indices(batch["targets"].shape)
+  losses = -log_p[rows, columns, batch["targets"]]
+  weights = batch["weights"].astype(np.float64)
+  assert 0 < weights.sum() < weights.size
+  expected = (losses * weights).sum() / weights.sum()
+  correct = logits.argmax(-1) == batch["targets"]
+  _, metrics = compiled(task)(state, batch)
+  np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-6)
+  np.testing.assert_allclose(
+    metrics["bits_per_token"], expected / math.log(2), rtol=1e-6
+  )
+  np.testing.assert_allclose(
+    metrics["accuracy"], (correct * weights).sum() / weights.sum(), rtol=1e-6
+  )
+  assert metrics["tokens"] == weights.sum()
+
+
+@pytest.mark.parametrize("count", [2, 8])
+def test_accumulated_equals_full_batch(count):
+  task, state, batch = setup()
+  # Unequal weights, or a mean of means would pass too.
+  batch["weights"][:3] *= 0.1
+  full, expected = compiled(task)(state, batch)
+  parts = task._replace(accumulation=count)
+  summed, metrics = compiled(parts)(state, batch)
+  for name, value in expected.items():
+    np.testing.assert_allclose(metrics[name], value, rtol=1e-5, err_msg=name)
+  # The first moment is the gradient, clipped, times 1 - b1.
+  moments = jax.tree.leaves(full.opt_state)
+  for a, b in zip(moments, jax.tree.leaves(summed.opt_state), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-9)
+
+
+def test_devices_sum_weights_and_not_means():
+  task, state, batch = setup()
+  batch["weights"][:4] *= 0.1
+  _, expected = compiled(task)(state, batch)
+  shares = jax.tree.map(lambda x: x.reshape(2, 4, *x.shape[1:]), batch)
+  lifted = jax.vmap(
+    lambda s, b: train_step(task, s, b, "batch"),
+    in_axes=(None, 0),
+    axis_name="batch",
+  )
+  _, metrics = jax.jit(lifted)(state, shares)
+  for name, value in expected.items():
+    np.testing.assert_allclose(metrics[name][1], value, rtol=1e-5)
+
+
+def test_an_infinite_update_is_not_applied_nor_any_after_it():
+  task, state, batch = setup()
+  step = compiled(task)
+  state, _ = step(state, batch)
+  bad = {**batch, "weights": np.full_like(batch["weights"], np.inf)}
+  stopped, metrics = step(state, bad)
+  assert not metrics["finite"]
+  assert stopped.stopped and stopped.step == 1
+  after, metrics = step(stopped, batch)
+  assert metrics["finite"]
+  after, _ = step(after, batch)
+  assert after.stopped and after.step == 1
+  for a, b in zip(
+    jax.tree.leaves((state.params, state.opt_state)),
+    jax.tree.leaves((after.params, after.opt_state)),
+    strict=True,
+  ):
+    np.testing.assert_array_equal(a, b)
+
+
+def test_a_batch_without_weight_gives_zeros():
+  task, state, batch = setup()
+  batch["weights"][:] = 0
+  _, metrics = compiled(task)(state, batch)
+  assert metrics["loss"] == 0 and metrics["grad_norm"] == 0
+  assert metrics["finite"]
+
+
+def test_dropout_depends_on_the_step_and_the_seed_only():
+  model = tiny.Model(dropout=0.5)
+  task, state, batch = setup(model=model)
+  step = compiled(task)
+  first, again = (step(state, batch)[1]["loss"] for _ in range(2))
+  assert first == again
+  later = state.replace(step=state.step + 1)
+  assert step(later, batch)[1]["loss"] != first
+  evaluated = eval_step(model, state.params, batch)
+  plain = eval_step(tiny.Model(), state.params, batch)
+  assert means(evaluated)["loss"] == means(plain)["loss"]
+
+
+def test_bfloat16_computes_low_and_keeps_parameters_in_float32():
+  task, state, batch = setup(model=tiny.Model(dtype=jnp.bfloat16))
+  exact, _, _ = setup()
+  after, low = compiled(task)(state, batch)
+  _, high = compiled(exact)(state, batch)
+  kinds = {leaf.dtype for leaf in jax.tree.leaves(after.params)}
+  assert kinds == {jnp.dtype("float32")}
+  assert low["loss"].dtype == jnp.float32
+  assert low["loss"] != high["loss"]
+  np.testing.assert_allclose(low["loss"], high["loss"], rtol=1e-2)
+
+
+def test_schedule_rises_to_the_top_and_falls_to_the_floor():
+  config = Optimizer(learning_rate=0.5, warmup_steps=4, floor=0.1)
+  rate = schedule(config, 20)
+  np.testing.assert_allclose(
+    [rate(i) for i in range(4)], [0.125, 0.25, 0.375, 0.5], rtol=1e-6
+  )
+  middle = 0.05 + 0.45 * 0.5 * (1 + math.cos(math.pi * 8 / 16))
+  np.testing.assert_allclose(rate(11), middle, rtol=1e-6)
+  np.testing.assert_allclose(rate(19), 0.05, rtol=1e-6)
+  np.testing.assert_allclose(rate(500), 0.05, rtol=1e-6)
+  longer = schedule(dataclasses.replace(config, decay_steps=20), 1000)
+  np.testing.assert_allclose(longer(11), middle, rtol=1e-6)
+  short = schedule(config, 2)
+  assert np.isfinite([short(i) for i in range(3)]).all()
+
+
+def test_only_named_matrices_decay():
+  params = {
+    "embed": {"embedding": jnp.ones((3, 2))},
+    "layers": {
+      "dense": {"kernel": jnp.ones((4, 2, 2)), "bias": jnp.ones((4, 2))},
+      "norm": {"scale": jnp.ones((4, 2))},
+      "mixer": {"log_decay": jnp.ones((4, 2)), "kernel": jnp.ones(2)},
+    },
+  }
+  mask = decay_mask(params, ("kernel",))
+  assert mask["layers"]["dense"] == {"kernel": True, "bias": False}
+  assert mask["layers"]["mixer"] == {"log_decay": False, "kernel": False}
+  assert not mask["embed"]["embedding"] and not mask["layers"]["norm"]["scale"]
+  config = Optimizer(learning_rate=1.0, warmup_steps=0, weight_decay=0.25)
+  optimizer = make_optimizer(config, lambda count: 0.5)
+  zeros = jax.tree.map(jnp.zeros_like, params)
+  updates, _ = optimizer.update(zeros, optimizer.init(params), params)
+  np.testing.assert_allclose(updates["layers"]["dense"]["kernel"], -0.125)
+  np.testing.assert_array_equal(updates["embed"]["embedding"], 0.0)
+
+
+def test_clipping_bounds_what_the_optimizer_sees():
+  task, state, batch = setup(optimizer=Optimizer(clip=1e-3, warmup_steps=0))
+  after, metrics = compiled(task)(state, batch)
+  assert metrics["grad_norm"] > 0.1
+  mu = [
+    leaf
+    for path, leaf in jax.tree_util.tree_leaves_with_path(after.opt_state)
+    if ".mu" in jax.tree_util.keystr(path)
+  ]
+  norm = math.sqrt(sum(float(jnp.sum(m**2)) for m in mu))
+  np.testing.assert_allclose(norm, 0.1 * 1e-3, rtol=1e-4)

@@ -1,0 +1,52 @@
+"""Trains: `python -m train --config=configs/NAME.py --workdir=runs/NAME`.
+
+Any field of the config is a flag, such as `--config.model.width=256`. The
+same command again resumes.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+
+from train import flags
+from train.command import main_with_errors
+from train.config import Config
+from train.generate import continuation
+from train.loop import Result, run
+from train.report import write_report
+
+
+def _run(argv: Sequence[str]) -> int:
+  if any(word in ("-h", "--help") for word in argv):
+    print(__doc__)
+    return 0
+  command = flags.parse(argv)
+  result = run(command.config, command.workdir)
+  if result.signal is not None:
+    return 128 + result.signal
+  _finish(command.config, command.workdir, result)
+  return 0
+
+
+def _finish(config: Config, workdir: str, result: Result) -> None:
+  """Says what the run came to, and shows it."""
+  bits = result.metrics["bits_per_token"]
+  print(f"\nvalidation after {result.step} steps:")
+  print(f"  this model   {bits:.3f} bits a token")
+  for name, value in result.baselines.items():
+    print(f"  {name:12} {value:.3f}")
+  print(f"  accuracy     {result.metrics['accuracy']:.2%}")
+  if config.sample.length:
+    prompt = config.sample.prompt
+    print(f"\nsample, after {prompt!r}:")
+    pieces = continuation(config, result.params, prompt.encode(), config.sample)
+    for text in pieces:
+      print(text, end="", flush=True)
+    print()
+  report = os.path.join(workdir, "report.png")
+  write_report([workdir], report)
+  print(f"\ncurves in {report}, numbers in {workdir}/metrics.jsonl")
+
+
+if __name__ == "__main__":
+  sys.exit(main_with_errors(_run))

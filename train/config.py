@@ -1,0 +1,192 @@
+"""What one run is: nested frozen dataclasses, and the check of their values.
+
+A config file is `configs/NAME.py` with a function `get_config() -> Config`.
+The model is a Linen module whose fields are its configuration, and the data
+are a frozen dataclass that opens its own splits, so nothing is named twice.
+"""
+
+import dataclasses
+from typing import Any
+
+from flax import linen as nn
+
+from train.errors import UserError
+
+STRATEGIES = ("jit", "pmap")
+BEST_METRICS = {"loss": min, "bits_per_token": min, "accuracy": max}
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+  """AdamW with a linear warm-up, a cosine to a floor, and clipping.
+
+  Attributes:
+    learning_rate: The highest rate, at the end of the warm-up.
+    warmup_steps: Steps of the linear rise from 0.
+    decay_steps: The step at which the cosine reaches its floor; None for the
+      last step of the run. Give a number to be able to extend a run.
+    floor: The last rate as a share of the highest.
+    b1: Decay of the first moment.
+    b2: Decay of the second moment.
+    epsilon: Added to the root of the second moment.
+    weight_decay: Decoupled decay, scaled by the rate.
+    decay_names: Parameters that decay, by the last part of their path; those
+      of fewer than two dimensions never do. So norms, biases, embeddings and
+      the decay rates of a recurrence are left alone.
+    clip: The global norm that gradients are scaled down to; None for none.
+  """
+
+  learning_rate: float = 1e-3
+  warmup_steps: int = 100
+  decay_steps: int | None = None
+  floor: float = 0.1
+  b1: float = 0.9
+  b2: float = 0.95
+  epsilon: float = 1e-8
+  weight_decay: float = 0.1
+  decay_names: tuple[str, ...] = ("kernel",)
+  clip: float | None = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+  """What is generated when a run ends; a length of 0 means nothing."""
+
+  prompt: str = "\n"
+  length: int = 256
+  temperature: float = 0.8
+  top_k: int | None = None
+  top_p: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """One run.
+
+  Attributes:
+    model: A module with the call of `LanguageModel`; its `dtype` field sets
+      the precision of the computation, `param_dtype` that of the parameters.
+    data: A dataset of `train.data`, or anything with its `open(split)`.
+    optimizer: The optimizer and its schedule.
+    steps: Updates in the run.
+    batch_size: Sequences an update, over all devices and microbatches.
+    accumulation: Microbatches that an update is summed from.
+    seed: Of the parameters, the order of the data, and dropout.
+    strategy: "jit" (one device) or "pmap" (all local devices).
+    log_every: Steps between lines of training metrics.
+    eval_every: Steps between validations; the last step always has one.
+    eval_batches: Batches a validation; None for the whole split.
+    checkpoint_every: Steps between checkpoints; the last step has one.
+    keep: How many of the latest checkpoints stay, beside the best one.
+    best_metric: The validation metric that chooses the best checkpoint.
+    sample: What is generated at the end.
+    debug: Checks every value inside the step: slow, and names what is wrong.
+  """
+
+  model: nn.Module
+  data: Any
+  optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)
+  steps: int = 1000
+  batch_size: int = 32
+  accumulation: int = 1
+  seed: int = 0
+  strategy: str = "jit"
+  log_every: int = 10
+  eval_every: int = 100
+  eval_batches: int | None = None
+  checkpoint_every: int = 100
+  keep: int = 2
+  best_metric: str = "loss"
+  sample: Sample = dataclasses.field(default_factory=Sample)
+  debug: bool = False
+
+
+def _check(condition: bool, key: str, value: object, wanted: str) -> None:
+  if not condition:
+    raise UserError(f"config.{key} is {value!r}, but must be {wanted}")
+
+
+def _check_optimizer(optimizer: Optimizer) -> None:
+  def check(condition: bool, key: str, wanted: str) -> None:
+    _check(condition, f"optimizer.{key}", getattr(optimizer, key), wanted)
+
+  check(optimizer.learning_rate > 0, "learning_rate", "more than 0")
+  check(optimizer.warmup_steps >= 0, "warmup_steps", "0 or more")
+  check(0 <= optimizer.floor <= 1, "floor", "between 0 and 1")
+  check(0 <= optimizer.b1 < 1, "b1", "0 or more and less than 1")
+  check(0 <= optimizer.b2 < 1, "b2", "0 or more and less than 1")
+  check(optimizer.epsilon > 0, "epsilon", "more than 0")
+  check(optimizer.weight_decay >= 0, "weight_decay", "0 or more")
+  check(
+    optimizer.clip is None or optimizer.clip > 0, "clip", "more than 0, or None"
+  )
+  check(
+    optimizer.decay_steps is None
+    or optimizer.decay_steps > optimizer.warmup_steps,
+    "decay_steps",
+    "more than warmup_steps, or None",
+  )
+
+
+def check_sample(sample: Sample) -> None:
+  """Raises a UserError that names the first setting that is wrong."""
+
+  def check(condition: bool, key: str, wanted: str) -> None:
+    _check(condition, f"sample.{key}", getattr(sample, key), wanted)
+
+  check(sample.length >= 0, "length", "0 or more")
+  check(sample.temperature >= 0, "temperature", "0 or more")
+  check(sample.top_k is None or sample.top_k > 0, "top_k", "positive, or None")
+  check(
+    sample.top_p is None or 0 < sample.top_p <= 1,
+    "top_p",
+    "more than 0 and at most 1, or None",
+  )
+
+
+def validate(
+  config: Config, *, devices: int = 1, vocab_size: int | None = None
+) -> None:
+  """Checks every value of a config that can be wrong.
+
+  Args:
+    config: The config.
+    devices: Devices that share a batch.
+    vocab_size: Of the dataset, where it is known by now.
+
+  Raises:
+    UserError: Names the first key that is wrong, its value, and what it
+      must be.
+  """
+  counts = ("batch_size", "accumulation", "log_every", "eval_every")
+  for key in (*counts, "checkpoint_every", "keep", "steps"):
+    _check(getattr(config, key) > 0, key, getattr(config, key), "positive")
+  batches = config.eval_batches
+  _check(
+    batches is None or batches > 0, "eval_batches", batches, "positive, or None"
+  )
+  _check(config.seed >= 0, "seed", config.seed, "0 or more")
+  _check_optimizer(config.optimizer)
+  check_sample(config.sample)
+  for key, options in (
+    ("strategy", STRATEGIES),
+    ("best_metric", tuple(BEST_METRICS)),
+  ):
+    value = getattr(config, key)
+    _check(value in options, key, value, "one of " + ", ".join(options))
+  shares = config.accumulation * devices
+  _check(
+    config.batch_size % shares == 0,
+    "batch_size",
+    config.batch_size,
+    f"divisible by accumulation ({config.accumulation}) times devices"
+    f" ({devices})",
+  )
+  model_size = getattr(config.model, "vocab_size", None)
+  if vocab_size is not None and model_size is not None:
+    _check(
+      model_size >= vocab_size,
+      "model.vocab_size",
+      model_size,
+      f"at least the {vocab_size} tokens of the data",
+    )

@@ -1,0 +1,91 @@
+"""Validation, in the loop and as `python -m train.evaluate --workdir=DIR`."""
+
+import argparse
+import itertools
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from train import checkpoint, serialize
+from train.command import main_with_errors, warn
+from train.data import Batches, Dataset
+from train.errors import UserError
+from train.sharding import Strategy, make_strategy
+from train.start import make_task, open_split
+from train.state import TrainState
+from train.step import means
+
+
+def evaluate(
+  strategy: Strategy,
+  state: Any,
+  dataset: Dataset,
+  batch_size: int,
+  batches: int | None = None,
+) -> dict[str, float]:
+  """Measures a state on a dataset, every token with its weight.
+
+  Args:
+    strategy: Runs the model.
+    state: On the strategy's devices.
+    dataset: The examples, taken in their order.
+    batch_size: Examples at a time; a last batch is filled up with rows that
+      weigh nothing.
+    batches: How many batches to take; None for all.
+
+  Returns:
+    "loss" (nats a token), "bits_per_token", "accuracy", and "tokens".
+  """
+  stream = Batches(dataset, batch_size, seed=0, shuffle=False, one_pass=True)
+  parts = [
+    strategy.evaluate(state, strategy.batch(batch))
+    for batch in itertools.islice(stream, batches)
+  ]
+  # Each part is a float32 sum; many of them are added in float64.
+  sums = {
+    name: np.sum([p[name] for p in jax.device_get(parts)], dtype=np.float64)
+    for name in parts[0]
+  }
+  return {name: float(value) for name, value in means(sums).items()}
+
+
+def _run(argv: Sequence[str]) -> int:
+  parser = argparse.ArgumentParser("train.evaluate", description=__doc__)
+  parser.add_argument("--workdir", required=True, help="directory of the run")
+  parser.add_argument(
+    "--step", default="latest", help="latest, best, or a step"
+  )
+  parser.add_argument("--batches", type=int, help="instead of the whole split")
+  parser.add_argument("--split", default="validation", help="or train")
+  options = parser.parse_args(argv)
+  if options.batches is not None and options.batches < 1:
+    raise UserError(f"--batches is {options.batches}, but must be positive")
+  snapshot = checkpoint.load(options.workdir, options.step, warn)
+  config = serialize.from_json(snapshot.config)
+  strategy = make_strategy("jit", make_task(config))
+  dataset = open_split(config.data, options.split)
+  state = TrainState(
+    step=snapshot.state["step"],
+    params=snapshot.state["params"],
+    opt_state=(),
+    rng=snapshot.state["rng"],
+    stopped=snapshot.state["stopped"],
+  )
+  values = evaluate(
+    strategy,
+    strategy.prepare(state),
+    dataset,
+    config.batch_size,
+    options.batches,
+  )
+  print(f"step {snapshot.step}, {options.split}:")
+  for name, value in values.items():
+    print(f"  {name:15} {value:.6g}")
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main_with_errors(_run))

@@ -1,0 +1,222 @@
+"""Text from a checkpoint: `python -m train.generate --workdir=DIR`.
+
+The prompt goes through the model once; then one token at a time goes in and
+out with the model's state, so that memory and time a token do not grow with
+what was written before (for mixers whose state does not).
+"""
+
+import argparse
+import codecs
+import functools
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from train import checkpoint, serialize
+from train.command import main_with_errors, warn
+from train.config import Config, Sample, check_sample
+from train.data import Dataset
+from train.errors import UserError
+from train.start import open_split
+
+
+def pick(
+  logits: jax.Array,
+  key: jax.Array,
+  *,
+  temperature: float = 1.0,
+  top_k: int | None = None,
+  top_p: float | None = None,
+) -> jax.Array:
+  """Draws a token.
+
+  Args:
+    logits: Float `[V]`.
+    key: Of the draw.
+    temperature: Divides the logits; 0 takes the likeliest token.
+    top_k: Draws among so many of the likeliest only.
+    top_p: Draws among the fewest likeliest tokens whose probabilities (at
+      this temperature, and within `top_k`) add up to at least this.
+
+  Returns:
+    The token, an int32 scalar.
+  """
+  if temperature == 0:
+    return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+  order = jnp.argsort(-logits)
+  ranked = logits[order].astype(jnp.float32) / temperature
+  if top_k is not None:
+    ranked = jnp.where(jnp.arange(ranked.size) < top_k, ranked, -jnp.inf)
+  if top_p is not None:
+    shares = jax.nn.softmax(ranked)
+    # What is ahead of a token decides, so the likeliest always stays.
+    ahead = jnp.cumsum(shares) - shares
+    ranked = jnp.where(ahead < top_p, ranked, -jnp.inf)
+  return order[jax.random.categorical(key, ranked)].astype(jnp.int32)
+
+
+def generate(
+  model: nn.Module,
+  params: Any,
+  prompt: Sequence[int],
+  *,
+  length: int,
+  seed: int = 0,
+  temperature: float = 1.0,
+  top_k: int | None = None,
+  top_p: float | None = None,
+) -> Iterator[int]:
+  """Continues a prompt token by token.
+
+  Args:
+    model: A module with the call and the `init_state` of `LanguageModel`.
+    params: Its parameters.
+    prompt: Tokens, at least one.
+    length: Tokens to generate.
+    seed: Of the draws.
+    temperature: See `pick`.
+    top_k: See `pick`.
+    top_p: See `pick`.
+
+  Yields:
+    Every token as soon as it is drawn.
+
+  Raises:
+    UserError: The prompt is empty.
+  """
+  if not prompt:
+    raise UserError("the prompt is empty, and gives nothing to continue")
+  draw = functools.partial(
+    pick, temperature=temperature, top_k=top_k, top_p=top_p
+  )
+
+  @functools.partial(jax.jit, donate_argnums=1)
+  def advance(
+    params: Any, state: Any, tokens: jax.Array, key: jax.Array
+  ) -> tuple[jax.Array, Any]:
+    logits, state = model.apply({"params": params}, tokens, state)
+    return draw(logits[0, -1], key), state
+
+  # `nn.Module` does not declare what a sequence model has beside it.
+  state = cast(Any, model).init_state(1)
+  params = jax.device_put(params)
+  tokens = jnp.asarray(np.asarray(prompt, np.int32)[None])
+  key = jax.random.key(seed)
+  for index in range(length):
+    token, state = advance(
+      params, state, tokens, jax.random.fold_in(key, index)
+    )
+    yield int(token)
+    tokens = token[None, None]
+
+
+def as_text(dataset: Dataset, tokens: Iterable[int]) -> Iterator[str]:
+  """Decodes a stream of tokens, each character as soon as it is whole.
+
+  Args:
+    dataset: Turns tokens into bytes.
+    tokens: The stream.
+
+  Yields:
+    Text. A byte that can belong to no character becomes U+FFFD.
+  """
+  decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+  for token in tokens:
+    text = decoder.decode(dataset.decode([token]))
+    if text:
+      yield text
+  rest = decoder.decode(b"", final=True)
+  if rest:
+    yield rest
+
+
+def continuation(
+  config: Config, params: Any, prompt: bytes, sample: Sample, seed: int = 0
+) -> Iterator[str]:
+  """Continues a prompt as text.
+
+  Args:
+    config: Of the run.
+    params: Of its model.
+    prompt: What to continue.
+    sample: Length, temperature, `top_k` and `top_p`; its prompt is not used.
+    seed: Of the draws.
+
+  Yields:
+    Text, as soon as it is drawn, without the prompt.
+
+  Raises:
+    UserError: The data have no tokens for the prompt.
+  """
+  dataset = open_split(config.data, "validation")
+  try:
+    tokens = dataset.encode(prompt)
+  except ValueError as error:
+    raise UserError(f"the prompt cannot be encoded: {error}") from error
+  stream = generate(
+    config.model,
+    params,
+    tokens,
+    length=sample.length,
+    seed=seed,
+    temperature=sample.temperature,
+    top_k=sample.top_k,
+    top_p=sample.top_p,
+  )
+  yield from as_text(dataset, stream)
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+    "train.generate", description="Continues a prompt from a checkpoint."
+  )
+  parser.add_argument("--workdir", required=True, help="directory of the run")
+  parser.add_argument(
+    "--step", default="latest", help="latest, best, or a step"
+  )
+  parser.add_argument("--prompt", help="text; standard input without it")
+  parser.add_argument("--length", type=int, default=256, help="tokens")
+  parser.add_argument("--temperature", type=float, default=0.8)
+  parser.add_argument("--top_k", type=int)
+  parser.add_argument("--top_p", type=float)
+  parser.add_argument("--seed", type=int, default=0)
+  return parser
+
+
+def _prompt(given: str | None) -> bytes:
+  if given is not None:
+    return given.encode("utf-8", "surrogateescape")
+  if sys.stdin.isatty():
+    raise UserError("give --prompt=TEXT, or the prompt on standard input")
+  return sys.stdin.buffer.read()
+
+
+def _run(argv: Sequence[str]) -> int:
+  options = _parser().parse_args(argv)
+  sample = Sample(
+    length=options.length,
+    temperature=options.temperature,
+    top_k=options.top_k,
+    top_p=options.top_p,
+  )
+  check_sample(sample)
+  prompt = _prompt(options.prompt)
+  snapshot = checkpoint.load(options.workdir, options.step, warn)
+  config = serialize.from_json(snapshot.config)
+  pieces = continuation(
+    config, snapshot.state["params"], prompt, sample, options.seed
+  )
+  for text in pieces:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+  sys.stdout.write("\n")
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main_with_errors(_run))

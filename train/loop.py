@@ -1,0 +1,328 @@
+"""The training loop.
+
+The order of a step, which nothing here may change:
+
+  1. evaluate the old state, if it is due;
+  2. write a checkpoint of it (state, data position, rng, config), if it is due;
+  3. take the next batch;
+  4. dispatch the step, which returns at once;
+  5. fetch the metrics of the step before, while the device works on this one.
+
+So the device never waits for the host, and a checkpoint always holds a state
+that was evaluated, with the position of the first batch it has not seen. The
+metrics of the step before are fetched ahead of 1 and 2, which wait for the
+device anyway: the metrics file then holds all lines up to a checkpoint, and a
+resumed run writes exactly those that follow.
+"""
+
+import dataclasses
+import os
+import signal
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from train import serialize
+from train.checkpoint import Checkpoints, Snapshot
+from train.config import Config, validate
+from train.data import Batches, baselines
+from train.errors import CheckError, NonFiniteError
+from train.evaluate import evaluate
+from train.metrics import MetricsWriter, parameter_table
+from train.sharding import Strategy, device_count, make_strategy
+from train.signals import Stop, stop_signals
+from train.start import Start, begin, make_workdir
+
+_FIRST = ("loss", "bits_per_token", "accuracy")
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+  """How a run ended.
+
+  Attributes:
+    step: Updates done.
+    params: The parameters, as numpy arrays.
+    metrics: Validation metrics of the last state; empty if a signal ended
+      the run.
+    baselines: What simple methods reach on the same data, in bits.
+    signal: The signal that ended it, or None.
+  """
+
+  step: int
+  params: Any
+  metrics: Mapping[str, float]
+  baselines: Mapping[str, float]
+  signal: int | None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Pending:
+  """A step that was dispatched, and what it was given.
+
+  Attributes:
+    step: Its number: updates done once it is.
+    metrics: On the device still.
+    batch: Host arrays `[B, L]`.
+    position: Of the data, before the batch.
+  """
+
+  step: int
+  metrics: Mapping[str, Any]
+  batch: Mapping[str, np.ndarray]
+  position: int
+
+
+class _Clock:
+  """Measures steps, leaving out compilation, validation and checkpoints."""
+
+  def __init__(self) -> None:
+    self._since = time.perf_counter()
+    self._steps = 0
+    self._tokens = 0.0
+    self.compile_seconds: float | None = None
+
+  def leave_out(self, seconds: float) -> None:
+    self._since += seconds
+
+  def count(self, tokens: float) -> None:
+    self._steps += 1
+    self._tokens += tokens
+
+  def read(self) -> dict[str, float]:
+    """Returns the timing since the last reading, and starts anew."""
+    seconds = max(time.perf_counter() - self._since, 1e-9)
+    values = {
+      "step_seconds": seconds / max(self._steps, 1),
+      "tokens_per_second": self._tokens / seconds,
+    }
+    if self.compile_seconds is not None:
+      values["compile_seconds"] = self.compile_seconds
+      self.compile_seconds = None
+    self._since = time.perf_counter()
+    self._steps, self._tokens = 0, 0.0
+    return values
+
+
+class _Loop:
+  """The state of a run and the parts that change it."""
+
+  def __init__(
+    self,
+    config: Config,
+    workdir: str,
+    start: Start,
+    strategy: Strategy,
+    writer: MetricsWriter,
+    checkpoints: Checkpoints,
+  ):
+    snapshot = start.snapshot
+    self._config = config
+    self._workdir = workdir
+    self._document = serialize.to_json(config)
+    self._strategy = strategy
+    self._writer = writer
+    self._checkpoints = checkpoints
+    self._validation = start.validation
+    self._batches = Batches(
+      start.train,
+      config.batch_size,
+      seed=config.seed,
+      position=snapshot.position if snapshot else 0,
+    )
+    self._state = strategy.prepare(start.state)
+    self._step = snapshot.step if snapshot else 0
+    self._saved = snapshot.step if snapshot else -1
+    done = snapshot is not None and snapshot.evaluated
+    self._evaluated = self._step if done else -1
+    self._metrics: Mapping[str, float] = snapshot.metrics if snapshot else {}
+    self._pending: _Pending | None = None
+    self._clock = _Clock()
+    self._compiled = False
+
+  def run(self, stop: Stop) -> None:
+    """Runs until the last step, or until asked to stop."""
+    config = self._config
+    while True:
+      stopping = stop.signal is not None
+      last = self._step == config.steps
+      every = config.eval_every
+      evaluate_now = not stopping and (last or self._step % every == 0)
+      evaluate_now &= self._evaluated != self._step
+      save_now = stopping or last
+      save_now |= self._step > 0 and self._step % config.checkpoint_every == 0
+      save_now &= self._saved != self._step
+      if evaluate_now or save_now:
+        self._settle()
+      if evaluate_now:
+        self._evaluate()
+      if save_now:
+        self._save()
+      if stopping or last:
+        break
+      before, self._pending = self._pending, self._dispatch()
+      self._report(before)
+
+  def result(self, reference: Mapping[str, float], stop: Stop) -> Result:
+    """Returns what the run has come to."""
+    metrics = self._metrics if self._evaluated == self._step else {}
+    params = self._strategy.fetch(self._state).params
+    return Result(self._step, params, metrics, reference, stop.signal)
+
+  def _dispatch(self) -> _Pending:
+    position = self._batches.position
+    batch = next(self._batches)
+    begun = time.perf_counter()
+    try:
+      self._state, metrics = self._strategy.step(
+        self._state, self._strategy.batch(batch)
+      )
+    except CheckError as error:
+      # Not donated in debug mode, so the state is still the one before.
+      where = self._save_for_reproduction(self._step, batch, position)
+      raise CheckError(f"step {self._step + 1}: {error}; {where}") from error
+    if not self._compiled:
+      # The first call returns when the step is compiled and dispatched.
+      self._clock.compile_seconds = time.perf_counter() - begun
+      self._clock.leave_out(self._clock.compile_seconds)
+      self._compiled = True
+    self._step += 1
+    return _Pending(self._step, metrics, batch, position)
+
+  def _settle(self) -> None:
+    """Waits for the step in flight and reports it."""
+    self._report(self._pending)
+    self._pending = None
+
+  def _report(self, pending: _Pending | None) -> None:
+    if pending is None:
+      return
+    metrics = jax.device_get(pending.metrics)
+    # A jitted function returns them by the alphabet; the loss goes first.
+    names = (*_FIRST, *(name for name in metrics if name not in _FIRST))
+    values = {name: float(metrics[name]) for name in names}
+    if not values.pop("finite"):
+      self._stop_non_finite(pending, values)
+    self._clock.count(values["tokens"])
+    last = pending.step == self._config.steps
+    if last or pending.step % self._config.log_every == 0:
+      values.update(self._clock.read())
+      self._writer.write(pending.step, "train", values)
+
+  def _stop_non_finite(
+    self, pending: _Pending, values: Mapping[str, float]
+  ) -> None:
+    # The step did not apply what was not finite, nor did the one after it.
+    where = self._save_for_reproduction(
+      pending.step - 1, pending.batch, pending.position
+    )
+    raise NonFiniteError(
+      f"step {pending.step} is not finite: loss {values['loss']}, gradient norm"
+      f" {values['grad_norm']}; {where}"
+    )
+
+  def _save_for_reproduction(
+    self, step: int, batch: Mapping[str, np.ndarray], position: int
+  ) -> str:
+    """Saves a state and the batch that broke it, and says where."""
+    if self._saved != step:
+      self._write(step, position)
+    path = os.path.join(self._workdir, f"failed-step-{step + 1}.npz")
+    np.savez(path, allow_pickle=False, **batch)
+    return (
+      f"the state before it is checkpoint {step}, its batch is {path}, and the"
+      " same command repeats it"
+    )
+
+  def _evaluate(self) -> None:
+    begun = time.perf_counter()
+    self._metrics = evaluate(
+      self._strategy,
+      self._state,
+      self._validation,
+      self._config.batch_size,
+      self._config.eval_batches,
+    )
+    self._writer.write(self._step, "validation", self._metrics)
+    self._evaluated = self._step
+    self._clock.leave_out(time.perf_counter() - begun)
+
+  def _save(self) -> None:
+    begun = time.perf_counter()
+    self._write(self._step, self._batches.position)
+    self._clock.leave_out(time.perf_counter() - begun)
+
+  def _write(self, step: int, position: int) -> None:
+    state = self._strategy.fetch(self._state)
+    state = state.replace(stopped=np.zeros_like(state.stopped))
+    evaluated = self._evaluated == step
+    self._checkpoints.save(
+      Snapshot(
+        step=step,
+        state=state,
+        position=position,
+        config=self._document,
+        metrics=self._metrics if evaluated else {},
+        evaluated=evaluated,
+      )
+    )
+    self._saved = step
+
+
+def run(config: Config, workdir: str) -> Result:
+  """Trains, from the start or from the last checkpoint in `workdir`.
+
+  Args:
+    config: The run.
+    workdir: Its directory: `metrics.jsonl`, `checkpoints/`, `config.json`.
+
+  Returns:
+    How it ended; a signal is answered by saving, and is no error.
+
+  Raises:
+    UserError: The command was wrong.
+    RunError: The run failed; the same command repeats the failing step.
+    OSError: The disk is full; checkpoints that were complete stay.
+  """
+  validate(config, devices=device_count(config.strategy))
+  make_workdir(workdir)
+  with (
+    stop_signals() as stop,
+    MetricsWriter(workdir, total_steps=config.steps) as writer,
+  ):
+    start = begin(config, workdir, writer.text)
+    step = start.snapshot.step if start.snapshot else 0
+    # Nothing of a run without a checkpoint is kept, not even its step 0.
+    writer.truncate(step if start.snapshot else -1)
+    writer.text(parameter_table(start.state.params))
+    writer.text(_first_line(config, workdir, step))
+    reference = baselines(config.data)
+    if reference and start.snapshot is None:
+      writer.write(0, "baseline", reference)
+    strategy = make_strategy(config.strategy, start.task, debug=config.debug)
+    checkpoints = Checkpoints(
+      workdir, keep=config.keep, best_metric=config.best_metric
+    )
+    try:
+      loop = _Loop(config, workdir, start, strategy, writer, checkpoints)
+      loop.run(stop)
+      result = loop.result(reference, stop)
+    finally:
+      checkpoints.close()
+    if result.signal is not None:
+      name = signal.Signals(result.signal).name
+      writer.text(
+        f"{name}: saved step {result.step}; the same command resumes there"
+      )
+  return result
+
+
+def _first_line(config: Config, workdir: str, step: int) -> str:
+  if step == config.steps:
+    return f"the run in {workdir} is complete, at step {step}"
+  if step:
+    return f"resuming at step {step} of {config.steps} in {workdir}"
+  return f"training {config.steps} steps in {workdir}"

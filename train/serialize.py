@@ -1,0 +1,161 @@
+"""Configs as JSON and back, and the difference between two of them.
+
+A dataclass (a Linen module too) becomes an object with a "$class" entry, a
+dtype {"$dtype": name}, a function {"$function": "module:name"}, a tuple a
+list; everything else is JSON's own.
+"""
+
+import dataclasses
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from train.errors import UserError
+
+# Fields that Linen adds to every module, which are no configuration.
+_LINEN_FIELDS = ("parent", "name")
+
+
+def config_fields(value: Any) -> dict[str, Any]:
+  """Returns the configuration fields of a dataclass, by name."""
+  hidden = _LINEN_FIELDS if isinstance(value, nn.Module) else ()
+  return {
+    field.name: getattr(value, field.name)
+    for field in dataclasses.fields(value)
+    if field.init and field.name not in hidden
+  }
+
+
+def is_config(value: Any) -> bool:
+  """Says whether a value is an instance of a dataclass."""
+  return dataclasses.is_dataclass(value) and not isinstance(value, type)
+
+
+def dtype_name(value: Any) -> str | None:
+  """Returns the name of a dtype in any of its spellings, else None."""
+  if isinstance(value, np.dtype):
+    return value.name
+  if isinstance(value, type(jnp.float32)):
+    return jnp.dtype(value).name
+  if isinstance(value, type) and issubclass(value, np.generic):
+    return np.dtype(value).name
+  return None
+
+
+def dtype_from_name(name: str) -> Any:
+  """Returns the JAX scalar type of that name.
+
+  Raises:
+    UserError: There is none of that name.
+  """
+  found = getattr(jnp, name, None)
+  if found is None or dtype_name(found) is None:
+    raise UserError(f"{name!r} is not a dtype, like float32 or bfloat16")
+  return found
+
+
+def _path(value: Any) -> str:
+  return f"{value.__module__}:{value.__qualname__}"
+
+
+def to_json(value: Any) -> Any:
+  """Turns a config into what `json.dumps` takes.
+
+  Args:
+    value: A dataclass, or what its fields hold.
+
+  Raises:
+    UserError: A field holds what cannot be stored.
+  """
+  name = dtype_name(value)
+  if name is not None:
+    return {"$dtype": name}
+  if is_config(value):
+    fields = {k: to_json(v) for k, v in config_fields(value).items()}
+    return {"$class": _path(type(value)), **fields}
+  if isinstance(value, Mapping):
+    return {str(k): to_json(v) for k, v in value.items()}
+  if isinstance(value, list | tuple):
+    return [to_json(v) for v in value]
+  if value is None or isinstance(value, bool | int | float | str):
+    return value
+  if callable(value) and hasattr(value, "__qualname__"):
+    return {"$function": _path(value)}
+  if callable(value) and hasattr(value, "__name__"):
+    # A jitted function of JAX keeps its name, under the module's.
+    return {"$function": f"{value.__module__}:{value.__name__}"}
+  kind = type(value).__name__
+  raise UserError(f"a config cannot hold {value!r}, of type {kind}")
+
+
+def _find(path: str) -> Any:
+  module, _, names = path.partition(":")
+  try:
+    found: Any = importlib.import_module(module)
+    for name in names.split("."):
+      found = getattr(found, name)
+  except (ImportError, AttributeError) as error:
+    raise UserError(
+      f"the stored config names {path}, which is not there: {error}"
+    ) from error
+  return found
+
+
+def from_json(document: Any) -> Any:
+  """Undoes `to_json`; lists become tuples, and dtypes those of `jax.numpy`.
+
+  Args:
+    document: What `json.loads` returned.
+
+  Raises:
+    UserError: A class is gone, or takes other fields now.
+  """
+  if isinstance(document, list):
+    return tuple(from_json(v) for v in document)
+  if not isinstance(document, dict):
+    return document
+  if "$dtype" in document:
+    return dtype_from_name(document["$dtype"])
+  if "$function" in document:
+    return _find(document["$function"])
+  values = {k: from_json(v) for k, v in document.items() if k != "$class"}
+  if "$class" not in document:
+    return values
+  try:
+    return _find(document["$class"])(**values)
+  except TypeError as error:
+    raise UserError(
+      f"the stored config does not fit {document['$class']}: {error}"
+    ) from error
+
+
+def flatten(document: Any, prefix: str = "config") -> dict[str, Any]:
+  """Returns the leaves of a JSON config by dotted path."""
+  if not isinstance(document, dict) or not document:
+    return {prefix: document}
+  flat: dict[str, Any] = {}
+  for key, value in document.items():
+    flat.update(flatten(value, f"{prefix}.{key}"))
+  return flat
+
+
+def difference(old: Any, new: Any) -> dict[str, tuple[Any, Any]]:
+  """Returns, by dotted path, the leaves that two JSON configs differ in.
+
+  Args:
+    old: One config, of `to_json`.
+    new: The other.
+
+  Returns:
+    Pairs of values, None where one config lacks the leaf.
+  """
+  left, right = flatten(old), flatten(new)
+  return {
+    key: (left.get(key), right.get(key))
+    for key in sorted(left.keys() | right.keys())
+    if left.get(key) != right.get(key)
+  }

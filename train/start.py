@@ -1,0 +1,144 @@
+"""What happens before the first step: open, check, restore."""
+
+import json
+import os
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax
+import numpy as np
+
+from train import checkpoint, serialize
+from train.config import Config, validate
+from train.data import Dataset
+from train.errors import UserError, is_disk_full, one_line
+from train.optimizer import make_optimizer, schedule
+from train.sharding import device_count
+from train.state import TrainState, init_state
+from train.step import Task
+
+# What may change when a run goes on, since no number of its training depends
+# on it.
+FREE: tuple[str, ...] = (
+  "config.log_every",
+  "config.eval_every",
+  "config.eval_batches",
+  "config.checkpoint_every",
+  "config.keep",
+  "config.sample",
+  "config.debug",
+)
+
+
+class Start(NamedTuple):
+  """What the loop begins with."""
+
+  task: Task
+  state: TrainState
+  train: Dataset
+  validation: Dataset
+  snapshot: checkpoint.Snapshot | None
+
+
+def open_split(data: Any, split: str) -> Dataset:
+  """Opens a split of a config's data.
+
+  Raises:
+    UserError: It cannot be opened, or is empty.
+  """
+  try:
+    dataset = data.open(split)
+  except (OSError, ValueError, KeyError, ImportError) as error:
+    raise UserError(f"config.data: {one_line(error)}") from error
+  if len(dataset) == 0:
+    raise UserError(f"config.data: the {split} split has no examples")
+  return dataset
+
+
+def make_task(config: Config) -> Task:
+  """Puts model and optimizer of a config together."""
+  rate = schedule(config.optimizer, config.steps)
+  optimizer = make_optimizer(config.optimizer, rate)
+  return Task(config.model, optimizer, rate, config.accumulation)
+
+
+def begin(config: Config, workdir: str, say: Callable[[str], None]) -> Start:
+  """Opens the data, builds the state, and takes up the run if there is one.
+
+  Args:
+    config: The run.
+    workdir: Its directory, which is there.
+    say: Takes lines for the user.
+
+  Raises:
+    UserError: The config is wrong, or not that of the run in `workdir`.
+  """
+  train = open_split(config.data, "train")
+  validation = open_split(config.data, "validation")
+  validate(
+    config,
+    devices=device_count(config.strategy),
+    vocab_size=train.vocab_size,
+  )
+  task = make_task(config)
+  length = np.shape(train[0]["inputs"])[0]
+  try:
+    state = init_state(task.model, task.optimizer, config.seed, length)
+  except (TypeError, ValueError, KeyError, flax.errors.FlaxError) as error:
+    raise UserError(f"config.model: {one_line(error)}") from error
+  snapshot = checkpoint.restore_latest(workdir, say)
+  document = serialize.to_json(config)
+  if snapshot is not None:
+    _refuse_changes(snapshot, document, config, workdir)
+    state = flax.serialization.from_state_dict(state, snapshot.state)
+  with open(os.path.join(workdir, "config.json"), "w") as file:
+    json.dump(document, file, indent=2)
+  return Start(task, state, train, validation, snapshot)
+
+
+def make_workdir(workdir: str) -> None:
+  """Makes the directory of a run, and sees that it can be written.
+
+  Raises:
+    UserError: It cannot.
+  """
+  probe = os.path.join(workdir, ".writable")
+  try:
+    os.makedirs(workdir, exist_ok=True)
+    with open(probe, "w"):
+      pass
+    os.remove(probe)
+  except OSError as error:
+    if is_disk_full(error):
+      raise
+    reason = error.strerror or str(error)
+    raise UserError(f"cannot write to --workdir={workdir}: {reason}") from error
+
+
+def _refuse_changes(
+  snapshot: checkpoint.Snapshot, document: Any, config: Config, workdir: str
+) -> None:
+  """Raises a UserError if the run was started with another config.
+
+  `steps` may change only where the schedule does not depend on it.
+  """
+  free = FREE
+  if config.optimizer.decay_steps is not None:
+    free = (*free, "config.steps")
+  changes = [
+    f"{key} was {old!r} and is {new!r}"
+    for key, (old, new) in serialize.difference(
+      snapshot.config, document
+    ).items()
+    if not key.startswith(free)
+  ]
+  if changes:
+    raise UserError(
+      f"{workdir} holds a run with another config: {'; '.join(changes)}."
+      " Undo the change, or give another --workdir"
+    )
+  if config.steps < snapshot.step:
+    raise UserError(
+      f"config.steps is {config.steps}, but the run in {workdir} is already"
+      f" at step {snapshot.step}"
+    )

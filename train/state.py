@@ -1,0 +1,64 @@
+"""Everything that a step reads and returns."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from flax import struct
+
+
+class TrainState(struct.PyTreeNode):
+  """The state of a run between two steps.
+
+  Attributes:
+    step: Updates so far, int32 scalar.
+    params: Parameters of the model.
+    opt_state: State of the optimizer.
+    rng: Key data of the run, uint32; never changes, since each step folds its
+      number into it. That makes a resumed run draw what it would have drawn.
+    stopped: Set by the first update that was not finite, which is not
+      applied, nor is any after it: the state stays the one to reproduce with.
+  """
+
+  step: jax.Array
+  params: Any
+  opt_state: Any
+  rng: jax.Array
+  stopped: jax.Array
+
+
+def init_state(
+  model: nn.Module,
+  optimizer: optax.GradientTransformation,
+  seed: int,
+  length: int,
+) -> TrainState:
+  """Draws the parameters of a new run.
+
+  Args:
+    model: A module with the call of `LanguageModel`.
+    optimizer: Of the parameters.
+    seed: Of everything random in the run.
+    length: Tokens a sequence.
+
+  Returns:
+    The state before the first step.
+  """
+
+  def build() -> TrainState:
+    params_key, run_key = jax.random.split(jax.random.key(seed))
+    tokens = jnp.zeros((1, length), jnp.int32)
+    params = model.init(params_key, tokens)["params"]
+    return TrainState(
+      step=jnp.zeros((), jnp.int32),
+      params=params,
+      opt_state=optimizer.init(params),
+      rng=jax.random.key_data(run_key),
+      stopped=jnp.zeros((), bool),
+    )
+
+  # Under jit only the shapes of the forward pass are worked out, not its
+  # values, which nothing here uses.
+  return jax.jit(build)()

@@ -1,0 +1,184 @@
+"""The training step and the evaluation step, as pure functions.
+
+Losses, gradients and counts are summed, over microbatches and over devices,
+and divided once by the summed weight. A mean of means would give short
+documents and padded rows more say than they have tokens.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+
+from train.state import TrainState
+
+Batch = Mapping[str, jax.Array]
+
+
+class Task(NamedTuple):
+  """What stays the same from step to step."""
+
+  model: nn.Module
+  optimizer: optax.GradientTransformation
+  schedule: optax.Schedule
+  accumulation: int = 1
+
+
+def token_sums(
+  model: nn.Module,
+  params: Any,
+  batch: Batch,
+  rng: jax.Array | None = None,
+) -> dict[str, jax.Array]:
+  """Runs the model and adds up what the metrics are made of.
+
+  Args:
+    model: A module with the call of `LanguageModel`.
+    params: Its parameters.
+    batch: "inputs", "targets", "segment_ids" and "weights", all `[B, L]`.
+    rng: Key for dropout; None to evaluate.
+
+  Returns:
+    Float32 scalars: "loss" (nats) and "correct", weighted sums over tokens,
+    and "weight", the sum of the weights.
+  """
+  logits, _ = model.apply(
+    {"params": params},
+    batch["inputs"],
+    segment_ids=batch["segment_ids"],
+    rngs=None if rng is None else {"dropout": rng},
+  )
+  logits = logits.astype(jnp.float32)
+  targets, weights = batch["targets"], batch["weights"].astype(jnp.float32)
+  picked = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+  losses = jax.nn.logsumexp(logits, axis=-1) - picked
+  correct = (jnp.argmax(logits, axis=-1) == targets).astype(jnp.float32)
+  return {
+    "loss": jnp.sum(losses * weights),
+    "correct": jnp.sum(correct * weights),
+    "weight": jnp.sum(weights),
+  }
+
+
+def _inverse(weight: Any) -> Any:
+  """Returns 1 / weight, and 1 where there is no weight."""
+  return 1.0 / (weight + (weight == 0).astype(weight.dtype))
+
+
+def means(sums: Mapping[str, Any]) -> dict[str, Any]:
+  """Turns the sums of `token_sums` into metrics per token.
+
+  Args:
+    sums: Arrays of JAX or numpy.
+
+  Returns:
+    "loss" in nats, "bits_per_token", "accuracy", and "tokens", the summed
+    weight. Without tokens, zeros.
+  """
+  weight = sums["weight"]
+  scale = _inverse(weight)
+  loss = sums["loss"] * scale
+  return {
+    "loss": loss,
+    "bits_per_token": loss / math.log(2),
+    "accuracy": sums["correct"] * scale,
+    "tokens": weight,
+  }
+
+
+def eval_step(model: nn.Module, params: Any, batch: Batch) -> dict:
+  """Returns the sums of `token_sums`, without dropout."""
+  return token_sums(model, params, batch)
+
+
+def _gradients(
+  task: Task, params: Any, batch: Batch, rng: jax.Array
+) -> tuple[Any, dict[str, jax.Array]]:
+  """Sums gradients and metrics over the microbatches of a batch.
+
+  Args:
+    task: The task; its `accumulation` divides B.
+    params: Parameters.
+    batch: Arrays `[B, L]`.
+    rng: Key of this step.
+
+  Returns:
+    The gradient of the summed loss, and the sums of `token_sums`.
+  """
+
+  def loss(params: Any, batch: Batch, rng: jax.Array) -> tuple[Any, dict]:
+    sums = token_sums(task.model, params, batch, rng)
+    return sums["loss"], sums
+
+  gradient = jax.grad(loss, has_aux=True)
+  count = task.accumulation
+  if count == 1:
+    return gradient(params, batch, jax.random.fold_in(rng, 0))
+
+  micro = jax.tree.map(
+    lambda x: x.reshape(count, x.shape[0] // count, *x.shape[1:]), dict(batch)
+  )
+
+  def add(carry: Any, inputs: Any) -> tuple[Any, None]:
+    index, batch = inputs
+    new = gradient(params, batch, jax.random.fold_in(rng, index))
+    return jax.tree.map(jnp.add, carry, new), None
+
+  first = jax.tree.map(lambda x: x[0], micro)
+  shapes = jax.eval_shape(gradient, params, first, rng)
+  zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+  total, _ = jax.lax.scan(add, zeros, (jnp.arange(count), micro))
+  return total
+
+
+def train_step(
+  task: Task,
+  state: TrainState,
+  batch: Batch,
+  axis_name: str | None = None,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+  """Does one update.
+
+  Args:
+    task: Model, optimizer, schedule, accumulation.
+    state: The state before.
+    batch: This device's share: "inputs", "targets", "segment_ids" and
+      "weights", all `[B, L]`.
+    axis_name: The axis of devices that share the batch, if any. Each draws
+      its own dropout, so only a model without dropout computes the same on
+      one device and on many.
+
+  Returns:
+    The state after, and metrics: "loss" (nats a token), "bits_per_token",
+    "accuracy", "tokens", "grad_norm" (before clipping), "update_norm",
+    "param_norm", "learning_rate", and "finite". An update that is not finite
+    leaves the state as it was, but for `stopped`.
+  """
+  rng = jax.random.wrap_key_data(state.rng)
+  rng = jax.random.fold_in(rng, state.step)
+  if axis_name is not None:
+    rng = jax.random.fold_in(rng, jax.lax.axis_index(axis_name))
+  grads, sums = _gradients(task, state.params, batch, rng)
+  if axis_name is not None:
+    grads, sums = jax.lax.psum((grads, sums), axis_name)
+  metrics = means(sums)
+  scale = _inverse(sums["weight"])
+  grads = jax.tree.map(lambda g: g * scale.astype(g.dtype), grads)
+  metrics["grad_norm"] = optax.tree.norm(grads)
+  updates, opt_state = task.optimizer.update(
+    grads, state.opt_state, state.params
+  )
+  params = optax.apply_updates(state.params, updates)
+  metrics["update_norm"] = optax.tree.norm(updates)
+  metrics["param_norm"] = optax.tree.norm(params)
+  metrics["learning_rate"] = task.schedule(state.step)
+  finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
+  metrics["finite"] = finite
+  apply = finite & ~state.stopped
+  new = state.replace(step=state.step + 1, params=params, opt_state=opt_state)
+  kept = jax.tree.map(lambda n, o: jnp.where(apply, n, o), new, state)
+  return kept.replace(stopped=state.stopped | ~finite), metrics
