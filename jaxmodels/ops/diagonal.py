@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jaxmodels.ops import checks
@@ -63,8 +64,8 @@ def diagonal_recurrence(
   dtype = jnp.result_type(a, b)
   if initial_state is None:
     initial_state = jnp.zeros_like(jnp.sum(b[:, :1], 1), dtype=dtype)
-  dtype = jnp.promote_types(dtype, initial_state.dtype)
-  wide = jnp.promote_types(dtype, jnp.float32)
+  dtype = np.promote_types(dtype, initial_state.dtype)
+  wide = np.promote_types(dtype, jnp.float32)
   with jax.named_scope(op):
     y, state = run(
       FAMILY,

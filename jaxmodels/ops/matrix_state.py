@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxmodels.ops import checks
 from jaxmodels.ops.recurrence import Family, run
@@ -44,7 +45,7 @@ def run_matrix_state(
   method, size = choose(op, method, chunk_size, length, default_chunk_size())
   if initial_state is None:
     initial_state = _zero_state(tokens)
-  wide = jnp.promote_types(initial_state.dtype, jnp.float32)
+  wide = np.promote_types(initial_state.dtype, jnp.float32)
 
   def fold(x, axes):  # Leading batch axes become one.
     return x.reshape(-1, *x.shape[x.ndim - axes :])
@@ -76,9 +77,7 @@ def _zero_state(tokens: Any) -> jax.Array:
   outer = jnp.sum(k, -3)[..., :, None] * jnp.sum(v, -3)[..., None, :].astype(
     k.dtype
   )
-  return jnp.zeros_like(
-    outer, dtype=jnp.promote_types(outer.dtype, jnp.float32)
-  )
+  return jnp.zeros_like(outer, dtype=np.promote_types(outer.dtype, jnp.float32))
 
 
 def _check(op, tokens, initial_state, segment_ids):

@@ -28,6 +28,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jaxmodels.ops import sequence_parallel
@@ -287,7 +288,7 @@ def _lift(function, links=None, chunks=False):
 def _widen(tree):
   """Floats narrower than float32 become float32."""
   return jax.tree.map(
-    lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32)), tree
+    lambda x: x.astype(np.promote_types(x.dtype, jnp.float32)), tree
   )
 
 
