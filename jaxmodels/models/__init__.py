@@ -1,0 +1,6 @@
+"""Whole networks, made of layers by name. Their state is one pytree."""
+
+from jaxmodels.models.backbone import Backbone
+from jaxmodels.models.language_model import LanguageModel
+
+__all__ = ["Backbone", "LanguageModel"]

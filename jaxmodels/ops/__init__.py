@@ -18,8 +18,17 @@ Conventions of every op:
     `segment_ids[:, t:] - segment_ids[:, t - 1 : t]`.
 """
 
+from jaxmodels.ops.attention import Cache, attention
+from jaxmodels.ops.convolution import causal_convolution
 from jaxmodels.ops.delta_rule import delta_rule
 from jaxmodels.ops.diagonal import diagonal_recurrence
 from jaxmodels.ops.linear_attention import linear_attention
 
-__all__ = ["delta_rule", "diagonal_recurrence", "linear_attention"]
+__all__ = [
+  "Cache",
+  "attention",
+  "causal_convolution",
+  "delta_rule",
+  "diagonal_recurrence",
+  "linear_attention",
+]

@@ -1,0 +1,118 @@
+"""What the layers share: projections, their initialisation, and guards."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxmodels.ops import checks
+
+__all__ = [
+  "check_input",
+  "divide",
+  "log_uniform",
+  "merge_heads",
+  "projection",
+  "split_heads",
+  "step_bias",
+  "wide",
+]
+
+
+def projection(
+  layer: nn.Module,
+  features: int,
+  name: str,
+  *,
+  scale: float = 1.0,
+  use_bias: bool = False,
+  dtype: jnp.dtype | None = None,
+) -> nn.Dense:
+  """A dense map in the compute dtype of `layer`, in the scope of its caller.
+
+  Weights are normal with variance scale^2 / fan-in (LeCun), which keeps the
+  size of what passes whatever the width; the papers' own codes use fixed
+  deviations (0.02) or Xavier's, which do so for one width only.
+
+  Args:
+    layer: A module with fields `dtype` and `param_dtype`.
+    features: The width of the result.
+    name: Of the submodule.
+    scale: Factor on the initial weights.
+    use_bias: Whether to add a bias, zero at first.
+    dtype: Of the computation, where it is not the layer's: decays and write
+      strengths are computed by `wide(layer.dtype)`, since rounding them to
+      bfloat16 changes how long a state remembers.
+  """
+  return nn.Dense(
+    features,
+    use_bias=use_bias,
+    dtype=dtype or layer.dtype,
+    param_dtype=layer.param_dtype,
+    kernel_init=nn.initializers.variance_scaling(
+      scale**2, "fan_in", "truncated_normal"
+    ),
+    name=name,
+  )
+
+
+def wide(dtype: jnp.dtype) -> jnp.dtype:
+  """float32, or `dtype` where that is wider."""
+  return dtype if jnp.finfo(dtype).bits >= 32 else jnp.float32
+
+
+def split_heads(x: jax.Array, heads: int) -> jax.Array:
+  """[B, L, H * K] to [B, L, H, K]."""
+  return x.reshape((*x.shape[:-1], heads, x.shape[-1] // heads))
+
+
+def merge_heads(x: jax.Array) -> jax.Array:
+  """[B, L, H, K] to [B, L, H * K]."""
+  return x.reshape((*x.shape[:-2], x.shape[-2] * x.shape[-1]))
+
+
+def check_input(
+  layer: nn.Module, x: jax.Array, segment_ids: jax.Array | None
+) -> None:
+  """Checks x [B, L, width] and segment_ids [B, L] of a mixer."""
+  name = type(layer).__name__
+  checks.shape(name, "x", x, (None, None, layer.width), "[B, L, width]")
+  checks.dtype(name, "x", x, jnp.floating, "real floating point")
+  checks.segment_ids(name, segment_ids, x.shape[:2])
+
+
+def divide(layer: nn.Module, field: str, total: int, whole: str) -> int:
+  """The quotient total // field, or an error that names the field."""
+  parts = getattr(layer, field)
+  checks.require(
+    parts > 0 and total % parts == 0,
+    f"{type(layer).__name__}: {field} must divide {whole} = {total}, "
+    f"got {parts}",
+  )
+  return total // parts
+
+
+def log_uniform(low: float, high: float) -> nn.initializers.Initializer:
+  """An initialiser uniform in the logarithm over [low, high]."""
+
+  def init(key, shape, dtype=jnp.float32):
+    return jnp.exp(
+      jax.random.uniform(key, shape, dtype, jnp.log(low), jnp.log(high))
+    )
+
+  return init
+
+
+def step_bias(low: float, high: float) -> nn.initializers.Initializer:
+  """An initialiser whose softplus is log-uniform over [low, high].
+
+  With it a step softplus(W x + bias) is log-uniform where W x = 0: the
+  initialisation of Mamba (Gu & Dao 2023, arXiv:2312.00752).
+  """
+  steps = log_uniform(low, high)
+
+  def init(key, shape, dtype=jnp.float32):
+    step = steps(key, shape, dtype)
+    # The inverse of softplus, without exp(+large).
+    return step + jnp.log(-jnp.expm1(-step))
+
+  return init

@@ -1,0 +1,64 @@
+"""Tokens to vectors, and vectors to logits by the same table."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxmodels.layers.common import wide
+from jaxmodels.ops import checks
+
+__all__ = ["TokenEmbedding"]
+
+
+class TokenEmbedding(nn.Module):
+  """A table [vocab_size, width] for the way in and, if tied, the way out.
+
+  x_t = E[token_t];  logits_t = E x_t. Tied as in Press & Wolf 2017,
+  arXiv:1608.05859; untied, the way out has a table of its own. Entries start
+  normal with deviation 0.02 (GPT-2, Radford et al. 2019), small enough that
+  the logits of a normed x are near zero, so the first predictions are near
+  uniform: their deviation is 0.02 sqrt(width).
+
+  Attributes:
+    vocab_size: The number of tokens.
+    width: D.
+    tied: Whether both ways share the table.
+    dtype: Of the embeddings, and of the operands of the read-out, which is
+      summed in float32.
+    param_dtype: Of the tables.
+  """
+
+  vocab_size: int
+  width: int
+  tied: bool = True
+  dtype: jnp.dtype = jnp.float32
+  param_dtype: jnp.dtype = jnp.float32
+
+  def setup(self) -> None:
+    """Makes the tables."""
+    shape = (self.vocab_size, self.width)
+    init = nn.initializers.normal(0.02)
+    self.table = self.param("table", init, shape, self.param_dtype)
+    if not self.tied:
+      self.readout = self.param("readout", init, shape, self.param_dtype)
+
+  def encode(self, tokens: jax.Array) -> jax.Array:
+    """Tokens [B, L], integers below vocab_size, to [B, L, D]."""
+    name = type(self).__name__
+    checks.shape(name, "tokens", tokens, (None, None), "[B, L]")
+    checks.dtype(name, "tokens", tokens, jnp.integer, "integers")
+    return jnp.take(self.table.astype(self.dtype), tokens, axis=0)
+
+  def decode(self, x: jax.Array) -> jax.Array:
+    """[B, L, D] to logits [B, L, vocab_size] in float32 or wider."""
+    table = self.table if self.tied else self.readout
+    return jnp.einsum(
+      "bld,vd->blv",
+      x.astype(self.dtype),
+      table.astype(self.dtype),
+      preferred_element_type=wide(self.dtype),
+    )
+
+  def __call__(self, tokens: jax.Array) -> jax.Array:
+    """The way in: `encode`."""
+    return self.encode(tokens)

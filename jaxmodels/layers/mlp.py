@@ -1,0 +1,73 @@
+"""Channel mixers: `mlp(x) -> y`, token by token."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxmodels.layers.common import check_input, projection
+
+__all__ = ["MLP", "GatedMLP"]
+
+
+class GatedMLP(nn.Module):
+  """SwiGLU: W_o (SiLU(W_g x) * W_v x), without biases.
+
+  Shazeer 2020, arXiv:2002.05202. The hidden width is by default 8/3 of the
+  width, rounded up to a multiple of 8, so that it has the parameters of a
+  plain MLP of four times the width.
+
+  Attributes:
+    width: D.
+    hidden: Hidden width, or None for the default.
+    output_scale: Factor on the initial weights of the output projection.
+    dtype: Of the computation.
+    param_dtype: Of the parameters.
+  """
+
+  width: int
+  hidden: int | None = None
+  output_scale: float = 1.0
+  dtype: jnp.dtype = jnp.float32
+  param_dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """[B, L, D] to [B, L, D]."""
+    check_input(self, x, None)
+    hidden = self.hidden or -(-self.width * 8 // 24) * 8
+    gate = nn.silu(projection(self, hidden, "gate")(x))
+    value = projection(self, hidden, "value")(x)
+    output = projection(self, self.width, "output", scale=self.output_scale)
+    return output(gate * value)
+
+
+class MLP(nn.Module):
+  """W_o GELU(W_i x + b_i) + b_o (Vaswani et al. 2017, arXiv:1706.03762).
+
+  With GELU (Hendrycks & Gimpel 2016, arXiv:1606.08415) in place of the
+  paper's ReLU.
+
+  Attributes:
+    width: D.
+    hidden: Hidden width, 4 D by default.
+    output_scale: Factor on the initial weights of the output projection.
+    dtype: Of the computation.
+    param_dtype: Of the parameters.
+  """
+
+  width: int
+  hidden: int | None = None
+  output_scale: float = 1.0
+  dtype: jnp.dtype = jnp.float32
+  param_dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """[B, L, D] to [B, L, D]."""
+    check_input(self, x, None)
+    hidden = self.hidden or 4 * self.width
+    x = nn.gelu(projection(self, hidden, "input", use_bias=True)(x))
+    output = projection(
+      self, self.width, "output", scale=self.output_scale, use_bias=True
+    )
+    return output(x)

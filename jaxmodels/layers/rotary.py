@@ -1,0 +1,69 @@
+"""Rotary positions, and positions of packed documents."""
+
+import jax
+import jax.numpy as jnp
+
+from jaxmodels.ops import checks
+
+__all__ = ["advance_positions", "rotate"]
+
+
+def rotate(
+  x: jax.Array, positions: jax.Array, base: float = 10_000.0
+) -> jax.Array:
+  """Turns pairs of channels by angles that grow with the position.
+
+  Channels i and i + K/2 turn by position * base^(-2i/K), so that the product
+  of a query and a key depends on their distance alone. Su et al. 2021,
+  arXiv:2104.09864; the paper pairs channels 2i and 2i + 1, we pair halves, as
+  most published checkpoints do: a fixed permutation of the channels.
+
+  Args:
+    x: [B, L, H, K], K even.
+    positions: [B, L] integers.
+    base: The longest wavelength is 2 pi base.
+
+  Returns:
+    [B, L, H, K], computed in float32 or wider, of the dtype of `x`.
+
+  Raises:
+    ValueError: If K is odd.
+  """
+  width = x.shape[-1]
+  checks.require(width % 2 == 0, f"rotate: x must have K even, got {width}")
+  wide = x.astype(jnp.float32) if jnp.finfo(x.dtype).bits < 32 else x
+  channels = jnp.arange(width // 2, dtype=wide.dtype)
+  speeds = jnp.asarray(base, wide.dtype) ** (-2 * channels / width)
+  angles = positions[..., None, None].astype(wide.dtype) * jnp.expand_dims(
+    speeds, range(positions.ndim + 1)
+  )
+  sine, cosine = jnp.sin(angles), jnp.cos(angles)
+  first, second = jnp.split(wide, 2, -1)
+  turned = jnp.concatenate(
+    [first * cosine - second * sine, second * cosine + first * sine], -1
+  )
+  return turned.astype(x.dtype)
+
+
+def advance_positions(
+  entering: jax.Array, length: int, segment_ids: jax.Array | None
+) -> tuple[jax.Array, jax.Array]:
+  """Positions that count from the start of each token's own segment.
+
+  Args:
+    entering: [B] how many tokens of segment 0 came before.
+    length: L.
+    segment_ids: [B, L] integers that only grow, or None.
+
+  Returns:
+    positions [B, L], and [B] how many tokens of the last token's segment
+    there have been.
+  """
+  counted = jnp.arange(length, dtype=entering.dtype)[None]
+  positions = entering[:, None] + counted
+  if segment_ids is not None and length > 0:
+    before = jnp.pad(segment_ids[:, :-1], ((0, 0), (1, 0)))
+    starts = jnp.where(segment_ids != before, counted, -1)
+    start = jax.lax.cummax(starts, axis=1)
+    positions = jnp.where(start < 0, positions, counted - start)
+  return positions, positions[:, -1] + 1 if length > 0 else entering

@@ -1,0 +1,205 @@
+"""S5, a diagonal state space with many inputs and outputs."""
+
+import functools
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmodels.layers.common import (
+  check_input,
+  divide,
+  log_uniform,
+  projection,
+  wide,
+)
+from jaxmodels.ops import checks, diagonal_recurrence
+
+__all__ = ["S5", "S5State", "hippo_normal_eigenvalues"]
+
+
+class S5State(NamedTuple):
+  """The states [B, N / 2], complex: one of each conjugate pair."""
+
+  hidden: jax.Array
+
+
+@functools.cache
+def hippo_normal_eigenvalues(size: int) -> tuple[np.ndarray, np.ndarray]:
+  """Eigenvalues and eigenvectors of the normal part of HiPPO-LegS.
+
+  HiPPO-LegS, A_nk = -sqrt((2n + 1)(2k + 1)) for n > k, -(n + 1) for n = k and
+  0 above (Gu et al. 2020, arXiv:2008.07669), is normal plus of rank one:
+  A = A_N - p p^T with p_n = sqrt(n + 1/2). A_N is -1/2 plus a skew symmetric
+  matrix, so its eigenvalues have the real part -1/2 and come in conjugate
+  pairs, and its eigenvectors are orthonormal (Gu et al. 2021,
+  arXiv:2111.00396).
+
+  Args:
+    size: Of the matrix, even.
+
+  Returns:
+    The size / 2 eigenvalues with positive imaginary part, ascending, and
+    their eigenvectors [size, size / 2], in complex128.
+  """
+  root = np.sqrt(1 + 2 * np.arange(size))
+  hippo = -np.tril(np.outer(root, root), -1) - np.diag(1.0 + np.arange(size))
+  p = np.sqrt(np.arange(size) + 0.5)
+  normal = hippo + np.outer(p, p)
+  skew = normal + 0.5 * np.eye(size)
+  # i times a skew symmetric matrix is Hermitian: a stable eigenproblem.
+  imaginary, vectors = np.linalg.eigh(-1j * skew)
+  half = size // 2
+  return -0.5 + 1j * imaginary[half:], vectors[:, half:]
+
+
+class S5(nn.Module):
+  """A multi-input multi-output diagonal state space, gated.
+
+  With h_t in C^(N/2) and one of each conjugate pair kept:
+
+    a = exp(lambda dt),  b = (a - 1) / lambda                 (zero-order hold)
+    h_t = a * h_{t-1} + b * (B u_t)
+    y_t = 2 Re(C h_t) + D * u_t
+    out_t = GELU(y_t) * sigmoid(W GELU(y_t))
+
+  Smith et al. 2022, "Simplified State Space Layers for Sequence Modeling",
+  arXiv:2208.04933; a new segment starts from h = 0, as the resets of Lu et
+  al. 2023, arXiv:2303.03982. The initial lambda are the eigenvalues of
+  HiPPO-LegS's normal part (`blocks` copies of a smaller one), B and C are
+  normal in the basis of its eigenvectors, and dt log-uniform in
+  [step_min, step_max], one a state. Departures: the real part is stored as
+  the logarithm of its negative, so that training cannot make it unstable;
+  the state space is computed in float32 or wider whatever the dtype, only
+  the gate is not.
+
+  Attributes:
+    width: D.
+    state_width: N, real dimensions of the state; even.
+    blocks: Blocks of the initial matrix, a divisor of N / 2.
+    step_min: Smallest initial dt.
+    step_max: Largest initial dt.
+    output_scale: Factor on the initial C and D, which start the output.
+    method: Of the op.
+    chunk_size: Of the op.
+    dtype: Of the computation of the gate.
+    param_dtype: Of the parameters, all real.
+  """
+
+  width: int
+  state_width: int = 64
+  blocks: int = 1
+  step_min: float = 1e-3
+  step_max: float = 1e-1
+  output_scale: float = 1.0
+  method: str = "auto"
+  chunk_size: int | None = None
+  dtype: jnp.dtype = jnp.float32
+  param_dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self,
+    x: jax.Array,
+    state: S5State | None = None,
+    *,
+    segment_ids: jax.Array | None = None,
+  ) -> tuple[jax.Array, S5State]:
+    """Mixes along L.
+
+    Args:
+      x: [B, L, D].
+      state: As returned or made by `init_state`; None is its zero.
+      segment_ids: [B, L] integers that only grow, or None.
+
+    Returns:
+      y: [B, L, D], and the state.
+    """
+    check_input(self, x, segment_ids)
+    u = x.astype(wide(self.dtype))
+    decay, drive, read, skip = self._discretise(u.dtype)
+    # Products of real matrices: half the work of complex ones, and `jax`
+    # cannot checkpoint the result of a complex product.
+    inputs = jax.lax.complex(
+      jnp.einsum("bld,nd->bln", u, drive.real),
+      jnp.einsum("bld,nd->bln", u, drive.imag),
+    )
+    decays = jnp.broadcast_to(decay[None, None], inputs.shape)
+    hidden, last = diagonal_recurrence(
+      decays,
+      inputs,
+      None if state is None else state.hidden,
+      segment_ids=segment_ids,
+      method=self.method,
+      chunk_size=self.chunk_size,
+    )
+    y = 2 * jnp.einsum("bln,dn->bld", hidden.real, read.real)
+    y = y - 2 * jnp.einsum("bln,dn->bld", hidden.imag, read.imag)
+    y = nn.gelu(y + skip[None, None] * u).astype(self.dtype)
+    gate = projection(self, self.width, "gate")(y)
+    return y * nn.sigmoid(gate), S5State(last)
+
+  def _discretise(
+    self, dtype: jnp.dtype
+  ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """Makes a [N/2], b B [N/2, D], C [D, N/2] and D [D], from real `dtype`."""
+    eigenvalues, vectors = self._basis()
+    count, inputs = eigenvalues.size, (self.state_width, self.width)
+    normal = nn.initializers.lecun_normal(in_axis=-1, out_axis=-2)
+
+    def in_basis(key, shape, dtype):
+      b = vectors.conj().T @ normal(key, inputs).astype(jnp.complex64)
+      return jnp.stack([b.real, b.imag]).astype(dtype)
+
+    def out_of_basis(key, shape, dtype):
+      c = normal(key, (2, self.width, self.state_width))
+      c = jax.lax.complex(c[0], c[1]) @ vectors
+      c = c * (self.output_scale * 0.5**0.5)
+      return jnp.stack([c.real, c.imag]).astype(dtype)
+
+    def constant(value):
+      return lambda key, shape, dtype: jnp.asarray(value, dtype)
+
+    def parameter(name, init, shape):
+      return self.param(name, init, shape, self.param_dtype).astype(dtype)
+
+    real = parameter(
+      "log_decay_rate", constant(np.log(-eigenvalues.real)), (count,)
+    )
+    imaginary = parameter("frequency", constant(eigenvalues.imag), (count,))
+    log_step = parameter("log_step", self._log_steps, (count,))
+    b = parameter("B", in_basis, (2, count, self.width))
+    c = parameter("C", out_of_basis, (2, self.width, count))
+    skip = parameter(
+      "D", nn.initializers.normal(self.output_scale), (self.width,)
+    )
+    rate = jax.lax.complex(-jnp.exp(real), imaginary)
+    exponent = rate * jnp.exp(log_step).astype(rate.dtype)
+    # expm1: the difference to 1 is small where steps are.
+    gain = jnp.expm1(exponent) / rate
+    drive = gain[:, None] * jax.lax.complex(b[0], b[1])
+    return jnp.exp(exponent), drive, jax.lax.complex(c[0], c[1]), skip
+
+  def _log_steps(self, key, shape, dtype):
+    return jnp.log(log_uniform(self.step_min, self.step_max)(key, shape, dtype))
+
+  def _basis(self) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenvalues [N/2] and eigenvectors [N, N/2] of the initial matrix."""
+    checks.require(
+      self.state_width > 0 and self.state_width % 2 == 0,
+      f"S5: state_width must be even, got {self.state_width}",
+    )
+    size = 2 * divide(self, "blocks", self.state_width // 2, "state_width / 2")
+    eigenvalues, vectors = hippo_normal_eigenvalues(size)
+    return (
+      np.tile(eigenvalues, self.blocks),
+      np.kron(np.eye(self.blocks), vectors).astype(np.complex64),
+    )
+
+  def init_state(self, batch_size: int) -> S5State:
+    """Zeros."""
+    shape = (batch_size, self.state_width // 2)
+    complex_ = np.result_type(wide(self.dtype), np.complex64)
+    return S5State(jnp.zeros(shape, complex_))

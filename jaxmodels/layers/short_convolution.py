@@ -1,0 +1,76 @@
+"""The short causal convolution that many mixers put before their op."""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxmodels.layers.common import wide
+from jaxmodels.ops import causal_convolution
+
+__all__ = ["ShortConvolution", "zero_tail"]
+
+
+class ShortConvolution(nn.Module):
+  """activation(causal_convolution(x, kernel) + bias), channel by channel.
+
+  Initialised uniformly in +-1/sqrt(kernel width), the default of the
+  convolutions in the published code of Mamba and DeltaNet.
+
+  Attributes:
+    kernel_width: W, tokens a channel sees.
+    use_bias: Whether there is a bias.
+    activation: Applied to the result.
+    dtype: Of the result; products are summed in float32.
+    param_dtype: Of the parameters.
+  """
+
+  kernel_width: int = 4
+  use_bias: bool = False
+  activation: Callable[[jax.Array], jax.Array] = nn.silu
+  dtype: jnp.dtype = jnp.float32
+  param_dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self,
+    x: jax.Array,
+    state: jax.Array | None = None,
+    *,
+    segment_ids: jax.Array | None = None,
+  ) -> tuple[jax.Array, jax.Array]:
+    """Convolves.
+
+    Args:
+      x: [B, L, D].
+      state: [B, W - 1, D], the inputs before, or None for zeros.
+      segment_ids: [B, L] or None.
+
+    Returns:
+      y: [B, L, D], and the state.
+    """
+
+    def init(key, shape, dtype):
+      bound = self.kernel_width**-0.5
+      return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    shape = (self.kernel_width, x.shape[-1])
+    kernel = self.param("kernel", init, shape, self.param_dtype)
+    y, state = causal_convolution(
+      x.astype(self.dtype),
+      kernel.astype(self.dtype),
+      state,
+      segment_ids=segment_ids,
+    )
+    if self.use_bias:
+      bias = self.param("bias", init, shape[1:], self.param_dtype)
+      y = y + bias.astype(self.dtype)[None, None]
+    return self.activation(y), state
+
+
+def zero_tail(
+  batch_size: int, kernel_width: int, channels: int, dtype: jnp.dtype
+) -> jax.Array:
+  """The zero state [B, W - 1, D] of a convolution computed in `dtype`."""
+  return jnp.zeros((batch_size, kernel_width - 1, channels), wide(dtype))

@@ -1,0 +1,78 @@
+"""Layers by name, with errors that help."""
+
+import dataclasses
+import difflib
+import functools
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import flax.linen as nn
+
+from jaxmodels.layers import MIXERS, MLPS
+
+__all__ = ["make_mixer", "make_mlp", "pick"]
+
+
+def make_mixer(
+  name: str, options: Mapping[str, Any], /, **common: Any
+) -> nn.Module:
+  """The mixer of that name.
+
+  Args:
+    name: A key of `jaxmodels.layers.MIXERS`.
+    options: Fields that differ from the mixer's defaults.
+    **common: Fields that the model sets.
+
+  Raises:
+    ValueError: For an unknown name or field, with near matches.
+  """
+  make = pick("mixer", name, MIXERS)
+  _check_options(f"options of mixer {name!r}", make, options, common)
+  return make(**common, **options)
+
+
+def make_mlp(
+  name: str, options: Mapping[str, Any], /, **common: Any
+) -> nn.Module | None:
+  """The channel mixer of that name, as `make_mixer`; None for "none"."""
+  make = pick("mlp", name, MLPS)
+  if make is None:
+    return None
+  _check_options(f"options of mlp {name!r}", make, options, common)
+  return make(**common, **options)
+
+
+def pick(kind: str, name: str, table: Mapping[str, Any]) -> Any:
+  """table[name], or a ValueError with near matches."""
+  if name not in table:
+    raise ValueError(f"unknown {kind} {name!r}{_near(name, table)}")
+  return table[name]
+
+
+def _check_options(
+  what: str,
+  make: Callable[..., nn.Module],
+  options: Mapping[str, Any],
+  common: Mapping[str, Any],
+) -> None:
+  module = make.func if isinstance(make, functools.partial) else make
+  fields = {
+    field.name
+    for field in dataclasses.fields(module)
+    if field.name not in ("parent", "name", *common)
+  }
+  for option in options:
+    if option in common:
+      raise ValueError(f"{what}: {option!r} is set by the model itself")
+    if option not in fields:
+      raise ValueError(
+        f"{what}: unknown field {option!r}{_near(option, fields)}"
+      )
+
+
+def _near(name: str, known: Iterable[str]) -> str:
+  known = sorted(known)
+  near = difflib.get_close_matches(name, known, 3, 0.5)
+  if near:
+    return f"; did you mean {' or '.join(map(repr, near))}?"
+  return f"; known are {', '.join(known)}"

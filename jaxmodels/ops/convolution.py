@@ -1,0 +1,206 @@
+"""Short causal depthwise convolution, with its tail as the state."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxmodels.ops import checks, halo
+
+__all__ = ["causal_convolution"]
+
+METHODS = ("auto", "parallel", "recurrent")
+
+
+def causal_convolution(
+  x: jax.Array,
+  kernel: jax.Array,
+  initial_state: jax.Array | None = None,
+  *,
+  segment_ids: jax.Array | None = None,
+  reverse: bool = False,
+  method: str = "auto",
+  chunk_size: int | None = None,
+  axis_name: str | None = None,
+) -> tuple[jax.Array, jax.Array]:
+  """Convolves every channel with its own short kernel over the past.
+
+  y_t[d] = sum_{j=0}^{W-1} kernel[W - 1 - j, d] x_{t-j}[d]
+
+  so `kernel[W - 1]` multiplies the present token and `kernel[0]` the oldest:
+  the layout of a cross-correlation, as in the published checkpoints of Mamba
+  (Gu & Dao 2023, arXiv:2312.00752), without their trailing bias and SiLU.
+
+  Taps never cross the edge of a segment. The products are summed in float32
+  or wider. With W shifted products there is nothing to gain from chunks:
+  `chunk_size` is taken for the sake of the common contract and ignored.
+
+  Args:
+    x: [..., L, D] inputs, any number of batch axes, any length.
+    kernel: [W, D], W >= 1.
+    initial_state: [..., W - 1, D], the inputs before the first token, oldest
+      first; None stands for zeros. It belongs to segment 0.
+    segment_ids: [..., L] integers that only grow along L; None joins all.
+    reverse: Run from the last token to the first. The states are then in the
+      order of that walk too.
+    method: "parallel" (W shifted products, all tokens at once), "recurrent"
+      (token by token; for checking), or "auto", which is "parallel".
+    chunk_size: Not used.
+    axis_name: Mesh axis that L is cut over, inside `shard_map`: the tail
+      then comes from the neighbouring device ("parallel" only; a piece must
+      hold at least W - 1 tokens). `initial_state` and the state returned are
+      the whole sequence's, on every device.
+
+  Returns:
+    y: [..., L, D], of the dtype of `x`.
+    state: [..., W - 1, D] in float32 or wider: the last W - 1 inputs, oldest
+      first, with zeros where they are not joined to the last token.
+
+  Raises:
+    ValueError: For a wrong shape, dtype or method, naming the argument.
+  """
+  del chunk_size
+  _check(x, kernel, initial_state, segment_ids, method, axis_name)
+  if method == "auto":
+    method = "parallel"
+  wide = np.result_type(x.dtype, kernel.dtype, np.float32)
+  with jax.named_scope("causal_convolution"):
+    inputs = jnp.asarray(x, wide)
+    ids = None if segment_ids is None else jnp.asarray(segment_ids)
+    if reverse:
+      inputs = jnp.flip(inputs, -2)
+      ids = None if ids is None else halo.reverse_ids(ids, axis_name)
+    tail = _tail(inputs, kernel.shape[0] - 1, initial_state)
+    if method == "recurrent":
+      y, state = _recurrent(inputs, jnp.asarray(kernel, wide), tail, ids)
+    else:
+      y, state = _parallel(
+        inputs, jnp.asarray(kernel, wide), tail, ids, axis_name, reverse
+      )
+    if reverse:
+      y = jnp.flip(y, -2)
+    checks.finite("causal_convolution", y=y, final_state=state)
+    return y.astype(x.dtype), state
+
+
+def _tail(
+  inputs: jax.Array, size: int, initial_state: jax.Array | None
+) -> jax.Array:
+  """The inputs before the first token, in the dtype of `inputs`."""
+  if initial_state is not None:
+    return jnp.asarray(initial_state, inputs.dtype)
+  shape = (*inputs.shape[:-2], size, inputs.shape[-1])
+  if inputs.shape[-2] == 0:
+    return jnp.zeros(shape, inputs.dtype)
+  # Made from what is there, so that it varies over a mesh as the inputs do.
+  return jnp.broadcast_to(jnp.zeros_like(inputs[..., :1, :]), shape)
+
+
+def _parallel(
+  inputs: jax.Array,
+  kernel: jax.Array,
+  tail: jax.Array,
+  ids: jax.Array | None,
+  axis_name: str | None,
+  reverse: bool,
+) -> tuple[jax.Array, jax.Array]:
+  """All tokens at once: one shifted product a tap."""
+  width, length = kernel.shape[0], inputs.shape[-2]
+  if axis_name is not None and width > 1:
+    own = inputs[..., length - width + 1 :, :]
+    tail = halo.from_previous(own, tail, axis_name, reverse)
+  span = jnp.concatenate([tail, inputs], -2)
+  span_ids = None if ids is None else _span_ids(ids, width, axis_name, reverse)
+  y = jnp.zeros_like(inputs)
+  for tap in range(width):
+    past = span[..., tap : tap + length, :]
+    if span_ids is not None and tap < width - 1:
+      present = span_ids[..., width - 1 :]
+      joined = span_ids[..., tap : tap + length] == present
+      past = jnp.where(joined[..., None], past, 0)
+    weight = jnp.expand_dims(kernel[tap], range(inputs.ndim - 1))
+    y = y + past * weight
+  state = span[..., length:, :]
+  if span_ids is not None and length > 0:
+    joined = span_ids[..., length:] == span_ids[..., -1:]
+    state = jnp.where(joined[..., None], state, 0)
+  if axis_name is not None:
+    state = halo.from_last(state, axis_name, reverse)
+  return y, state
+
+
+def _span_ids(
+  ids: jax.Array, width: int, axis_name: str | None, reverse: bool
+) -> jax.Array:
+  """The ids of the tail and of the tokens, [..., W - 1 + L]."""
+  tail = jnp.zeros((*ids.shape[:-1], width - 1), ids.dtype)
+  if axis_name is not None and width > 1:
+    own = ids[..., ids.shape[-1] - width + 1 :]
+    tail = halo.from_previous(own, tail, axis_name, reverse)
+  return jnp.concatenate([tail, ids], -1)
+
+
+def _recurrent(
+  inputs: jax.Array,
+  kernel: jax.Array,
+  tail: jax.Array,
+  ids: jax.Array | None,
+) -> tuple[jax.Array, jax.Array]:
+  """Token after token, the tail as the carry."""
+  fresh = jnp.zeros(inputs.shape[:-1], bool)
+  if ids is not None:
+    fresh = jnp.diff(ids, axis=-1, prepend=jnp.zeros_like(ids[..., :1])) != 0
+
+  def step(
+    tail: jax.Array, token: tuple[jax.Array, jax.Array]
+  ) -> tuple[jax.Array, jax.Array]:
+    present, fresh = token
+    tail = jnp.where(fresh[..., None, None], 0, tail)
+    span = jnp.concatenate([tail, present[..., None, :]], -2)
+    weights = jnp.expand_dims(kernel, range(span.ndim - 2))
+    return span[..., 1:, :], jnp.sum(span * weights, -2)
+
+  tokens = jnp.moveaxis(inputs, -2, 0), jnp.moveaxis(fresh, -1, 0)
+  state, y = lax.scan(step, tail, tokens)
+  return jnp.moveaxis(y, 0, -2), state
+
+
+def _check(
+  x: jax.Array,
+  kernel: jax.Array,
+  initial_state: jax.Array | None,
+  segment_ids: jax.Array | None,
+  method: str,
+  axis_name: str | None,
+) -> None:
+  """Checks shapes and dtypes, and numbers where that is switched on."""
+  op = "causal_convolution"
+  checks.require(
+    method in METHODS,
+    f"{op}: method must be one of {', '.join(METHODS)}, got {method!r}",
+  )
+  checks.require(
+    axis_name is None or method != "recurrent",
+    f"{op}: method must be 'parallel' or 'auto' on a sharded sequence "
+    f"(axis_name={axis_name!r}), got 'recurrent'",
+  )
+  checks.rank_at_least(op, "x", x, 2, "[..., L, D]")
+  *batch, length, channels = x.shape
+  checks.shape(op, "kernel", kernel, (None, channels), "[W, D]")
+  width = kernel.shape[0]
+  checks.require(width > 0, f"{op}: kernel must be [W > 0, D], got W = 0")
+  if initial_state is not None:
+    tail = (*batch, width - 1, channels)
+    letters = "[..., W - 1, D]"
+    checks.shape(op, "initial_state", initial_state, tail, letters)
+  given = {"x": x, "kernel": kernel, "initial_state": initial_state}
+  for name, array in given.items():
+    if array is not None:
+      checks.dtype(op, name, array, jnp.inexact, "floating point or complex")
+  checks.segment_ids(op, segment_ids, (*batch, length))
+  checks.require(
+    axis_name is None or length >= width - 1,
+    f"{op}: x must hold at least W - 1 = {width - 1} tokens on each device "
+    f"of {axis_name!r}, got {length}",
+  )
+  checks.finite(op, **given)

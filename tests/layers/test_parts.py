@@ -1,0 +1,135 @@
+"""Norms, channel mixers, embedding, rotary positions, short convolution."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxmodels.layers import MLPS, TokenEmbedding
+from jaxmodels.layers.common import log_uniform, step_bias
+from jaxmodels.layers.norms import LayerNorm, RMSNorm, l2_normalize
+from jaxmodels.layers.rotary import advance_positions, rotate
+from jaxmodels.layers.short_convolution import ShortConvolution
+from tests.layers import plain
+
+
+def draw(*shape):
+  return np.random.default_rng(0).normal(size=shape).astype(np.float32)
+
+
+def test_rms_norm_of_groups():
+  x, scale = 3 * draw(2, 5, 12), draw(12)
+  params = {"params": {"scale": scale}}
+  got = RMSNorm(groups=3).apply(params, x)
+  parts = plain.rms(x.astype(float).reshape(2, 5, 3, 4), scale.reshape(3, 4))
+  np.testing.assert_allclose(got, parts.reshape(x.shape), rtol=1e-5)
+  with pytest.raises(ValueError, match="groups must divide the width 12"):
+    RMSNorm(groups=5).apply(params, x)
+
+
+def test_norms_of_bfloat16_are_computed_in_float32():
+  # The sum of squares of 4096 ones stops at 256 in bfloat16.
+  x = jnp.ones((1, 4096), jnp.bfloat16)
+  y = RMSNorm().apply({"params": {"scale": jnp.ones(4096)}}, x)
+  np.testing.assert_allclose(y, 1, rtol=1e-5)
+  np.testing.assert_allclose(l2_normalize(x), 4096**-0.5, rtol=1e-5)
+
+
+def test_layer_norm():
+  x, scale, bias = 3 + draw(2, 5, 12), draw(12), draw(12)[::-1]
+  params = {"params": {"scale": scale, "bias": bias}}
+  mean, deviation = x.mean(-1, keepdims=True), x.std(-1, keepdims=True)
+  np.testing.assert_allclose(
+    LayerNorm().apply(params, x),
+    (x - mean) / deviation * scale + bias,
+    rtol=1e-4,
+    atol=1e-5,
+  )
+
+
+def test_l2_normalize_has_a_gradient_at_zero():
+  x = 5 * draw(3, 8)
+  np.testing.assert_allclose(
+    np.linalg.norm(l2_normalize(x), axis=-1), 1, rtol=1e-6
+  )
+  slope = jax.grad(lambda x: l2_normalize(x)[0])(jnp.zeros(4))
+  np.testing.assert_allclose(slope, [1e3, 0, 0, 0], rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["gated_mlp", "mlp"])
+def test_mlps(name):
+  mlp = MLPS[name](width=6, hidden=10)
+  x = draw(2, 3, 6)
+  params = mlp.init(jax.random.key(0), x)
+  params = jax.tree.map(lambda p: p + 0.1, params)
+  p = jax.tree.map(lambda p: np.asarray(p, float), params["params"])
+  if name == "mlp":
+    hidden = plain.gelu(plain.dense(p["input"], x))
+  else:
+    hidden = plain.silu(plain.dense(p["gate"], x))
+    hidden = hidden * plain.dense(p["value"], x)
+  wanted = plain.dense(p["output"], hidden)
+  np.testing.assert_allclose(mlp.apply(params, x), wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_embedding_and_read_out(tied):
+  layer = TokenEmbedding(7, 4, tied=tied)
+  tokens = np.array([[0, 6, 3]])
+  params = layer.init(jax.random.key(0), tokens)
+  tables = params["params"]
+  assert len(tables) == (1 if tied else 2)
+  x = layer.apply(params, tokens)
+  np.testing.assert_array_equal(x[0], tables["table"][np.array([0, 6, 3])])
+  logits = layer.apply(params, x, method="decode")
+  table = tables["table" if tied else "readout"]
+  np.testing.assert_allclose(logits[0], x[0] @ table.T, rtol=1e-5, atol=1e-8)
+  with pytest.raises(ValueError, match="tokens must be integers"):
+    layer.apply(params, tokens.astype(np.float32))
+
+
+def test_rotary_products_depend_on_the_distance_alone():
+  q, k = draw(1, 1, 2, 8), draw(1, 1, 2, 8)[:, :, ::-1]
+
+  def product(i, j):
+    turned = rotate(q, np.full((1, 1), i)), rotate(k, np.full((1, 1), j))
+    return np.sum(turned[0] * turned[1], -1)
+
+  np.testing.assert_allclose(product(9, 4), product(105, 100), rtol=1e-4)
+  assert np.abs(product(9, 4) - product(9, 5)).min() > 1e-3
+  np.testing.assert_allclose(product(3, 3), np.sum(q * k, -1), rtol=1e-5)
+
+
+def test_positions_count_from_the_start_of_each_document():
+  ids = np.array([[0, 0, 1, 1, 1, 3], [2, 2, 2, 2, 2, 2]], np.int32)
+  entering = jnp.array([5, 9], jnp.int32)
+  positions, after = advance_positions(entering, 6, ids)
+  np.testing.assert_array_equal(
+    positions, [[5, 6, 0, 1, 2, 0], [0, 1, 2, 3, 4, 5]]
+  )
+  np.testing.assert_array_equal(after, [1, 6])
+  positions, after = advance_positions(entering, 2, None)
+  np.testing.assert_array_equal(positions, [[5, 6], [9, 10]])
+  np.testing.assert_array_equal(after, [7, 11])
+
+
+def test_short_convolution():
+  layer = ShortConvolution(3, use_bias=True)
+  x = draw(1, 9, 4)
+  params = layer.init(jax.random.key(0), x)
+  y, tail = layer.apply(params, x)
+  own = jax.tree.map(np.asarray, params["params"])
+  wanted = plain.convolve(own, x[0].astype(float))
+  np.testing.assert_allclose(y[0], wanted, rtol=1e-4, atol=1e-6)
+  np.testing.assert_array_equal(tail, x[:, -2:])
+
+
+def test_steps_start_log_uniform():
+  key, shape = jax.random.key(0), (4000,)
+  steps = np.asarray(log_uniform(1e-3, 1e-1)(key, shape))
+  softplus = jax.nn.softplus(step_bias(1e-3, 1e-1)(key, shape))
+  np.testing.assert_allclose(softplus, steps, rtol=1e-3)
+  assert steps.min() >= 0.999e-3
+  assert steps.max() <= 1.001e-1
+  # Half of them below the geometric mean.
+  assert abs((steps < 1e-2).mean() - 0.5) < 0.03
