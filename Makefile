@@ -1,0 +1,55 @@
+# `make train` and `make test` set up all they need on a machine that has
+# Python 3.11 or later and make: a virtual environment in .venv, made once and
+# again only when the project's files change.
+
+PYTHON ?= python3
+CONFIG ?= configs/quickstart.py
+WORKDIR ?= runs/$(basename $(notdir $(CONFIG)))
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+FILES := pyproject.toml constraints.txt
+EXTRAS := test,lint,aot
+
+.PHONY: train test test-all lint format clean help
+
+help: ## This text.
+	@sed -n 's/^\([a-z-]*\):.*## /\1  /p' $(MAKEFILE_LIST)
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "jaxmodels needs Python 3.11 or later; name one with" \
+	  "make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# Training needs the package alone; tests and linting need the extras.
+$(VENV)/.train: $(BIN)/python $(FILES)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt -e .
+	@touch $@
+
+$(VENV)/.test: $(BIN)/python $(FILES)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt \
+	  -e '.[$(EXTRAS)]'
+	@touch $@ $(VENV)/.train
+
+train: $(VENV)/.train ## Train CONFIG into WORKDIR; ARGS go to the trainer.
+	$(BIN)/python -m train --config=$(CONFIG) --workdir=$(WORKDIR) $(ARGS)
+
+test: $(VENV)/.test ## The tests, on all cores.
+	$(BIN)/python -m pytest --numprocesses=auto $(ARGS)
+
+test-all: $(VENV)/.test ## The slow tests too.
+	$(BIN)/python -m pytest --numprocesses=auto -m '' $(ARGS)
+
+lint: $(VENV)/.test ## Style and types.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.test ## Rewrites the files in the house style.
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## Removes the environment and caches, never runs.
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache build *.egg-info

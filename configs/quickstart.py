@@ -1,0 +1,28 @@
+"""A small hybrid of linear mixers on Python's own sources.
+
+    python -m train --config=configs/quickstart.py --workdir=runs/quickstart
+"""
+
+from jaxmodels.models import LanguageModel
+from train.config import Config, Optimizer, Sample
+from train.data import Text
+
+
+def get_config() -> Config:
+  """The quickstart run."""
+  return Config(
+    model=LanguageModel(
+      vocab_size=257,
+      width=128,
+      depth=4,
+      mixers=("gated_deltanet", "gla"),
+      mixer_options={"gated_deltanet": {"heads": 2}, "gla": {"heads": 2}},
+    ),
+    data=Text(length=256, held_out_bytes=200_000),
+    optimizer=Optimizer(learning_rate=4e-3, warmup_steps=40),
+    batch_size=16,
+    steps=400,
+    eval_every=200,
+    checkpoint_every=200,
+    sample=Sample(prompt="def ", length=300),
+  )
