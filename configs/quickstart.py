@@ -21,8 +21,8 @@ def get_config() -> Config:
     data=Text(length=256, held_out_bytes=200_000),
     optimizer=Optimizer(learning_rate=4e-3, warmup_steps=40),
     batch_size=16,
-    steps=400,
-    eval_every=200,
-    checkpoint_every=200,
+    steps=320,
+    eval_every=160,
+    checkpoint_every=160,
     sample=Sample(prompt="def ", length=300),
   )

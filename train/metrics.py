@@ -24,6 +24,10 @@ _LONG = 40
 _WIDTH = 100
 
 
+# In the file and TensorBoard, but not on the screen: the line would not fit.
+_FILE_ONLY = ("param_norm", "update_norm", "tokens", "step_seconds")
+
+
 class MetricsWriter:
   """Writes a run's metrics to `workdir/metrics.jsonl` and shows them.
 
@@ -207,7 +211,11 @@ def _installed(module: str) -> bool:
 
 
 def _join(values: Mapping[str, float]) -> str:
-  return "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+  return "  ".join(
+    f"{name} {value:.4g}"
+    for name, value in values.items()
+    if name not in _FILE_ONLY
+  )
 
 
 class _Row(NamedTuple):
