@@ -9,23 +9,24 @@ from train.data import Text
 
 
 def get_config() -> Config:
-  """Two delta-rule layers for every layer of sliding-window attention."""
+  """Three layers of linear mixers to one of sliding-window attention."""
   return Config(
     model=LanguageModel(
       vocab_size=257,
       width=192,
-      depth=6,
-      mixers=("gated_deltanet", "gated_deltanet", "sliding_attention"),
+      depth=4,
+      mixers=("gated_deltanet", "gla", "gated_deltanet", "sliding_attention"),
       mixer_options={
         "gated_deltanet": {"heads": 3},
+        "gla": {"heads": 3},
         "sliding_attention": {"heads": 3, "window": 128},
       },
     ),
     data=Text(length=512),
     optimizer=Optimizer(learning_rate=3e-3, warmup_steps=100),
     batch_size=8,
-    steps=2400,
-    eval_every=800,
-    checkpoint_every=200,
+    steps=1000,
+    eval_every=500,
+    checkpoint_every=250,
     sample=Sample(prompt="def ", length=500),
   )

@@ -1,0 +1,63 @@
+"""Programs for a TPU that is not there, compiled ahead of time."""
+
+import importlib.util
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental import topologies
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxmodels import ops
+
+pytestmark = [
+  pytest.mark.tpu_aot,
+  pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None,
+    reason="libtpu is not installed: pip install jaxmodels[aot]",
+  ),
+]
+BATCH, HEADS, WIDTH = 2, 4, 64
+
+
+@pytest.fixture(scope="module")
+def chip():
+  """One chip of a v5e slice."""
+  slice_ = topologies.get_topology_desc("v5e:2x2", platform="tpu")
+  mesh = Mesh(np.array(slice_.devices[:1]), ("x",))
+  return NamedSharding(mesh, PartitionSpec())
+
+
+def temp_bytes(chip, op, length, **options):
+  """Temporary memory of the gradient, as compiled."""
+  array = jax.ShapeDtypeStruct(
+    (BATCH, length, HEADS, WIDTH), jnp.float32, sharding=chip
+  )
+  gates = jax.ShapeDtypeStruct(array.shape[:3], jnp.float32, sharding=chip)
+  arguments = [array] * 3 + [gates] * (2 if op is ops.delta_rule else 1)
+
+  def loss(*arguments):
+    y, state = op(*arguments, **options)
+    return jnp.sum(y) + jnp.sum(state)
+
+  gradient = jax.grad(loss, argnums=tuple(range(len(arguments))))
+  compiled = jax.jit(gradient).lower(*arguments).compile()
+  return compiled.memory_analysis().temp_size_in_bytes
+
+
+@pytest.mark.parametrize(
+  ("op", "method"),
+  [
+    (ops.linear_attention, "chunked"),
+    (ops.linear_attention, "parallel"),
+    (ops.delta_rule, "chunked"),
+    pytest.param(ops.delta_rule, "parallel", marks=pytest.mark.slow),
+  ],
+)
+def test_chunks_save_the_memory_of_states(chip, op, method):
+  length = 2048
+  # What token by token keeps for the gradient: one state a token.
+  states = 4 * BATCH * length * HEADS * WIDTH**2
+  chunked = temp_bytes(chip, op, length, method=method, chunk_size=128)
+  assert chunked < states / (8 if method == "chunked" else 2)
