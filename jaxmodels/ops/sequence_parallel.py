@@ -71,7 +71,7 @@ def id_before(ids, axis_name, reverse):
 
 
 def _gather(x, axis_name):
-  """x of all devices, typed as equal on every one where types say so.
+  """All devices' x, typed as equal on every one where there are types.
 
   `shard_map` has such types unless `check_vma=False`, and `vmap` has none.
   The two gathers differ in their gradients, so that each is wrong where the

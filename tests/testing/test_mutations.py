@@ -5,10 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxmodels.ops import delta_rule as delta
-from jaxmodels.ops import linear_attention as linear
 from jaxmodels.ops import reference
 from jaxmodels.ops.decay import boundary_decay, decayed_scores
+from jaxmodels.ops.delta_rule import FAMILY as DELTA
+from jaxmodels.ops.delta_rule import Tokens as DeltaTokens
+from jaxmodels.ops.linear_attention import FAMILY as LINEAR
+from jaxmodels.ops.linear_attention import Tokens as LinearTokens
 from jaxmodels.ops.matrix_state import run_matrix_state
 from jaxmodels.ops.recurrence import Segment
 from jaxmodels.testing import check_op
@@ -17,10 +19,10 @@ from tests.ops import draws
 
 def linear_op(**faults):
   """Linear attention with some of its functions replaced."""
-  family = linear.FAMILY._replace(**faults)
+  family = LINEAR._replace(**faults)
 
   def op(q, k, v, log_decay, initial_state, **options):
-    tokens = linear.Tokens(q, k, v, log_decay)
+    tokens = LinearTokens(q, k, v, log_decay)
     options.setdefault("axis_name", None)
     return run_matrix_state(
       "linear_attention", family, tokens, initial_state, **options
@@ -31,10 +33,10 @@ def linear_op(**faults):
 
 def delta_op(**faults):
   """The delta rule likewise; its walk is what follows from the others."""
-  family = delta.FAMILY._replace(**{"walk": None, **faults})
+  family = DELTA._replace(**{"walk": None, **faults})
 
   def op(q, k, v, beta, log_decay=None, initial_state=None, **options):
-    tokens = delta.Tokens(q, k, v, beta, log_decay)
+    tokens = DeltaTokens(q, k, v, beta, log_decay)
     return run_matrix_state(
       "delta_rule", family, tokens, initial_state, axis_name=None, **options
     )
@@ -120,7 +122,7 @@ def steep(function, name):
   return changed
 
 
-LINEAR = {
+LINEAR_FAULTS = {
   "the state is forgotten": (
     {"advance": forget_state},
     "chunked",
@@ -157,79 +159,79 @@ LINEAR = {
     "missing decay; right once log_decay is zero: lost within a chunk",
   ),
   "a token does not see itself": (
-    {"read": with_links(linear.read, strict)},
+    {"read": with_links(LINEAR.read, strict)},
     "chunked",
     "off-by-one mask; v of token 10 does not move y of the same token",
   ),
   "a token sees the next": (
-    {"read": with_links(linear.read, one_ahead)},
+    {"read": with_links(LINEAR.read, one_ahead)},
     "chunked",
     "reads the future; k of token 10 moves y of token 9",
   ),
   "the entering state leaks into a new segment": (
-    {"read": with_links(linear.read, ignored("entry"))},
+    {"read": with_links(LINEAR.read, ignored("entry"))},
     "chunked",
     "leaked reset; wrong only where a segment starts",
   ),
   "an old segment leaks into the state": (
-    {"summarize": with_links(linear.summarize, ignored("exit"))},
+    {"summarize": with_links(LINEAR.summarize, ignored("exit"))},
     "parallel",
     "leaked reset",
   ),
   "the state leaks through": (
-    {"summarize": with_links(linear.summarize, ignored("through"))},
+    {"summarize": with_links(LINEAR.summarize, ignored("through"))},
     "recurrent",
     "leaked reset",
   ),
   "an old segment leaks into a new one": (
-    {"read": with_links(linear.read, ignored("pair"))},
+    {"read": with_links(LINEAR.read, ignored("pair"))},
     "chunked",
     "leaked reset",
   ),
   "the gradient is wrong": (
-    {"read": steep(linear.read, "v")},
+    {"read": steep(LINEAR.read, "v")},
     "parallel",
     "wrong gradient; values are right",
   ),
 }
 
 
-@pytest.mark.parametrize("fault", LINEAR)
+@pytest.mark.parametrize("fault", LINEAR_FAULTS)
 def test_linear_attention(fault):
-  faults, form, words = LINEAR[fault]
+  faults, form, words = LINEAR_FAULTS[fault]
   draw = draws.linear_attention("head")
   text = report(linear_op(**faults), reference.linear_attention, draw, form)
   assert f"{form}: {words}" in text
   assert len(text.splitlines()) < 10
 
 
-DELTA = {
+DELTA_FAULTS = {
   "the transition is forgotten": (
     {"advance": forget_transition},
     "chunked",
     "lost carry; y is right up to token 7",
   ),
   "a token does not see itself": (
-    {"read": with_links(delta.read, strict)},
+    {"read": with_links(DELTA.read, strict)},
     "parallel",
     "off-by-one mask; v of token 10",
   ),
   "the state leaks through": (
-    {"summarize": with_links(delta.summarize, ignored("through"))},
+    {"summarize": with_links(DELTA.summarize, ignored("through"))},
     "chunked",
     "leaked reset",
   ),
   "the gradient is wrong": (
-    {"walk": steep(delta.walk, "beta")},
+    {"walk": steep(DELTA.walk, "beta")},
     "chunked",
     "wrong gradient; values are right",
   ),
 }
 
 
-@pytest.mark.parametrize("fault", DELTA)
+@pytest.mark.parametrize("fault", DELTA_FAULTS)
 def test_delta_rule(fault):
-  faults, form, words = DELTA[fault]
+  faults, form, words = DELTA_FAULTS[fault]
   text = report(
     delta_op(**faults), reference.delta_rule, draws.delta_rule(), form
   )
