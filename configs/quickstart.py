@@ -1,6 +1,6 @@
 """A small hybrid of linear mixers on Python's own sources.
 
-    python -m train --config=configs/quickstart.py --workdir=runs/quickstart
+python -m train --config=configs/quickstart.py --workdir=runs/quickstart
 """
 
 from jaxmodels.models import LanguageModel

@@ -1,6 +1,6 @@
 """A hybrid language model on Python's own sources that beats gzip -9.
 
-    make train CONFIG=configs/text.py
+make train CONFIG=configs/text.py
 """
 
 from jaxmodels.models import LanguageModel

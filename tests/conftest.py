@@ -13,7 +13,26 @@ os.environ.setdefault(
   " --xla_llvm_disable_expensive_passes=true",
 )
 
+import logging
+
+import chex
 import jax
+import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+class _Inspected(logging.Filter):
+  """Drops chex's reminder at exit to inspect checks: the tests did."""
+
+  def filter(self, record: logging.LogRecord) -> bool:
+    return "chexify assertion statuses" not in record.getMessage()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_check_is_left():
+  """Waits for all compiled checks; chex reminds also where none is left."""
+  yield
+  chex.block_until_chexify_assertions_complete()
+  logging.getLogger("absl").addFilter(_Inspected())

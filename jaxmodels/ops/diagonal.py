@@ -50,7 +50,9 @@ def diagonal_recurrence(
     method: a form of the engine, see `jaxmodels.ops.recurrence`; "auto" is
       "recurrent" on CPU and "parallel" elsewhere.
     chunk_size: a power of two; 128 by default.
-    axis_name: mesh axis over which L is sharded, inside `shard_map`.
+    axis_name: mesh axis over which L is sharded, inside `shard_map`; equal
+      shards. `initial_state` and the final state are those of the whole
+      sequence, the same on every device: their specs leave the axis out.
 
   Returns:
     every state [B, L, ...] in the dtype of b, and the last one [B, ...] in

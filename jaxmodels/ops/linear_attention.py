@@ -57,7 +57,9 @@ def linear_attention(
     method: a form of the engine, see `jaxmodels.ops.recurrence`; "auto" is
       "chunked" on CPU and "parallel" elsewhere.
     chunk_size: a power of two; 64 by default, 128 on TPU.
-    axis_name: mesh axis over which L is sharded, inside `shard_map`.
+    axis_name: mesh axis over which L is sharded, inside `shard_map`; equal
+      shards. `initial_state` and the final state are those of the whole
+      sequence, the same on every device: their specs leave the axis out.
 
   Returns:
     y [..., L, H, V] in the dtype of v, and the final state [..., H, K, V] in

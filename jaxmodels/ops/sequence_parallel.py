@@ -16,28 +16,44 @@ from jax.flatten_util import ravel_pytree
 def exchange(advance, segment, state, axis_name, reverse):
   """Finds the state that enters this device's shard.
 
+  The first device puts the entering state into what it tells the others: in
+  place of its segment's update goes the state that leaves its shard. So no
+  empty state is needed to start from, and nothing more is sent.
+
+  What is gathered counts as equal on every device, and so does the state
+  that leaves the sequence: `shard_map` lets it out under an empty partition.
+
   Args:
     advance: `(segment, state) -> state`.
-    segment: what this device's whole shard does to a state.
-    state: the state that enters the sequence, the same on every device.
+    segment: what this device's whole shard does to a state; its update is a
+      pytree like the state.
+    state: the state that enters the sequence; the first device's counts.
     axis_name: the mesh axis over which the sequence is sharded.
     reverse: the sequence runs from the last device to the first.
 
   Returns:
     the state that enters the shard, and the one that leaves the sequence.
   """
-  state = jax.tree.map(lambda x: _varying(x, axis_name), state)
-  flat, unravel = ravel_pytree(segment)  # One array: one collective.
-  gathered = lax.all_gather(flat, axis_name)
+  mine = _position(axis_name, reverse)
+  told = segment._replace(
+    update=_choose(mine == 0, advance(segment, state), segment.update)
+  )
+  flat, unravel = ravel_pytree(told)  # One array: one collective.
+  gathered = _gather(flat, axis_name)
   if reverse:
     gathered = jnp.flip(gathered, 0)
 
   def body(state, flat):
-    return advance(unravel(flat), state), state
+    state = advance(unravel(flat), state)
+    return state, state
 
-  last, entering = lax.scan(body, state, gathered)
-  mine = _position(axis_name, reverse)
-  return jax.tree.map(lambda x: x[mine], entering), last
+  first = unravel(gathered[0]).update
+  last, rest = lax.scan(body, first, gathered[1:])
+  leaving = jax.tree.map(
+    lambda x, xs: jnp.concatenate([x[None], xs]), first, rest
+  )
+  before = jax.tree.map(lambda x: x[jnp.maximum(mine - 1, 0)], leaving)
+  return _choose(mine == 0, state, before), last
 
 
 def id_before(ids, axis_name, reverse):
@@ -54,14 +70,24 @@ def id_before(ids, axis_name, reverse):
   return jnp.where(_position(axis_name, reverse) == 0, first, before)
 
 
+def _gather(x, axis_name):
+  """All devices' x, typed as equal on every one where there are types.
+
+  `shard_map` has such types unless `check_vma=False`, and `vmap` has none.
+  The two gathers differ in their gradients, so that each is wrong where the
+  other belongs. The index of a device tells: with types it varies.
+  """
+  index = lax.axis_index(axis_name)
+  typed = jax.typeof(index) != jax.typeof(jnp.zeros(index.shape, index.dtype))
+  return lax.all_gather(x, axis_name, to="invarying" if typed else "varying")
+
+
 def _position(axis_name, reverse):
   """This device's place in the order of the run."""
   index = lax.axis_index(axis_name)
   return lax.axis_size(axis_name) - 1 - index if reverse else index
 
 
-def _varying(x, axis_name):
-  """Marks x as one that may differ between the devices of the axis."""
-  if axis_name in jax.typeof(x).vma:
-    return x
-  return lax.pcast(x, axis_name, to="varying")
+def _choose(condition, chosen, other):
+  """`jnp.where` on pytrees."""
+  return jax.tree.map(lambda x, y: jnp.where(condition, x, y), chosen, other)

@@ -2,12 +2,15 @@
 
 import numpy as np
 
-FORMS = ("recurrent", "associative", "chunked", "parallel")
+# Simplest first. The last is "chunked" inside `shard_map`.
+SHARDED = "sequence-parallel"
+FORMS = ("recurrent", "associative", "chunked", "parallel", SHARDED)
 
 
 def lengths(chunk: int) -> tuple[int, ...]:
-  """Lengths around the edges of a chunk of so many tokens."""
-  return (1, 2, chunk - 1, chunk, chunk + 1, 3 * chunk + 5, 63)
+  """Lengths around the edges of a chunk, one that four devices can share."""
+  edges = (1, 2, chunk - 1, chunk, chunk + 1, 3 * chunk + 5)
+  return (*edges, 4 * (chunk + 3), 63)
 
 
 def resets(length: int, chunk: int) -> dict[str, np.ndarray | None]:

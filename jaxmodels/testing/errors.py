@@ -31,6 +31,28 @@ def relative_error(result: Any, expected: Any) -> float:
   return float(error / scale) if scale else float(error)
 
 
+def first_wrong(
+  result: Any, expected: Any, allowed: float, reverse: bool = False
+) -> int | None:
+  """The first token of [B, L, ...] that is off by more than is allowed.
+
+  Relative to the typical size of a token, so that a small one is not blamed
+  for its rounding. In reverse the first in the order of the run.
+  """
+  wrong = wrong_tokens(result, expected, allowed)
+  at = np.flatnonzero(wrong.any(0))
+  return int(at[-1 if reverse else 0]) if at.size else None
+
+
+def wrong_tokens(result: Any, expected: Any, allowed: float) -> np.ndarray:
+  """[B, L] bool, the tokens of [B, L, ...] that are off by more."""
+  result, expected = widest(result), widest(expected)
+  batch, length = expected.shape[:2]
+  error = np.abs(result - expected).reshape(batch, length, -1)
+  scale = np.sqrt(np.mean(np.abs(expected) ** 2))
+  return ~(error.max(-1, initial=0) <= 5 * allowed * scale)
+
+
 def widest(x: Any) -> np.ndarray:
   """As float64 or complex128."""
   x = np.asarray(x)

@@ -14,6 +14,14 @@ from tests.ops.test_matrix import OPS, each_op
 LENGTH = 21
 
 
+@functools.cache
+def compiled(op, reverse=False):
+  """One op, jitted once for all tests."""
+  return jax.jit(
+    functools.partial(getattr(ops, op), chunk_size=8, reverse=reverse)
+  )
+
+
 def prepare(name, **options):
   """The op, jitted, and float32 arguments split in state and sequence."""
   op, draw = OPS[name]
@@ -22,9 +30,7 @@ def prepare(name, **options):
     k: jnp.asarray(x, jnp.complex64 if np.iscomplexobj(x) else jnp.float32)
     for k, x in drawn.items()
   }
-  state = cast.pop("initial_state")
-  run = jax.jit(functools.partial(getattr(ops, op), chunk_size=8, **options))
-  return run, cast, state
+  return compiled(op, **options), cast, cast.pop("initial_state")
 
 
 def cut(sequence, start, stop):
@@ -130,7 +136,10 @@ def test_many_batch_axes_and_vmap(name):
   run, sequence, state = prepare(name)
   y, last = run(**sequence, initial_state=state)
   stack = jax.tree.map(lambda x: jnp.stack([x, x[::-1]]), (sequence, state))
-  call = lambda sequence, state: run(**sequence, initial_state=state)
+
+  def call(sequence, state):
+    return run(**sequence, initial_state=state)
+
   y2, last2 = jax.vmap(call)(*stack)
   assert relative_error(y2, jnp.stack([y, y[::-1]])) < 1e-6
   assert relative_error(last2, jnp.stack([last, last[::-1]])) < 1e-6

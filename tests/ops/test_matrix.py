@@ -27,6 +27,16 @@ OPS = {
   ),
 }
 each_op = pytest.mark.parametrize("name", OPS)
+# Five chunks of 8 and a rest; over four devices one and a rest on each.
+LENGTH = 44
+# Segment ids given, whether or not a segment starts: one program for all.
+GIVEN = (
+  "none",
+  "at the first token",
+  "inside a chunk",
+  "at a chunk's edge",
+  "everywhere",
+)
 
 
 def check(name, **options):
@@ -34,31 +44,76 @@ def check(name, **options):
   check_op(getattr(ops, op), getattr(reference, op), draw, **options)
 
 
-@each_op
+# One op of each kind in every form; the others differ by their decay, which
+# the forms that work in chunks see.
+@pytest.mark.parametrize(
+  "name",
+  [
+    "linear_attention, key decay",
+    "delta_rule, head decay",
+    "diagonal_recurrence, complex",
+  ],
+)
 def test_every_form(name):
-  check(name, lengths=(9, 29))
+  check(name, lengths=(LENGTH,), resets=GIVEN)
+
+
+@pytest.mark.parametrize(
+  "name",
+  [
+    "linear_attention",
+    "linear_attention, head decay",
+    "delta_rule",
+    "delta_rule, key decay",
+    "diagonal_recurrence",
+  ],
+)
+def test_chunked_forms(name):
+  check(name, forms=("chunked", "parallel"), lengths=(LENGTH,), resets=GIVEN)
 
 
 @pytest.mark.slow
 @each_op
-def test_every_form_and_length(name):
-  check(name)
+@pytest.mark.parametrize("reverse", [False, True])
+def test_every_form_and_length(name, reverse):
+  check(name, reverse=reverse)
+
+
+def test_every_length():
+  check("diagonal_recurrence", forms=("chunked",), resets=GIVEN)
 
 
 @pytest.mark.parametrize(
-  "name", ["linear_attention, key decay", "diagonal_recurrence, complex"]
+  "name", ["linear_attention, head decay", "delta_rule, key decay"]
 )
-def test_every_length(name):
-  check(name, forms=("chunked",), lengths=(1, 2, 7, 8, 63))
+def test_without_segment_ids(name):
+  check(
+    name,
+    forms=("chunked", "sequence-parallel"),
+    lengths=(LENGTH,),
+    resets=("no segment ids",),
+  )
 
 
-@pytest.mark.parametrize("name", ["delta_rule, key decay"])
+@pytest.mark.parametrize("name", ["delta_rule, head decay"])
 def test_reverse(name):
-  check(name, forms=("chunked", "parallel"), lengths=(21,), reverse=True)
+  check(
+    name,
+    forms=("parallel", "sequence-parallel"),
+    lengths=(LENGTH,),
+    resets=GIVEN,
+    reverse=True,
+  )
 
 
 @pytest.mark.parametrize(
   "name", ["linear_attention, head decay", "delta_rule, key decay"]
 )
 def test_bfloat16(name):
-  check(name, lengths=(29,), dtypes=("bfloat16",))
+  check(
+    name,
+    forms=("chunked",),
+    lengths=(LENGTH,),
+    resets=GIVEN,
+    dtypes=("bfloat16",),
+  )

@@ -1,0 +1,261 @@
+"""Planted faults: each is caught by `check_op`, and called by its name."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxmodels.ops import reference
+from jaxmodels.ops.decay import boundary_decay, decayed_scores
+from jaxmodels.ops.delta_rule import FAMILY as DELTA
+from jaxmodels.ops.delta_rule import Tokens as DeltaTokens
+from jaxmodels.ops.linear_attention import FAMILY as LINEAR
+from jaxmodels.ops.linear_attention import Tokens as LinearTokens
+from jaxmodels.ops.matrix_state import run_matrix_state
+from jaxmodels.ops.recurrence import Segment
+from jaxmodels.testing import check_op
+from tests.ops import draws
+
+
+def linear_op(**faults):
+  """Linear attention with some of its functions replaced."""
+  family = LINEAR._replace(**faults)
+
+  def op(q, k, v, log_decay, initial_state, **options):
+    tokens = LinearTokens(q, k, v, log_decay)
+    options.setdefault("axis_name", None)
+    return run_matrix_state(
+      "linear_attention", family, tokens, initial_state, **options
+    )
+
+  return op
+
+
+def delta_op(**faults):
+  """The delta rule likewise; its walk is what follows from the others."""
+  family = DELTA._replace(**{"walk": None, **faults})
+
+  def op(q, k, v, beta, log_decay=None, initial_state=None, **options):
+    tokens = DeltaTokens(q, k, v, beta, log_decay)
+    return run_matrix_state(
+      "delta_rule", family, tokens, initial_state, axis_name=None, **options
+    )
+
+  return op
+
+
+def report(op, definition, draw, form):
+  with pytest.raises(AssertionError) as caught:
+    check_op(
+      op,
+      definition,
+      draw,
+      forms=(form,),
+      lengths=(20,),
+      resets=("none", "inside a chunk", "everywhere"),
+    )
+  return str(caught.value)
+
+
+# Faults.
+
+
+def forget_state(segment, state):
+  return segment.update + jnp.zeros_like(state)
+
+
+def forget_transition(segment, state):
+  return segment.update + state
+
+
+def compose_without_decay(earlier, later):
+  return Segment(
+    later.transition * earlier.transition, earlier.update + later.update
+  )
+
+
+def read_without_decay(chunk, links, state):
+  decay = boundary_decay(chunk.log_decay, chunk.k, links)
+  scores = decayed_scores(chunk.q, chunk.k, None, links)
+  return scores @ chunk.v + (chunk.q * decay.entry) @ state
+
+
+def with_links(function, change):
+  def changed(chunk, links, *state):
+    return function(chunk, links._replace(**change(links)), *state)
+
+  return changed
+
+
+def strict(links):
+  return {"pair": links.pair & ~np.eye(links.pair.shape[0], dtype=bool)}
+
+
+def one_ahead(links):
+  return {"pair": links.pair | np.eye(links.pair.shape[0], k=1, dtype=bool)}
+
+
+def ignored(name):
+  def change(links):
+    everything = {"pair": np.tri(links.pair.shape[0], dtype=bool)}
+    joined = everything.get(name, jnp.ones_like(getattr(links, name)))
+    return {name: joined}
+
+  return change
+
+
+@jax.custom_jvp
+def twice_as_steep(x):
+  return x
+
+
+@twice_as_steep.defjvp
+def _(primals, tangents):
+  return primals[0], 2 * tangents[0]
+
+
+def steep(function, name):
+  def changed(chunk, links, *state):
+    value = twice_as_steep(getattr(chunk, name))
+    return function(chunk._replace(**{name: value}), links, *state)
+
+  return changed
+
+
+LINEAR_FAULTS = {
+  "the state is forgotten": (
+    {"advance": forget_state},
+    "chunked",
+    "lost carry; y is right up to token 7 and wrong from the next chunk",
+  ),
+  "the state is forgotten, token by token": (
+    {"advance": forget_state},
+    "recurrent",
+    "lost carry; y is right up to token 0",
+  ),
+  "the initial state is forgotten": (
+    {"advance": forget_state},
+    "associative",
+    "lost carry; right once initial_state is zero",
+  ),
+  "chunks do not decay the state": (
+    {"advance": forget_transition},
+    "chunked",
+    "missing decay; right once log_decay is zero: lost between chunks",
+  ),
+  "spans do not decay the state": (
+    {"compose": compose_without_decay},
+    "associative",
+    "missing decay; right once log_decay is zero: lost between tokens",
+  ),
+  "devices do not decay the state": (
+    {"advance": forget_transition},
+    "sequence-parallel",
+    "missing decay; right once log_decay is zero: lost between chunks",
+  ),
+  "no decay within a chunk": (
+    {"read": read_without_decay},
+    "parallel",
+    "missing decay; right once log_decay is zero: lost within a chunk",
+  ),
+  "a token does not see itself": (
+    {"read": with_links(LINEAR.read, strict)},
+    "chunked",
+    "off-by-one mask; v of token 10 does not move y of the same token",
+  ),
+  "a token sees the next": (
+    {"read": with_links(LINEAR.read, one_ahead)},
+    "chunked",
+    "reads the future; k of token 10 moves y of token 9",
+  ),
+  "the entering state leaks into a new segment": (
+    {"read": with_links(LINEAR.read, ignored("entry"))},
+    "chunked",
+    "leaked reset; wrong only where a segment starts",
+  ),
+  "an old segment leaks into the state": (
+    {"summarize": with_links(LINEAR.summarize, ignored("exit"))},
+    "parallel",
+    "leaked reset",
+  ),
+  "the state leaks through": (
+    {"summarize": with_links(LINEAR.summarize, ignored("through"))},
+    "recurrent",
+    "leaked reset",
+  ),
+  "an old segment leaks into a new one": (
+    {"read": with_links(LINEAR.read, ignored("pair"))},
+    "chunked",
+    "leaked reset",
+  ),
+  "the gradient is wrong": (
+    {"read": steep(LINEAR.read, "v")},
+    "parallel",
+    "wrong gradient; values are right",
+  ),
+}
+
+
+@pytest.mark.parametrize("fault", LINEAR_FAULTS)
+def test_linear_attention(fault):
+  faults, form, words = LINEAR_FAULTS[fault]
+  draw = draws.linear_attention("head")
+  text = report(linear_op(**faults), reference.linear_attention, draw, form)
+  assert f"{form}: {words}" in text
+  assert len(text.splitlines()) < 10
+
+
+DELTA_FAULTS = {
+  "the transition is forgotten": (
+    {"advance": forget_transition},
+    "chunked",
+    "lost carry; y is right up to token 7",
+  ),
+  "a token does not see itself": (
+    {"read": with_links(DELTA.read, strict)},
+    "parallel",
+    "off-by-one mask; v of token 10",
+  ),
+  "the state leaks through": (
+    {"summarize": with_links(DELTA.summarize, ignored("through"))},
+    "chunked",
+    "leaked reset",
+  ),
+  "the gradient is wrong": (
+    {"walk": steep(DELTA.walk, "beta")},
+    "chunked",
+    "wrong gradient; values are right",
+  ),
+}
+
+
+@pytest.mark.parametrize("fault", DELTA_FAULTS)
+def test_delta_rule(fault):
+  faults, form, words = DELTA_FAULTS[fault]
+  text = report(
+    delta_op(**faults), reference.delta_rule, draws.delta_rule(), form
+  )
+  assert f"{form}: {words}" in text
+
+
+def test_the_report_groups_forms_and_says_what_is_right():
+  op = linear_op(read=read_without_decay)
+  with pytest.raises(AssertionError) as caught:
+    check_op(
+      op,
+      reference.linear_attention,
+      draws.linear_attention("head"),
+      forms=("recurrent", "parallel", "chunked"),
+      lengths=(1, 20),
+      resets=("none",),
+    )
+  lines = str(caught.value).splitlines()
+  # y and the gradients of all but the final state, at one length, twice.
+  assert "of 42 comparisons with the definition failed." in lines[0]
+  assert lines[1].startswith("parallel, chunked: missing decay; ")
+  assert lines[2].startswith("  y is off by ")
+  assert "first at token 1: parallel, length 20, resets: none" in lines[2]
+  assert lines[-2:] == [
+    "  length: wrong at 20; right at 1",
+    "right: recurrent.",
+  ]
