@@ -21,6 +21,7 @@ and `run` makes of them the forms
 each forwards or in reverse, on packed sequences, from any state, on one
 device or with the sequence sharded over a mesh axis. "recurrent" is
 "chunked" with chunks of one token, "associative" is "parallel" with them.
+`jaxmodels.ops.custom.make_op` makes an op of a family of your own.
 """
 
 from collections.abc import Callable

@@ -1,0 +1,113 @@
+"""Ops of your own: `make_op` puts the op contract around a family."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxmodels.ops import checks
+from jaxmodels.ops.dtypes import wide
+from jaxmodels.ops.links import one_segment
+from jaxmodels.ops.recurrence import Family, Method, run
+from jaxmodels.ops.schedule import choose, default_chunk_size
+
+
+def make_op(
+  name: str, family: Family, tokens: Callable[..., Any]
+) -> Callable[..., tuple[jax.Array, Any]]:
+  """Makes an op of a family: `run` with a zero state, defaults and guards.
+
+  It is called like every op of this package, but for `initial_state`, which
+  is given by name:
+
+      op(*tokens, initial_state=None, segment_ids=None, reverse=False,
+         method="auto", chunk_size=None, axis_name=None) -> (y, final_state)
+
+  Tokens are [B, L, H, ...], in order or by name, and states [B, H, ...]. y
+  and the states are float32 or wider.
+
+  Args:
+    name: of the op, for messages and for the scope in the compiled program.
+    family: the recurrence. Its updates must look like its states: an update
+      is what becomes of the zero state.
+    tokens: the NamedTuple that its chunks are.
+
+  Returns:
+    The op. It raises a ValueError that names the argument where a shape, a
+    dtype or an option does not fit.
+  """
+
+  def op(
+    *args: Any,
+    initial_state: Any = None,
+    segment_ids: jax.Array | None = None,
+    reverse: bool = False,
+    method: Method = "auto",
+    chunk_size: int | None = None,
+    axis_name: str | None = None,
+    **named: Any,
+  ) -> tuple[jax.Array, Any]:
+    sequence = jax.tree.map(jnp.asarray, tokens(*args, **named))
+    length = _check(name, sequence, segment_ids)
+    form, size = choose(name, method, chunk_size, length, default_chunk_size())
+    with jax.named_scope(name):
+      state = _zero_state(family, sequence)
+      if initial_state is not None:
+        state = _like(name, initial_state, state)
+      y, state = run(
+        family,
+        sequence,
+        state,
+        segment_ids=segment_ids,
+        reverse=reverse,
+        method=form,
+        chunk_size=size,
+        axis_name=axis_name,
+      )
+    checks.finite(name, y=y, final_state=state)
+    return y, state
+
+  op.__name__ = op.__qualname__ = name
+  return op
+
+
+def _check(name: str, sequence: Any, segment_ids: jax.Array | None) -> int:
+  """Checks that all tokens are [B, L, H, ...]; returns L."""
+  leading: tuple[int, ...] = ()
+  for argument, tree in sequence._asdict().items():
+    for x in jax.tree.leaves(tree):
+      checks.rank_at_least(name, argument, x, 3, "[B, L, H, ...]")
+      leading = leading or x.shape[:3]  # Of the first array.
+      expected = *leading, *[None] * (x.ndim - 3)
+      checks.shape(name, argument, x, expected, "[B, L, H, ...]")
+  checks.segment_ids(name, segment_ids, leading[:2])
+  return leading[1]
+
+
+def _zero_state(family, sequence):
+  """Zeros like the update of a token, and so placed like the tokens."""
+
+  def update(token):
+    return family.summarize(token, one_segment(1)).update
+
+  def first(x):  # [B, H, C=1, ...]; a sum, since there may be none.
+    x = jnp.sum(x[:, :1], axis=1, dtype=x.dtype)[:, :, None]
+    return x.astype(wide(x))
+
+  updates = jax.vmap(jax.vmap(update))(jax.tree.map(first, sequence))
+  return jax.tree.map(jnp.zeros_like, updates)
+
+
+def _like(name, state, zero):
+  """The state, at least as wide as the zero state and of its shapes."""
+  got, wanted = (str(jax.tree.structure(tree)) for tree in (state, zero))
+  checks.require(
+    got == wanted, f"{name}: initial_state must be {wanted}, got {got}"
+  )
+
+  def convert(x, zero):
+    checks.shape(name, "initial_state", x, zero.shape, "[B, H, ...]")
+    return x.astype(wide(x, zero))
+
+  return jax.tree.map(convert, state, zero)
