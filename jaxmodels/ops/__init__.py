@@ -21,14 +21,20 @@ Conventions of every op:
 from jaxmodels.ops.attention import Cache, attention
 from jaxmodels.ops.convolution import causal_convolution
 from jaxmodels.ops.delta_rule import delta_rule
+from jaxmodels.ops.dense import dense_recurrence
 from jaxmodels.ops.diagonal import diagonal_recurrence
+from jaxmodels.ops.dplr import dplr_recurrence
 from jaxmodels.ops.linear_attention import linear_attention
+from jaxmodels.ops.selective_scan import selective_scan
 
 __all__ = [
   "Cache",
   "attention",
   "causal_convolution",
   "delta_rule",
+  "dense_recurrence",
   "diagonal_recurrence",
+  "dplr_recurrence",
   "linear_attention",
+  "selective_scan",
 ]

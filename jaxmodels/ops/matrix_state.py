@@ -29,8 +29,8 @@ def run_matrix_state(
   Args:
     op: its name, for messages and for the scope in the compiled program.
     family: the recurrence.
-    tokens: a NamedTuple with k [..., L, H, K], v [..., L, H, V] and maybe q
-      like k, beta [..., L, H] and log_decay [..., L, H] or like k.
+    tokens: a NamedTuple with k [..., L, H, K], v [..., L, H, V] and maybe q,
+      a and b like k, beta [..., L, H] and log_decay [..., L, H] or like k.
     initial_state: [..., H, K, V] or None for zero.
     segment_ids: [..., L] or None.
     reverse: as for `run`.
@@ -88,8 +88,10 @@ def _check(op, tokens, initial_state, segment_ids):
   for name, x in tokens._asdict().items():
     if x is not None:
       checks.dtype(op, name, x, jnp.floating, "real floating point")
-  if hasattr(tokens, "q"):
-    checks.shape(op, "q", tokens.q, keys, "[..., L, H, K] like k")
+  for name in ("q", "a", "b"):
+    if hasattr(tokens, name):
+      x = getattr(tokens, name)
+      checks.shape(op, name, x, keys, "[..., L, H, K] like k")
   if hasattr(tokens, "beta"):
     checks.shape(op, "beta", tokens.beta, keys[:-1], "[..., L, H]")
     checks.between(op, "beta", tokens.beta, 0, 2)

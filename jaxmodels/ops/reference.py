@@ -110,6 +110,60 @@ def diagonal_recurrence(
   return step_through(step, initial_state, (a, b), segment_ids, reverse)
 
 
+def selective_scan(
+  x, dt, A, B, C, D=None, initial_state=None, *, segment_ids=None,
+  reverse=False,
+):  # fmt: skip
+  """`h_t = exp(dt_t A) h_{t-1} + dt_t B_t x_t; y_t = C_t h_t + D x_t`."""
+
+  def step(h, token):
+    x, dt, B, C = token
+    h = jnp.exp(dt[..., None] * A[None]) * h
+    h = h + (dt * x)[..., None] * B[:, None, :]
+    return h, jnp.einsum("bdn,bn->bd", h, C)
+
+  if initial_state is None:
+    initial_state = jnp.zeros((x.shape[0], *A.shape), x.dtype)
+  tokens = x, dt, B, C
+  y, state = step_through(step, initial_state, tokens, segment_ids, reverse)
+  return y if D is None else y + D[None, None] * x, state
+
+
+def dplr_recurrence(
+  q, k, v, a, b, log_decay, initial_state=None, *, segment_ids=None,
+  reverse=False,
+):  # fmt: skip
+  """`S_t = (diag(exp(log_decay_t)) + a_t b_t^T) S_{t-1} + k_t v_t^T`."""
+
+  def step(S, token):
+    q, k, v, a, b, log_decay = token
+    u = jnp.einsum("bhk,bhkv->bhv", b, S)
+    S = jnp.exp(log_decay)[..., None] * S + a[..., :, None] * u[..., None, :]
+    S = S + k[..., :, None] * v[..., None, :]
+    return S, jnp.einsum("bhk,bhkv->bhv", q, S)
+
+  tokens = q, k, v, a, b, _per_key(log_decay, k)
+  state = _matrix_state(initial_state, k, v)
+  return step_through(step, state, tokens, segment_ids, reverse)
+
+
+def dense_recurrence(
+  A, b, initial_state=None, *, block_diagonal=False, segment_ids=None,
+  reverse=False,
+):  # fmt: skip
+  """`h_t = A_t h_{t-1} + b_t`; y is every state."""
+  del block_diagonal  # The shapes tell.
+
+  def step(h, token):
+    A, b = token
+    h = jnp.einsum("...ij,...j->...i", A, h) + b
+    return h, h
+
+  if initial_state is None:
+    initial_state = jnp.zeros_like(b[:, 0])
+  return step_through(step, initial_state, (A, b), segment_ids, reverse)
+
+
 def _per_key(log_decay, k):
   """Log decays [B, L, H, K] from none, one a head, or one a key channel."""
   if log_decay is None:

@@ -56,3 +56,42 @@ def diagonal(complex_=False):
     return drawn
 
   return draw
+
+
+def selective_scan(rng, length):
+  width, state = 4, 3
+  shape = (2, length)
+  return {
+    "x": rng.standard_normal((*shape, width)),
+    "dt": rng.exponential(0.5, (*shape, width)),
+    "A": -rng.exponential(2.0, (width, state)),
+    "B": rng.standard_normal((*shape, state)),
+    "C": rng.standard_normal((*shape, state)),
+    "D": rng.standard_normal(width),
+    "initial_state": rng.standard_normal((2, width, state)),
+  }
+
+
+def dplr(decay):
+  def draw(rng, length):
+    drawn = linear_attention(decay)(rng, length)
+    shape = drawn["k"].shape
+    removed = rng.standard_normal(shape)
+    removed /= np.linalg.norm(removed, axis=-1, keepdims=True)
+    drawn["a"] = -removed
+    drawn["b"] = removed * rng.uniform(0, 1.5, shape)
+    return drawn
+
+  return draw
+
+
+def dense(groups=()):
+  def draw(rng, length):
+    shape = (2, length, *groups, 4)
+    return {
+      "A": rng.standard_normal((*shape, 4)) / 2.5,
+      "b": rng.standard_normal(shape),
+      "initial_state": rng.standard_normal((2, *groups, 4)),
+    }
+
+  return draw

@@ -1,5 +1,7 @@
 """Every form of every op against its definition: values and gradients."""
 
+import functools
+
 import pytest
 
 from jaxmodels import ops
@@ -24,6 +26,19 @@ OPS = {
   "diagonal_recurrence, complex": (
     "diagonal_recurrence",
     draws.diagonal(complex_=True),
+  ),
+  "dplr_recurrence, head decay": ("dplr_recurrence", draws.dplr("head")),
+  "dplr_recurrence, key decay": ("dplr_recurrence", draws.dplr("key")),
+  "dense_recurrence": ("dense_recurrence", draws.dense()),
+}
+# Ops with parameters that are not sequences, or with options: their files
+# test what test_contract.py tests of the others.
+MORE = {
+  "selective_scan": ("selective_scan", draws.selective_scan, {}),
+  "dense_recurrence, blocks": (
+    "dense_recurrence",
+    draws.dense((2,)),
+    {"block_diagonal": True},
   ),
 }
 each_op = pytest.mark.parametrize("name", OPS)
@@ -81,6 +96,27 @@ def test_every_form_and_length(name, reverse):
 
 def test_every_length():
   check("diagonal_recurrence", forms=("chunked",), resets=GIVEN)
+
+
+def check_more(name, **options):
+  op, draw, fixed = MORE[name]
+  check_op(
+    functools.partial(getattr(ops, op), **fixed),
+    functools.partial(getattr(reference, op), **fixed),
+    draw,
+    **options,
+  )
+
+
+@pytest.mark.parametrize("name", MORE)
+def test_every_form_of_more(name):
+  check_more(name, lengths=(9, 29))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MORE)
+def test_every_form_and_length_of_more(name):
+  check_more(name)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,195 @@
+"""Dense recurrence: `h_t = A_t h_{t-1} + b_t`, with full or block matrices.
+
+The recurrence of bilinear RNNs (Ebrahimi & Memisevic 2025, arXiv:2505.21749)
+and of state tracking: permutation matrices compose any group, 2 x 2 rotations
+count. Products of the matrices are formed one factor at a time and never
+inverted, so that integers stay integers and rotations keep the norm.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxmodels.ops import checks
+from jaxmodels.ops.dtypes import wide
+from jaxmodels.ops.recurrence import Family, Method, Segment, run
+from jaxmodels.ops.schedule import choose
+
+_CHUNK = 16
+
+
+class Tokens(NamedTuple):
+  """A chunk: A [C, M, M], b [C, M], padding [C], 1 where there is no token."""
+
+  A: jax.Array | int
+  b: jax.Array | int
+  padding: jax.Array | int
+
+
+def dense_recurrence(
+  A: jax.Array,
+  b: jax.Array,
+  initial_state: jax.Array | None = None,
+  *,
+  block_diagonal: bool = False,
+  segment_ids: jax.Array | None = None,
+  reverse: bool = False,
+  method: Method = "auto",
+  chunk_size: int | None = None,
+  axis_name: str | None = None,
+) -> tuple[jax.Array, jax.Array]:
+  """Linear recurrence with a matrix a token, `h_t = A_t h_{t-1} + b_t`.
+
+  The matrix acts before b is added; y is every state. A matrix of G blocks
+  on its diagonal is given by its blocks: they are G recurrences of width M,
+  at M / N of the work.
+
+  Given the state, a token costs one matrix-vector product, and that is what
+  "chunked" and "recurrent" do; the gradient of "chunked" keeps the states
+  between chunks. "parallel", "associative" and `axis_name` multiply the
+  matrices of a span, M times the work, for a walk of L / C + C steps.
+
+  Args:
+    A: [..., L, N, N], or [..., L, G, M, M] with `block_diagonal`; real or
+      complex.
+    b: [..., L, N], or [..., L, G, M] with `block_diagonal`.
+    initial_state: [..., N], or [..., G, M]; zero by default.
+    block_diagonal: A and b have an axis of blocks.
+    segment_ids: [..., L] integers that only grow. The entering state has id
+      0, and each token sees only what has its own id.
+    reverse: run from the last token to the first.
+    method: a form of the engine, see `jaxmodels.ops.recurrence`; "auto" is
+      "chunked" on CPU and "parallel" elsewhere.
+    chunk_size: a power of two; 16 by default.
+    axis_name: mesh axis over which L is sharded, inside `shard_map`.
+
+  Returns:
+    every state, like b, in the dtype of b, and the last one in float32,
+    complex64 or wider.
+
+  Raises:
+    ValueError: a shape, dtype or option does not fit; names the argument.
+  """
+  op = "dense_recurrence"
+  _check(op, A, b, initial_state, block_diagonal, segment_ids)
+  *batch, length = b.shape[: -2 if block_diagonal else -1]
+  form, size = choose(op, method, chunk_size, length, _CHUNK)
+  if initial_state is None:
+    initial_state = jnp.zeros_like(jnp.sum(b, axis=len(batch)))
+  dtype = wide(A, b, initial_state)
+  count, groups = math.prod(batch), b.shape[-2] if block_diagonal else 1
+  width = b.shape[-1]
+  tokens = Tokens(
+    A.reshape(count, length, groups, width, width),
+    b.reshape(count, length, groups, width),
+    jnp.zeros((count, length, groups), b.dtype),
+  )
+  with jax.named_scope(op):
+    y, state = run(
+      FAMILY,
+      tokens,
+      initial_state.astype(dtype).reshape(count, groups, width),
+      segment_ids=None
+      if segment_ids is None
+      else segment_ids.reshape(count, length),
+      reverse=reverse,
+      method=form,
+      chunk_size=size,
+      axis_name=axis_name,
+      dtype=b.dtype,
+    )
+  y, state = y.reshape(b.shape), state.reshape(initial_state.shape)
+  checks.finite(op, y=y, final_state=state)
+  return y, state
+
+
+def _segments(chunk, links):
+  """Segments [C, ...] of single tokens; padding is the identity."""
+  same = np.eye(chunk.b.shape[1], dtype=bool)[None]
+  identity = jnp.where(same, jnp.ones_like(chunk.A), 0)
+  padding = jnp.real(chunk.padding)[:, None, None] > 0
+  A = jnp.where(padding, identity, chunk.A)
+  return Segment(jnp.where(links.previous[:, None, None], A, 0), chunk.b)
+
+
+def summarize(chunk, links):
+  """The tokens' segments one after the other."""
+  segments = _segments(chunk, links)
+
+  def body(earlier, later):
+    return compose(earlier, later), None
+
+  first = jax.tree.map(lambda x: x[0], segments)
+  rest = jax.tree.map(lambda x: x[1:], segments)
+  return lax.scan(body, first, rest)[0]
+
+
+def compose(earlier, later):
+  """Affine maps one after the other."""
+  return Segment(
+    _product(later.transition, earlier.transition),
+    advance(later, earlier.update),
+  )
+
+
+def advance(segment, state):
+  """`A h + b`."""
+  return _product(segment.transition, state) + segment.update
+
+
+def read(chunk, links, state):
+  """Every state of the chunk."""
+  return walk(chunk, links, state)[0]
+
+
+def walk(chunk, links, state):
+  """With the state at hand a token is one matrix-vector product."""
+
+  def body(state, segment):
+    state = advance(segment, state)
+    return state, state
+
+  last, y = lax.scan(body, state, _segments(chunk, links))
+  return y, last
+
+
+def _product(A, x):
+  """`A x`; a TPU would else round the factors of a long product."""
+  return jnp.matmul(A, x, precision=lax.Precision.HIGHEST)
+
+
+FAMILY = Family(
+  summarize, compose, advance, read, walk, neutral=Tokens(0, 0, 1)
+)
+
+
+def _check(op, A, b, initial_state, block_diagonal, segment_ids):
+  """Checks shapes and dtypes, and numbers where that is switched on."""
+  letters = "[..., L, G, M]" if block_diagonal else "[..., L, N]"
+  state = 2 if block_diagonal else 1
+  checks.rank_at_least(op, "b", b, 1 + state, letters)
+  checks.shape(
+    op,
+    "A",
+    A,
+    (*b.shape, b.shape[-1]),
+    "[..., L, G, M, M]" if block_diagonal else "[..., L, N, N]",
+  )
+  for name, x in (("A", A), ("b", b), ("initial_state", initial_state)):
+    if x is not None:
+      checks.dtype(op, name, x, jnp.inexact, "real or complex floating point")
+  real = not jnp.issubdtype(b.dtype, jnp.complexfloating)
+  for name, x in (("A", A), ("initial_state", initial_state)):
+    if x is not None and real:
+      checks.dtype(op, name, x, jnp.floating, "real where b is")
+  leading = b.shape[:-state]
+  if initial_state is not None:
+    shape = (*leading[:-1], *b.shape[-state:])
+    words = "[..., G, M]" if block_diagonal else "[..., N]"
+    checks.shape(op, "initial_state", initial_state, shape, words)
+  checks.segment_ids(op, segment_ids, leading)
+  checks.finite(op, A=A, b=b, initial_state=initial_state)

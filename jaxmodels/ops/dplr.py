@@ -1,0 +1,163 @@
+"""Diagonal plus low rank: `S_t = (diag(w_t) + a_t b_t^T) S_{t-1} + k_t v_t^T`.
+
+The recurrence of RWKV-7 (Peng et al. 2025, arXiv:2503.14456), of which the
+delta rule is the case `a = -beta k, b = w k`. With `u_t = S_{t-1}^T b_t`, read
+before the decay of token t, each token writes `k_t v_t^T + a_t u_t^T`, so
+within a chunk
+
+    (I - M(b, a)) u = M(b, k) v + b_before S,
+    M(x, y)_ij = x_i . decay(j < t < i) y_j for j < i,
+
+with S the state that entered: one unit lower triangular system a chunk.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmodels.ops.decay import boundary_decay, decayed_scores
+from jaxmodels.ops.delta_rule import advance, compose
+from jaxmodels.ops.matrix_state import run_matrix_state
+from jaxmodels.ops.recurrence import Family, Method, Segment
+from jaxmodels.ops.triangular import solve_unit_lower
+
+
+class Tokens(NamedTuple):
+  """A chunk: q, k, a, b [C, K], v [C, V], log_decay [C, K | 1]."""
+
+  q: jax.Array
+  k: jax.Array
+  v: jax.Array
+  a: jax.Array
+  b: jax.Array
+  log_decay: jax.Array | None
+
+
+def dplr_recurrence(
+  q: jax.Array,
+  k: jax.Array,
+  v: jax.Array,
+  a: jax.Array,
+  b: jax.Array,
+  log_decay: jax.Array | None,
+  initial_state: jax.Array | None = None,
+  *,
+  segment_ids: jax.Array | None = None,
+  reverse: bool = False,
+  method: Method = "auto",
+  chunk_size: int | None = None,
+  axis_name: str | None = None,
+) -> tuple[jax.Array, jax.Array]:
+  """Diagonal plus low rank transitions, as in RWKV-7.
+
+      S_t = (diag(exp(log_decay_t)) + a_t b_t^T) S_{t-1} + k_t v_t^T
+      y_t = S_t^T q_t
+
+  b reads the state before the decay; y reads it after the token. No scale is
+  hidden. The paper writes its state transposed, with `a = -kappa` and `b`
+  the removal key times its learning rate; its bonus term is not in here.
+  Whether the transition grows is up to a and b.
+
+  Args:
+    q: [..., L, H, K].
+    k: [..., L, H, K].
+    v: [..., L, H, V].
+    a: [..., L, H, K].
+    b: [..., L, H, K].
+    log_decay: None, [..., L, H] or [..., L, H, K]; at most 0, -inf allowed.
+    initial_state: [..., H, K, V]; zero by default.
+    segment_ids: [..., L] integers that only grow. The entering state has id
+      0, and each token sees only what has its own id.
+    reverse: run from the last token to the first.
+    method: a form of the engine, see `jaxmodels.ops.recurrence`; "auto" is
+      "chunked" on CPU and "parallel" elsewhere.
+    chunk_size: a power of two; 64 by default, 128 on TPU.
+    axis_name: mesh axis over which L is sharded, inside `shard_map`.
+
+  Returns:
+    y [..., L, H, V] in the dtype of v, and the final state [..., H, K, V] in
+    float32 or wider.
+
+  Raises:
+    ValueError: a shape, dtype or option does not fit; names the argument.
+  """
+  return run_matrix_state(
+    "dplr_recurrence",
+    FAMILY,
+    Tokens(q, k, v, a, b, log_decay),
+    initial_state,
+    segment_ids=segment_ids,
+    reverse=reverse,
+    method=method,
+    chunk_size=chunk_size,
+    axis_name=axis_name,
+  )
+
+
+class _Scores(NamedTuple):
+  """What the queries, and b before each token, meet of k and a: [C, C]."""
+
+  q_k: jax.Array
+  q_a: jax.Array
+  b_k: jax.Array
+  b_a: jax.Array
+
+
+def _scores(chunk, links) -> _Scores:
+  """All four products; those of b stop before the decay of their token."""
+  # b of token i reads what is left behind token i - 1.
+  next_b = jnp.roll(chunk.b, -1, axis=0)
+  reads = jnp.stack([chunk.q, next_b])
+  writes = jnp.stack([chunk.k, chunk.a])
+  over_writes = jax.vmap(decayed_scores, (None, 0, None, None))
+  scores = jax.vmap(over_writes, (0, None, None, None))(
+    reads, writes, chunk.log_decay, links
+  )
+  earlier = np.tri(chunk.k.shape[0], k=-1, dtype=bool)
+  before = jnp.where(earlier & links.pair, jnp.roll(scores[1], 1, axis=1), 0)
+  return _Scores(*scores[0], *before)
+
+
+def _entering(chunk, decay, links) -> jax.Array:
+  """What b reads of the entering state [C, K]: decayed up to token i - 1."""
+  before = jnp.roll(decay.entry, 1, axis=0)
+  first = np.arange(chunk.b.shape[0])[:, None] == 0
+  before = jnp.where(first, 1, before)
+  return chunk.b * jnp.where(links.entry[:, None], before, 0)
+
+
+def summarize(chunk, links):
+  """`u` is affine in the state, and so is what the chunk leaves."""
+  decay = boundary_decay(chunk.log_decay, chunk.k, links)
+  scores = _scores(chunk, links)
+  met = jnp.concatenate(
+    [scores.b_k @ chunk.v, _entering(chunk, decay, links)], axis=1
+  )
+  solved = solve_unit_lower(-scores.b_a, met)
+  from_v, from_state = jnp.split(solved, [chunk.v.shape[1]], axis=1)
+  k, a = chunk.k * decay.exit, chunk.a * decay.exit
+  same = np.eye(chunk.k.shape[1], dtype=bool)
+  through = jnp.where(same, decay.through[:, None], 0)
+  return Segment(through + a.T @ from_state, k.T @ chunk.v + a.T @ from_v)
+
+
+def read(chunk, links, state):
+  """What tokens of the chunk wrote, and what the entering state holds."""
+  return walk(chunk, links, state)[0]
+
+
+def walk(chunk, links, state):
+  """With the state at hand `u` follows without the transition."""
+  decay = boundary_decay(chunk.log_decay, chunk.k, links)
+  scores = _scores(chunk, links)
+  met = scores.b_k @ chunk.v + _entering(chunk, decay, links) @ state
+  u = solve_unit_lower(-scores.b_a, met)
+  y = scores.q_k @ chunk.v + scores.q_a @ u
+  y = y + (chunk.q * decay.entry) @ state
+  k, a = chunk.k * decay.exit, chunk.a * decay.exit
+  return y, decay.through[:, None] * state + k.T @ chunk.v + a.T @ u
+
+
+FAMILY = Family(summarize, compose, advance, read, walk)

@@ -1,0 +1,168 @@
+"""Selective scan: the state-space model of Mamba.
+
+Every channel d of x has a state of N numbers that decay at rates of their
+own, `h_t = exp(dt_t A) h_{t-1} + dt_t B_t x_t` (Gu & Dao 2023,
+arXiv:2312.00752). All states of a sequence are N times as large as the
+sequence, so they are made chunk by chunk, and made again for the gradient.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxmodels.ops import checks, diagonal
+from jaxmodels.ops.dtypes import wide
+from jaxmodels.ops.recurrence import Family, Method, run
+from jaxmodels.ops.schedule import choose
+
+_CHUNK = 16
+
+
+class Tokens(NamedTuple):
+  """A chunk: x, dt [C, D], B, C [C, N]."""
+
+  x: jax.Array
+  dt: jax.Array
+  B: jax.Array
+  C: jax.Array
+
+
+def selective_scan(
+  x: jax.Array,
+  dt: jax.Array,
+  A: jax.Array,
+  B: jax.Array,
+  C: jax.Array,
+  D: jax.Array | None = None,
+  initial_state: jax.Array | None = None,
+  *,
+  segment_ids: jax.Array | None = None,
+  reverse: bool = False,
+  method: Method = "auto",
+  chunk_size: int | None = None,
+  axis_name: str | None = None,
+) -> tuple[jax.Array, jax.Array]:
+  """The selective state-space model of Mamba.
+
+      h_t[d, n] = exp(dt_t[d] A[d, n]) h_{t-1}[d, n] + dt_t[d] B_t[n] x_t[d]
+      y_t[d]    = sum_n C_t[n] h_t[d, n] + D[d] x_t[d]
+
+  The decay acts before the token is written, and y reads the state after it.
+  A is discretised by zero-order hold and B by Euler's rule, as in the paper's
+  code. dt is taken as it is: give it after its softplus.
+
+  "chunked" never holds [..., L, D, N], forward or backward: it keeps the
+  states between chunks, 1 / C of that, and makes those of one chunk at a
+  time. "parallel" and "associative" hold it whole and are for checking and
+  short sequences; so does the gradient of "recurrent".
+
+  Args:
+    x: [..., L, D].
+    dt: [..., L, D], the step sizes, at least 0.
+    A: [D, N], the rates, below 0. (Published checkpoints hold log(-A).)
+    B: [..., L, N].
+    C: [..., L, N].
+    D: [D] or None, the skip.
+    initial_state: [..., D, N]; zero by default.
+    segment_ids: [..., L] integers that only grow. The entering state has id
+      0, and each token sees only what has its own id.
+    reverse: run from the last token to the first.
+    method: a form of the engine, see `jaxmodels.ops.recurrence`; "auto" is
+      "recurrent" for one token and else "chunked", on every platform.
+    chunk_size: a power of two; 16 by default.
+    axis_name: mesh axis over which L is sharded, inside `shard_map`.
+
+  Returns:
+    y [..., L, D] in the dtype of x, and the final state [..., D, N] in
+    float32 or wider.
+
+  Raises:
+    ValueError: a shape, dtype or option does not fit; names the argument.
+  """
+  op = "selective_scan"
+  tokens = Tokens(x, dt, B, C)
+  _check(op, tokens, A, D, initial_state, segment_ids)
+  *batch, length, _ = x.shape
+  form, size = choose(op, method, chunk_size, length, _CHUNK)
+  if method == "auto" and form == "parallel":
+    form = "chunked"
+  dtype = wide(*tokens, A) if initial_state is None else wide(initial_state, A)
+  if initial_state is None:
+    initial_state = _zero_state(x, A, dtype)
+  count = math.prod(batch)
+
+  def fold(x):  # Leading batch axes become one.
+    return x.reshape(count, *x.shape[len(batch) :])
+
+  with jax.named_scope(op):
+    y, state = run(
+      _family(A.astype(dtype), None if D is None else D.astype(dtype)),
+      jax.tree.map(lambda x: fold(x)[:, :, None], tokens),  # One head.
+      initial_state.astype(dtype).reshape(count, 1, A.size),
+      segment_ids=None if segment_ids is None else fold(segment_ids),
+      reverse=reverse,
+      method=form,
+      chunk_size=size,
+      axis_name=axis_name,
+      dtype=x.dtype,
+    )
+  y, state = y.reshape(x.shape), state.reshape(initial_state.shape)
+  checks.finite(op, y=y, final_state=state)
+  return y, state
+
+
+def _family(A, D) -> Family:
+  """The diagonal recurrence over channels [D * N], written and read by x."""
+
+  def elementwise(chunk):
+    size = chunk.x.shape[0]
+    a = jnp.exp(chunk.dt[:, :, None] * A[None])
+    b = (chunk.dt * chunk.x)[:, :, None] * chunk.B[:, None, :]
+    return diagonal.Tokens(a.reshape(size, A.size), b.reshape(size, A.size))
+
+  def summarize(chunk, links):
+    return diagonal.summarize(elementwise(chunk), links)
+
+  def read(chunk, links, state):
+    return walk(chunk, links, state)[0]
+
+  def walk(chunk, links, state):
+    states, last = diagonal.walk(elementwise(chunk), links, state)
+    states = states.reshape(-1, *A.shape)
+    y = jnp.sum(states * chunk.C[:, None, :], axis=-1)
+    return y if D is None else y + D[None] * chunk.x, last
+
+  return Family(summarize, diagonal.compose, diagonal.advance, read, walk)
+
+
+def _zero_state(x, A, dtype):
+  """Zeros [..., D, N], made from x so as to be placed like it."""
+  zero = jnp.zeros_like(jnp.sum(x[..., :1, :], -2), dtype=dtype)
+  return jnp.broadcast_to(zero[..., None], (*zero.shape, A.shape[1]))
+
+
+def _check(op, tokens, A, D, initial_state, segment_ids):
+  """Checks shapes and dtypes, and numbers where that is switched on."""
+  x = tokens.x
+  checks.rank_at_least(op, "x", x, 2, "[..., L, D]")
+  *leading, channels = x.shape
+  checks.shape(op, "dt", tokens.dt, x.shape, "[..., L, D] like x")
+  checks.shape(op, "A", A, (channels, None), "[D, N]")
+  width = A.shape[1]
+  checks.shape(op, "B", tokens.B, (*leading, width), "[..., L, N]")
+  checks.shape(op, "C", tokens.C, (*leading, width), "[..., L, N]")
+  if D is not None:
+    checks.shape(op, "D", D, (channels,), "[D]")
+  if initial_state is not None:
+    state_shape = (*leading[:-1], channels, width)
+    checks.shape(op, "initial_state", initial_state, state_shape, "[..., D, N]")
+  given = {**tokens._asdict(), "A": A, "D": D, "initial_state": initial_state}
+  for name, array in given.items():
+    if array is not None:
+      checks.dtype(op, name, array, jnp.floating, "real floating point")
+  checks.segment_ids(op, segment_ids, leading)
+  checks.between(op, "dt", tokens.dt, 0, math.inf)
+  checks.between(op, "A", A, -math.inf, 0)
+  checks.finite(op, **given)
