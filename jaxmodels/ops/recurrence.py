@@ -42,7 +42,10 @@ Tree = Any  # A pytree of arrays.
 
 
 class Segment(NamedTuple):
-  """What a span of tokens does to a state: `transition . state + update`."""
+  """What a span of tokens does to a state: `transition . state + update`.
+
+  The update is a pytree like the state: what the span leaves of an empty one.
+  """
 
   transition: Tree
   update: Tree

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmodels.testing.diagnosis import diagnose_mixer
+from jaxmodels.testing.diagnosis import FUTURE, diagnose_mixer
 from jaxmodels.testing.errors import relative_error, tolerance, wrong_tokens
 from jaxmodels.testing.evaluate import named
 
@@ -23,6 +23,7 @@ def check_mixer(
   width: int | None = None,
   length: int = 20,
   methods: Sequence[str] = ("recurrent", "associative", "chunked", "parallel"),
+  params: Any = None,
   bfloat16: bool = True,
   seed: int = 0,
 ) -> None:
@@ -46,20 +47,22 @@ def check_mixer(
       `chunk_size` that is None is set to 8, so that there are chunks.
     width: of x; `module.width` by default.
     length: L, a multiple of four from 20 on.
-    methods: of those, the ones that the module knows are compared.
+    methods: of those, the ones that the module knows are compared with
+      "recurrent"; with none its own method is the one that is checked.
+    params: of the module; by default its initial ones with noise, so that
+      none is at a special value, such as a bias of zero.
     bfloat16: whether to check that dtype, for a module with a field `dtype`.
     seed: of the inputs.
 
   Raises:
     AssertionError: a report on what is wrong, where, and the likely cause.
   """
-  trial = _Trial(module, width or module.width, length, seed)
+  trial = _Trial(module, width or module.width, length, params, seed)
   failures = [
-    *trial.causality_and_gradients(),
+    *trial.gradients([m for m in methods if m != "recurrent"]),
     *trial.no_state(),
     *trial.pieces(),
     *trial.documents(),
-    *trial.methods(methods),
     *(trial.bfloat16() if bfloat16 else ()),
   ]
   if failures:
@@ -72,17 +75,21 @@ def check_mixer(
 class _Trial:
   """One module with parameters, inputs and its compiled calls."""
 
-  def __init__(self, module: nn.Module, width: int, length: int, seed: int):
+  def __init__(
+    self, module: nn.Module, width: int, length: int, params: Any, seed: int
+  ):
     if getattr(module, "chunk_size", 0) is None:
       module = module.clone(chunk_size=8)
     rng = np.random.default_rng(seed)
     self.module, self.length, self.quarter = module, length, length // 4
     self.x = rng.standard_normal((_BATCH, length, width)).astype(np.float32)
-    params = jax.jit(module.init)(jax.random.key(seed), self.x[:, :1])["params"]
-    # So that none is at a special value, such as a bias of zero.
-    self.params = jax.tree.map(
-      lambda p: p + 0.1 * rng.standard_normal(p.shape).astype(p.dtype), params
-    )
+    self.params = params
+    if params is None:
+      init = jax.jit(module.init)(jax.random.key(seed), self.x[:, :1])
+      self.params = jax.tree.map(
+        lambda p: p + 0.1 * rng.standard_normal(p.shape).astype(p.dtype),
+        init["params"],
+      )
     self.starts = _starts(length)
     self.ids = np.zeros((_BATCH, length), np.int32)
     for row, start in self.starts:
@@ -150,59 +157,58 @@ class _Trial:
       "packed against separate", self.y, wanted, self.starts, "document"
     )
 
-  def causality_and_gradients(self) -> Iterator[str]:
-    """Of a loss on the outputs up to a token."""
-    last = self.length // 2
-    by_params, by_x, _ = self._slopes(self.module, last)
-    reach = np.abs(by_x).max(-1) > 0
-    if reach[:, last + 1 :].any():
-      token = last + 1 + np.flatnonzero(reach[:, last + 1 :].any(0))[-1]
-      yield (
-        f"reads the future: outputs up to token {last} have a gradient by x "
-        f"of token {token}"
-      )
-    for name, slope in named("", by_params).items():
-      if not np.isfinite(slope).all():
-        yield f"gradient of {name}: not finite"
-      elif not np.asarray(slope).any():
-        yield f"gradient of {name}: zero, the output does not depend on it"
-
-  def _slopes(self, module: nn.Module, last: int) -> tuple[Any, Any, Any]:
-    """Gradients by parameters and x of the outputs up to `last`, and y."""
-    ids, x = self.ids, self.x
-
-    @jax.jit
-    def slopes(params, x):
-      def loss(params, x):
-        y, _ = self._call(module)(params, x, module.init_state(_BATCH), ids)
-        return jnp.sum(jnp.sin(y[:, : last + 1])), y
-
-      (by_params, by_x), y = jax.grad(loss, (0, 1), has_aux=True)(params, x)
-      return by_params, by_x, y
-
-    return jax.tree.map(np.asarray, slopes(self.params, x))
-
-  def methods(self, methods: Sequence[str]) -> Iterator[str]:
-    """Values and gradients of parameters against "recurrent"."""
-    if not _has_field(self.module, "method"):
+  def gradients(self, methods: Sequence[str]) -> Iterator[str]:
+    """No future, no idle parameter, and every method like "recurrent"."""
+    if not methods or not _has_field(self.module, "method"):
+      yield from self._own_gradients(self._slopes(self.module))
       return
-    last = self.length - 1
-    wanted = self._slopes(self.module.clone(method="recurrent"), last)
+    recurrent = self._slopes(self.module.clone(method="recurrent"))
+    wanted = recurrent(self.length - 1)
+    yield from self._own_gradients(recurrent)
     for method in methods:
-      if method == "recurrent":
-        continue
+      slopes = self._slopes(self.module.clone(method=method))
       try:
-        got = self._slopes(self.module.clone(method=method), last)
+        got = slopes(self.length - 1)
       except ValueError as error:
         if "method must be one of" in str(error):
           continue  # The module does not have it.
         raise
       name = f'method "{method}" against "recurrent"'
+      yield from (f"{name}: {line}" for line in _causality(slopes, self.length))
       yield from _differ(name, got[2], wanted[2])
       for path, slope in named("", wanted[0]).items():
         error = relative_error(named("", got[0])[path], slope)
         if not error <= tolerance("float32"):
           yield f"{name}: gradient of {path} is off by {error:.1e}"
+
+  def _own_gradients(self, slopes: Callable) -> Iterator[str]:
+    yield from _causality(slopes, self.length)
+    by_params, _, _ = slopes(self.length - 1)
+    for name, slope in named("", by_params).items():
+      if not np.isfinite(slope).all():
+        yield f"gradient of {name}: not finite"
+      elif not slope.any():
+        yield f"gradient of {name}: zero, the output does not depend on it"
+
+  def _slopes(self, module: nn.Module) -> Callable[[int], Any]:
+    """Gradients by parameters and x of the outputs up to a token, and y."""
+
+    @jax.jit
+    def slopes(params, x, weights):
+      def loss(params, x):
+        zero = module.init_state(_BATCH)
+        y, _ = self._call(module)(params, x, zero, self.ids)
+        return jnp.sum(jnp.sin(y) * weights.astype(y.dtype)), y
+
+      (by_params, by_x), y = jax.grad(loss, (0, 1), has_aux=True)(params, x)
+      return by_params, by_x, y
+
+    def up_to(last: int) -> Any:
+      weights = (np.arange(self.length) <= last).astype(np.float32)
+      results = slopes(self.params, self.x, weights[None, :, None])
+      return jax.tree.map(np.asarray, results)
+
+    return up_to
 
   def bfloat16(self) -> Iterator[str]:
     """Close to float32, and no narrow state."""
@@ -215,9 +221,22 @@ class _Trial:
     error = relative_error(y, self.y)
     if not error <= tolerance("bfloat16"):
       yield f"bfloat16: y is off by {error:.1e} from float32"
-    for name, leaf in named("state", state).items():
+    for name, leaf in named("state ", state).items():
       if leaf.dtype.name not in _WIDE:
         yield f"bfloat16: {name} is {leaf.dtype}, narrower than float32"
+
+
+def _causality(slopes: Callable[[int], Any], length: int) -> Iterator[str]:
+  """A line where outputs up to a token have a gradient by later inputs."""
+  last = length // 2
+  _, by_x, _ = slopes(last)
+  later = np.abs(by_x[:, last + 1 :]).max(-1) > 0
+  if later.any():
+    token = last + 1 + np.flatnonzero(later.any(0))[0]
+    yield (
+      f"{FUTURE}: outputs up to token {last} have a gradient by x of token "
+      f"{token}"
+    )
 
 
 def _starts(length: int) -> list[tuple[int, int]]:

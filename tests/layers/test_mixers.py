@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jaxmodels.layers import MIXERS
+from jaxmodels.testing import check_mixer
 from tests.layers import plain
 
 BATCH, LENGTH, WIDTH = 2, 20, 16
@@ -117,90 +118,20 @@ def test_packed_documents_follow_the_equation_of_the_paper(case):
 
 
 @every_case
-def test_token_by_token_gives_the_same_outputs_and_state(case):
-  layer, params, x = prepared(case)
-  apply = compiled(case)
-  y, final = in_two_halves(case)
-  state, outputs = layer.init_state(BATCH), []
-  for t in range(2 * LENGTH):
-    fresh = (IDS[:, t] > IDS[:, t - 1] if t else np.zeros(BATCH)).astype(int)
-    token, state = apply(params, x[:, t : t + 1], state, fresh[:, None])
-    outputs.append(token)
-  assert_close(np.concatenate(outputs, 1), y, 2e-5)
-  assert jax.tree.structure(state) == jax.tree.structure(final)
-  for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(final), strict=True):
-    assert a.dtype == b.dtype
-    assert_close(a, np.asarray(b), 2e-5)
-
-
-@every_case
-def test_no_state_is_the_zero_state(case):
-  layer, params, x = prepared(case)
-  apply = compiled(case)
-  y, final = apply(params, x[:, :1], None)
-  zero, wanted = apply(params, x[:, :1], layer.init_state(BATCH))
-  np.testing.assert_allclose(y, zero, rtol=1e-5, atol=1e-6)
-  got = jax.tree.map(lambda a: (a.shape, a.dtype), final)
-  assert got == jax.tree.map(lambda a: (a.shape, a.dtype), wanted)
-  assert got == jax.tree.map(
-    lambda a: (a.shape, a.dtype), layer.init_state(BATCH)
+def test_the_contract_of_mixers(case):
+  # One case an op compares the forms; the others share its engine.
+  forms = case in ("gla", "kda", "mamba2", "s5", "sliding_attention")
+  check_mixer(
+    build(case),
+    params=prepared(case)[1],
+    methods=("recurrent", "chunked") if forms else (),
   )
 
 
+@pytest.mark.slow
 @every_case
-def test_gradients_reach_every_parameter_and_no_future_token(case):
-  layer, params, x = prepared(case)
-  ids = np.repeat([[0, 1]], LENGTH // 2, axis=-1) * np.ones((BATCH, 1), int)
-  last = 15
-
-  @jax.jit
-  @functools.partial(jax.grad, argnums=(0, 1))
-  def slopes(params, x):
-    y, _ = layer.apply({"params": params}, x, segment_ids=ids)
-    return jnp.sum(jnp.sin(y[:, : last + 1]))
-
-  # The loss is on y up to `last`, of both documents.
-  by_params, by_x = slopes(params, x[:, :LENGTH])
-  for path, slope in jax.tree_util.tree_leaves_with_path(by_params):
-    assert np.isfinite(slope).all(), path
-    assert np.abs(slope).max() > 0, path
-  assert np.abs(by_x[:, : last + 1]).max(-1).min() > 0
-  assert not np.asarray(by_x[:, last + 1 :]).any()
-
-
-@every_case
-def test_one_token_does_not_reach_back_nor_into_the_next_document(case):
-  _, params, x = prepared(case)
-  apply = compiled(case)
-  state = build(case).init_state(BATCH)
-  ids = IDS[:, :LENGTH]
-  base, _ = apply(params, x[:, :LENGTH], state, ids)
-  changed = x[:, :LENGTH].copy()
-  changed[:, 1] += 1.0
-  other, _ = apply(params, changed, state, ids)
-  moved = np.abs(np.asarray(other - base)).max(-1) > 0
-  # Row 0: documents of 3 and 22 tokens; row 1: 19, 1, ...
-  assert not moved[:, 0].any()
-  assert moved[:, 1].all()
-  assert moved[0, 2]
-  assert not moved[0, 3:].any()
-  assert moved[1, 2:5].all()
-  assert not moved[1, 19:].any()
-
-
-@every_case
-def test_bfloat16_is_close_to_float32(case):
-  _, params, x = prepared(case)
-  y, _ = compiled(case)(params, x[:, :LENGTH], None)
-  layer = build(case, dtype=jnp.bfloat16)
-  low, state = jax.jit(layer.apply)({"params": params}, x[:, :LENGTH])
-  assert low.dtype == jnp.bfloat16
-  error = np.asarray(low, np.float32) - y
-  # Root mean square: single entries may be off by more.
-  assert np.sqrt(np.mean(error**2)) < 2e-2 * np.sqrt(np.mean(y**2))
-  assert {leaf.dtype for leaf in jax.tree.leaves(state)} <= {
-    jnp.dtype(name) for name in ("float32", "complex64", "int32", "bool")
-  }
+def test_every_method(case):
+  check_mixer(build(case))
 
 
 @pytest.mark.parametrize(

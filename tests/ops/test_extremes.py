@@ -45,7 +45,9 @@ def check(name, arguments, compare=True):
   with jax.enable_x64(True):
     exact = evaluator(definition)({k: np.float64(x) for k, x in narrow.items()})
   recurrent = evaluator(op, "recurrent")(narrow)
-  for method in ("chunked", "parallel"):
+  # Only the delta rule computes otherwise in its parallel form.
+  methods = ("chunked", "parallel") if name == "delta_rule" else ("chunked",)
+  for method in methods:
     got = evaluator(op, method)(narrow)
     for key, value in got.items():
       error = relative_error(value, exact[key])
@@ -127,7 +129,7 @@ def test_orthonormal_keys_store_exactly(beta):
   rng = np.random.default_rng(5)
   k = np.tile(np.eye(draws.KEYS), (2, 1))[None, :, None]
   v = rng.standard_normal((1, 2 * draws.KEYS, 1, draws.VALUES))
-  _, state = ops.delta_rule(
+  _, state = jax.jit(ops.delta_rule)(
     *(jnp.asarray(x, jnp.float32) for x in (k, k, v)),
     jnp.full(k.shape[:3], beta),
   )

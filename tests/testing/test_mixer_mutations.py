@@ -14,7 +14,7 @@ class Mixer(nn.Module):
 
   fault: str = ""
   width: int = 6
-  method: str = "auto"
+  method: str = "recurrent"
   chunk_size: int | None = None
   dtype: jnp.dtype = jnp.float32
 
@@ -78,7 +78,7 @@ FAULTS = {
   "has an idle parameter": "gradient of idle: zero",
   "stops a gradient": "gradient of rate: zero",
   "has another chunked form": 'method "chunked" against "recurrent": y is off',
-  "narrows the state": "bfloat16: state.1 is bfloat16",
+  "narrows the state": "bfloat16: state 1 is bfloat16",
   "computes in float32": "bfloat16: y has dtype float32",
 }
 

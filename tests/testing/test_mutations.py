@@ -161,7 +161,7 @@ LINEAR_FAULTS = {
   "a token does not see itself": (
     {"read": with_links(LINEAR.read, strict)},
     "chunked",
-    "off-by-one mask; v of token 10 does not move y of the same token",
+    "off-by-one mask; k of token 10 does not move y of the same token",
   ),
   "a token sees the next": (
     {"read": with_links(LINEAR.read, one_ahead)},
@@ -214,7 +214,7 @@ DELTA_FAULTS = {
   "a token does not see itself": (
     {"read": with_links(DELTA.read, strict)},
     "parallel",
-    "off-by-one mask; v of token 10",
+    "off-by-one mask; beta of token 10",
   ),
   "the state leaks through": (
     {"summarize": with_links(DELTA.summarize, ignored("through"))},
