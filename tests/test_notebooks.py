@@ -1,0 +1,100 @@
+"""Every notebook runs from its first cell to its last, in a fresh kernel."""
+
+import os
+import pathlib
+import re
+
+import nbclient
+import nbformat
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+STEPS = 8
+
+
+def read(path):
+  notebook = nbformat.read(path, as_version=4)
+  nbformat.validate(notebook)
+  return notebook
+
+
+def printed(notebook, cell_id):
+  """What a cell printed."""
+  (cell,) = (cell for cell in notebook.cells if cell.id == cell_id)
+  return "".join(o.text for o in cell.outputs if o.output_type == "stream")
+
+
+@pytest.fixture
+def execute(tmp_path, monkeypatch):
+  """Runs a notebook away from the repository, for a few steps."""
+  monkeypatch.setenv("PYTHONPATH", str(ROOT))
+  monkeypatch.setenv("JAXMODELS_NOTEBOOK_STEPS", str(STEPS))
+  # One device: the eight of the other tests would share two cores.
+  flags = re.sub(r"--xla_force_\S+", "", os.environ.get("XLA_FLAGS", ""))
+  monkeypatch.setenv("XLA_FLAGS", flags)
+  # Kernel and client keep their files and settings here, not at home.
+  for name in ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR", "MPLCONFIGDIR"):
+    monkeypatch.setenv(name, str(tmp_path / name.lower()))
+  folder = tmp_path / "work"
+  folder.mkdir()
+
+  def run(path):
+    notebook = read(path)
+    client = nbclient.NotebookClient(
+      notebook,
+      timeout=300,
+      kernel_name="python3",
+      resources={"metadata": {"path": str(folder)}},
+    )
+    client.execute()  # Raises what a cell raised.
+    assert not list(folder.iterdir())
+    return notebook
+
+  return run
+
+
+def test_there_are_notebooks():
+  assert NOTEBOOKS
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_nothing_of_a_run_is_stored(path):
+  for cell in read(path).cells:
+    if cell.cell_type == "code":
+      assert cell.execution_count is None and not cell.outputs
+      assert not cell.metadata
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_every_cell_runs(path, execute):
+  notebook = execute(path)
+  check = CHECKS.get(path.stem)
+  assert check is not None, f"say in CHECKS what {path.name} should show"
+  check(notebook)
+
+
+def check_new_mixer(notebook):
+  """The check notices both faults, the state carries on, the loss falls."""
+  decay, leak = printed(notebook, "broken").strip().split("\n\n")
+  assert re.match(r"associative, .* is off by", decay)
+  assert re.match(r"chunked, .* resets at the first token, .* off by", leak)
+  assert "no segment ids" not in leak and "resets none" not in leak
+
+  numbers = re.findall(r"\d\.\S+", printed(notebook, "packing"))
+  packed, cut, difference = map(float, numbers)
+  assert max(packed, cut) < 1e-4 < 0.1 < difference
+
+  losses = re.findall(
+    r"validation  loss \S+  bits_per_token (\S+)",
+    printed(notebook, "training"),
+  )
+  first, *_, last = map(float, losses)
+  assert 7.5 < first < 8.5  # Uniform over 257 tokens is 8.0 bits.
+  assert last < first - 1.0
+
+  before, after = re.findall(r"(\d+) bytes", printed(notebook, "sample"))
+  assert before == after
+
+
+CHECKS = {"new_mixer": check_new_mixer}
