@@ -24,17 +24,22 @@ from jaxmodels.ops.delta_rule import delta_rule
 from jaxmodels.ops.dense import dense_recurrence
 from jaxmodels.ops.diagonal import diagonal_recurrence
 from jaxmodels.ops.dplr import dplr_recurrence
+from jaxmodels.ops.householder import householder_product
 from jaxmodels.ops.linear_attention import linear_attention
+from jaxmodels.ops.normalized import Normalized, normalized_linear_attention
 from jaxmodels.ops.selective_scan import selective_scan
 
 __all__ = [
   "Cache",
+  "Normalized",
   "attention",
   "causal_convolution",
   "delta_rule",
   "dense_recurrence",
   "diagonal_recurrence",
   "dplr_recurrence",
+  "householder_product",
   "linear_attention",
+  "normalized_linear_attention",
   "selective_scan",
 ]

@@ -76,7 +76,7 @@ def decayed_scores(
   if log_decay is None:
     scores = q @ k.T
   elif log_decay.shape[1] == 1:
-    scores = (q @ k.T) * jnp.exp(_between(log_decay[:, 0]))
+    scores = (q @ k.T) * jnp.exp(between(log_decay[:, 0]))
   elif q.shape[0] <= _BLOCK:
     scores = _scores_within(q, k, log_decay)
   else:
@@ -84,10 +84,10 @@ def decayed_scores(
   return jnp.where(links.pair, scores, 0)
 
 
-def _between(log_decay: jax.Array) -> jax.Array:
+def between(log_decay: jax.Array) -> jax.Array:
   """`sum_{j<t<=i} log_decay_t` [C, C], of [C]: i counts t <= i, j t > j."""
   size = log_decay.shape[0]
-  terms = jnp.where(_through(size), _clip(log_decay)[None, :], 0)
+  terms = jnp.where(_through(size), clip(log_decay)[None, :], 0)
   return jnp.matmul(
     terms,
     _behind(size).T.astype(terms.dtype),
@@ -118,7 +118,7 @@ def _scores_of_blocks(q, k, log_decay):
   """
   size, count = q.shape[0], q.shape[0] // _BLOCK
   q, k, log_decay = (x.reshape(count, _BLOCK, -1) for x in (q, k, log_decay))
-  total = jnp.sum(_clip(log_decay), axis=1)
+  total = jnp.sum(clip(log_decay), axis=1)
   between = jnp.tensordot(
     _blocks_between(count).astype(total.dtype),
     total,
@@ -134,7 +134,8 @@ def _scores_of_blocks(q, k, log_decay):
   return jnp.where(same, within[:, :, None], scores).reshape(size, size)
 
 
-def _clip(log_decay):
+def clip(log_decay: jax.Array) -> jax.Array:
+  """Log decays with -inf made finite, so that masks can be matmuls."""
   return jnp.maximum(log_decay, _ZERO_DECAY)
 
 
@@ -142,7 +143,7 @@ def _sum(mask: np.ndarray, log_decay: jax.Array) -> jax.Array:
   """Sums log decays [..., C, K] over the tokens that a mask [..., C] names."""
   return jnp.matmul(
     mask.astype(log_decay.dtype),
-    _clip(log_decay),
+    clip(log_decay),
     precision=lax.Precision.HIGHEST,  # Or a TPU rounds them to bfloat16.
   )
 

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxmodels.ops.normalized import Normalized
+
 
 def step_through(
   step: Callable[[Any, Any], tuple[Any, Any]],
@@ -19,6 +21,7 @@ def step_through(
   tokens: Any,
   segment_ids: jax.Array | None = None,
   reverse: bool = False,
+  empty: Any = 0,
 ) -> tuple[Any, Any]:
   """Runs `step(state, token) -> (state, y)` over tokens [B, L, ...].
 
@@ -26,10 +29,12 @@ def step_through(
     step: one step on a whole batch, state [B, ...], token [B, ...].
     state: the state that enters; it has segment id 0.
     tokens: pytree of [B, L, ...].
-    segment_ids: [B, L] or None; the state is set to zero where the id
+    segment_ids: [B, L] or None; the state starts afresh where the id
       changes.
     reverse: from the last token to the first; the entering state then has
       the last token's id.
+    empty: what a state that starts afresh holds, a scalar for all leaves or
+      a pytree of scalars like the state.
 
   Returns:
     y [B, L, ...] and the state that leaves.
@@ -45,7 +50,9 @@ def step_through(
     token, token_id = inputs
     keep = token_id == last_id
     state = jax.tree.map(
-      lambda s: jnp.where(keep.reshape(-1, *[1] * (s.ndim - 1)), s, 0), state
+      lambda s, e: jnp.where(keep.reshape(-1, *[1] * (s.ndim - 1)), s, e),
+      state,
+      jax.tree.broadcast(empty, state),
     )
     state, y = step(state, token)
     return (state, token_id), y
@@ -164,6 +171,63 @@ def dense_recurrence(
   return step_through(step, initial_state, (A, b), segment_ids, reverse)
 
 
+def householder_product(
+  q, k, v, beta, log_decay=None, initial_state=None, *, segment_ids=None,
+  reverse=False,
+):  # fmt: skip
+  """One decay, then M steps `S += beta k (v - S^T k)^T`, then `S^T q`."""
+
+  def step(S, token):
+    q, k, v, beta, log_decay = token
+    S = jnp.exp(log_decay)[..., None] * S
+    for m in range(k.shape[1]):
+      recalled = jnp.einsum("bhk,bhkv->bhv", k[:, m], S)
+      write = beta[:, m, :, None] * (v[:, m] - recalled)
+      S = S + k[:, m, :, :, None] * write[..., None, :]
+    return S, jnp.einsum("bhk,bhkv->bhv", q, S)
+
+  tokens = q, k, v, beta, _per_key(log_decay, q)
+  state = _matrix_state(initial_state, q, v)
+  return step_through(step, state, tokens, segment_ids, reverse)
+
+
+def normalized_linear_attention(
+  q, k, v, log_input_gate=None, log_forget_gate=None, initial_state=None, *,
+  floor=None, segment_ids=None, reverse=False,
+):  # fmt: skip
+  """`y = S^T q / max(|z.q|, floor)`, the state held as `e^m (S, z)`."""
+  if floor is None:
+    floor = 1e-6 if log_input_gate is None else 1.0
+
+  def step(state, token):
+    S, z, m = state
+    q, k, v, log_i, log_f = token
+    last, m = m, jnp.maximum(log_f + m, log_i)
+    f, i = jnp.exp(log_f + last - m), jnp.exp(log_i - m)
+    S = f[..., None, None] * S + i[..., None, None] * (
+      k[..., :, None] * v[..., None, :]
+    )
+    z = f[..., None] * z + i[..., None] * k
+    scale = jnp.exp(m)[..., None]
+    y = scale * jnp.einsum("bhk,bhkv->bhv", q, S)
+    norm = scale * jnp.sum(z * q, axis=-1, keepdims=True)
+    return (S, z, m), y / jnp.maximum(jnp.abs(norm), floor)
+
+  empty = 0, 0, -1e30
+  if initial_state is None:
+    S = _matrix_state(None, k, v)
+    initial_state = S, S[..., 0], jnp.full_like(S[..., 0, 0], empty[2])
+  gates = (
+    jnp.zeros_like(q[..., 0]) if gate is None else gate
+    for gate in (log_input_gate, log_forget_gate)
+  )
+  tokens = q, k, v, *gates
+  y, state = step_through(
+    step, tuple(initial_state), tokens, segment_ids, reverse, empty
+  )
+  return y, Normalized(*state)
+
+
 def _per_key(log_decay, k):
   """Log decays [B, L, H, K] from none, one a head, or one a key channel."""
   if log_decay is None:
@@ -176,5 +240,5 @@ def _per_key(log_decay, k):
 def _matrix_state(state, k, v):
   """The given state, or zeros [B, H, K, V]."""
   if state is None:
-    return jnp.zeros((*k.shape[:1], *k.shape[2:], v.shape[-1]), k.dtype)
+    return jnp.zeros((k.shape[0], *k.shape[-2:], v.shape[-1]), k.dtype)
   return state

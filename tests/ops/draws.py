@@ -95,3 +95,35 @@ def dense(groups=()):
     }
 
   return draw
+
+
+def householder(decay=None, steps=2):
+  def draw(rng, length):
+    drawn = linear_attention(decay)(rng, length)
+    for name in ("k", "v"):
+      shape = (2, length, steps, HEADS, drawn[name].shape[-1])
+      drawn[name] = rng.standard_normal(shape)
+    drawn["k"] /= np.linalg.norm(drawn["k"], axis=-1, keepdims=True)
+    drawn["beta"] = rng.uniform(0, 2, (2, length, steps, HEADS))
+    return drawn
+
+  return draw
+
+
+def normalized(gates, scale=2.0):
+  """Positive keys and queries without gates; any, and mLSTM gates, with."""
+
+  def draw(rng, length):
+    drawn = qkv(rng, length)
+    z = rng.standard_normal((2, HEADS, KEYS))
+    m = rng.standard_normal((2, HEADS))
+    if gates:
+      shape = (2, length, HEADS)
+      drawn["log_input_gate"] = scale * rng.standard_normal(shape)
+      drawn["log_forget_gate"] = -0.3 * rng.exponential(size=shape)
+    else:
+      drawn["q"], drawn["k"], z = map(np.abs, (drawn["q"], drawn["k"], z))
+    drawn["initial_state"] = (drawn["initial_state"], z, m)
+    return drawn
+
+  return draw

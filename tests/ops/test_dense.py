@@ -95,7 +95,7 @@ def test_wrong_arguments_are_named():
   A, b = jnp.zeros((2, 5, 3, 3)), jnp.zeros((2, 5, 3))
   for wrong, words in [
     ({"A": A[..., :2], "b": b}, r"A must be \[..., L, N, N\]"),
-    ({"A": A, "b": b, "block_diagonal": True}, r"\[..., L, G, M, M\]"),
+    ({"A": A[0], "b": b, "block_diagonal": True}, r"\[..., L, G, M, M\]"),
     ({"A": A, "b": b, "initial_state": b}, "initial_state must be"),
     ({"A": A.astype("complex64"), "b": b}, "A must be real where b is"),
   ]:

@@ -30,15 +30,29 @@ OPS = {
   "dplr_recurrence, head decay": ("dplr_recurrence", draws.dplr("head")),
   "dplr_recurrence, key decay": ("dplr_recurrence", draws.dplr("key")),
   "dense_recurrence": ("dense_recurrence", draws.dense()),
+  "householder_product, head decay": (
+    "householder_product",
+    draws.householder("head"),
+  ),
 }
-# Ops with parameters that are not sequences, or with options: their files
-# test what test_contract.py tests of the others.
+# Ops with parameters that are not sequences, with options, or with a state of
+# several arrays: their files test what test_contract.py tests of the others.
 MORE = {
   "selective_scan": ("selective_scan", draws.selective_scan, {}),
   "dense_recurrence, blocks": (
     "dense_recurrence",
     draws.dense((2,)),
     {"block_diagonal": True},
+  ),
+  "normalized_linear_attention": (
+    "normalized_linear_attention",
+    draws.normalized(gates=False),
+    {},
+  ),
+  "normalized_linear_attention, gates": (
+    "normalized_linear_attention",
+    draws.normalized(gates=True),
+    {},
   ),
 }
 each_op = pytest.mark.parametrize("name", OPS)

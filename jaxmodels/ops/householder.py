@@ -1,0 +1,114 @@
+"""Householder products: several delta steps a token.
+
+DeltaProduct (Siems et al. 2025, arXiv:2502.10297): the transition of a token
+is a product of M generalised Householder matrices, which reaches rotations
+and permutations that one cannot. The M steps of a token are M tokens of the
+delta rule, of which the first decays and the last is read.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from jaxmodels.ops import checks
+from jaxmodels.ops.delta_rule import delta_rule
+from jaxmodels.ops.recurrence import Method
+
+
+def householder_product(
+  q: jax.Array,
+  k: jax.Array,
+  v: jax.Array,
+  beta: jax.Array,
+  log_decay: jax.Array | None = None,
+  initial_state: jax.Array | None = None,
+  *,
+  segment_ids: jax.Array | None = None,
+  reverse: bool = False,
+  method: Method = "auto",
+  chunk_size: int | None = None,
+  axis_name: str | None = None,
+) -> tuple[jax.Array, jax.Array]:
+  """M steps of the delta rule a token.
+
+      S_{t,0} = diag(exp(log_decay_t)) S_{t-1}
+      S_{t,m} = S_{t,m-1} + beta_{t,m} k_{t,m} (v_{t,m} - S_{t,m-1}^T k_{t,m})^T
+      S_t     = S_{t,M},    y_t = S_t^T q_t
+
+  The decay acts once a token, before the first step. With `reverse` tokens
+  run from the last to the first, the steps of a token still from 1 to M.
+  Keys are taken as they are, and no scale is hidden. Costs what the delta
+  rule costs on L M tokens. The letter M is the steps of a token here.
+
+  Args:
+    q: [..., L, H, K].
+    k: [..., L, M, H, K].
+    v: [..., L, M, H, V].
+    beta: [..., L, M, H], in [0, 2].
+    log_decay: None, [..., L, H] or [..., L, H, K]; at most 0, -inf allowed.
+    initial_state: [..., H, K, V]; zero by default.
+    segment_ids: [..., L] integers that only grow. The entering state has id
+      0, and each token sees only what has its own id.
+    reverse: run from the last token to the first.
+    method: as for `delta_rule`.
+    chunk_size: steps (not tokens) a chunk, a power of two; as for
+      `delta_rule`.
+    axis_name: mesh axis over which L is sharded, inside `shard_map`.
+
+  Returns:
+    y [..., L, H, V] in the dtype of v, and the final state [..., H, K, V] in
+    float32 or wider.
+
+  Raises:
+    ValueError: a shape, dtype or option does not fit; names the argument.
+  """
+  op = "householder_product"
+  _check(op, q, k, v, beta, log_decay, segment_ids)
+  *batch, length, steps, heads, _ = k.shape
+  if reverse:  # The delta rule will turn the steps too.
+    k, v, beta = (jnp.flip(x, len(batch) + 1) for x in (k, v, beta))
+  first, last = (steps - 1, 0) if reverse else (0, steps - 1)
+
+  def join(x):  # [..., L, M, ...] to [..., L M, ...].
+    return x.reshape(*batch, length * steps, *x.shape[len(batch) + 2 :])
+
+  def place(x, at):  # One step of M, the others zero.
+    axis = len(batch) + 1
+    pad = [(0, 0)] * (x.ndim + 1)
+    pad[axis] = (at, steps - 1 - at)
+    return join(jnp.pad(jnp.expand_dims(x, axis), pad))
+
+  with jax.named_scope(op):
+    y, state = delta_rule(
+      place(q, last),
+      join(k),
+      join(v),
+      join(beta),
+      None if log_decay is None else place(log_decay, first),
+      initial_state,
+      segment_ids=None
+      if segment_ids is None
+      else jnp.repeat(segment_ids, steps, axis=-1),
+      reverse=reverse,
+      method=method,
+      chunk_size=chunk_size,
+      axis_name=axis_name,
+    )
+  y = y.reshape(*batch, length, steps, heads, v.shape[-1])
+  return y[..., last, :, :], state
+
+
+def _check(op, q, k, v, beta, log_decay, segment_ids):
+  """Checks the shapes that the delta rule does not see."""
+  checks.rank_at_least(op, "k", k, 4, "[..., L, M, H, K]")
+  *leading, steps, heads, width = k.shape
+  checks.require(steps > 0, f"{op}: k must be [..., L, M > 0, H, K], got M = 0")
+  tokens = (*leading, heads, width)
+  checks.shape(op, "q", q, tokens, "[..., L, H, K]")
+  checks.shape(op, "v", v, (*k.shape[:-1], None), "[..., L, M, H, V]")
+  checks.shape(op, "beta", beta, k.shape[:-1], "[..., L, M, H]")
+  if log_decay is not None:
+    per_key = log_decay.ndim == len(tokens)
+    letters = "[..., L, H, K]" if per_key else "[..., L, H] or [..., L, H, K]"
+    wanted = tokens if per_key else tokens[:-1]
+    checks.shape(op, "log_decay", log_decay, wanted, letters)
+  checks.segment_ids(op, segment_ids, leading)

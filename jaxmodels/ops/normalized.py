@@ -1,0 +1,275 @@
+"""Normalised linear attention, with the exponential gates of the mLSTM.
+
+    S_t = f_t S_{t-1} + i_t k_t v_t^T,    z_t = f_t z_{t-1} + i_t k_t,
+    y_t = S_t^T q_t / max(|z_t . q_t|, floor)
+
+Linear attention with its normaliser (Katharopoulos et al. 2020,
+arXiv:2006.16236), and the mLSTM of xLSTM (Beck et al. 2024, arXiv:2405.04517)
+where `i_t = exp(log_input_gate_t)` has no upper bound. So the state is held
+as `(S, z) = e^m (S~, z~)`, with the running maximum
+
+    m_t = max(log f_t + m_{t-1}, log i_t),
+
+and spans compose with it: the larger m stays, the other side shrinks.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxmodels.ops import checks
+from jaxmodels.ops.decay import between, clip
+from jaxmodels.ops.dtypes import wide
+from jaxmodels.ops.links import Links
+from jaxmodels.ops.recurrence import Family, Method, Segment, run
+from jaxmodels.ops.schedule import choose, default_chunk_size
+
+# The m of a state that nothing was written to, and of an input gate of zero:
+# finite, so that differences are.
+EMPTY = -1e30
+# The log decay of a span that is cut: takes any m well below EMPTY.
+_CUT = 4 * EMPTY
+
+
+class Tokens(NamedTuple):
+  """A chunk: q, k [C, K], v [C, V], log_i, log_f [C]."""
+
+  q: jax.Array | int
+  k: jax.Array | int
+  v: jax.Array | int
+  log_i: jax.Array | float
+  log_f: jax.Array | float
+
+
+class Normalized(NamedTuple):
+  """The state `e^m (S, z)`: S [..., H, K, V], z [..., H, K], m [..., H]."""
+
+  S: jax.Array
+  z: jax.Array
+  m: jax.Array
+
+
+class _State(NamedTuple):
+  """The same of one head, z as one more column: Sz [K, V + 1], m []."""
+
+  Sz: jax.Array
+  m: jax.Array
+
+
+def normalized_linear_attention(
+  q: jax.Array,
+  k: jax.Array,
+  v: jax.Array,
+  log_input_gate: jax.Array | None = None,
+  log_forget_gate: jax.Array | None = None,
+  initial_state: Normalized | None = None,
+  *,
+  floor: float | None = None,
+  segment_ids: jax.Array | None = None,
+  reverse: bool = False,
+  method: Method = "auto",
+  chunk_size: int | None = None,
+  axis_name: str | None = None,
+) -> tuple[jax.Array, Normalized]:
+  """Linear attention divided by its normaliser, with optional gates.
+
+      S_t = f_t S_{t-1} + i_t k_t v_t^T
+      z_t = f_t z_{t-1} + i_t k_t
+      y_t = S_t^T q_t / max(|z_t . q_t|, floor)
+
+  The forget gate acts before the token is written; y reads the state after
+  it. No scale is hidden: the mLSTM of the paper has k divided by sqrt(K).
+  The floor is that of the true normaliser, not of the stabilised one, so y
+  does not depend on how the state is stabilised.
+
+  Args:
+    q: [..., L, H, K].
+    k: [..., L, H, K].
+    v: [..., L, H, V].
+    log_input_gate: log i [..., L, H] of any sign, -inf allowed; None is 1.
+    log_forget_gate: log f [..., L, H], at most 0, -inf allowed; None is 1.
+    initial_state: `Normalized` (or a tuple) of S [..., H, K, V], z
+      [..., H, K], m [..., H], which stands for `e^m (S, z)`; empty by
+      default: zeros, and m = -1e30.
+    floor: above 0. By default 1 with an input gate, as in the mLSTM, and
+      1e-6 without, for positive feature maps.
+    segment_ids: [..., L] integers that only grow. The entering state has id
+      0, and each token sees only what has its own id.
+    reverse: run from the last token to the first.
+    method: a form of the engine, see `jaxmodels.ops.recurrence`; "auto" is
+      "chunked" on CPU and "parallel" elsewhere.
+    chunk_size: a power of two; 64 by default, 128 on TPU.
+    axis_name: mesh axis over which L is sharded, inside `shard_map`.
+
+  Returns:
+    y [..., L, H, V] in the dtype of v, and the final `Normalized` state in
+    float32 or wider.
+
+  Raises:
+    ValueError: a shape, dtype or option does not fit; names the argument.
+  """
+  op = "normalized_linear_attention"
+  if initial_state is not None:
+    initial_state = Normalized(*initial_state)
+  gates = {
+    "log_input_gate": log_input_gate,
+    "log_forget_gate": log_forget_gate,
+  }
+  if floor is None:
+    floor = 1e-6 if log_input_gate is None else 1.0
+  _check(op, q, k, v, gates, initial_state, floor, segment_ids)
+  *batch, length, _, _ = k.shape
+  form, size = choose(op, method, chunk_size, length, default_chunk_size())
+  dtype = wide(k, v)
+  log_i, log_f = (  # Wide at once: EMPTY is beyond float16.
+    (jnp.zeros_like(q[..., 0]) if gate is None else gate).astype(dtype)
+    for gate in (log_input_gate, log_forget_gate)
+  )
+  tokens = Tokens(q, k, v, jnp.maximum(log_i, EMPTY), log_f)
+  state = _enter(initial_state, tokens)
+
+  def fold(x):  # Leading batch axes become one.
+    return x.reshape(math.prod(batch), *x.shape[len(batch) :])
+
+  with jax.named_scope(op):
+    y, state = run(
+      _family(floor),
+      jax.tree.map(fold, tokens),
+      jax.tree.map(fold, state),
+      segment_ids=None if segment_ids is None else fold(segment_ids),
+      reverse=reverse,
+      method=form,
+      chunk_size=size,
+      axis_name=axis_name,
+      dtype=v.dtype,
+    )
+  y = y.reshape(*batch, *y.shape[1:])
+  state = jax.tree.map(lambda x: x.reshape(*batch, *x.shape[1:]), state)
+  final = Normalized(state.Sz[..., :-1], state.Sz[..., -1], state.m)
+  checks.finite(op, y=y, final_state=final)
+  return y, final
+
+
+def _enter(state, tokens) -> _State:
+  """The state in float32 or wider; by default empty, made from the tokens."""
+  if state is None:
+    dtype = wide(tokens.k, tokens.v)
+    k, v = (
+      jnp.sum(x[..., :1, :, :], -3).astype(dtype) for x in (tokens.k, tokens.v)
+    )
+    v_and_one = jnp.concatenate([v, v[..., :1]], axis=-1)
+    Sz = jnp.zeros_like(k[..., :, None] * v_and_one[..., None, :])
+    return _State(Sz, jnp.full_like(k[..., 0], EMPTY))
+  dtype = wide(tokens.k, tokens.v, *state)
+  S, z, m = (x.astype(dtype) for x in state)
+  return _State(jnp.concatenate([S, z[..., None]], axis=-1), m)
+
+
+class _Weights(NamedTuple):
+  """Gates from each token and the entering state to token i, over `e^m_i`."""
+
+  pair: jax.Array  # [C, C]
+  entry: jax.Array  # [C]
+  m: jax.Array  # [C]
+
+
+def _writes(chunk, links: Links) -> jax.Array:
+  """`log i_j + sum_{j<t<=i} log f_t` [C, C], where j is joined to i >= j."""
+  logs = between(chunk.log_f) + chunk.log_i[None, :]
+  return jnp.where(links.pair, logs, _CUT)
+
+
+def _weights(chunk, links, m) -> _Weights:
+  """The gates that tokens are read with, if m is that of the state."""
+  writes = _writes(chunk, links)
+  kept = m + jnp.cumsum(clip(chunk.log_f))
+  kept = jnp.where(links.entry, kept, _CUT)
+  m = jnp.maximum(kept, jnp.max(writes, axis=1))
+  return _Weights(jnp.exp(writes - m[:, None]), jnp.exp(kept - m), m)
+
+
+def summarize(chunk, links):
+  """The span as if it started empty, and its log decay."""
+  log_f = jnp.sum(clip(chunk.log_f))
+  writes = _writes(chunk, links)[-1]
+  m = jnp.max(writes)
+  k = chunk.k * jnp.exp(writes - m)[:, None]
+  return Segment(
+    jnp.where(links.through, log_f, _CUT), _State(k.T @ _with_one(chunk.v), m)
+  )
+
+
+def compose(earlier, later):
+  """Log decays add; the earlier update goes through the later span."""
+  return Segment(
+    later.transition + earlier.transition, advance(later, earlier.update)
+  )
+
+
+def advance(segment, state):
+  """Both sides over the larger `e^m`."""
+  kept = segment.transition + state.m
+  m = jnp.maximum(kept, segment.update.m)
+  return _State(
+    jnp.exp(kept - m) * state.Sz
+    + jnp.exp(segment.update.m - m) * segment.update.Sz,
+    m,
+  )
+
+
+def _family(floor: float) -> Family:
+  def read(chunk, links, state):
+    """Tokens of the chunk and the entering state, over the normaliser."""
+    weights = _weights(chunk, links, state.m)
+    scores = (chunk.q @ chunk.k.T) * weights.pair
+    y = scores @ _with_one(chunk.v)
+    y = y + weights.entry[:, None] * (chunk.q @ state.Sz)
+    # y / max(|z.q|, floor) for e^m y and e^m z, with no exponent above 0.
+    y = y * jnp.exp(jnp.minimum(weights.m, 0))[:, None]
+    lowest = floor * jnp.exp(-jnp.maximum(weights.m, 0))
+    lowest = jnp.maximum(lowest, jnp.finfo(y.dtype).tiny)
+    return y[:, :-1] / jnp.maximum(jnp.abs(y[:, -1]), lowest)[:, None]
+
+  neutral = Tokens(0, 0, 0, EMPTY, 0)
+  return Family(summarize, compose, advance, read, neutral=neutral)
+
+
+def _with_one(v):
+  """Appends to v a column of ones, which sums the normaliser."""
+  return jnp.concatenate([v, jnp.ones_like(v[:, :1])], axis=1)
+
+
+def _check(op, q, k, v, gates, state, floor, segment_ids):
+  """Checks shapes and dtypes, and numbers where that is switched on."""
+  checks.rank_at_least(op, "k", k, 3, "[..., L, H, K]")
+  checks.shape(op, "q", q, k.shape, "[..., L, H, K] like k")
+  checks.shape(op, "v", v, (*k.shape[:-1], None), "[..., L, H, V]")
+  for name, gate in gates.items():
+    if gate is not None:
+      checks.shape(op, name, gate, k.shape[:-1], "[..., L, H]")
+  if state is not None:
+    lead, width = (*k.shape[:-3], k.shape[-2]), k.shape[-1]
+    for name, x, shape, letters in (
+      ("S", state.S, (*lead, width, v.shape[-1]), "[..., H, K, V]"),
+      ("z", state.z, (*lead, width), "[..., H, K]"),
+      ("m", state.m, lead, "[..., H]"),
+    ):
+      checks.shape(op, f"initial_state.{name}", x, shape, letters)
+  given = {"q": q, "k": k, "v": v, **gates}
+  if state is not None:
+    given |= {f"initial_state.{n}": x for n, x in state._asdict().items()}
+  for name, x in given.items():
+    if x is not None:
+      checks.dtype(op, name, x, jnp.floating, "real floating point")
+  checks.require(floor > 0, f"{op}: floor must be above 0, got {floor}")
+  forget, input_gate = gates["log_forget_gate"], gates["log_input_gate"]
+  if forget is not None:
+    checks.between(op, "log_forget_gate", forget, -math.inf, 0)
+  if input_gate is not None:
+    # Any finite number, or -inf; not NaN either.
+    top = float(jnp.finfo(input_gate.dtype).max)
+    checks.between(op, "log_input_gate", input_gate, -math.inf, top)
+  checks.segment_ids(op, segment_ids, k.shape[:-2])
+  checks.finite(op, q=q, k=k, v=v, initial_state=state)
