@@ -1,6 +1,6 @@
 """Multi-query associative recall with two layers of the gated delta rule.
 
-    make train CONFIG=configs/mqar.py
+make train CONFIG=configs/mqar.py
 """
 
 from jaxmodels.models import LanguageModel

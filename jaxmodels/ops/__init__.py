@@ -20,6 +20,7 @@ Conventions of every op:
 
 from jaxmodels.ops.attention import Cache, attention
 from jaxmodels.ops.convolution import causal_convolution
+from jaxmodels.ops.custom import make_op
 from jaxmodels.ops.delta_rule import delta_rule
 from jaxmodels.ops.dense import dense_recurrence
 from jaxmodels.ops.diagonal import diagonal_recurrence
@@ -40,6 +41,7 @@ __all__ = [
   "dplr_recurrence",
   "householder_product",
   "linear_attention",
+  "make_op",
   "normalized_linear_attention",
   "selective_scan",
 ]
