@@ -38,7 +38,10 @@ def write(
 def _facts(outcomes):
   """Lines on one group: the plainest failure, and what fails with it."""
   failed = [o for o in outcomes if o.wrong]
-  plainest = min(failed, key=lambda o: (o.is_gradient, o.has_resets, o.length))
+  plainest = min(
+    failed,
+    key=lambda o: (o.is_gradient, o.has_resets, o.first is None, o.length),
+  )
   yield describe(plainest)
   worst: dict[str, float] = {}
   for o in failed:
