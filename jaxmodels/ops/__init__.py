@@ -26,6 +26,7 @@ from jaxmodels.ops.diagonal import diagonal_recurrence
 from jaxmodels.ops.dplr import dplr_recurrence
 from jaxmodels.ops.householder import householder_product
 from jaxmodels.ops.linear_attention import linear_attention
+from jaxmodels.ops.long_convolution import long_convolution
 from jaxmodels.ops.normalized import Normalized, normalized_linear_attention
 from jaxmodels.ops.selective_scan import selective_scan
 
@@ -40,6 +41,7 @@ __all__ = [
   "dplr_recurrence",
   "householder_product",
   "linear_attention",
+  "long_convolution",
   "normalized_linear_attention",
   "selective_scan",
 ]

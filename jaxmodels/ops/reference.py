@@ -228,6 +228,19 @@ def normalized_linear_attention(
   return y, Normalized(*state)
 
 
+def long_convolution(x, kernel, *, reverse=False):
+  """`y_t = sum_j kernel_j x_{t-j}`, a sum for each token."""
+  if reverse:
+    return jnp.flip(long_convolution(jnp.flip(x, 1), kernel), 1)
+  length = x.shape[1]
+  outputs = []
+  for t in range(length):
+    taps = kernel[: t + 1]
+    past = jnp.flip(x[:, : t + 1], 1)[:, : taps.shape[0]]
+    outputs.append(jnp.sum(taps[None] * past, axis=1))
+  return jnp.stack(outputs, axis=1)
+
+
 def _per_key(log_decay, k):
   """Log decays [B, L, H, K] from none, one a head, or one a key channel."""
   if log_decay is None:
