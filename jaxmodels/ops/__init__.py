@@ -25,6 +25,7 @@ from jaxmodels.ops.dense import dense_recurrence
 from jaxmodels.ops.diagonal import diagonal_recurrence
 from jaxmodels.ops.dplr import dplr_recurrence
 from jaxmodels.ops.householder import householder_product
+from jaxmodels.ops.kalman import Gaussian, kalman_filter, kalman_smoother
 from jaxmodels.ops.linear_attention import linear_attention
 from jaxmodels.ops.long_convolution import long_convolution
 from jaxmodels.ops.normalized import Normalized, normalized_linear_attention
@@ -32,6 +33,7 @@ from jaxmodels.ops.selective_scan import selective_scan
 
 __all__ = [
   "Cache",
+  "Gaussian",
   "Normalized",
   "attention",
   "causal_convolution",
@@ -40,6 +42,8 @@ __all__ = [
   "diagonal_recurrence",
   "dplr_recurrence",
   "householder_product",
+  "kalman_filter",
+  "kalman_smoother",
   "linear_attention",
   "long_convolution",
   "normalized_linear_attention",
