@@ -19,6 +19,7 @@ Conventions of every op:
 """
 
 from jaxmodels.ops.attention import Cache, attention
+from jaxmodels.ops.bidirectional import bidirectional
 from jaxmodels.ops.convolution import causal_convolution
 from jaxmodels.ops.delta_rule import delta_rule
 from jaxmodels.ops.dense import dense_recurrence
@@ -36,6 +37,7 @@ __all__ = [
   "Gaussian",
   "Normalized",
   "attention",
+  "bidirectional",
   "causal_convolution",
   "delta_rule",
   "dense_recurrence",
