@@ -19,6 +19,7 @@ Conventions of every op:
 """
 
 from jaxmodels.ops.attention import Cache, attention
+from jaxmodels.ops.bidirectional import bidirectional
 from jaxmodels.ops.convolution import causal_convolution
 from jaxmodels.ops.custom import make_op
 from jaxmodels.ops.delta_rule import delta_rule
@@ -26,21 +27,28 @@ from jaxmodels.ops.dense import dense_recurrence
 from jaxmodels.ops.diagonal import diagonal_recurrence
 from jaxmodels.ops.dplr import dplr_recurrence
 from jaxmodels.ops.householder import householder_product
+from jaxmodels.ops.kalman import Gaussian, kalman_filter, kalman_smoother
 from jaxmodels.ops.linear_attention import linear_attention
+from jaxmodels.ops.long_convolution import long_convolution
 from jaxmodels.ops.normalized import Normalized, normalized_linear_attention
 from jaxmodels.ops.selective_scan import selective_scan
 
 __all__ = [
   "Cache",
+  "Gaussian",
   "Normalized",
   "attention",
+  "bidirectional",
   "causal_convolution",
   "delta_rule",
   "dense_recurrence",
   "diagonal_recurrence",
   "dplr_recurrence",
   "householder_product",
+  "kalman_filter",
+  "kalman_smoother",
   "linear_attention",
+  "long_convolution",
   "make_op",
   "normalized_linear_attention",
   "selective_scan",

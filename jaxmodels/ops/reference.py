@@ -228,6 +228,39 @@ def normalized_linear_attention(
   return y, Normalized(*state)
 
 
+def long_convolution(x, kernel, *, reverse=False):
+  """`y_t = sum_j kernel_j x_{t-j}`, a sum for each token."""
+  if reverse:
+    return jnp.flip(long_convolution(jnp.flip(x, 1), kernel), 1)
+  length = x.shape[1]
+  outputs = []
+  for t in range(length):
+    taps = kernel[: t + 1]
+    past = jnp.flip(x[:, : t + 1], 1)[:, : taps.shape[0]]
+    outputs.append(jnp.sum(taps[None] * past, axis=1))
+  return jnp.stack(outputs, axis=1)
+
+
+def bidirectional(
+  q, k, v, log_decay=None, *, normalize=False, floor=1e-6, segment_ids=None
+):
+  """`sum_j M_ij (q_i . k_j) v_j`, M_ij the product of decays between."""
+  decay = jnp.exp(_per_key(log_decay, k)[..., 0])
+  i, j, t = jnp.ogrid[: k.shape[1], : k.shape[1], : k.shape[1]]
+  between = ((j <= t) & (t < i)) | ((i < t) & (t <= j))
+  decay = jnp.moveaxis(decay, 1, 2)[:, :, None, None, :]
+  M = jnp.prod(jnp.where(between[None, None], decay, 1), axis=-1)
+  scores = M * jnp.einsum("bihk,bjhk->bhij", q, k)
+  if segment_ids is not None:
+    same = segment_ids[:, :, None] == segment_ids[:, None, :]
+    scores = jnp.where(same[:, None], scores, 0)
+  y = jnp.einsum("bhij,bjhv->bihv", scores, v)
+  if normalize:
+    row = jnp.moveaxis(jnp.sum(scores, axis=-1), 1, 2)
+    y = y / jnp.maximum(jnp.abs(row), floor)[..., None]
+  return y
+
+
 def _per_key(log_decay, k):
   """Log decays [B, L, H, K] from none, one a head, or one a key channel."""
   if log_decay is None:

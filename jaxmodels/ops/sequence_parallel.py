@@ -12,6 +12,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
+from jaxmodels.ops import halo
+
 
 def exchange(advance, segment, state, axis_name, reverse):
   """Finds the state that enters this device's shard.
@@ -34,7 +36,7 @@ def exchange(advance, segment, state, axis_name, reverse):
   Returns:
     the state that enters the shard, and the one that leaves the sequence.
   """
-  mine = _position(axis_name, reverse)
+  mine = halo.rank(axis_name, reverse)
   told = segment._replace(
     update=_choose(mine == 0, advance(segment, state), segment.update)
   )
@@ -62,12 +64,8 @@ def id_before(ids, axis_name, reverse):
   The first shard is entered by the initial state: that has id 0, or in
   reverse the id of the token that it enters.
   """
-  count = lax.axis_size(axis_name)
-  step = -1 if reverse else 1
-  ring = [(i, (i + step) % count) for i in range(count)]
-  before = lax.ppermute(ids[:, -1], axis_name, ring)
-  first = ids[:, 0] if reverse else jnp.zeros_like(before)
-  return jnp.where(_position(axis_name, reverse) == 0, first, before)
+  first = ids[:, 0] if reverse else jnp.zeros_like(ids[:, 0])
+  return halo.from_previous(ids[:, -1], first, axis_name, reverse)
 
 
 def _gather(x, axis_name):
@@ -80,12 +78,6 @@ def _gather(x, axis_name):
   index = lax.axis_index(axis_name)
   typed = jax.typeof(index) != jax.typeof(jnp.zeros(index.shape, index.dtype))
   return lax.all_gather(x, axis_name, to="invarying" if typed else "varying")
-
-
-def _position(axis_name, reverse):
-  """This device's place in the order of the run."""
-  index = lax.axis_index(axis_name)
-  return lax.axis_size(axis_name) - 1 - index if reverse else index
 
 
 def _choose(condition, chosen, other):

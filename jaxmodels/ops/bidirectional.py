@@ -1,0 +1,164 @@
+"""Bidirectional linear attention: LION.
+
+    Y = rownorm(Q K^T * M) V,    M_ij = the decay between tokens i and j
+
+(Afzal et al. 2025, arXiv:2502.16249), as a masked product of L x L, or as one
+recurrence from each end, in any of the engine's forms. Without decay it is
+LION-LIT, with a fixed decay a head LION-D, with a decay a token LION-S.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmodels.ops import checks, halo
+from jaxmodels.ops.decay import between
+from jaxmodels.ops.dtypes import wide
+from jaxmodels.ops.linear_attention import linear_attention
+from jaxmodels.ops.schedule import METHODS
+
+
+def bidirectional(
+  q: jax.Array,
+  k: jax.Array,
+  v: jax.Array,
+  log_decay: jax.Array | None = None,
+  *,
+  normalize: bool = False,
+  floor: float = 1e-6,
+  segment_ids: jax.Array | None = None,
+  method: str = "auto",
+  chunk_size: int | None = None,
+  axis_name: str | None = None,
+) -> jax.Array:
+  """Linear attention over both directions, each token counted once.
+
+      y_i  = sum_j M_ij (q_i . k_j) v_j
+      M_ij = exp(sum_{t=j}^{i-1} log_decay_t)    for j < i
+      M_ii = 1
+      M_ij = exp(sum_{t=i+1}^{j} log_decay_t)    for j > i
+
+  and with `normalize` that over `max(|sum_j M_ij (q_i . k_j)|, floor)`.
+
+  The convention of the paper: what a token writes decays by its own decay
+  and those of the tokens between, not by the reader's. (The causal ops of
+  this library count the reader's instead of the writer's; with a fixed decay
+  a head the two agree.) Flipping the sequence flips the output. Token i is in
+  both recurrences, so it is subtracted once.
+
+  There is no state to enter or to leave: every token reads all others.
+
+  Args:
+    q: [..., L, H, K].
+    k: [..., L, H, K].
+    v: [..., L, H, V].
+    log_decay: None, or [..., L, H]; at most 0, -inf allowed.
+    normalize: divide by the sum of the row, for positive feature maps.
+    floor: of that sum, above 0.
+    segment_ids: [..., L] integers that only grow from 0; each token sees
+      only what has its own id.
+    method: "full", the masked product, or a form of the engine, see
+      `jaxmodels.ops.recurrence`; "auto" is that of `linear_attention`.
+    chunk_size: as for `linear_attention`.
+    axis_name: mesh axis over which L is sharded, inside `shard_map`; not
+      for "full".
+
+  Returns:
+    y [..., L, H, V] in the dtype of v.
+
+  Raises:
+    ValueError: a shape, dtype or option does not fit; names the argument.
+  """
+  op = "bidirectional"
+  _check(op, q, k, v, log_decay, floor, method, axis_name, segment_ids)
+  dtype = wide(q, k, v)
+  written = v.astype(dtype)
+  if normalize:
+    written = jnp.concatenate([written, jnp.ones_like(written[..., :1])], -1)
+  with jax.named_scope(op):
+    if method == "full":
+      q, k = q.astype(dtype), k.astype(dtype)
+      y = _full(q, k, written, log_decay, segment_ids)
+    else:
+      options = {
+        "segment_ids": segment_ids,
+        "method": method,
+        "chunk_size": chunk_size,
+        "axis_name": axis_name,
+      }
+      y = _both_ways(q, k, written, log_decay, options)
+    if normalize:
+      y = y[..., :-1] / jnp.maximum(jnp.abs(y[..., -1:]), floor)
+  checks.finite(op, y=y)
+  return y.astype(v.dtype)
+
+
+def _both_ways(q, k, v, log_decay, options):
+  """One recurrence from each end, less the token itself."""
+  past, future = _readers_decays(log_decay, options["axis_name"])
+  y, _ = linear_attention(q, k, v, past, **options)
+  from_end, _ = linear_attention(q, k, v, future, reverse=True, **options)
+  own = jnp.sum(q.astype(v.dtype) * k.astype(v.dtype), axis=-1, keepdims=True)
+  return y + from_end - own * v
+
+
+def _readers_decays(log_decay, axis_name):
+  """The decays of the two recurrences, which count the reader's own.
+
+  Each token takes that of the one it comes from: the token before, or from
+  the end the token behind.
+  """
+  if log_decay is None or log_decay.shape[-2] == 0:
+    return log_decay, log_decay
+  first, last = log_decay[..., :1, :], log_decay[..., -1:, :]
+  before = behind = jnp.zeros_like(first)
+  if axis_name is not None:
+    before = halo.from_previous(last, before, axis_name, reverse=False)
+    behind = halo.from_previous(first, behind, axis_name, reverse=True)
+  past = jnp.concatenate([before, log_decay[..., :-1, :]], axis=-2)
+  future = jnp.concatenate([log_decay[..., 1:, :], behind], axis=-2)
+  return past, future
+
+
+def _full(q, k, v, log_decay, segment_ids):
+  """The masked product of one row of scores a token."""
+  scores = jnp.einsum("...ihk,...jhk->...hij", q, k)
+  if log_decay is not None:
+    past, _ = _readers_decays(log_decay.astype(q.dtype), None)
+    past, future = (
+      jnp.vectorize(between, signature="(l)->(l,l)")(jnp.moveaxis(x, -1, -2))
+      for x in (past, log_decay.astype(q.dtype))
+    )
+    earlier = np.tri(q.shape[-3], dtype=bool)  # j <= i
+    earlier = np.expand_dims(earlier, tuple(range(past.ndim - 2)))
+    scores = scores * jnp.exp(jnp.where(earlier, past, future.mT))
+  if segment_ids is not None:
+    same = segment_ids[..., :, None] == segment_ids[..., None, :]
+    scores = jnp.where(same[..., None, :, :], scores, 0)
+  return jnp.einsum("...hij,...jhv->...ihv", scores, v)
+
+
+def _check(op, q, k, v, log_decay, floor, method, axis_name, segment_ids):
+  """Checks shapes and dtypes, and numbers where that is switched on."""
+  checks.require(
+    method == "full" or method in METHODS,
+    f"{op}: method must be one of full, {', '.join(METHODS)}, got {method!r}",
+  )
+  checks.require(
+    method != "full" or axis_name is None,
+    f"{op}: method must not be 'full' on a sharded sequence "
+    f"(axis_name={axis_name!r})",
+  )
+  checks.rank_at_least(op, "k", k, 3, "[..., L, H, K]")
+  checks.shape(op, "q", q, k.shape, "[..., L, H, K] like k")
+  checks.shape(op, "v", v, (*k.shape[:-1], None), "[..., L, H, V]")
+  if log_decay is not None:
+    checks.shape(op, "log_decay", log_decay, k.shape[:-1], "[..., L, H]")
+  given = {"q": q, "k": k, "v": v, "log_decay": log_decay}
+  for name, x in given.items():
+    if x is not None:
+      checks.dtype(op, name, x, jnp.floating, "real floating point")
+  checks.require(floor > 0, f"{op}: floor must be above 0, got {floor}")
+  checks.log_decay(op, log_decay)
+  checks.segment_ids(op, segment_ids, k.shape[:-2])
+  checks.finite(op, q=q, k=k, v=v)

@@ -1,0 +1,63 @@
+"""Long causal convolution by FFT, for time-invariant state-space models.
+
+A linear recurrence that is the same at every token is a convolution with its
+impulse response, `kernel_j = C a^j B` (LSSL, Gu et al. 2021,
+arXiv:2110.13985; S4, Gu et al. 2022, arXiv:2111.00396), and a convolution of
+L tokens costs O(L log L).
+"""
+
+import jax
+import jax.numpy as jnp
+
+from jaxmodels.ops import checks
+from jaxmodels.ops.dtypes import wide
+
+
+def long_convolution(
+  x: jax.Array, kernel: jax.Array, *, reverse: bool = False
+) -> jax.Array:
+  """Convolves every channel with its own kernel over the whole past.
+
+      y_t[d] = sum_{j=0}^{min(t, W - 1)} kernel[j, d] x_{t-j}[d]
+
+  `kernel[0]` multiplies the present token: the order of an impulse response,
+  the reverse of `causal_convolution`, whose kernels are taps. The FFT is
+  twice as long as needed, so that nothing wraps around, and in float32 or
+  wider. Its error is relative to the largest output of a channel, not to
+  each.
+
+  There is no state and no `segment_ids`: the tokens before are zeros. A
+  state-space model that needs those runs the recurrence itself, such as
+  `diagonal_recurrence`; what an initial state h adds is `C a^{t+1} h`.
+
+  Args:
+    x: [..., L, D] real.
+    kernel: [W, D] real; taps beyond L are not used.
+    reverse: run from the last token to the first.
+
+  Returns:
+    y [..., L, D] in the dtype of x.
+
+  Raises:
+    ValueError: a shape or dtype does not fit; names the argument.
+  """
+  op = "long_convolution"
+  checks.rank_at_least(op, "x", x, 2, "[..., L, D]")
+  length, channels = x.shape[-2:]
+  checks.shape(op, "kernel", kernel, (None, channels), "[W, D]")
+  for name, array in (("x", x), ("kernel", kernel)):
+    checks.dtype(op, name, array, jnp.floating, "real floating point")
+  checks.finite(op, x=x, kernel=kernel)
+  if length == 0 or kernel.shape[0] == 0:
+    return jnp.zeros_like(x)
+  dtype = wide(x, kernel)
+  size = 1 << (2 * length - 1).bit_length()  # Powers of two are fastest.
+  with jax.named_scope(op):
+    inputs = jnp.flip(x, -2) if reverse else x
+    spectrum = jnp.fft.rfft(kernel[:length].astype(dtype), size, axis=0)
+    spectrum = jnp.expand_dims(spectrum, range(x.ndim - 2))
+    product = jnp.fft.rfft(inputs.astype(dtype), size, axis=-2) * spectrum
+    y = jnp.fft.irfft(product, size, axis=-2)[..., :length, :]
+    y = (jnp.flip(y, -2) if reverse else y).astype(x.dtype)
+  checks.finite(op, y=y)
+  return y
