@@ -3,9 +3,11 @@
 Letters used in every shape:
   B batch (leading batch axes may be several), L length, H heads,
   K key width, V value width, D model width, N state width,
-  C tokens of a chunk, W width of a convolution.
+  C tokens of a chunk, W width of a convolution, G blocks, and M what else an
+  op has several of, as its docstring says.
 
-Conventions of every op:
+Conventions of every op that has a state (`bidirectional`, `long_convolution`
+and the Kalman scans have their own, said in their docstrings):
   - `op(..., initial_state=None, *, segment_ids=None, reverse=False,
     method="auto", chunk_size=None, axis_name=None) -> (y, final_state)`.
   - The decay acts before a token is written; y_t is read after it; no scale
