@@ -104,6 +104,8 @@ def generate(
 
   # `nn.Module` does not declare what a sequence model has beside it.
   state = cast(Any, model).init_state(1)
+  # Leaves may share a buffer of zeros, and donating wants one for each.
+  state = jax.tree.map(jnp.copy, state)
   params = jax.device_put(params)
   tokens = jnp.asarray(np.asarray(prompt, np.int32)[None])
   key = jax.random.key(seed)

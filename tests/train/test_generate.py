@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxmodels.models import LanguageModel
 from tests.train import tiny
 from train import checkpoint, evaluate
 from train import generate as generate_lib
@@ -195,3 +196,21 @@ def test_best_is_the_checkpoint_of_the_lowest_loss(finished):
     if line["split"] == "validation" and line["step"] in (9, 12)
   ]
   assert best.step == min(validation, key=lambda line: line["loss"])["step"]
+
+
+def test_a_state_may_share_its_zeros():
+  model = LanguageModel(
+    vocab_size=5,
+    width=8,
+    depth=2,
+    mixers=("sliding_attention", "gla"),
+    mixer_options={
+      "sliding_attention": {"heads": 2, "window": 4},
+      "gla": {"heads": 2},
+    },
+  )
+  params = model.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
+  tokens = list(generate(model, params, [1, 2], length=7, temperature=0.0))
+  whole = jnp.array([[1, 2, *tokens]], jnp.int32)
+  logits, _ = model.apply({"params": params}, whole)
+  assert tokens == list(np.argmax(logits[0, 1:-1], axis=-1))
