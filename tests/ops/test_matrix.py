@@ -95,6 +95,9 @@ def test_every_form(name):
     "delta_rule",
     "delta_rule, key decay",
     "diagonal_recurrence",
+    "dplr_recurrence, key decay",
+    "dense_recurrence",
+    "householder_product, head decay",
   ],
 )
 def test_chunked_forms(name):
@@ -127,8 +130,10 @@ def check_more(name, **options):
 
 
 @pytest.mark.parametrize("name", MORE)
-def test_every_form_of_more(name):
-  check_more(name, lengths=(9, 29))
+def test_chunked_forms_of_more(name):
+  check_more(
+    name, forms=("chunked", "parallel"), lengths=(LENGTH,), resets=GIVEN
+  )
 
 
 @pytest.mark.slow
