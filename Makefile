@@ -37,10 +37,11 @@ train: $(VENV)/.train ## Train CONFIG into WORKDIR; ARGS go to the trainer.
 	$(BIN)/python -m train --config=$(CONFIG) --workdir=$(WORKDIR) $(ARGS)
 
 test: $(VENV)/.test ## The tests, on all cores.
-	$(BIN)/python -m pytest --numprocesses=auto $(ARGS)
+	$(BIN)/python -m pytest --numprocesses=auto --dist=worksteal $(ARGS)
 
 test-all: $(VENV)/.test ## The slow tests too.
-	$(BIN)/python -m pytest --numprocesses=auto -m '' $(ARGS)
+	$(BIN)/python -m pytest --numprocesses=auto --dist=worksteal \
+	  -m '' $(ARGS)
 
 lint: $(VENV)/.test ## Style and types.
 	$(BIN)/ruff check .

@@ -137,7 +137,8 @@ def test_scan_over_layers_is_the_unrolled_stack():
 
 
 @pytest.mark.parametrize(
-  ("remat", "scan_layers"), [("full", False), ("dots", True)]
+  ("remat", "scan_layers"),
+  [pytest.param("full", False, marks=pytest.mark.slow), ("dots", True)],
 )
 def test_rematerialisation_changes_no_gradient(remat, scan_layers):
   model, params = drawn("small", scan_layers=scan_layers)

@@ -10,7 +10,12 @@ from jaxmodels.testing import relative_error
 from tests.ops import draws
 
 LENGTH = 512
-FORMS = ["recurrent", "associative", "chunked", "parallel"]
+FORMS = [
+  "recurrent",
+  pytest.param("associative", marks=pytest.mark.slow),
+  "chunked",
+  "parallel",
+]
 
 
 @pytest.mark.parametrize("method", FORMS)
@@ -80,6 +85,7 @@ def test_blocks_are_the_full_matrix(method):
   assert relative_error(last, last2.reshape(last.shape)) < 1e-6
 
 
+@pytest.mark.slow
 def test_complex_diagonal_matrices_are_the_diagonal_recurrence():
   drawn = draws.diagonal(complex_=True)(np.random.default_rng(2), 21)
   a, b, state = (

@@ -18,7 +18,9 @@ def as_float32(drawn):
 
 
 @pytest.mark.parametrize("decay", ["head", "key"])
-@pytest.mark.parametrize("method", ["chunked", "parallel"])
+@pytest.mark.parametrize(
+  "method", ["chunked", pytest.param("parallel", marks=pytest.mark.slow)]
+)
 def test_delta_rule(decay, method):
   """`(I - beta k k^T) diag(w)` is `diag(w) + a b^T`, a = -beta k, b = w k."""
   drawn = as_float32(draws.delta_rule(decay)(np.random.default_rng(0), LENGTH))

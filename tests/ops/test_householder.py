@@ -29,6 +29,7 @@ def test_one_step_is_the_delta_rule(decay):
   np.testing.assert_array_equal(last, last_delta)
 
 
+@pytest.mark.slow
 def test_three_steps_in_reverse_with_key_decay():
   """Tokens turn, the steps of a token do not."""
   arguments = drawn("key", steps=3)

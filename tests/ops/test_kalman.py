@@ -124,6 +124,7 @@ def test_is_dense_gaussian_process_regression(method):
   assert abs(float(found) - log_likelihood) < 1e-6 * abs(log_likelihood)
 
 
+@pytest.mark.slow
 def test_vmap_and_one_token():
   arguments = drawn("float32", varying=False)
   stack = {k: jnp.stack([x, x]) for k, x in arguments.items()}

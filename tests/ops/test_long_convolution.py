@@ -20,7 +20,13 @@ def results(op, x, kernel):
 
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize(
-  ("length", "width"), [(1, 1), (21, 21), (17, 5), (9, 30)]
+  ("length", "width"),
+  [
+    (1, 1),
+    pytest.param(21, 21, marks=pytest.mark.slow),
+    (8, 5),
+    pytest.param(9, 30, marks=pytest.mark.slow),
+  ],
 )
 def test_is_the_direct_sum(length, width, reverse):
   rng = np.random.default_rng(0)

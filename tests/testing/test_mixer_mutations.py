@@ -92,5 +92,6 @@ def test_a_fault_is_named(fault):
     check_mixer(Mixer(fault), methods=methods, bfloat16=low)
 
 
+@pytest.mark.slow
 def test_a_mixer_without_a_fault_passes():
   check_mixer(Mixer())
