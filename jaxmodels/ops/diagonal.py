@@ -48,7 +48,7 @@ def diagonal_recurrence(
       and each token sees only what has its own id.
     reverse: run from the last token to the first.
     method: a form of the engine, see `jaxmodels.ops.recurrence`; "auto" is
-      "recurrent" on CPU and "parallel" elsewhere.
+      "chunked" on CPU and "parallel" elsewhere.
     chunk_size: a power of two; 128 by default.
     axis_name: mesh axis over which L is sharded, inside `shard_map`; equal
       shards. `initial_state` and the final state are those of the whole
