@@ -19,7 +19,9 @@ FORMS = [
 
 
 @pytest.mark.parametrize("method", FORMS)
-@pytest.mark.parametrize("letters", [3, 5])
+@pytest.mark.parametrize(
+  "letters", [3, pytest.param(5, marks=pytest.mark.slow)]
+)
 def test_permutations_track_words_exactly(letters, method):
   """The state is the word so far, a product in S3 or S5: equal as integers."""
   rng = np.random.default_rng(letters)

@@ -53,7 +53,8 @@ def results(op, arguments):
 
 
 @pytest.mark.parametrize(
-  ("name", "varying"), [("filter", False), ("smoother", True)]
+  ("name", "varying"),
+  [("filter", False), pytest.param("smoother", True, marks=pytest.mark.slow)],
 )
 @pytest.mark.parametrize("method", METHODS)
 def test_is_the_definition(name, method, varying):

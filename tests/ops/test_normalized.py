@@ -116,6 +116,7 @@ def test_cut_and_continue(at):
     assert relative_error(got, wanted) < 1e-6
 
 
+@pytest.mark.slow
 def test_packed_reverse_dtypes_and_no_tokens():
   arguments = drawn()
   state = arguments.pop("initial_state")
