@@ -31,7 +31,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxmodels.ops import sequence_parallel
+from jaxmodels.ops import halo, sequence_parallel
 from jaxmodels.ops.dtypes import wide
 from jaxmodels.ops.links import Links, links_of, one_segment
 
@@ -254,12 +254,13 @@ def _split_ids(ids, size, before):
 
 
 def _orient(ids, reverse, axis_name):
-  """The ids in the order of the run, and the id [B] of the entering state."""
+  """The ids in the order of the run, and the id [B] before their first."""
   if reverse:
-    ids = jnp.flip(ids, 1)
+    ids = halo.reverse_ids(ids, axis_name)
+  before = jnp.zeros_like(ids[:, 0])  # The entering state has id 0.
   if axis_name is not None:
-    return ids, sequence_parallel.id_before(ids, axis_name, reverse)
-  return ids, ids[:, 0] if reverse else jnp.zeros_like(ids[:, 0])
+    before = halo.from_previous(ids[:, -1], before, axis_name, reverse)
+  return ids, before
 
 
 def _links(ids, size):
