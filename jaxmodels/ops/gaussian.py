@@ -220,20 +220,25 @@ def _compose_filters(earlier: Segment, later: Segment) -> Segment:
   told = later.transition
   # What the later observations say of the state between, moved before it.
   backward = jnp.linalg.solve((unit + told.J @ C).T, A).T
+  forward = _forward(later, C)
   return Segment(
     Information(
-      _forward(later, C) @ A,
+      forward @ A,
       backward @ (told.eta - told.J @ mean) + eta,
       _symmetric(backward @ told.J @ A + J),
     ),
-    _filter_through(later, earlier.update),
+    _move(forward, later, earlier.update),
   )
 
 
 def _filter_through(segment: Segment, state: Gaussian) -> Gaussian:
   """What is known after a span, from what was known before it."""
+  return _move(_forward(segment, state.covariance), segment, state)
+
+
+def _move(forward, segment, state) -> Gaussian:
+  """The same, with `A (I + C J)^-1` at hand."""
   mean, C = state
-  forward = _forward(segment, C)
   return Gaussian(
     forward @ (mean + C @ segment.transition.eta) + segment.update.mean,
     _symmetric(

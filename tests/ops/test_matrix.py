@@ -65,6 +65,7 @@ GIVEN = (
   "inside a chunk",
   "at a chunk's edge",
   "everywhere",
+  "with empty segments",
 )
 
 
@@ -196,16 +197,3 @@ def test_sharded_over_few_and_many(name, shards, reverse):
 
 def test_sharded_without_segment_ids():
   check_sharded("delta_rule, key decay", 4, resets=("no segment ids",))
-
-
-@pytest.mark.parametrize(
-  "name", ["linear_attention, head decay", "delta_rule, key decay"]
-)
-def test_bfloat16(name):
-  check(
-    name,
-    forms=("chunked",),
-    lengths=(LENGTH,),
-    resets=GIVEN,
-    dtypes=("bfloat16",),
-  )
