@@ -246,7 +246,7 @@ _CASES = (
        _normalized, scans.normalized_linear_attention, matrix_state=True),
   Case("dense_recurrence", _block_diagonal, _dense, scans.dense_recurrence),
   Case("bidirectional", _without_state(ops.bidirectional),
-       _linear_attention("head"), None, (*ENGINE, "full")),
+       _linear_attention("head"), None, (*ENGINE, "full"), matrix_state=True),
   Case("causal_convolution", ops.causal_convolution, _convolution,
        scans.causal_convolution, ("auto", "recurrent", "parallel")),
   Case("attention", ops.attention, _qkv, None,
