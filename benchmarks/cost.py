@@ -205,16 +205,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     platforms.remove("tpu")
   sizes = Sizes(options.batch, 0, options.heads, options.width)
   lengths = sorted(options.lengths)
-  rows = []
+  command = shlex.join(["python", "-m", "benchmarks.cost", *arguments])
+  rows: list[Row] = []
   for case, dtype, direction, method in _chosen(options):
     made = row(case, direction, dtype, method, sizes, lengths, platforms)
     print(made.skipped or _line(made, platforms), flush=True)
     rows.append(made)
-  text = page(rows, sizes, lengths, platforms)
-  command = shlex.join(["python", "-m", "benchmarks.cost", *arguments])
-  if options.out:
-    with open(options.out, "w") as file:
-      file.write(f"# Cost of the ops\n\nWritten by `{command}`.\n\n{text}")
+    if options.out:  # Row by row: what is cut short keeps what it has.
+      text = page(rows, sizes, lengths, platforms)
+      with open(options.out, "w") as file:
+        file.write(f"# Cost of the ops\n\nWritten by `{command}`.\n\n{text}")
   if options.json:
     content = {
       "jax": jax.__version__,

@@ -33,15 +33,15 @@ def ops(results: Sequence[Result], output: str) -> None:
   """
   directions = list(dict.fromkeys(r.direction for r in results))
   names = list(dict.fromkeys(r.op for r in results))
-  figure, grid = _grid(len(names), len(directions))
+  figure, panels = grid(len(names), len(directions))
   for axes, (op, direction) in zip(
-    grid, ((o, d) for o in names for d in directions), strict=True
+    panels, ((o, d) for o in names for d in directions), strict=True
   ):
     here = [r for r in results if (r.op, r.direction) == (op, direction)]
     _contenders(axes, here)
-    _frame(axes, f"{op}, {direction}", "tokens a sequence", "seconds")
-  _legend(figure, grid)
-  _save(figure, output)
+    frame(axes, f"{op}, {direction}", "tokens a sequence", "seconds")
+  legend(figure, panels)
+  save(figure, output)
 
 
 def _contenders(axes: Axes, results: Sequence[Result]) -> None:
@@ -77,14 +77,23 @@ def guide(
   )
 
 
-def _grid(rows: int, columns: int) -> tuple[Figure, Sequence[Axes]]:
+def interpolate(
+  at: float, lengths: Sequence[int], values: Sequence[float]
+) -> float:
+  """A value between measured ones, both axes logarithmic."""
+  return float(np.exp(np.interp(np.log(at), np.log(lengths), np.log(values))))
+
+
+def grid(rows: int, columns: int) -> tuple[Figure, Sequence[Axes]]:
+  """A figure with panels, row by row."""
   figure = Figure(
     figsize=(4.8 * columns, 3.2 * rows + 0.8), layout="constrained"
   )
   return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
 
 
-def _frame(axes: Axes, title: str, x: str, y: str) -> None:
+def frame(axes: Axes, title: str, x: str, y: str) -> None:
+  """Names the axes and makes them logarithmic."""
   axes.set_xscale("log", base=2)
   axes.set_yscale("log")
   axes.set_title(title, loc="left", fontsize=10)
@@ -94,10 +103,10 @@ def _frame(axes: Axes, title: str, x: str, y: str) -> None:
   axes.spines[["top", "right"]].set_visible(False)
 
 
-def _legend(figure: Figure, grid: Sequence[Axes]) -> None:
+def legend(figure: Figure, panels: Sequence[Axes]) -> None:
   """Every label once, for all panels."""
   found = {}
-  for axes in grid:
+  for axes in panels:
     found |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
   figure.legend(
     found.values(),
@@ -109,6 +118,7 @@ def _legend(figure: Figure, grid: Sequence[Axes]) -> None:
   )
 
 
-def _save(figure: Figure, output: str) -> None:
+def save(figure: Figure, output: str) -> None:
+  """Writes the figure, in a folder that is made if need be."""
   pathlib.Path(output).parent.mkdir(parents=True, exist_ok=True)
   figure.savefig(output, dpi=120)
