@@ -108,13 +108,16 @@ class Contest:
     times, slow = measure.interleave(
       matmuls | built, repeats, budget, self.limits.seconds
     )
-    rates = [p.flops / np.median(times[n]) for n, p in matmuls.items()]
+    rate = max(
+      (p.flops / np.median(times[n]) for n, p in matmuls.items() if n in times),
+      default=0.0,
+    )
     for result in results:
       own = result.same_as or result.name
       if own in slow:
         result.skipped = _too_slow(slow[own], self.limits)
         result.median = slow[own]
-      _fill(result, times, max(rates), sizes.tokens)
+      _fill(result, times, rate, sizes.tokens)
       self._needed[result.name] = result
     return results
 
@@ -198,7 +201,8 @@ def _fill(result, times, rate, tokens) -> None:
     return
   result.median, result.minimum = float(np.median(own)), float(own.min())
   result.per_token = result.median / tokens
-  result.limit = result.median * rate / result.flops if result.flops else None
+  if result.flops and rate:
+    result.limit = result.median * rate / result.flops
   result.against = {
     name: measure.ratio(own, other)
     for name, other in times.items()
