@@ -144,7 +144,7 @@ class Decoder:
 
   def program(self) -> programs.Program:
     """As what `benchmarks.measure` times."""
-    return programs.Program(self, (), "", 0.0, 0, 0.0)
+    return programs.Program(self, (), "", 0.0, 0.0, 0, 0.0)
 
 
 def _advance(lm: LanguageModel):

@@ -57,12 +57,22 @@ class DecodingRun:
 
 @dataclasses.dataclass
 class CompileRun:
-  """Seconds that a training step takes to trace and compile."""
+  """Seconds that a training step takes to trace and compile.
+
+  Attributes:
+    mixer: its name.
+    depth: layers.
+    scan_layers: whether they are scanned over.
+    seconds: on the wall.
+    processor_seconds: of all cores together; other work on the machine
+      changes them less.
+  """
 
   mixer: str
   depth: int
   scan_layers: bool
   seconds: float
+  processor_seconds: float
 
 
 def train(
@@ -200,6 +210,7 @@ def compile_time(
     deep = dataclasses.replace(shape, depth=depth, scan_layers=scan_layers)
     training = lm.training(lm.model(mixer, deep, length), 1, length)
     traced = programs.lower(training.step, training.state, training.batch)
-    seconds = programs.build(traced).compile_seconds
-    runs.append(CompileRun(mixer, depth, scan_layers, seconds))
+    program = programs.build(traced)
+    seconds = program.compile_seconds, program.processor_seconds
+    runs.append(CompileRun(mixer, depth, scan_layers, *seconds))
   return runs

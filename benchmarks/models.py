@@ -170,7 +170,11 @@ def _compiling(options: argparse.Namespace, shape: Shape):
     )
     for run in runs[-2:]:
       how = "scanned" if run.scan_layers else "unrolled"
-      print(f"  {mixer:18} {how:8} {run.seconds:7.1f} s", flush=True)
+      print(
+        f"  {mixer:18} {how:8} {run.seconds:7.1f} s, "
+        f"{run.processor_seconds:.1f} s of processors",
+        flush=True,
+      )
     word = "FAIL" if _missed(runs[-2]) else "pass"
     print(f"  {word}: scanned below {COMPILE_SECONDS:g} s")
   return runs

@@ -17,7 +17,8 @@ class Program(NamedTuple):
     call: the compiled function.
     arguments: what it is called with.
     text: the program before it was compiled.
-    compile_seconds: tracing, lowering and compiling.
+    compile_seconds: tracing, lowering and compiling, on the wall.
+    processor_seconds: the same, of all cores together.
     temp_bytes: memory beyond arguments and results, as compiled.
     flops: see `benchmarks.flops`.
   """
@@ -26,6 +27,7 @@ class Program(NamedTuple):
   arguments: tuple[Any, ...]
   text: str
   compile_seconds: float
+  processor_seconds: float
   temp_bytes: int
   flops: float
 
@@ -37,33 +39,38 @@ class Lowered(NamedTuple):
     lowered: as jax has it.
     arguments: what it will be called with.
     text: the program: the same text is the same program.
-    seconds: tracing and lowering.
+    seconds: tracing and lowering, on the wall.
+    processor_seconds: the same, of all cores together.
   """
 
   lowered: Any
   arguments: tuple[Any, ...]
   text: str
   seconds: float
+  processor_seconds: float
 
 
 def lower(function: Function, *arguments: Any) -> Lowered:
   """Traces a function for its arguments, arrays or their shapes."""
-  start = time.perf_counter()
+  start, processor = time.perf_counter(), time.process_time()
   lowered = jax.jit(function).lower(*arguments)
   seconds = time.perf_counter() - start
-  return Lowered(lowered, arguments, lowered.as_text(), seconds)
+  processor = time.process_time() - processor
+  return Lowered(lowered, arguments, lowered.as_text(), seconds, processor)
 
 
 def build(traced: Lowered, flops: float = 0.0) -> Program:
   """Compiles."""
-  start = time.perf_counter()
+  start, processor = time.perf_counter(), time.process_time()
   compiled = traced.lowered.compile()
   seconds = time.perf_counter() - start
+  processor = time.process_time() - processor
   return Program(
     compiled,
     traced.arguments,
     traced.text,
     traced.seconds + seconds,
+    traced.processor_seconds + processor,
     compiled.memory_analysis().temp_size_in_bytes,
     flops,
   )
