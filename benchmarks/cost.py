@@ -207,12 +207,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
   lengths = sorted(options.lengths)
   command = shlex.join(["python", "-m", "benchmarks.cost", *arguments])
   rows: list[Row] = []
-  for case, dtype, direction, method in _chosen(options):
+  chosen = list(_chosen(options))
+  for case, dtype, direction, method in chosen:
     made = row(case, direction, dtype, method, sizes, lengths, platforms)
     print(made.skipped or _line(made, platforms), flush=True)
     rows.append(made)
     if options.out:  # Row by row: what is cut short keeps what it has.
       text = page(rows, sizes, lengths, platforms)
+      if len(rows) < len(chosen):
+        text = f"Cut short: {len(rows)} of {len(chosen)} rows.\n\n{text}"
       with open(options.out, "w") as file:
         file.write(f"# Cost of the ops\n\nWritten by `{command}`.\n\n{text}")
   if options.json:

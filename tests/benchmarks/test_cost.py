@@ -123,7 +123,7 @@ def test_without_libtpu_only_the_cpu_is_compiled_for(
   page = files[0].read_text()
   assert f"jax {jax.__version__}" in page and "lengths 16 and 32" in page
   assert "| causal_convolution | bfloat16 | parallel |" in page
-  assert "TPU MiB" not in page
+  assert "TPU MiB" not in page and "Cut short" not in page
   (row,) = json.loads(files[1].read_text())["rows"]
   assert list(row["memory"]) == ["cpu"]
 
@@ -149,3 +149,22 @@ def test_a_tpu_keeps_the_states_of_the_recurrence():
   state = 4 * 4 * 64 * 64
   assert state <= per_token["recurrent"] < 3 * state
   assert per_token["chunked"] < state / 8
+
+
+def test_a_page_that_was_cut_short_says_so(monkeypatch, tmp_path):
+  real, rows = cost.row, []
+
+  def row(*args):
+    if rows:
+      raise KeyboardInterrupt
+    rows.append(real(*args))
+    return rows[0]
+
+  monkeypatch.setattr(cost, "row", row)
+  page = tmp_path / "COST.md"
+  with pytest.raises(KeyboardInterrupt):
+    cost.main(
+      "--ops causal_convolution --dtypes float32 --platforms cpu --lengths 8 16"
+      f" --batch 1 --heads 1 --width 4 --out {page}".split()
+    )
+  assert "Cut short: 1 of 4 rows." in page.read_text()
