@@ -122,7 +122,8 @@ def page(rows: Sequence[Row], sizes: Sizes, lengths, platforms) -> str:
     f"jax {jax.__version__}; batch {sizes.batch}, {sizes.heads} heads of "
     f"{sizes.width}x{sizes.width}, lengths {lengths[0]} and {lengths[-1]}. "
     "Flops are of one token, all heads, with the chunks of a CPU. MiB is the "
-    "temporary memory at the longer length, B/token what one more token adds to it. On a TPU, ops "
+    "temporary memory at the longer length, B/token what one more token adds "
+    "to it. On a TPU, ops "
     f"with a matrix state take chunks of {_TPU_CHUNK}.",
   ]
   for direction in dict.fromkeys(row.direction for row in rows):
