@@ -20,8 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmodels.ops.decay import boundary_decay, decayed_scores
+from jaxmodels.ops.kernels import DeltaFactors, walk_delta
 from jaxmodels.ops.matrix_state import run_matrix_state
-from jaxmodels.ops.recurrence import Family, Method, Segment
+from jaxmodels.ops.recurrence import Family, Kernel, Method, Segment
 from jaxmodels.ops.triangular import solve_unit_lower
 
 
@@ -102,7 +103,7 @@ def _system(chunk, links) -> jax.Array:
   return jnp.where(earlier, chunk.beta[:, None] * overlap, 0)
 
 
-def summarize(chunk, links):
+def factor(chunk, links):
   """The writes are affine in the state, `u = from_v - from_k S`."""
   decay = boundary_decay(chunk.log_decay, chunk.k, links)
   v_and_k = jnp.concatenate([chunk.v, chunk.k * decay.entry], axis=1)
@@ -110,9 +111,14 @@ def summarize(chunk, links):
     _system(chunk, links), chunk.beta[:, None] * v_and_k
   )
   from_v, from_k = jnp.split(solved, [chunk.v.shape[1]], axis=1)
-  k = chunk.k * decay.exit
-  same = np.eye(chunk.k.shape[1], dtype=bool)
-  through = jnp.where(same, decay.through[:, None], 0)
+  return DeltaFactors(decay.through, from_v, from_k, chunk.k * decay.exit)
+
+
+def summarize(chunk, links):
+  """So is the state that leaves, `through S + k^T u`."""
+  through, from_v, from_k, k = factor(chunk, links)
+  same = np.eye(k.shape[1], dtype=bool)
+  through = jnp.where(same, through[:, None], 0)
   return Segment(through - k.T @ from_k, k.T @ from_v)
 
 
@@ -138,9 +144,23 @@ def walk(chunk, links, state):
   decay = boundary_decay(chunk.log_decay, chunk.k, links)
   surprise = chunk.v - (chunk.k * decay.entry) @ state
   u = solve_unit_lower(_system(chunk, links), chunk.beta[:, None] * surprise)
-  scores = decayed_scores(chunk.q, chunk.k, chunk.log_decay, links)
-  y = scores @ u + (chunk.q * decay.entry) @ state
+  y = read_writes(chunk, links, (state, u))
   return y, decay.through[:, None] * state + (chunk.k * decay.exit).T @ u
 
 
-FAMILY = Family(summarize, compose, advance, read, walk)
+def read_writes(chunk, links, state_and_writes):
+  """As `read`, with the writes `u` [C, V] of the chunk at hand."""
+  state, u = state_and_writes
+  decay = boundary_decay(chunk.log_decay, chunk.k, links)
+  scores = decayed_scores(chunk.q, chunk.k, chunk.log_decay, links)
+  return scores @ u + (chunk.q * decay.entry) @ state
+
+
+FAMILY = Family(
+  summarize,
+  compose,
+  advance,
+  read,
+  walk,
+  kernel=Kernel(factor, walk_delta, read_writes),
+)

@@ -11,8 +11,9 @@ from typing import NamedTuple
 import jax
 
 from jaxmodels.ops.decay import boundary_decay, decayed_scores
+from jaxmodels.ops.kernels import walk_decayed
 from jaxmodels.ops.matrix_state import run_matrix_state
-from jaxmodels.ops.recurrence import Family, Method, Segment
+from jaxmodels.ops.recurrence import Family, Kernel, Method, Segment
 
 
 class Tokens(NamedTuple):
@@ -106,4 +107,10 @@ def read(chunk, links, state):
   return scores @ chunk.v + (chunk.q * decay.entry) @ state
 
 
-FAMILY = Family(summarize, compose, advance, read)
+FAMILY = Family(
+  summarize,
+  compose,
+  advance,
+  read,
+  kernel=Kernel(summarize, walk_decayed, read),
+)
