@@ -204,9 +204,7 @@ _walk_decayed.defvjp(_walk_decayed_forward, _walk_decayed_backward)
 
 @jax.custom_vjp
 def _walk_delta(through, from_v, from_k, k, first):
-  states = jax.ShapeDtypeStruct(
-    (through.shape[0], *first.shape), first.dtype
-  )
+  states = jax.ShapeDtypeStruct((through.shape[0], *first.shape), first.dtype)
   return _walk(
     _delta_forward,
     [
@@ -351,7 +349,7 @@ def _blocks(arrays, heads, values):
   raise ValueError(
     f'method "pallas": states of K = {arrays[0][1].shape[-1]} need '
     f"{needed / 2**20:.0f} MiB of a TPU's vector memory, more than "
-    f'{_VMEM_BYTES >> 20} MiB; use another method or a smaller chunk_size'
+    f"{_VMEM_BYTES >> 20} MiB; use another method or a smaller chunk_size"
   )
 
 
