@@ -12,6 +12,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxmodels import ops
 from jaxmodels.ops import kernels, reference
+from jaxmodels.ops.kernels import grid
 from jaxmodels.testing import check_op, relative_error, tolerance
 from tests.ops import draws
 
@@ -72,9 +73,9 @@ def value_and_gradients(function, arguments):
   return outputs, pull_back(waves)
 
 
-def equal(results, expected, allowed=tolerance("float32")):
+def equal(results, expected):
   errors = jax.tree.map(relative_error, results, expected)
-  assert max(jax.tree.leaves(errors)) < allowed, errors
+  assert max(jax.tree.leaves(errors)) < tolerance("float32"), errors
 
 
 # The walks alone, against their equation.
@@ -99,15 +100,23 @@ def delta(factors, state):
   return walked, last
 
 
-@pytest.mark.parametrize("room", [8 << 20, 20_000, 6_000])
 @pytest.mark.parametrize(
-  ("walk", "definition"),
-  [(kernels.walk_decayed, decayed), (kernels.walk_delta, delta)],
+  ("walk", "definition", "room", "block"),
+  [
+    (kernels.walk_decayed, decayed, 8 << 20, (4, 16)),
+    (kernels.walk_decayed, decayed, 200_000, (2, 16)),
+    (kernels.walk_decayed, decayed, 60_000, (1, 8)),
+    (kernels.walk_delta, delta, 8 << 20, (4, 16)),
+    (kernels.walk_delta, delta, 120_000, (1, 8)),
+  ],
 )
-def test_heads_and_values_in_blocks(monkeypatch, walk, definition, room):
-  # Four heads in one block; in some; each in blocks of 8 of 16 values.
-  monkeypatch.setattr(kernels, "_VMEM_BYTES", room)
-  chunks, batch, heads, size, keys, values = 3, 2, 2, 4, 5, 16
+def test_heads_and_values_in_blocks(monkeypatch, walk, definition, room, block):
+  monkeypatch.setattr(grid, "ROOM", room)
+  taken, blocks = [], grid.blocks
+  monkeypatch.setattr(
+    grid, "blocks", lambda *args: taken.append(blocks(*args)) or taken[-1]
+  )
+  chunks, batch, heads, size, keys, values = 3, 2, 2, 4, 5, 12
   rng = np.random.default_rng(0)
 
   def draw(*shape):
@@ -128,14 +137,15 @@ def test_heads_and_values_in_blocks(monkeypatch, walk, definition, room):
     value_and_gradients(walk, arguments),
     value_and_gradients(definition, arguments),
   )
+  assert taken[-1] == block  # Of the gradient.
 
 
 def test_blocks_take_what_fits(monkeypatch):
-  state = jax.ShapeDtypeStruct((6, 16, 8), jnp.float32)
-  monkeypatch.setattr(kernels, "_VMEM_BYTES", 2 * 4 * 16 * 8 * 5)
-  assert kernels._blocks([("state", state)], 6, 16) == (3, 16)
-  monkeypatch.setattr(kernels, "_VMEM_BYTES", 2 * 4 * 8 * 8)
-  assert kernels._blocks([("state", state)], 6, 16) == (1, 8)
+  # In tiles of 8 x 128 float32, everything twice.
+  state = jax.ShapeDtypeStruct((6, 16, 9), jnp.float32)
+  for tiles, block in [(12, (6, 16)), (11, (3, 16)), (2, (1, 16)), (1, (1, 8))]:
+    monkeypatch.setattr(grid, "ROOM", tiles * 2 * 8 * 128 * 4)
+    assert grid.blocks([(grid.STATE, state)], 6, 16) == block
 
 
 # Under transformations.
