@@ -56,7 +56,8 @@ def linear_attention(
       0, and each token sees only what has its own id.
     reverse: run from the last token to the first.
     method: a form of the engine, see `jaxmodels.ops.recurrence`; "auto" is
-      "chunked" on CPU and "parallel" elsewhere.
+      "chunked" on CPU and "parallel" elsewhere. "pallas" is for TPU, see
+      `jaxmodels.ops.kernels` for what it can and cannot do.
     chunk_size: a power of two; 64 by default, 128 on TPU.
     axis_name: mesh axis over which L is sharded, inside `shard_map`; equal
       shards. `initial_state` and the final state are those of the whole

@@ -21,6 +21,18 @@ def choose(
   chunk after chunk stays in the cache, and "parallel" on accelerators. Chunks
   are no longer than the sequence, rounded up to a power of two.
 
+  "auto" never takes "pallas", which is to be asked for. Of programs compiled
+  for a TPU v5e (L = 4,096, H = 8, C = 128, a decay a head) XLA counts as bytes
+  accessed by a gradient, "pallas" and "parallel":
+
+    delta rule        B = 2, K = V = 128    6.8 GB and 11.3 GB
+    delta rule        B = 1, K = V = 64     4.3 GB and 4.1 GB
+    linear attention  B = 2, K = V = 128    2.4 GB and 2.2 GB
+
+  (a loop's body counts once; what the loop of "parallel" moves more is 0.2 GB
+  in the last row). So the kernel pays for wide heads of the delta rule, but
+  `jit` cannot part it over several chips, and no chip has run it yet.
+
   Args:
     op: the op, for messages.
     method: as the op got it.

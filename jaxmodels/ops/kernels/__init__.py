@@ -12,8 +12,19 @@ transposed operand. Matmuls are float32 with float32 accumulation and
 `Precision.HIGHEST`, which a TPU's matrix unit computes in six passes of
 bfloat16: errors of the state would add up over the chunks.
 
-On CPU the kernels are interpreted: slow, and for checking only. No chip has
-run them yet; that they compile for TPU v5e and v6e is tested.
+For the delta rule the walk takes a chunk's writes as they depend on the state
+(the WY form), not its transition [K, K]: that is never made, the writes come
+out of the walk, and their triangular system is solved once instead of twice.
+
+- On CPU the kernels are interpreted: slow, and for checking only. Inside
+  `shard_map` the interpreter needs `check_vma=False`; a TPU does not.
+- No chip has run them yet. That they compile for TPU v5e and v6e, one chip
+  or the sequence sharded over four, is tested.
+- `jit` cannot part them over several chips: there, call the op inside
+  `shard_map`.
+- They have gradients in reverse mode, of first order.
+- float64 is for the interpreter; a TPU takes float32 states. Tokens in
+  bfloat16 are widened before the walk.
 """
 
 from jaxmodels.ops.kernels.walks import (
