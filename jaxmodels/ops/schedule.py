@@ -29,9 +29,9 @@ def choose(
     delta rule        B = 1, K = V = 64     4.3 GB and 4.1 GB
     linear attention  B = 2, K = V = 128    2.4 GB and 2.2 GB
 
-  (a loop's body counts once; what the loop of "parallel" moves more is 0.2 GB
-  in the last row). So the kernel pays for wide heads of the delta rule, but
-  `jit` cannot part it over several chips, and no chip has run it yet.
+  (a loop's body counts once: with all its steps "parallel" moves 0.1 to 0.4 GB
+  more in the last row). So the kernel pays for wide heads of the delta rule,
+  but `jit` cannot part it over several chips, and no chip has run it yet.
 
   Args:
     op: the op, for messages.
