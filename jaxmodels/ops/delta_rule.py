@@ -145,14 +145,18 @@ def walk(chunk, links, state):
   decay = boundary_decay(chunk.log_decay, chunk.k, links)
   surprise = chunk.v - (chunk.k * decay.entry) @ state
   u = solve_unit_lower(_system(chunk, links), chunk.beta[:, None] * surprise)
-  y = read_writes(chunk, links, (state, u))
+  y = _outputs(chunk, links, decay, state, u)
   return y, decay.through[:, None] * state + (chunk.k * decay.exit).T @ u
 
 
 def read_writes(chunk, links, state_and_writes):
-  """As `read`, with the writes `u` [C, V] of the chunk at hand."""
-  state, u = state_and_writes
+  """As `read`, with the writes `u` [C, V] of the chunk at hand too."""
   decay = boundary_decay(chunk.log_decay, chunk.k, links)
+  return _outputs(chunk, links, decay, *state_and_writes)
+
+
+def _outputs(chunk, links, decay, state, u):
+  """What the chunk's writes and the entering state tell its queries."""
   scores = decayed_scores(chunk.q, chunk.k, chunk.log_decay, links)
   return scores @ u + (chunk.q * decay.entry) @ state
 
