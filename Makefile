@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 FILES := pyproject.toml constraints.txt
 EXTRAS := test,lint,aot
 
-.PHONY: train test test-all lint format clean help
+.PHONY: train test test-all test-peers lint format clean help
 
 help: ## This text.
 	@sed -n 's/^\([a-z-]*\):.*## /\1  /p' $(MAKEFILE_LIST)
@@ -33,6 +33,14 @@ $(VENV)/.test: $(BIN)/python $(FILES)
 	  -e '.[$(EXTRAS)]'
 	@touch $@ $(VENV)/.train
 
+# recurrentgemma wants an older NumPy than the rest, but runs with this one.
+$(VENV)/.peers: $(VENV)/.test
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt \
+	  -e '.[$(EXTRAS),peers]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt \
+	  --no-deps recurrentgemma
+	@touch $@
+
 train: $(VENV)/.train ## Train CONFIG into WORKDIR; ARGS go to the trainer.
 	$(BIN)/python -m train --config=$(CONFIG) --workdir=$(WORKDIR) $(ARGS)
 
@@ -42,6 +50,9 @@ test: $(VENV)/.test ## The tests, on all cores.
 test-all: $(VENV)/.test ## The slow tests too.
 	$(BIN)/python -m pytest --numprocesses=auto --dist=worksteal \
 	  -m '' $(ARGS)
+
+test-peers: $(VENV)/.peers ## Compares with others' implementations.
+	$(BIN)/python -m pytest -m slow tests/peers $(ARGS)
 
 lint: $(VENV)/.test ## Style and types.
 	$(BIN)/ruff check .

@@ -8,6 +8,8 @@ import nbclient
 import nbformat
 import pytest
 
+from jaxmodels.testing import tolerance
+
 ROOT = pathlib.Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 STEPS = 8
@@ -98,4 +100,59 @@ def check_new_mixer(notebook):
   assert before == after
 
 
-CHECKS = {"new_mixer": check_new_mixer}
+def check_scan_and_recurrence(notebook):
+  """Forms agree to rounding, what is naive does not; chunks save memory."""
+  forms = "recurrent", "associative", "chunked", "parallel"
+
+  def rows(cell_id):
+    """The numbers behind each op and form."""
+    found = re.findall(
+      r"^(\w+) +(\w+) +(.*\d)$", printed(notebook, cell_id), re.MULTILINE
+    )
+    assert {form for _, form, _ in found} == set(forms)
+    return [(op, form, rest.split()) for op, form, rest in found]
+
+  errors = rows("errors")
+  assert len(errors) == 2 * len(forms) * 2
+  for *_, (dtype, y, state) in errors:
+    # A state of bfloat16 tokens is float32, and as exact.
+    assert 0 < float(y) < tolerance(dtype)
+    assert 0 < float(state) < tolerance("float32")
+
+  ways = dict(
+    re.findall(r"(\w+) .*worst error (\S+)", printed(notebook, "naive"))
+  )
+  assert float(ways["product"]) == float("inf")
+  assert 5 * float(ways["summed"]) < float(ways["difference"])
+  assert float(ways["summed"]) < tolerance("float32")
+  text = printed(notebook, "naive")
+  (finite,) = re.findall(r"product +finite tokens (\d+)", text)
+  assert 30 < int(finite) < 89  # exp(88.8) overflows; -1 to -3 a token.
+  gradients = re.findall(r"(\w+) +finite gradients (\d+)%", text)
+  assert dict(gradients) == {
+    "product": "0",
+    "difference": "100",
+    "summed": "100",
+  }
+
+  memory = {(op, form): list(map(int, x)) for op, form, x in rows("memory")}
+  for op in {op for op, _ in memory}:
+    longest = (memory[op, form][-1] for form in forms)
+    recurrent, associative, chunked, _ = longest
+    assert 4 * chunked < recurrent < associative
+
+  for _, form, ratios in rows("time"):
+    assert all(float(x) > 0 for x in ratios)
+    assert form != "chunked" or set(ratios) == {"1.00"}
+  found = re.findall(r"^  (\w+) .* (\S+) KiB", printed(notebook, "table"), re.M)
+  assert [form for form, _ in found] == 2 * list(forms)
+  a_token = [float(kib) for _, kib in found]
+  for recurrent, chunked in zip(a_token[::4], a_token[2::4], strict=True):
+    assert 32 < recurrent < 64  # Two heads' states of 16 KiB, and little more.
+    assert 5 * chunked < recurrent
+
+
+CHECKS = {
+  "new_mixer": check_new_mixer,
+  "scan_and_recurrence": check_scan_and_recurrence,
+}

@@ -28,8 +28,9 @@ from jaxmodels.ops.delta_rule import delta_rule
 from jaxmodels.ops.dense import dense_recurrence
 from jaxmodels.ops.diagonal import diagonal_recurrence
 from jaxmodels.ops.dplr import dplr_recurrence
+from jaxmodels.ops.gaussian import Gaussian
 from jaxmodels.ops.householder import householder_product
-from jaxmodels.ops.kalman import Gaussian, kalman_filter, kalman_smoother
+from jaxmodels.ops.kalman import kalman_filter, kalman_smoother
 from jaxmodels.ops.linear_attention import linear_attention
 from jaxmodels.ops.long_convolution import long_convolution
 from jaxmodels.ops.normalized import Normalized, normalized_linear_attention

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmodels.ops.decay import boundary_decay, decayed_scores
+from jaxmodels.ops.decay import boundary_decay, pair_decay, scores
 from jaxmodels.ops.kernels import DeltaFactors, walk_delta
 from jaxmodels.ops.matrix_state import run_matrix_state
 from jaxmodels.ops.recurrence import Family, Kernel, Method, Segment
@@ -97,9 +97,9 @@ def delta_rule(
   )
 
 
-def _system(chunk, links) -> jax.Array:
+def _system(chunk, between, links) -> jax.Array:
   """`A` [C, C], strictly lower: what a key meets of what was written before."""
-  overlap = decayed_scores(chunk.k, chunk.k, chunk.log_decay, links)
+  overlap = scores(chunk.k, chunk.k, between, links)
   earlier = np.tri(chunk.k.shape[0], k=-1, dtype=bool)
   return jnp.where(earlier, chunk.beta[:, None] * overlap, 0)
 
@@ -109,7 +109,8 @@ def factor(chunk, links):
   decay = boundary_decay(chunk.log_decay, chunk.k, links)
   v_and_k = jnp.concatenate([chunk.v, chunk.k * decay.entry], axis=1)
   solved = solve_unit_lower(
-    _system(chunk, links), chunk.beta[:, None] * v_and_k
+    _system(chunk, pair_decay(chunk.log_decay), links),
+    chunk.beta[:, None] * v_and_k,
   )
   from_v, from_k = jnp.split(solved, [chunk.v.shape[1]], axis=1)
   return DeltaFactors(decay.through, from_v, from_k, chunk.k * decay.exit)
@@ -143,22 +144,27 @@ def read(chunk, links, state):
 def walk(chunk, links, state):
   """With the state at hand the writes `u` follow without the transition."""
   decay = boundary_decay(chunk.log_decay, chunk.k, links)
+  between = pair_decay(chunk.log_decay)
   surprise = chunk.v - (chunk.k * decay.entry) @ state
-  u = solve_unit_lower(_system(chunk, links), chunk.beta[:, None] * surprise)
-  y = _outputs(chunk, links, decay, state, u)
+  u = solve_unit_lower(
+    _system(chunk, between, links), chunk.beta[:, None] * surprise
+  )
+  y = _outputs(chunk, links, decay, between, state, u)
   return y, decay.through[:, None] * state + (chunk.k * decay.exit).T @ u
 
 
 def read_writes(chunk, links, state_and_writes):
   """As `read`, with the writes `u` [C, V] of the chunk at hand too."""
+  state, u = state_and_writes
   decay = boundary_decay(chunk.log_decay, chunk.k, links)
-  return _outputs(chunk, links, decay, *state_and_writes)
+  between = pair_decay(chunk.log_decay)
+  return _outputs(chunk, links, decay, between, state, u)
 
 
-def _outputs(chunk, links, decay, state, u):
+def _outputs(chunk, links, decay, between, state, u):
   """What the chunk's writes and the entering state tell its queries."""
-  scores = decayed_scores(chunk.q, chunk.k, chunk.log_decay, links)
-  return scores @ u + (chunk.q * decay.entry) @ state
+  y = scores(chunk.q, chunk.k, between, links) @ u
+  return y + (chunk.q * decay.entry) @ state
 
 
 FAMILY = Family(

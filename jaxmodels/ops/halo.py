@@ -42,8 +42,18 @@ def from_last(value: jax.Array, axis_name: str, reverse: bool) -> jax.Array:
 def gather(
   value: jax.Array, axis: int, axis_name: str, reverse: bool
 ) -> jax.Array:
-  """All pieces joined along `axis` (not negative) in the order of time."""
-  pieces = lax.all_gather(value, axis_name, axis=axis)
+  """All pieces joined along `axis` (not negative) in the order of time.
+
+  The result counts as equal on every device where there are such types:
+  `shard_map` has them unless `check_vma=False`, and `vmap` has none. The two
+  gathers differ in their gradients, so that each is wrong where the other
+  belongs. The index of a device tells: with types it varies.
+  """
+  index = lax.axis_index(axis_name)
+  typed = jax.typeof(index) != jax.typeof(jnp.zeros(index.shape, index.dtype))
+  pieces = lax.all_gather(
+    value, axis_name, axis=axis, to="invarying" if typed else "varying"
+  )
   if reverse:
     pieces = jnp.flip(pieces, axis)
   shape = value.shape

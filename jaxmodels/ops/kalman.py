@@ -11,57 +11,21 @@ filter does (Särkkä & García-Fernández 2021, arXiv:1905.13002), and Gaussian
 processes with a state-space form are regressed in O(L).
 """
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.scipy import linalg
 
 from jaxmodels.ops import checks
 from jaxmodels.ops.dtypes import wide
+from jaxmodels.ops.gaussian import (
+  Gaussian,
+  Model,
+  filter_states,
+  log_likelihoods,
+  smooth_states,
+)
 
 _METHODS = ("auto", "associative", "recurrent")
-
-
-class Gaussian(NamedTuple):
-  """Means [L, N] and covariances [L, N, N] of every state."""
-
-  mean: jax.Array
-  covariance: jax.Array
-
-
-class _Model(NamedTuple):
-  """The model with an axis of tokens: [L, ...] each."""
-
-  y: jax.Array
-  F: jax.Array
-  Q: jax.Array
-  H: jax.Array
-  R: jax.Array
-  observed: jax.Array
-
-
-class _Filter(NamedTuple):
-  """An element of the filter: a span as seen from the state before it.
-
-  `p(x_t | x_s, y_{s+1..t}) = N(A x_s + b, C)`, and what the observations say
-  of `x_s`: `p(y_{s+1..t} | x_s)` is Gaussian in x_s with information eta, J.
-  """
-
-  A: jax.Array
-  b: jax.Array
-  C: jax.Array
-  eta: jax.Array
-  J: jax.Array
-
-
-class _Smoother(NamedTuple):
-  """An element of the smoother: `x_t | x_s, y ~ N(E x_s + g, L)`, t < s."""
-
-  E: jax.Array
-  g: jax.Array
-  L: jax.Array
 
 
 def kalman_filter(
@@ -75,6 +39,7 @@ def kalman_filter(
   *,
   observed: jax.Array | None = None,
   method: str = "auto",
+  axis_name: str | None = None,
 ) -> tuple[Gaussian, jax.Array]:
   """Distribution of every state given the observations up to it.
 
@@ -93,6 +58,9 @@ def kalman_filter(
       default.
     method: "associative", a scan of depth log L; "recurrent", token after
       token; "auto" is "recurrent" on CPU and "associative" elsewhere.
+    axis_name: mesh axis over which L is sharded, inside `shard_map`; equal
+      shards of y, of observed and of what has one a token. One all-gather of
+      elements, whatever the length.
 
   Returns:
     the filtered `Gaussian`, in float32 or wider, and the log likelihood [] of
@@ -106,7 +74,9 @@ def kalman_filter(
     model, start = _prepare(
       op, y, F, Q, H, R, mean, covariance, observed, method
     )
-    filtered, log_likelihood = _filter(model, start, _choose(method))
+    form = _choose(method)
+    filtered, before = filter_states(model, start, form, axis_name)
+    log_likelihood = _total(log_likelihoods(model, before), axis_name)
   checks.finite(op, filtered=filtered, log_likelihood=log_likelihood)
   return filtered, log_likelihood
 
@@ -122,6 +92,7 @@ def kalman_smoother(
   *,
   observed: jax.Array | None = None,
   method: str = "auto",
+  axis_name: str | None = None,
 ) -> tuple[Gaussian, jax.Array]:
   """Distribution of every state given all observations.
 
@@ -139,6 +110,7 @@ def kalman_smoother(
     covariance: see `kalman_filter`.
     observed: see `kalman_filter`.
     method: see `kalman_filter`.
+    axis_name: see `kalman_filter`.
 
   Returns:
     the smoothed `Gaussian`, in float32 or wider, and the log likelihood [] of
@@ -153,185 +125,17 @@ def kalman_smoother(
       op, y, F, Q, H, R, mean, covariance, observed, method
     )
     form = _choose(method)
-    filtered, log_likelihood = _filter(model, start, form)
-    smoothed = _smooth(model, filtered, form)
+    filtered, before = filter_states(model, start, form, axis_name)
+    smoothed = smooth_states(model, filtered, form, axis_name)
+    log_likelihood = _total(log_likelihoods(model, before), axis_name)
   checks.finite(op, smoothed=smoothed, log_likelihood=log_likelihood)
   return smoothed, log_likelihood
 
 
-# The filter.
-
-
-def _filter(model, start, form):
-  """Filtered states and the log likelihood."""
-  if form == "recurrent":
-    filtered = _filter_one_by_one(model, start)
-  else:
-    elements = jax.vmap(_filter_element)(model)
-    first = jax.tree.map(lambda x: x[0], model)
-    known = _update(first, *_predict(first, start))
-    zero = jnp.zeros_like(known.covariance)
-    opening = _Filter(
-      zero,
-      known.mean,
-      known.covariance,
-      jnp.zeros_like(known.mean),
-      zero,
-    )
-    elements = jax.tree.map(lambda x, x0: x.at[0].set(x0), elements, opening)
-    spans = lax.associative_scan(jax.vmap(_compose_filters), elements)
-    filtered = Gaussian(spans.b, spans.C)
-  before = jax.tree.map(
-    lambda x0, x: jnp.concatenate([x0[None], x[:-1]]), start, filtered
-  )
-  return filtered, jnp.sum(jax.vmap(_log_likelihood)(model, before))
-
-
-def _filter_one_by_one(model, start):
-  """The filter of Kalman (1960)."""
-
-  def body(state, token):
-    state = _update(token, *_predict(token, state))
-    return state, state
-
-  return lax.scan(body, start, model)[1]
-
-
-def _predict(token, state):
-  """Mean and covariance of a state before its observation."""
-  mean = token.F @ state.mean
-  return mean, _symmetric(token.F @ state.covariance @ token.F.T + token.Q)
-
-
-def _update(token, mean, covariance) -> Gaussian:
-  """The state given its observation; Joseph's form stays positive."""
-  gain = _gain(token, covariance)
-  rest = jnp.eye(mean.shape[0], dtype=mean.dtype) - gain @ token.H
-  return Gaussian(
-    mean + gain @ _residual(token, mean),
-    _symmetric(rest @ covariance @ rest.T + gain @ token.R @ gain.T),
-  )
-
-
-def _gain(token, covariance):
-  """Kalman's gain [N, M], zero where nothing was observed."""
-  S = _innovation(token, covariance)
-  gain = _solve(S, token.H @ covariance).T
-  return jnp.where(token.observed, gain, 0)
-
-
-def _innovation(token, covariance):
-  """The covariance of the observation."""
-  return _symmetric(token.H @ covariance @ token.H.T + token.R)
-
-
-def _residual(token, mean):
-  return jnp.where(token.observed, token.y, 0) - token.H @ mean
-
-
-def _log_likelihood(token, before):
-  """Of one observation, given those before; 0 where there is none."""
-  mean, covariance = _predict(token, before)
-  factor = jnp.linalg.cholesky(_innovation(token, covariance))
-  white = linalg.solve_triangular(factor, _residual(token, mean), lower=True)
-  log_determinant = 2 * jnp.sum(jnp.log(jnp.diagonal(factor)))
-  constant = token.y.shape[0] * jnp.log(2 * jnp.pi).astype(white.dtype)
-  value = -0.5 * (jnp.sum(white**2) + log_determinant + constant)
-  return jnp.where(token.observed, value, 0)
-
-
-def _filter_element(token) -> _Filter:
-  """The element of one token."""
-  gain = _gain(token, token.Q)
-  rest = jnp.eye(token.Q.shape[0], dtype=token.Q.dtype) - gain @ token.H
-  seen = token.H @ token.F
-  weighed = _solve(_innovation(token, token.Q), seen)  # S^-1 H F
-  weighed = jnp.where(token.observed, weighed, 0)
-  y = jnp.where(token.observed, token.y, 0)
-  return _Filter(
-    A=rest @ token.F,
-    b=gain @ y,
-    C=_symmetric(rest @ token.Q @ rest.T + gain @ token.R @ gain.T),
-    eta=weighed.T @ y,
-    J=_symmetric(seen.T @ weighed),
-  )
-
-
-def _compose_filters(earlier: _Filter, later: _Filter) -> _Filter:
-  """The element of two spans one after the other."""
-  unit = jnp.eye(earlier.C.shape[0], dtype=earlier.C.dtype)
-  # Both (I + C J)^-1 and its transpose, by one factorisation each.
-  forward = jnp.linalg.solve((unit + earlier.C @ later.J).T, later.A.T).T
-  backward = jnp.linalg.solve((unit + later.J @ earlier.C).T, earlier.A).T
-  moved = earlier.b + earlier.C @ later.eta
-  return _Filter(
-    A=forward @ earlier.A,
-    b=forward @ moved + later.b,
-    C=_symmetric(forward @ earlier.C @ later.A.T + later.C),
-    eta=backward @ (later.eta - later.J @ earlier.b) + earlier.eta,
-    J=_symmetric(backward @ later.J @ earlier.A + earlier.J),
-  )
-
-
-# The smoother.
-
-
-def _smooth(model, filtered, form):
-  """Smoothed states: elements composed from the last token back."""
-  following = jax.tree.map(lambda x: jnp.roll(x, -1, axis=0), model)
-  elements = jax.vmap(_smoother_element)(following, filtered)
-  # Nothing follows the last token: it is what the filter says.
-  elements = _Smoother(
-    elements.E.at[-1].set(0),
-    elements.g.at[-1].set(filtered.mean[-1]),
-    elements.L.at[-1].set(filtered.covariance[-1]),
-  )
-  if form == "associative":
-    spans = lax.associative_scan(
-      jax.vmap(_compose_smoothers), elements, reverse=True
-    )
-    return Gaussian(spans.g, spans.L)
-
-  def body(later, element):
-    later = _compose_smoothers(later, element)
-    return later, Gaussian(later.g, later.L)
-
-  zero = jax.tree.map(lambda x: jnp.zeros_like(x[-1]), elements)
-  return lax.scan(body, zero, elements, reverse=True)[1]
-
-
-def _smoother_element(following, state) -> _Smoother:
-  """The element of one token, from the step that follows it."""
-  _, predicted = _predict(following, state)
-  E = _solve(predicted, following.F @ state.covariance).T
-  rest = jnp.eye(E.shape[0], dtype=E.dtype) - E @ following.F
-  return _Smoother(
-    E,
-    state.mean - E @ (following.F @ state.mean),
-    _symmetric(rest @ state.covariance @ rest.T + E @ following.Q @ E.T),
-  )
-
-
-def _compose_smoothers(later: _Smoother, earlier: _Smoother) -> _Smoother:
-  """The element of a token and those that follow it."""
-  return _Smoother(
-    earlier.E @ later.E,
-    earlier.E @ later.g + earlier.g,
-    _symmetric(earlier.E @ later.L @ earlier.E.T + earlier.L),
-  )
-
-
-# Linear algebra and arguments.
-
-
-def _solve(positive, x):
-  """`positive^-1 x` by Cholesky."""
-  return linalg.cho_solve((jnp.linalg.cholesky(positive), True), x)
-
-
-def _symmetric(x):
-  """Rounding breaks symmetry, and a broken one grows."""
-  return (x + x.T) / 2
+def _total(values, axis_name):
+  """The sum over all tokens, those of other shards too."""
+  total = jnp.sum(values)
+  return total if axis_name is None else lax.psum(total, axis_name)
 
 
 def _choose(method):
@@ -377,4 +181,4 @@ def _prepare(op, y, F, Q, H, R, mean, covariance, observed, method):
 
   F, Q, H, R = (each(x, shape) for x, shape, _ in given.values())
   start = Gaussian(mean.astype(dtype), covariance.astype(dtype))
-  return _Model(y.astype(dtype), F, Q, H, R, observed), start
+  return Model(y.astype(dtype), F, Q, H, R, observed), start

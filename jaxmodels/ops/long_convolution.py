@@ -8,13 +8,18 @@ L tokens costs O(L log L).
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
-from jaxmodels.ops import checks
+from jaxmodels.ops import checks, halo
 from jaxmodels.ops.dtypes import wide
 
 
 def long_convolution(
-  x: jax.Array, kernel: jax.Array, *, reverse: bool = False
+  x: jax.Array,
+  kernel: jax.Array,
+  *,
+  reverse: bool = False,
+  axis_name: str | None = None,
 ) -> jax.Array:
   """Convolves every channel with its own kernel over the whole past.
 
@@ -34,6 +39,9 @@ def long_convolution(
     x: [..., L, D] real.
     kernel: [W, D] real; taps beyond L are not used.
     reverse: run from the last token to the first.
+    axis_name: mesh axis over which L is sharded, inside `shard_map`. Every
+      device gathers all tokens, as softmax attention does; a recurrence
+      gathers but its states.
 
   Returns:
     y [..., L, D] in the dtype of x.
@@ -50,6 +58,11 @@ def long_convolution(
   checks.finite(op, x=x, kernel=kernel)
   if length == 0 or kernel.shape[0] == 0:
     return jnp.zeros_like(x)
+  if axis_name is not None:
+    whole = halo.gather(x, x.ndim - 2, axis_name, reverse=False)
+    y = long_convolution(whole, kernel, reverse=reverse)
+    own = lax.axis_index(axis_name) * length
+    return lax.dynamic_slice_in_dim(y, own, length, axis=-2)
   dtype = wide(x, kernel)
   size = 1 << (2 * length - 1).bit_length()  # Powers of two are fastest.
   with jax.named_scope(op):

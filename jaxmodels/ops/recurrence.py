@@ -33,7 +33,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxmodels.ops import sequence_parallel
+from jaxmodels.ops import halo, sequence_parallel
 from jaxmodels.ops.dtypes import wide
 from jaxmodels.ops.links import Links, links_of, one_segment
 
@@ -280,12 +280,13 @@ def _split_ids(ids, size, before):
 
 
 def _orient(ids, reverse, axis_name):
-  """The ids in the order of the run, and the id [B] of the entering state."""
+  """The ids in the order of the run, and the id [B] before their first."""
   if reverse:
-    ids = jnp.flip(ids, 1)
+    ids = halo.reverse_ids(ids, axis_name)
+  before = jnp.zeros_like(ids[:, 0])  # The entering state has id 0.
   if axis_name is not None:
-    return ids, sequence_parallel.id_before(ids, axis_name, reverse)
-  return ids, ids[:, 0] if reverse else jnp.zeros_like(ids[:, 0])
+    before = halo.from_previous(ids[:, -1], before, axis_name, reverse)
+  return ids, before
 
 
 def _links(ids, size):
@@ -310,9 +311,23 @@ def _lift(function, links=None, chunks=False):
     constant = links is not None and links.pair.ndim == 2
     per_batch = per_head if constant else [0] * len(args)
     lifted = jax.vmap(jax.vmap(function, per_head), per_batch)
-    return (jax.vmap(lifted, per_batch) if chunks else lifted)(*args)
+    if not chunks:
+      return lifted(*args)
+    # Chunks and batch as one axis: compilers like fewer, and XLA on CPU has
+    # crashed in reductions of seven.
+    lead = jax.tree.leaves(args[0])[0].shape[:2]
+    folded = (
+      arg if one is None else _reshape(arg, 2, (-1,))
+      for arg, one in zip(args, per_batch, strict=True)
+    )
+    return _reshape(lifted(*folded), 1, lead)
 
   return lifted
+
+
+def _reshape(tree, count, shape):
+  """Another shape for the first `count` axes of all leaves."""
+  return jax.tree.map(lambda x: x.reshape(*shape, *x.shape[count:]), tree)
 
 
 def _widen(tree):

@@ -6,7 +6,7 @@ written as such. Arguments are those of the ops.
 
 import jax.numpy as jnp
 
-from jaxmodels.ops.kalman import Gaussian
+from jaxmodels.ops.gaussian import Gaussian
 
 
 def kalman_filter(y, F, Q, H, R, mean, covariance, *, observed=None):

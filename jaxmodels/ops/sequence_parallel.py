@@ -41,9 +41,7 @@ def exchange(advance, segment, state, axis_name, reverse):
     update=_choose(mine == 0, advance(segment, state), segment.update)
   )
   flat, unravel = ravel_pytree(told)  # One array: one collective.
-  gathered = _gather(flat, axis_name)
-  if reverse:
-    gathered = jnp.flip(gathered, 0)
+  gathered = halo.gather(flat[None], 0, axis_name, reverse)
 
   def body(state, flat):
     state = advance(unravel(flat), state)
@@ -56,28 +54,6 @@ def exchange(advance, segment, state, axis_name, reverse):
   )
   before = jax.tree.map(lambda x: x[jnp.maximum(mine - 1, 0)], leaving)
   return _choose(mine == 0, state, before), last
-
-
-def id_before(ids, axis_name, reverse):
-  """The id [B] of the token before this shard, for ids [B, L] in run order.
-
-  The first shard is entered by the initial state: that has id 0, or in
-  reverse the id of the token that it enters.
-  """
-  first = ids[:, 0] if reverse else jnp.zeros_like(ids[:, 0])
-  return halo.from_previous(ids[:, -1], first, axis_name, reverse)
-
-
-def _gather(x, axis_name):
-  """All devices' x, typed as equal on every one where there are types.
-
-  `shard_map` has such types unless `check_vma=False`, and `vmap` has none.
-  The two gathers differ in their gradients, so that each is wrong where the
-  other belongs. The index of a device tells: with types it varies.
-  """
-  index = lax.axis_index(axis_name)
-  typed = jax.typeof(index) != jax.typeof(jnp.zeros(index.shape, index.dtype))
-  return lax.all_gather(x, axis_name, to="invarying" if typed else "varying")
 
 
 def _choose(condition, chosen, other):

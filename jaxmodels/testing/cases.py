@@ -27,4 +27,6 @@ def resets(length: int, chunk: int) -> dict[str, np.ndarray | None]:
     starts = np.zeros(length, np.int32)
     starts[[t for t in at if t < length]] = 1
     ids[name] = np.cumsum(starts, dtype=np.int32)
+  # Ids that are left out: documents of no tokens between the others.
+  ids["with empty segments"] = 3 * ids["everywhere"]
   return ids

@@ -1,7 +1,7 @@
 """Runs an op or its definition: outputs and all gradients by name."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -15,19 +15,33 @@ from jaxmodels.testing.errors import widest
 _AXIS = "sequence"
 
 
-def devices() -> int:
+def default_shards() -> int:
   """Devices for "sequence-parallel": four, two or one."""
   return 4 if jax.device_count() >= 4 else min(jax.device_count(), 2)
 
 
 class Evaluator:
-  """Outputs and gradients of an op in one form, compiled once a shape."""
+  """Outputs and gradients of an op in one form, compiled once a shape.
+
+  Args:
+    function: the op or, without a form, its definition.
+    form: a name in `cases.FORMS`.
+    shards: devices that share the sequence in the form "sequence-parallel".
+    whole: arguments that have no length axis: every device has them all.
+    options: given to the function.
+  """
 
   def __init__(
-    self, function: Callable, form: str | None = None, **options: Any
+    self,
+    function: Callable,
+    form: str | None = None,
+    shards: int = 1,
+    whole: Collection[str] = (),
+    **options: Any,
   ):
     self.form = form
-    self.shards = devices() if form == cases.SHARDED else 1
+    self.shards = shards if form == cases.SHARDED else 1
+    self.whole = {"initial_state", *whole}
     self._function = function
     self._options = options
     if form is not None:
@@ -47,15 +61,13 @@ class Evaluator:
     if self.form != cases.SHARDED:
       return call(**arguments, segment_ids=segment_ids)
     along, whole = PartitionSpec(None, _AXIS), PartitionSpec()
-    specs = {
-      name: whole if name == "initial_state" else along for name in arguments
-    }
+    specs = {name: whole if name in self.whole else along for name in arguments}
     ids_spec = whole if segment_ids is None else along
     sharded = jax.shard_map(
       lambda arguments, ids: call(
         **arguments, segment_ids=ids, axis_name=_AXIS
       ),
-      mesh=_mesh(),
+      mesh=_mesh(self.shards),
       in_specs=(specs, ids_spec),
       out_specs=(along, whole),
     )
@@ -82,8 +94,8 @@ class Evaluator:
 
 
 @functools.cache
-def _mesh() -> jax.sharding.Mesh:
-  return jax.make_mesh((devices(),), (_AXIS,), axis_types=(AxisType.Auto,))
+def _mesh(shards: int) -> jax.sharding.Mesh:
+  return jax.make_mesh((shards,), (_AXIS,), axis_types=(AxisType.Auto,))
 
 
 class Run(NamedTuple):

@@ -1,14 +1,21 @@
 """`check_op`: every form of an op against its definition."""
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+  Callable,
+  Collection,
+  Iterable,
+  Iterator,
+  Mapping,
+  Sequence,
+)
 
 import numpy as np
 
 from jaxmodels.testing import cases, report
 from jaxmodels.testing.diagnosis import Outcome, diagnose
 from jaxmodels.testing.errors import first_wrong, relative_error, tolerance
-from jaxmodels.testing.evaluate import Evaluator, Run, devices, round_to
+from jaxmodels.testing.evaluate import Evaluator, Run, default_shards, round_to
 from jaxmodels.testing.probes import probe
 
 Draw = Callable[[np.random.Generator, int], Mapping[str, np.ndarray]]
@@ -25,6 +32,8 @@ def check_op(
   chunk_size: int = 8,
   dtypes: Sequence[str] = ("float32",),
   reverse: bool = False,
+  shards: int | None = None,
+  whole: Collection[str] = (),
   seed: int = 0,
 ) -> None:
   """Checks values, final state and all gradients of an op in every form.
@@ -38,23 +47,29 @@ def check_op(
     draw: `(rng, length) -> arguments` in float64 (or complex128), batch 2,
       one of which is `initial_state`.
     forms: the methods to check. "sequence-parallel" is "chunked" inside
-      `shard_map` over up to four devices; it is left out where there is only
-      one, and at lengths that the devices cannot share.
+      `shard_map`; it is left out where there is only one device, and at
+      lengths that the devices cannot share.
     lengths: L; by default around the edges of a chunk.
     resets: names in `cases.resets`; by default all of them.
     chunk_size: for the chunked forms.
     dtypes: of the arguments; a complex argument takes the complex one.
     reverse: from the last token to the first.
+    shards: devices for "sequence-parallel"; four, or as many as there are.
+    whole: arguments without a length axis, such as parameters, besides
+      `initial_state`.
     seed: of the drawn arguments.
 
   Raises:
     AssertionError: a report on what is wrong, where, and the likely cause.
   """
   truth = _definition(definition, reverse)
+  shards = shards or default_shards()
   tried = {
-    form: Evaluator(op, form, chunk_size=chunk_size, reverse=reverse)
+    form: Evaluator(
+      op, form, shards, whole, chunk_size=chunk_size, reverse=reverse
+    )
     for form in forms
-    if form != cases.SHARDED or devices() > 1
+    if form != cases.SHARDED or shards > 1
   }
   runs = [
     Run(length, name, ids, dtype, round_to(drawn, dtype), seed)

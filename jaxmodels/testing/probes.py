@@ -54,7 +54,7 @@ def _influences(
   got = op(run.arguments, run.ids, cotangents)
   for token in sorted({run.length // 2, run.length - 1}):
     for name, argument in run.arguments.items():
-      if name == "initial_state":
+      if name in op.whole:
         continue
       halved = argument.copy()
       halved[:, token] = (halved[:, token] / 2).astype(halved.dtype)

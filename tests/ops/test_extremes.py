@@ -10,6 +10,7 @@ import pytest
 from jaxmodels import ops
 from jaxmodels.ops import reference
 from jaxmodels.testing import relative_error
+from jaxmodels.testing.evaluate import named
 from tests.ops import draws
 
 LENGTH = 70
@@ -29,7 +30,7 @@ def evaluator(function, method=None):
       outputs,
     )
     (gradients,) = pull_back(cotangents)
-    return {"y": outputs[0], "state": outputs[1], **gradients}
+    return named("", {"y": outputs[0], "state": outputs[1], **gradients})
 
   return lambda arguments: jax.tree.map(np.asarray, evaluate(arguments))
 
@@ -41,9 +42,9 @@ def check(name, arguments, compare=True):
   rounding steps of float32, is always allowed.
   """
   op, definition = getattr(ops, name), getattr(reference, name)
-  narrow = {k: np.float32(x) for k, x in arguments.items()}
+  narrow = jax.tree.map(np.float32, arguments)
   with jax.enable_x64(True):
-    exact = evaluator(definition)({k: np.float64(x) for k, x in narrow.items()})
+    exact = evaluator(definition)(jax.tree.map(np.float64, narrow))
   recurrent = evaluator(op, "recurrent")(narrow)
   # Only the delta rule computes otherwise in its parallel form.
   methods = ("chunked", "parallel") if name == "delta_rule" else ("chunked",)
@@ -83,7 +84,10 @@ def decays(kind, shape, rng):
 KINDS = ["1 - 1e-6", "-1 a step", "-5 a step", "-20 a step", "0", "exp(-1e9)"]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+each_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+@each_kind
 @pytest.mark.parametrize("decay", ["head", "key"])
 @pytest.mark.parametrize("name", ["linear_attention", "delta_rule"])
 def test_decays(name, decay, kind):
@@ -91,6 +95,54 @@ def test_decays(name, decay, kind):
   arguments = getattr(draws, name)(decay)(rng, LENGTH)
   arguments["log_decay"] = decays(kind, arguments["log_decay"].shape, rng)
   check(name, arguments)
+
+
+@pytest.mark.slow
+@each_kind
+def test_decays_of_householder_products(kind):
+  rng = np.random.default_rng(1)
+  arguments = draws.householder("head")(rng, LENGTH)
+  arguments["log_decay"] = decays(kind, arguments["log_decay"].shape, rng)
+  check("householder_product", arguments)
+
+
+@pytest.mark.parametrize("kind", [k for k in KINDS if k != "0"])
+def test_decays_of_dplr(kind):
+  """-inf is in `test_dplr`: its own gradient is not in the equation."""
+  rng = np.random.default_rng(3)
+  arguments = draws.dplr("key")(rng, LENGTH)
+  decay = decays(kind, arguments["log_decay"].shape, rng)
+  arguments["log_decay"] = decay
+  # As in the paper: what is removed is decayed too, so that nothing grows.
+  arguments["b"] = arguments["b"] * np.exp(decay)
+  check("dplr_recurrence", arguments)
+
+
+@each_kind
+def test_forget_gates(kind):
+  rng = np.random.default_rng(6)
+  arguments = draws.normalized(gates=True)(rng, LENGTH)
+  shape = arguments["log_forget_gate"].shape
+  arguments["log_forget_gate"] = decays(kind, shape, rng)
+  check("normalized_linear_attention", arguments)
+
+
+@pytest.mark.parametrize("rate", [0.0, 1e-6, 1e4, 1e9])
+def test_selective_rates(rate):
+  """States that keep everything, and such that keep nothing."""
+  rng = np.random.default_rng(7)
+  arguments = draws.selective_scan(rng, LENGTH)
+  arguments["A"][:, 1:] = -rate
+  check("selective_scan", arguments)
+
+
+@pytest.mark.parametrize("size", [0.0, 1 - 1e-6, 1.0, -1.0])
+def test_dense_matrices(size):
+  """Rotations, whose products keep the norm, times a decay."""
+  rng = np.random.default_rng(8)
+  arguments = draws.dense()(rng, LENGTH)
+  arguments["A"] = size * np.linalg.qr(arguments["A"])[0]
+  check("dense_recurrence", arguments)
 
 
 @pytest.mark.parametrize("noise", [0.0, 1e-3])

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, PartitionSpec
 
 from jaxmodels import ops
 from jaxmodels.ops import reference_kalman
@@ -19,17 +20,17 @@ OPS = {
 }
 
 
-def drawn(dtype, varying=True):
+def drawn(dtype, varying=True, length=LENGTH):
   """A model of 3 states seen as 2 numbers."""
   rng = np.random.default_rng(0)
-  lead = (LENGTH,) if varying else ()
+  lead = (length,) if varying else ()
 
   def positive(n):
     root = rng.standard_normal((*lead, n, n))
     return root @ np.swapaxes(root, -1, -2) / n + 0.1 * np.eye(n)
 
   arguments = {
-    "y": rng.standard_normal((LENGTH, 2)),
+    "y": rng.standard_normal((length, 2)),
     "F": 0.5 * rng.standard_normal((*lead, 3, 3)),
     "Q": positive(3),
     "H": rng.standard_normal((*lead, 2, 3)),
@@ -152,3 +153,47 @@ def test_wrong_arguments_are_named():
   ]:
     with pytest.raises(ValueError, match=f"{name} must be"):
       ops.kalman_filter(**{**arguments, name: wrong})
+
+
+@pytest.mark.parametrize(
+  ("name", "devices", "method"),
+  [
+    ("filter", 2, "recurrent"),
+    *(
+      pytest.param(name, devices, method, marks=pytest.mark.slow)
+      for name in OPS
+      for devices in (2, 4, 8)
+      for method in METHODS
+      if (name, devices, method) != ("filter", 2, "recurrent")
+    ),
+  ],
+)
+def test_sharded_is_whole(name, devices, method):
+  """Values and gradients, with nothing observed around a cut."""
+  length = 16
+  observed = np.ones(length, bool)
+  observed[[0, 7, 8, length - 1]] = False
+  whole = functools.partial(OPS[name][0], method=method)
+  mesh = jax.make_mesh((devices,), ("s",), axis_types=(AxisType.Auto,))
+
+  def sharded(observed, **arguments):
+    once = PartitionSpec()  # The distribution of x_0 is no sequence.
+    specs = dict.fromkeys(arguments, PartitionSpec("s"))
+    specs |= {"mean": once, "covariance": once}
+    return jax.shard_map(
+      lambda seen, given: whole(**given, observed=seen, axis_name="s"),
+      mesh=mesh,
+      in_specs=(PartitionSpec("s"), specs),
+      out_specs=(PartitionSpec("s"), once),
+    )(observed, arguments)
+
+  with jax.enable_x64(True):
+    got, wanted = (
+      jax.jit(functools.partial(results, functools.partial(op, observed=seen)))(
+        drawn("float64", length=length)
+      )
+      for op in (sharded, whole)
+      for seen in [jnp.asarray(observed)]
+    )
+  for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+    assert relative_error(a, b) < 1e-10

@@ -65,12 +65,25 @@ GIVEN = (
   "inside a chunk",
   "at a chunk's edge",
   "everywhere",
+  "with empty segments",
 )
 
 
+# Arguments without a length axis, which every device has whole.
+WHOLE = {"selective_scan": ("A", "D")}
+
+
 def check(name, **options):
-  op, draw = OPS[name]
-  check_op(getattr(ops, op), getattr(reference, op), draw, **options)
+  op, draw, fixed = MORE.get(name) or (*OPS[name], {})
+  functions = getattr(ops, op), getattr(reference, op)
+  if fixed:  # Else as they are: `check_op` knows a definition again.
+    functions = (functools.partial(f, **fixed) for f in functions)
+  check_op(
+    *functions,
+    draw,
+    whole=WHOLE.get(op, ()),
+    **options,
+  )
 
 
 # One op of each kind in every form; the others differ by their decay, which
@@ -119,60 +132,68 @@ def test_short_lengths():
   )
 
 
-def check_more(name, **options):
-  op, draw, fixed = MORE[name]
-  check_op(
-    functools.partial(getattr(ops, op), **fixed),
-    functools.partial(getattr(reference, op), **fixed),
-    draw,
-    **options,
-  )
-
-
 @pytest.mark.parametrize("name", MORE)
 def test_chunked_forms_of_more(name):
-  check_more(
-    name, forms=("chunked", "parallel"), lengths=(LENGTH,), resets=GIVEN
-  )
+  check(name, forms=("chunked", "parallel"), lengths=(LENGTH,), resets=GIVEN)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MORE)
 def test_every_form_and_length_of_more(name):
-  check_more(name)
+  check(name)
 
 
-@pytest.mark.parametrize(
-  "name", ["linear_attention, head decay", "delta_rule, key decay"]
-)
-def test_sharded_without_segment_ids(name):
+def check_sharded(name, shards, reverse=False, resets=GIVEN):
+  """Eleven tokens on each device: a chunk of 8 and a rest.
+
+  "everywhere" packs seven documents into the first two shards or, on eight
+  devices, one that all the others share.
+  """
   check(
     name,
     forms=("sequence-parallel",),
-    lengths=(LENGTH,),
-    resets=("no segment ids",),
+    lengths=(11 * shards,),
+    resets=resets,
+    shards=shards,
+    reverse=reverse,
   )
 
 
-@pytest.mark.parametrize("name", ["delta_rule, head decay"])
-def test_sharded_in_reverse(name):
-  check(
-    name,
-    forms=("sequence-parallel",),
-    lengths=(LENGTH,),
-    resets=GIVEN,
-    reverse=True,
-  )
-
-
+# The first three are in `test_every_form`.
 @pytest.mark.parametrize(
-  "name", ["linear_attention, head decay", "delta_rule, key decay"]
+  "name",
+  [
+    "linear_attention",
+    "linear_attention, head decay",
+    "delta_rule",
+    "delta_rule, key decay",
+    "diagonal_recurrence",
+    "dplr_recurrence, key decay",
+    "dense_recurrence",
+    "householder_product, head decay",
+    *MORE,
+  ],
 )
-def test_bfloat16(name):
-  check(
-    name,
-    forms=("chunked",),
-    lengths=(LENGTH,),
-    resets=GIVEN,
-    dtypes=("bfloat16",),
-  )
+def test_sharded(name):
+  check_sharded(name, 4)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("shards", [2, 8])
+@pytest.mark.parametrize(
+  "name",
+  [
+    "delta_rule, head decay",
+    *(
+      pytest.param(name, marks=pytest.mark.slow)
+      for name in (*OPS, *MORE)
+      if name != "delta_rule, head decay"
+    ),
+  ],
+)
+def test_sharded_over_few_and_many(name, shards, reverse):
+  check_sharded(name, shards, reverse)
+
+
+def test_sharded_without_segment_ids():
+  check_sharded("delta_rule, key decay", 4, resets=("no segment ids",))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxmodels import ops
-from jaxmodels.ops import checks, reference
+from jaxmodels.ops import checks
 from jaxmodels.testing import relative_error
 from tests.ops import draws
 
@@ -102,26 +102,6 @@ def test_reverse_is_the_flipped_sequence():
   y_flipped, last_flipped = ops.selective_scan(**flipped)
   assert relative_error(y, jnp.flip(y_flipped, 1)) < 1e-6
   assert relative_error(last, last_flipped) < 1e-6
-
-
-@pytest.mark.parametrize("dt", [0.0, 1e-6, 1.0, 1e4])
-def test_step_sizes(dt):
-  """From a step that keeps all to one that forgets all, with gradients."""
-  arguments = drawn(length=70, seed=1)
-  arguments["dt"] = jnp.full_like(arguments["dt"], dt).at[:, ::7].set(1e-3)
-
-  def results(op, arguments):
-    outputs, pull_back = jax.vjp(lambda a: op(**a), arguments)
-    return outputs, pull_back(jax.tree.map(jnp.ones_like, outputs))[0]
-
-  got = jax.jit(functools.partial(results, ops.selective_scan))(arguments)
-  with jax.enable_x64(True):
-    exact = jax.tree.map(lambda x: np.asarray(x, np.float64), arguments)
-    wanted = results(reference.selective_scan, exact)
-  for one, truth in zip(
-    jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True
-  ):
-    assert relative_error(one, truth) < 2e-5
 
 
 def test_constant_projections_are_a_time_invariant_model():

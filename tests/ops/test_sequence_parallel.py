@@ -61,7 +61,7 @@ def test_devices_exchange_their_segments_once_whatever_the_length(name):
   # Of four devices, each a batch of 2 and 2 heads of [8, 6] and a transition.
   transition = 1 if name == "linear_attention" else 8 * 8
   size = 2 * 2 * (8 * 6 + transition)
-  assert found == [[(f"f32[4,{size}]", "all-gather")]] * 2
+  assert found == [[(f"f32[4,1,{size}]", "all-gather")]] * 2
 
 
 @pytest.mark.parametrize("devices", [2, 8])

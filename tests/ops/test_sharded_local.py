@@ -1,17 +1,28 @@
-"""Convolution and attention with the sequence cut over a mesh axis.
+"""Ops without segments, with the sequence cut over a mesh axis."""
 
-`jax.vmap` with an axis name runs the same collectives on one device.
-"""
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, PartitionSpec
 
-from jaxmodels.ops import Cache, attention, causal_convolution
+from jaxmodels.ops import (
+  Cache,
+  attention,
+  bidirectional,
+  causal_convolution,
+  long_convolution,
+)
+from jaxmodels.testing import relative_error
 
-PIECES, LENGTH = 4, 16
-IDS = np.array([[0] * 5 + [1] * 6 + [2] * 5, [1] * 3 + [4] * 13])
+LENGTH = 32
+ALONG, WHOLE = PartitionSpec(None, "s"), PartitionSpec()
+# Documents that end inside a piece, at its edge, and span many.
+IDS = np.array(
+  [[0] * 5 + [1] * 6 + [2] * 5 + [3] * 16, [1] * 2 + [2] + [4] * 29]
+)
 
 
 def draw(*shape):
@@ -19,117 +30,158 @@ def draw(*shape):
   return rng.normal(size=(2, *shape)).astype(np.float32)
 
 
-def cut(x):
-  """[2, L, ...] to [4, 2, L / 4, ...]."""
-  return jnp.moveaxis(
-    x.reshape(2, PIECES, LENGTH // PIECES, *x.shape[2:]), 1, 0
-  )
+def over(devices, function, whole=()):
+  """A function of arrays [2, L, ...], with L cut over devices.
+
+  Args:
+    devices: of the mesh axis "s".
+    function: (*arrays) -> (y, final state, the same on every device).
+    whole: places of arguments that every device has whole.
+  """
+  mesh = jax.make_mesh((devices,), ("s",), axis_types=(AxisType.Auto,))
+
+  def call(*arguments):
+    specs = tuple(WHOLE if i in whole else ALONG for i in range(len(arguments)))
+    return jax.shard_map(
+      function, mesh=mesh, in_specs=specs, out_specs=(ALONG, WHOLE)
+    )(*arguments)
+
+  return call
 
 
-def joined(x):
-  return jnp.moveaxis(x, 0, 1).reshape(2, LENGTH, *x.shape[3:])
+def outcome(function, count):
+  """y, the final state and the gradients of the first `count` arguments."""
 
-
-def assert_same(got, wanted, tolerance=2e-6):
-  for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
-    np.testing.assert_allclose(a, b, rtol=0, atol=tolerance)
-
-
-@pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize("ids", [None, IDS], ids=["joined", "packed"])
-def test_a_sharded_convolution_is_the_whole_one(reverse, ids):
-  x, kernel, state = draw(LENGTH, 3), draw(5, 3)[0], draw(4, 3)
-
-  def whole(x, kernel, state):
-    return causal_convolution(
-      x, kernel, state, segment_ids=ids, reverse=reverse
-    )
-
-  def pieces(x, kernel, state):
-    def one(x, ids):
-      return causal_convolution(
-        x, kernel, state, segment_ids=ids, reverse=reverse, axis_name="s"
+  @jax.jit
+  def evaluate(*arguments):
+    def loss(*given):
+      y, state = function(*given, *arguments[count:])
+      terms = jax.tree.map(
+        lambda x: jnp.sum(jnp.sin(x.astype(y.dtype) + 1)), (y, state)
       )
+      return sum(jax.tree.leaves(terms)), (y, state)
 
-    own = None if ids is None else cut(ids)
-    y, last = jax.vmap(one, (0, None if ids is None else 0), axis_name="s")(
-      cut(x), own
-    )
-    # Each device has the state of the whole sequence.
-    return joined(y), last
+    return jax.grad(loss, tuple(range(count)), has_aux=True)(*arguments[:count])
 
-  def loss(run):
-    def total(*arguments):
-      y, last = run(*arguments)
-      return jnp.sum(jnp.sin(y)) + jnp.sum(jnp.cos(last[:2]))
+  return evaluate
 
-    return jax.jit(jax.grad(total, (0, 1, 2)))
 
-  y, last = jax.jit(pieces)(x, kernel, state)
-  wanted, final = whole(x, kernel, state)
-  assert_same((y, last), (wanted, jnp.stack([final] * PIECES)))
-
-  def whole_of_two(x, kernel, state):
-    y, last = whole(x, kernel, state)
-    return y, jnp.stack([last, last])
-
-  assert_same(
-    loss(pieces)(x, kernel, state), loss(whole_of_two)(x, kernel, state), 1e-5
+def assert_sharded_is_whole(devices, op, arguments, count, whole=()):
+  """`op(*arguments, axis_name)` gives the same cut over devices."""
+  got = outcome(
+    over(devices, functools.partial(op, axis_name="s"), whole), count
   )
+  wanted = outcome(op, count)
+  leaves = zip(
+    jax.tree.leaves(got(*arguments)),
+    jax.tree.leaves(wanted(*arguments)),
+    strict=True,
+  )
+  for a, b in leaves:
+    assert relative_error(a, b) < 2e-6
 
 
-@pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize("window", [None, 1, 4, 9])
-def test_sharded_attention_is_the_whole_one(reverse, window):
-  q, k, v = draw(LENGTH, 4, 3), draw(LENGTH, 2, 3), draw(LENGTH, 2, 5)
+each_number = pytest.mark.parametrize("devices", [2, 4, 8])
+each_way = pytest.mark.parametrize("reverse", [False, True])
+
+
+@each_number
+@each_way
+@pytest.mark.parametrize("ids", [None, IDS], ids=["joined", "packed"])
+def test_a_sharded_convolution_is_the_whole_one(devices, reverse, ids):
+  ids = [] if ids is None else [ids]
+
+  def op(x, kernel, state, ids=None, axis_name=None):
+    return causal_convolution(
+      x, kernel, state, segment_ids=ids, reverse=reverse, axis_name=axis_name
+    )
+
+  arguments = draw(LENGTH, 3), draw(4, 3)[0], draw(3, 3), *ids
+  assert_sharded_is_whole(devices, op, arguments, 3, whole=(1, 2))
+
+
+# All keys and values are gathered without a window, and for one that is
+# longer than the pieces, which 9 is on four devices; else a tail is passed on.
+@each_way
+@pytest.mark.parametrize(
+  ("devices", "window"),
+  [(2, None), (4, None), (8, None), (4, 1), (2, 4), (8, 4), (2, 9), (4, 9)],
+)
+def test_sharded_attention_is_the_whole_one(devices, window, reverse):
   past = 3 if window is None else window - 1
-  keys, values = draw(past, 2, 3), draw(past, 2, 5)
+  live = np.ones((2, past), bool)
 
-  def run(q, k, v, ids, axis_name=None):
-    cache = Cache(keys, values, np.ones((2, past), bool))
+  def op(q, k, v, keys, values, ids, axis_name=None):
     return attention(
       q,
       k,
       v,
       window,
-      cache,
+      Cache(keys, values, live),
       segment_ids=ids,
       reverse=reverse,
       axis_name=axis_name,
     )
 
-  @jax.jit
-  def pieces(q, k, v):
-    y, last = jax.vmap(
-      lambda *piece: run(*piece, axis_name="s"), axis_name="s"
-    )(*map(cut, (q, k, v)), cut(IDS))
-    return joined(y), jax.tree.map(lambda leaf: leaf[1], last)
+  arguments = (
+    draw(LENGTH, 4, 3),
+    draw(LENGTH, 2, 3),
+    draw(LENGTH, 2, 5),
+    draw(past, 2, 3),
+    draw(past, 2, 5),
+    IDS,
+  )
+  assert_sharded_is_whole(devices, op, arguments, 5, whole=(3, 4))
 
-  def loss(function):
-    return jax.jit(
-      jax.grad(lambda *a: jnp.sum(jnp.sin(function(*a)[0])), (0, 1, 2))
+
+@each_number
+@pytest.mark.parametrize("ids", [None, IDS], ids=["joined", "packed"])
+def test_sharded_bidirectional_attention_is_the_whole_one(devices, ids):
+  ids = [] if ids is None else [ids]
+
+  def op(q, k, v, log_decay, ids=None, axis_name=None):
+    y = bidirectional(
+      q,
+      k,
+      v,
+      log_decay,
+      normalize=True,
+      segment_ids=ids,
+      chunk_size=4,
+      axis_name=axis_name,
+    )
+    return y, ()
+
+  q, k, v = draw(LENGTH, 2, 3), draw(LENGTH, 2, 3), draw(LENGTH, 2, 5)
+  log_decay = -np.abs(draw(LENGTH, 2))
+  arguments = np.abs(q), np.abs(k), v, log_decay, *ids
+  assert_sharded_is_whole(devices, op, arguments, 4)
+
+
+@each_number
+@each_way
+def test_a_sharded_long_convolution_is_the_whole_one(devices, reverse):
+  def op(x, kernel, axis_name=None):
+    return (
+      long_convolution(x, kernel, reverse=reverse, axis_name=axis_name),
+      (),
     )
 
-  assert_same(pieces(q, k, v), run(q, k, v, IDS))
-  assert_same(
-    loss(pieces)(q, k, v), loss(lambda *a: run(*a, IDS))(q, k, v), 1e-5
-  )
+  arguments = draw(LENGTH, 3), draw(11, 3)[0]
+  assert_sharded_is_whole(devices, op, arguments, 2, whole=(1,))
 
 
 def test_pieces_shorter_than_the_tail_are_refused():
+  x, kernel = draw(LENGTH, 3), draw(6, 3)[0]
+  op = functools.partial(causal_convolution, axis_name="s")
   with pytest.raises(ValueError, match="at least W - 1 = 5 tokens"):
-    jax.vmap(
-      lambda x: causal_convolution(x, draw(6, 3)[0], axis_name="s"),
-      axis_name="s",
-    )(cut(draw(LENGTH, 3)))
+    over(8, op, whole=(1,))(x, kernel)
 
 
 def test_carries_agree_with_the_types_of_shard_map():
   """`shard_map` refuses carries that vary over the mesh less than inputs."""
-  mesh = jax.make_mesh(
-    (1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,)
-  )
-  spec = jax.sharding.PartitionSpec("data")
+  mesh = jax.make_mesh((1,), ("data",), axis_types=(AxisType.Auto,))
+  spec = PartitionSpec("data")
   x, kernel = draw(LENGTH, 3), draw(4, 3)[0]
   q, k, v = draw(LENGTH, 4, 3), draw(LENGTH, 2, 3), draw(LENGTH, 2, 5)
 
@@ -145,4 +197,6 @@ def test_carries_agree_with_the_types_of_shard_map():
   sharded = jax.shard_map(
     local, mesh=mesh, in_specs=(spec,) * 4, out_specs=(spec,) * 3
   )
-  assert_same(jax.jit(sharded)(x, q, k, v), local(x, q, k, v))
+  got, wanted = jax.jit(sharded)(x, q, k, v), local(x, q, k, v)
+  for a, b in zip(got, wanted, strict=True):
+    assert relative_error(a, b) < 2e-6

@@ -1,0 +1,60 @@
+"""Low precision inputs: summed in float32, so as good as token by token."""
+
+import jax
+import numpy as np
+import pytest
+
+from jaxmodels import ops
+from jaxmodels.ops import reference
+from jaxmodels.testing import relative_error
+from jaxmodels.testing.cases import resets
+from jaxmodels.testing.evaluate import Evaluator, Run, round_to
+from tests.ops import test_matrix
+
+LENGTH = 44
+# Float32 rounds too, and may do so more in chunks: a few of its steps.
+FLOOR = 2e-6
+NAMES = [
+  name
+  for name in (*test_matrix.OPS, *test_matrix.MORE)
+  if "complex" not in name and "blocks" not in name
+]
+FAST = [
+  "linear_attention, key decay",
+  "delta_rule, head decay",
+  "selective_scan",
+  "normalized_linear_attention, gates",
+]
+
+
+def runs(draw):
+  """With and without resets; one program for both."""
+  drawn = round_to(draw(np.random.default_rng(0), LENGTH), "bfloat16")
+  for name in ("none", "everywhere"):
+    ids = resets(LENGTH, 8)[name]
+    yield Run(LENGTH, name, ids, "bfloat16", drawn, seed=0)
+
+
+@pytest.mark.parametrize(
+  "name",
+  [pytest.param(n, marks=() if n in FAST else pytest.mark.slow) for n in NAMES],
+)
+def test_bfloat16(name):
+  """Within 2e-2 of float64, and 1.5 times what the recurrent form is off."""
+  op, draw, *_ = {**test_matrix.OPS, **test_matrix.MORE}[name]
+  truth = Evaluator(getattr(reference, op))
+  forms = {
+    form: Evaluator(getattr(ops, op), form, chunk_size=8)
+    for form in ("recurrent", "chunked", "parallel")
+  }
+  for run in runs(draw):
+    cotangents, wanted = run.truth(truth)
+    errors = {}
+    for form, evaluate in forms.items():
+      got = evaluate(run.arguments, run.ids, cotangents)
+      errors[form] = jax.tree.map(relative_error, got, wanted)
+    own = errors.pop("recurrent")
+    for form, found in errors.items():
+      for what, error in found.items():
+        allowed = min(2e-2, max(1.5 * own[what], FLOOR))
+        assert error <= allowed, (form, run.resets, what, error, own[what])
