@@ -11,7 +11,7 @@ from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxmodels import ops
-from jaxmodels.ops import kernels, reference
+from jaxmodels.ops import kernels, reference, schedule
 from jaxmodels.ops.kernels import grid
 from jaxmodels.testing import check_op, relative_error, tolerance
 from tests.ops import draws
@@ -211,6 +211,11 @@ def test_interpreter_refuses_types_of_shard_map():
   # On a TPU they are no hindrance: see below.
   with pytest.raises(ValueError, match="check_vma=False"):
     sharded("linear_attention", check_vma=True)
+
+
+def test_auto_leaves_kernels_alone(monkeypatch):
+  monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+  assert schedule.choose("op", "auto", None, 9, 8, True) == ("parallel", 8)
 
 
 # What cannot run says so.
