@@ -25,12 +25,12 @@ def choose(
   for a TPU v5e (L = 4,096, H = 8, C = 128, a decay a head) XLA counts as bytes
   accessed by a gradient, "pallas" and "parallel":
 
-    delta rule        B = 2, K = V = 128    6.8 GB and 11.3 GB
-    delta rule        B = 1, K = V = 64     4.3 GB and 4.1 GB
-    linear attention  B = 2, K = V = 128    2.4 GB and 2.2 GB
+    delta rule        B = 2, K = V = 128    6.4 GB and 9.0 GB
+    delta rule        B = 1, K = V = 64     3.7 GB and 3.3 GB
+    linear attention  B = 2, K = V = 128    2.1 GB and 2.1 GB
 
-  (a loop's body counts once: with all its steps "parallel" moves 0.1 to 0.4 GB
-  more in the last row). So the kernel pays for wide heads of the delta rule,
+  (a loop's body counts once: with all its steps "parallel" moves 0.4 GB more in
+  the last row, half of it within the chip). So the kernel pays for wide heads of the delta rule,
   but `jit` cannot part it over several chips, and no chip has run it yet.
 
   Args:
