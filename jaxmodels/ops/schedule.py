@@ -30,8 +30,9 @@ def choose(
     linear attention  B = 2, K = V = 128    2.1 GB and 2.1 GB
 
   (a loop's body counts once: with all its steps "parallel" moves 0.4 GB more in
-  the last row, half of it within the chip). So the kernel pays for wide heads of the delta rule,
-  but `jit` cannot part it over several chips, and no chip has run it yet.
+  the last row, half of it within the chip). So the kernel pays for wide heads
+  of the delta rule, but `jit` cannot part it over several chips, and no chip
+  has run it yet.
 
   Args:
     op: the op, for messages.
