@@ -31,18 +31,14 @@ def walk(
 ) -> tuple[jax.Array, ...]:
   """Runs a kernel over all heads, blocks of values, and, in order, chunks.
 
-  A step gets one chunk of G heads: states [G, V, K], and so on. Results of
-  the kind `KEYS` are summed over blocks of values.
+  Results of the kind `KEYS` are summed over blocks of values.
 
   Args:
-    body: the kernel, of a ref for each operand and result. A ref of a state
-      stays the same from chunk to chunk.
+    body: the kernel of one chunk of G heads, of a ref for each operand and
+      result. A ref of a state stays the same from chunk to chunk.
     operands: (kind, array) each, one of them a state.
     results: (kind, an array that it is like) each.
     backward: from the last chunk to the first.
-
-  Returns:
-    the results.
 
   Raises:
     ValueError: a block would not fit into a chip's vector memory.
@@ -53,17 +49,10 @@ def walk(
   parts = state.shape[1] // rows
   layout = functools.partial(_spec, heads, rows, count, backward)
 
-  def shape(kind, x):
-    return jax.ShapeDtypeStruct(
-      (parts, *x.shape) if kind == KEYS else x.shape,
-      state.dtype,
-      manual_axis_type=jax.typeof(state).manual_axis_type,
-    )
-
   def call(interpret):
     return pl.pallas_call(
       body,
-      [shape(kind, x) for kind, x in results],
+      [_result(kind, x, parts, state) for kind, x in results],
       grid=(state.shape[0] // heads, parts, count),
       in_specs=[layout(kind, x) for kind, x in operands],
       out_specs=[layout(kind, x, parts=True) for kind, x in results],
@@ -119,6 +108,15 @@ def _tiled(block: tuple[int, ...]) -> int:
 def _up(n, step):
   """The next multiple of a step."""
   return -(-n // step) * step
+
+
+def _result(kind, x, parts, state):
+  """What a kernel returns for a result: a part of a sum for each block."""
+  return jax.ShapeDtypeStruct(
+    (parts, *x.shape) if kind == KEYS else x.shape,
+    state.dtype,
+    manual_axis_type=jax.typeof(state).manual_axis_type,
+  )
 
 
 def _divisors(n):
