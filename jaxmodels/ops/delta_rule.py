@@ -20,8 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmodels.ops.decay import boundary_decay, pair_decay, scores
+from jaxmodels.ops.kernels import DeltaFactors, walk_delta
 from jaxmodels.ops.matrix_state import run_matrix_state
-from jaxmodels.ops.recurrence import Family, Method, Segment
+from jaxmodels.ops.recurrence import Family, Kernel, Method, Segment
 from jaxmodels.ops.triangular import solve_unit_lower
 
 
@@ -73,7 +74,8 @@ def delta_rule(
       0, and each token sees only what has its own id.
     reverse: run from the last token to the first.
     method: a form of the engine, see `jaxmodels.ops.recurrence`; "auto" is
-      "chunked" on CPU and "parallel" elsewhere.
+      "chunked" on CPU and "parallel" elsewhere. "pallas" is for TPU, see
+      `jaxmodels.ops.kernels` for what it can and cannot do.
     chunk_size: a power of two; 64 by default, 128 on TPU.
     axis_name: mesh axis over which L is sharded, inside `shard_map`; equal
       shards. `initial_state` and the final state are those of the whole
@@ -106,7 +108,7 @@ def _system(chunk, between, links) -> jax.Array:
   return jnp.where(earlier, chunk.beta[:, None] * overlap, 0)
 
 
-def summarize(chunk, links):
+def factor(chunk, links):
   """The writes are affine in the state, `u = from_v - from_k S`."""
   decay = boundary_decay(chunk.log_decay, chunk.k, links)
   v_and_k = jnp.concatenate([chunk.v, chunk.k * decay.entry], axis=1)
@@ -115,9 +117,14 @@ def summarize(chunk, links):
     chunk.beta[:, None] * v_and_k,
   )
   from_v, from_k = jnp.split(solved, [chunk.v.shape[1]], axis=1)
-  k = chunk.k * decay.exit
-  same = np.eye(chunk.k.shape[1], dtype=bool)
-  through = jnp.where(same, decay.through[:, None], 0)
+  return DeltaFactors(decay.through, from_v, from_k, chunk.k * decay.exit)
+
+
+def summarize(chunk, links):
+  """So is the state that leaves, `through S + k^T u`."""
+  through, from_v, from_k, k = factor(chunk, links)
+  same = np.eye(k.shape[1], dtype=bool)
+  through = jnp.where(same, through[:, None], 0)
   return Segment(through - k.T @ from_k, k.T @ from_v)
 
 
@@ -146,9 +153,29 @@ def walk(chunk, links, state):
   u = solve_unit_lower(
     _system(chunk, between, links), chunk.beta[:, None] * surprise
   )
-  y = scores(chunk.q, chunk.k, between, links) @ u
-  y = y + (chunk.q * decay.entry) @ state
+  y = _outputs(chunk, links, decay, between, state, u)
   return y, decay.through[:, None] * state + (chunk.k * decay.exit).T @ u
 
 
-FAMILY = Family(summarize, compose, advance, read, walk)
+def read_writes(chunk, links, state_and_writes):
+  """As `read`, with the writes `u` [C, V] of the chunk at hand too."""
+  state, u = state_and_writes
+  decay = boundary_decay(chunk.log_decay, chunk.k, links)
+  between = pair_decay(chunk.log_decay)
+  return _outputs(chunk, links, decay, between, state, u)
+
+
+def _outputs(chunk, links, decay, between, state, u):
+  """What the chunk's writes and the entering state tell its queries."""
+  y = scores(chunk.q, chunk.k, between, links) @ u
+  return y + (chunk.q * decay.entry) @ state
+
+
+FAMILY = Family(
+  summarize,
+  compose,
+  advance,
+  read,
+  walk,
+  kernel=Kernel(factor, walk_delta, read_writes),
+)

@@ -11,8 +11,9 @@ from typing import NamedTuple
 import jax
 
 from jaxmodels.ops.decay import boundary_decay, decayed_scores
+from jaxmodels.ops.kernels import walk_decayed
 from jaxmodels.ops.matrix_state import run_matrix_state
-from jaxmodels.ops.recurrence import Family, Method, Segment
+from jaxmodels.ops.recurrence import Family, Kernel, Method, Segment
 
 
 class Tokens(NamedTuple):
@@ -58,7 +59,8 @@ def linear_attention(
       0, and each token sees only what has its own id.
     reverse: run from the last token to the first.
     method: a form of the engine, see `jaxmodels.ops.recurrence`; "auto" is
-      "chunked" on CPU and "parallel" elsewhere.
+      "chunked" on CPU and "parallel" elsewhere. "pallas" is for TPU, see
+      `jaxmodels.ops.kernels` for what it can and cannot do.
     chunk_size: a power of two; 64 by default, 128 on TPU.
     axis_name: mesh axis over which L is sharded, inside `shard_map`; equal
       shards. `initial_state` and the final state are those of the whole
@@ -109,4 +111,10 @@ def read(chunk, links, state):
   return scores @ chunk.v + (chunk.q * decay.entry) @ state
 
 
-FAMILY = Family(summarize, compose, advance, read)
+FAMILY = Family(
+  summarize,
+  compose,
+  advance,
+  read,
+  kernel=Kernel(summarize, walk_decayed, read),
+)

@@ -43,7 +43,14 @@ def run_matrix_state(
   """
   _check(op, tokens, initial_state, segment_ids)
   *batch, length, _, _ = tokens.k.shape
-  method, size = choose(op, method, chunk_size, length, default_chunk_size())
+  method, size = choose(
+    op,
+    method,
+    chunk_size,
+    length,
+    default_chunk_size(),
+    kernel=family.kernel is not None,
+  )
   if initial_state is None:
     initial_state = _zero_state(tokens)
   dtype = wide(initial_state, tokens.k, tokens.v)

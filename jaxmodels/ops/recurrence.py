@@ -17,6 +17,7 @@ and `run` makes of them the forms
   associative  `lax.associative_scan` over the segments of single tokens
   chunked      one chunk after another under `lax.scan`, rematerialised
   parallel     all chunks at once; only the state walks from one to the next
+  pallas       the same, and the state walks in a TPU kernel
 
 each forwards or in reverse, on packed sequences, from any state, on one
 device or with the sequence sharded over a mesh axis. "recurrent" is
@@ -24,6 +25,7 @@ device or with the sequence sharded over a mesh axis. "recurrent" is
 `jaxmodels.ops.custom.make_op` makes an op of a family of your own.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -51,6 +53,22 @@ class Segment(NamedTuple):
   update: Tree
 
 
+class Kernel(NamedTuple):
+  """The form of a family in which a kernel walks the state.
+
+  Attributes:
+    factor: `(chunk, links) -> factors`, what the walk needs of a chunk.
+    walk: `(factors, state) -> (entering, last)`, through all chunks: factors
+      are [n, B, H, ...], state and last [B, H, ...], and entering is
+      whatever `read` needs of the walk, [n, B, H, ...].
+    read: `(chunk, links, entering) -> y` [C, ...].
+  """
+
+  factor: Callable[[Tree, Links], Tree]
+  walk: Callable[[Tree, Tree], tuple[Tree, Tree]]
+  read: Callable[[Tree, Links, Tree], jax.Array]
+
+
 class Family(NamedTuple):
   """A linear recurrence in four functions of one head and one chunk.
 
@@ -64,6 +82,7 @@ class Family(NamedTuple):
       a cheaper way through the chunk than its segment.
     neutral: the token that leaves every state as it is, a pytree of scalars
       like a chunk or one scalar for all leaves; it fills the last chunk.
+    kernel: the form "pallas", where there is one.
   """
 
   summarize: Callable[[Tree, Links], Segment]
@@ -72,6 +91,7 @@ class Family(NamedTuple):
   read: Callable[[Tree, Links, Tree], jax.Array]
   walk: Callable[[Tree, Links, Tree], tuple[jax.Array, Tree]] | None = None
   neutral: Tree = 0
+  kernel: Kernel | None = None
 
 
 def run(
@@ -96,8 +116,9 @@ def run(
     segment_ids: [B, L] integers that only grow; the entering state has id 0.
     reverse: run from the last token to the first; the state then enters at
       the last token and belongs to its segment.
-    method: "recurrent", "associative", "chunked" or "parallel".
-    chunk_size: C, the tokens of a chunk, for "chunked" and "parallel".
+    method: "recurrent", "associative", "chunked", "parallel" or, for a
+      family with a kernel, "pallas".
+    chunk_size: C, the tokens of a chunk, for the last three.
     axis_name: mesh axis over which L is sharded, inside `shard_map`.
     dtype: dtype of y; as `read` returns it by default.
 
@@ -158,10 +179,15 @@ def _all_at_once(family, inputs, state, size, dtype, method):
   """Summarises all chunks, finds the states between them, reads all chunks."""
   chunks = _widen(inputs.chunks)
   links = _links(inputs.ids, size)
-  segments = _lift(family.summarize, links, chunks=True)(chunks, links)
-  states = _associate if method == "associative" else _advance_through
-  entering, last = states(family, segments, state)
-  y = _lift(family.read, links, chunks=True)(chunks, links, entering)
+  if method == "pallas":
+    form = family.kernel
+  else:
+    states = _associate if method == "associative" else _advance_through
+    walk = functools.partial(states, family)
+    form = Kernel(family.summarize, walk, family.read)
+  factors = _lift(form.factor, links, chunks=True)(chunks, links)
+  entering, last = form.walk(factors, state)
+  y = _lift(form.read, links, chunks=True)(chunks, links, entering)
   return y.astype(dtype or y.dtype), last
 
 

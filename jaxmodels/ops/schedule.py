@@ -1,4 +1,18 @@
-"""Which form an op takes: `method` and `chunk_size`, checked and chosen."""
+"""Which form an op takes: `method` and `chunk_size`, checked and chosen.
+
+"auto" never takes "pallas", which is to be asked for. Of programs compiled
+for a TPU v5e (L = 4,096, H = 8, C = 128, a decay a head) XLA counts as bytes
+accessed by a gradient, "pallas" and "parallel":
+
+  delta rule        B = 2, K = V = 128    6.4 GB and 9.0 GB
+  delta rule        B = 1, K = V = 64     3.7 GB and 3.3 GB
+  linear attention  B = 2, K = V = 128    2.1 GB and 2.1 GB
+
+(a loop's body counts once: with all its steps "parallel" moves 0.4 GB more in
+the last row, half of it within the chip). So the kernel pays for wide heads
+of the delta rule, but `jit` cannot part it over several chips, and no chip
+has run it yet.
+"""
 
 import jax
 
@@ -8,7 +22,12 @@ METHODS = ("auto", "recurrent", "associative", "chunked", "parallel")
 
 
 def choose(
-  op: str, method: str, chunk_size: int | None, length: int, default: int
+  op: str,
+  method: str,
+  chunk_size: int | None,
+  length: int,
+  default: int,
+  kernel: bool = False,
 ) -> tuple[str, int]:
   """The method and chunk size of a call.
 
@@ -22,13 +41,12 @@ def choose(
     chunk_size: as the op got it, a power of two or None.
     length: L.
     default: the chunk size where none is given.
+    kernel: whether the op has a kernel.
   """
+  if method == "pallas":
+    _check_kernel(op, kernel)
   require(
-    method != "pallas",
-    f'{op}: method "pallas" has no kernel for this op; use "auto"',
-  )
-  require(
-    method in METHODS,
+    method in (*METHODS, "pallas"),
     f"{op}: method must be one of {', '.join(METHODS)}, got {method!r}",
   )
   size = default if chunk_size is None else chunk_size
@@ -42,6 +60,19 @@ def choose(
     else:
       method = "chunked" if jax.default_backend() == "cpu" else "parallel"
   return method, min(size, 1 << max(length - 1, 0).bit_length())
+
+
+def _check_kernel(op: str, kernel: bool) -> None:
+  """A kernel is there, and something that runs it."""
+  require(
+    kernel, f'{op}: method "pallas" has no kernel for this op; use "auto"'
+  )
+  platform = jax.default_backend()
+  require(
+    platform in ("tpu", "cpu"),
+    f'{op}: method "pallas" needs a TPU, or a CPU that interprets it, got '
+    f'{platform}; use "auto"',
+  )
 
 
 def default_chunk_size() -> int:

@@ -1,0 +1,149 @@
+"""How a kernel is laid over its arrays: heads, values, and chunks in order."""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+
+# The walking state [H, V, K]; chunks of something with a row a value
+# [n, H, V, ...]; chunks of something without [n, H, ...].
+STATE, VALUES, KEYS = "state", "values", "keys"
+TILE, LANES = 8, 128  # A tile of memory: what is smaller fills one too.
+
+# What the blocks of a step may take, each held twice so that the next is
+# fetched while one is worked on. A chip has 16 MiB for a kernel and more; the
+# rest is for what the compiler holds between.
+ROOM = 8 << 20
+
+Array = jax.Array | jax.ShapeDtypeStruct
+
+
+def walk(
+  body: Callable[..., None],
+  operands: Sequence[tuple[str, jax.Array]],
+  results: Sequence[tuple[str, Array]],
+  backward: bool = False,
+) -> tuple[jax.Array, ...]:
+  """Runs a kernel over all heads, blocks of values, and, in order, chunks.
+
+  Results of the kind `KEYS` are summed over blocks of values.
+
+  Args:
+    body: the kernel of one chunk of G heads, of a ref for each operand and
+      result. A ref of a state stays the same from chunk to chunk.
+    operands: (kind, array) each, one of them a state.
+    results: (kind, an array that it is like) each.
+    backward: from the last chunk to the first.
+
+  Raises:
+    ValueError: a block would not fit into a chip's vector memory.
+  """
+  state = next(x for kind, x in operands if kind == STATE)
+  count = next(x for kind, x in operands if kind != STATE).shape[0]
+  heads, rows = blocks([*operands, *results], *state.shape[:2])
+  parts = state.shape[1] // rows
+  layout = functools.partial(_spec, heads, rows, count, backward)
+
+  def call(interpret):
+    return pl.pallas_call(
+      body,
+      [_result(kind, x, parts, state) for kind, x in results],
+      grid=(state.shape[0] // heads, parts, count),
+      in_specs=[layout(kind, x) for kind, x in operands],
+      out_specs=[layout(kind, x, parts=True) for kind, x in results],
+      compiler_params=pltpu.CompilerParams(
+        dimension_semantics=("parallel", "parallel", "arbitrary")
+      ),
+      interpret=interpret,
+      name=body.__name__.strip("_"),
+    )
+
+  # By the platform that it is compiled for, which need not be this one.
+  outputs = lax.platform_dependent(
+    *(x for _, x in operands), tpu=call(False), cpu=call(True)
+  )
+  return tuple(
+    jnp.sum(x, 0) if kind == KEYS else x
+    for (kind, _), x in zip(results, outputs, strict=True)
+  )
+
+
+def blocks(
+  arrays: Sequence[tuple[str, Array]], heads: int, values: int
+) -> tuple[int, int]:
+  """How many heads and values a step takes: the most that there is room for.
+
+  Many heads keep the steps few and long, and their matmuls independent.
+
+  Args:
+    arrays: (kind, array) each.
+    heads: H, of which a divisor is taken.
+    values: V; all of them, or a divisor of whole tiles.
+  """
+  candidates = [(d, values) for d in _divisors(heads)]
+  candidates += [(1, d) for d in _divisors(values) if d % TILE == 0]
+  for block in candidates:
+    size = sum(_tiled(_block(kind, x, *block)) for kind, x in arrays)
+    needed = 2 * size * arrays[0][1].dtype.itemsize
+    if needed <= ROOM:
+      return block
+  raise ValueError(
+    f'method "pallas": states of K = {arrays[0][1].shape[-1]} need '
+    f"{needed / 2**20:.1f} MiB of a TPU's vector memory, more than "
+    f"{ROOM >> 20} MiB; use another method or a smaller chunk_size"
+  )
+
+
+def _tiled(block: tuple[int, ...]) -> int:
+  """The numbers that there is room for in the tiles of a block."""
+  *leading, rows, lanes = block
+  return math.prod(leading) * _up(rows, TILE) * _up(lanes, LANES)
+
+
+def _up(n, step):
+  """The next multiple of a step."""
+  return -(-n // step) * step
+
+
+def _result(kind, x, parts, state):
+  """What a kernel returns for a result: a part of a sum for each block."""
+  return jax.ShapeDtypeStruct(
+    (parts, *x.shape) if kind == KEYS else x.shape,
+    state.dtype,
+    manual_axis_type=jax.typeof(state).manual_axis_type,
+  )
+
+
+def _divisors(n):
+  """Of n, the largest first."""
+  return [d for d in range(n, 0, -1) if n % d == 0]
+
+
+def _block(kind, x, heads, rows):
+  """The block [G, ...] of an array in one step."""
+  if kind == KEYS:
+    return heads, *x.shape[2:]
+  return heads, rows, x.shape[-1]
+
+
+def _spec(heads, rows, count, backward, kind, x, parts=False):
+  """The block of an array in one step, and where it lies."""
+  block = _block(kind, x, heads, rows)
+
+  def chunk(i):
+    return count - 1 - i if backward else i
+
+  if kind == STATE:
+    return pl.BlockSpec(block, lambda h, v, i: (h, v, 0))
+  if kind == VALUES:
+    return pl.BlockSpec((None, *block), lambda h, v, i: (chunk(i), h, v, 0))
+  if parts:
+    return pl.BlockSpec(
+      (None, None, *block), lambda h, v, i: (v, chunk(i), h, 0, 0)
+    )
+  return pl.BlockSpec((None, *block), lambda h, v, i: (chunk(i), h, 0, 0))
