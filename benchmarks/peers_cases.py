@@ -14,6 +14,7 @@ import types
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -50,16 +51,20 @@ def qkv(rng, batch, length):
   return {"q": q, "k": k, "v": v}
 
 
-def head_decay(rng, batch, length):
-  """With a decay a head, of a memory of ten tokens or so."""
-  decay = -0.1 * rng.exponential(size=(batch, length, HEADS))
-  return qkv(rng, batch, length) | {"log_decay": decay}
-
-
 def delta(rng, batch, length):
-  """With beta in [0, 1]."""
-  beta = rng.uniform(size=(batch, length, HEADS))
-  return head_decay(rng, batch, length) | {"beta": beta}
+  """With beta in [0, 1] and a memory of ten tokens or so."""
+  shape = batch, length, HEADS
+  return qkv(rng, batch, length) | {
+    "beta": rng.uniform(size=shape),
+    "log_decay": -0.1 * rng.exponential(size=shape),
+  }
+
+
+def mamba2(rng, batch, length):
+  """Dt before its softplus, around Mamba-2's initial 0.01."""
+  x, B, C = rng.standard_normal((3, batch, length, HEADS, WIDTH))
+  dt = rng.standard_normal((batch, length, HEADS)) - 4.6
+  return {"x": x, "dt": dt, "A": -np.arange(1.0, HEADS + 1), "B": B, "C": C}
 
 
 def gates(rng, batch, length):
@@ -107,30 +112,32 @@ def ejkernel_delta():
   return run
 
 
+def duality(x, dt, A, B, C):
+  """Mamba-2 as our linear attention."""
+  dt = jax.nn.softplus(dt)
+  return ops.linear_attention(C, B, dt[..., None] * x, dt * A[None, None])
+
+
 def ejkernel_duality():
-  """Mamba-2: q = C, k = B, v = dt x; its state is the transpose."""
+  """Dt after its softplus; the state is the transpose of ours."""
   scan = _ejkernel("state_space_v2").state_space_v2
 
-  def run(q, k, v, log_decay):
-    dt = -log_decay
+  def run(x, dt, A, B, C):
     y, state, _ = scan(
-      v / dt[..., None], -jnp.ones(HEADS), k, q, jnp.zeros(HEADS), dt,
-      n_groups=HEADS,
-    )  # fmt: skip
-    return y.reshape(v.shape), state.mT
+      x, A, B, C, jnp.zeros(HEADS), jax.nn.softplus(dt), n_groups=HEADS
+    )
+    return y.reshape(x.shape), state.mT
 
   return run
 
 
 def mamba2_jax_duality():
-  """As above; dt before its softplus."""
+  """The state is the transpose of ours."""
   ssd = importlib.import_module("mamba2_jax.modeling").ssd_forward
 
-  def run(q, k, v, log_decay):
-    dt = -log_decay
+  def run(x, dt, A, B, C):
     y, state = ssd(
-      v / dt[..., None], dt + jnp.log(-jnp.expm1(-dt)), -jnp.ones(HEADS), k, q,
-      CHUNK, jnp.zeros(HEADS), jnp.zeros(HEADS), 0.0, jnp.inf,
+      x, dt, A, B, C, CHUNK, jnp.zeros(HEADS), jnp.zeros(HEADS), 0.0, jnp.inf,
       return_final_states=True,
     )  # fmt: skip
     return y, state.mT
@@ -208,42 +215,30 @@ def transformers_delta():
   return run
 
 
-def fla_head_decay():
-  """The plain chunk form of flash-linear-attention."""
+def fla_duality():
+  """Linear attention with a decay a head, as ours."""
   fla = importlib.import_module("fla.ops.simple_gla.naive")
+  softplus = importlib.import_module("torch.nn.functional").softplus
 
-  def run(q, k, v, log_decay):
+  def run(x, dt, A, B, C):
+    dt = softplus(dt)
     return fla.naive_chunk_simple_gla(
-      q, k, v, log_decay, output_final_state=True, chunk_size=CHUNK, scale=1.0
-    )
+      C, B, dt[..., None] * x, dt * A, output_final_state=True,
+      chunk_size=CHUNK, scale=1.0,
+    )  # fmt: skip
 
   return run
 
 
 def transformers_duality():
-  """Mamba-2's; its state is the transpose."""
+  """Mamba-2's; the state is the transpose of ours."""
   scan = _transformers("mamba2", "mamba2_chunk_scan")
-  torch = importlib.import_module("torch")
 
-  def run(q, k, v, log_decay):
-    dt = -log_decay
+  def run(x, dt, A, B, C):
     y, state = scan(
-      v / dt[..., None], dt, -torch.ones(HEADS), k, q, CHUNK,
-      return_final_states=True,
-    )  # fmt: skip
+      x, dt, A, B, C, CHUNK, dt_softplus=True, return_final_states=True
+    )
     return y, state.mT
-
-  return run
-
-
-def transformers_selective():
-  """Mamba's, token by token; channels lead."""
-  scan = _transformers("mamba", "mamba_selective_scan")
-
-  def run(x, dt, A, B, C, D):
-    x, dt, B, C = (array.mT for array in (x, dt, B, C))
-    y, state = scan(x, dt, A, B, C, D, return_last_state=True)
-    return y.mT, state
 
   return run
 
@@ -274,11 +269,11 @@ CASES = {
     {"ejkernel": ejkernel_delta},
     {"fla-core": fla_delta, "transformers": transformers_delta},
   ),
-  "linear attention, head decay": Case(
-    ops.linear_attention,
-    head_decay,
+  "state-space duality": Case(
+    duality,
+    mamba2,
     {"ejkernel": ejkernel_duality, "mamba2-jax": mamba2_jax_duality},
-    {"fla-core": fla_head_decay, "transformers": transformers_duality},
+    {"fla-core": fla_duality, "transformers": transformers_duality},
   ),
   "diagonal recurrence": Case(
     ops.diagonal_recurrence,
@@ -289,11 +284,10 @@ CASES = {
     },
     {},
   ),
+  # Not transformers' too: token by token in Python, its gradient takes time
+  # quadratic in the length.
   "selective scan": Case(
-    ops.selective_scan,
-    selective,
-    {"ejkernel": ejkernel_selective},
-    {"transformers": transformers_selective},
+    ops.selective_scan, selective, {"ejkernel": ejkernel_selective}, {}
   ),
   "mLSTM": Case(
     ops.normalized_linear_attention,
