@@ -103,12 +103,15 @@ def attention(
     cache = _entering(k, v, initial_state)
     if method == "auto":
       method = _choose(q, cache, axis_name)
+    # A window that holds all there is would make a single chunk of it.
+    total = cache.k.shape[-3] + k.shape[-3]
+    reach = None if axis_name is None and total <= (window or 0) else window
     chunk = None
     if method != "parallel":
-      chunk = chunk_size or max(DEFAULT_CHUNK, window or 1)
+      chunk = chunk_size or max(DEFAULT_CHUNK, reach or 1)
       chunk = 1 if method == "recurrent" else chunk
     if axis_name is None:
-      y = _local(q, k, v, ids, cache, window, chunk)
+      y = _local(q, k, v, ids, cache, reach, chunk)
       state = _leaving(k, v, ids, cache, window)
     else:
       y, state = _sharded(

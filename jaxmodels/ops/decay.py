@@ -59,29 +59,80 @@ def boundary_decay(
   )
 
 
-def decayed_scores(
-  q: jax.Array, k: jax.Array, log_decay: jax.Array | None, links: Links
+class Ladder(NamedTuple):
+  """Decays between few tokens, [log2 C, C, K] each: see `_ladder_decay`.
+
+  Attributes:
+    start: from the start of token i's half of a block through token i.
+    end: from behind token j to the end of its half of a block.
+  """
+
+  start: jax.Array
+  end: jax.Array
+
+
+class Blocks(NamedTuple):
+  """Decays between the tokens of n blocks: see `_block_decay`.
+
+  Attributes:
+    start: [n, C / n, K], from the start of token i's block through token i.
+    end: [n, C, K], from behind token j to the start of each block.
+    within: `Ladder` of [n, ...] each.
+  """
+
+  start: jax.Array
+  end: jax.Array
+  within: Ladder
+
+
+# Between any two tokens: none, one for all keys [C, C], or one a key channel.
+PairDecay = None | jax.Array | Ladder | Blocks
+
+
+def pair_decay(log_decay: jax.Array | None) -> PairDecay:
+  """The exponentials of `scores`, to be made once for several of them.
+
+  Args:
+    log_decay: [C, K] or [C, 1] (one for all keys), or None for no decay.
+  """
+  if log_decay is None:
+    return None
+  size, width = log_decay.shape
+  if width == 1:
+    return jnp.exp(between(log_decay[:, 0]))
+  return _ladder_decay(log_decay) if size <= _BLOCK else _block_decay(log_decay)
+
+
+def scores(
+  q: jax.Array, k: jax.Array, decay: PairDecay, links: Links
 ) -> jax.Array:
   """`sum_n q_in k_jn exp(sum_{j<t<=i} log_decay_tn)`, of joined j <= i.
 
   Args:
     q: [C, K].
     k: [C, K].
-    log_decay: [C, K] or [C, 1], or None.
+    decay: `pair_decay(log_decay)`.
     links: of the chunk.
 
   Returns:
     [C, C], 0 where token j is not joined to token i.
   """
-  if log_decay is None:
-    scores = q @ k.T
-  elif log_decay.shape[1] == 1:
-    scores = (q @ k.T) * jnp.exp(between(log_decay[:, 0]))
-  elif q.shape[0] <= _BLOCK:
-    scores = _scores_within(q, k, log_decay)
+  if decay is None:
+    met = q @ k.T
+  elif isinstance(decay, Ladder):
+    met = _scores_within(q, k, decay)
+  elif isinstance(decay, Blocks):
+    met = _scores_of_blocks(q, k, decay)
   else:
-    scores = _scores_of_blocks(q, k, log_decay)
-  return jnp.where(links.pair, scores, 0)
+    met = (q @ k.T) * decay
+  return jnp.where(links.pair, met, 0)
+
+
+def decayed_scores(
+  q: jax.Array, k: jax.Array, log_decay: jax.Array | None, links: Links
+) -> jax.Array:
+  """`scores` where there is only one of them."""
+  return scores(q, k, pair_decay(log_decay), links)
 
 
 def between(log_decay: jax.Array) -> jax.Array:
@@ -95,43 +146,61 @@ def between(log_decay: jax.Array) -> jax.Array:
   )
 
 
-def _scores_within(q, k, log_decay):
-  """Decayed scores [C, C] of few tokens with a decay a key channel.
+def _ladder_decay(log_decay) -> Ladder:
+  """Decays of few tokens with a decay a key channel.
 
   A ladder: cut the tokens in blocks of 1, 2, 4, ...; any two tokens lie once
   in neighbouring halves of a block, and the decay between them is that from
   the later half's start to the one times that from the other to the earlier
   half's end.
   """
-  halves, from_start, to_end = _ladder(q.shape[0])
-  later = q[None] * jnp.exp(_sum(from_start, log_decay))
-  earlier = k[None] * jnp.exp(_sum(to_end, log_decay))
-  scores = jnp.sum(jnp.where(halves, later @ earlier.mT, 0), axis=0)
-  return scores + jnp.diag(jnp.sum(q * k, axis=-1))
+  _, from_start, to_end = _ladder(log_decay.shape[0])
+  return Ladder(
+    jnp.exp(_sum(from_start, log_decay)), jnp.exp(_sum(to_end, log_decay))
+  )
 
 
-def _scores_of_blocks(q, k, log_decay):
-  """Decayed scores [C, C] from blocks of few tokens, C a multiple of them.
+def _scores_within(q, k, decay: Ladder):
+  """Decayed scores [C, C] of few tokens."""
+  halves, _, _ = _ladder(q.shape[0])
+  met = (q[None] * decay.start) @ (k[None] * decay.end).mT
+  met = jnp.sum(jnp.where(halves, met, 0), axis=0)
+  return met + jnp.diag(jnp.sum(q * k, axis=-1))
+
+
+def _block_decay(log_decay) -> Blocks:
+  """Decays of blocks of few tokens, C a multiple of them.
 
   The decay between tokens of two blocks is that from the key to its block's
   end, those of the blocks between, and that from the query's block's start.
   """
-  size, count = q.shape[0], q.shape[0] // _BLOCK
-  q, k, log_decay = (x.reshape(count, _BLOCK, -1) for x in (q, k, log_decay))
-  total = jnp.sum(clip(log_decay), axis=1)
-  between = jnp.tensordot(
-    _blocks_between(count).astype(total.dtype),
+  size, width = log_decay.shape
+  blocks = log_decay.reshape(-1, _BLOCK, width)
+  total = jnp.sum(clip(blocks), axis=1)
+  skipped = jnp.tensordot(
+    _blocks_between(size // _BLOCK).astype(total.dtype),
     total,
     axes=1,
     precision=lax.Precision.HIGHEST,
   )
-  to_end = _sum(_behind(_BLOCK), log_decay)[None] + between[:, :, None]
-  earlier = (k[None] * jnp.exp(to_end)).reshape(count, size, -1)
-  later = q * jnp.exp(_sum(_through(_BLOCK), log_decay))
-  scores = (later @ earlier.mT).reshape(count, _BLOCK, count, _BLOCK)
-  within = jax.vmap(_scores_within)(q, k, log_decay)
+  to_end = _sum(_behind(_BLOCK), blocks)[None] + skipped[:, :, None]
+  return Blocks(
+    start=jnp.exp(_sum(_through(_BLOCK), blocks)),
+    end=jnp.exp(to_end).reshape(-1, size, width),
+    within=jax.vmap(_ladder_decay)(blocks),
+  )
+
+
+def _scores_of_blocks(q, k, decay: Blocks):
+  """Decayed scores [C, C] from blocks of few tokens."""
+  size, count = q.shape[0], q.shape[0] // _BLOCK
+  earlier = k[None] * decay.end
+  q, k = (x.reshape(count, _BLOCK, -1) for x in (q, k))
+  met = (q * decay.start) @ earlier.mT
+  met = met.reshape(count, _BLOCK, count, _BLOCK)
+  within = jax.vmap(_scores_within)(q, k, decay.within)
   same = np.eye(count, dtype=bool)[:, None, :, None]
-  return jnp.where(same, within[:, :, None], scores).reshape(size, size)
+  return jnp.where(same, within[:, :, None], met).reshape(size, size)
 
 
 def clip(log_decay: jax.Array) -> jax.Array:

@@ -40,6 +40,9 @@ def diagonal_recurrence(
 ) -> tuple[jax.Array, jax.Array]:
   """Elementwise linear recurrence, `h_t = a_t * h_{t-1} + b_t`.
 
+  Cost: about 12 flops a number of b, chunked forward, 44 if complex; 2 or 8
+  of them are the recurrence, the others a scan of log C depth.
+
   Args:
     a: [B, L, ...] real (of any sign, zero too) or complex.
     b: [B, L, ...] like a.

@@ -36,8 +36,10 @@ def householder_product(
 
   The decay acts once a token, before the first step. With `reverse` tokens
   run from the last to the first, the steps of a token still from 1 to M.
-  Keys are taken as they are, and no scale is hidden. Costs what the delta
-  rule costs on L M tokens. The letter M is the steps of a token here.
+  Keys are taken as they are, and no scale is hidden. The letter M is the
+  steps of a token here.
+
+  Cost: that of the delta rule on L M tokens.
 
   Args:
     q: [..., L, H, K].

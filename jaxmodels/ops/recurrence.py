@@ -285,9 +285,23 @@ def _lift(function, links=None, chunks=False):
     constant = links is not None and links.pair.ndim == 2
     per_batch = per_head if constant else [0] * len(args)
     lifted = jax.vmap(jax.vmap(function, per_head), per_batch)
-    return (jax.vmap(lifted, per_batch) if chunks else lifted)(*args)
+    if not chunks:
+      return lifted(*args)
+    # Chunks and batch as one axis: compilers like fewer, and XLA on CPU has
+    # crashed in reductions of seven.
+    lead = jax.tree.leaves(args[0])[0].shape[:2]
+    folded = (
+      arg if one is None else _reshape(arg, 2, (-1,))
+      for arg, one in zip(args, per_batch, strict=True)
+    )
+    return _reshape(lifted(*folded), 1, lead)
 
   return lifted
+
+
+def _reshape(tree, count, shape):
+  """Another shape for the first `count` axes of all leaves."""
+  return jax.tree.map(lambda x: x.reshape(*shape, *x.shape[count:]), tree)
 
 
 def _widen(tree):

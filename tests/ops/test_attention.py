@@ -274,3 +274,17 @@ def test_wrong_calls_name_the_argument(change, match):
   (q, k, v), _ = draw()
   with pytest.raises(ValueError, match=match):
     attention(**({"q": q, "k": k, "v": v} | change))
+
+
+def test_a_window_of_all_tokens_needs_no_more_memory_than_none():
+  """Nor fewer chunks: scores of L x L would be kept for the gradient."""
+  x = jax.ShapeDtypeStruct((1, 1024, 1, 4), jnp.float32)
+
+  def temp_bytes(window):
+    def loss(q, k, v):
+      return jnp.sum(attention(q, k, v, window)[0])
+
+    compiled = jax.jit(jax.grad(loss, (0, 1, 2))).lower(x, x, x).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
+
+  assert temp_bytes(1024) <= temp_bytes(None) < 4 * 1024**2

@@ -1,0 +1,210 @@
+"""An op's methods, its plain scan and softmax attention, timed in turn."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks import flops, measure, programs
+from benchmarks.cases import CASES, Case, Sizes
+from jaxmodels import ops
+
+SCAN, SOFTMAX, FULL_SOFTMAX = "lax.scan", "softmax", "jax.nn softmax"
+BASELINES = (SCAN, SOFTMAX, FULL_SOFTMAX)
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+  """What a contender may need before it is left out.
+
+  Attributes:
+    bytes: of memory beyond arguments and results.
+    seconds: of one call.
+  """
+
+  bytes: float = 4 * 2**30
+  seconds: float = 5.0
+
+
+@dataclasses.dataclass
+class Result:
+  """One contender at one length; no numbers where it was left out.
+
+  Attributes:
+    op: of the case.
+    direction: "forward" or "gradient".
+    length: L.
+    name: a method, or one of `BASELINES`.
+    same_as: the method that "auto" is, where it is the same program.
+    skipped: why it was left out.
+    median: seconds.
+    minimum: seconds.
+    per_token: median, of one token.
+    compile: seconds, of tracing and compiling.
+    bytes: temporary memory as compiled.
+    flops: counted.
+    against: how many times the others' time this one takes, by name: the
+      median over rounds.
+    limit: how many times the time this one takes that its flops would take
+      at the best rate of the matrix products of the same rounds.
+  """
+
+  op: str
+  direction: str
+  length: int
+  name: str
+  same_as: str | None = None
+  skipped: str | None = None
+  median: float | None = None
+  minimum: float | None = None
+  per_token: float | None = None
+  compile: float | None = None
+  bytes: int | None = None
+  flops: float | None = None
+  against: dict[str, float] = dataclasses.field(default_factory=dict)
+  limit: float | None = None
+
+
+class Contest:
+  """The contenders of one op and direction, from length to length.
+
+  What one needed at a length says what it will need at the next: one that
+  would break a limit is left out without being compiled.
+  """
+
+  def __init__(
+    self,
+    case: Case,
+    direction: str,
+    *,
+    methods: Iterable[str] | None = None,
+    baselines: Iterable[str] = BASELINES,
+    limits: Limits = Limits(),
+    dtype: Any = jnp.float32,
+  ):
+    self.case, self.direction = case, direction
+    self.methods = [m for m in case.methods if methods is None or m in methods]
+    self.baselines = tuple(baselines)
+    self.limits, self.dtype = limits, dtype
+    self._needed: dict[str, Result] = {}
+
+  def run(
+    self,
+    sizes: Sizes,
+    matmuls: Mapping[str, programs.Program],
+    repeats: int,
+    budget: float,
+  ) -> list[Result]:
+    """Compiles and times all contenders at one length."""
+    results: list[Result] = []
+    built: dict[str, programs.Program] = {}
+    for name, (op, inputs) in self._contenders(sizes).items():
+      result = Result(self.case.name, self.direction, sizes.length, name)
+      results.append(result)
+      self._build(result, op, inputs, built)
+    times, slow = measure.interleave(
+      matmuls | built, repeats, budget, self.limits.seconds
+    )
+    rate = max(
+      (p.flops / np.median(times[n]) for n, p in matmuls.items() if n in times),
+      default=0.0,
+    )
+    for result in results:
+      own = result.same_as or result.name
+      if own in slow:
+        result.skipped = _too_slow(slow[own], self.limits)
+        result.median = slow[own]
+      _fill(result, times, rate, sizes.tokens)
+      self._needed[result.name] = result
+    return results
+
+  def _contenders(self, sizes: Sizes) -> dict[str, tuple[Callable, Any]]:
+    """Ops and inputs by name; "auto" last, to be known for what it is."""
+    inputs = self.case.inputs(sizes, self.dtype)
+    named = sorted(self.methods, key=lambda method: method == "auto")
+    found = {name: (_with(self.case.op, name), inputs) for name in named}
+    attended = CASES["attention"].inputs(sizes, self.dtype)
+    found[SOFTMAX] = (_with(ops.attention, "auto"), attended)
+    found[FULL_SOFTMAX] = (_full_softmax, attended)
+    if self.case.definition is not None:
+      found[SCAN] = (self.case.definition, inputs)
+    wanted = (*named, *self.baselines)
+    return {name: found[name] for name in wanted if name in found}
+
+  def _build(self, result, op, inputs, built) -> None:
+    """Compiles into `built`, or says in the result why not."""
+    result.skipped = self._forecast(result)
+    if result.skipped:
+      return
+    try:
+      function, arguments = programs.directions(op, inputs)[self.direction]
+      traced = programs.lower(function, *arguments)
+    except ValueError as error:  # How an op says that a method cannot run.
+      result.skipped = str(error)
+      return
+    same = [n for n, other in built.items() if other.text == traced.text]
+    result.same_as = same[0] if same else None
+    program = built[same[0]] if same else programs.build(traced)
+    result.compile = program.compile_seconds
+    result.bytes = program.temp_bytes
+    result.flops = flops.count(function, *arguments).total
+    if result.bytes > self.limits.bytes:
+      result.skipped = _too_large(result.bytes, self.limits)
+    elif not same:
+      built[result.name] = program
+
+  def _forecast(self, result: Result) -> str | None:
+    """Why not to compile, from a shorter length."""
+    before = self._needed.get(result.name)
+    if before is None:
+      return None
+    if before.bytes is None:
+      return before.skipped
+    growth = result.length / before.length
+    if before.bytes * growth > self.limits.bytes:
+      return _too_large(before.bytes * growth, self.limits)
+    if before.median is None:
+      return before.skipped
+    if before.median * growth > self.limits.seconds:
+      return _too_slow(before.median * growth, self.limits)
+    return None
+
+
+def _with(op: Callable, method: str) -> Callable:
+  return lambda **inputs: op(**inputs, method=method)
+
+
+def _full_softmax(q, k, v):
+  """All scores at once, by jax.nn."""
+  y = jax.nn.dot_product_attention(q, k, v, is_causal=True)
+  return y, ()
+
+
+def _too_large(needed: float, limits: Limits) -> str:
+  return (
+    f"needs {needed / 2**30:.1f} GiB; the limit is "
+    f"{limits.bytes / 2**30:.1f} GiB"
+  )
+
+
+def _too_slow(needed: float, limits: Limits) -> str:
+  return f"needs {needed:.1f} s a call; the limit is {limits.seconds:g} s"
+
+
+def _fill(result, times, rate, tokens) -> None:
+  """Puts what was timed into a result."""
+  own = times.get(result.same_as or result.name)
+  if result.skipped or own is None:
+    return
+  result.median, result.minimum = float(np.median(own)), float(own.min())
+  result.per_token = result.median / tokens
+  if result.flops and rate:
+    result.limit = result.median * rate / result.flops
+  result.against = {
+    name: measure.ratio(own, other)
+    for name, other in times.items()
+    if name != result.name and "matmul" not in name
+  }

@@ -1,0 +1,248 @@
+"""What every op costs, without running it: `python -m benchmarks.cost`.
+
+Flops a token, and temporary memory as compiled for the CPU and for a TPU v5e
+chip that need not be there. `benchmarks/README.md` says how to read it.
+"""
+
+import argparse
+import dataclasses
+import json
+import shlex
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from benchmarks import flops, programs, tpu
+from benchmarks.cases import CASES, Case, Sizes
+
+_DTYPES = ("float32", "bfloat16")
+_DIRECTIONS = ("forward", "gradient")
+_PLATFORMS = ("cpu", "tpu")
+# A matrix unit is 128 wide: the chunk that ops with a matrix state take there.
+_TPU_CHUNK = 128
+
+
+@dataclasses.dataclass
+class Memory:
+  """Temporary memory of a program, or why there is none.
+
+  Attributes:
+    bytes: at the longest length.
+    per_token: bytes that one more token adds, from the two lengths.
+    failed: why it does not compile.
+  """
+
+  bytes: int | None = None
+  per_token: float | None = None
+  failed: str | None = None
+
+
+@dataclasses.dataclass
+class Row:
+  """One op, direction, dtype and method."""
+
+  op: str
+  direction: str
+  dtype: str
+  method: str
+  flops_per_token: float | None = None
+  memory: dict[str, Memory] = dataclasses.field(default_factory=dict)
+  skipped: str | None = None
+
+
+def row(
+  case: Case,
+  direction: str,
+  dtype: str,
+  method: str,
+  sizes: Sizes,
+  lengths: Sequence[int],
+  platforms: Iterable[str] = ("cpu",),
+) -> Row:
+  """Counts and compiles one row.
+
+  Args:
+    case: the op.
+    direction: "forward" or "gradient".
+    dtype: of all inputs.
+    method: of the op.
+    sizes: all but the length.
+    lengths: two, the shorter first.
+    platforms: what to compile for, "cpu" or "tpu".
+  """
+  made = Row(case.name, direction, dtype, method)
+
+  def traced(length: int, **options: Any):
+    shapes = case.shapes(dataclasses.replace(sizes, length=length), dtype)
+    op = lambda **inputs: case.op(**inputs, method=method, **options)  # noqa: E731
+    return programs.directions(op, shapes)[direction]
+
+  try:
+    function, arguments = traced(lengths[-1])
+    counted = flops.count(function, *arguments)
+  except ValueError as error:  # How an op says that a method cannot run.
+    made.skipped = str(error)
+    return made
+  made.flops_per_token = counted.total / (sizes.batch * lengths[-1])
+  for platform in platforms:
+    options = {}
+    if platform == "tpu" and case.matrix_state:
+      options["chunk_size"] = _TPU_CHUNK
+    made.memory[platform] = _memory(
+      [traced(length, **options) for length in lengths],
+      platform,
+      sizes.batch * (lengths[-1] - lengths[0]),
+    )
+  return made
+
+
+def _memory(pair: Sequence[Any], platform: str, tokens: int) -> Memory:
+  """Compiles for both lengths."""
+  found = []
+  for function, arguments in pair:
+    if platform == "tpu":
+      arguments = tpu.place(arguments, tpu.chip())
+    try:
+      program = programs.build(programs.lower(function, *arguments))
+    except jax.errors.JaxRuntimeError as error:
+      return Memory(failed=str(error).splitlines()[0])
+    found.append(program.temp_bytes)
+  return Memory(found[-1], (found[-1] - found[0]) / tokens)
+
+
+# The page.
+
+
+def page(rows: Sequence[Row], sizes: Sizes, lengths, platforms) -> str:
+  """The tables, in markdown."""
+  lines = [
+    f"jax {jax.__version__}; batch {sizes.batch}, {sizes.heads} heads of "
+    f"{sizes.width}x{sizes.width}, lengths {lengths[0]} and {lengths[-1]}. "
+    "Flops are of one token, all heads, with the chunks of a CPU. MiB is the "
+    "temporary memory at the longer length, B/token what one more token adds "
+    "to it. On a TPU, ops "
+    f"with a matrix state take chunks of {_TPU_CHUNK}.",
+  ]
+  for direction in dict.fromkeys(row.direction for row in rows):
+    lines += ["", f"## {direction.capitalize()}", "", *_head(platforms)]
+    lines += [
+      _line(row, platforms)
+      for row in rows
+      if row.direction == direction and not row.skipped
+    ]
+  skipped = list(dict.fromkeys(row.skipped for row in rows if row.skipped))
+  if skipped:
+    lines += ["", "Left out:", "", *(f"- {reason}" for reason in skipped)]
+  return "\n".join(lines) + "\n"
+
+
+def _head(platforms: Iterable[str]) -> list[str]:
+  names = [f"{p.upper()} {unit}" for p in platforms for unit in _UNITS]
+  cells = ["op", "dtype", "method", "flops/token", *names]
+  rule = ["---"] * 3 + ["---:"] * (len(cells) - 3)
+  return [_join(cells), _join(rule)]
+
+
+_UNITS = ("MiB", "B/token")
+
+
+def _line(row: Row, platforms: Iterable[str]) -> str:
+  cells = [row.op, row.dtype, row.method, f"{row.flops_per_token:,.0f}"]
+  for platform in platforms:
+    memory = row.memory[platform]
+    if memory.failed:
+      cells += ["does not fit" if _is_full(memory) else "fails", ""]
+    else:
+      cells += [f"{memory.bytes / 2**20:.1f}", f"{memory.per_token:,.0f}"]
+  return _join(cells)
+
+
+def _is_full(memory: Memory) -> bool:
+  return "RESOURCE_EXHAUSTED" in memory.failed
+
+
+def _join(cells: Iterable[str]) -> str:
+  return f"| {' | '.join(cells)} |"
+
+
+# The command.
+
+
+def parser() -> argparse.ArgumentParser:
+  """The flags."""
+  flags = argparse.ArgumentParser(
+    prog="python -m benchmarks.cost", description=__doc__.splitlines()[0]
+  )
+  flags.add_argument("--ops", nargs="+", choices=CASES, default=list(CASES))
+  flags.add_argument(
+    "--methods", nargs="+", help='all but "auto", which is one of them'
+  )
+  for name, all_ in (
+    ("dtypes", _DTYPES),
+    ("directions", _DIRECTIONS),
+    ("platforms", _PLATFORMS),
+  ):
+    flags.add_argument(f"--{name}", nargs="+", choices=all_, default=all_)
+  flags.add_argument("--lengths", nargs=2, type=int, default=(4096, 8192))
+  flags.add_argument("--batch", type=int, default=2)
+  flags.add_argument("--heads", type=int, default=4)
+  flags.add_argument("--width", type=int, default=64)
+  flags.add_argument("--out", help="file for the page, in markdown")
+  flags.add_argument("--json", help="file for all numbers")
+  return flags
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+  """Runs the command."""
+  if arguments is None:
+    arguments = sys.argv[1:]
+  options = parser().parse_args(arguments)
+  platforms = list(options.platforms)
+  if "tpu" in platforms and not tpu.is_there():
+    print(tpu.MISSING, file=sys.stderr)
+    platforms.remove("tpu")
+  sizes = Sizes(options.batch, 0, options.heads, options.width)
+  lengths = sorted(options.lengths)
+  command = shlex.join(["python", "-m", "benchmarks.cost", *arguments])
+  rows: list[Row] = []
+  chosen = list(_chosen(options))
+  for case, dtype, direction, method in chosen:
+    made = row(case, direction, dtype, method, sizes, lengths, platforms)
+    print(made.skipped or _line(made, platforms), flush=True)
+    rows.append(made)
+    if options.out:  # Row by row: what is cut short keeps what it has.
+      text = page(rows, sizes, lengths, platforms)
+      if len(rows) < len(chosen):
+        text = f"Cut short: {len(rows)} of {len(chosen)} rows.\n\n{text}"
+      with open(options.out, "w") as file:
+        file.write(f"# Cost of the ops\n\nWritten by `{command}`.\n\n{text}")
+  if options.json:
+    content = {
+      "jax": jax.__version__,
+      "command": command,
+      "rows": [dataclasses.asdict(row) for row in rows],
+    }
+    with open(options.json, "w") as file:
+      json.dump(content, file, indent=1)
+  return 0
+
+
+def _chosen(options: argparse.Namespace):
+  """Cases with a dtype, a direction and a method."""
+  for op in options.ops:
+    case = CASES[op]
+    methods = options.methods or [m for m in case.methods if m != "auto"]
+    for dtype in options.dtypes:
+      for direction in options.directions:
+        for method in methods:
+          if method in case.methods:
+            yield case, jnp.dtype(dtype).name, direction, method
+
+
+if __name__ == "__main__":
+  # A cost is compiled, never run: no accelerator is held for it.
+  jax.config.update("jax_platforms", "cpu")
+  sys.exit(main())

@@ -1,0 +1,88 @@
+"""Flops a token of the chunked forward passes, as the docstrings say.
+
+Each takes the chunk C and gives the flops of one token, all heads together.
+They are the larger part: what is neither a matrix product nor repeated for
+every number of a state is left out. Tests hold the counter of
+`benchmarks.flops` against them.
+"""
+
+from collections.abc import Callable
+
+from benchmarks.cases import Sizes
+
+Formula = Callable[[Sizes, int], float]
+
+
+def linear_attention(decay: str | None) -> Formula:
+  """`2 C (K + V) + 4 K V` a head, and its decays."""
+
+  def flops(sizes: Sizes, C: int) -> float:
+    K = V = sizes.width
+    more = {None: 0, "head": 2 * C**2, "key": (4 * C + 160) * K}[decay]
+    return sizes.heads * (2 * C * (K + V) + 4 * K * V + more)
+
+  return flops
+
+
+def delta_rule(decay: str | None) -> Formula:
+  """`4 C (K + V) + 6 K V + 2/3 C^2` a head, and its decays."""
+
+  def flops(sizes: Sizes, C: int) -> float:
+    K = V = sizes.width
+    more = {None: 0, "head": 4 * C**2, "key": (4 * C + 320) * K}[decay]
+    products = 4 * C * (K + V) + 6 * K * V + 2 / 3 * C**2
+    return sizes.heads * (products + more)
+
+  return flops
+
+
+def dplr_recurrence(sizes: Sizes, C: int) -> float:
+  """`8 C (K + V) + 8 K V + 2/3 C^2` a head, and a decay a key channel."""
+  K = V = sizes.width
+  products = 8 * C * (K + V) + 8 * K * V + 2 / 3 * C**2
+  return sizes.heads * (products + (4 * C + 300) * K)
+
+
+def householder_product(sizes: Sizes, C: int) -> float:
+  """M times the delta rule with a decay a head."""
+  return sizes.steps * delta_rule("head")(sizes, C)
+
+
+def normalized_linear_attention(sizes: Sizes, C: int) -> float:
+  """`2 C (K + V) + 4 K V + 4 C^2` a head."""
+  K = V = sizes.width
+  return sizes.heads * (2 * C * (K + V) + 4 * K * V + 4 * C**2)
+
+
+def diagonal_recurrence(sizes: Sizes, C: int) -> float:
+  """12 for each number of the state."""
+  del C  # A scan of log C depth has O(C) work.
+  return 12 * sizes.heads * sizes.width
+
+
+def selective_scan(sizes: Sizes, C: int) -> float:
+  """`16 D N`."""
+  del C
+  return 16 * sizes.heads * sizes.width * sizes.small
+
+
+def dense_recurrence(sizes: Sizes, C: int) -> float:
+  """`2 G M^2`."""
+  del C
+  return 2 * sizes.heads * sizes.small**2
+
+
+FORMULAS: dict[str, Formula] = {
+  "diagonal_recurrence": diagonal_recurrence,
+  "selective_scan": selective_scan,
+  "linear_attention": linear_attention("head"),
+  "linear_attention_no_decay": linear_attention(None),
+  "linear_attention_key_decay": linear_attention("key"),
+  "delta_rule": delta_rule("head"),
+  "delta_rule_no_decay": delta_rule(None),
+  "delta_rule_key_decay": delta_rule("key"),
+  "dplr_recurrence": dplr_recurrence,
+  "householder_product": householder_product,
+  "normalized_linear_attention": normalized_linear_attention,
+  "dense_recurrence": dense_recurrence,
+}

@@ -1,0 +1,124 @@
+"""Pictures of what was measured: time against length, both logarithmic."""
+
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from benchmarks.contest import Result
+
+# One colour a contender, the same in every panel.
+_COLORS = {
+  "auto": "#000000",
+  "recurrent": "#e69f00",
+  "associative": "#cc79a7",
+  "chunked": "#0072b2",
+  "parallel": "#009e73",
+  "full": "#999933",
+  "pallas": "#882255",
+  "lax.scan": "#d55e00",
+  "softmax": "#777777",
+  "jax.nn softmax": "#bbbbbb",
+}
+
+
+def ops(results: Sequence[Result], output: str) -> None:
+  """Draws time against length, a panel an op and direction.
+
+  Args:
+    results: of `benchmarks.ops`; those that were left out are not drawn.
+    output: the file to write; its suffix gives the format.
+  """
+  directions = list(dict.fromkeys(r.direction for r in results))
+  names = list(dict.fromkeys(r.op for r in results))
+  figure, panels = grid(len(names), len(directions))
+  for axes, (op, direction) in zip(
+    panels, ((o, d) for o in names for d in directions), strict=True
+  ):
+    here = [r for r in results if (r.op, r.direction) == (op, direction)]
+    _contenders(axes, here)
+    frame(axes, f"{op}, {direction}", "tokens a sequence", "seconds")
+  legend(figure, panels)
+  save(figure, output)
+
+
+def _contenders(axes: Axes, results: Sequence[Result]) -> None:
+  done = [r for r in results if not r.skipped]
+  for name in dict.fromkeys(r.name for r in done):
+    own = [r for r in done if r.name == name]
+    axes.plot(
+      [r.length for r in own],
+      [r.median for r in own],
+      "o--" if name == "auto" else "o-",
+      color=_COLORS.get(name),
+      label=name,
+      markersize=3,
+      linewidth=1.4,
+    )
+  if done:
+    fastest = min(done, key=lambda r: (r.length, r.median))
+    guide(axes, fastest.length, fastest.median, [r.length for r in done])
+
+
+def guide(
+  axes: Axes, length: float, value: float, lengths: Sequence[int]
+) -> None:
+  """A line of slope 1 below a point: time that grows like the length."""
+  ends = np.array([min(lengths), max(lengths)], float)
+  axes.plot(
+    ends,
+    0.6 * value * ends / length,
+    ":",
+    color="#444444",
+    linewidth=1,
+    label="slope 1",
+  )
+
+
+def interpolate(
+  at: float, lengths: Sequence[int], values: Sequence[float]
+) -> float:
+  """A value between measured ones, both axes logarithmic."""
+  return float(np.exp(np.interp(np.log(at), np.log(lengths), np.log(values))))
+
+
+def grid(rows: int, columns: int) -> tuple[Figure, Sequence[Axes]]:
+  """A figure with panels, row by row."""
+  figure = Figure(
+    figsize=(4.8 * columns, 3.2 * rows + 0.8), layout="constrained"
+  )
+  return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
+
+
+def frame(axes: Axes, title: str, x: str, y: str) -> None:
+  """Names the axes and makes them logarithmic."""
+  axes.set_xscale("log", base=2)
+  axes.set_yscale("log")
+  axes.set_title(title, loc="left", fontsize=10)
+  axes.set_xlabel(x)
+  axes.set_ylabel(y)
+  axes.grid(color="#e4e4e4", linewidth=0.7)
+  axes.spines[["top", "right"]].set_visible(False)
+
+
+def legend(figure: Figure, panels: Sequence[Axes]) -> None:
+  """Every label once, for all panels."""
+  found = {}
+  for axes in panels:
+    found |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+  figure.legend(
+    found.values(),
+    found.keys(),
+    loc="outside upper left",
+    ncols=6,
+    frameon=False,
+    fontsize=9,
+  )
+
+
+def save(figure: Figure, output: str) -> None:
+  """Writes the figure, in a folder that is made if need be."""
+  pathlib.Path(output).parent.mkdir(parents=True, exist_ok=True)
+  figure.savefig(output, dpi=120)

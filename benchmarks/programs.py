@@ -1,0 +1,125 @@
+"""Forward and gradient programs of an op, compiled, with what they cost."""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+Function = Callable[..., Any]
+
+
+class Program(NamedTuple):
+  """A compiled function and its arguments.
+
+  Attributes:
+    call: the compiled function.
+    arguments: what it is called with.
+    text: the program before it was compiled.
+    compile_seconds: tracing, lowering and compiling, on the wall.
+    processor_seconds: the same, of all cores together.
+    temp_bytes: memory beyond arguments and results, as compiled.
+    flops: see `benchmarks.flops`.
+  """
+
+  call: Callable[..., Any]
+  arguments: tuple[Any, ...]
+  text: str
+  compile_seconds: float
+  processor_seconds: float
+  temp_bytes: int
+  flops: float
+
+
+class Lowered(NamedTuple):
+  """A traced and lowered function, not compiled yet.
+
+  Attributes:
+    lowered: as jax has it.
+    arguments: what it will be called with.
+    text: the program: the same text is the same program.
+    seconds: tracing and lowering, on the wall.
+    processor_seconds: the same, of all cores together.
+  """
+
+  lowered: Any
+  arguments: tuple[Any, ...]
+  text: str
+  seconds: float
+  processor_seconds: float
+
+
+def lower(function: Function, *arguments: Any) -> Lowered:
+  """Traces a function for its arguments, arrays or their shapes."""
+  start, processor = time.perf_counter(), time.process_time()
+  lowered = jax.jit(function).lower(*arguments)
+  seconds = time.perf_counter() - start
+  processor = time.process_time() - processor
+  return Lowered(lowered, arguments, lowered.as_text(), seconds, processor)
+
+
+def build(traced: Lowered, flops: float = 0.0) -> Program:
+  """Compiles."""
+  start, processor = time.perf_counter(), time.process_time()
+  compiled = traced.lowered.compile()
+  seconds = time.perf_counter() - start
+  processor = time.process_time() - processor
+  return Program(
+    compiled,
+    traced.arguments,
+    traced.text,
+    traced.seconds + seconds,
+    traced.processor_seconds + processor,
+    compiled.memory_analysis().temp_size_in_bytes,
+    flops,
+  )
+
+
+def forward(op: Function) -> Function:
+  """`inputs -> (y, state)`."""
+  return lambda inputs: op(**inputs)
+
+
+def gradient(op: Function) -> Function:
+  """`(inputs, cotangents) -> loss and its gradient by every input`.
+
+  The loss is the sum of y times its cotangents and of the final state. Its
+  value is returned too, so that nothing of the forward pass is dead.
+  """
+
+  def loss(inputs, cotangents):
+    y, state = op(**inputs)
+    return _dot(y, cotangents) + _dot(state, jax.tree.map(_one, state))
+
+  return jax.value_and_grad(loss)
+
+
+def cotangents(op: Function, inputs: Any) -> Any:
+  """The shapes of y, for `gradient`."""
+  return jax.eval_shape(lambda inputs: op(**inputs)[0], inputs)
+
+
+def directions(op: Function, inputs: Mapping[str, Any]) -> dict[str, Any]:
+  """Function and arguments of both directions; arrays where inputs are."""
+  shapes = cotangents(op, inputs)
+  if all(isinstance(x, jax.Array) for x in inputs.values()):
+    shapes = jax.tree.map(lambda x: jnp.ones(x.shape, x.dtype), shapes)
+  return {
+    "forward": (forward(op), (inputs,)),
+    "gradient": (gradient(op), (inputs, shapes)),
+  }
+
+
+def _one(x: jax.Array) -> jax.Array:
+  return jnp.ones_like(x)
+
+
+def _dot(x: Any, weights: Any) -> jax.Array:
+  """The sum of products of the leaves that are floats."""
+  total = jnp.zeros((), jnp.float32)
+  for a, b in zip(jax.tree.leaves(x), jax.tree.leaves(weights), strict=True):
+    if jnp.issubdtype(a.dtype, jnp.inexact):
+      product = jnp.real(a * b).astype(jnp.float32)
+      total = total + jnp.sum(product)
+  return total

@@ -1,0 +1,170 @@
+"""Counted flops against the docstrings, memory against the recurrence."""
+
+import dataclasses
+import json
+import re
+
+import jax
+import pytest
+
+from benchmarks import cost, flops, programs, tpu
+from benchmarks.cases import CASES, Sizes
+from benchmarks.formulas import FORMULAS
+from jaxmodels import ops
+
+SIZES = Sizes(batch=1, length=256, heads=1, width=64)
+FACTOR = 1.5
+MATRIX = [name for name, case in CASES.items() if case.matrix_state]
+
+
+def counted(name, chunk):
+  """Flops a token, chunked forward."""
+  case = CASES[name]
+
+  def op(**inputs):
+    return case.op(**inputs, method="chunked", chunk_size=chunk)
+
+  function = programs.forward(op)
+  return flops.count(function, case.shapes(SIZES)).total / SIZES.tokens
+
+
+def agree(stated, real):
+  return stated / FACTOR < real < stated * FACTOR
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+@pytest.mark.parametrize("chunk", [32, 64, 128])
+def test_flops_are_those_of_the_docstring(name, chunk):
+  assert agree(FORMULAS[name](SIZES, chunk), counted(name, chunk))
+
+
+def test_a_wrong_formula_is_noticed():
+  """Without the products with the state; for other chunks; for other work."""
+  name = "linear_attention_no_decay"
+  stated, real = FORMULAS[name](SIZES, 32), counted(name, 32)
+  assert not agree(stated - 4 * SIZES.width**2, real)
+  assert not agree(stated, counted(name, 128))
+  assert not agree(FORMULAS["delta_rule"](SIZES, 32), real)
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_every_formula_is_stated(name):
+  op = re.sub("_(no|key)_decay$", "", name)
+  assert "Cost: " in getattr(ops, op).__doc__
+
+
+def gradient_bytes(name, method, lengths, width):
+  """Temporary memory of the gradient at some lengths."""
+  case, sizes = CASES[name], dataclasses.replace(SIZES, width=width)
+  found = []
+  for length in lengths:
+    shapes = case.shapes(dataclasses.replace(sizes, length=length))
+
+    def op(**inputs):
+      return case.op(**inputs, method=method)
+
+    function, arguments = programs.directions(op, shapes)["gradient"]
+    found.append(
+      programs.build(programs.lower(function, *arguments)).temp_bytes
+    )
+  return found
+
+
+@pytest.mark.parametrize(
+  "name",
+  [
+    name
+    if name in ("linear_attention", "delta_rule")
+    else pytest.param(name, marks=pytest.mark.slow)
+    for name in MATRIX
+  ],
+)
+def test_the_gradient_of_chunks_keeps_little(name):
+  """Linear in the length, at a fraction of one state a token."""
+  short, longer, longest = gradient_bytes(
+    name, "chunked", (512, 1024, 2048), 64
+  )
+  slope = (longest - longer) / 1024
+  assert (longer - short) / 512 == pytest.approx(slope, rel=0.05)
+  short, longer = gradient_bytes(name, "recurrent", (512, 1024), 64)
+  assert slope < (longer - short) / 512 / 8
+
+
+def test_a_row_has_slopes_and_flops():
+  case, sizes = CASES["diagonal_recurrence"], Sizes(2, 0, 1, 8)
+  row = cost.row(case, "gradient", "float32", "recurrent", sizes, (256, 512))
+  memory = row.memory["cpu"]
+  # The gradient keeps a state of 8 numbers a token, at the least.
+  assert memory.per_token >= 4 * 8
+  assert memory.bytes >= 2 * 512 * 4 * 8
+  assert row.flops_per_token >= 3 * 2 * 8
+
+
+def test_a_method_that_cannot_run_is_left_out_with_the_reason():
+  row = cost.row(
+    CASES["delta_rule"], "forward", "float32", "pallas", SIZES, (8, 16)
+  )
+  assert "pallas" in row.skipped and row.flops_per_token is None
+  page = cost.page([row], SIZES, (8, 16), ["cpu"])
+  assert f"- {row.skipped}" in page
+
+
+def test_without_libtpu_only_the_cpu_is_compiled_for(
+  monkeypatch, tmp_path, capsys
+):
+  monkeypatch.setattr(tpu, "is_there", lambda: False)
+  files = tmp_path / "COST.md", tmp_path / "cost.json"
+  cost.main(
+    "--ops causal_convolution --methods parallel --dtypes bfloat16"
+    " --directions forward --lengths 32 16 --batch 1 --heads 1 --width 4"
+    f" --out {files[0]} --json {files[1]}".split()
+  )
+  assert tpu.MISSING in capsys.readouterr().err
+  page = files[0].read_text()
+  assert f"jax {jax.__version__}" in page and "lengths 16 and 32" in page
+  assert "| causal_convolution | bfloat16 | parallel |" in page
+  assert "TPU MiB" not in page and "Cut short" not in page
+  (row,) = json.loads(files[1].read_text())["rows"]
+  assert list(row["memory"]) == ["cpu"]
+
+
+@pytest.mark.slow
+@pytest.mark.tpu_aot
+@pytest.mark.skipif(not tpu.is_there(), reason=tpu.MISSING)
+def test_a_tpu_keeps_the_states_of_the_recurrence():
+  """4 B L H K V bytes for the gradient token by token, and not in chunks."""
+  sizes = Sizes(2, 0, 4, 64)
+  per_token = {}
+  for method in ("recurrent", "chunked"):
+    row = cost.row(
+      CASES["linear_attention"],
+      "gradient",
+      "float32",
+      method,
+      sizes,
+      (2048, 4096),
+      ["tpu"],
+    )
+    per_token[method] = row.memory["tpu"].per_token
+  state = 4 * 4 * 64 * 64
+  assert state <= per_token["recurrent"] < 3 * state
+  assert per_token["chunked"] < state / 8
+
+
+def test_a_page_that_was_cut_short_says_so(monkeypatch, tmp_path):
+  real, rows = cost.row, []
+
+  def row(*args):
+    if rows:
+      raise KeyboardInterrupt
+    rows.append(real(*args))
+    return rows[0]
+
+  monkeypatch.setattr(cost, "row", row)
+  page = tmp_path / "COST.md"
+  with pytest.raises(KeyboardInterrupt):
+    cost.main(
+      "--ops causal_convolution --dtypes float32 --platforms cpu --lengths 8 16"
+      f" --batch 1 --heads 1 --width 4 --out {page}".split()
+    )
+  assert "Cut short: 1 of 4 rows." in page.read_text()
