@@ -202,7 +202,7 @@ def test_dplr(name):
       unscaled(q), k, v, b, a, log_decay, initial_state=initial_state
     )
 
-  inputs = drawn(draws.dplr("key"), 96)  # Whole chunks of 32.
+  inputs = drawn(draws.dplr("key"), 64)  # Whole chunks of 32.
   check(ops.dplr_recurrence, torch_peer(peer), inputs)
 
 
