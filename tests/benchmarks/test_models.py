@@ -50,6 +50,7 @@ def test_training_is_timed_against_softmax(monkeypatch):
   assert s5.bytes > 0 and s5.compile > 0
 
 
+@pytest.mark.slow
 def test_training_leaves_out_what_is_too_slow_or_too_large():
   before = [
     TrainingRun("gla", 8, 2, seconds=1.0),

@@ -22,8 +22,6 @@ NAMES = [
 FAST = [
   "linear_attention, key decay",
   "delta_rule, head decay",
-  "selective_scan",
-  "normalized_linear_attention, gates",
 ]
 
 

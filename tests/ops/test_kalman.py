@@ -57,7 +57,10 @@ def results(op, arguments):
   ("name", "varying"),
   [("filter", False), pytest.param("smoother", True, marks=pytest.mark.slow)],
 )
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+  "method",
+  [pytest.param("associative", marks=pytest.mark.slow), "recurrent"],
+)
 def test_is_the_definition(name, method, varying):
   """Values and gradients, with observations missing at both ends."""
   observed = np.ones(LENGTH, bool)
@@ -75,6 +78,7 @@ def test_is_the_definition(name, method, varying):
     assert relative_error(one, truth) < 1e-9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_float32(method, name="smoother"):
   op, definition = OPS[name]

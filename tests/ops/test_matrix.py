@@ -159,38 +159,33 @@ def check_sharded(name, shards, reverse=False, resets=GIVEN):
   )
 
 
-# The first three are in `test_every_form`.
+# Three more are in `test_every_form`; the others are slow.
 @pytest.mark.parametrize(
   "name",
   [
-    "linear_attention",
     "linear_attention, head decay",
-    "delta_rule",
     "delta_rule, key decay",
-    "diagonal_recurrence",
-    "dplr_recurrence, key decay",
     "dense_recurrence",
-    "householder_product, head decay",
-    *MORE,
+    "selective_scan",
+    "normalized_linear_attention, gates",
   ],
 )
 def test_sharded(name):
   check_sharded(name, 4)
 
 
+def test_sharded_over_two_in_reverse():
+  check_sharded("delta_rule, head decay", 2, reverse=True)
+
+
+def test_sharded_over_eight():
+  check_sharded("linear_attention, key decay", 8)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize("shards", [2, 8])
-@pytest.mark.parametrize(
-  "name",
-  [
-    "delta_rule, head decay",
-    *(
-      pytest.param(name, marks=pytest.mark.slow)
-      for name in (*OPS, *MORE)
-      if name != "delta_rule, head decay"
-    ),
-  ],
-)
+@pytest.mark.parametrize("shards", [2, 4, 8])
+@pytest.mark.parametrize("name", [*OPS, *MORE])
 def test_sharded_over_few_and_many(name, shards, reverse):
   check_sharded(name, shards, reverse)
 
