@@ -102,7 +102,7 @@ def test_a_row_has_slopes_and_flops():
 
 def test_a_method_that_cannot_run_is_left_out_with_the_reason():
   row = cost.row(
-    CASES["delta_rule"], "forward", "float32", "pallas", SIZES, (8, 16)
+    CASES["dense_recurrence"], "forward", "float32", "pallas", SIZES, (8, 16)
   )
   assert "pallas" in row.skipped and row.flops_per_token is None
   page = cost.page([row], SIZES, (8, 16), ["cpu"])

@@ -185,8 +185,13 @@ def test_wrong_options_are_named(name):
   _, sequence, _ = prepare(name)
   for options, words in [
     ({"method": "fast"}, "method must be one of"),
-    ({"method": "pallas"}, "no kernel"),
     ({"chunk_size": 12}, "chunk_size must be a power of two, got 12"),
   ]:
     with pytest.raises(ValueError, match=words):
       op(**sequence, **options)
+
+
+def test_an_op_without_a_kernel_says_so():
+  _, sequence, _ = prepare("dense_recurrence")
+  with pytest.raises(ValueError, match="no kernel"):
+    ops.dense_recurrence(**sequence, method="pallas")
