@@ -19,10 +19,7 @@ NAMES = [
   for name in (*test_matrix.OPS, *test_matrix.MORE)
   if "complex" not in name and "blocks" not in name
 ]
-FAST = [
-  "linear_attention, key decay",
-  "delta_rule, head decay",
-]
+FAST = ["delta_rule, head decay"]
 
 
 def runs(draw):

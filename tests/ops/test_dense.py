@@ -8,6 +8,7 @@ import pytest
 from jaxmodels import ops
 from jaxmodels.testing import relative_error
 from tests.ops import draws
+from tests.ops.compiled import compiled
 
 LENGTH = 512
 FORMS = [
@@ -28,7 +29,7 @@ def test_permutations_track_words_exactly(letters, method):
   word = np.stack([rng.permutation(letters) for _ in range(LENGTH)])
   matrices = np.eye(letters, dtype=np.float32)[word]  # h -> h[word]
   start = np.arange(letters, dtype=np.float32)
-  y, last = ops.dense_recurrence(
+  y, last = compiled("dense_recurrence")(
     jnp.asarray(matrices)[None],
     jnp.zeros((1, LENGTH, letters)),
     jnp.asarray(start)[None],
@@ -49,7 +50,7 @@ def test_rotations_keep_the_norm(method):
   cos, sin = np.cos(angle), np.sin(angle)
   blocks = np.stack([np.stack([cos, -sin], -1), np.stack([sin, cos], -1)], -2)
   state = rng.standard_normal((2, 3, 2))
-  y, _ = ops.dense_recurrence(
+  y, _ = compiled("dense_recurrence")(
     jnp.asarray(blocks, jnp.float32),
     jnp.zeros((2, LENGTH, 3, 2)),
     jnp.asarray(state, jnp.float32),
@@ -75,12 +76,12 @@ def test_blocks_are_the_full_matrix(method):
   A, b, state = (
     jnp.asarray(drawn[k], jnp.float32) for k in ("A", "b", "initial_state")
   )
-  y, last = ops.dense_recurrence(
+  y, last = compiled("dense_recurrence")(
     A, b, state, block_diagonal=True, method=method, chunk_size=8
   )
   full = jnp.zeros((2, 21, 8, 8))
   full = full.at[..., :4, :4].set(A[:, :, 0]).at[..., 4:, 4:].set(A[:, :, 1])
-  y2, last2 = ops.dense_recurrence(
+  y2, last2 = compiled("dense_recurrence")(
     full, b.reshape(2, 21, 8), state.reshape(2, 8), method=method
   )
   assert relative_error(y, y2.reshape(y.shape)) < 1e-6
@@ -93,8 +94,10 @@ def test_complex_diagonal_matrices_are_the_diagonal_recurrence():
   a, b, state = (
     jnp.asarray(drawn[k], jnp.complex64) for k in ("a", "b", "initial_state")
   )
-  y, last = ops.dense_recurrence(jax.vmap(jax.vmap(jnp.diag))(a), b, state)
-  y2, last2 = ops.diagonal_recurrence(a, b, state)
+  y, last = compiled("dense_recurrence")(
+    jax.vmap(jax.vmap(jnp.diag))(a), b, state
+  )
+  y2, last2 = compiled("diagonal_recurrence")(a, b, state)
   assert relative_error(y, y2) < 1e-6
   assert relative_error(last, last2) < 1e-6
 

@@ -9,6 +9,7 @@ from jaxmodels import ops
 from jaxmodels.ops import reference
 from jaxmodels.testing import relative_error
 from tests.ops import draws
+from tests.ops.compiled import compiled
 
 LENGTH = 70
 
@@ -27,7 +28,7 @@ def test_delta_rule(decay, method):
   k, beta = drawn["k"], drawn["beta"][..., None]
   w = jnp.exp(drawn["log_decay"])
   w = w if decay == "key" else w[..., None]
-  y, last = ops.dplr_recurrence(
+  y, last = compiled("dplr_recurrence")(
     q=drawn["q"],
     k=k,
     v=beta * drawn["v"],
@@ -37,7 +38,7 @@ def test_delta_rule(decay, method):
     initial_state=drawn["initial_state"],
     method=method,
   )
-  y_delta, last_delta = ops.delta_rule(**drawn)
+  y_delta, last_delta = compiled("delta_rule")(**drawn)
   assert relative_error(y, y_delta) < 2e-6
   assert relative_error(last, last_delta) < 2e-6
 
@@ -45,9 +46,9 @@ def test_delta_rule(decay, method):
 def test_without_rank_one_term_it_is_linear_attention():
   drawn = as_float32(draws.dplr("key")(np.random.default_rng(1), LENGTH))
   drawn["a"] = jnp.zeros_like(drawn["a"])
-  y, last = ops.dplr_recurrence(**drawn)
+  y, last = compiled("dplr_recurrence")(**drawn)
   del drawn["a"], drawn["b"]
-  y_linear, last_linear = ops.linear_attention(**drawn)
+  y_linear, last_linear = compiled("linear_attention")(**drawn)
   assert relative_error(y, y_linear) < 1e-6
   assert relative_error(last, last_linear) < 1e-6
 
@@ -55,8 +56,10 @@ def test_without_rank_one_term_it_is_linear_attention():
 def test_no_decay_is_a_decay_of_one():
   drawn = as_float32(draws.dplr("head")(np.random.default_rng(2), LENGTH))
   drawn["log_decay"] = jnp.zeros_like(drawn["log_decay"])
-  y, last = ops.dplr_recurrence(**drawn)
-  y_none, last_none = ops.dplr_recurrence(**{**drawn, "log_decay": None})
+  y, last = compiled("dplr_recurrence")(**drawn)
+  y_none, last_none = compiled("dplr_recurrence")(
+    **{**drawn, "log_decay": None}
+  )
   assert relative_error(y, y_none) < 1e-6
   assert relative_error(last, last_none) < 1e-6
 
@@ -69,7 +72,7 @@ def test_a_decay_of_zero():
   with jax.enable_x64(True):
     wanted = reference.dplr_recurrence(**drawn)
   for method in ("chunked", "parallel"):
-    got = ops.dplr_recurrence(**as_float32(drawn), method=method)
+    got = compiled("dplr_recurrence")(**as_float32(drawn), method=method)
     assert relative_error(got[0], wanted[0]) < 2e-5
     assert relative_error(got[1], wanted[1]) < 2e-5
 

@@ -8,6 +8,7 @@ from jaxmodels import ops
 from jaxmodels.ops import reference
 from jaxmodels.testing import relative_error
 from tests.ops import draws
+from tests.ops.compiled import compiled
 
 LENGTH = 21
 
@@ -21,10 +22,10 @@ def drawn(decay, steps):
 @pytest.mark.parametrize("decay", [None, "head", "key"])
 def test_one_step_is_the_delta_rule(decay):
   arguments = drawn(decay, steps=1)
-  y, last = ops.householder_product(**arguments)
+  y, last = compiled("householder_product")(**arguments)
   for name in ("k", "v", "beta"):
     arguments[name] = arguments[name][:, :, 0]
-  y_delta, last_delta = ops.delta_rule(**arguments)
+  y_delta, last_delta = compiled("delta_rule")(**arguments)
   np.testing.assert_array_equal(y, y_delta)
   np.testing.assert_array_equal(last, last_delta)
 
@@ -35,7 +36,7 @@ def test_three_steps_in_reverse_with_key_decay():
   arguments = drawn("key", steps=3)
   ids = jnp.cumsum(jnp.zeros((2, LENGTH), jnp.int32).at[:, 10].set(1), axis=1)
   options = {"segment_ids": ids, "reverse": True}
-  y, last = ops.householder_product(**arguments, **options)
+  y, last = compiled("householder_product")(**arguments, **options)
   wanted, wanted_last = reference.householder_product(**arguments, **options)
   assert relative_error(y, wanted) < 2e-5
   assert relative_error(last, wanted_last) < 2e-5
@@ -59,11 +60,11 @@ def test_four_steps_make_any_permutation_of_five():
   state = np.arange(letters, dtype=np.float32)[None, None, :, None]
   read = np.zeros((1, length, 1, letters), np.float32)
   read[..., 0] = 1
-  _, last = ops.householder_product(
+  _, last = compiled("householder_product")(
     *(jnp.asarray(x) for x in (read, keys, np.zeros_like(keys[..., :1]), beta)),
     initial_state=jnp.asarray(state),
   )
-  y, _ = ops.householder_product(
+  y, _ = compiled("householder_product")(
     *(jnp.asarray(x) for x in (read, keys, np.zeros_like(keys[..., :1]), beta)),
     initial_state=jnp.asarray(state),
     method="recurrent",

@@ -11,6 +11,7 @@ from jaxmodels import ops
 from jaxmodels.ops import reference
 from jaxmodels.testing import relative_error
 from tests.ops import draws
+from tests.ops.compiled import compiled
 
 LENGTH = 21
 
@@ -40,7 +41,7 @@ def unstabilised(q, k, v, log_input_gate, log_forget_gate, initial_state):
 def test_is_the_unstabilised_formula(method):
   with jax.enable_x64(True):
     arguments = drawn(dtype=np.float64)
-    y, (S, z, m) = ops.normalized_linear_attention(
+    y, (S, z, m) = compiled("normalized_linear_attention")(
       **arguments, method=method, chunk_size=8
     )
     S, z = S * jnp.exp(m)[..., None, None], z * jnp.exp(m)[..., None]
@@ -52,7 +53,7 @@ def test_is_the_unstabilised_formula(method):
 def test_without_gates_it_is_the_row_normalised_product():
   arguments = drawn(gates=False)
   del arguments["initial_state"]
-  y, _ = ops.normalized_linear_attention(**arguments)
+  y, _ = compiled("normalized_linear_attention")(**arguments)
   scores = np.einsum("bihk,bjhk->bhij", arguments["q"], arguments["k"])
   scores = scores * np.tri(LENGTH)
   scores = scores / scores.sum(-1, keepdims=True)

@@ -11,6 +11,7 @@ from jaxmodels import ops
 from jaxmodels.ops import checks
 from jaxmodels.testing import relative_error
 from tests.ops import draws
+from tests.ops.compiled import compiled
 
 LENGTH = 21
 PARAMETERS = ("A", "D")
@@ -48,8 +49,8 @@ def temporary_bytes(length, width=8, state=64, **options):
     name: jax.ShapeDtypeStruct(shape, jnp.float32)
     for name, shape in shapes.items()
   }
-  compiled = jax.jit(jax.grad(loss)).lower(arguments).compile()
-  return compiled.memory_analysis().temp_size_in_bytes
+  program = jax.jit(jax.grad(loss)).lower(arguments).compile()
+  return program.memory_analysis().temp_size_in_bytes
 
 
 def test_memory_grows_far_slower_than_all_states():
@@ -75,19 +76,19 @@ def test_cut_and_continue(at):
 
 def test_batch_axes_dtypes_and_no_tokens():
   arguments = drawn()
-  y, last = ops.selective_scan(**arguments)
+  y, last = compiled("selective_scan")(**arguments)
   many = {
     k: x if k in PARAMETERS else jnp.stack([x, x[::-1]])
     for k, x in arguments.items()
   }
-  y2, last2 = ops.selective_scan(**many)
+  y2, last2 = compiled("selective_scan")(**many)
   assert relative_error(y2, jnp.stack([y, y[::-1]])) < 1e-6
   assert relative_error(last2, jnp.stack([last, last[::-1]])) < 1e-6
   state = arguments.pop("initial_state")
   narrow = {k: x.astype(jnp.bfloat16) for k, x in arguments.items()}
-  y, last = ops.selective_scan(**narrow)
+  y, last = compiled("selective_scan")(**narrow)
   assert (y.dtype, last.dtype) == (jnp.bfloat16, jnp.float32)
-  y, last = ops.selective_scan(**cut(arguments, 0, 0, state))
+  y, last = compiled("selective_scan")(**cut(arguments, 0, 0, state))
   assert y.shape == (2, 0, 4)
   np.testing.assert_array_equal(last, state)
 
@@ -98,8 +99,8 @@ def test_reverse_is_the_flipped_sequence():
     k: x if k in (*PARAMETERS, "initial_state") else jnp.flip(x, 1)
     for k, x in arguments.items()
   }
-  y, last = ops.selective_scan(**arguments, reverse=True)
-  y_flipped, last_flipped = ops.selective_scan(**flipped)
+  y, last = compiled("selective_scan")(**arguments, reverse=True)
+  y_flipped, last_flipped = compiled("selective_scan")(**flipped)
   assert relative_error(y, jnp.flip(y_flipped, 1)) < 1e-6
   assert relative_error(last, last_flipped) < 1e-6
 
@@ -121,7 +122,7 @@ def test_constant_projections_are_a_time_invariant_model():
     np.pad(x, ((0, 0), (j, 0), (0, 0)))[:, :LENGTH] * kernel[j]
     for j in range(LENGTH)
   )
-  assert relative_error(ops.selective_scan(**arguments)[0], y) < 1e-6
+  assert relative_error(compiled("selective_scan")(**arguments)[0], y) < 1e-6
 
 
 def test_wrong_arguments_are_named():
