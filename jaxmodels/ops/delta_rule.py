@@ -60,7 +60,7 @@ def delta_rule(
   transition that never grows, `beta |k|^2 <= 2`. No scale is hidden.
 
   Cost: about 4 C (K + V) + 6 K V + 2/3 C^2 flops a token and head, chunked
-  forward; 4 C^2 more with a decay a head, (4 C + 320) K more with one a key
+  forward; 2 C^2 more with a decay a head, (4 C + 320) K more with one a key
   channel.
 
   Args:

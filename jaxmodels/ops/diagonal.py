@@ -41,7 +41,7 @@ def diagonal_recurrence(
   """Elementwise linear recurrence, `h_t = a_t * h_{t-1} + b_t`.
 
   Cost: about 12 flops a number of b, chunked forward, 44 if complex; 2 or 8
-  of them are the recurrence, the others a scan of log C depth.
+  of them are the recurrence ("recurrent"), the others a scan of log C depth.
 
   Args:
     a: [B, L, ...] real (of any sign, zero too) or complex.
@@ -51,7 +51,8 @@ def diagonal_recurrence(
       and each token sees only what has its own id.
     reverse: run from the last token to the first.
     method: a form of the engine, see `jaxmodels.ops.recurrence`; "auto" is
-      "chunked" on CPU and "parallel" elsewhere.
+      "recurrent" on CPU, where it is fastest and keeps no more than y, and
+      "parallel" elsewhere.
     chunk_size: a power of two; 128 by default.
     axis_name: mesh axis over which L is sharded, inside `shard_map`; equal
       shards. `initial_state` and the final state are those of the whole
@@ -67,6 +68,8 @@ def diagonal_recurrence(
   op = "diagonal_recurrence"
   _check(op, a, b, initial_state, segment_ids)
   form, size = choose(op, method, chunk_size, b.shape[1], _CHUNK)
+  if method == "auto" and form == "chunked":
+    form = "recurrent"
   if initial_state is None:
     initial_state = jnp.zeros_like(jnp.sum(b[:, :1], 1))
   dtype = wide(a, b, initial_state)

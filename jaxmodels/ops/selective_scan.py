@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from jaxmodels.ops import checks, diagonal
 from jaxmodels.ops.dtypes import wide
@@ -58,7 +59,8 @@ def selective_scan(
   time. "parallel" and "associative" hold it whole and are for checking and
   short sequences; so does the gradient of "recurrent".
 
-  Cost: about 16 D N flops a token, chunked forward.
+  Cost: about 7 D N flops a token, chunked forward, on a CPU; 16 D N
+  elsewhere, where a chunk is a scan of log C depth.
 
   Args:
     x: [..., L, D].
@@ -127,16 +129,39 @@ def _family(A, D) -> Family:
   def summarize(chunk, links):
     return diagonal.summarize(elementwise(chunk), links)
 
+  def skip(chunk, y):
+    return y if D is None else y + D[None] * chunk.x
+
   def read(chunk, links, state):
     return walk(chunk, links, state)[0]
 
   def walk(chunk, links, state):
     states, last = diagonal.walk(elementwise(chunk), links, state)
     states = states.reshape(-1, *A.shape)
-    y = jnp.sum(states * chunk.C[:, None, :], axis=-1)
-    return y if D is None else y + D[None] * chunk.x, last
+    return skip(chunk, jnp.sum(states * chunk.C[:, None, :], axis=-1)), last
 
-  return Family(summarize, diagonal.compose, diagonal.advance, read, walk)
+  def walk_by_token(chunk, links, state):
+    """No state but the last is kept, nor anything else of [C, D, N]."""
+
+    def body(h, token):
+      (x, dt, B, C), joined = token
+      kept = jnp.where(joined, jnp.exp(dt[:, None] * A) * h, 0)
+      h = kept + (dt * x)[:, None] * B[None]
+      return h, jnp.sum(h * C[None], axis=-1)
+
+    h = state.reshape(A.shape)
+    last, y = lax.scan(body, h, (chunk, links.previous))
+    return skip(chunk, y), last.reshape(state.shape)
+
+  return Family(
+    summarize,
+    diagonal.compose,
+    diagonal.advance,
+    read,
+    # Half the time of a scan of log C depth on a CPU; an accelerator has
+    # little to do in one token.
+    walk_by_token if jax.default_backend() == "cpu" else walk,
+  )
 
 
 def _zero_state(x, A, dtype):
