@@ -5,8 +5,9 @@ and divided once by the summed weight. A mean of means would give short
 documents and padded rows more say than they have tokens.
 """
 
+import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -19,13 +20,28 @@ from train.state import TrainState
 Batch = Mapping[str, jax.Array]
 
 
+def _as_it_is(function: Callable[..., Any]) -> Callable[..., Any]:
+  return function
+
+
 class Task(NamedTuple):
-  """What stays the same from step to step."""
+  """What stays the same from step to step.
+
+  Attributes:
+    model: A module with the call of `LanguageModel`.
+    optimizer: Of its parameters.
+    schedule: The learning rate by step.
+    accumulation: Microbatches an update.
+    spread: Spreads over devices a function of parameters, a batch and
+      perhaps more, whose results are sums over the tokens of the batch. The
+      default leaves it on one.
+  """
 
   model: nn.Module
   optimizer: optax.GradientTransformation
   schedule: optax.Schedule
   accumulation: int = 1
+  spread: Callable[[Callable[..., Any]], Callable[..., Any]] = _as_it_is
 
 
 def token_sums(
@@ -37,7 +53,9 @@ def token_sums(
   """Runs the model and adds up what the metrics are made of.
 
   Args:
-    model: A module with the call of `LanguageModel`.
+    model: A module with the call of `LanguageModel`. If it has an `axis_name`,
+      the batch is one piece of sequences that are cut over that axis, and the
+      sums are those of all pieces.
     params: Its parameters.
     batch: "inputs", "targets", "segment_ids" and "weights", all `[B, L]`.
     rng: Key for dropout; None to evaluate.
@@ -46,6 +64,9 @@ def token_sums(
     Float32 scalars: "loss" (nats) and "correct", weighted sums over tokens,
     and "weight", the sum of the weights.
   """
+  axis = getattr(model, "axis_name", None)
+  if rng is not None and axis is not None:
+    rng = jax.random.fold_in(rng, jax.lax.axis_index(axis))
   logits, _ = model.apply(
     {"params": params},
     batch["inputs"],
@@ -57,11 +78,12 @@ def token_sums(
   picked = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
   losses = jax.nn.logsumexp(logits, axis=-1) - picked
   correct = (jnp.argmax(logits, axis=-1) == targets).astype(jnp.float32)
-  return {
+  sums = {
     "loss": jnp.sum(losses * weights),
     "correct": jnp.sum(correct * weights),
     "weight": jnp.sum(weights),
   }
+  return sums if axis is None else jax.lax.psum(sums, axis)
 
 
 def _inverse(weight: Any) -> Any:
@@ -90,9 +112,9 @@ def means(sums: Mapping[str, Any]) -> dict[str, Any]:
   }
 
 
-def eval_step(model: nn.Module, params: Any, batch: Batch) -> dict:
+def eval_step(task: Task, params: Any, batch: Batch) -> dict[str, jax.Array]:
   """Returns the sums of `token_sums`, without dropout."""
-  return token_sums(model, params, batch)
+  return task.spread(functools.partial(token_sums, task.model))(params, batch)
 
 
 def _gradients(
@@ -114,7 +136,7 @@ def _gradients(
     sums = token_sums(task.model, params, batch, rng)
     return sums["loss"], sums
 
-  gradient = jax.grad(loss, has_aux=True)
+  gradient = task.spread(jax.grad(loss, has_aux=True))
   count = task.accumulation
   if count == 1:
     return gradient(params, batch, jax.random.fold_in(rng, 0))
