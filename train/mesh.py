@@ -16,7 +16,7 @@ from flax import linen as nn
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from train import config
-from train.errors import UserError
+from train.errors import UserError, one_line
 
 AXES = ("data", "fsdp", "sequence")
 
@@ -123,7 +123,42 @@ def cut_model(model: nn.Module) -> nn.Module:
   """
   if not hasattr(model, "axis_name"):
     raise UserError(
-      f"config.mesh.sequence must be 1: {type(model).__name__} cannot have its"
-      " sequences cut, it has no field axis_name"
+      "config.mesh.sequence must be 1: the sequences of"
+      f" {type(model).__name__} cannot be cut, it has no field axis_name"
     )
   return model.clone(axis_name="sequence")
+
+
+def check_pieces(
+  layout: config.Mesh, model: nn.Module, params: Any, length: int
+) -> None:
+  """Sees, without computing, that the model can take pieces of sequences.
+
+  Args:
+    layout: Devices along each axis.
+    model: Of whole sequences.
+    params: Its parameters.
+    length: Tokens of a whole sequence.
+
+  Raises:
+    UserError: It cannot; a piece may be too short for a convolution.
+  """
+  if layout.sequence == 1:
+    return
+  cut = cut_model(model)
+  along = PartitionSpec(None, "sequence")
+  lifted = jax.shard_map(
+    lambda params, tokens: cut.apply({"params": params}, tokens)[0],
+    mesh=make_mesh(layout),
+    in_specs=(PartitionSpec(), along),
+    out_specs=along,
+    axis_names={"sequence"},
+  )
+  tokens = jax.ShapeDtypeStruct((1, length), np.int32)
+  try:
+    jax.eval_shape(lifted, params, tokens)
+  except ValueError as error:
+    raise UserError(
+      f"config.mesh.sequence is {layout.sequence}, which the model cannot"
+      f" take: {one_line(error)}; lower it, or give longer sequences"
+    ) from error

@@ -13,6 +13,7 @@ from train import checkpoint, serialize
 from train.config import Config, Mesh, validate
 from train.data import Dataset
 from train.errors import UserError, is_disk_full, one_line
+from train.mesh import check_pieces
 from train.optimizer import make_optimizer, schedule
 from train.state import TrainState, init_state
 from train.step import Task
@@ -91,6 +92,7 @@ def begin(config: Config, workdir: str, say: Callable[[str], None]) -> Start:
     state = init_state(task.model, task.optimizer, config.seed, length)
   except (TypeError, ValueError, KeyError, flax.errors.FlaxError) as error:
     raise UserError(f"config.model: {one_line(error)}") from error
+  check_pieces(mesh, task.model, state.params, length)
   snapshot = checkpoint.restore_latest(workdir, say)
   document = serialize.to_json(config)
   if snapshot is not None:
