@@ -21,6 +21,7 @@ from jaxmodels.ops import checks
 from train import config
 from train.errors import CheckError, one_line
 from train.mesh import (
+  AXES,
   BATCH,
   cut_model,
   gather_tables,
@@ -118,7 +119,7 @@ def _over_mesh(task: Task, mesh: jax.sharding.Mesh, debug: bool) -> Strategy:
   """A mesh: the compiler cuts batch and parameters, we cut sequences."""
   task = task._replace(spread=_spreader(mesh))
   if mesh.shape["sequence"] > 1:
-    task = task._replace(model=cut_model(task.model))
+    task = task._replace(model=cut_model(task.model), axes=AXES)
 
   def place(state: TrainState) -> Any:
     return jax.lax.with_sharding_constraint(state, shardings(mesh, state))
@@ -150,10 +151,12 @@ def _over_mesh(task: Task, mesh: jax.sharding.Mesh, debug: bool) -> Strategy:
 def _spreader(mesh: jax.sharding.Mesh) -> Callable[..., Callable[..., Any]]:
   """Makes the `spread` of a task for a mesh.
 
-  Only "sequence" is an axis of collectives that the model asks for; sums over
-  the other two, and gathering parameters, the compiler adds by itself.
+  Whole sequences are left to the compiler: it cuts what it computes as the
+  batch is cut, gathers parameters layer by layer, and adds up. Where sequences
+  are cut, the model asks for its collectives itself, on its own share of the
+  batch; the parameters are gathered before it.
   """
-  whole, along = PartitionSpec(), PartitionSpec(None, "sequence")
+  whole = PartitionSpec()
 
   def spread(function: Callable[..., Any]) -> Callable[..., Any]:
     def run(params: Any, batch: Batch, *rest: Any) -> Any:
@@ -165,9 +168,8 @@ def _spreader(mesh: jax.sharding.Mesh) -> Callable[..., Callable[..., Any]]:
         lifted = jax.shard_map(
           function,
           mesh=mesh,
-          in_specs=(whole, along, *(whole for _ in rest)),
+          in_specs=(whole, BATCH, *(whole for _ in rest)),
           out_specs=whole,
-          axis_names={"sequence"},
         )
       result = lifted(gather_tables(mesh, params), batch, *rest)
       result = gather_tables(mesh, result)

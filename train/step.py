@@ -35,6 +35,7 @@ class Task(NamedTuple):
     spread: Spreads over devices a function of parameters, a batch and
       perhaps more, whose results are sums over the tokens of the batch. The
       default leaves it on one.
+    axes: Mesh axes that `spread` makes known inside: see `token_sums`.
   """
 
   model: nn.Module
@@ -42,6 +43,7 @@ class Task(NamedTuple):
   schedule: optax.Schedule
   accumulation: int = 1
   spread: Callable[[Callable[..., Any]], Callable[..., Any]] = _as_it_is
+  axes: tuple[str, ...] = ()
 
 
 def token_sums(
@@ -49,24 +51,24 @@ def token_sums(
   params: Any,
   batch: Batch,
   rng: jax.Array | None = None,
+  axes: tuple[str, ...] = (),
 ) -> dict[str, jax.Array]:
   """Runs the model and adds up what the metrics are made of.
 
   Args:
-    model: A module with the call of `LanguageModel`. If it has an `axis_name`,
-      the batch is one piece of sequences that are cut over that axis, and the
-      sums are those of all pieces.
+    model: A module with the call of `LanguageModel`.
     params: Its parameters.
     batch: "inputs", "targets", "segment_ids" and "weights", all `[B, L]`.
     rng: Key for dropout; None to evaluate.
+    axes: Mesh axes, inside `shard_map`, of devices that each have a share of
+      the batch, or a piece of its sequences. Each draws its own dropout.
 
   Returns:
     Float32 scalars: "loss" (nats) and "correct", weighted sums over tokens,
-    and "weight", the sum of the weights.
+    and "weight", the sum of the weights; over all of `axes`.
   """
-  axis = getattr(model, "axis_name", None)
-  if rng is not None and axis is not None:
-    rng = jax.random.fold_in(rng, jax.lax.axis_index(axis))
+  if rng is not None and axes:
+    rng = jax.random.fold_in(rng, jax.lax.axis_index(axes))
   logits, _ = model.apply(
     {"params": params},
     batch["inputs"],
@@ -83,7 +85,7 @@ def token_sums(
     "correct": jnp.sum(correct * weights),
     "weight": jnp.sum(weights),
   }
-  return sums if axis is None else jax.lax.psum(sums, axis)
+  return jax.lax.psum(sums, axes) if axes else sums
 
 
 def _inverse(weight: Any) -> Any:
@@ -114,7 +116,8 @@ def means(sums: Mapping[str, Any]) -> dict[str, Any]:
 
 def eval_step(task: Task, params: Any, batch: Batch) -> dict[str, jax.Array]:
   """Returns the sums of `token_sums`, without dropout."""
-  return task.spread(functools.partial(token_sums, task.model))(params, batch)
+  sums = functools.partial(token_sums, task.model, axes=task.axes)
+  return task.spread(sums)(params, batch)
 
 
 def _gradients(
@@ -133,7 +136,7 @@ def _gradients(
   """
 
   def loss(params: Any, batch: Batch, rng: jax.Array) -> tuple[Any, dict]:
-    sums = token_sums(task.model, params, batch, rng)
+    sums = token_sums(task.model, params, batch, rng, task.axes)
     return sums["loss"], sums
 
   gradient = task.spread(jax.grad(loss, has_aux=True))

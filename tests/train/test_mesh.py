@@ -1,6 +1,7 @@
 """Where a state goes, what a model must be able to, and changing meshes."""
 
 import dataclasses
+import re
 
 import jax
 import numpy as np
@@ -11,7 +12,8 @@ from jaxmodels.models import LanguageModel
 from tests.train import tiny
 from train import checkpoint
 from train.config import Mesh
-from train.errors import UserError
+from train.data import Batches
+from train.errors import CheckError, UserError
 from train.loop import run
 from train.mesh import check_pieces, make_mesh, shardings
 from train.metrics import read_metrics
@@ -143,3 +145,39 @@ def test_a_window_longer_than_a_piece_is_no_error():
   model = small(("sliding_attention",))
   params = model.init(jax.random.key(0), np.zeros((1, 16), np.int32))["params"]
   check_pieces(Mesh(sequence=8), model, params, 16)
+
+
+@pytest.mark.parametrize("sizes", [(2, 4, 1), (2, 2, 2)])
+def test_parameters_and_segments_are_gathered_but_no_tokens(sizes):
+  config = configured(data=tiny.Data(length=24))
+  text = compiled_step(config, Mesh(*sizes)).as_text()
+  found = re.findall(r" (\w+)\[([\d,]+)\]\S* all-gather(?:-start)?\(", text)
+  shapes = {tuple(map(int, shape.split(","))) for _, shape in found}
+  assert (16, 64) in shapes, "the input of the channel mixer, D x 4 D"
+  # Neither the batch of 8, nor sequences, nor pieces of them.
+  for shape in shapes:
+    assert not {8, 24, 12} & set(shape), shape
+
+
+def compiled_step(config, mesh):
+  task = make_task(config)
+  strategy = make_strategy("jit", task, mesh=mesh)
+  state = init_state(task.model, task.optimizer, 0, config.data.length)
+  batch = next(Batches(config.data.open("train"), config.batch_size, seed=0))
+  step = strategy.step.lower(strategy.prepare(state), strategy.batch(batch))
+  return step.compile()
+
+
+@pytest.mark.parametrize("sizes", [(2, 2, 1), (1, 2, 2)])
+def test_debug_names_what_is_wrong_on_a_mesh_too(sizes):
+  config = configured()
+  task = make_task(config)
+  strategy = make_strategy("jit", task, mesh=Mesh(*sizes), debug=True)
+  state = init_state(task.model, task.optimizer, 0, 16)
+  state = strategy.prepare(state)
+  batch = next(Batches(config.data.open("train"), 8, seed=0))
+  state, metrics = strategy.step(state, strategy.batch(batch))
+  assert metrics["finite"]
+  batch["segment_ids"][5, 11] = 0
+  with pytest.raises(CheckError, match="segment_ids must only grow"):
+    strategy.step(state, strategy.batch(batch))
