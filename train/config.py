@@ -6,6 +6,7 @@ are a frozen dataclass that opens its own splits, so nothing is named twice.
 """
 
 import dataclasses
+import math
 from typing import Any
 
 from flax import linen as nn
@@ -49,6 +50,25 @@ class Optimizer:
 
 
 @dataclasses.dataclass(frozen=True)
+class Mesh:
+  """How strategy "jit" lays out the devices; -1 stands for the rest of them.
+
+  Whatever the layout, the run computes the same numbers (up to rounding), so
+  it may change when a run goes on.
+
+  Attributes:
+    data: Devices that take different sequences.
+    fsdp: Devices that take different sequences too, and share parameters and
+      optimizer state among them, each keeping a piece.
+    sequence: Devices that share every sequence, each taking a piece.
+  """
+
+  data: int = 1
+  fsdp: int = 1
+  sequence: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
 class Sample:
   """What is generated when a run ends; a length of 0 means nothing."""
 
@@ -72,7 +92,9 @@ class Config:
     batch_size: Sequences an update, over all devices and microbatches.
     accumulation: Microbatches that an update is summed from.
     seed: Of the parameters, the order of the data, and dropout.
-    strategy: "jit" (one device) or "pmap" (all local devices).
+    strategy: "jit" (the devices of `mesh`) or "pmap" (all local devices, each
+      with a whole copy of the state).
+    mesh: The devices of strategy "jit"; one by default.
     log_every: Steps between lines of training metrics.
     eval_every: Steps between validations; the last step always has one.
     eval_batches: Batches a validation; None for the whole split.
@@ -91,6 +113,7 @@ class Config:
   accumulation: int = 1
   seed: int = 0
   strategy: str = "jit"
+  mesh: Mesh = dataclasses.field(default_factory=Mesh)
   log_every: int = 10
   eval_every: int = 100
   eval_batches: int | None = None
@@ -128,6 +151,52 @@ def _check_optimizer(optimizer: Optimizer) -> None:
   )
 
 
+def _check_mesh(config: Config) -> None:
+  sizes = dataclasses.asdict(config.mesh)
+  for name, size in sizes.items():
+    wanted = "positive, or -1 for the rest of the devices"
+    _check(size > 0 or size == -1, f"mesh.{name}", size, wanted)
+  rests = [name for name, size in sizes.items() if size == -1]
+  if len(rests) > 1:
+    wanted = f"positive, since config.mesh.{rests[0]} is -1 already"
+    _check(False, f"mesh.{rests[1]}", -1, wanted)
+  for name, size in sizes.items():
+    wanted = f'1 under config.strategy={config.strategy}; a mesh needs "jit"'
+    _check(config.strategy == "jit" or size == 1, f"mesh.{name}", size, wanted)
+  field = getattr(config.model, "axis_name", None)
+  _check(
+    field is None,
+    "model.axis_name",
+    field,
+    "None: config.mesh.sequence sets it",
+  )
+
+
+def layout(config: Config, available: int) -> Mesh:
+  """Returns how many devices a run has along each axis, with no -1 left.
+
+  Args:
+    config: The run.
+    available: Devices there are.
+
+  Raises:
+    UserError: They cannot be laid out as the config says.
+  """
+  _check_mesh(config)
+  if config.strategy != "jit":
+    return Mesh(data=available)
+  sizes = dataclasses.asdict(config.mesh)
+  fixed = math.prod(size for size in sizes.values() if size != -1)
+  if available % fixed:
+    given = ", ".join(f"{name}={size}" for name, size in sizes.items())
+    raise UserError(
+      f"config.mesh is {given}, which makes {fixed} devices, but must divide"
+      f" the {available} there are; change one, or set one to -1 for the rest"
+    )
+  rest = available // fixed
+  return Mesh(**{k: rest if v == -1 else v for k, v in sizes.items()})
+
+
 def check_sample(sample: Sample) -> None:
   """Raises a UserError that names the first setting that is wrong."""
 
@@ -145,14 +214,22 @@ def check_sample(sample: Sample) -> None:
 
 
 def validate(
-  config: Config, *, devices: int = 1, vocab_size: int | None = None
-) -> None:
+  config: Config,
+  *,
+  devices: int = 1,
+  vocab_size: int | None = None,
+  length: int | None = None,
+) -> Mesh:
   """Checks every value of a config that can be wrong.
 
   Args:
     config: The config.
-    devices: Devices that share a batch.
+    devices: Devices there are.
     vocab_size: Of the dataset, where it is known by now.
+    length: Tokens a sequence of the dataset, likewise.
+
+  Returns:
+    How many devices the run has along each axis.
 
   Raises:
     UserError: Names the first key that is wrong, its value, and what it
@@ -174,13 +251,21 @@ def validate(
   ):
     value = getattr(config, key)
     _check(value in options, key, value, "one of " + ", ".join(options))
-  shares = config.accumulation * devices
+  mesh = layout(config, devices)
+  sharing = mesh.data * mesh.fsdp
   _check(
-    config.batch_size % shares == 0,
+    config.batch_size % (config.accumulation * sharing) == 0,
     "batch_size",
     config.batch_size,
-    f"divisible by accumulation ({config.accumulation}) times devices"
-    f" ({devices})",
+    f"divisible by accumulation ({config.accumulation}) times the devices that"
+    f" share a batch ({sharing})",
+  )
+  _check(
+    length is None or length % mesh.sequence == 0,
+    "mesh.sequence",
+    mesh.sequence,
+    f"a divisor of the {length} tokens of a sequence: change it, or the length"
+    " of the data",
   )
   model_size = getattr(config.model, "vocab_size", None)
   if vocab_size is not None and model_size is not None:
@@ -190,3 +275,4 @@ def validate(
       model_size,
       f"at least the {vocab_size} tokens of the data",
     )
+  return mesh

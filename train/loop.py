@@ -27,12 +27,12 @@ import numpy as np
 
 from train import serialize
 from train.checkpoint import Checkpoints, Snapshot
-from train.config import Config, validate
+from train.config import Config, Mesh, validate
 from train.data import Batches, baselines
 from train.errors import CheckError, NonFiniteError
 from train.evaluate import evaluate
 from train.metrics import MetricsWriter, parameter_table
-from train.sharding import Strategy, device_count, make_strategy
+from train.sharding import Strategy, make_strategy
 from train.signals import Stop, stop_signals
 from train.start import Start, begin, make_workdir
 
@@ -287,7 +287,7 @@ def run(config: Config, workdir: str) -> Result:
     RunError: The run failed; the same command repeats the failing step.
     OSError: The disk is full; checkpoints that were complete stay.
   """
-  validate(config, devices=device_count(config.strategy))
+  validate(config, devices=jax.local_device_count())
   make_workdir(workdir)
   with (
     stop_signals() as stop,
@@ -299,10 +299,13 @@ def run(config: Config, workdir: str) -> Result:
     writer.truncate(step if start.snapshot else -1)
     writer.text(parameter_table(start.state.params))
     writer.text(_first_line(config, workdir, step))
+    writer.text(_layout_line(config, start.mesh))
     reference = baselines(config.data)
     if reference and start.snapshot is None:
       writer.write(0, "baseline", reference)
-    strategy = make_strategy(config.strategy, start.task, debug=config.debug)
+    strategy = make_strategy(
+      config.strategy, start.task, mesh=start.mesh, debug=config.debug
+    )
     checkpoints = Checkpoints(
       workdir, keep=config.keep, best_metric=config.best_metric
     )
@@ -326,3 +329,16 @@ def _first_line(config: Config, workdir: str, step: int) -> str:
   if step:
     return f"resuming at step {step} of {config.steps} in {workdir}"
   return f"training {config.steps} steps in {workdir}"
+
+
+def _layout_line(config: Config, mesh: Mesh) -> str:
+  """Says what of an update each device has to do."""
+  sharing = mesh.data * mesh.fsdp
+  own = config.batch_size // (sharing * config.accumulation)
+  sizes = dataclasses.asdict(mesh).items()
+  return (
+    f"{sharing * mesh.sequence} devices"
+    f" ({', '.join(f'{name} {size}' for name, size in sizes)}):"
+    f" {config.batch_size} sequences an update, {own} a device at a time,"
+    f" {config.accumulation} times"
+  )

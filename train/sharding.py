@@ -1,7 +1,8 @@
 """How the pure step meets the devices.
 
 A strategy lifts `train_step` and `eval_step`, and moves states and batches to
-where these want them. Every strategy computes the same numbers.
+where these want them. Every strategy computes the same numbers: "jit" on one
+device or over a mesh of them (`train.mesh`), "pmap" on copies of the state.
 """
 
 import contextlib
@@ -14,9 +15,19 @@ from typing import Any
 import chex
 import jax
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxmodels.ops import checks
+from train import config
 from train.errors import CheckError, one_line
+from train.mesh import (
+  AXES,
+  BATCH,
+  cut_model,
+  gather_tables,
+  make_mesh,
+  shardings,
+)
 from train.state import TrainState
 from train.step import Batch, Task, eval_step, train_step
 
@@ -26,7 +37,7 @@ class Strategy:
   """What the loop asks of a strategy.
 
   Attributes:
-    devices: How many share a batch.
+    devices: How many there are.
     prepare: Moves a state to the devices.
     batch: Moves a batch, arrays `[B, L]`, to the devices.
     step: Does one update: state and batch to state and metrics. The state
@@ -77,14 +88,16 @@ def _checked(function: Callable[..., Any]) -> Callable[..., Any]:
   return run
 
 
-def _jit(task: Task, debug: bool) -> Strategy:
-  """One device: the default one."""
+def _jit(task: Task, layout: config.Mesh, debug: bool) -> Strategy:
+  """One device, the default one, or a mesh of them."""
+  if layout != config.Mesh():
+    return _over_mesh(task, make_mesh(layout), debug)
 
   def step(state: TrainState, batch: Batch) -> Any:
     return train_step(task, state, batch)
 
   def evaluate(state: TrainState, batch: Batch) -> Any:
-    return eval_step(task.model, state.params, batch)
+    return eval_step(task, state.params, batch)
 
   if debug:
     run_step = _checked(jax.jit(step))
@@ -102,16 +115,83 @@ def _jit(task: Task, debug: bool) -> Strategy:
   )
 
 
-def _pmap(task: Task, debug: bool) -> Strategy:
-  """All local devices: the state on each, the batch split among them."""
-  count = jax.local_device_count()
-  lift = functools.partial(jax.pmap, axis_name="batch")
+def _over_mesh(task: Task, mesh: jax.sharding.Mesh, debug: bool) -> Strategy:
+  """A mesh: the compiler cuts batch and parameters, we cut sequences."""
+  task = task._replace(spread=_spreader(mesh))
+  if mesh.shape["sequence"] > 1:
+    task = task._replace(model=cut_model(task.model), axes=AXES)
+
+  def place(state: TrainState) -> Any:
+    return jax.lax.with_sharding_constraint(state, shardings(mesh, state))
+
+  def step(state: TrainState, batch: Batch) -> Any:
+    state, metrics = train_step(task, state, batch)
+    # As it came, so that the next state can take the memory of this one.
+    return place(state), metrics
+
+  def evaluate(state: TrainState, batch: Batch) -> Any:
+    return eval_step(task, state.params, batch)
+
+  if debug:
+    run_step = _checked(jax.jit(step))
+    run_evaluate = _checked(jax.jit(evaluate))
+  else:
+    run_step = jax.jit(step, donate_argnums=0)
+    run_evaluate = jax.jit(evaluate)
+  return Strategy(
+    devices=mesh.size,
+    prepare=lambda state: jax.device_put(state, shardings(mesh, state)),
+    batch=lambda batch: jax.device_put(batch, NamedSharding(mesh, BATCH)),
+    step=run_step,
+    evaluate=run_evaluate,
+    fetch=_copy,
+  )
+
+
+def _spreader(mesh: jax.sharding.Mesh) -> Callable[..., Callable[..., Any]]:
+  """Makes the `spread` of a task for a mesh.
+
+  Whole sequences are left to the compiler: it cuts what it computes as the
+  batch is cut, gathers parameters layer by layer, and adds up. Where sequences
+  are cut, the model asks for its collectives itself, on its own share of the
+  batch; the parameters are gathered before it.
+  """
+  whole = PartitionSpec()
+
+  def spread(function: Callable[..., Any]) -> Callable[..., Any]:
+    def run(params: Any, batch: Batch, *rest: Any) -> Any:
+      batch = jax.lax.with_sharding_constraint(
+        dict(batch), NamedSharding(mesh, BATCH)
+      )
+      lifted = function
+      if mesh.shape["sequence"] > 1:
+        lifted = jax.shard_map(
+          function,
+          mesh=mesh,
+          in_specs=(whole, BATCH, *(whole for _ in rest)),
+          out_specs=whole,
+        )
+      result = lifted(gather_tables(mesh, params), batch, *rest)
+      result = gather_tables(mesh, result)
+      return jax.lax.with_sharding_constraint(result, shardings(mesh, result))
+
+    return run
+
+  return spread
+
+
+def _pmap(task: Task, layout: config.Mesh, debug: bool) -> Strategy:
+  """Local devices: the state on each, the batch split among them."""
+  count = layout.data
+  lift = functools.partial(
+    jax.pmap, axis_name="batch", devices=jax.local_devices()[:count]
+  )
 
   def step(state: TrainState, batch: Batch) -> Any:
     return train_step(task, state, batch, "batch")
 
   def evaluate(state: TrainState, batch: Batch) -> Any:
-    return jax.lax.psum(eval_step(task.model, state.params, batch), "batch")
+    return jax.lax.psum(eval_step(task, state.params, batch), "batch")
 
   def split(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {
@@ -123,7 +203,7 @@ def _pmap(task: Task, debug: bool) -> Strategy:
     copies = jax.tree.map(
       lambda x: np.broadcast_to(x, (count, *np.shape(x))), state
     )
-    return jax.pmap(lambda x: x)(copies)
+    return lift(lambda x: x)(copies)
 
   # Metrics are equal on every device after the sum: one copy comes back.
   if debug:
@@ -142,17 +222,23 @@ def _pmap(task: Task, debug: bool) -> Strategy:
   )
 
 
-def make_strategy(name: str, task: Task, *, debug: bool = False) -> Strategy:
+def make_strategy(
+  name: str,
+  task: Task,
+  *,
+  mesh: config.Mesh | None = None,
+  debug: bool = False,
+) -> Strategy:
   """Builds a strategy.
 
   Args:
     name: "jit" or "pmap".
     task: What a step is made of.
+    mesh: Devices along each axis, of `config.layout`; None for one device.
     debug: Whether to check every value inside the step.
+
+  Raises:
+    UserError: The model cannot have its sequences cut.
   """
-  return {"jit": _jit, "pmap": _pmap}[name](task, debug)
-
-
-def device_count(name: str) -> int:
-  """Returns how many devices share a batch under a strategy."""
-  return jax.local_device_count() if name == "pmap" else 1
+  make = {"jit": _jit, "pmap": _pmap}[name]
+  return make(task, mesh or config.Mesh(), debug)

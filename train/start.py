@@ -6,14 +6,15 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax
+import jax
 import numpy as np
 
 from train import checkpoint, serialize
-from train.config import Config, validate
+from train.config import Config, Mesh, validate
 from train.data import Dataset
 from train.errors import UserError, is_disk_full, one_line
+from train.mesh import check_pieces
 from train.optimizer import make_optimizer, schedule
-from train.sharding import device_count
 from train.state import TrainState, init_state
 from train.step import Task
 
@@ -27,6 +28,9 @@ FREE: tuple[str, ...] = (
   "config.keep",
   "config.sample",
   "config.debug",
+  # Where a state lies is no part of it: it goes on on any devices.
+  "config.strategy",
+  "config.mesh",
 )
 
 
@@ -34,6 +38,7 @@ class Start(NamedTuple):
   """What the loop begins with."""
 
   task: Task
+  mesh: Mesh
   state: TrainState
   train: Dataset
   validation: Dataset
@@ -75,17 +80,19 @@ def begin(config: Config, workdir: str, say: Callable[[str], None]) -> Start:
   """
   train = open_split(config.data, "train")
   validation = open_split(config.data, "validation")
-  validate(
+  length = np.shape(train[0]["inputs"])[0]
+  mesh = validate(
     config,
-    devices=device_count(config.strategy),
+    devices=jax.local_device_count(),
     vocab_size=train.vocab_size,
+    length=length,
   )
   task = make_task(config)
-  length = np.shape(train[0]["inputs"])[0]
   try:
     state = init_state(task.model, task.optimizer, config.seed, length)
   except (TypeError, ValueError, KeyError, flax.errors.FlaxError) as error:
     raise UserError(f"config.model: {one_line(error)}") from error
+  check_pieces(mesh, task.model, state.params, length)
   snapshot = checkpoint.restore_latest(workdir, say)
   document = serialize.to_json(config)
   if snapshot is not None:
@@ -93,7 +100,7 @@ def begin(config: Config, workdir: str, say: Callable[[str], None]) -> Start:
     state = flax.serialization.from_state_dict(state, snapshot.state)
   with open(os.path.join(workdir, "config.json"), "w") as file:
     json.dump(document, file, indent=2)
-  return Start(task, state, train, validation, snapshot)
+  return Start(task, mesh, state, train, validation, snapshot)
 
 
 def make_workdir(workdir: str) -> None:

@@ -5,8 +5,9 @@ and divided once by the summed weight. A mean of means would give short
 documents and padded rows more say than they have tokens.
 """
 
+import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -19,13 +20,30 @@ from train.state import TrainState
 Batch = Mapping[str, jax.Array]
 
 
+def _as_it_is(function: Callable[..., Any]) -> Callable[..., Any]:
+  return function
+
+
 class Task(NamedTuple):
-  """What stays the same from step to step."""
+  """What stays the same from step to step.
+
+  Attributes:
+    model: A module with the call of `LanguageModel`.
+    optimizer: Of its parameters.
+    schedule: The learning rate by step.
+    accumulation: Microbatches an update.
+    spread: Spreads over devices a function of parameters, a batch and
+      perhaps more, whose results are sums over the tokens of the batch. The
+      default leaves it on one.
+    axes: Mesh axes that `spread` makes known inside: see `token_sums`.
+  """
 
   model: nn.Module
   optimizer: optax.GradientTransformation
   schedule: optax.Schedule
   accumulation: int = 1
+  spread: Callable[[Callable[..., Any]], Callable[..., Any]] = _as_it_is
+  axes: tuple[str, ...] = ()
 
 
 def token_sums(
@@ -33,6 +51,7 @@ def token_sums(
   params: Any,
   batch: Batch,
   rng: jax.Array | None = None,
+  axes: tuple[str, ...] = (),
 ) -> dict[str, jax.Array]:
   """Runs the model and adds up what the metrics are made of.
 
@@ -41,11 +60,15 @@ def token_sums(
     params: Its parameters.
     batch: "inputs", "targets", "segment_ids" and "weights", all `[B, L]`.
     rng: Key for dropout; None to evaluate.
+    axes: Mesh axes, inside `shard_map`, of devices that each have a share of
+      the batch, or a piece of its sequences. Each draws its own dropout.
 
   Returns:
     Float32 scalars: "loss" (nats) and "correct", weighted sums over tokens,
-    and "weight", the sum of the weights.
+    and "weight", the sum of the weights; over all of `axes`.
   """
+  if rng is not None and axes:
+    rng = jax.random.fold_in(rng, jax.lax.axis_index(axes))
   logits, _ = model.apply(
     {"params": params},
     batch["inputs"],
@@ -57,11 +80,12 @@ def token_sums(
   picked = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
   losses = jax.nn.logsumexp(logits, axis=-1) - picked
   correct = (jnp.argmax(logits, axis=-1) == targets).astype(jnp.float32)
-  return {
+  sums = {
     "loss": jnp.sum(losses * weights),
     "correct": jnp.sum(correct * weights),
     "weight": jnp.sum(weights),
   }
+  return jax.lax.psum(sums, axes) if axes else sums
 
 
 def _inverse(weight: Any) -> Any:
@@ -90,9 +114,10 @@ def means(sums: Mapping[str, Any]) -> dict[str, Any]:
   }
 
 
-def eval_step(model: nn.Module, params: Any, batch: Batch) -> dict:
+def eval_step(task: Task, params: Any, batch: Batch) -> dict[str, jax.Array]:
   """Returns the sums of `token_sums`, without dropout."""
-  return token_sums(model, params, batch)
+  sums = functools.partial(token_sums, task.model, axes=task.axes)
+  return task.spread(sums)(params, batch)
 
 
 def _gradients(
@@ -111,10 +136,10 @@ def _gradients(
   """
 
   def loss(params: Any, batch: Batch, rng: jax.Array) -> tuple[Any, dict]:
-    sums = token_sums(task.model, params, batch, rng)
+    sums = token_sums(task.model, params, batch, rng, task.axes)
     return sums["loss"], sums
 
-  gradient = jax.grad(loss, has_aux=True)
+  gradient = task.spread(jax.grad(loss, has_aux=True))
   count = task.accumulation
   if count == 1:
     return gradient(params, batch, jax.random.fold_in(rng, 0))

@@ -69,6 +69,7 @@ class DeltaNet(nn.Module):
     output_scale: Factor on the initial weights of the output projection.
     method: Of the op.
     chunk_size: Of the op.
+    axis_name: Mesh axis that L is cut over, inside `shard_map`.
     dtype: Of the computation; decays, beta, the norms of q and k and the
       memory are float32 or wider.
     param_dtype: Of the parameters.
@@ -86,6 +87,7 @@ class DeltaNet(nn.Module):
   output_scale: float = 1.0
   method: str = "auto"
   chunk_size: int | None = None
+  axis_name: str | None = None
   dtype: jnp.dtype = jnp.float32
   param_dtype: jnp.dtype = jnp.float32
 
@@ -134,6 +136,7 @@ class DeltaNet(nn.Module):
       segment_ids=segment_ids,
       method=self.method,
       chunk_size=self.chunk_size,
+      axis_name=self.axis_name,
     )
     output = projection(self, self.width, "output", scale=self.output_scale)
     y = output(self._read_out(x, y))
@@ -182,6 +185,7 @@ class DeltaNet(nn.Module):
   def _convolution(self, name: str) -> ShortConvolution:
     return ShortConvolution(
       self.kernel_width,
+      axis_name=self.axis_name,
       dtype=self.dtype,
       param_dtype=self.param_dtype,
       name=name,

@@ -51,6 +51,7 @@ class GLA(nn.Module):
     output_scale: Factor on the initial weights of the output projection.
     method: Of the op.
     chunk_size: Of the op.
+    axis_name: Mesh axis that L is cut over, inside `shard_map`.
     dtype: Of the computation; decays and the memory are float32 or wider.
     param_dtype: Of the parameters.
   """
@@ -64,6 +65,7 @@ class GLA(nn.Module):
   output_scale: float = 1.0
   method: str = "auto"
   chunk_size: int | None = None
+  axis_name: str | None = None
   dtype: jnp.dtype = jnp.float32
   param_dtype: jnp.dtype = jnp.float32
 
@@ -103,6 +105,7 @@ class GLA(nn.Module):
       segment_ids=segment_ids,
       method=self.method,
       chunk_size=self.chunk_size,
+      axis_name=self.axis_name,
     )
     y = RMSNorm(dtype=self.dtype, param_dtype=self.param_dtype, name="norm")(y)
     y = merge_heads(y * nn.silu(heads("output_gate", value_width)))

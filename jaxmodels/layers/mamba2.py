@@ -57,6 +57,7 @@ class Mamba2(nn.Module):
     output_scale: Factor on the initial weights of the output projection.
     method: Of the op.
     chunk_size: Of the op.
+    axis_name: Mesh axis that L is cut over, inside `shard_map`.
     dtype: Of the computation; steps, decays and the memory are float32 or
       wider.
     param_dtype: Of the parameters.
@@ -71,6 +72,7 @@ class Mamba2(nn.Module):
   output_scale: float = 1.0
   method: str = "auto"
   chunk_size: int | None = None
+  axis_name: str | None = None
   dtype: jnp.dtype = jnp.float32
   param_dtype: jnp.dtype = jnp.float32
 
@@ -114,6 +116,7 @@ class Mamba2(nn.Module):
       segment_ids=segment_ids,
       method=self.method,
       chunk_size=self.chunk_size,
+      axis_name=self.axis_name,
     )
     skip = self.param("D", nn.initializers.ones, (heads,), self.param_dtype)
     skip = skip.astype(y.dtype)[None, None, :, None]
@@ -145,6 +148,7 @@ class Mamba2(nn.Module):
   def _convolution(self, name: str) -> ShortConvolution:
     return ShortConvolution(
       self.kernel_width,
+      axis_name=self.axis_name,
       use_bias=True,
       dtype=self.dtype,
       param_dtype=self.param_dtype,

@@ -2,8 +2,9 @@
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
-from jaxmodels.ops import checks
+from jaxmodels.ops import checks, halo
 
 __all__ = ["advance_positions", "rotate"]
 
@@ -46,7 +47,10 @@ def rotate(
 
 
 def advance_positions(
-  entering: jax.Array, length: int, segment_ids: jax.Array | None
+  entering: jax.Array,
+  length: int,
+  segment_ids: jax.Array | None,
+  axis_name: str | None = None,
 ) -> tuple[jax.Array, jax.Array]:
   """Positions that count from the start of each token's own segment.
 
@@ -54,16 +58,46 @@ def advance_positions(
     entering: [B] how many tokens of segment 0 came before.
     length: L.
     segment_ids: [B, L] integers that only grow, or None.
+    axis_name: Mesh axis that L is cut over, inside `shard_map`; `entering`
+      and what is returned beside the positions are the whole sequence's.
 
   Returns:
     positions [B, L], and [B] how many tokens of the last token's segment
     there have been.
   """
+  if length == 0:
+    return entering[:, None] + jnp.arange(0, dtype=entering.dtype)[
+      None
+    ], entering
   counted = jnp.arange(length, dtype=entering.dtype)[None]
+  if axis_name is not None:
+    counted = counted + length * lax.axis_index(axis_name).astype(counted.dtype)
   positions = entering[:, None] + counted
-  if segment_ids is not None and length > 0:
-    before = jnp.pad(segment_ids[:, :-1], ((0, 0), (1, 0)))
-    starts = jnp.where(segment_ids != before, counted, -1)
-    start = jax.lax.cummax(starts, axis=1)
+  if segment_ids is not None:
+    start = _starts(segment_ids, counted, axis_name)
     positions = jnp.where(start < 0, positions, counted - start)
-  return positions, positions[:, -1] + 1 if length > 0 else entering
+  after = positions[:, -1] + 1
+  if axis_name is not None:
+    after = halo.from_last(after, axis_name, reverse=False)
+  return positions, after
+
+
+def _starts(
+  ids: jax.Array, counted: jax.Array, axis_name: str | None
+) -> jax.Array:
+  """Where each token's segment starts, [B, L]; -1 for segment 0 from before.
+
+  Both are counted in the whole sequence, which each device holds a piece of.
+  """
+  first = jnp.zeros_like(ids[:, :1])
+  if axis_name is not None:
+    first = halo.from_previous(ids[:, -1:], first, axis_name, reverse=False)
+  before = jnp.concatenate([first, ids[:, :-1]], 1)
+  starts = jnp.where(ids != before, counted, -1)
+  if axis_name is not None:
+    # The latest start in the pieces before decides until there is another.
+    latest = halo.gather(jnp.max(starts, 1)[None], 0, axis_name, reverse=False)
+    earlier = jnp.arange(latest.shape[0]) < lax.axis_index(axis_name)
+    entering = jnp.max(jnp.where(earlier[:, None], latest, -1), 0)
+    starts = jnp.maximum(starts, entering[:, None])
+  return lax.cummax(starts, axis=1)

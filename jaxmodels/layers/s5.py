@@ -84,6 +84,7 @@ class S5(nn.Module):
     output_scale: Factor on the initial C and D, which start the output.
     method: Of the op.
     chunk_size: Of the op.
+    axis_name: Mesh axis that L is cut over, inside `shard_map`.
     dtype: Of the computation of the gate.
     param_dtype: Of the parameters, all real.
   """
@@ -96,6 +97,7 @@ class S5(nn.Module):
   output_scale: float = 1.0
   method: str = "auto"
   chunk_size: int | None = None
+  axis_name: str | None = None
   dtype: jnp.dtype = jnp.float32
   param_dtype: jnp.dtype = jnp.float32
 
@@ -134,6 +136,7 @@ class S5(nn.Module):
       segment_ids=segment_ids,
       method=self.method,
       chunk_size=self.chunk_size,
+      axis_name=self.axis_name,
     )
     y = 2 * jnp.einsum("bln,dn->bld", hidden.real, read.real)
     y = y - 2 * jnp.einsum("bln,dn->bld", hidden.imag, read.imag)

@@ -22,6 +22,7 @@ class ShortConvolution(nn.Module):
     kernel_width: W, tokens a channel sees.
     use_bias: Whether there is a bias.
     activation: Applied to the result.
+    axis_name: Mesh axis that L is cut over, inside `shard_map`.
     dtype: Of the result; products are summed in float32.
     param_dtype: Of the parameters.
   """
@@ -29,6 +30,7 @@ class ShortConvolution(nn.Module):
   kernel_width: int = 4
   use_bias: bool = False
   activation: Callable[[jax.Array], jax.Array] = nn.silu
+  axis_name: str | None = None
   dtype: jnp.dtype = jnp.float32
   param_dtype: jnp.dtype = jnp.float32
 
@@ -62,6 +64,7 @@ class ShortConvolution(nn.Module):
       kernel.astype(self.dtype),
       state,
       segment_ids=segment_ids,
+      axis_name=self.axis_name,
     )
     if self.use_bias:
       bias = self.param("bias", init, shape[1:], self.param_dtype)

@@ -56,6 +56,7 @@ class SoftmaxAttention(nn.Module):
     output_scale: Factor on the initial weights of the output projection.
     method: Of the op.
     chunk_size: Of the op.
+    axis_name: Mesh axis that L is cut over, inside `shard_map`.
     dtype: Of the computation; scores, softmax and cache are float32 or wider.
     param_dtype: Of the parameters.
   """
@@ -71,6 +72,7 @@ class SoftmaxAttention(nn.Module):
   output_scale: float = 1.0
   method: str = "auto"
   chunk_size: int | None = None
+  axis_name: str | None = None
   dtype: jnp.dtype = jnp.float32
   param_dtype: jnp.dtype = jnp.float32
 
@@ -98,7 +100,9 @@ class SoftmaxAttention(nn.Module):
     before = jnp.sum(jnp.zeros_like(x, jnp.int32), (1, 2))
     if state is not None:
       before = state.position
-    positions, after = advance_positions(before, x.shape[1], segment_ids)
+    positions, after = advance_positions(
+      before, x.shape[1], segment_ids, self.axis_name
+    )
 
     def heads(name: str, count: int) -> jax.Array:
       return split_heads(projection(self, count * head_width, name)(x), count)
@@ -120,6 +124,7 @@ class SoftmaxAttention(nn.Module):
       segment_ids=segment_ids,
       method=self.method,
       chunk_size=self.chunk_size,
+      axis_name=self.axis_name,
     )
     output = projection(self, self.width, "output", scale=self.output_scale)
     return output(merge_heads(y)), SoftmaxAttentionState(cache, after)

@@ -36,6 +36,7 @@ class Block(nn.Module):
     mlp: Name of the channel mixer; "none" leaves that half out.
     mlp_options: Its fields that differ from the defaults.
     output_scale: Factor on the initial weights that write to the stream.
+    axis_name: Mesh axis that L is cut over, inside `shard_map`.
     dtype: Of the computation; the stream itself is float32 or wider.
     param_dtype: Of the parameters.
   """
@@ -46,6 +47,7 @@ class Block(nn.Module):
   mlp: str
   mlp_options: Mapping[str, Any]
   output_scale: float
+  axis_name: str | None = None
   dtype: jnp.dtype = jnp.float32
   param_dtype: jnp.dtype = jnp.float32
 
@@ -72,6 +74,8 @@ class Block(nn.Module):
     return self._mixer(parent=None).init_state(batch_size)
 
   def _mixer(self, **scope: Any) -> nn.Module:
+    if self.axis_name is not None:
+      scope["axis_name"] = self.axis_name
     return make_mixer(self.mixer, self.mixer_options, **self._common(), **scope)
 
   def _common(self) -> dict[str, Any]:
@@ -131,6 +135,8 @@ class Backbone(nn.Module):
       axis. Else each layer has parameters of its own.
     remat: "none", "dots" (keep products with weights) or "full" (recompute
       all): what the backward pass keeps of each layer.
+    axis_name: Mesh axis that L is cut over, inside `shard_map`: each device
+      gives its piece of x and of the ids, and the whole state.
     dtype: Of the computation.
     param_dtype: Of the parameters.
   """
@@ -143,6 +149,7 @@ class Backbone(nn.Module):
   mlp_options: Mapping[str, Any] = nn.FrozenDict()
   scan_layers: bool = False
   remat: str = "none"
+  axis_name: str | None = None
   dtype: jnp.dtype = jnp.float32
   param_dtype: jnp.dtype = jnp.float32
 
@@ -229,6 +236,7 @@ class Backbone(nn.Module):
         mlp=self.mlp,
         mlp_options=self.mlp_options,
         output_scale=1 / math.sqrt(writes),
+        axis_name=self.axis_name,
         dtype=self.dtype,
         param_dtype=self.param_dtype,
         parent=None,

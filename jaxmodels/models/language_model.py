@@ -32,6 +32,8 @@ class LanguageModel(nn.Module):
     tie_embeddings: Whether the way out shares the table of the way in.
     scan_layers: Whether to scan over repeats of `mixers`.
     remat: "none", "dots" or "full", see `Backbone`.
+    axis_name: Mesh axis that L is cut over, inside `shard_map`; the state is
+      the whole sequence's, on every device.
     dtype: Of the computation.
     param_dtype: Of the parameters.
   """
@@ -46,6 +48,7 @@ class LanguageModel(nn.Module):
   tie_embeddings: bool = True
   scan_layers: bool = False
   remat: str = "none"
+  axis_name: str | None = None
   dtype: jnp.dtype = jnp.float32
   param_dtype: jnp.dtype = jnp.float32
 
@@ -100,6 +103,7 @@ class LanguageModel(nn.Module):
       mlp_options=self.mlp_options,
       scan_layers=self.scan_layers,
       remat=self.remat,
+      axis_name=self.axis_name,
       dtype=self.dtype,
       param_dtype=self.param_dtype,
       **scope,

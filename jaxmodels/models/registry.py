@@ -28,6 +28,11 @@ def make_mixer(
   """
   make = pick("mixer", name, MIXERS)
   _check_options(f"options of mixer {name!r}", make, options, common)
+  if "axis_name" in common and "axis_name" not in _fields(make):
+    raise ValueError(
+      f"mixer {name!r} cannot have its sequences cut over a mesh axis: it has"
+      " no field axis_name"
+    )
   return make(**common, **options)
 
 
@@ -55,19 +60,20 @@ def _check_options(
   options: Mapping[str, Any],
   common: Mapping[str, Any],
 ) -> None:
-  module = make.func if isinstance(make, functools.partial) else make
-  fields = {
-    field.name
-    for field in dataclasses.fields(module)
-    if field.name not in ("parent", "name", *common)
-  }
+  fields = _fields(make) - {"parent", "name", "axis_name", *common}
   for option in options:
-    if option in common:
+    if option in common or option == "axis_name":
       raise ValueError(f"{what}: {option!r} is set by the model itself")
     if option not in fields:
       raise ValueError(
         f"{what}: unknown field {option!r}{_near(option, fields)}"
       )
+
+
+def _fields(make: Callable[..., nn.Module]) -> set[str]:
+  """The names of a module's fields."""
+  module = make.func if isinstance(make, functools.partial) else make
+  return {field.name for field in dataclasses.fields(module)}
 
 
 def _near(name: str, known: Iterable[str]) -> str:

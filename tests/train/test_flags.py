@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 
@@ -7,6 +8,7 @@ import pytest
 from tests.train import tiny
 from train import config as config_lib
 from train import flags, serialize
+from train.config import Mesh
 from train.errors import UserError
 
 
@@ -162,7 +164,48 @@ def test_values_that_cannot_be_are_named(word, part):
   assert part in str(error.value)
 
 
+def with_mesh(**sizes):
+  return dataclasses.replace(tiny.get_config(), mesh=Mesh(**sizes))
+
+
 def test_a_batch_must_divide_among_devices():
-  config_lib.validate(tiny.get_config(), devices=4)
-  with pytest.raises(UserError, match=r"devices \(3\)"):
-    config_lib.validate(tiny.get_config(), devices=3)
+  config_lib.validate(with_mesh(data=4), devices=4)
+  with pytest.raises(UserError, match=r"a batch \(3\)"):
+    config_lib.validate(with_mesh(data=3), devices=3)
+  pmap = dataclasses.replace(tiny.get_config(), strategy="pmap")
+  with pytest.raises(UserError, match=r"a batch \(3\)"):
+    config_lib.validate(pmap, devices=3)
+
+
+def test_a_mesh_takes_the_rest_of_the_devices():
+  for sizes, expected in (
+    ({}, Mesh()),
+    ({"data": -1}, Mesh(8, 1, 1)),
+    ({"data": 2, "fsdp": -1, "sequence": 2}, Mesh(2, 2, 2)),
+    ({"fsdp": 2, "data": 2}, Mesh(2, 2, 1)),
+  ):
+    assert config_lib.layout(with_mesh(**sizes), 8) == expected
+
+
+@pytest.mark.parametrize(
+  ("words", "part"),
+  [
+    ("--config.mesh.data=3", "config.mesh is data=3, fsdp=1, sequence=1"),
+    ("--config.mesh.data=-1 --config.mesh.fsdp=5", "must divide the 8"),
+    ("--config.mesh.data=0", "config.mesh.data is 0"),
+    ("--config.mesh.fsdp=-2", "config.mesh.fsdp is -2"),
+    (
+      "--config.mesh.data=-1 --config.mesh.sequence=-1",
+      "config.mesh.sequence is -1, but must be positive, since config.mesh.d",
+    ),
+    ("--config.strategy=pmap --config.mesh.fsdp=2", "a mesh needs"),
+    ("--config.mesh.data=8 --config.accumulation=2", "config.batch_size is 8"),
+    ("--config.mesh.sequence=8", "config.mesh.sequence is 8, but must be a d"),
+    ("--config.mesh.fsdb=2", "did you mean config.mesh.fsdp"),
+  ],
+)
+def test_meshes_that_cannot_be_are_named(words, part):
+  with pytest.raises(UserError) as error:
+    config_lib.validate(override(*words.split()), devices=8, length=12)
+  assert part in str(error.value)
+  assert "\n" not in str(error.value)

@@ -53,6 +53,28 @@ def test_pmap_on_8_devices_gives_the_numbers_of_jit(tmp_path):
   )
 
 
+def test_every_mesh_trains_a_hybrid_alike():
+  flags = os.environ["XLA_FLAGS"]
+  assert "device_count=8" in flags
+  process = start("tests.train.compare_meshes")
+  output, errors = process.communicate(timeout=600)
+  assert process.returncode == 0, errors
+  results = json.loads(output.splitlines()[-1])
+  plain = results.pop("jit")
+  assert plain["loss"][-1] < plain["loss"][0] - 0.03
+  assert set(results) == {"pmap", "data", "fsdp", "sequence", "mixed"}
+  for name, result in results.items():
+    for key in ("loss", "validation"):
+      np.testing.assert_allclose(
+        result[key], plain[key], rtol=1e-5, err_msg=f"{name} {key}"
+      )
+    # Adam divides by the size of gradients, so that of small ones the
+    # rounding grows: the norm of later ones tells less.
+    norms, expected = result["grad_norm"], plain["grad_norm"]
+    np.testing.assert_allclose(norms[:1], expected[:1], 1e-5, err_msg=name)
+    np.testing.assert_allclose(norms, expected, 1e-3, err_msg=name)
+
+
 def test_sigterm_in_the_middle_loses_nothing(tmp_path, finished):
   workdir = str(tmp_path / "run")
   words = ("--config=tests/train/tiny.py", f"--workdir={workdir}")

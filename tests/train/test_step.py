@@ -141,8 +141,8 @@ def test_dropout_depends_on_the_step_and_the_seed_only():
   assert first == again
   later = state.replace(step=state.step + 1)
   assert step(later, batch)[1]["loss"] != first
-  evaluated = eval_step(model, state.params, batch)
-  plain = eval_step(tiny.Model(), state.params, batch)
+  evaluated = eval_step(task, state.params, batch)
+  plain = eval_step(task._replace(model=tiny.Model()), state.params, batch)
   assert means(evaluated)["loss"] == means(plain)["loss"]
 
 

@@ -78,12 +78,14 @@ class Data:
     length: Tokens a row.
     size: Rows of the training split.
     infinite: The row whose loss is infinite; None for none.
+    document: Tokens of the first document; None for half of a row.
   """
 
   length: int = 12
   size: int = 50
   vocab_size: int = 257
   infinite: int | None = None
+  document: int | None = None
 
   def open(self, split):
     if self.length < 2:
@@ -109,6 +111,7 @@ class Rows:
 
   def __getitem__(self, index):
     length = self._data.length
+    first = self._data.document or length // 2
     rng = np.random.default_rng(self._first + index)
     start, stride = rng.integers(0, 250), rng.integers(1, 4)
     row = (start + stride * np.arange(length + 1)) % 256
@@ -119,7 +122,7 @@ class Rows:
       "inputs": row[:-1].astype(np.int32),
       "targets": row[1:].astype(np.int32),
       "weights": weights,
-      "segment_ids": (np.arange(length) >= length // 2).astype(np.int32),
+      "segment_ids": (np.arange(length) >= first).astype(np.int32),
     }
 
   def encode(self, content):
