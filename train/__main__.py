@@ -1,7 +1,9 @@
 """Trains: `python -m train --config=configs/NAME.py --workdir=runs/NAME`.
 
 Any field of the config is a flag, such as `--config.model.width=256`. The
-same command again resumes.
+same command again resumes. Many devices: `--config.mesh.data=-1` gives each
+other sequences, `--config.mesh.fsdp=2` cuts parameters and `.sequence=2`
+sequences too.
 """
 
 import os

@@ -4,7 +4,8 @@ A sequence mixer is `mixer(x, state=None, *, segment_ids=None) -> (y, state)`
 with x [B, L, D], and `init_state(batch_size)` its zero state, which is the
 same as None. The state is an explicit pytree. A channel mixer is
 `mlp(x) -> y`. Fields are the configuration; all have `width` (D), `dtype`,
-`param_dtype` and `output_scale`.
+`param_dtype` and `output_scale`, and mixers `axis_name`, the mesh axis that L
+is cut over inside `shard_map`; None, as it is by default, for whole sequences.
 
 `MIXERS` and `MLPS` name them; the backbone takes them by name. To add one,
 put it into the dict.
