@@ -159,19 +159,10 @@ def test_wrong_arguments_are_named():
       ops.kalman_filter(**{**arguments, name: wrong})
 
 
-@pytest.mark.parametrize(
-  ("name", "devices", "method"),
-  [
-    ("filter", 2, "recurrent"),
-    *(
-      pytest.param(name, devices, method, marks=pytest.mark.slow)
-      for name in OPS
-      for devices in (2, 4, 8)
-      for method in METHODS
-      if (name, devices, method) != ("filter", 2, "recurrent")
-    ),
-  ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OPS)
+@pytest.mark.parametrize("devices", [2, 4, 8])
+@pytest.mark.parametrize("method", METHODS)
 def test_sharded_is_whole(name, devices, method):
   """Values and gradients, with nothing observed around a cut."""
   length = 16

@@ -102,6 +102,7 @@ def test_the_state_of_a_step_lies_where_it_lay():
   assert metrics["loss"].is_fully_replicated
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_over_another_mesh(tmp_path):
   meshes = (Mesh(fsdp=4, sequence=2), Mesh(), Mesh(data=2))
   moved, stayed = str(tmp_path / "moved"), str(tmp_path / "stayed")

@@ -9,6 +9,7 @@ import time
 
 import jax
 import numpy as np
+import pytest
 
 from tests.train import tiny
 from train import checkpoint
@@ -53,6 +54,7 @@ def test_pmap_on_8_devices_gives_the_numbers_of_jit(tmp_path):
   )
 
 
+@pytest.mark.slow
 def test_every_mesh_trains_a_hybrid_alike():
   flags = os.environ["XLA_FLAGS"]
   assert "device_count=8" in flags
