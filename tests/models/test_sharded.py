@@ -41,9 +41,10 @@ def over(mesh_size, function, in_specs, out_specs):
   [
     (("gla", "s5", "softmax_attention"), {"remat": "full"}),
     (("kda", "delta_net"), {}),
-    (
+    pytest.param(
       ("gated_deltanet", "mamba2", "sliding_attention"),
       {"scan_layers": True, "depth": 6},
+      marks=pytest.mark.slow,
     ),
   ],
 )
