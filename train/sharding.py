@@ -88,6 +88,15 @@ def _checked(function: Callable[..., Any]) -> Callable[..., Any]:
   return run
 
 
+def _lifted(
+  step: Callable[..., Any], evaluate: Callable[..., Any], debug: bool
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+  """Both under `jit`: the state is used up, unless checks may stop the step."""
+  if debug:
+    return _checked(jax.jit(step)), _checked(jax.jit(evaluate))
+  return jax.jit(step, donate_argnums=0), jax.jit(evaluate)
+
+
 def _jit(task: Task, layout: config.Mesh, debug: bool) -> Strategy:
   """One device, the default one, or a mesh of them."""
   if layout != config.Mesh():
@@ -99,12 +108,7 @@ def _jit(task: Task, layout: config.Mesh, debug: bool) -> Strategy:
   def evaluate(state: TrainState, batch: Batch) -> Any:
     return eval_step(task, state.params, batch)
 
-  if debug:
-    run_step = _checked(jax.jit(step))
-    run_evaluate = _checked(jax.jit(evaluate))
-  else:
-    run_step = jax.jit(step, donate_argnums=0)
-    run_evaluate = jax.jit(evaluate)
+  run_step, run_evaluate = _lifted(step, evaluate, debug)
   return Strategy(
     devices=1,
     prepare=jax.device_put,
@@ -132,12 +136,7 @@ def _over_mesh(task: Task, mesh: jax.sharding.Mesh, debug: bool) -> Strategy:
   def evaluate(state: TrainState, batch: Batch) -> Any:
     return eval_step(task, state.params, batch)
 
-  if debug:
-    run_step = _checked(jax.jit(step))
-    run_evaluate = _checked(jax.jit(evaluate))
-  else:
-    run_step = jax.jit(step, donate_argnums=0)
-    run_evaluate = jax.jit(evaluate)
+  run_step, run_evaluate = _lifted(step, evaluate, debug)
   return Strategy(
     devices=mesh.size,
     prepare=lambda state: jax.device_put(state, shardings(mesh, state)),

@@ -67,9 +67,14 @@ def diagonal_recurrence(
   """
   op = "diagonal_recurrence"
   _check(op, a, b, initial_state, segment_ids)
-  form, size = choose(op, method, chunk_size, b.shape[1], _CHUNK)
-  if method == "auto" and form == "chunked":
-    form = "recurrent"
+  form, size = choose(
+    op,
+    method,
+    chunk_size,
+    b.shape[1],
+    _CHUNK,
+    auto=("recurrent", "parallel"),
+  )
   if initial_state is None:
     initial_state = jnp.zeros_like(jnp.sum(b[:, :1], 1))
   dtype = wide(a, b, initial_state)

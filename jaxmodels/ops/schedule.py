@@ -28,12 +28,14 @@ def choose(
   length: int,
   default: int,
   kernel: bool = False,
+  auto: tuple[str, str] = ("chunked", "parallel"),
 ) -> tuple[str, int]:
   """The method and chunk size of a call.
 
-  "auto" takes "recurrent" for a single token, else "chunked" on CPU, where
-  chunk after chunk stays in the cache, and "parallel" on accelerators. Chunks
-  are no longer than the sequence, rounded up to a power of two.
+  "auto" takes "recurrent" for a single token, else, unless an op does better
+  otherwise, "chunked" on CPU, where chunk after chunk stays in the cache, and
+  "parallel" on accelerators. Chunks are no longer than the sequence, rounded
+  up to a power of two.
 
   Args:
     op: the op, for messages.
@@ -42,6 +44,7 @@ def choose(
     length: L.
     default: the chunk size where none is given.
     kernel: whether the op has a kernel.
+    auto: what "auto" takes on CPU, and elsewhere.
   """
   if method == "pallas":
     _check_kernel(op, kernel)
@@ -58,7 +61,8 @@ def choose(
     if length == 1:
       method = "recurrent"
     else:
-      method = "chunked" if jax.default_backend() == "cpu" else "parallel"
+      on_cpu, elsewhere = auto
+      method = on_cpu if jax.default_backend() == "cpu" else elsewhere
   return method, min(size, 1 << max(length - 1, 0).bit_length())
 
 

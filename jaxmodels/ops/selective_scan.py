@@ -89,9 +89,9 @@ def selective_scan(
   tokens = Tokens(x, dt, B, C)
   _check(op, tokens, A, D, initial_state, segment_ids)
   *batch, length, _ = x.shape
-  form, size = choose(op, method, chunk_size, length, _CHUNK)
-  if method == "auto" and form == "parallel":
-    form = "chunked"
+  form, size = choose(
+    op, method, chunk_size, length, _CHUNK, auto=("chunked", "chunked")
+  )
   dtype = wide(*tokens, A) if initial_state is None else wide(initial_state, A)
   if initial_state is None:
     initial_state = _zero_state(x, A, dtype)

@@ -15,6 +15,7 @@ from jaxmodels.ops import kernels, reference, schedule
 from jaxmodels.ops.kernels import grid
 from jaxmodels.testing import check_op, relative_error, tolerance
 from tests.ops import draws
+from tests.ops.test_matrix import GIVEN
 
 OPS = {
   f"{op}, {decay} decay" if decay else op: (op, getattr(draws, op)(decay))
@@ -24,13 +25,6 @@ OPS = {
 each_op = pytest.mark.parametrize("name", OPS)
 one_of_each = pytest.mark.parametrize(
   "name", ["linear_attention, key decay", "delta_rule, head decay"]
-)
-GIVEN = (
-  "none",
-  "at the first token",
-  "inside a chunk",
-  "at a chunk's edge",
-  "everywhere",
 )
 
 

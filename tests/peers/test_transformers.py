@@ -24,9 +24,16 @@ def plain(model, function):
 
 
 @pytest.mark.parametrize("form", ["recurrent", "chunk"])
-def test_gated_delta_rule(form):
-  """Qwen3-Next; it scales q by 1/sqrt(K)."""
-  function = plain("qwen3_next", f"torch_{form}_gated_delta_rule")
+@pytest.mark.parametrize(
+  ("model", "name", "decay"),
+  [
+    ("qwen3_next", "torch_{}_gated_delta_rule", "head"),
+    ("kimi_linear", "{}_kimi_delta_attention", "key"),
+  ],
+)
+def test_gated_delta_rule(model, name, decay, form):
+  """Qwen3-Next and Kimi Linear; they scale q by 1/sqrt(K)."""
+  function = plain(model, name.format(form))
 
   def peer(q, k, v, beta, log_decay, initial_state):
     q = q * math.sqrt(q.shape[-1])
@@ -35,22 +42,7 @@ def test_gated_delta_rule(form):
       output_final_state=True,
     )  # fmt: skip
 
-  check(ops.delta_rule, torch_peer(peer), drawn(draws.delta_rule("head")))
-
-
-@pytest.mark.parametrize("form", ["recurrent", "chunk"])
-def test_key_gated_delta_rule(form):
-  """Kimi Linear; it scales q by 1/sqrt(K)."""
-  function = plain("kimi_linear", f"{form}_kimi_delta_attention")
-
-  def peer(q, k, v, beta, log_decay, initial_state):
-    q = q * math.sqrt(q.shape[-1])
-    return function(
-      q, k, v, log_decay, beta, initial_state=initial_state,
-      output_final_state=True,
-    )  # fmt: skip
-
-  check(ops.delta_rule, torch_peer(peer), drawn(draws.delta_rule("key")))
+  check(ops.delta_rule, torch_peer(peer), drawn(draws.delta_rule(decay)))
 
 
 def test_selective_scan():
