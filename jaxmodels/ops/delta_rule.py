@@ -23,7 +23,11 @@ from jaxmodels.ops.decay import boundary_decay, pair_decay, scores
 from jaxmodels.ops.kernels import DeltaFactors, walk_delta
 from jaxmodels.ops.matrix_state import run_matrix_state
 from jaxmodels.ops.recurrence import Family, Kernel, Method, Segment
+from jaxmodels.ops.schedule import CACHED
 from jaxmodels.ops.triangular import solve_unit_lower
+
+# Keys up to here are quicker token by token, if only the value is asked.
+_NARROW = 64
 
 
 class Tokens(NamedTuple):
@@ -74,7 +78,9 @@ def delta_rule(
       0, and each token sees only what has its own id.
     reverse: run from the last token to the first.
     method: a form of the engine, see `jaxmodels.ops.recurrence`; "auto" is
-      "chunked" on CPU and "parallel" elsewhere. "pallas" is for TPU, see
+      "parallel", but for long sequences "chunked" on CPU, and "recurrent"
+      there with a decay a key channel or K <= 64 if only the value is asked.
+      "pallas" is for TPU, see
       `jaxmodels.ops.kernels` for what it can and cannot do.
     chunk_size: a power of two; 64 by default, 128 on TPU.
     axis_name: mesh axis over which L is sharded, inside `shard_map`; equal
@@ -88,6 +94,7 @@ def delta_rule(
   Raises:
     ValueError: a shape, dtype or option does not fit; names the argument.
   """
+  per_key = log_decay is not None and log_decay.ndim == k.ndim
   return run_matrix_state(
     "delta_rule",
     FAMILY,
@@ -98,6 +105,8 @@ def delta_rule(
     method=method,
     chunk_size=chunk_size,
     axis_name=axis_name,
+    cached=CACHED // 4 if per_key else CACHED // 8,
+    by_token=per_key or k.shape[-1] <= _NARROW,
   )
 
 
@@ -149,12 +158,28 @@ def walk(chunk, links, state):
   """With the state at hand the writes `u` follow without the transition."""
   decay = boundary_decay(chunk.log_decay, chunk.k, links)
   between = pair_decay(chunk.log_decay)
-  surprise = chunk.v - (chunk.k * decay.entry) @ state
   u = solve_unit_lower(
-    _system(chunk, between, links), chunk.beta[:, None] * surprise
+    _system(chunk, between, links), _surprise(chunk, decay, state)
   )
   y = _outputs(chunk, links, decay, between, state, u)
-  return y, decay.through[:, None] * state + (chunk.k * decay.exit).T @ u
+  return y, _leaving(chunk, decay, state, u)
+
+
+def step(token, links, state):
+  """One token after the other needs no scores and no system."""
+  decay = boundary_decay(token.log_decay, token.k, links)
+  state = _leaving(token, decay, state, _surprise(token, decay, state))
+  return token.q @ state, state
+
+
+def _surprise(chunk, decay, state):
+  """`beta (v - k_entry S)` [C, V]: what the entering state does not recall."""
+  return chunk.beta[:, None] * (chunk.v - (chunk.k * decay.entry) @ state)
+
+
+def _leaving(chunk, decay, state, u):
+  """`through S + k^T u`, the state after the writes."""
+  return decay.through[:, None] * state + (chunk.k * decay.exit).T @ u
 
 
 def read_writes(chunk, links, state_and_writes):
@@ -177,5 +202,6 @@ FAMILY = Family(
   advance,
   read,
   walk,
+  step,
   kernel=Kernel(factor, walk_delta, read_writes),
 )

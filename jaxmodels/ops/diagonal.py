@@ -100,8 +100,9 @@ def diagonal_recurrence(
 
 
 def _prefix(chunk, links):
-  """Segments [C, N] of the chunk's first 1, 2, ..., C tokens."""
-  a = jnp.where(links.previous[:, None], chunk.a, 0)
+  """Segments [C, ...] of the chunk's first 1, 2, ..., C tokens."""
+  joined = jnp.expand_dims(links.previous, range(1, chunk.a.ndim))
+  a = jnp.where(joined, chunk.a, 0)
   return lax.associative_scan(compose, Segment(a, chunk.b))
 
 

@@ -76,7 +76,8 @@ def dplr_recurrence(
       0, and each token sees only what has its own id.
     reverse: run from the last token to the first.
     method: a form of the engine, see `jaxmodels.ops.recurrence`; "auto" is
-      "chunked" on CPU and "parallel" elsewhere.
+      "parallel", but on CPU "chunked", and "recurrent" there if only
+      the value is asked.
     chunk_size: a power of two; 64 by default, 128 on TPU.
     axis_name: mesh axis over which L is sharded, inside `shard_map`.
 
@@ -97,6 +98,8 @@ def dplr_recurrence(
     method=method,
     chunk_size=chunk_size,
     axis_name=axis_name,
+    cached=0,  # All chunks at once have transitions to make as well.
+    by_token=True,
   )
 
 
@@ -164,8 +167,21 @@ def walk(chunk, links, state):
   u = solve_unit_lower(-scores.b_a, met)
   y = scores.q_k @ chunk.v + scores.q_a @ u
   y = y + (chunk.q * decay.entry) @ state
+  return y, _leaving(chunk, decay, state, u)
+
+
+def step(token, links, state):
+  """One token after the other needs no scores and no system."""
+  decay = boundary_decay(token.log_decay, token.k, links)
+  u = _entering(token, decay, links) @ state
+  state = _leaving(token, decay, state, u)
+  return token.q @ state, state
+
+
+def _leaving(chunk, decay, state, u):
+  """`through S + k^T v + a^T u`, the state after the chunk."""
   k, a = chunk.k * decay.exit, chunk.a * decay.exit
-  return y, decay.through[:, None] * state + k.T @ chunk.v + a.T @ u
+  return decay.through[:, None] * state + k.T @ chunk.v + a.T @ u
 
 
-FAMILY = Family(summarize, compose, advance, read, walk)
+FAMILY = Family(summarize, compose, advance, read, walk, step)

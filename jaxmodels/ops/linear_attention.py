@@ -14,6 +14,7 @@ from jaxmodels.ops.decay import boundary_decay, decayed_scores
 from jaxmodels.ops.kernels import walk_decayed
 from jaxmodels.ops.matrix_state import run_matrix_state
 from jaxmodels.ops.recurrence import Family, Kernel, Method, Segment
+from jaxmodels.ops.schedule import CACHED
 
 
 class Tokens(NamedTuple):
@@ -59,7 +60,9 @@ def linear_attention(
       0, and each token sees only what has its own id.
     reverse: run from the last token to the first.
     method: a form of the engine, see `jaxmodels.ops.recurrence`; "auto" is
-      "chunked" on CPU and "parallel" elsewhere. "pallas" is for TPU, see
+      "parallel", but for long sequences "chunked" on CPU, and with a decay a
+      key channel "recurrent" there if only the value is asked. "pallas" is
+      for TPU, see
       `jaxmodels.ops.kernels` for what it can and cannot do.
     chunk_size: a power of two; 64 by default, 128 on TPU.
     axis_name: mesh axis over which L is sharded, inside `shard_map`; equal
@@ -73,6 +76,7 @@ def linear_attention(
   Raises:
     ValueError: a shape, dtype or option does not fit; names the argument.
   """
+  per_key = log_decay is not None and log_decay.ndim == k.ndim
   return run_matrix_state(
     "linear_attention",
     FAMILY,
@@ -83,6 +87,8 @@ def linear_attention(
     method=method,
     chunk_size=chunk_size,
     axis_name=axis_name,
+    cached=CACHED // 4 if per_key else CACHED,
+    by_token=per_key,
   )
 
 
@@ -111,10 +117,17 @@ def read(chunk, links, state):
   return scores @ chunk.v + (chunk.q * decay.entry) @ state
 
 
+def step(token, links, state):
+  """One token after the other needs no scores."""
+  state = advance(summarize(token, links), state)
+  return token.q @ state, state
+
+
 FAMILY = Family(
   summarize,
   compose,
   advance,
   read,
+  step=step,
   kernel=Kernel(summarize, walk_decayed, read),
 )

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxmodels.ops import checks
+from jaxmodels.ops.by_use import by_use
 from jaxmodels.ops.dtypes import wide
 from jaxmodels.ops.recurrence import Family, run
 from jaxmodels.ops.schedule import choose, default_chunk_size
@@ -23,8 +24,15 @@ def run_matrix_state(
   method: str,
   chunk_size: int | None,
   axis_name: str | None,
+  cached: int,
+  by_token: bool,
 ) -> tuple[jax.Array, jax.Array]:
   """Checks and runs an op.
+
+  On a CPU "auto" is "parallel" while all chunks at once stay in its cache and
+  "chunked" beyond; but where only the value is asked "recurrent", if a chunk
+  has far more to do than its tokens one by one. On accelerators it is
+  "parallel".
 
   Args:
     op: its name, for messages and for the scope in the compiled program.
@@ -37,19 +45,28 @@ def run_matrix_state(
     method: as the user gave it.
     chunk_size: as the user gave it.
     axis_name: as for `run`.
+    cached: numbers of k up to which the chunks stay in a CPU's cache.
+    by_token: whether a CPU is quicker to the value token by token.
 
   Returns:
     y [..., L, H, V] in the dtype of v, the final state [..., H, K, V].
   """
   _check(op, tokens, initial_state, segment_ids)
   *batch, length, _, _ = tokens.k.shape
-  method, size = choose(
-    op,
-    method,
-    chunk_size,
-    length,
-    default_chunk_size(),
-    kernel=family.kernel is not None,
+  gate = tokens.log_decay
+  per_key = gate is not None and gate.ndim == tokens.k.ndim
+  on_cpu = "parallel" if tokens.k.size <= cached else "chunked"
+  (value, size), (gradient, _) = (
+    choose(
+      op,
+      method,
+      chunk_size,
+      length,
+      default_chunk_size(),
+      kernel=family.kernel is not None,
+      auto=(form, "parallel"),
+    )
+    for form in ("recurrent" if by_token else on_cpu, on_cpu)
   )
   if initial_state is None:
     initial_state = _zero_state(tokens)
@@ -58,20 +75,33 @@ def run_matrix_state(
   def fold(x):  # Leading batch axes become one.
     return x.reshape(math.prod(batch), *x.shape[len(batch) :])
 
-  gate = tokens.log_decay
-  if gate is not None and gate.ndim < tokens.k.ndim:
+  if gate is not None and not per_key:
     tokens = tokens._replace(log_decay=gate[..., None])
+
+  def in_form(method):
+    def form(tokens, state, segment_ids):
+      return run(
+        family,
+        tokens,
+        state,
+        segment_ids=segment_ids,
+        reverse=reverse,
+        method=method,
+        chunk_size=size,
+        axis_name=axis_name,
+        dtype=tokens.v.dtype,
+      )
+
+    return form
+
+  program = in_form(gradient)
+  if value != gradient:
+    program = by_use(in_form(value), program)
   with jax.named_scope(op):
-    y, state = run(
-      family,
+    y, state = program(
       jax.tree.map(fold, tokens),
       fold(initial_state.astype(dtype)),
-      segment_ids=None if segment_ids is None else fold(segment_ids),
-      reverse=reverse,
-      method=method,
-      chunk_size=size,
-      axis_name=axis_name,
-      dtype=tokens.v.dtype,
+      None if segment_ids is None else fold(segment_ids),
     )
   y = y.reshape(*batch, *y.shape[1:])
   state = state.reshape(*batch, *state.shape[1:])

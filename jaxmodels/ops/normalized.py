@@ -24,7 +24,7 @@ from jaxmodels.ops.decay import between, clip
 from jaxmodels.ops.dtypes import wide
 from jaxmodels.ops.links import Links
 from jaxmodels.ops.recurrence import Family, Method, Segment, run
-from jaxmodels.ops.schedule import choose, default_chunk_size
+from jaxmodels.ops.schedule import CACHED, choose, default_chunk_size
 
 # The m of a state that nothing was written to, and of an input gate of zero:
 # finite, so that differences are.
@@ -102,7 +102,7 @@ def normalized_linear_attention(
       0, and each token sees only what has its own id.
     reverse: run from the last token to the first.
     method: a form of the engine, see `jaxmodels.ops.recurrence`; "auto" is
-      "chunked" on CPU and "parallel" elsewhere.
+      "parallel", but for long sequences on CPU "chunked".
     chunk_size: a power of two; 64 by default, 128 on TPU.
     axis_name: mesh axis over which L is sharded, inside `shard_map`.
 
@@ -124,7 +124,15 @@ def normalized_linear_attention(
     floor = 1e-6 if log_input_gate is None else 1.0
   _check(op, q, k, v, gates, initial_state, floor, segment_ids)
   *batch, length, _, _ = k.shape
-  form, size = choose(op, method, chunk_size, length, default_chunk_size())
+  on_cpu = "parallel" if k.size <= CACHED else "chunked"
+  form, size = choose(
+    op,
+    method,
+    chunk_size,
+    length,
+    default_chunk_size(),
+    auto=(on_cpu, "parallel"),
+  )
   dtype = wide(k, v)
   log_i, log_f = (  # Wide at once: EMPTY is beyond float16.
     (jnp.zeros_like(q[..., 0]) if gate is None else gate).astype(dtype)

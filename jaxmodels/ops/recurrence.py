@@ -34,6 +34,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxmodels.ops import halo, sequence_parallel
+from jaxmodels.ops.by_use import by_use
 from jaxmodels.ops.dtypes import wide
 from jaxmodels.ops.links import Links, links_of, one_segment
 
@@ -80,6 +81,9 @@ class Family(NamedTuple):
     walk: optional `(chunk, links, state) -> (y, state)`, which is `read` and
       `advance` after `summarize` in one, for families where the state allows
       a cheaper way through the chunk than its segment.
+    step: optional, `walk` of a chunk of one token where only its value is
+      asked: outputs that read the state after the token, `y_t = read(q_t,
+      S_t)`, spare a copy of the state before it.
     neutral: the token that leaves every state as it is, a pytree of scalars
       like a chunk or one scalar for all leaves; it fills the last chunk.
     kernel: the form "pallas", where there is one.
@@ -90,6 +94,7 @@ class Family(NamedTuple):
   advance: Callable[[Segment, Tree], Tree]
   read: Callable[[Tree, Links, Tree], jax.Array]
   walk: Callable[[Tree, Links, Tree], tuple[jax.Array, Tree]] | None = None
+  step: Callable[[Tree, Links, Tree], tuple[jax.Array, Tree]] | None = None
   neutral: Tree = 0
   kernel: Kernel | None = None
 
@@ -159,12 +164,17 @@ def run(
 def _one_by_one(family, inputs, state, size, dtype):
   """Walks the state from chunk to chunk."""
 
-  def body(state, one):
-    links = _links(one.ids, size)
-    walk = _lift(family.walk or _walk(family), links)
-    y, state = walk(_widen(one.chunks), links, state)
-    return state, y.astype(dtype or y.dtype)
+  def by(walk):
+    def body(state, one):
+      links = _links(one.ids, size)
+      y, state = _lift(walk, links)(_widen(one.chunks), links, state)
+      return state, y.astype(dtype or y.dtype)
 
+    return body
+
+  body = by(family.walk or _walk(family))
+  if size == 1 and family.step is not None:
+    body = by_use(by(family.step), body)
   count = jax.tree.leaves(inputs)[0].shape[0]
   if count == 1:  # No loop: this is also the step of decoding.
     state, y = body(state, jax.tree.map(lambda x: x[0], inputs))
@@ -310,7 +320,7 @@ def _lift(function, links=None, chunks=False):
     per_head = [None if is_links else 0 for is_links in linked]
     constant = links is not None and links.pair.ndim == 2
     per_batch = per_head if constant else [0] * len(args)
-    lifted = jax.vmap(jax.vmap(function, per_head), per_batch)
+    lifted = _map(_map(function, per_head), per_batch)
     if not chunks:
       return lifted(*args)
     # Chunks and batch as one axis: compilers like fewer, and XLA on CPU has
@@ -323,6 +333,26 @@ def _lift(function, links=None, chunks=False):
     return _reshape(lifted(*folded), 1, lead)
 
   return lifted
+
+
+def _map(function, axes):
+  """`vmap` over axis 0 of the arguments whose entry in `axes` is not None.
+
+  An axis of one is taken away and put back: with it inside, XLA on a CPU
+  leaves loops unvectorised, at four times the time for a selective scan.
+  """
+
+  def mapped(*args):
+    along = [arg for arg, axis in zip(args, axes, strict=True) if axis == 0]
+    if jax.tree.leaves(along)[0].shape[0] > 1:
+      return jax.vmap(function, axes)(*args)
+    single = (
+      arg if axis is None else jax.tree.map(lambda x: x[0], arg)
+      for arg, axis in zip(args, axes, strict=True)
+    )
+    return jax.tree.map(lambda x: x[None], function(*single))
+
+  return mapped
 
 
 def _reshape(tree, count, shape):

@@ -104,7 +104,7 @@ def selective_scan(
     y, state = run(
       _family(A.astype(dtype), None if D is None else D.astype(dtype)),
       jax.tree.map(lambda x: fold(x)[:, :, None], tokens),  # One head.
-      initial_state.astype(dtype).reshape(count, 1, A.size),
+      initial_state.astype(dtype).reshape(count, 1, *A.shape),
       segment_ids=None if segment_ids is None else fold(segment_ids),
       reverse=reverse,
       method=form,
@@ -118,13 +118,12 @@ def selective_scan(
 
 
 def _family(A, D) -> Family:
-  """The diagonal recurrence over channels [D * N], written and read by x."""
+  """The diagonal recurrence over channels [D, N], written and read by x."""
 
   def elementwise(chunk):
-    size = chunk.x.shape[0]
     a = jnp.exp(chunk.dt[:, :, None] * A[None])
     b = (chunk.dt * chunk.x)[:, :, None] * chunk.B[:, None, :]
-    return diagonal.Tokens(a.reshape(size, A.size), b.reshape(size, A.size))
+    return diagonal.Tokens(a, b)
 
   def summarize(chunk, links):
     return diagonal.summarize(elementwise(chunk), links)
@@ -137,7 +136,6 @@ def _family(A, D) -> Family:
 
   def walk(chunk, links, state):
     states, last = diagonal.walk(elementwise(chunk), links, state)
-    states = states.reshape(-1, *A.shape)
     return skip(chunk, jnp.sum(states * chunk.C[:, None, :], axis=-1)), last
 
   def walk_by_token(chunk, links, state):
@@ -149,9 +147,8 @@ def _family(A, D) -> Family:
       h = kept + (dt * x)[:, None] * B[None]
       return h, jnp.sum(h * C[None], axis=-1)
 
-    h = state.reshape(A.shape)
-    last, y = lax.scan(body, h, (chunk, links.previous))
-    return skip(chunk, y), last.reshape(state.shape)
+    last, y = lax.scan(body, state, (chunk, links.previous))
+    return skip(chunk, y), last
 
   return Family(
     summarize,
