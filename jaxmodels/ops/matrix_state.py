@@ -24,8 +24,8 @@ def run_matrix_state(
   method: str,
   chunk_size: int | None,
   axis_name: str | None,
-  cached: int,
-  by_token: bool,
+  cached: int = 0,
+  by_token: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
   """Checks and runs an op.
 

@@ -18,8 +18,11 @@ from tests.ops import draws
 
 
 def linear_op(**faults):
-  """Linear attention with some of its functions replaced."""
-  family = LINEAR._replace(**faults)
+  """Linear attention with some of its functions replaced.
+
+  Its step is what follows from the others.
+  """
+  family = LINEAR._replace(**{"step": None, **faults})
 
   def op(q, k, v, log_decay, initial_state, **options):
     tokens = LinearTokens(q, k, v, log_decay)
@@ -32,8 +35,8 @@ def linear_op(**faults):
 
 
 def delta_op(**faults):
-  """The delta rule likewise; its walk is what follows from the others."""
-  family = DELTA._replace(**{"walk": None, **faults})
+  """The delta rule likewise, its walk too."""
+  family = DELTA._replace(**{"walk": None, "step": None, **faults})
 
   def op(q, k, v, beta, log_decay=None, initial_state=None, **options):
     tokens = DeltaTokens(q, k, v, beta, log_decay)
@@ -132,6 +135,16 @@ LINEAR_FAULTS = {
     {"advance": forget_state},
     "recurrent",
     "lost carry; y is right up to token 0",
+  ),
+  "the last token is not read where only the value is asked": (
+    {
+      "step": lambda token, links, state: (
+        token.q @ state,
+        LINEAR.step(token, links, state)[1],
+      )
+    },
+    "recurrent",
+    "off-by-one mask; k of token 10 does not move y of the same token",
   ),
   "the initial state is forgotten": (
     {"advance": forget_state},
