@@ -23,7 +23,6 @@ from jaxmodels.ops.decay import boundary_decay, pair_decay, scores
 from jaxmodels.ops.kernels import DeltaFactors, walk_delta
 from jaxmodels.ops.matrix_state import run_matrix_state
 from jaxmodels.ops.recurrence import Family, Kernel, Method, Segment
-from jaxmodels.ops.schedule import CACHED
 from jaxmodels.ops.triangular import solve_unit_lower
 
 # Keys up to here are quicker token by token, if only the value is asked.
@@ -78,10 +77,9 @@ def delta_rule(
       0, and each token sees only what has its own id.
     reverse: run from the last token to the first.
     method: a form of the engine, see `jaxmodels.ops.recurrence`; "auto" is
-      "parallel", but for long sequences "chunked" on CPU, and "recurrent"
-      there with a decay a key channel or K <= 64 if only the value is asked.
-      "pallas" is for TPU, see
-      `jaxmodels.ops.kernels` for what it can and cannot do.
+      "parallel", but on CPU "chunked", and "recurrent" there with a decay a
+      key channel or K <= 64 if only the value is asked. "pallas" is for TPU,
+      see `jaxmodels.ops.kernels` for what it can and cannot do.
     chunk_size: a power of two; 64 by default, 128 on TPU.
     axis_name: mesh axis over which L is sharded, inside `shard_map`; equal
       shards. `initial_state` and the final state are those of the whole
@@ -105,7 +103,6 @@ def delta_rule(
     method=method,
     chunk_size=chunk_size,
     axis_name=axis_name,
-    cached=CACHED // 4 if per_key else CACHED // 8,
     by_token=per_key or k.shape[-1] <= _NARROW,
   )
 

@@ -76,8 +76,8 @@ def dplr_recurrence(
       0, and each token sees only what has its own id.
     reverse: run from the last token to the first.
     method: a form of the engine, see `jaxmodels.ops.recurrence`; "auto" is
-      "parallel", but on CPU "chunked", and "recurrent" there if only
-      the value is asked.
+      "parallel", but on CPU "chunked", and "recurrent" there if only the
+      value is asked.
     chunk_size: a power of two; 64 by default, 128 on TPU.
     axis_name: mesh axis over which L is sharded, inside `shard_map`.
 
@@ -98,7 +98,6 @@ def dplr_recurrence(
     method=method,
     chunk_size=chunk_size,
     axis_name=axis_name,
-    cached=0,  # All chunks at once have transitions to make as well.
     by_token=True,
   )
 

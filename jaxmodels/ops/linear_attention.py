@@ -62,8 +62,7 @@ def linear_attention(
     method: a form of the engine, see `jaxmodels.ops.recurrence`; "auto" is
       "parallel", but for long sequences "chunked" on CPU, and with a decay a
       key channel "recurrent" there if only the value is asked. "pallas" is
-      for TPU, see
-      `jaxmodels.ops.kernels` for what it can and cannot do.
+      for TPU, see `jaxmodels.ops.kernels` for what it can and cannot do.
     chunk_size: a power of two; 64 by default, 128 on TPU.
     axis_name: mesh axis over which L is sharded, inside `shard_map`; equal
       shards. `initial_state` and the final state are those of the whole

@@ -45,7 +45,9 @@ def run_matrix_state(
     method: as the user gave it.
     chunk_size: as the user gave it.
     axis_name: as for `run`.
-    cached: numbers of k up to which the chunks stay in a CPU's cache.
+    cached: numbers of k up to which the chunks stay in a CPU's cache; none
+      where all at once have more to do, such as the transitions of a family
+      that otherwise has a walk.
     by_token: whether a CPU is quicker to the value token by token.
 
   Returns:

@@ -124,7 +124,7 @@ def normalized_linear_attention(
     floor = 1e-6 if log_input_gate is None else 1.0
   _check(op, q, k, v, gates, initial_state, floor, segment_ids)
   *batch, length, _, _ = k.shape
-  on_cpu = "parallel" if k.size <= CACHED else "chunked"
+  on_cpu = "parallel" if k.size <= CACHED // 4 else "chunked"
   form, size = choose(
     op,
     method,
