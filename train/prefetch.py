@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from train.data import Batches
@@ -72,5 +73,6 @@ class Prefetched:
 
   def _read(self) -> Placed:
     position = self._batches.position
-    host = next(self._batches)
+    with jax.profiler.TraceAnnotation("read batch"):
+      host = next(self._batches)
     return Placed(host, self._place(host), position)

@@ -79,7 +79,13 @@ class Profiler:
       return 0.0
     jax.block_until_ready(state)
     begun = time.perf_counter()
-    jax.profiler.start_trace(self._folder, create_perfetto_trace=True)
+    options = jax.profiler.ProfileOptions()
+    # Every call of a Python function would be twenty times all the rest, and
+    # a trace holds no more than a million events.
+    options.python_tracer_level = 0
+    jax.profiler.start_trace(
+      self._folder, create_perfetto_trace=True, profiler_options=options
+    )
     self._running = True
     return time.perf_counter() - begun
 

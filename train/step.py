@@ -215,4 +215,4 @@ def train_step(
     apply = finite & ~state.stopped
     new = state.replace(step=state.step + 1, params=params, opt_state=opt_state)
     kept = jax.tree.map(lambda n, o: jnp.where(apply, n, o), new, state)
-  return kept.replace(stopped=state.stopped | ~finite), metrics
+    return kept.replace(stopped=state.stopped | ~finite), metrics
