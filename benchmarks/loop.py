@@ -107,7 +107,7 @@ def looped(config: Config) -> float:
   """Returns seconds a step of `train.loop.run`, by its own clock.
 
   That leaves out compilation, validation and checkpoints. The first line is
-  left out too: it has the first step, before which nothing was ahead.
+  left out too: nothing was read ahead of its first step.
   """
   with tempfile.TemporaryDirectory() as workdir:
     run(config, workdir)
@@ -124,6 +124,7 @@ def _main() -> None:
   config = dataclasses.replace(
     flags.load(options.config),
     steps=options.steps,
+    log_every=10,
     eval_batches=1,
     eval_every=options.steps,
     checkpoint_every=options.steps,
