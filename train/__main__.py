@@ -4,6 +4,9 @@ Any field of the config is a flag, such as `--config.model.width=256`. The
 same command again resumes. Many devices: `--config.mesh.data=-1` gives each
 other sequences, `--config.mesh.fsdp=2` cuts parameters and `.sequence=2`
 sequences too.
+
+`--profile_steps=10,20` writes a trace of steps 10 to 19, numbered as in
+`metrics.jsonl`, to `profile/` in the workdir.
 """
 
 import os
@@ -23,7 +26,7 @@ def _run(argv: Sequence[str]) -> int:
     print(__doc__)
     return 0
   command = flags.parse(argv)
-  result = run(command.config, command.workdir)
+  result = run(command.config, command.workdir, command.profile_steps)
   if result.signal is not None:
     return 128 + result.signal
   _finish(command.config, command.workdir, result)

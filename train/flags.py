@@ -24,6 +24,7 @@ from ml_collections import ConfigDict, config_dict, config_flags
 from train import serialize
 from train.config import Config
 from train.errors import UserError, one_line
+from train.profile import parse_steps
 
 _SCALARS = (bool, int, float, str)
 _NONE = ("none", "None", "null")
@@ -31,21 +32,29 @@ _NONE = ("none", "None", "null")
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-  """What the command line asks for."""
+  """What the command line asks for.
+
+  Attributes:
+    config: The run.
+    workdir: Its directory.
+    profile_steps: Numbers of the steps to trace.
+  """
 
   config: Config
   workdir: str
+  profile_steps: range = range(0)
 
 
 def parse(argv: Sequence[str]) -> Command:
-  """Reads `--config=FILE --config.KEY=VALUE ... --workdir=DIR`.
+  """Reads `--config=FILE --config.KEY=VALUE ... --workdir=DIR`, and the rest.
 
   Args:
     argv: The arguments, without the program's name.
 
   Returns:
     The config with its overrides, and the directory of the run, which is
-    `runs/NAME` for `configs/NAME.py` unless it is given.
+    `runs/NAME` for `configs/NAME.py` unless it is given; which steps to
+    trace, by `--profile_steps=FIRST,LAST`.
 
   Raises:
     UserError: Something is unknown, missing, or of the wrong type.
@@ -57,7 +66,11 @@ def parse(argv: Sequence[str]) -> Command:
   if workdir is None:
     name = os.path.splitext(os.path.basename(path))[0]
     workdir = os.path.join("runs", name)
-  return Command(override(load(path), rest), workdir)
+  traced, rest = _take("profile_steps", rest)
+  config = override(load(path), rest)
+  if traced is None:
+    return Command(config, workdir)
+  return Command(config, workdir, parse_steps(traced, config.steps))
 
 
 def _take(name: str, argv: Sequence[str]) -> tuple[str | None, list[str]]:
@@ -177,7 +190,8 @@ def _check_key(word: str, known: Mapping[str, type]) -> None:
   if key is None:
     if word.startswith("-"):
       flag = word.split("=", 1)[0]
-      options = ["--config", "--workdir", *(f"--config.{k}" for k in known)]
+      flags = ("--config", "--workdir", "--profile_steps")
+      options = [*flags, *(f"--config.{k}" for k in known)]
       raise UserError(f"unknown flag {flag}{_near(flag, options)}")
     return
   if key not in known:

@@ -5,7 +5,8 @@ The order of a step, which nothing here may change:
   1. evaluate the old state, if it is due;
   2. write a checkpoint of it (state, data position, rng, config), if it is due;
   3. take the next batch;
-  4. dispatch the step, which returns at once;
+  4. dispatch the step, which returns at once, and send the batch after it to
+     the device;
   5. fetch the metrics of the step before, while the device works on this one.
 
 So the device never waits for the host, and a checkpoint always holds a state
@@ -32,6 +33,8 @@ from train.data import Batches, baselines
 from train.errors import CheckError, NonFiniteError
 from train.evaluate import evaluate
 from train.metrics import MetricsWriter, parameter_table
+from train.prefetch import Placed, Prefetched
+from train.profile import Profiler
 from train.sharding import Strategy, make_strategy
 from train.signals import Stop, stop_signals
 from train.start import Start, begin, make_workdir
@@ -66,14 +69,12 @@ class _Pending:
   Attributes:
     step: Its number: updates done once it is.
     metrics: On the device still.
-    batch: Host arrays `[B, L]`.
-    position: Of the data, before the batch.
+    batch: What it was given.
   """
 
   step: int
   metrics: Mapping[str, Any]
-  batch: Mapping[str, np.ndarray]
-  position: int
+  batch: Placed
 
 
 class _Clock:
@@ -118,6 +119,7 @@ class _Loop:
     strategy: Strategy,
     writer: MetricsWriter,
     checkpoints: Checkpoints,
+    profiler: Profiler,
   ):
     snapshot = start.snapshot
     self._config = config
@@ -127,12 +129,14 @@ class _Loop:
     self._writer = writer
     self._checkpoints = checkpoints
     self._validation = start.validation
-    self._batches = Batches(
+    self._profiler = profiler
+    stream = Batches(
       start.train,
       config.batch_size,
       seed=config.seed,
       position=snapshot.position if snapshot else 0,
     )
+    self._batches = Prefetched(stream, strategy.batch)
     self._state = strategy.prepare(start.state)
     self._step = snapshot.step if snapshot else 0
     self._saved = snapshot.step if snapshot else -1
@@ -155,16 +159,23 @@ class _Loop:
       save_now = stopping or last
       save_now |= self._step > 0 and self._step % config.checkpoint_every == 0
       save_now &= self._saved != self._step
+      coming = None if stopping or last else self._step + 1
+      leave_out = self._clock.leave_out
+      leave_out(self._profiler.stop_before(coming, self._state))
       if evaluate_now or save_now:
         self._settle()
       if evaluate_now:
         self._evaluate()
       if save_now:
         self._save()
-      if stopping or last:
+      if coming is None:
         break
-      before, self._pending = self._pending, self._dispatch()
-      self._report(before)
+      leave_out(self._profiler.start_before(coming, self._state))
+      with self._profiler.step(coming):
+        before, self._pending = self._pending, self._dispatch()
+        if self._step < config.steps:
+          self._batches.prefetch()
+        self._report(before)
 
   def result(self, reference: Mapping[str, float], stop: Stop) -> Result:
     """Returns what the run has come to."""
@@ -173,16 +184,13 @@ class _Loop:
     return Result(self._step, params, metrics, reference, stop.signal)
 
   def _dispatch(self) -> _Pending:
-    position = self._batches.position
-    batch = next(self._batches)
+    batch = self._batches.take()
     begun = time.perf_counter()
     try:
-      self._state, metrics = self._strategy.step(
-        self._state, self._strategy.batch(batch)
-      )
+      self._state, metrics = self._strategy.step(self._state, batch.device)
     except CheckError as error:
       # Not donated in debug mode, so the state is still the one before.
-      where = self._save_for_reproduction(self._step, batch, position)
+      where = self._save_for_reproduction(self._step, batch)
       raise CheckError(f"step {self._step + 1}: {error}; {where}") from error
     if not self._compiled:
       # The first call returns when the step is compiled and dispatched.
@@ -190,7 +198,7 @@ class _Loop:
       self._clock.leave_out(self._clock.compile_seconds)
       self._compiled = True
     self._step += 1
-    return _Pending(self._step, metrics, batch, position)
+    return _Pending(self._step, metrics, batch)
 
   def _settle(self) -> None:
     """Waits for the step in flight and reports it."""
@@ -216,22 +224,18 @@ class _Loop:
     self, pending: _Pending, values: Mapping[str, float]
   ) -> None:
     # The step did not apply what was not finite, nor did the one after it.
-    where = self._save_for_reproduction(
-      pending.step - 1, pending.batch, pending.position
-    )
+    where = self._save_for_reproduction(pending.step - 1, pending.batch)
     raise NonFiniteError(
       f"step {pending.step} is not finite: loss {values['loss']}, gradient norm"
       f" {values['grad_norm']}; {where}"
     )
 
-  def _save_for_reproduction(
-    self, step: int, batch: Mapping[str, np.ndarray], position: int
-  ) -> str:
+  def _save_for_reproduction(self, step: int, batch: Placed) -> str:
     """Saves a state and the batch that broke it, and says where."""
     if self._saved != step:
-      self._write(step, position)
+      self._write(step, batch.position)
     path = os.path.join(self._workdir, f"failed-step-{step + 1}.npz")
-    np.savez(path, allow_pickle=False, **batch)
+    np.savez(path, allow_pickle=False, **batch.host)
     return (
       f"the state before it is checkpoint {step}, its batch is {path}, and the"
       " same command repeats it"
@@ -272,12 +276,15 @@ class _Loop:
     self._saved = step
 
 
-def run(config: Config, workdir: str) -> Result:
+def run(
+  config: Config, workdir: str, profile_steps: range = range(0)
+) -> Result:
   """Trains, from the start or from the last checkpoint in `workdir`.
 
   Args:
     config: The run.
     workdir: Its directory: `metrics.jsonl`, `checkpoints/`, `config.json`.
+    profile_steps: Numbers of the steps whose trace goes to `profile/` there.
 
   Returns:
     How it ended; a signal is answered by saving, and is no error.
@@ -309,9 +316,15 @@ def run(config: Config, workdir: str) -> Result:
     checkpoints = Checkpoints(
       workdir, keep=config.keep, best_metric=config.best_metric
     )
+    if profile_steps and profile_steps[-1] <= step:
+      writer.text(f"no profile: the run is already at step {step}")
+    folder = os.path.join(workdir, "profile")
     try:
-      loop = _Loop(config, workdir, start, strategy, writer, checkpoints)
-      loop.run(stop)
+      with Profiler(profile_steps, folder, writer.text) as profiler:
+        loop = _Loop(
+          config, workdir, start, strategy, writer, checkpoints, profiler
+        )
+        loop.run(stop)
       result = loop.result(reference, stop)
     finally:
       checkpoints.close()

@@ -15,7 +15,7 @@ from typing import Any
 import chex
 import jax
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxmodels.ops import checks
 from train import config
@@ -182,8 +182,12 @@ def _spreader(mesh: jax.sharding.Mesh) -> Callable[..., Callable[..., Any]]:
 def _pmap(task: Task, layout: config.Mesh, debug: bool) -> Strategy:
   """Local devices: the state on each, the batch split among them."""
   count = layout.data
-  lift = functools.partial(
-    jax.pmap, axis_name="batch", devices=jax.local_devices()[:count]
+  devices = jax.local_devices()[:count]
+  lift = functools.partial(jax.pmap, axis_name="batch", devices=devices)
+  # What the lifted functions expect: device i has part i of the first axis.
+  parts = NamedSharding(
+    jax.make_mesh((count,), ("batch",), (AxisType.Auto,), devices=devices),
+    PartitionSpec("batch"),
   )
 
   def step(state: TrainState, batch: Batch) -> Any:
@@ -192,17 +196,23 @@ def _pmap(task: Task, layout: config.Mesh, debug: bool) -> Strategy:
   def evaluate(state: TrainState, batch: Batch) -> Any:
     return jax.lax.psum(eval_step(task, state.params, batch), "batch")
 
-  def split(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {
+  def split(batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+    shares = {
       name: x.reshape(count, x.shape[0] // count, *x.shape[1:])
       for name, x in batch.items()
     }
+    return jax.device_put(shares, parts)
 
   def replicate(state: TrainState) -> Any:
     copies = jax.tree.map(
       lambda x: np.broadcast_to(x, (count, *np.shape(x))), state
     )
-    return lift(lambda x: x)(copies)
+    return jax.device_put(copies, parts)
+
+  def first(state: Any) -> TrainState:
+    # Not by an index, which would be sent to the devices.
+    own = _copy(jax.tree.map(lambda x: x.addressable_data(0), state))
+    return jax.tree.map(lambda x: np.squeeze(x, axis=0), own)
 
   # Metrics are equal on every device after the sum: one copy comes back.
   if debug:
@@ -217,7 +227,7 @@ def _pmap(task: Task, layout: config.Mesh, debug: bool) -> Strategy:
     batch=split,
     step=run_step,
     evaluate=run_evaluate,
-    fetch=lambda state: _copy(jax.tree.map(lambda x: x[0], state)),
+    fetch=first,
   )
 
 

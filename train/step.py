@@ -75,17 +75,22 @@ def token_sums(
     segment_ids=batch["segment_ids"],
     rngs=None if rng is None else {"dropout": rng},
   )
-  logits = logits.astype(jnp.float32)
+  with jax.named_scope("loss"):
+    sums = _weighted_sums(logits.astype(jnp.float32), batch)
+  return jax.lax.psum(sums, axes) if axes else sums
+
+
+def _weighted_sums(logits: jax.Array, batch: Batch) -> dict[str, jax.Array]:
+  """Adds up over the tokens of logits `[B, L, V]` and a batch `[B, L]`."""
   targets, weights = batch["targets"], batch["weights"].astype(jnp.float32)
   picked = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
   losses = jax.nn.logsumexp(logits, axis=-1) - picked
   correct = (jnp.argmax(logits, axis=-1) == targets).astype(jnp.float32)
-  sums = {
+  return {
     "loss": jnp.sum(losses * weights),
     "correct": jnp.sum(correct * weights),
     "weight": jnp.sum(weights),
   }
-  return jax.lax.psum(sums, axes) if axes else sums
 
 
 def _inverse(weight: Any) -> Any:
@@ -187,23 +192,27 @@ def train_step(
   rng = jax.random.fold_in(rng, state.step)
   if axis_name is not None:
     rng = jax.random.fold_in(rng, jax.lax.axis_index(axis_name))
-  grads, sums = _gradients(task, state.params, batch, rng)
-  if axis_name is not None:
-    grads, sums = jax.lax.psum((grads, sums), axis_name)
-  metrics = means(sums)
-  scale = _inverse(sums["weight"])
-  grads = jax.tree.map(lambda g: g * scale.astype(g.dtype), grads)
-  metrics["grad_norm"] = optax.tree.norm(grads)
-  updates, opt_state = task.optimizer.update(
-    grads, state.opt_state, state.params
-  )
-  params = optax.apply_updates(state.params, updates)
-  metrics["update_norm"] = optax.tree.norm(updates)
-  metrics["param_norm"] = optax.tree.norm(params)
-  metrics["learning_rate"] = task.schedule(state.step)
-  finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
-  metrics["finite"] = finite
-  apply = finite & ~state.stopped
-  new = state.replace(step=state.step + 1, params=params, opt_state=opt_state)
-  kept = jax.tree.map(lambda n, o: jnp.where(apply, n, o), new, state)
-  return kept.replace(stopped=state.stopped | ~finite), metrics
+  with jax.named_scope("gradient"):
+    grads, sums = _gradients(task, state.params, batch, rng)
+    if axis_name is not None:
+      grads, sums = jax.lax.psum((grads, sums), axis_name)
+    scale = _inverse(sums["weight"])
+    grads = jax.tree.map(lambda g: g * scale.astype(g.dtype), grads)
+  with jax.named_scope("optimizer"):
+    updates, opt_state = task.optimizer.update(
+      grads, state.opt_state, state.params
+    )
+    params = optax.apply_updates(state.params, updates)
+  with jax.named_scope("metrics"):
+    metrics = means(sums)
+    metrics["grad_norm"] = optax.tree.norm(grads)
+    metrics["update_norm"] = optax.tree.norm(updates)
+    metrics["param_norm"] = optax.tree.norm(params)
+    metrics["learning_rate"] = task.schedule(state.step)
+    finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
+    metrics["finite"] = finite
+  with jax.named_scope("select"):
+    apply = finite & ~state.stopped
+    new = state.replace(step=state.step + 1, params=params, opt_state=opt_state)
+    kept = jax.tree.map(lambda n, o: jnp.where(apply, n, o), new, state)
+    return kept.replace(stopped=state.stopped | ~finite), metrics

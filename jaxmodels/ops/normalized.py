@@ -134,17 +134,17 @@ def normalized_linear_attention(
     auto=(on_cpu, "parallel"),
   )
   dtype = wide(k, v)
-  log_i, log_f = (  # Wide at once: EMPTY is beyond float16.
-    (jnp.zeros_like(q[..., 0]) if gate is None else gate).astype(dtype)
-    for gate in (log_input_gate, log_forget_gate)
-  )
-  tokens = Tokens(q, k, v, jnp.maximum(log_i, EMPTY), log_f)
-  state = _enter(initial_state, tokens)
 
   def fold(x):  # Leading batch axes become one.
     return x.reshape(math.prod(batch), *x.shape[len(batch) :])
 
   with jax.named_scope(op):
+    log_i, log_f = (  # Wide at once: EMPTY is beyond float16.
+      (jnp.zeros_like(q[..., 0]) if gate is None else gate).astype(dtype)
+      for gate in (log_input_gate, log_forget_gate)
+    )
+    tokens = Tokens(q, k, v, jnp.maximum(log_i, EMPTY), log_f)
+    state = _enter(initial_state, tokens)
     y, state = run(
       _family(floor),
       jax.tree.map(fold, tokens),

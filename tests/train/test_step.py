@@ -1,12 +1,14 @@
 import dataclasses
 import functools
 import math
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxmodels.models import LanguageModel
 from tests.train import tiny
 from train.config import Optimizer
 from train.data import Batches
@@ -156,6 +158,22 @@ def test_bfloat16_computes_low_and_keeps_parameters_in_float32():
   assert low["loss"].dtype == jnp.float32
   assert low["loss"] != high["loss"]
   np.testing.assert_allclose(low["loss"], high["loss"], rtol=1e-2)
+
+
+def test_a_trace_of_a_step_names_its_phases_layers_and_ops():
+  model = LanguageModel(
+    tiny.VOCAB, 8, 1, ("gated_deltanet",), {"gated_deltanet": {"heads": 1}}
+  )
+  task, state, batch = setup(model=model)
+  step = jax.jit(functools.partial(train_step, task))
+  text = step.lower(state, batch).as_text(debug_info=True)
+  paths = set(re.findall(r'loc\("jit\(train_step\)/([^"]*)"', text))
+  phases = {"gradient", "optimizer", "metrics", "select"}
+  assert {path.split("/")[0] for path in paths} == phases
+  for scope in ("gradient/jvp(", "gradient/transpose(jvp("):
+    own = [path for path in paths if path.startswith(scope)]
+    for part in ("loss", "/layer_0/mixer/delta_rule/", "/layer_0/mlp"):
+      assert any(part in path for path in own), (scope, part)
 
 
 def test_schedule_rises_to_the_top_and_falls_to_the_floor():

@@ -1,0 +1,152 @@
+"""What the training loop costs beside its steps, and what reading costs it.
+
+Four ways to do the same steps, in turn in one process:
+
+  bare     dispatch a step on a batch that lies on the device, and the next;
+           wait at the end
+  loop     `train.loop.run`
+  slow     the same on data of which a batch takes as long to read as a step
+  waiting  read such a batch, send it, do its step, wait for its metrics
+
+`slow` is 1 where reading is hidden behind the steps, `waiting` about 2.
+"""
+
+import argparse
+import dataclasses
+import tempfile
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+from train import flags
+from train.config import Config
+from train.data import Batches
+from train.loop import run
+from train.metrics import read_metrics
+from train.sharding import Strategy, make_strategy
+from train.start import make_task
+from train.state import init_state
+
+
+@dataclasses.dataclass(frozen=True)
+class Slow:
+  """Data that takes its time.
+
+  Attributes:
+    data: what is read.
+    seconds: added to the reading of a row.
+  """
+
+  data: Any
+  seconds: float
+
+  def open(self, split: str) -> Any:
+    """Opens a split, of which only that for training is slow."""
+    rows = self.data.open(split)
+    return SlowRows(rows, self.seconds) if split == "train" else rows
+
+
+class SlowRows:
+  """Rows that take their time."""
+
+  def __init__(self, rows: Any, seconds: float):
+    self._rows = rows
+    self._seconds = seconds
+    self.vocab_size = rows.vocab_size
+
+  def __len__(self) -> int:
+    return len(self._rows)
+
+  def __getitem__(self, index: int) -> Any:
+    time.sleep(self._seconds)
+    return self._rows[index]
+
+
+class Hand:
+  """Steps without the trainer's loop."""
+
+  def __init__(self, config: Config):
+    task = make_task(config)
+    self._config = config
+    self._rows = config.data.open("train")
+    self._strategy: Strategy = make_strategy("jit", task)
+    length = len(self._rows[0]["inputs"])
+    state = init_state(task.model, task.optimizer, config.seed, length)
+    self._state = self._strategy.prepare(state)
+    self._step(self._batches(self._rows))
+
+  def _batches(self, rows: Any) -> Batches:
+    return Batches(rows, self._config.batch_size, seed=0)
+
+  def _step(self, batches: Batches) -> Any:
+    batch = self._strategy.batch(next(batches))
+    self._state, metrics = self._strategy.step(self._state, batch)
+    return jax.device_get(metrics)
+
+  def bare(self) -> float:
+    """Returns seconds a step, of all that the config asks for."""
+    batch = self._strategy.batch(next(self._batches(self._rows)))
+    begun = time.perf_counter()
+    for _ in range(self._config.steps):
+      self._state, _ = self._strategy.step(self._state, batch)
+    jax.block_until_ready(self._state)
+    return (time.perf_counter() - begun) / self._config.steps
+
+  def waiting(self, seconds: float) -> float:
+    """The same on slow rows, one thing after the other."""
+    batches = self._batches(SlowRows(self._rows, seconds))
+    begun = time.perf_counter()
+    for _ in range(self._config.steps):
+      self._step(batches)
+    return (time.perf_counter() - begun) / self._config.steps
+
+
+def looped(config: Config) -> float:
+  """Returns seconds a step of `train.loop.run`, by its own clock.
+
+  That leaves out compilation, validation and checkpoints. The first line is
+  left out too: nothing was read ahead of its first step.
+  """
+  with tempfile.TemporaryDirectory() as workdir:
+    run(config, workdir)
+    lines = [m for m in read_metrics(workdir) if m["split"] == "train"]
+  return float(np.mean([line["step_seconds"] for line in lines[1:]]))
+
+
+def _main() -> None:
+  parser = argparse.ArgumentParser("benchmarks.loop", description=__doc__)
+  parser.add_argument("--config", default="configs/quickstart.py")
+  parser.add_argument("--steps", type=int, default=50)
+  parser.add_argument("--rounds", type=int, default=3)
+  options = parser.parse_args()
+  config = dataclasses.replace(
+    flags.load(options.config),
+    steps=options.steps,
+    log_every=10,
+    eval_batches=1,
+    eval_every=options.steps,
+    checkpoint_every=options.steps,
+  )
+  with tempfile.TemporaryDirectory() as compiled:
+    # Every run compiles its step anew.
+    jax.config.update("jax_compilation_cache_dir", compiled)
+    hand = Hand(config)
+    rounds = []
+    for _ in range(options.rounds):
+      bare = hand.bare()
+      pause = bare / config.batch_size
+      slow = dataclasses.replace(config, data=Slow(config.data, pause))
+      times = (bare, looped(config), looped(slow), hand.waiting(pause))
+      rounds.append([seconds / bare for seconds in times])
+      print(f"bare {1e3 * bare:.1f} ms a step; over it:", rounds[-1])
+  ratios = np.median(rounds, axis=0)
+  for name, ratio in zip(
+    ("bare", "loop", "slow", "waiting"), ratios, strict=True
+  ):
+    print(f"{name:8} {ratio:.3f}")
+
+
+if __name__ == "__main__":
+  _main()

@@ -1,0 +1,79 @@
+"""In a trace of a program, what an op computes bears its name."""
+
+import re
+
+import jax
+import numpy as np
+import pytest
+
+from jaxmodels import ops
+from tests.ops import draws
+from tests.ops.test_matrix import MORE, OPS
+
+LENGTH = 4
+
+
+def arguments(draw):
+  drawn = draw(np.random.default_rng(0), LENGTH)
+  return jax.tree.map(
+    lambda x: x.astype(np.complex64 if np.iscomplexobj(x) else np.float32),
+    drawn,
+  )
+
+
+def kalman(rng, length):
+  eye = np.eye(2)
+  return {
+    "y": rng.standard_normal((length, 2)),
+    **{"F": eye, "Q": eye, "H": eye, "R": eye},
+    "mean": np.zeros(2),
+    "covariance": eye,
+  }
+
+
+def plain(*names):
+  def draw(rng, length):
+    drawn = draws.qkv(rng, length)
+    return {name: drawn[name] for name in names}
+
+  return draw
+
+
+def convolution(width):
+  def draw(rng, length):
+    return {
+      "x": rng.standard_normal((2, length, 3)),
+      "kernel": rng.standard_normal((width, 3)),
+    }
+
+  return draw
+
+
+CASES = {
+  **{name: draw for name, draw in OPS.values()},
+  **{name: draw for name, draw, options in MORE.values() if not options},
+  "attention": plain("q", "k", "v"),
+  "bidirectional": plain("q", "k", "v"),
+  "causal_convolution": convolution(3),
+  "long_convolution": convolution(LENGTH),
+  "kalman_filter": kalman,
+  "kalman_smoother": kalman,
+}
+# Arguments are put into shape before an op begins, which computes nothing.
+MOVES = {"reshape", "slice", "squeeze", "broadcast_in_dim", "transpose"}
+
+
+def test_no_op_is_left_out():
+  types = {"Cache", "Gaussian", "Normalized"}
+  assert set(ops.__all__) - types - {"make_op"} == set(CASES)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_an_op_computes_is_in_its_scope(name):
+  op = getattr(ops, name)
+  program = jax.jit(lambda drawn: op(**drawn))
+  text = program.lower(arguments(CASES[name])).as_text(debug_info=True)
+  paths = set(re.findall(r'loc\("jit\(<lambda>\)/([^"]*)"', text))
+  inside = {path for path in paths if path.startswith(f"{name}/")}
+  assert len(inside) > 3
+  assert paths - inside <= MOVES

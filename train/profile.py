@@ -1,0 +1,130 @@
+"""Traces of some steps: `--profile_steps=FIRST,LAST`."""
+
+import re
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+import jax
+
+from train.errors import UserError
+
+
+def parse_steps(text: str, steps: int) -> range:
+  """Reads the value of `--profile_steps`.
+
+  Steps have the numbers of their lines in `metrics.jsonl`: the first is 1.
+
+  Args:
+    text: "FIRST,LAST".
+    steps: Of the run.
+
+  Returns:
+    FIRST, ..., LAST - 1.
+
+  Raises:
+    UserError: It is no such thing, or the run has no such step.
+  """
+  found = re.fullmatch(r"\s*(\d+)\s*,\s*(\d+)\s*", text)
+  first, last = (int(number) for number in found.groups()) if found else (0, 0)
+  if not 1 <= first < last:
+    raise UserError(
+      f"--profile_steps={text} must be FIRST,LAST with 1 <= FIRST < LAST, such"
+      " as 10,20, which traces steps 10 to 19"
+    )
+  if first > steps:
+    raise UserError(
+      f"--profile_steps={text} begins after the last step, which is {steps}"
+    )
+  return range(first, last)
+
+
+class Profiler:
+  """Writes a trace of some steps, and says where it is.
+
+  As a context it ends a trace that is under way, so that a run that ends or
+  fails in the middle of the steps leaves the trace of those it did.
+
+  Args:
+    steps: Numbers of the steps, without gaps; empty for no trace.
+    folder: Where the trace goes; made if it is not there.
+    say: Takes lines for the user.
+  """
+
+  def __init__(self, steps: range, folder: str, say: Callable[[str], None]):
+    self._steps = steps
+    self._folder = folder
+    self._say = say
+    self._traced: list[int] = []
+    self._running = False
+
+  def step(self, number: int) -> jax.profiler.StepTraceAnnotation:
+    """Returns a context that marks all inside as step `number`."""
+    if self._running:
+      self._traced.append(number)
+    return jax.profiler.StepTraceAnnotation("train", step_num=number)
+
+  def start_before(self, step: int, state: Any) -> float:
+    """Starts the trace if `step` is the first of its steps.
+
+    Args:
+      step: The number of the step to come.
+      state: What it takes, which is waited for: no step before is traced.
+
+    Returns:
+      Seconds that starting took.
+    """
+    if self._running or step not in self._steps:
+      return 0.0
+    jax.block_until_ready(state)
+    begun = time.perf_counter()
+    options = jax.profiler.ProfileOptions()
+    # Every call of a Python function would be twenty times all the rest, and
+    # a trace holds no more than a million events.
+    options.python_tracer_level = 0
+    jax.profiler.start_trace(
+      self._folder, create_perfetto_trace=True, profiler_options=options
+    )
+    self._running = True
+    return time.perf_counter() - begun
+
+  def stop_before(self, step: int | None, state: Any) -> float:
+    """Ends the trace if `step` is none of its steps.
+
+    Args:
+      step: The number of the step to come; None if none will.
+      state: What the step before gives, which is waited for.
+
+    Returns:
+      Seconds that ending took.
+    """
+    if not self._running or step in self._steps:
+      return 0.0
+    jax.block_until_ready(state)
+    begun = time.perf_counter()
+    self._stop()
+    return time.perf_counter() - begun
+
+  def _stop(self) -> None:
+    jax.profiler.stop_trace()
+    self._running = False
+    if self._traced:
+      first, last = self._traced[0], self._traced[-1]
+      self._say(
+        f"profile of steps {first} to {last} in {self._folder}: see it by"
+        f" `pip install xprof; xprof --logdir={self._folder}`, or open its"
+        " plugins/profile/*/perfetto_trace.json.gz in https://ui.perfetto.dev"
+      )
+
+  def __enter__(self) -> "Profiler":
+    return self
+
+  def __exit__(
+    self,
+    kind: type[BaseException] | None,
+    error: BaseException | None,
+    traceback: TracebackType | None,
+  ) -> None:
+    if self._running:
+      self._stop()
