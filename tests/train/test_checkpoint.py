@@ -65,4 +65,4 @@ def test_dtypes_and_scalars_come_back_as_they_were(tmp_path):
 
 
 def test_a_run_that_never_was_gives_none(tmp_path):
-  assert checkpoint.restore_latest(str(tmp_path), pytest.fail) is None
+  assert checkpoint.latest(str(tmp_path), pytest.fail) is None
