@@ -92,8 +92,8 @@ class Config:
     batch_size: Sequences an update, over all devices and microbatches.
     accumulation: Microbatches that an update is summed from.
     seed: Of the parameters, the order of the data, and dropout.
-    strategy: "jit" (the devices of `mesh`) or "pmap" (all devices of one process,
-      each with a whole copy of the state).
+    strategy: "jit" (the devices of `mesh`) or "pmap" (all devices of one
+      process, each with a whole copy of the state).
     mesh: The devices of strategy "jit"; one by default.
     log_every: Steps between lines of training metrics.
     eval_every: Steps between validations; the last step always has one.
