@@ -10,12 +10,13 @@ import contextlib
 import os
 import subprocess
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
 import jax
 
-from train.command import warn
+from train.command import explain, warn
 from train.errors import RunError, UserError, one_line
 
 _RESUME = "the same command resumes from the last complete checkpoint"
@@ -169,9 +170,10 @@ def joined(options: argparse.Namespace | None) -> Iterator[None]:
   Args:
     options: Of `parse`; with None nothing happens.
 
+  An error inside is said with the number of the process, and ends it.
+
   Raises:
     UserError: They cannot be joined.
-    RunError: As raised inside, with the number of the process.
   """
   if options is None:
     yield
@@ -195,40 +197,38 @@ def joined(options: argparse.Namespace | None) -> Iterator[None]:
   )
   try:
     yield
-  except (UserError, RunError) as error:
+  except Exception as error:
     last_words.close()
-    # Before the others are waited for, in case they never come.
-    warn(f"error: {name}: {one_line(error)}")
-    _leave(error.exit_code)
-  except jax.errors.JaxRuntimeError as error:
-    if not _is_lost_connection(error):
-      raise
-    last_words.close()
-    warn(
-      f"error: {name}: another process was lost"
-      f" ({one_line(error)[:150]}); {_RESUME}"
-    )
-    _exit(RunError.exit_code)
+    _leave(error, name)
   last_words.close()
   jax.distributed.shutdown()
 
 
 def _is_lost_connection(error: Exception) -> bool:
-  text = str(error)
-  signs = ("Gloo", "UNAVAILABLE", "DEADLINE_EXCEEDED", "NCCL", "heartbeat")
-  return any(sign in text for sign in signs)
+  """Says whether a collective, or a barrier, failed for want of a process."""
+  signs = ("Gloo", "NCCL", "UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED")
+  found = isinstance(error, jax.errors.JaxRuntimeError | TimeoutError)
+  return found and any(x in f"{error} {error.__cause__}" for x in signs)
 
 
-def _leave(code: int) -> NoReturn:
-  """Ends this process; when the others do so too, all end in good order."""
-  try:
-    jax.distributed.shutdown()
-  finally:
-    _exit(code)
+def _leave(error: Exception, name: str) -> NoReturn:
+  """Says why this process ends, and ends it.
 
-
-def _exit(code: int) -> NoReturn:
-  """Ends this process without waiting for threads that wait for others."""
+  Without waiting for threads, since some may wait for other processes.
+  """
+  lost = _is_lost_connection(error)
+  line, code = explain(error) or ("", RunError.exit_code)
+  if lost:
+    line = f"another process was lost ({one_line(error)[:150]}); {_RESUME}"
+  if line:
+    warn(f"error: {name}: {line}")
+  else:
+    traceback.print_exception(error)
   sys.stdout.flush()
   sys.stderr.flush()
-  os._exit(code)
+  try:
+    # All may have met the same error: then they end in good order.
+    if not lost:
+      jax.distributed.shutdown()
+  finally:
+    os._exit(code)
