@@ -165,12 +165,11 @@ def joined(options: argparse.Namespace | None) -> Iterator[None]:
 
   To be entered before JAX is used. When another process is lost, this one
   ends: at once where a collective fails, else after
-  `--heartbeat_timeout_seconds` without a sign of life.
+  `--heartbeat_timeout_seconds` without a sign of life. An error inside is
+  said with the number of the process, and ends it.
 
   Args:
     options: Of `parse`; with None nothing happens.
-
-  An error inside is said with the number of the process, and ends it.
 
   Raises:
     UserError: They cannot be joined.
