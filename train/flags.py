@@ -177,7 +177,8 @@ def _check_key(word: str, known: Mapping[str, type]) -> None:
   if key is None:
     if word.startswith("-"):
       flag = word.split("=", 1)[0]
-      options = ["--config", "--workdir", *(f"--config.{k}" for k in known)]
+      options = ["--config", "--workdir", "--distributed"]
+      options += [f"--config.{k}" for k in known]
       raise UserError(f"unknown flag {flag}{_near(flag, options)}")
     return
   if key not in known:
