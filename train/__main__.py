@@ -3,7 +3,8 @@
 Any field of the config is a flag, such as `--config.model.width=256`. The
 same command again resumes. Many devices: `--config.mesh.data=-1` gives each
 other sequences, `--config.mesh.fsdp=2` cuts parameters and `.sequence=2`
-sequences too.
+sequences too. Several processes, one a host: start the same command on each
+with `--distributed`; train/LAUNCHING.md says how.
 
 `--profile_steps=10,20` writes a trace of steps 10 to 19, numbered as in
 `metrics.jsonl`, to `profile/` in the workdir.
@@ -13,7 +14,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from train import flags
+from train import distributed, flags, processes
 from train.command import main_with_errors
 from train.config import Config
 from train.generate import continuation
@@ -25,11 +26,14 @@ def _run(argv: Sequence[str]) -> int:
   if any(word in ("-h", "--help") for word in argv):
     print(__doc__)
     return 0
-  command = flags.parse(argv)
-  result = run(command.config, command.workdir, command.profile_steps)
+  options, argv = distributed.parse(argv)
+  with distributed.joined(options):
+    command = flags.parse(argv)
+    result = run(command.config, command.workdir, command.profile_steps)
   if result.signal is not None:
     return 128 + result.signal
-  _finish(command.config, command.workdir, result)
+  if processes.is_first():
+    _finish(command.config, command.workdir, result)
   return 0
 
 

@@ -2,8 +2,10 @@
 
 A checkpoint holds the state, the data position and the config. Every file of
 it is listed with its size and checksum once it is complete, so that a damaged
-one is known before anything of it is used. This is the only file that knows
-orbax, and it uses its v0 interface: v1 is still experimental.
+one is known before anything of it is used. Where several processes run, each
+writes and reads the pieces of the state that its devices hold. This is the
+only file that knows orbax, and it uses its v0 interface: v1 is still
+experimental.
 """
 
 import dataclasses
@@ -22,6 +24,7 @@ from flax import serialization
 
 from train.config import BEST_METRICS
 from train.errors import UserError, one_line
+from train.processes import on_first
 
 _CHECKSUMS = "checksums.json"
 _ITEMS = ("state", "meta")
@@ -36,7 +39,8 @@ class Snapshot:
 
   Attributes:
     step: Updates done.
-    state: The state as nested dictionaries of numpy arrays.
+    state: The state as nested dictionaries of arrays; None where only the
+      rest was read.
     position: Examples consumed, over all processes.
     config: The config, of `serialize.to_json`.
     metrics: Validation metrics of this state; empty if it was saved between
@@ -66,6 +70,8 @@ def steps(workdir: str) -> list[int]:
 
 class Checkpoints:
   """Writes the checkpoints of one run, in the background.
+
+  All processes call its methods, in the same order.
 
   Args:
     workdir: The run's directory.
@@ -98,8 +104,9 @@ class Checkpoints:
     """Starts to write a checkpoint, after the one before is complete.
 
     Args:
-      snapshot: What to write; its arrays must not change after, and its
-        `state` may be any pytree that flax can serialize.
+      snapshot: What to write. Its `state` may be any pytree of arrays of JAX
+        that flax can serialize. They may be donated after this returns: what
+        is not written yet is on the host, or kept from being written over.
 
     Raises:
       OSError: This one, or the one before, could not be written. Checkpoints
@@ -108,8 +115,7 @@ class Checkpoints:
     self._manager.wait_until_finished()
     self._step = snapshot.step
     state = serialization.to_state_dict(snapshot.state)
-    state = jax.tree.map(np.asarray, state)
-    self._require_space(state)
+    on_first(lambda: self._require_space(state))
     meta = {
       field.name: getattr(snapshot, field.name)
       for field in dataclasses.fields(snapshot)
@@ -136,8 +142,9 @@ class Checkpoints:
   def _add_checksums(self) -> None:
     """Lists the files of the checkpoint that is about to be completed.
 
-    Orbax calls this when the contents are written and before the directory
-    gets its final name, so a complete checkpoint always has its list.
+    Orbax calls this in the first process when all have written their contents
+    and before the directory gets its final name, so a complete checkpoint
+    always has its list.
     """
     for name in os.listdir(self._folder):
       if name.split(".")[0] == str(self._step):
@@ -190,38 +197,87 @@ def _verify(folder: str) -> None:
       raise ValueError(f"{name} has changed since it was written")
 
 
-def _read(workdir: str, step: int, *, with_state: bool = True) -> Snapshot:
-  """Reads one checkpoint; raises whatever is wrong with it."""
+def _alone() -> ocp.options.MultiprocessingOptions:
+  """Options of a reader that other processes know nothing of."""
+  own = jax.process_index()
+  return ocp.options.MultiprocessingOptions(
+    primary_host=own, active_processes={own}
+  )
+
+
+def _read(workdir: str, step: int) -> Snapshot:
+  """Reads one checkpoint without its state; raises what is wrong with it."""
   folder = os.path.join(_folder(workdir), str(step))
   _verify(folder)
-  handlers = {"meta": ocp.JsonCheckpointHandler()}
-  wanted = {"meta": ocp.args.JsonRestore()}
-  if with_state:
-    handlers["state"] = ocp.StandardCheckpointHandler()
-    wanted["state"] = ocp.args.StandardRestore()
-  with ocp.Checkpointer(ocp.CompositeCheckpointHandler(**handlers)) as reader:
-    found = reader.restore(folder, args=ocp.args.Composite(**wanted))
-  state = found["state"] if with_state else None
-  return Snapshot(state=state, **found["meta"])
+  handler = ocp.JsonCheckpointHandler(multiprocessing_options=_alone())
+  with ocp.Checkpointer(handler, multiprocessing_options=_alone()) as reader:
+    return Snapshot(state=None, **reader.restore(os.path.join(folder, "meta")))
 
 
-def restore_latest(workdir: str, say: Callable[[str], None]) -> Snapshot | None:
-  """Reads the latest checkpoint that can be read, to go on from it.
+def _read_whole(workdir: str, step: int) -> Snapshot:
+  """Reads one checkpoint, its state as numpy arrays, in this process alone."""
+  snapshot = _read(workdir, step)
+  folder = os.path.join(_folder(workdir), str(step), "state")
+  handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=_alone())
+  with ocp.Checkpointer(handler, multiprocessing_options=_alone()) as reader:
+    # Without the type, orbax looks for the devices that the arrays were on.
+    as_numpy = jax.tree.map(
+      lambda _: ocp.RestoreArgs(restore_type=np.ndarray),
+      reader.metadata(folder).item_metadata.tree,
+    )
+    state = reader.restore(
+      folder, args=ocp.args.PyTreeRestore(restore_args=as_numpy)
+    )
+  return dataclasses.replace(snapshot, state=state)
+
+
+def restore(workdir: str, step: int, shapes: Any) -> Any:
+  """Reads a state to where it is wanted; all processes call this.
+
+  Args:
+    workdir: The run's directory.
+    step: Of a checkpoint that `latest` found.
+    shapes: A state of `jax.ShapeDtypeStruct` with shardings. The devices need
+      not be those, nor as many as those, that the state was written from.
+
+  Returns:
+    A state like `shapes`, of arrays on these devices.
+  """
+  folder = os.path.join(_folder(workdir), str(step), "state")
+  wanted = serialization.to_state_dict(shapes)
+  with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
+    state = reader.restore(folder, args=ocp.args.StandardRestore(wanted))
+  return serialization.from_state_dict(shapes, state)
+
+
+def latest(workdir: str, say: Callable[[str], None]) -> Snapshot | None:
+  """Finds the latest checkpoint that can be read, to go on from it.
 
   Unreadable ones are moved to `corrupt/`, so that the run can write their
-  steps again, and half-written ones are removed.
+  steps again, and half-written ones are removed. Of several processes, the
+  first does all that and tells the others.
 
   Args:
     workdir: The run's directory.
     say: Takes one line about every checkpoint that is skipped.
 
   Returns:
-    The checkpoint, or None where there never was one.
+    The checkpoint without its state, or None where there never was one.
 
   Raises:
     UserError: There are checkpoints, and none can be read. To start again in
       silence would throw a run away.
   """
+
+  def find() -> dict[str, Any] | None:
+    found = _latest(workdir, say)
+    return None if found is None else dataclasses.asdict(found)
+
+  found = on_first(find)
+  return None if found is None else Snapshot(**found)
+
+
+def _latest(workdir: str, say: Callable[[str], None]) -> Snapshot | None:
   folder = _folder(workdir)
   for name in os.listdir(folder) if os.path.isdir(folder) else ():
     if _TEMPORARY in name:
@@ -231,7 +287,7 @@ def restore_latest(workdir: str, say: Callable[[str], None]) -> Snapshot | None:
   if not available:
     return None
   try:
-    found = _try(available, workdir, say)
+    found = _try(available, workdir, say, _read)
   except UserError as error:
     raise UserError(
       f"none of the checkpoints in {folder} can be read; to start again from"
@@ -277,12 +333,15 @@ def load(workdir: str, which: str, say: Callable[[str], None]) -> Snapshot:
 
 
 def _try(
-  candidates: list[int], workdir: str, say: Callable[[str], None]
+  candidates: list[int],
+  workdir: str,
+  say: Callable[[str], None],
+  read: Callable[[str, int], Snapshot] = _read_whole,
 ) -> Snapshot:
   """Reads the first of some checkpoints that can be read."""
   for step in candidates:
     try:
-      return _read(workdir, step)
+      return read(workdir, step)
     # Whatever a damaged file makes a reader raise, the answer is the same.
     except Exception as error:
       reason = one_line(error)[:200]
@@ -295,7 +354,7 @@ def _best_step(workdir: str, available: list[int]) -> int:
   choose = min
   for step in available:
     try:
-      snapshot = _read(workdir, step, with_state=False)
+      snapshot = _read(workdir, step)
     except Exception:
       # It cannot be the best one to use if it cannot be read.
       continue

@@ -14,6 +14,27 @@ def warn(line: str) -> None:
   print(line, file=sys.stderr, flush=True)
 
 
+def explain(error: Exception) -> tuple[str, int] | None:
+  """Returns the line and the exit code of an error that users can cause.
+
+  Args:
+    error: What ended the command.
+
+  Returns:
+    None for an error of ours.
+  """
+  if isinstance(error, UserError | RunError):
+    return one_line(error), error.exit_code
+  # Storage libraries raise many types; any of them may be a full disk.
+  if is_disk_full(error):
+    line = (
+      "the disk is full; make room, and the same command resumes from the last"
+      " complete checkpoint"
+    )
+    return line, RunError.exit_code
+  return None
+
+
 def main_with_errors(
   run: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None
 ) -> int:
@@ -30,20 +51,15 @@ def main_with_errors(
   logging.set_verbosity(logging.FATAL)
   try:
     return run(sys.argv[1:] if argv is None else argv)
-  except (UserError, RunError) as error:
-    warn(f"error: {one_line(error)}")
-    return error.exit_code
   except BrokenPipeError:
     # The reader of our output has gone, which is no error of ours; Python
     # would complain once more when it flushes at exit.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
-  # Storage libraries raise many types; any of them may be a full disk.
   except Exception as error:
-    if not is_disk_full(error):
+    explained = explain(error)
+    if explained is None:
       raise
-    warn(
-      "error: the disk is full; make room, and the same command resumes from"
-      " the last complete checkpoint"
-    )
-    return 1
+    line, code = explained
+    warn(f"error: {line}")
+    return code

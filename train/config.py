@@ -92,8 +92,8 @@ class Config:
     batch_size: Sequences an update, over all devices and microbatches.
     accumulation: Microbatches that an update is summed from.
     seed: Of the parameters, the order of the data, and dropout.
-    strategy: "jit" (the devices of `mesh`) or "pmap" (all local devices, each
-      with a whole copy of the state).
+    strategy: "jit" (the devices of `mesh`) or "pmap" (all devices of one
+      process, each with a whole copy of the state).
     mesh: The devices of strategy "jit"; one by default.
     log_every: Steps between lines of training metrics.
     eval_every: Steps between validations; the last step always has one.
@@ -172,18 +172,22 @@ def _check_mesh(config: Config) -> None:
   )
 
 
-def layout(config: Config, available: int) -> Mesh:
+def layout(config: Config, available: int, processes: int = 1) -> Mesh:
   """Returns how many devices a run has along each axis, with no -1 left.
 
   Args:
     config: The run.
     available: Devices there are.
+    processes: That have them. Each must take part, so that several need a
+      mesh of all devices.
 
   Raises:
     UserError: They cannot be laid out as the config says.
   """
   _check_mesh(config)
   if config.strategy != "jit":
+    wanted = f'"jit" with a mesh, since there are {processes} processes'
+    _check(processes == 1, "strategy", config.strategy, wanted)
     return Mesh(data=available)
   sizes = dataclasses.asdict(config.mesh)
   fixed = math.prod(size for size in sizes.values() if size != -1)
@@ -194,7 +198,14 @@ def layout(config: Config, available: int) -> Mesh:
       f" the {available} there are; change one, or set one to -1 for the rest"
     )
   rest = available // fixed
-  return Mesh(**{k: rest if v == -1 else v for k, v in sizes.items()})
+  sizes = {k: rest if v == -1 else v for k, v in sizes.items()}
+  count = math.prod(sizes.values())
+  if processes > 1 and count < available:
+    raise UserError(
+      f"config.mesh has {count} of the {available} devices of {processes}"
+      " processes, but must have all: set config.mesh.data=-1, or another axis"
+    )
+  return Mesh(**sizes)
 
 
 def check_sample(sample: Sample) -> None:
@@ -217,6 +228,7 @@ def validate(
   config: Config,
   *,
   devices: int = 1,
+  processes: int = 1,
   vocab_size: int | None = None,
   length: int | None = None,
 ) -> Mesh:
@@ -224,7 +236,8 @@ def validate(
 
   Args:
     config: The config.
-    devices: Devices there are.
+    devices: Devices there are, of all processes.
+    processes: How many these are.
     vocab_size: Of the dataset, where it is known by now.
     length: Tokens a sequence of the dataset, likewise.
 
@@ -251,7 +264,7 @@ def validate(
   ):
     value = getattr(config, key)
     _check(value in options, key, value, "one of " + ", ".join(options))
-  mesh = layout(config, devices)
+  mesh = layout(config, devices, processes)
   sharing = mesh.data * mesh.fsdp
   _check(
     config.batch_size % (config.accumulation * sharing) == 0,

@@ -39,7 +39,14 @@ def evaluate(
   Returns:
     "loss" (nats a token), "bits_per_token", "accuracy", and "tokens".
   """
-  stream = Batches(dataset, batch_size, seed=0, shuffle=False, one_pass=True)
+  stream = Batches(
+    dataset,
+    batch_size,
+    seed=0,
+    shuffle=False,
+    rows=strategy.rows(batch_size),
+    one_pass=True,
+  )
   parts = [
     strategy.evaluate(state, strategy.batch(batch))
     for batch in itertools.islice(stream, batches)

@@ -190,7 +190,7 @@ def _check_key(word: str, known: Mapping[str, type]) -> None:
   if key is None:
     if word.startswith("-"):
       flag = word.split("=", 1)[0]
-      flags = ("--config", "--workdir", "--profile_steps")
+      flags = ("--config", "--workdir", "--distributed", "--profile_steps")
       options = [*flags, *(f"--config.{k}" for k in known)]
       raise UserError(f"unknown flag {flag}{_near(flag, options)}")
     return

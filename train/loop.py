@@ -26,16 +26,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from train import serialize
+from train import checkpoint, processes, serialize
 from train.checkpoint import Checkpoints, Snapshot
+from train.command import warn
 from train.config import Config, Mesh, validate
 from train.data import Batches, baselines
 from train.errors import CheckError, NonFiniteError
 from train.evaluate import evaluate
-from train.metrics import MetricsWriter, parameter_table
+from train.metrics import MetricsWriter, NoWriter, parameter_table
 from train.prefetch import Placed, Prefetched
 from train.profile import Profiler
-from train.sharding import Strategy, make_strategy
 from train.signals import Stop, stop_signals
 from train.start import Start, begin, make_workdir
 
@@ -48,7 +48,8 @@ class Result:
 
   Attributes:
     step: Updates done.
-    params: The parameters, as numpy arrays.
+    params: The parameters, as numpy arrays; None if a signal ended the run,
+      and in processes other than the first.
     metrics: Validation metrics of the last state; empty if a signal ended
       the run.
     baselines: What simple methods reach on the same data, in bits.
@@ -116,8 +117,7 @@ class _Loop:
     config: Config,
     workdir: str,
     start: Start,
-    strategy: Strategy,
-    writer: MetricsWriter,
+    writer: MetricsWriter | NoWriter,
     checkpoints: Checkpoints,
     profiler: Profiler,
   ):
@@ -125,7 +125,7 @@ class _Loop:
     self._config = config
     self._workdir = workdir
     self._document = serialize.to_json(config)
-    self._strategy = strategy
+    self._strategy = strategy = start.strategy
     self._writer = writer
     self._checkpoints = checkpoints
     self._validation = start.validation
@@ -134,6 +134,7 @@ class _Loop:
       start.train,
       config.batch_size,
       seed=config.seed,
+      rows=strategy.rows(config.batch_size),
       position=snapshot.position if snapshot else 0,
     )
     self._batches = Prefetched(stream, strategy.batch)
@@ -151,7 +152,7 @@ class _Loop:
     """Runs until the last step, or until asked to stop."""
     config = self._config
     while True:
-      stopping = stop.signal is not None
+      stopping = stop.poll()
       last = self._step == config.steps
       every = config.eval_every
       evaluate_now = not stopping and (last or self._step % every == 0)
@@ -178,9 +179,13 @@ class _Loop:
         self._report(before)
 
   def result(self, reference: Mapping[str, float], stop: Stop) -> Result:
-    """Returns what the run has come to."""
+    """Returns what the run has come to; its checkpoints are complete."""
     metrics = self._metrics if self._evaluated == self._step else {}
-    params = self._strategy.fetch(self._state).params
+    params = None
+    if stop.signal is None and processes.is_first():
+      # Devices of other processes may hold some of them.
+      saved = checkpoint.load(self._workdir, str(self._step), warn)
+      params = saved.state["params"]
     return Result(self._step, params, metrics, reference, stop.signal)
 
   def _dispatch(self) -> _Pending:
@@ -234,7 +239,10 @@ class _Loop:
     """Saves a state and the batch that broke it, and says where."""
     if self._saved != step:
       self._write(step, batch.position)
-    path = os.path.join(self._workdir, f"failed-step-{step + 1}.npz")
+    name = f"failed-step-{step + 1}"
+    if jax.process_count() > 1:
+      name += f"-process-{jax.process_index()}"
+    path = os.path.join(self._workdir, f"{name}.npz")
     np.savez(path, allow_pickle=False, **batch.host)
     return (
       f"the state before it is checkpoint {step}, its batch is {path}, and the"
@@ -260,13 +268,11 @@ class _Loop:
     self._clock.leave_out(time.perf_counter() - begun)
 
   def _write(self, step: int, position: int) -> None:
-    state = self._strategy.fetch(self._state)
-    state = state.replace(stopped=np.zeros_like(state.stopped))
     evaluated = self._evaluated == step
     self._checkpoints.save(
       Snapshot(
         step=step,
-        state=state,
+        state=self._strategy.saved(self._state),
         position=position,
         config=self._document,
         metrics=self._metrics if evaluated else {},
@@ -281,6 +287,8 @@ def run(
 ) -> Result:
   """Trains, from the start or from the last checkpoint in `workdir`.
 
+  Of several processes, all call this, and the first writes and prints.
+
   Args:
     config: The run.
     workdir: Its directory: `metrics.jsonl`, `checkpoints/`, `config.json`.
@@ -294,12 +302,9 @@ def run(
     RunError: The run failed; the same command repeats the failing step.
     OSError: The disk is full; checkpoints that were complete stay.
   """
-  validate(config, devices=jax.local_device_count())
+  validate(config, devices=jax.device_count(), processes=jax.process_count())
   make_workdir(workdir)
-  with (
-    stop_signals() as stop,
-    MetricsWriter(workdir, total_steps=config.steps) as writer,
-  ):
+  with stop_signals() as stop, _writer(config, workdir) as writer:
     start = begin(config, workdir, writer.text)
     step = start.snapshot.step if start.snapshot else 0
     # Nothing of a run without a checkpoint is kept, not even its step 0.
@@ -310,9 +315,6 @@ def run(
     reference = baselines(config.data)
     if reference and start.snapshot is None:
       writer.write(0, "baseline", reference)
-    strategy = make_strategy(
-      config.strategy, start.task, mesh=start.mesh, debug=config.debug
-    )
     checkpoints = Checkpoints(
       workdir, keep=config.keep, best_metric=config.best_metric
     )
@@ -320,20 +322,25 @@ def run(
       writer.text(f"no profile: the run is already at step {step}")
     folder = os.path.join(workdir, "profile")
     try:
-      with Profiler(profile_steps, folder, writer.text) as profiler:
-        loop = _Loop(
-          config, workdir, start, strategy, writer, checkpoints, profiler
-        )
+      traced = profile_steps if processes.is_first() else range(0)
+      with Profiler(traced, folder, writer.text) as profiler:
+        loop = _Loop(config, workdir, start, writer, checkpoints, profiler)
         loop.run(stop)
-      result = loop.result(reference, stop)
     finally:
       checkpoints.close()
+    result = loop.result(reference, stop)
     if result.signal is not None:
       name = signal.Signals(result.signal).name
       writer.text(
         f"{name}: saved step {result.step}; the same command resumes there"
       )
   return result
+
+
+def _writer(config: Config, workdir: str) -> MetricsWriter | NoWriter:
+  if processes.is_first():
+    return MetricsWriter(workdir, total_steps=config.steps)
+  return NoWriter()
 
 
 def _first_line(config: Config, workdir: str, step: int) -> str:

@@ -8,6 +8,7 @@ arXiv:2304.11277) and "sequence" (each takes a piece of every sequence).
 
 import math
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -97,6 +98,61 @@ def shardings(mesh: jax.sharding.Mesh, state: Any) -> Any:
     return NamedSharding(mesh, spec)
 
   return jax.tree_util.tree_map_with_path(place, state)
+
+
+class Shares:
+  """Which part of every batch is this process's to read, and where it goes.
+
+  The rows of a batch are cut into equal parts, one for each place along "data"
+  and "fsdp"; a process reads the parts of its own devices. Where "sequence"
+  crosses processes, several read the same rows, and each keeps its pieces.
+  """
+
+  def __init__(self, mesh: jax.sharding.Mesh):
+    self._sharding = NamedSharding(mesh, BATCH)
+    self._parts = mesh.shape["data"] * mesh.shape["fsdp"]
+    cut = self._sharding.addressable_devices_indices_map(
+      (self._parts, mesh.shape["sequence"])
+    )
+    self._own = sorted(
+      {index[0].indices(self._parts)[0] for index in cut.values() if index}
+    )
+
+  def rows(self, batch_size: int) -> list[int]:
+    """Returns the rows to read of a batch."""
+    size = batch_size // self._parts
+    return [part * size + row for part in self._own for row in range(size)]
+
+  def put(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+    """Joins what all processes have read.
+
+    Args:
+      batch: Arrays `[len(rows), L]`.
+
+    Returns:
+      Arrays `[B, L]`, over all devices.
+    """
+    return {name: self._put(x) for name, x in batch.items()}
+
+  def _put(self, x: np.ndarray) -> jax.Array:
+    size = x.shape[0] // len(self._own)
+    shape = (size * self._parts, x.shape[1])
+
+    def piece(index: tuple[slice, ...]) -> np.ndarray:
+      part = index[0].indices(shape[0])[0] // size
+      first = self._own.index(part) * size
+      return x[first : first + size, index[1]]
+
+    # Sent piece by piece, which a guard of transfers sees to be meant.
+    places = self._sharding.addressable_devices_indices_map(shape)
+    pieces = [
+      jax.device_put(piece(index), device)
+      for device, index in places.items()
+      if index is not None
+    ]
+    return jax.make_array_from_single_device_arrays(
+      shape, self._sharding, pieces
+    )
 
 
 def gather_tables(mesh: jax.sharding.Mesh, tree: Any) -> Any:

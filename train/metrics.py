@@ -154,6 +154,25 @@ class MetricsWriter:
       self.text(f"step {step}/{self._total_steps}  {split}  {_join(values)}")
 
 
+class NoWriter:
+  """Writes and shows nothing: for processes that others write for."""
+
+  def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
+    """Does nothing."""
+
+  def text(self, line: str) -> None:
+    """Does nothing."""
+
+  def truncate(self, step: int) -> None:
+    """Does nothing."""
+
+  def __enter__(self) -> NoWriter:
+    return self
+
+  def __exit__(self, *error: object) -> None:
+    pass
+
+
 def read_metrics(
   workdir: str | os.PathLike[str],
 ) -> list[dict[str, Any]]:

@@ -9,13 +9,18 @@ import contextlib
 import dataclasses
 import functools
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import chex
 import jax
 import numpy as np
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import (
+  AxisType,
+  NamedSharding,
+  PartitionSpec,
+  SingleDeviceSharding,
+)
 
 from jaxmodels.ops import checks
 from train import config
@@ -23,6 +28,7 @@ from train.errors import CheckError, one_line
 from train.mesh import (
   AXES,
   BATCH,
+  Shares,
   cut_model,
   gather_tables,
   make_mesh,
@@ -38,26 +44,35 @@ class Strategy:
 
   Attributes:
     devices: How many there are.
+    place: The shapes of a state to where `prepare` wants its arrays, so that
+      none of them has to be on one device whole.
     prepare: Moves a state to the devices.
-    batch: Moves a batch, arrays `[B, L]`, to the devices.
+    rows: The size of a batch to the rows of it that this process reads.
+    batch: Moves these rows, arrays `[rows, L]`, to the devices.
     step: Does one update: state and batch to state and metrics. The state
       passed in is used up.
     evaluate: State and batch to the sums of `eval_step` over all of it.
-    fetch: Copies a state to the host, as numpy arrays.
+    saved: The arrays of a state that a checkpoint holds.
   """
 
   devices: int
+  place: Callable[[Any], Any]
   prepare: Callable[[TrainState], Any]
+  rows: Callable[[int], Sequence[int]]
   batch: Callable[[Mapping[str, np.ndarray]], Any]
   step: Callable[[Any, Any], tuple[Any, dict[str, Any]]]
   evaluate: Callable[[Any, Any], dict[str, Any]]
-  fetch: Callable[[Any], TrainState]
+  saved: Callable[[Any], TrainState]
 
 
-def _copy(state: Any) -> Any:
-  # A copy and not a view: on a CPU `np.asarray` shows the device's own
-  # memory, which the next step is free to write over.
-  return jax.tree.map(np.array, jax.device_get(state))
+def _on_one(shapes: Any) -> Any:
+  """Places a state on one device."""
+  device = SingleDeviceSharding(jax.local_devices()[0])
+  return jax.tree.map(lambda _: device, shapes)
+
+
+def _as_it_is(state: Any) -> Any:
+  return state
 
 
 # Chex puts the message of a check among its own words.
@@ -111,11 +126,13 @@ def _jit(task: Task, layout: config.Mesh, debug: bool) -> Strategy:
   run_step, run_evaluate = _lifted(step, evaluate, debug)
   return Strategy(
     devices=1,
+    place=_on_one,
     prepare=jax.device_put,
+    rows=range,
     batch=jax.device_put,
     step=run_step,
     evaluate=run_evaluate,
-    fetch=_copy,
+    saved=_as_it_is,
   )
 
 
@@ -137,13 +154,16 @@ def _over_mesh(task: Task, mesh: jax.sharding.Mesh, debug: bool) -> Strategy:
     return eval_step(task, state.params, batch)
 
   run_step, run_evaluate = _lifted(step, evaluate, debug)
+  shares = Shares(mesh)
   return Strategy(
     devices=mesh.size,
+    place=functools.partial(shardings, mesh),
     prepare=lambda state: jax.device_put(state, shardings(mesh, state)),
-    batch=lambda batch: jax.device_put(batch, NamedSharding(mesh, BATCH)),
+    rows=shares.rows,
+    batch=shares.put,
     step=run_step,
     evaluate=run_evaluate,
-    fetch=_copy,
+    saved=_as_it_is,
   )
 
 
@@ -205,14 +225,16 @@ def _pmap(task: Task, layout: config.Mesh, debug: bool) -> Strategy:
 
   def replicate(state: TrainState) -> Any:
     copies = jax.tree.map(
-      lambda x: np.broadcast_to(x, (count, *np.shape(x))), state
+      lambda x: np.broadcast_to(x, (count, *np.shape(x))),
+      jax.device_get(state),
     )
     return jax.device_put(copies, parts)
 
   def first(state: Any) -> TrainState:
-    # Not by an index, which would be sent to the devices.
-    own = _copy(jax.tree.map(lambda x: x.addressable_data(0), state))
-    return jax.tree.map(lambda x: np.squeeze(x, axis=0), own)
+    # A copy: the next step is free to write over the memory of this one. And
+    # not by an index of devices, which would be sent to them.
+    own = jax.device_get(jax.tree.map(lambda x: x.addressable_data(0), state))
+    return jax.tree.map(lambda x: np.array(x[0]), own)
 
   # Metrics are equal on every device after the sum: one copy comes back.
   if debug:
@@ -223,11 +245,13 @@ def _pmap(task: Task, layout: config.Mesh, debug: bool) -> Strategy:
     run_evaluate = lift(evaluate, out_axes=None)
   return Strategy(
     devices=count,
+    place=_on_one,
     prepare=replicate,
+    rows=range,
     batch=split,
     step=run_step,
     evaluate=run_evaluate,
-    fetch=first,
+    saved=first,
   )
 
 

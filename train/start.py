@@ -9,13 +9,14 @@ import flax
 import jax
 import numpy as np
 
-from train import checkpoint, serialize
+from train import checkpoint, processes, serialize
 from train.config import Config, Mesh, validate
 from train.data import Dataset
 from train.errors import UserError, is_disk_full, one_line
 from train.mesh import check_pieces
 from train.optimizer import make_optimizer, schedule
-from train.state import TrainState, init_state
+from train.sharding import Strategy, make_strategy
+from train.state import TrainState, initial_state
 from train.step import Task
 
 # What may change when a run goes on, since no number of its training depends
@@ -35,9 +36,19 @@ FREE: tuple[str, ...] = (
 
 
 class Start(NamedTuple):
-  """What the loop begins with."""
+  """What the loop begins with.
 
-  task: Task
+  Attributes:
+    strategy: Runs the steps.
+    mesh: Devices along each axis.
+    state: Where `strategy.prepare` wants it.
+    train: What is trained on.
+    validation: What is validated on.
+    snapshot: The checkpoint that the state is of, itself without it; None for
+      a new run.
+  """
+
+  strategy: Strategy
   mesh: Mesh
   state: TrainState
   train: Dataset
@@ -83,32 +94,73 @@ def begin(config: Config, workdir: str, say: Callable[[str], None]) -> Start:
   length = np.shape(train[0]["inputs"])[0]
   mesh = validate(
     config,
-    devices=jax.local_device_count(),
+    devices=jax.device_count(),
+    processes=jax.process_count(),
     vocab_size=train.vocab_size,
     length=length,
   )
   task = make_task(config)
+  draw = initial_state(task.model, task.optimizer, config.seed, length)
   try:
-    state = init_state(task.model, task.optimizer, config.seed, length)
+    shapes = jax.eval_shape(draw)
   except (TypeError, ValueError, KeyError, flax.errors.FlaxError) as error:
     raise UserError(f"config.model: {one_line(error)}") from error
-  check_pieces(mesh, task.model, state.params, length)
-  snapshot = checkpoint.restore_latest(workdir, say)
+  check_pieces(mesh, task.model, shapes.params, length)
   document = serialize.to_json(config)
-  if snapshot is not None:
+  processes.check_same(
+    {
+      "the config": json.dumps(document),
+      "the train split": _digest(train),
+      "the validation split": _digest(validation),
+    }
+  )
+  snapshot = checkpoint.latest(workdir, say)
+  strategy = make_strategy(config.strategy, task, mesh=mesh, debug=config.debug)
+  places = strategy.place(shapes)
+  if snapshot is None:
+    # Drawn in pieces, so that no device ever holds the whole of a large one.
+    state = jax.jit(draw, out_shardings=places)()
+  else:
     _refuse_changes(snapshot, document, config, workdir)
-    state = flax.serialization.from_state_dict(state, snapshot.state)
-  with open(os.path.join(workdir, "config.json"), "w") as file:
-    json.dump(document, file, indent=2)
-  return Start(task, mesh, state, train, validation, snapshot)
+    wanted = jax.tree.map(
+      lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+      shapes,
+      places,
+    )
+    state = checkpoint.restore(workdir, snapshot.step, wanted)
+    # What stopped it is for the step to find again.
+    going = jax.device_put(np.zeros((), bool), places.stopped)
+    state = state.replace(stopped=going)
+  if processes.is_first():
+    with open(os.path.join(workdir, "config.json"), "w") as file:
+      json.dump(document, file, indent=2)
+  return Start(strategy, mesh, state, train, validation, snapshot)
+
+
+def _digest(dataset: Dataset) -> str:
+  """Tells data sets apart that processes might take for the same."""
+  ends = (dataset[0], dataset[len(dataset) - 1])
+  rows = [row[name].tolist() for row in ends for name in sorted(row)]
+  return json.dumps([len(dataset), dataset.vocab_size, rows])
 
 
 def make_workdir(workdir: str) -> None:
   """Makes the directory of a run, and sees that it can be written.
 
+  Of several processes, the first does; the others need to reach it too.
+
   Raises:
     UserError: It cannot.
   """
+  processes.on_first(lambda: _make_writable(workdir))
+  if not os.path.isdir(workdir):
+    raise UserError(
+      f"--workdir={workdir} of process 0 is not to be seen here: give a"
+      " directory that all processes share"
+    )
+
+
+def _make_writable(workdir: str) -> None:
   probe = os.path.join(workdir, ".writable")
   try:
     os.makedirs(workdir, exist_ok=True)

@@ -1,5 +1,6 @@
 """Everything that a step reads and returns."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -29,13 +30,13 @@ class TrainState(struct.PyTreeNode):
   stopped: jax.Array
 
 
-def init_state(
+def initial_state(
   model: nn.Module,
   optimizer: optax.GradientTransformation,
   seed: int,
   length: int,
-) -> TrainState:
-  """Draws the parameters of a new run.
+) -> Callable[[], TrainState]:
+  """Returns the function that draws the parameters of a new run.
 
   Args:
     model: A module with the call of `LanguageModel`.
@@ -44,7 +45,9 @@ def init_state(
     length: Tokens a sequence.
 
   Returns:
-    The state before the first step.
+    Gives the state before the first step; to be called under `jax.jit`, where
+    only the shapes of the forward pass are worked out, not its values, which
+    nothing here uses.
   """
 
   def build() -> TrainState:
@@ -59,6 +62,14 @@ def init_state(
       stopped=jnp.zeros((), bool),
     )
 
-  # Under jit only the shapes of the forward pass are worked out, not its
-  # values, which nothing here uses.
-  return jax.jit(build)()
+  return build
+
+
+def init_state(
+  model: nn.Module,
+  optimizer: optax.GradientTransformation,
+  seed: int,
+  length: int,
+) -> TrainState:
+  """Draws the parameters of a new run on one device: see `initial_state`."""
+  return jax.jit(initial_state(model, optimizer, seed, length))()

@@ -27,6 +27,12 @@ class Numbers:
     }
 
 
+def share(batch_size, index, count):
+  """The rows of process `index` of `count`."""
+  size = batch_size // count
+  return range(index * size, (index + 1) * size)
+
+
 def take(batches, count):
   """Returns the numbers of the next `count` batches, [count, batch]."""
   return np.stack([next(batches)["inputs"][:, 0] for _ in range(count)])
@@ -91,12 +97,18 @@ def test_resuming_anywhere_continues_at_the_exact_example(size, shuffle):
     assert later.position == 36
 
 
+def test_any_rows_can_be_read_and_the_order_stays():
+  whole = take(Batches(Numbers(10), 6, seed=0), 8)
+  some = take(Batches(Numbers(10), 6, seed=0, rows=[0, 1, 4, 5]), 8)
+  np.testing.assert_array_equal(some, whole[:, [0, 1, 4, 5]])
+
+
 @pytest.mark.parametrize("count", [2, 3, 6])
 def test_processes_share_what_one_would_take(count):
   whole = take(Batches(Numbers(10), 6, seed=0), 8)
   parts = [
     take(
-      Batches(Numbers(10), 6, seed=0, process_index=index, process_count=count),
+      Batches(Numbers(10), 6, seed=0, rows=share(6, index, count)),
       8,
     )
     for index in range(count)
@@ -107,7 +119,7 @@ def test_processes_share_what_one_would_take(count):
 def test_the_number_of_processes_may_change_on_resuming():
   whole = take(Batches(Numbers(10), 6, seed=0), 8)
   pair = [
-    Batches(Numbers(10), 6, seed=0, process_index=index, process_count=2)
+    Batches(Numbers(10), 6, seed=0, rows=share(6, index, 2))
     for index in range(2)
   ]
   for part in pair:
@@ -119,8 +131,7 @@ def test_the_number_of_processes_may_change_on_resuming():
         Numbers(10),
         6,
         seed=0,
-        process_index=index,
-        process_count=3,
+        rows=share(6, index, 3),
         position=pair[0].position,
       ),
       5,
@@ -142,8 +153,7 @@ def test_one_pass_counts_every_example_once(size, count):
         4,
         seed=0,
         shuffle=False,
-        process_index=index,
-        process_count=count,
+        rows=share(4, index, count),
         one_pass=True,
       )
     )
@@ -167,8 +177,9 @@ def test_one_pass_ends_at_the_number_of_examples():
   ("settings", "message"),
   [
     ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
-    ({"process_count": 3}, "batch_size=4 does not divide.*process_count=3"),
-    ({"process_index": 2, "process_count": 2}, r"process_index.*\[0, 2\).*2"),
+    ({"rows": []}, r"rows must be some of \[0, 4\), got \[\]"),
+    ({"rows": [2, 4]}, r"rows must be some of \[0, 4\), got \[2, 4\]"),
+    ({"rows": [-1]}, r"rows must be some of \[0, 4\), got \[-1\]"),
     ({"position": -1}, "position must be at least 0, got -1"),
     ({"seed": -1}, "seed must be at least 0, got -1"),
     ({"dataset": Numbers(0)}, "no example"),

@@ -1,6 +1,9 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from train import checkpoint
 from train.checkpoint import Checkpoints, Snapshot
@@ -65,4 +68,32 @@ def test_dtypes_and_scalars_come_back_as_they_were(tmp_path):
 
 
 def test_a_run_that_never_was_gives_none(tmp_path):
-  assert checkpoint.restore_latest(str(tmp_path), pytest.fail) is None
+  assert checkpoint.latest(str(tmp_path), pytest.fail) is None
+
+
+def test_what_is_saved_may_be_donated_at_once(tmp_path):
+  add = jax.jit(lambda x: x + 1, donate_argnums=0)
+  state = jax.jit(lambda: jnp.zeros(1 << 23))()
+  expected = np.array(state)
+  checkpoints = Checkpoints(str(tmp_path), keep=1, best_metric="loss")
+  checkpoints.save(Snapshot(1, {"x": state}, 0, {}, {}, False))
+  for _ in range(5):
+    state = add(state)
+  jax.block_until_ready(state)
+  checkpoints.close()
+  found = checkpoint.load(str(tmp_path), "1", pytest.fail).state
+  np.testing.assert_array_equal(found["x"], expected)
+
+
+def test_each_device_writes_and_reads_its_pieces(tmp_path):
+  mesh = jax.make_mesh((4, 2), ("a", "b"), axis_types=(AxisType.Auto,) * 2)
+  value = np.arange(64.0, dtype=np.float32).reshape(8, 8)
+  state = {"x": jax.device_put(value, NamedSharding(mesh, P("a", "b")))}
+  checkpoints = Checkpoints(str(tmp_path), keep=1, best_metric="loss")
+  checkpoints.save(Snapshot(1, state, 0, {}, {}, False))
+  checkpoints.close()
+  other = NamedSharding(mesh, P("b"))
+  wanted = {"x": jax.ShapeDtypeStruct((8, 8), np.float32, sharding=other)}
+  found = checkpoint.restore(str(tmp_path), 1, wanted)["x"]
+  assert found.sharding.is_equivalent_to(other, 2)
+  np.testing.assert_array_equal(found, value)

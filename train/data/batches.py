@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -16,18 +16,17 @@ class Batches(Iterator[Example]):
   in an order that follows from `seed` and e alone; batch n is the examples
   n * batch_size, ..., (n + 1) * batch_size - 1 of the stream, and may begin in
   one epoch and end in the next. So the place in the stream is one number,
-  `position`, and it means the same whatever the number of processes: of every
-  batch, process i takes the i-th of `process_count` equal parts.
+  `position`, and it means the same whatever the number of processes, each of
+  which reads some rows of every batch.
 
-  Yields dictionaries of arrays [batch_size / process_count, L].
+  Yields dictionaries of arrays [len(rows), L].
 
   Args:
     dataset: the examples.
     batch_size: examples a batch, over all processes.
     seed: non-negative; gives the orders of the epochs.
     shuffle: whether to shuffle; without it every epoch is in index order.
-    process_index: which part of every batch this process takes.
-    process_count: how many processes share a batch.
+    rows: which rows of every batch to read, in [0, batch_size); None for all.
     position: where to begin, as an earlier `position` said.
     one_pass: end after the first epoch. The last batch is filled up with
       examples whose weights are all zero, so that every example counts once.
@@ -43,21 +42,16 @@ class Batches(Iterator[Example]):
     *,
     seed: int,
     shuffle: bool = True,
-    process_index: int = 0,
-    process_count: int = 1,
+    rows: Sequence[int] | None = None,
     position: int = 0,
     one_pass: bool = False,
   ):
-    check_at_least(1, batch_size=batch_size, process_count=process_count)
+    check_at_least(1, batch_size=batch_size)
     check_at_least(0, seed=seed, position=position)
-    if batch_size % process_count:
+    rows = range(batch_size) if rows is None else rows
+    if not rows or min(rows) < 0 or max(rows) >= batch_size:
       raise ValueError(
-        f"batch_size={batch_size} does not divide among"
-        f" process_count={process_count} processes"
-      )
-    if not 0 <= process_index < process_count:
-      raise ValueError(
-        f"process_index must be in [0, {process_count}), got {process_index}"
+        f"rows must be some of [0, {batch_size}), got {list(rows)}"
       )
     if not len(dataset):
       raise ValueError("there is no example to make batches of")
@@ -65,8 +59,7 @@ class Batches(Iterator[Example]):
     self._batch_size = batch_size
     self._seed = seed
     self._shuffle = shuffle
-    self._local_size = batch_size // process_count
-    self._offset = process_index * self._local_size
+    self._rows = rows
     self._position = position
     self._one_pass = one_pass
     self._orders: dict[int, np.ndarray] = {}
@@ -83,10 +76,7 @@ class Batches(Iterator[Example]):
     size = len(self._dataset)
     if self._one_pass and self._position >= size:
       raise StopIteration
-    begin = self._position + self._offset
-    rows = [
-      self._example(place) for place in range(begin, begin + self._local_size)
-    ]
+    rows = [self._example(self._position + row) for row in self._rows]
     self._position += self._batch_size
     if self._one_pass:
       self._position = min(self._position, size)

@@ -1,0 +1,25 @@
+"""A config file of a model that any mesh can hold; its steps may grow."""
+
+from jaxmodels.models import LanguageModel
+from tests.train import tiny
+from train.config import Config, Optimizer, Sample
+
+
+def get_config():
+  options = {
+    "mamba2": {"head_width": 8, "state_width": 4},
+    "sliding_attention": {"heads": 2, "window": 5},
+  }
+  return Config(
+    model=LanguageModel(
+      tiny.VOCAB, 16, len(options), tuple(options), options, mlp="mlp"
+    ),
+    data=tiny.Data(length=16, document=7),
+    optimizer=Optimizer(learning_rate=0.01, warmup_steps=4, decay_steps=20),
+    steps=8,
+    batch_size=8,
+    log_every=1,
+    eval_every=4,
+    checkpoint_every=4,
+    sample=Sample(length=0),
+  )

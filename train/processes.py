@@ -1,0 +1,110 @@
+"""What the processes of a run do together; alone, one does it for itself.
+
+Every function here has to be called by all processes, in the same order.
+"""
+
+import json
+import zlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from train.errors import RunError, UserError, one_line
+
+
+def is_first() -> bool:
+  """Says whether this process writes and prints for all."""
+  return jax.process_index() == 0
+
+
+def _broadcast(text: str) -> str:
+  """Returns the text of the first process."""
+  content = np.frombuffer(text.encode(), np.uint8)
+  size = int(multihost_utils.broadcast_one_to_all(np.int32(content.size)))
+  # Others give zeros of the same shape.
+  mine = content if is_first() else np.zeros(size, np.uint8)
+  return bytes(multihost_utils.broadcast_one_to_all(mine)).decode()
+
+
+def on_first(function: Callable[[], Any]) -> Any:
+  """Calls a function in the first process; all get what it returns.
+
+  Args:
+    function: Returns what JSON can hold.
+
+  Raises:
+    UserError: As the function did.
+    RunError: So too; in the other processes also for any other error.
+  """
+  if jax.process_count() == 1:
+    return function()
+  failure: Exception | None = None
+  answer: dict[str, Any] = {}
+  if is_first():
+    try:
+      answer = {"value": function()}
+    except Exception as error:
+      failure = error
+      code = getattr(error, "exit_code", RunError.exit_code)
+      answer = {"error": f"process 0: {one_line(error)}", "code": code}
+  answer = json.loads(_broadcast(json.dumps(answer)))
+  if failure is not None:
+    raise failure
+  if "error" in answer:
+    kind = UserError if answer["code"] == UserError.exit_code else RunError
+    raise kind(answer["error"])
+  return answer["value"]
+
+
+def check_same(values: Mapping[str, str]) -> None:
+  """Sees that all processes hold the same values.
+
+  Args:
+    values: By the names that an error says.
+
+  Raises:
+    UserError: They do not; raised by all.
+  """
+  if jax.process_count() == 1:
+    return
+  sums = np.array([zlib.crc32(v.encode()) for v in values.values()], np.uint32)
+  found = multihost_utils.process_allgather(sums)
+  for process, row in enumerate(found):
+    for name, here, there in zip(values, row, found[0], strict=True):
+      if here != there:
+        raise UserError(
+          f"{name} differs between process 0 and process {process}; start all"
+          " with the same command, the same code and the same data"
+        )
+
+
+class Agreement:
+  """Lets all processes learn of a number that one of them has.
+
+  An all-reduce of one number a device, dispatched as the steps are and read
+  one call later, so that nothing waits for it.
+  """
+
+  def __init__(self) -> None:
+    mesh = jax.make_mesh(
+      (jax.device_count(),), ("all",), axis_types=(AxisType.Auto,)
+    )
+    self._cut = NamedSharding(mesh, PartitionSpec("all"))
+    whole = NamedSharding(mesh, PartitionSpec())
+    self._largest = jax.jit(lambda x: x.max(), out_shardings=whole)
+    self._before: jax.Array | None = None
+
+  def exchange(self, number: int) -> int:
+    """Returns the largest number that any process gave in the call before."""
+    before = self._before
+    own = np.full(1, number, np.int32)
+    self._before = self._largest(
+      jax.make_array_from_callback(
+        (jax.device_count(),), self._cut, lambda index: own
+      )
+    )
+    return 0 if before is None else int(before)
