@@ -313,16 +313,22 @@ def _lift(function, links=None, chunks=False):
     lifted = jax.vmap(jax.vmap(function, per_head), per_batch)
     if not chunks:
       return lifted(*args)
-    # Chunks and batch as one axis: compilers like fewer, and XLA on CPU has
-    # crashed in reductions of seven.
-    lead = jax.tree.leaves(args[0])[0].shape[:2]
+    # Batch and chunks as one axis: compilers like fewer, and XLA on CPU has
+    # crashed in reductions of seven. The batch goes first: were it cut over
+    # devices behind the chunks, each device would gather all of it.
+    count, batch = jax.tree.leaves(args[0])[0].shape[:2]
     folded = (
-      arg if one is None else _reshape(arg, 2, (-1,))
+      arg if one is None else _reshape(_swap(arg), 2, (-1,))
       for arg, one in zip(args, per_batch, strict=True)
     )
-    return _reshape(lifted(*folded), 1, lead)
+    return _swap(_reshape(lifted(*folded), 1, (batch, count)))
 
   return lifted
+
+
+def _swap(tree):
+  """The first two axes of all leaves in the other order."""
+  return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), tree)
 
 
 def _reshape(tree, count, shape):
