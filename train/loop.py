@@ -32,6 +32,7 @@ from train.data import Batches, baselines
 from train.errors import CheckError, NonFiniteError
 from train.evaluate import evaluate
 from train.metrics import MetricsWriter, parameter_table
+from train.model_flops import share_of_peak
 from train.sharding import Strategy, make_strategy
 from train.signals import Stop, stop_signals
 from train.start import Start, begin, make_workdir
@@ -142,6 +143,12 @@ class _Loop:
     self._pending: _Pending | None = None
     self._clock = _Clock()
     self._compiled = False
+    self._share_of_peak = share_of_peak(
+      config.model,
+      start.state.params,
+      len(start.train[0]["inputs"]),
+      strategy.devices,
+    )
 
   def run(self, stop: Stop) -> None:
     """Runs until the last step, or until asked to stop."""
@@ -210,6 +217,9 @@ class _Loop:
     last = pending.step == self._config.steps
     if last or pending.step % self._config.log_every == 0:
       values.update(self._clock.read())
+      if self._share_of_peak is not None:
+        rate = values["tokens_per_second"]
+        values["model_flops_utilization"] = self._share_of_peak * rate
       self._writer.write(pending.step, "train", values)
 
   def _stop_non_finite(

@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import functools
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import chex
@@ -97,10 +97,18 @@ def _lifted(
   return jax.jit(step, donate_argnums=0), jax.jit(evaluate)
 
 
-def _jit(task: Task, layout: config.Mesh, debug: bool) -> Strategy:
-  """One device, the default one, or a mesh of them."""
+def _jit(
+  task: Task,
+  layout: config.Mesh,
+  debug: bool,
+  devices: Sequence[Any] | None,
+) -> Strategy:
+  """One device, or a mesh of them."""
   if layout != config.Mesh():
-    return _over_mesh(task, make_mesh(layout), debug)
+    return _over_mesh(task, make_mesh(layout, devices), debug)
+  to_device = functools.partial(
+    jax.device_put, device=devices[0] if devices else None
+  )
 
   def step(state: TrainState, batch: Batch) -> Any:
     return train_step(task, state, batch)
@@ -111,8 +119,8 @@ def _jit(task: Task, layout: config.Mesh, debug: bool) -> Strategy:
   run_step, run_evaluate = _lifted(step, evaluate, debug)
   return Strategy(
     devices=1,
-    prepare=jax.device_put,
-    batch=jax.device_put,
+    prepare=to_device,
+    batch=to_device,
     step=run_step,
     evaluate=run_evaluate,
     fetch=_copy,
@@ -179,11 +187,18 @@ def _spreader(mesh: jax.sharding.Mesh) -> Callable[..., Callable[..., Any]]:
   return spread
 
 
-def _pmap(task: Task, layout: config.Mesh, debug: bool) -> Strategy:
+def _pmap(
+  task: Task,
+  layout: config.Mesh,
+  debug: bool,
+  devices: Sequence[Any] | None,
+) -> Strategy:
   """Local devices: the state on each, the batch split among them."""
   count = layout.data
   lift = functools.partial(
-    jax.pmap, axis_name="batch", devices=jax.local_devices()[:count]
+    jax.pmap,
+    axis_name="batch",
+    devices=list(devices or jax.local_devices())[:count],
   )
 
   def step(state: TrainState, batch: Batch) -> Any:
@@ -227,6 +242,7 @@ def make_strategy(
   *,
   mesh: config.Mesh | None = None,
   debug: bool = False,
+  devices: Sequence[Any] | None = None,
 ) -> Strategy:
   """Builds a strategy.
 
@@ -235,9 +251,10 @@ def make_strategy(
     task: What a step is made of.
     mesh: Devices along each axis, of `config.layout`; None for one device.
     debug: Whether to check every value inside the step.
+    devices: Of which the first are taken; those of JAX if None.
 
   Raises:
     UserError: The model cannot have its sequences cut.
   """
   make = {"jit": _jit, "pmap": _pmap}[name]
-  return make(task, mesh or config.Mesh(), debug)
+  return make(task, mesh or config.Mesh(), debug, devices)

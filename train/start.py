@@ -67,6 +67,23 @@ def make_task(config: Config) -> Task:
   return Task(config.model, optimizer, rate, config.accumulation)
 
 
+def new_state(config: Config, task: Task, length: int) -> TrainState:
+  """Draws the state before the first step.
+
+  Args:
+    config: The run.
+    task: Made of it.
+    length: Tokens a sequence.
+
+  Raises:
+    UserError: The model refuses its configuration.
+  """
+  try:
+    return init_state(task.model, task.optimizer, config.seed, length)
+  except (TypeError, ValueError, KeyError, flax.errors.FlaxError) as error:
+    raise UserError(f"config.model: {one_line(error)}") from error
+
+
 def begin(config: Config, workdir: str, say: Callable[[str], None]) -> Start:
   """Opens the data, builds the state, and takes up the run if there is one.
 
@@ -88,10 +105,7 @@ def begin(config: Config, workdir: str, say: Callable[[str], None]) -> Start:
     length=length,
   )
   task = make_task(config)
-  try:
-    state = init_state(task.model, task.optimizer, config.seed, length)
-  except (TypeError, ValueError, KeyError, flax.errors.FlaxError) as error:
-    raise UserError(f"config.model: {one_line(error)}") from error
+  state = new_state(config, task, length)
   check_pieces(mesh, task.model, state.params, length)
   snapshot = checkpoint.restore_latest(workdir, say)
   document = serialize.to_json(config)
