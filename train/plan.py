@@ -31,7 +31,6 @@ from train.config import Config
 from train.errors import UserError
 from train.topology import EXAMPLES
 
-_GIB = 2**30
 # Compiling a large model takes minutes.
 _TRIES = 6
 
@@ -55,6 +54,15 @@ def document(made: Plan) -> dict[str, Any]:
     "flops_per_step": dataclasses.asdict(made.flops),
     "compile_seconds": made.compile_seconds,
   }
+
+
+def readable(size: int | None) -> str:
+  """Returns bytes in the unit that suits them."""
+  if size is None:
+    return "unknown"
+  power = min(max(size.bit_length() - 1, 0) // 10, 4)
+  unit = ("B", "KiB", "MiB", "GiB", "TiB")[power]
+  return f"{size / 2 ** (10 * power):.4g} {unit}"
 
 
 def table(made: Plan) -> str:
@@ -87,13 +95,9 @@ def _memory_lines(made: Plan) -> list[str]:
     ("total", memory.total),
     ("chip", memory.chip),
   ]
-  cells = (
-    (name, "unknown" if size is None else f"{size / _GIB:.3f}")
-    for name, size in rows
-  )
   verdict = "it fits" if made.fits else "it does NOT fit"
-  lines = [f"{name:34} {cell:>12}" for name, cell in cells]
-  return [f"{'memory a chip':34} {'GiB':>12}", *lines, verdict]
+  lines = [f"{name:34} {readable(size):>12}" for name, size in rows]
+  return [f"{'memory a chip':34}", *lines, verdict]
 
 
 def _collective_lines(made: Plan) -> list[str]:
@@ -101,9 +105,9 @@ def _collective_lines(made: Plan) -> list[str]:
   if not kinds:
     return ["no collectives" if made.fits else "collectives unknown"]
   return [
-    f"{'collectives a step':34} {'count':>12} {'GiB':>12}",
+    f"{'collectives a step':34} {'count':>12} {'bytes':>12}",
     *(
-      f"{kind:34} {sums['count']:12,} {sums['bytes'] / _GIB:12.3f}"
+      f"{kind:34} {sums['count']:12,} {readable(sums['bytes']):>12}"
       for kind, sums in sorted(kinds.items())
     ),
   ]
@@ -188,9 +192,8 @@ def suggest(config: Config, made: Plan) -> tuple[list[str], Plan] | None:
     except UserError as error:
       warn(f"not {' '.join(words)}: {error}")
       continue
-    total = other.memory.total
-    needs = "unknown" if total is None else f"{total / _GIB:.2f} GiB a chip"
-    warn(f"tried {' '.join(words)}: {needs}")
+    needs = readable(other.memory.total)
+    warn(f"tried {' '.join(words)}: {needs} a chip")
     if other.fits:
       return words, other
   return None

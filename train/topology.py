@@ -14,6 +14,15 @@ MISSING = (
   "pip install jaxmodels[aot]"
 )
 _GIB = 2**30
+_ENVIRONMENT = {
+  # Or libtpu asks the network what machine this is,
+  "TPU_SKIP_MDS_QUERY": "1",
+  # and then complains that it got no answer.
+  "TPU_ACCELERATOR_TYPE": "v5e-4",
+  "TPU_WORKER_HOSTNAMES": "localhost",
+  # Or only one process at a time gets to compile.
+  "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
 EXAMPLES = "v5e:16x16, v5p:2x2x4 or v6e:16x16"
 
 
@@ -33,8 +42,8 @@ class Chip(NamedTuple):
 # Peaks and memory from the makers' data sheets: cloud.google.com/tpu/docs
 # (v4, v5e, v5p, v6e), nvidia.com (A100, H100, H200).
 _V5E = Chip(15.75 * _GIB, 197e12)
-_V5P = Chip(95.74 * _GIB, 459e12)
-_V6E = Chip(31.25 * _GIB, 918e12)
+_V5P = Chip(95.73 * _GIB, 459e12)
+_V6E = Chip(31.24 * _GIB, 918e12)
 SLICES = {"v5e": _V5E, "v5p": _V5P, "v6e": _V6E}
 
 # By `device_kind` of JAX. TPUs older than v4 show every core as a device, and
@@ -79,10 +88,8 @@ def slice_devices(name: str) -> list[Any]:
     )
   if not is_there():
     raise UserError(MISSING)
-  # Or libtpu asks the network what machine this is.
-  os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-  # Or only one process at a time gets to compile.
-  os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+  for variable, value in _ENVIRONMENT.items():
+    os.environ.setdefault(variable, value)
   try:
     found = topologies.get_topology_desc(name, platform="tpu")
   # An error of the runtime, whose type is no public name of JAX.
