@@ -118,7 +118,7 @@ def _flops_lines(made: Plan) -> list[str]:
   rows = [
     ("6 x parameters x tokens", flops.six_n),
     ("model (with mixers, no remat)", flops.model),
-    ("program (with remat)", flops.program),
+    ("program (as traced, with remat)", flops.program),
   ]
   lines = [f"{'flops a step':34} {'':>12} {'s at peak':>12}"]
   for name, number in rows:
