@@ -257,21 +257,34 @@ def test_without_libtpu_one_line_says_what_to_install(monkeypatch, capsys):
 @pytest.mark.tpu_aot
 @pytest.mark.skipif(not topology.is_there(), reason=topology.MISSING)
 @pytest.mark.parametrize(
-  "words",
+  ("words", "parameters"),
   [
-    (),
+    ((), (1.25e9, 1.35e9)),
     (
-      "--config.data.length=1048576",
-      "--config.mesh.fsdp=1",
-      "--config.mesh.sequence=256",
-      "--config.batch_size=1",
+      # A sequence of a million tokens, 4096 on each chip.
+      (
+        "--config.data.length=1048576",
+        "--config.mesh.fsdp=1",
+        "--config.mesh.sequence=256",
+        "--config.batch_size=1",
+        "--config.model.width=1024",
+        "--config.model.mlp_options.hidden=2816",
+        "--config.model.depth=4",
+        "--config.model.mixers=gated_deltanet,sliding_attention",
+      ),
+      (50e6, 60e6),
     ),
   ],
   ids=["32k", "1M"],
 )
-def test_a_large_hybrid_fits(words):
+def test_a_large_hybrid_fits(words, parameters):
   config = flags.override(flags.load(LARGE), words)
   made = aot.plan(config, "v5e:16x16")
-  assert 1.25e9 < made.parameters < 1.35e9
-  assert made.tokens == config.batch_size * config.data.length
+  least, most = parameters
+  assert least < made.parameters < most
+  assert made.tokens == 2**20
   assert made.fits
+  gathers = [x for x in made.collectives if "delta_rule/all_gather" in x.scope]
+  forward = [x for x in gathers if "transpose(jvp" not in x.scope]
+  layers = config.model.depth * config.model.mixers.count("gated_deltanet")
+  assert sum(x.times for x in forward) * len(config.model.mixers) == layers
