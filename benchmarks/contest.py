@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import flops, measure, programs
+from benchmarks import measure, programs
 from benchmarks.cases import CASES, Case, Sizes
 from jaxmodels import ops
+from train import flops
 
 SCAN, SOFTMAX, FULL_SOFTMAX = "lax.scan", "softmax", "jax.nn softmax"
 BASELINES = (SCAN, SOFTMAX, FULL_SOFTMAX)

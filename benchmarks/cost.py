@@ -15,8 +15,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from benchmarks import flops, programs, tpu
+from benchmarks import programs, tpu
 from benchmarks.cases import CASES, Case, Sizes
+from train import flops, topology
 
 _DTYPES = ("float32", "bfloat16")
 _DIRECTIONS = ("forward", "gradient")
@@ -201,8 +202,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:]
   options = parser().parse_args(arguments)
   platforms = list(options.platforms)
-  if "tpu" in platforms and not tpu.is_there():
-    print(tpu.MISSING, file=sys.stderr)
+  if "tpu" in platforms and not topology.is_there():
+    print(topology.MISSING, file=sys.stderr)
     platforms.remove("tpu")
   sizes = Sizes(options.batch, 0, options.heads, options.width)
   lengths = sorted(options.lengths)

@@ -59,21 +59,21 @@ def parse(argv: Sequence[str]) -> Command:
   Raises:
     UserError: Something is unknown, missing, or of the wrong type.
   """
-  path, rest = _take("config", argv)
+  path, rest = take("config", argv)
   if path is None:
     raise UserError(f"--config=FILE is missing; {_known_configs('configs')}")
-  workdir, rest = _take("workdir", rest)
+  workdir, rest = take("workdir", rest)
   if workdir is None:
     name = os.path.splitext(os.path.basename(path))[0]
     workdir = os.path.join("runs", name)
-  traced, rest = _take("profile_steps", rest)
+  traced, rest = take("profile_steps", rest)
   config = override(load(path), rest)
   if traced is None:
     return Command(config, workdir)
   return Command(config, workdir, parse_steps(traced, config.steps))
 
 
-def _take(name: str, argv: Sequence[str]) -> tuple[str | None, list[str]]:
+def take(name: str, argv: Sequence[str]) -> tuple[str | None, list[str]]:
   """Takes the value of the last `--name` out of the arguments."""
   value, rest, words = None, [], iter(argv)
   for word in words:

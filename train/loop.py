@@ -34,6 +34,7 @@ from train.data import Batches, baselines
 from train.errors import CheckError, NonFiniteError
 from train.evaluate import evaluate
 from train.metrics import MetricsWriter, NoWriter, parameter_table
+from train.model_flops import share_of_peak
 from train.prefetch import Placed, Prefetched
 from train.profile import Profiler
 from train.signals import Stop, stop_signals
@@ -147,6 +148,12 @@ class _Loop:
     self._pending: _Pending | None = None
     self._clock = _Clock()
     self._compiled = False
+    self._share_of_peak = share_of_peak(
+      config.model,
+      start.state.params,
+      len(start.train[0]["inputs"]),
+      strategy.devices,
+    )
 
   def run(self, stop: Stop) -> None:
     """Runs until the last step, or until asked to stop."""
@@ -223,6 +230,9 @@ class _Loop:
     last = pending.step == self._config.steps
     if last or pending.step % self._config.log_every == 0:
       values.update(self._clock.read())
+      if self._share_of_peak is not None:
+        rate = values["tokens_per_second"]
+        values["model_flops_utilization"] = self._share_of_peak * rate
       self._writer.write(pending.step, "train", values)
 
   def _stop_non_finite(

@@ -8,12 +8,13 @@ arXiv:2304.11277) and "sequence" (each takes a piece of every sequence).
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from flax import linen as nn
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from train import config
@@ -41,16 +42,26 @@ RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
 )
 
 
-def make_mesh(mesh: config.Mesh) -> jax.sharding.Mesh:
-  """Lays out the first devices as a resolved mesh says."""
+def make_mesh(
+  mesh: config.Mesh, devices: Sequence[Any] | None = None
+) -> jax.sharding.Mesh:
+  """Lays out devices.
+
+  Args:
+    mesh: How many along each axis, none of them -1.
+    devices: Of which the first are taken; those of JAX if None.
+  """
   shape = tuple(getattr(mesh, name) for name in AXES)
-  # Explicit axes, which would be the default, make sharding a part of types;
-  # modules that know nothing of meshes fail there.
-  return jax.make_mesh(
-    shape,
-    AXES,
-    axis_types=(AxisType.Auto,) * len(AXES),
-    devices=jax.devices()[: math.prod(shape)],
+  first = list(devices or jax.devices())[: math.prod(shape)]
+  # `jax.make_mesh` splits the axes of a slice on a TPU v5e alone, and fails
+  # on 2 x 4 x 2 chips of another's 4 x 4.
+  laid_out = mesh_utils.create_device_mesh(
+    shape, first, allow_split_physical_axes=True
+  )
+  # Explicit axes make sharding a part of types; modules that know nothing of
+  # meshes fail there.
+  return jax.sharding.Mesh(
+    laid_out, AXES, axis_types=(AxisType.Auto,) * len(AXES)
   )
 
 
@@ -186,7 +197,11 @@ def cut_model(model: nn.Module) -> nn.Module:
 
 
 def check_pieces(
-  layout: config.Mesh, model: nn.Module, params: Any, length: int
+  layout: config.Mesh,
+  model: nn.Module,
+  params: Any,
+  length: int,
+  devices: Sequence[Any] | None = None,
 ) -> None:
   """Sees, without computing, that the model can take pieces of sequences.
 
@@ -195,6 +210,7 @@ def check_pieces(
     model: Of whole sequences.
     params: Its parameters.
     length: Tokens of a whole sequence.
+    devices: As `make_mesh` takes them.
 
   Raises:
     UserError: It cannot; a piece may be too short for a convolution.
@@ -205,7 +221,7 @@ def check_pieces(
   along = PartitionSpec(None, "sequence")
   lifted = jax.shard_map(
     lambda params, tokens: cut.apply({"params": params}, tokens)[0],
-    mesh=make_mesh(layout),
+    mesh=make_mesh(layout, devices),
     in_specs=(PartitionSpec(), along),
     out_specs=along,
     axis_names={"sequence"},

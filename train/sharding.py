@@ -65,10 +65,10 @@ class Strategy:
   saved: Callable[[Any], TrainState]
 
 
-def _on_one(shapes: Any) -> Any:
+def _on_one(device: Any, shapes: Any) -> Any:
   """Places a state on one device."""
-  device = SingleDeviceSharding(jax.local_devices()[0])
-  return jax.tree.map(lambda _: device, shapes)
+  place = SingleDeviceSharding(device)
+  return jax.tree.map(lambda _: place, shapes)
 
 
 def _as_it_is(state: Any) -> Any:
@@ -112,10 +112,17 @@ def _lifted(
   return jax.jit(step, donate_argnums=0), jax.jit(evaluate)
 
 
-def _jit(task: Task, layout: config.Mesh, debug: bool) -> Strategy:
-  """One device, the default one, or a mesh of them."""
+def _jit(
+  task: Task,
+  layout: config.Mesh,
+  debug: bool,
+  devices: Sequence[Any] | None,
+) -> Strategy:
+  """One device, or a mesh of them."""
   if layout != config.Mesh():
-    return _over_mesh(task, make_mesh(layout), debug)
+    return _over_mesh(task, make_mesh(layout, devices), debug)
+  device = (devices or jax.local_devices())[0]
+  to_device = functools.partial(jax.device_put, device=device)
 
   def step(state: TrainState, batch: Batch) -> Any:
     return train_step(task, state, batch)
@@ -126,10 +133,10 @@ def _jit(task: Task, layout: config.Mesh, debug: bool) -> Strategy:
   run_step, run_evaluate = _lifted(step, evaluate, debug)
   return Strategy(
     devices=1,
-    place=_on_one,
-    prepare=jax.device_put,
+    place=functools.partial(_on_one, device),
+    prepare=to_device,
     rows=range,
-    batch=jax.device_put,
+    batch=to_device,
     step=run_step,
     evaluate=run_evaluate,
     saved=_as_it_is,
@@ -199,10 +206,15 @@ def _spreader(mesh: jax.sharding.Mesh) -> Callable[..., Callable[..., Any]]:
   return spread
 
 
-def _pmap(task: Task, layout: config.Mesh, debug: bool) -> Strategy:
+def _pmap(
+  task: Task,
+  layout: config.Mesh,
+  debug: bool,
+  devices: Sequence[Any] | None,
+) -> Strategy:
   """Local devices: the state on each, the batch split among them."""
   count = layout.data
-  devices = jax.local_devices()[:count]
+  devices = list(devices or jax.local_devices())[:count]
   lift = functools.partial(jax.pmap, axis_name="batch", devices=devices)
   # What the lifted functions expect: device i has part i of the first axis.
   parts = NamedSharding(
@@ -245,7 +257,7 @@ def _pmap(task: Task, layout: config.Mesh, debug: bool) -> Strategy:
     run_evaluate = lift(evaluate, out_axes=None)
   return Strategy(
     devices=count,
-    place=_on_one,
+    place=functools.partial(_on_one, devices[0]),
     prepare=replicate,
     rows=range,
     batch=split,
@@ -261,6 +273,7 @@ def make_strategy(
   *,
   mesh: config.Mesh | None = None,
   debug: bool = False,
+  devices: Sequence[Any] | None = None,
 ) -> Strategy:
   """Builds a strategy.
 
@@ -269,9 +282,10 @@ def make_strategy(
     task: What a step is made of.
     mesh: Devices along each axis, of `config.layout`; None for one device.
     debug: Whether to check every value inside the step.
+    devices: Of which the first are taken; those of JAX if None.
 
   Raises:
     UserError: The model cannot have its sequences cut.
   """
   make = {"jit": _jit, "pmap": _pmap}[name]
-  return make(task, mesh or config.Mesh(), debug)
+  return make(task, mesh or config.Mesh(), debug, devices)

@@ -78,6 +78,26 @@ def make_task(config: Config) -> Task:
   return Task(config.model, optimizer, rate, config.accumulation)
 
 
+def new_state(
+  config: Config, task: Task, length: int
+) -> tuple[Callable[[], TrainState], TrainState]:
+  """Returns what draws the state before the first step, and its shapes.
+
+  Args:
+    config: The run.
+    task: Made of it.
+    length: Tokens a sequence.
+
+  Raises:
+    UserError: The model refuses its configuration.
+  """
+  draw = initial_state(task.model, task.optimizer, config.seed, length)
+  try:
+    return draw, jax.eval_shape(draw)
+  except (TypeError, ValueError, KeyError, flax.errors.FlaxError) as error:
+    raise UserError(f"config.model: {one_line(error)}") from error
+
+
 def begin(config: Config, workdir: str, say: Callable[[str], None]) -> Start:
   """Opens the data, builds the state, and takes up the run if there is one.
 
@@ -100,11 +120,7 @@ def begin(config: Config, workdir: str, say: Callable[[str], None]) -> Start:
     length=length,
   )
   task = make_task(config)
-  draw = initial_state(task.model, task.optimizer, config.seed, length)
-  try:
-    shapes = jax.eval_shape(draw)
-  except (TypeError, ValueError, KeyError, flax.errors.FlaxError) as error:
-    raise UserError(f"config.model: {one_line(error)}") from error
+  draw, shapes = new_state(config, task, length)
   check_pieces(mesh, task.model, shapes.params, length)
   document = serialize.to_json(config)
   processes.check_same(

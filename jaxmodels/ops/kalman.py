@@ -24,6 +24,7 @@ from jaxmodels.ops.gaussian import (
   log_likelihoods,
   smooth_states,
 )
+from jaxmodels.ops.platform import platform
 
 _METHODS = ("auto", "associative", "recurrent")
 
@@ -141,7 +142,7 @@ def _total(values, axis_name):
 def _choose(method):
   if method != "auto":
     return method
-  return "recurrent" if jax.default_backend() == "cpu" else "associative"
+  return "recurrent" if platform() == "cpu" else "associative"
 
 
 def _prepare(op, y, F, Q, H, R, mean, covariance, observed, method):

@@ -14,9 +14,8 @@ of the delta rule, but `jit` cannot part it over several chips, and no chip
 has run it yet.
 """
 
-import jax
-
 from jaxmodels.ops.checks import require
+from jaxmodels.ops.platform import platform
 
 # Numbers of k whose chunks, of linear attention, stay in a CPU's cache all at
 # once (measured; two cores).
@@ -65,7 +64,7 @@ def choose(
       method = "recurrent"
     else:
       on_cpu, elsewhere = auto
-      method = on_cpu if jax.default_backend() == "cpu" else elsewhere
+      method = on_cpu if platform() == "cpu" else elsewhere
   return method, min(size, 1 << max(length - 1, 0).bit_length())
 
 
@@ -74,14 +73,14 @@ def _check_kernel(op: str, kernel: bool) -> None:
   require(
     kernel, f'{op}: method "pallas" has no kernel for this op; use "auto"'
   )
-  platform = jax.default_backend()
+  name = platform()
   require(
-    platform in ("tpu", "cpu"),
+    name in ("tpu", "cpu"),
     f'{op}: method "pallas" needs a TPU, or a CPU that interprets it, got '
-    f'{platform}; use "auto"',
+    f'{name}; use "auto"',
   )
 
 
 def default_chunk_size() -> int:
   """Tokens a chunk for matrix states: 64, and 128 to fill a TPU's unit."""
-  return 128 if jax.default_backend() == "tpu" else 64
+  return 128 if platform() == "tpu" else 64

@@ -15,6 +15,7 @@ from jax import lax
 
 from jaxmodels.ops import checks, diagonal
 from jaxmodels.ops.dtypes import wide
+from jaxmodels.ops.platform import platform
 from jaxmodels.ops.recurrence import Family, Method, run
 from jaxmodels.ops.schedule import choose
 
@@ -157,7 +158,7 @@ def _family(A, D) -> Family:
     read,
     # Half the time of a scan of log C depth on a CPU; an accelerator has
     # little to do in one token.
-    walk_by_token if jax.default_backend() == "cpu" else walk,
+    walk_by_token if platform() == "cpu" else walk,
   )
 
 

@@ -13,6 +13,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxmodels import ops
 from jaxmodels.ops import kernels, reference, schedule
 from jaxmodels.ops.kernels import grid
+from jaxmodels.ops.platform import trace_for
 from jaxmodels.testing import check_op, relative_error, tolerance
 from tests.ops import draws
 from tests.ops.test_matrix import GIVEN
@@ -207,9 +208,11 @@ def test_interpreter_refuses_types_of_shard_map():
     sharded("linear_attention", check_vma=True)
 
 
-def test_auto_leaves_kernels_alone(monkeypatch):
-  monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
-  assert schedule.choose("op", "auto", None, 9, 8, True) == ("parallel", 8)
+def test_auto_leaves_kernels_alone():
+  with trace_for("tpu"):
+    assert schedule.choose("op", "auto", None, 9, 8, True) == ("parallel", 8)
+    assert schedule.default_chunk_size() == 128
+  assert schedule.choose("op", "auto", None, 9, 8, True) == ("chunked", 8)
 
 
 # What cannot run says so.

@@ -150,9 +150,8 @@ def test_the_next_batch_is_sent_before_anything_is_waited_for(
     events.append("save state")
     return state
 
-  strategy = Strategy(
-    1, sharding._on_one, prepare, range, batch, step, None, saved
-  )
+  place = make_strategy("jit", make_task(config)).place
+  strategy = Strategy(1, place, prepare, range, batch, step, None, saved)
   monkeypatch.setattr(start, "make_strategy", lambda *_, **__: strategy)
   monkeypatch.setattr(
     loop, "evaluate", lambda *_: events.append("evaluate") or {"loss": 1.0}

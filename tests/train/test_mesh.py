@@ -9,8 +9,9 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from jaxmodels.models import LanguageModel
+from jaxmodels.ops.platform import trace_for
 from tests.train import tiny
-from train import checkpoint
+from train import checkpoint, topology
 from train.config import Mesh
 from train.data import Batches
 from train.errors import CheckError, UserError
@@ -102,6 +103,16 @@ def test_the_state_of_a_step_lies_where_it_lay():
   assert metrics["loss"].is_fully_replicated
 
 
+@pytest.mark.tpu_aot
+@pytest.mark.skipif(not topology.is_there(), reason=topology.MISSING)
+@pytest.mark.parametrize("name", ["v5e:4x4", "v5p:2x2x4", "v6e:4x4"])
+def test_every_slice_is_laid_out_along_three_axes(name):
+  devices = topology.slice_devices(name)
+  mesh = make_mesh(Mesh(data=2, fsdp=4, sequence=2), devices)
+  assert mesh.devices.shape == (2, 4, 2)
+  assert set(mesh.devices.flat) == set(devices)
+
+
 @pytest.mark.slow
 def test_a_run_goes_on_over_another_mesh(tmp_path):
   meshes = (Mesh(fsdp=4, sequence=2), Mesh(), Mesh(data=2))
@@ -151,7 +162,19 @@ def test_a_window_longer_than_a_piece_is_no_error():
 @pytest.mark.parametrize("sizes", [(2, 4, 1), (2, 2, 2)])
 def test_parameters_and_segments_are_gathered_but_no_tokens(sizes):
   config = configured(data=tiny.Data(length=24))
-  text = compiled_step(config, Mesh(*sizes)).as_text()
+  assert_no_tokens_are_gathered(compiled_step(config, Mesh(*sizes)))
+
+
+def test_no_tokens_are_gathered_by_the_form_of_accelerators():
+  options = {"head_width": 8, "state_width": 4, "chunk_size": 4}
+  model = small(("mamba2",)).clone(mixer_options={"mamba2": options})
+  config = configured(model=model, data=tiny.Data(length=24))
+  with trace_for("tpu"):
+    assert_no_tokens_are_gathered(compiled_step(config, Mesh(2, 4)))
+
+
+def assert_no_tokens_are_gathered(compiled):
+  text = compiled.as_text()
   found = re.findall(r" (\w+)\[([\d,]+)\]\S* all-gather(?:-start)?\(", text)
   shapes = {tuple(map(int, shape.split(","))) for _, shape in found}
   assert (16, 64) in shapes, "the input of the channel mixer, D x 4 D"

@@ -56,7 +56,11 @@ def count(function: Callable[..., Any], *arguments: Any) -> Flops:
     ValueError: there is a loop whose number of rounds depends on the data, or
       a primitive that is not known here.
   """
-  traced = jax.make_jaxpr(function)(*arguments).jaxpr
+  return of_jaxpr(jax.make_jaxpr(function)(*arguments).jaxpr)
+
+
+def of_jaxpr(traced: Any) -> Flops:
+  """Counts a program that is traced already, as `count` does."""
   used = [True] * len(traced.outvars)
   return _count(partial_eval.dce_jaxpr(traced, used)[0])
 
@@ -73,6 +77,8 @@ def _equation(equation: Any) -> Flops:
   name, params = equation.primitive.name, equation.params
   if name == "scan":
     return Flops().plus(_count(params["jaxpr"].jaxpr), params["length"])
+  if name == "shard_map":  # Every device runs the program on its share.
+    return Flops().plus(_count(params["jaxpr"]), params["mesh"].size)
   if name == "while":
     raise ValueError(
       "the rounds of a while loop are not known before it runs; use a loop "
@@ -235,12 +241,13 @@ _OTHER = {
 }
 _FREE = {
   "all_gather", "all_gather_invariant", "all_to_all", "bitcast_convert_type",
-  "broadcast_in_dim", "complex", "concatenate", "convert_element_type", "copy",
-  "copy_p", "device_put", "dynamic_slice", "dynamic_update_slice",
+  "broadcast_in_dim", "complex", "concatenate", "convert_element_type",
+  "copy", "copy_p", "device_put", "dynamic_slice", "dynamic_update_slice",
   "empty", "empty2", "expand_dims", "full", "gather", "get", "imag", "iota",
-  "masked_load", "name", "nextafter", "optimization_barrier", "pad", "ppermute",
-  "psum", "pvary", "real", "reduce_precision", "reshape", "rev", "scatter",
-  "select_and_gather_add", "select_n", "sharding_constraint", "slice", "sort",
-  "split", "squeeze", "stack", "stop_gradient", "swap", "tile", "top_k",
-  "transpose", "unstack", "zeros_like",
+  "masked_load", "name", "nextafter", "optimization_barrier", "pad",
+  "ppermute", "psum", "psum_invariant", "pvary", "real", "reduce_precision",
+  "reshape", "reshard", "rev", "scatter", "select_and_gather_add", "select_n",
+  "sharding_constraint", "slice", "sort", "split", "squeeze", "stack",
+  "stop_gradient", "swap", "tile", "top_k", "transpose", "unstack",
+  "zeros_like",
 }  # fmt: skip

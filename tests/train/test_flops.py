@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from benchmarks.flops import Flops, count
+from train.flops import Flops, count
 
 N = 8
 SQUARE = jax.ShapeDtypeStruct((N, N), jnp.float32)

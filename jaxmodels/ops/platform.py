@@ -1,0 +1,37 @@
+"""Which platform a program is traced for.
+
+Ops choose their form by it. JAX names the platform that is there, but a
+program for a TPU may be traced and compiled where there is none.
+"""
+
+import contextlib
+import contextvars
+from collections.abc import Iterator
+
+import jax
+
+_TRACED_FOR: contextvars.ContextVar[str | None] = contextvars.ContextVar(
+  "traced_for", default=None
+)
+
+
+def platform() -> str:
+  """Returns "cpu", "gpu" or "tpu": JAX's default, or as `trace_for` says."""
+  return _TRACED_FOR.get() or jax.default_backend()
+
+
+@contextlib.contextmanager
+def trace_for(name: str) -> Iterator[None]:
+  """Traces for another platform than JAX's default.
+
+  JAX does not know of it when it looks up what it has traced before: lower a
+  function that was made for the purpose.
+
+  Args:
+    name: "cpu", "gpu" or "tpu".
+  """
+  token = _TRACED_FOR.set(name)
+  try:
+    yield
+  finally:
+    _TRACED_FOR.reset(token)

@@ -1,0 +1,267 @@
+"""Compiles the training step of a config for devices that are not there."""
+
+import contextlib
+import dataclasses
+import math
+import re
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, SingleDeviceSharding
+
+from jaxmodels.ops.platform import trace_for
+from train import config as configs
+from train import flops
+from train.collectives import Collective, collectives
+from train.config import Config, validate
+from train.errors import RunError, UserError, one_line
+from train.mesh import BATCH, check_pieces, make_mesh, shardings
+from train.model_flops import model_flops
+from train.sharding import make_strategy
+from train.start import make_task, new_state, open_split
+from train.state import TrainState
+from train.topology import SLICES, slice_devices
+
+_DTYPES = {
+  "inputs": np.int32,
+  "targets": np.int32,
+  "weights": np.float32,
+  "segment_ids": np.int32,
+}
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+# What the compiler says of a program that needs too much.
+_NEEDED = re.compile(r"(?:HLO temporaries \(|[Uu]sed )([\d.]+)([KMGT]?)B?\b")
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+  """Bytes a chip.
+
+  Attributes:
+    parameters: Its share of them, by their shardings.
+    optimizer: Of the rest of the state: moments, counters, the key.
+    batch: Its share of a batch.
+    temporary: What the step needs beside these while it runs: activations
+      kept for the backward pass, gradients, gathered parameters, buffers. By
+      the compiler; None if it did not say.
+    program: The code, and results that take the place of no argument.
+    chip: What a program may use.
+  """
+
+  parameters: int
+  optimizer: int
+  batch: int
+  temporary: int | None
+  program: int
+  chip: int
+
+  @property
+  def total(self) -> int | None:
+    """All together, if it is known."""
+    if self.temporary is None:
+      return None
+    held = self.parameters + self.optimizer + self.batch
+    return held + self.temporary + self.program
+
+
+@dataclasses.dataclass(frozen=True)
+class Flops:
+  """Floating-point operations of a step, over all chips.
+
+  Attributes:
+    six_n: 6 times parameters times tokens (Kaplan et al. 2020).
+    model: See `train.model_flops`; None if they cannot be counted.
+    program: Of the step as it is traced, recomputation included (see
+      `train.flops`); None likewise.
+    peak: What all chips do in a second at best.
+  """
+
+  six_n: float
+  model: float | None
+  program: float | None
+  peak: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """What the compiler made of a step.
+
+  Attributes:
+    topology: The slice.
+    mesh: Devices along each axis, none of them -1.
+    tokens: Of a step.
+    parameters: How many there are.
+    memory: Bytes a chip.
+    fits: Whether that is no more than a chip has.
+    collectives: Of a step; empty if it does not compile.
+    flops: Of a step.
+    compile_seconds: Until it was compiled, or refused.
+  """
+
+  topology: str
+  mesh: configs.Mesh
+  tokens: int
+  parameters: int
+  memory: Memory
+  fits: bool
+  collectives: Sequence[Collective]
+  flops: Flops
+  compile_seconds: float
+
+
+def plan(config: Config, topology: str) -> Plan:
+  """Compiles the step that training runs, without arrays, for a TPU slice.
+
+  Args:
+    config: The run; of its data only the length of a sequence is read.
+    topology: Such as "v5e:16x16".
+
+  Raises:
+    UserError: The config or the topology is wrong, or libtpu is missing.
+    RunError: The compiler refuses the step for another reason than memory.
+  """
+  devices = slice_devices(topology)
+  chip = SLICES[topology.partition(":")[0]]
+  length = sequence_length(config.data)
+  mesh = validate(config, devices=len(devices), length=length)
+  if config.strategy != "jit":
+    raise UserError(
+      f"config.strategy is {config.strategy!r}, but only 'jit' can be planned"
+    )
+  task = make_task(config)
+  with trace_for("tpu"):
+    _, state = new_state(config, task, length)
+    check_pieces(mesh, task.model, state.params, length, devices)
+    arguments = place(config, mesh, devices, state, length)
+    # A jitted function, which the type of a strategy does not say.
+    step: Any = make_strategy("jit", task, mesh=mesh, devices=devices).step
+    traced = step.trace(*arguments)
+  begun = time.perf_counter()
+  compiled, needed = _compile(traced.lower())
+  seconds = time.perf_counter() - begun
+  memory = _memory(arguments, compiled, needed, chip.memory)
+  total = memory.total
+  used = math.prod(dataclasses.astuple(mesh))
+  return Plan(
+    topology=topology,
+    mesh=mesh,
+    tokens=config.batch_size * length,
+    parameters=_count(state.params),
+    memory=memory,
+    fits=compiled is not None and total is not None and total <= chip.memory,
+    collectives=collectives(compiled.as_text()) if compiled else [],
+    flops=_flops(config, state.params, length, traced, chip.peak * used),
+    compile_seconds=seconds,
+  )
+
+
+def sequence_length(data: Any) -> int:
+  """Returns the tokens of a sequence.
+
+  By the field `length` of the data, so that they need not be here; where they
+  have none, by their first example.
+  """
+  length = getattr(data, "length", None)
+  if isinstance(length, int):
+    return length
+  return np.shape(open_split(data, "train")[0]["inputs"])[0]
+
+
+def place(
+  config: Config,
+  mesh: configs.Mesh,
+  devices: Sequence[Any],
+  state: TrainState,
+  length: int,
+) -> tuple[Any, Any]:
+  """Returns the shapes of a state and a batch, and where they lie.
+
+  Args:
+    config: The run.
+    mesh: Devices along each axis.
+    devices: Of which the first are taken.
+    state: Its shapes.
+    length: Tokens a sequence.
+  """
+  shape = (config.batch_size, length)
+  batch = {
+    name: jax.ShapeDtypeStruct(shape, dtype) for name, dtype in _DTYPES.items()
+  }
+  where_state: Any
+  where_batch: Any
+  if mesh == configs.Mesh():
+    where_batch = SingleDeviceSharding(devices[0])
+    where_state = jax.tree.map(lambda _: where_batch, state)
+  else:
+    laid_out = make_mesh(mesh, devices)
+    where_batch = NamedSharding(laid_out, BATCH)
+    where_state = shardings(laid_out, state)
+
+  def lying(x: Any, where: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
+
+  return (
+    jax.tree.map(lying, state, where_state),
+    jax.tree.map(lambda x: lying(x, where_batch), batch),
+  )
+
+
+def _compile(lowered: Any) -> tuple[Any, int | None]:
+  """The program, or None and the temporary bytes it would need if known."""
+  try:
+    return lowered.compile(), None
+  except jax.errors.JaxRuntimeError as error:
+    text = one_line(error)
+    if "RESOURCE_EXHAUSTED" not in text:
+      raise RunError(f"the step does not compile: {text[:500]}") from error
+  found = _NEEDED.search(text)
+  return None, found and round(float(found[1]) * _UNITS[found[2]])
+
+
+def _memory(
+  arguments: tuple[Any, Any], compiled: Any, needed: int | None, chip: float
+) -> Memory:
+  state, batch = arguments
+  parameters = _bytes(state.params)
+  temporary, program = needed, 0
+  if compiled is not None:
+    found = compiled.memory_analysis()
+    temporary = found.temp_size_in_bytes
+    program = found.generated_code_size_in_bytes
+    program += found.output_size_in_bytes - found.alias_size_in_bytes
+  return Memory(
+    parameters=parameters,
+    optimizer=_bytes(state) - parameters,
+    batch=_bytes(batch),
+    temporary=temporary,
+    program=program,
+    chip=int(chip),
+  )
+
+
+def _bytes(tree: Any) -> int:
+  """What one chip holds of arrays that lie somewhere."""
+  return sum(
+    math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+    for x in jax.tree.leaves(tree)
+  )
+
+
+def _count(tree: Any) -> int:
+  return sum(x.size for x in jax.tree.leaves(tree))
+
+
+def _flops(
+  config: Config, params: Any, length: int, traced: Any, peak: float
+) -> Flops:
+  tokens = config.batch_size * length
+  model: float | None = None
+  program: float | None = None
+  with contextlib.suppress(ValueError):
+    model = model_flops(config.model, params, length) * tokens
+  with contextlib.suppress(ValueError):
+    program = flops.of_jaxpr(traced.jaxpr.jaxpr).total
+  return Flops(6.0 * _count(params) * tokens, model, program, peak)

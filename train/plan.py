@@ -1,0 +1,250 @@
+"""What a run needs of a TPU slice, before there is one.
+
+  python -m train.plan --config=configs/NAME.py --topology=v5e:16x16
+
+compiles the training step of the config, with `--config.KEY=VALUE` over it,
+for a slice that need not be there: TPU v5e, v5p or v6e of any shape, through
+`libtpu` (`pip install jaxmodels[aot]`). It prints bytes a chip, whether they
+fit, what the chips tell one another, and flops. `--json=FILE` writes the same
+as JSON; `--json=-` prints that alone. Where the step does not fit, other
+layouts of the same run are tried, and the first that fits is printed as flags;
+the exit code is then 1.
+
+A collective counts as often as a step runs it, with the bytes of the whole
+array that is gathered, reduced or passed on, each time. Loops whose rounds the
+compiled program does not tell count once.
+"""
+
+import dataclasses
+import itertools
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+
+from train import flags
+from train.aot import Plan, plan
+from train.command import main_with_errors, warn
+from train.config import Config
+from train.errors import UserError
+from train.topology import EXAMPLES
+
+# Compiling a large model takes minutes.
+_TRIES = 6
+
+
+def document(made: Plan) -> dict[str, Any]:
+  """Returns a plan as JSON: bytes, seconds, flops of a step of all chips."""
+  kinds: dict[str, dict[str, int]] = {}
+  for one in made.collectives:
+    sums = kinds.setdefault(one.kind, {"count": 0, "bytes": 0})
+    sums["count"] += one.times
+    sums["bytes"] += one.times * one.size
+  memory = {**dataclasses.asdict(made.memory), "total": made.memory.total}
+  return {
+    "topology": made.topology,
+    "mesh": dataclasses.asdict(made.mesh),
+    "parameters": made.parameters,
+    "tokens_per_step": made.tokens,
+    "bytes_per_chip": memory,
+    "fits": made.fits,
+    "collectives_per_step": kinds,
+    "flops_per_step": dataclasses.asdict(made.flops),
+    "compile_seconds": made.compile_seconds,
+  }
+
+
+def readable(size: int | None) -> str:
+  """Returns bytes in the unit that suits them."""
+  if size is None:
+    return "unknown"
+  power = min(max(size.bit_length() - 1, 0) // 10, 4)
+  unit = ("B", "KiB", "MiB", "GiB", "TiB")[power]
+  return f"{size / 2 ** (10 * power):.4g} {unit}"
+
+
+def table(made: Plan) -> str:
+  """Returns a plan as text."""
+  mesh = dataclasses.asdict(made.mesh).items()
+  lines = [
+    f"{made.parameters:,} parameters on {made.topology}"
+    f" ({', '.join(f'{name} {size}' for name, size in mesh)}),"
+    f" {made.tokens:,} tokens a step",
+    "",
+    *_memory_lines(made),
+    "",
+    *_collective_lines(made),
+    "",
+    *_flops_lines(made),
+    "",
+    f"compiled in {made.compile_seconds:.0f} s",
+  ]
+  return "\n".join(lines)
+
+
+def _memory_lines(made: Plan) -> list[str]:
+  memory = made.memory
+  rows = [
+    ("parameters", memory.parameters),
+    ("optimizer", memory.optimizer),
+    ("batch", memory.batch),
+    ("temporary (activations, gradients)", memory.temporary),
+    ("program", memory.program),
+    ("total", memory.total),
+    ("chip", memory.chip),
+  ]
+  verdict = "it fits" if made.fits else "it does NOT fit"
+  lines = [f"{name:34} {readable(size):>12}" for name, size in rows]
+  return [f"{'memory a chip':34}", *lines, verdict]
+
+
+def _collective_lines(made: Plan) -> list[str]:
+  kinds = document(made)["collectives_per_step"]
+  if not kinds:
+    return ["no collectives" if made.fits else "collectives unknown"]
+  return [
+    f"{'collectives a step':34} {'count':>12} {'bytes':>12}",
+    *(
+      f"{kind:34} {sums['count']:12,} {readable(sums['bytes']):>12}"
+      for kind, sums in sorted(kinds.items())
+    ),
+  ]
+
+
+def _flops_lines(made: Plan) -> list[str]:
+  flops = made.flops
+  rows = [
+    ("6 x parameters x tokens", flops.six_n),
+    ("model (with mixers, no remat)", flops.model),
+    ("program (as traced, with remat)", flops.program),
+  ]
+  lines = [f"{'flops a step':34} {'':>12} {'s at peak':>12}"]
+  for name, number in rows:
+    if number is None:
+      lines.append(f"{name:34} {'unknown':>12}")
+    else:
+      lines.append(f"{name:34} {number:12.3e} {number / flops.peak:12.3f}")
+  return lines
+
+
+def changes(config: Config, made: Plan) -> Iterator[list[str]]:
+  """Yields flags that make a step smaller, the mildest first.
+
+  First what costs least alone, recomputation and whole groups of chips that
+  share parameters; then these together with smaller microbatches and pieces
+  of sequences, for the same sequences an update.
+
+  Args:
+    config: What does not fit.
+    made: Its plan.
+  """
+  mesh = made.mesh
+  remat: dict[str, Any] = {}
+  stronger = {"none": ("dots", "full"), "dots": ("full",)}
+  for policy in stronger.get(getattr(config.model, "remat", ""), ()):
+    remat = {"model.remat": policy}
+    yield _flags(remat)
+  shared: dict[str, Any] = {}
+  if mesh.data > 1:
+    shared = _mesh(1, mesh.fsdp * mesh.data, mesh.sequence)
+    yield _flags(shared)
+  sharing = mesh.data * mesh.fsdp
+  most = config.batch_size // sharing
+  if most > config.accumulation:
+    yield _flags({**remat, **shared, "accumulation": most})
+  pieces = 2
+  while sharing % pieces == 0 and hasattr(config.model, "axis_name"):
+    own = config.batch_size * pieces // sharing
+    yield _flags(
+      {
+        **remat,
+        **_mesh(1, sharing // pieces, mesh.sequence * pieces),
+        "accumulation": own,
+      }
+    )
+    pieces *= 2
+
+
+def _mesh(data: int, fsdp: int, sequence: int) -> dict[str, int]:
+  return {"mesh.data": data, "mesh.fsdp": fsdp, "mesh.sequence": sequence}
+
+
+def _flags(values: dict[str, Any]) -> list[str]:
+  return [f"--config.{key}={value}" for key, value in values.items()]
+
+
+def suggest(config: Config, made: Plan) -> tuple[list[str], Plan] | None:
+  """Looks for a change with which the step fits.
+
+  Args:
+    config: What does not fit.
+    made: Its plan.
+
+  Returns:
+    The first of `changes` that fits, as flags, and its plan; None if none of
+    the first few does.
+  """
+  for words in itertools.islice(changes(config, made), _TRIES):
+    try:
+      other = plan(flags.override(config, words), made.topology)
+    except UserError as error:
+      warn(f"not {' '.join(words)}: {error}")
+      continue
+    needs = readable(other.memory.total)
+    warn(f"tried {' '.join(words)}: {needs} a chip")
+    if other.fits:
+      return words, other
+  return None
+
+
+def _run(argv: Sequence[str]) -> int:
+  if any(word in ("-h", "--help") for word in argv):
+    print(__doc__)
+    return 0
+  topology, rest = flags.take("topology", argv)
+  output, rest = flags.take("json", rest)
+  config = flags.parse(rest).config
+  if topology is None:
+    raise UserError(f"--topology=SLICE is missing, such as {EXAMPLES}")
+  # What is compiled for a TPU is traced on the CPU, whatever else is here.
+  jax.config.update("jax_platforms", "cpu")
+  made = plan(config, topology)
+  if output != "-":
+    print(table(made), flush=True)
+  found = None if made.fits else suggest(config, made)
+  whole = document(made)
+  if not made.fits:
+    whole["suggestion"] = found and {"flags": found[0], **document(found[1])}
+  if output == "-":
+    print(json.dumps(whole, indent=2))
+  else:
+    _say(made, found)
+  if output not in (None, "-"):
+    _write(output, whole)
+  return 0 if made.fits else 1
+
+
+def _say(made: Plan, found: tuple[list[str], Plan] | None) -> None:
+  """Prints what would fit."""
+  if made.fits:
+    return
+  if found is None:
+    print("\nnone of the layouts that were tried fits: take more chips, fewer")
+    print("sequences an update, or a smaller model")
+  else:
+    print(f"\nthis fits: {' '.join(found[0])}\n\n{table(found[1])}")
+
+
+def _write(path: str, whole: dict[str, Any]) -> None:
+  try:
+    with open(path, "w") as file:
+      json.dump(whole, file, indent=2)
+  except OSError as error:
+    reason = error.strerror or str(error)
+    raise UserError(f"cannot write to --json={path}: {reason}") from error
+
+
+if __name__ == "__main__":
+  sys.exit(main_with_errors(_run))
