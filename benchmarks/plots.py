@@ -1,5 +1,11 @@
-"""Pictures of what was measured: time against length, both logarithmic."""
+"""Pictures of what was measured: time against length, both logarithmic.
 
+`python -m benchmarks.plots ONE.json TWO.json --output ops.png` draws what
+several runs of `benchmarks.ops` wrote.
+"""
+
+import argparse
+import json
 import pathlib
 from collections.abc import Sequence
 
@@ -122,3 +128,18 @@ def save(figure: Figure, output: str) -> None:
   """Writes the figure, in a folder that is made if need be."""
   pathlib.Path(output).parent.mkdir(parents=True, exist_ok=True)
   figure.savefig(output, dpi=120)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+  """Runs the command."""
+  flags = argparse.ArgumentParser(prog="python -m benchmarks.plots")
+  flags.add_argument("files", nargs="+", help="of benchmarks.ops --json")
+  flags.add_argument("--output", required=True, help="the picture")
+  options = flags.parse_args(arguments)
+  written = (json.loads(pathlib.Path(x).read_text()) for x in options.files)
+  results = [Result(**one) for content in written for one in content["results"]]
+  ops(results, options.output)
+
+
+if __name__ == "__main__":
+  main()

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import measure, ops, programs, targets
+from benchmarks import measure, ops, plots, programs, targets
 from benchmarks.cases import CASES, Sizes
 from benchmarks.contest import Contest, Limits, Result
 
@@ -152,6 +152,9 @@ def test_the_command_prints_writes_and_draws(tmp_path, capsys):
   assert status == int(bool(missed))
   assert "causal_convolution gradient, length 16" in printed
   assert "<svg" in files[1].read_text()
+  joined = tmp_path / "joined.svg"
+  plots.main([str(files[0]), f"--output={joined}"])
+  assert "causal_convolution, gradient" in joined.read_text()
 
 
 def test_the_loss_of_a_gradient_reaches_every_input():
