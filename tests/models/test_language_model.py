@@ -138,7 +138,10 @@ def test_scan_over_layers_is_the_unrolled_stack():
 
 @pytest.mark.parametrize(
   ("remat", "scan_layers"),
-  [pytest.param("full", False, marks=pytest.mark.slow), ("dots", True)],
+  [
+    pytest.param("full", False, marks=pytest.mark.slow),
+    pytest.param("dots", True, marks=pytest.mark.slow),
+  ],
 )
 def test_rematerialisation_changes_no_gradient(remat, scan_layers):
   model, params = drawn("small", scan_layers=scan_layers)

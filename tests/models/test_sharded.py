@@ -40,7 +40,7 @@ def over(mesh_size, function, in_specs, out_specs):
   ("mixers", "fields"),
   [
     (("gla", "s5", "softmax_attention"), {"remat": "full"}),
-    (("kda", "delta_net"), {}),
+    pytest.param(("kda", "delta_net"), {}, marks=pytest.mark.slow),
     pytest.param(
       ("gated_deltanet", "mamba2", "sliding_attention"),
       {"scan_layers": True, "depth": 6},

@@ -141,7 +141,12 @@ def test_bfloat16_is_summed_in_float32():
 
 @pytest.mark.parametrize(
   ("window", "cuts"),
-  [(None, (1, 9)), (1, (5,)), (3, (0, 5)), (3, tuple(range(1, 11)))],
+  [
+    (None, (1, 9)),
+    pytest.param(1, (5,), marks=pytest.mark.slow),
+    (3, (0, 5)),
+    pytest.param(3, tuple(range(1, 11)), marks=pytest.mark.slow),
+  ],
 )
 def test_cut_anywhere_and_continue(window, cuts):
   arrays, entering = draw(past=PAST if window is None else window - 1)

@@ -1,5 +1,6 @@
 """Equal to vectors of an independent implementation, where they are there."""
 
+import functools
 import pathlib
 
 import jax
@@ -66,12 +67,11 @@ def test_matrix_states(name, method):
 )
 def test_diagonal(method):
   golden = load("diagonal_recurrence")
-  y, state = ops.diagonal_recurrence(
+  op = functools.partial(ops.diagonal_recurrence, method=method, chunk_size=16)
+  y, state = jax.jit(op)(
     jnp.exp(golden["in_log_a"]),
     jnp.asarray(golden["in_b"]),
     jnp.asarray(golden["in_initial_state"]),
-    method=method,
-    chunk_size=16,
   )
   assert relative_error(y, golden["y"]) < 2e-5
   assert relative_error(state, golden["final_state"]) < 2e-5

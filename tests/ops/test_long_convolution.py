@@ -12,6 +12,7 @@ from jaxmodels.ops import reference
 from jaxmodels.testing import relative_error
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def results(op, x, kernel):
   y, pull_back = jax.vjp(op, x, kernel)
   cotangent = jnp.cos(jnp.arange(y.size)).reshape(y.shape).astype(y.dtype)

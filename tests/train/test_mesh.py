@@ -42,7 +42,9 @@ def configured(**changes):
   )
 
 
-@pytest.mark.parametrize("scan_layers", [False, True])
+@pytest.mark.parametrize(
+  "scan_layers", [pytest.param(False, marks=pytest.mark.slow), True]
+)
 def test_parameters_and_moments_are_cut_alike_and_large_ones_all(scan_layers):
   model = small(("gated_deltanet", "mamba2"), scan_layers=scan_layers)
   task = make_task(configured(model=model))
@@ -159,7 +161,9 @@ def test_a_window_longer_than_a_piece_is_no_error():
   check_pieces(Mesh(sequence=8), model, params, 16)
 
 
-@pytest.mark.parametrize("sizes", [(2, 4, 1), (2, 2, 2)])
+@pytest.mark.parametrize(
+  "sizes", [pytest.param((2, 4, 1), marks=pytest.mark.slow), (2, 2, 2)]
+)
 def test_parameters_and_segments_are_gathered_but_no_tokens(sizes):
   config = configured(data=tiny.Data(length=24))
   assert_no_tokens_are_gathered(compiled_step(config, Mesh(*sizes)))
@@ -192,7 +196,9 @@ def compiled_step(config, mesh):
   return step.compile()
 
 
-@pytest.mark.parametrize("sizes", [(2, 2, 1), (1, 2, 2)])
+@pytest.mark.parametrize(
+  "sizes", [pytest.param((2, 2, 1), marks=pytest.mark.slow), (1, 2, 2)]
+)
 def test_debug_names_what_is_wrong_on_a_mesh_too(sizes):
   config = configured()
   task = make_task(config)
