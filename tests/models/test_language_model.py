@@ -225,6 +225,7 @@ def test_bfloat16_is_close_to_float32():
   )
 
 
+@pytest.mark.slow
 def test_under_shard_map_and_auto_mesh():
   """Types of carries are checked by `shard_map` whatever the mesh's size."""
   model, params = drawn("hybrid", scan_layers=True)

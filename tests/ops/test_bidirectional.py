@@ -69,6 +69,7 @@ def test_every_form(kind, method, normalize):
     assert relative_error(got[name], wanted) < 2e-5, name
 
 
+@pytest.mark.slow
 def test_flipping_the_sequence_flips_the_output():
   arguments = drawn("S")
   y = ops.bidirectional(**arguments)

@@ -84,7 +84,17 @@ def decays(kind, shape, rng):
 KINDS = ["1 - 1e-6", "-1 a step", "-5 a step", "-20 a step", "0", "exp(-1e9)"]
 
 
-each_kind = pytest.mark.parametrize("kind", KINDS)
+def kinds(*without):
+  """Parameters for all kinds; those between others are slow."""
+  between = ("-1 a step", "-5 a step")
+  return [
+    pytest.param(kind, marks=pytest.mark.slow if kind in between else ())
+    for kind in KINDS
+    if kind not in without
+  ]
+
+
+each_kind = pytest.mark.parametrize("kind", kinds())
 
 
 @each_kind
@@ -106,7 +116,7 @@ def test_decays_of_householder_products(kind):
   check("householder_product", arguments)
 
 
-@pytest.mark.parametrize("kind", [k for k in KINDS if k != "0"])
+@pytest.mark.parametrize("kind", kinds("0"))
 def test_decays_of_dplr(kind):
   """-inf is in `test_dplr`: its own gradient is not in the equation."""
   rng = np.random.default_rng(3)

@@ -31,7 +31,10 @@ def load(name):
 
 
 @needs_golden
-@pytest.mark.parametrize("method", ["recurrent", "chunked", "parallel"])
+@pytest.mark.parametrize(
+  "method",
+  ["recurrent", "chunked", pytest.param("parallel", marks=pytest.mark.slow)],
+)
 @pytest.mark.parametrize("name", NAMES)
 def test_matrix_states(name, method):
   golden = load(name)

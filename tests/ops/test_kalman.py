@@ -92,7 +92,13 @@ def test_float32(method, name="smoother"):
     assert relative_error(one, truth) < 2e-5
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+  "method",
+  [
+    pytest.param(m, marks=pytest.mark.slow if m == "associative" else ())
+    for m in METHODS
+  ],
+)
 def test_is_dense_gaussian_process_regression(method):
   """Matérn 3/2 at uneven times, some of them not observed."""
   rng = np.random.default_rng(1)

@@ -155,6 +155,7 @@ def test_a_piece_shorter_than_a_convolution_is_refused(tmp_path):
   assert "\n" not in message
 
 
+@pytest.mark.slow
 def test_a_window_longer_than_a_piece_is_no_error():
   model = small(("sliding_attention",))
   params = model.init(jax.random.key(0), np.zeros((1, 16), np.int32))["params"]
@@ -196,9 +197,8 @@ def compiled_step(config, mesh):
   return step.compile()
 
 
-@pytest.mark.parametrize(
-  "sizes", [pytest.param((2, 2, 1), marks=pytest.mark.slow), (1, 2, 2)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("sizes", [(2, 2, 1), (1, 2, 2)])
 def test_debug_names_what_is_wrong_on_a_mesh_too(sizes):
   config = configured()
   task = make_task(config)
