@@ -1,13 +1,11 @@
 """The kernels: interpreted against the definition, compiled for a TPU."""
 
 import functools
-import importlib.util
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxmodels import ops
@@ -17,6 +15,7 @@ from jaxmodels.ops.platform import trace_for
 from jaxmodels.testing import check_op, relative_error, tolerance
 from tests.ops import draws
 from tests.ops.test_matrix import GIVEN
+from train import topology
 
 OPS = {
   f"{op}, {decay} decay" if decay else op: (op, getattr(draws, op)(decay))
@@ -241,10 +240,7 @@ def test_states_without_room_are_named():
 
 aot = [
   pytest.mark.tpu_aot,
-  pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None,
-    reason="libtpu is not installed: pip install jaxmodels[aot]",
-  ),
+  pytest.mark.skipif(not topology.is_there(), reason=topology.MISSING),
 ]
 
 
@@ -254,7 +250,7 @@ def compiled(name, slice_, chips):
   On one chip as it is, on several with the sequence over them.
   """
   op, arguments = drawn(name, 64)
-  devices = topologies.get_topology_desc(slice_, platform="tpu").devices
+  devices = topology.slice_devices(slice_)
   mesh = Mesh(np.array(devices[:chips]), ("s",))
   along, whole = PartitionSpec(None, "s"), PartitionSpec()
   specs = {n: whole if n == "initial_state" else along for n in arguments}
@@ -310,7 +306,7 @@ def test_compiles(name, slice_, chips):
 )
 def test_kernels_compile_for_any_width(slice_, widths):
   keys, values = widths
-  devices = topologies.get_topology_desc(slice_, platform="tpu").devices
+  devices = topology.slice_devices(slice_)
   chip = NamedSharding(Mesh(np.array(devices[:1]), ("s",)), PartitionSpec())
 
   def like(*shape):

@@ -1,22 +1,16 @@
 """Programs for a TPU that is not there, compiled ahead of time."""
 
-import importlib.util
-
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
-from jax.experimental import topologies
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from benchmarks import tpu
 from jaxmodels import ops
+from train import topology
 
 pytestmark = [
   pytest.mark.tpu_aot,
-  pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None,
-    reason="libtpu is not installed: pip install jaxmodels[aot]",
-  ),
+  pytest.mark.skipif(not topology.is_there(), reason=topology.MISSING),
 ]
 BATCH, HEADS, WIDTH = 2, 4, 64
 
@@ -24,9 +18,7 @@ BATCH, HEADS, WIDTH = 2, 4, 64
 @pytest.fixture(scope="module")
 def chip():
   """One chip of a v5e slice."""
-  slice_ = topologies.get_topology_desc("v5e:2x2", platform="tpu")
-  mesh = Mesh(np.array(slice_.devices[:1]), ("x",))
-  return NamedSharding(mesh, PartitionSpec())
+  return tpu.chip()
 
 
 def temp_bytes(chip, op, length, **options):
