@@ -70,13 +70,22 @@ def ended(processes, timeout=120):
   return [(p.returncode, *t) for p, t in zip(processes, texts, strict=True)]
 
 
+def finish(processes):
+  """As `ended`; the end of each must be a good one."""
+  try:
+    results = ended(processes)
+    for code, _, errors in results:
+      assert code == 0, errors
+    return results
+  finally:
+    for process in processes:
+      process.kill()
+
+
 def train(workdir, *words, **options):
   """Runs processes to their end, which must be a good one."""
   with started(workdir, *words, **options) as processes:
-    results = ended(processes)
-  for code, _, errors in results:
-    assert code == 0, errors
-  return results
+    return finish(processes)
 
 
 def wait_for(condition, processes, timeout=120):

@@ -169,12 +169,7 @@ def test_each_process_reads_the_rows_of_its_devices(tmp_path, mesh):
     )
     for index, log in enumerate(logs)
   ]
-  try:
-    for code, _, errors in launch.ended(processes):
-      assert code == 0, errors
-  finally:
-    for process in processes:
-      process.kill()
+  launch.finish(processes)
   reads = []
   for log in logs:
     with open(log) as file:
@@ -238,12 +233,7 @@ def test_a_launcher_says_which_process_this_is(tmp_path, finished, launcher):
     )
     for index in range(2)
   ]
-  try:
-    for code, _, errors in launch.ended(processes):
-      assert code == 0, errors
-  finally:
-    for process in processes:
-      process.kill()
+  launch.finish(processes)
   assert_same_losses(workdir, finished[0])
 
 
