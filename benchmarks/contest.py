@@ -107,7 +107,10 @@ class Contest:
       results.append(result)
       self._build(result, op, inputs, built)
     times, slow = measure.interleave(
-      matmuls | built, repeats, budget, self.limits.seconds
+      {name: program.run for name, program in (matmuls | built).items()},
+      repeats,
+      budget,
+      self.limits.seconds,
     )
     rate = max(
       (p.flops / np.median(times[n]) for n, p in matmuls.items() if n in times),

@@ -191,6 +191,13 @@ def parser() -> argparse.ArgumentParser:
   flags.add_argument("--batch", type=int, default=2)
   flags.add_argument("--heads", type=int, default=4)
   flags.add_argument("--width", type=int, default=64)
+  flags.add_argument(
+    "--have",
+    nargs="+",
+    default=(),
+    metavar="FILE",
+    help="of --json, by the same code: rows that need not be made again",
+  )
   flags.add_argument("--out", help="file for the page, in markdown")
   flags.add_argument("--json", help="file for all numbers")
   return flags
@@ -208,27 +215,48 @@ def main(arguments: Sequence[str] | None = None) -> int:
   sizes = Sizes(options.batch, 0, options.heads, options.width)
   lengths = sorted(options.lengths)
   command = shlex.join(["python", "-m", "benchmarks.cost", *arguments])
+  had = {_key(one): one for file in options.have for one in read(file)}
   rows: list[Row] = []
   chosen = list(_chosen(options))
-  for case, dtype, direction, method in chosen:
-    made = row(case, direction, dtype, method, sizes, lengths, platforms)
+  for case, *what in chosen:
+    made = had.get((case.name, *what))
+    if made is None:
+      made = row(case, *what, sizes, lengths, platforms)
     print(made.skipped or _line(made, platforms), flush=True)
     rows.append(made)
-    if options.out:  # Row by row: what is cut short keeps what it has.
+    # Row by row: what is cut short keeps what it has.
+    if options.out:
       text = page(rows, sizes, lengths, platforms)
       if len(rows) < len(chosen):
         text = f"Cut short: {len(rows)} of {len(chosen)} rows.\n\n{text}"
       with open(options.out, "w") as file:
         file.write(f"# Cost of the ops\n\nWritten by `{command}`.\n\n{text}")
-  if options.json:
-    content = {
-      "jax": jax.__version__,
-      "command": command,
-      "rows": [dataclasses.asdict(row) for row in rows],
-    }
-    with open(options.json, "w") as file:
-      json.dump(content, file, indent=1)
+    if options.json:
+      _write(options.json, command, rows)
   return 0
+
+
+def _key(row: Row) -> tuple[str, ...]:
+  return row.op, row.direction, row.dtype, row.method
+
+
+def _write(path: str, command: str, rows: Iterable[Row]) -> None:
+  content = {
+    "jax": jax.__version__,
+    "command": command,
+    "rows": [dataclasses.asdict(row) for row in rows],
+  }
+  with open(path, "w") as file:
+    json.dump(content, file, indent=1)
+
+
+def read(path: str) -> list[Row]:
+  """The rows that `--json` wrote."""
+  with open(path) as file:
+    rows = [Row(**one) for one in json.load(file)["rows"]]
+  for made in rows:
+    made.memory = {name: Memory(**x) for name, x in made.memory.items()}
+  return rows
 
 
 def _chosen(options: argparse.Namespace):
@@ -240,7 +268,7 @@ def _chosen(options: argparse.Namespace):
       for direction in options.directions:
         for method in methods:
           if method in case.methods:
-            yield case, jnp.dtype(dtype).name, direction, method
+            yield case, direction, jnp.dtype(dtype).name, method
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import programs
 from jaxmodels.layers import MIXERS
 from jaxmodels.models import LanguageModel
 from train.config import Optimizer
@@ -141,10 +140,6 @@ class Decoder:
         self._params, self.state, self._token
       )
     return self._token
-
-  def program(self) -> programs.Program:
-    """As what `benchmarks.measure` times."""
-    return programs.Program(self, (), "", 0.0, 0.0, 0, 0.0)
 
 
 def _advance(lm: LanguageModel):

@@ -1,8 +1,9 @@
-"""Timing side by side: A B C A B C ..., so that noise hits all alike."""
+"""Timing side by side, round by round, so that noise hits all alike."""
 
 import math
+import random
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -11,24 +12,29 @@ import numpy as np
 
 from benchmarks.programs import Program, build, lower
 
+Call = Callable[[], Any]
 
-def seconds(program: Program) -> float:
-  """The wall time of one call."""
+
+def seconds(call: Call) -> float:
+  """The wall time of one call, until its arrays are there."""
   start = time.perf_counter()
-  jax.block_until_ready(program.call(*program.arguments))
+  jax.block_until_ready(call())
   return time.perf_counter() - start
 
 
 def interleave(
-  programs: Mapping[str, Program],
+  calls: Mapping[str, Call],
   repeats: int,
   budget: float,
   limit: float = math.inf,
 ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-  """Times programs in turn.
+  """Times calls in rounds, each in an order of its own.
+
+  What ran just before leaves its traces, in caches and in the memory that it
+  gave back: in a fixed order one would always bear another's.
 
   Args:
-    programs: what to time, by name.
+    calls: what to time, by name.
     repeats: rounds, after one that warms up.
     budget: seconds after which no further round starts; three are made
       whatever they take, or all where fewer are asked for.
@@ -38,16 +44,17 @@ def interleave(
     seconds [rounds] of each, and those of the first call of what was left
     out.
   """
-  first = {name: seconds(program) for name, program in programs.items()}
+  first = {name: seconds(call) for name, call in calls.items()}
   slow = {name: taken for name, taken in first.items() if taken > limit}
-  programs = {n: p for n, p in programs.items() if n not in slow}
+  calls = {name: call for name, call in calls.items() if name not in slow}
   start, rounds = time.perf_counter(), []
+  draw = random.Random(0)
   while len(rounds) < repeats and (
     len(rounds) < 3 or time.perf_counter() - start < budget
   ):
-    rounds.append([seconds(program) for program in programs.values()])
-  times = np.array(rounds).reshape(len(rounds), len(programs))
-  return dict(zip(programs, times.T, strict=True)), slow
+    order = draw.sample(list(calls), len(calls))
+    rounds.append({name: seconds(calls[name]) for name in order})
+  return {n: np.array([one[n] for one in rounds]) for n in calls}, slow
 
 
 def ratio(a: np.ndarray, b: np.ndarray) -> float:

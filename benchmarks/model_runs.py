@@ -95,7 +95,8 @@ def train(
     repeats: rounds.
     before: what was measured at shorter lengths.
   """
-  runs, built = [], {}
+  runs: list[TrainingRun] = []
+  built: dict[str, measure.Call] = {}
   for mixer in mixers:
     run = TrainingRun(mixer, length, tokens // length)
     runs.append(run)
@@ -142,7 +143,7 @@ def _build(run, built, shape, limits) -> None:
     run.skipped = f"needs {run.bytes / 2**30:.1f} GiB"
     return
   arguments = training.initial(), lm.draw_batch(training.batch)
-  built[run.mixer] = program._replace(arguments=arguments)
+  built[run.mixer] = program._replace(arguments=arguments).run
 
 
 def crossing(runs: Sequence[TrainingRun], mixer: str) -> float | None:
@@ -190,7 +191,7 @@ def decode(
       decoder = lm.Decoder(model, params, tokens)
       if mixer != SOFTMAX:
         decoder.prefill(context)
-      decoders[mixer, context] = decoder.program()
+      decoders[mixer, context] = decoder
       sizes[mixer, context] = lm.state_bytes(model)
   times, _ = measure.interleave(decoders, repeats, np.inf)
   return [

@@ -6,16 +6,16 @@
 Outputs and gradients are compared with ours first. A peer that differs by
 more than the tests allow is shown as such, and no time of it is given; one
 that is not installed is skipped (CONTRIBUTING says how to install them).
-Then all take turns, A B C A B C ..., and what counts is the ratio, the median
-of those of the rounds: other work on the machine hits all alike. PyTorch
+Then all take turns, in an order drawn anew each round, and what counts is the
+ratio, the median of those of the rounds: other work hits all alike. PyTorch
 peers run uncompiled, as they come.
 """
 
 import argparse
 import dataclasses
 import json
+import math
 import pathlib
-import statistics
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.measure import interleave, ratio
 from benchmarks.peers_cases import CASES, Case
 from jaxmodels.testing import relative_error, tolerance
 
@@ -247,23 +248,16 @@ def _time(contest, rounds):
       for row, program in contest
       if direction == "forward" or row.no_gradient is None
     ]
-    times = np.array(
-      [[_seconds(call) for _, call in taking_part] for _ in range(rounds)]
-    )
-    for (row, _), own in zip(taking_part, times.T, strict=True):
-      setattr(row, direction, statistics.median(own.tolist()))
-      ratio = float(np.median(own / times[:, 0]))
-      setattr(row, f"{direction}_ratio", ratio)
+    calls = {row.name: call for row, call in taking_part}
+    times, _ = interleave(calls, rounds, math.inf)
+    for row, _ in taking_part:
+      own = times[row.name]
+      setattr(row, direction, float(np.median(own)))
+      setattr(row, f"{direction}_ratio", ratio(own, times[OURS]))
   for row, program in contest:
     if row.no_gradient is None:
       row.compile = program.compile
       row.temporary_bytes = program.temporary_bytes
-
-
-def _seconds(call):
-  start = time.perf_counter()
-  call()
-  return time.perf_counter() - start
 
 
 def table(rows: Sequence[Row]) -> str:

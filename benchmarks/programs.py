@@ -31,6 +31,10 @@ class Program(NamedTuple):
   temp_bytes: int
   flops: float
 
+  def run(self) -> Any:
+    """Calls it."""
+    return self.call(*self.arguments)
+
 
 class Lowered(NamedTuple):
   """A traced and lowered function, not compiled yet.

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jaxmodels.ops import checks
 from jaxmodels.ops.dtypes import wide
 from jaxmodels.ops.links import one_segment
-from jaxmodels.ops.recurrence import Family, Method, run
-from jaxmodels.ops.schedule import choose, default_chunk_size
+from jaxmodels.ops.recurrence import Family, Method
+from jaxmodels.ops.schedule import default_chunk_size, run_chosen
 
 
 def make_op(
@@ -49,20 +49,21 @@ def make_op(
     **named: Any,
   ) -> tuple[jax.Array, Any]:
     sequence = jax.tree.map(jnp.asarray, tokens(*args, **named))
-    length = _check(name, sequence, segment_ids)
-    form, size = choose(name, method, chunk_size, length, default_chunk_size())
+    _check(name, sequence, segment_ids)
     with jax.named_scope(name):
       state = _zero_state(family, sequence)
       if initial_state is not None:
         state = _like(name, initial_state, state)
-      y, state = run(
+      y, state = run_chosen(
+        name,
         family,
         sequence,
         state,
-        segment_ids=segment_ids,
+        segment_ids,
         reverse=reverse,
-        method=form,
-        chunk_size=size,
+        method=method,
+        chunk_size=chunk_size,
+        default=default_chunk_size(),
         axis_name=axis_name,
       )
     checks.finite(name, y=y, final_state=state)
@@ -72,8 +73,8 @@ def make_op(
   return op
 
 
-def _check(name: str, sequence: Any, segment_ids: jax.Array | None) -> int:
-  """Checks that all tokens are [B, L, H, ...]; returns L."""
+def _check(name: str, sequence: Any, segment_ids: jax.Array | None) -> None:
+  """Checks that all tokens are [B, L, H, ...]."""
   leading: tuple[int, ...] = ()
   for argument, tree in sequence._asdict().items():
     for x in jax.tree.leaves(tree):
@@ -82,7 +83,6 @@ def _check(name: str, sequence: Any, segment_ids: jax.Array | None) -> int:
       expected = *leading, *[None] * (x.ndim - 3)
       checks.shape(name, argument, x, expected, "[B, L, H, ...]")
   checks.segment_ids(name, segment_ids, leading[:2])
-  return leading[1]
 
 
 def _zero_state(family, sequence):

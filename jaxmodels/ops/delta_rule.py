@@ -25,9 +25,6 @@ from jaxmodels.ops.matrix_state import run_matrix_state
 from jaxmodels.ops.recurrence import Family, Kernel, Method, Segment
 from jaxmodels.ops.triangular import solve_unit_lower
 
-# Keys up to here are quicker token by token, if only the value is asked.
-_NARROW = 64
-
 
 class Tokens(NamedTuple):
   """A chunk: q, k [C, K], v [C, V], beta [C], log_decay [C, K | 1]."""
@@ -77,10 +74,11 @@ def delta_rule(
       0, and each token sees only what has its own id.
     reverse: run from the last token to the first.
     method: a form of the engine, see `jaxmodels.ops.recurrence`; "auto" is
-      "parallel", but on CPU "chunked", and "recurrent" there with a decay a
-      key channel or K <= 64 if only the value is asked. "pallas" is for TPU,
-      see `jaxmodels.ops.kernels` for what it can and cannot do.
-    chunk_size: a power of two; 64 by default, 128 on TPU.
+      "parallel", but on CPU "chunked", and "recurrent" there if K <= 64 and
+      only the value is asked. "pallas" is for TPU, see
+      `jaxmodels.ops.kernels` for what it can and cannot do.
+    chunk_size: a power of two; 64 by default, 128 on TPU, 32 on CPU with a
+      decay a key channel.
     axis_name: mesh axis over which L is sharded, inside `shard_map`; equal
       shards. `initial_state` and the final state are those of the whole
       sequence, the same on every device: their specs leave the axis out.
@@ -92,7 +90,6 @@ def delta_rule(
   Raises:
     ValueError: a shape, dtype or option does not fit; names the argument.
   """
-  per_key = log_decay is not None and log_decay.ndim == k.ndim
   return run_matrix_state(
     "delta_rule",
     FAMILY,
@@ -103,7 +100,7 @@ def delta_rule(
     method=method,
     chunk_size=chunk_size,
     axis_name=axis_name,
-    by_token=per_key or k.shape[-1] <= _NARROW,
+    by_token=True,
   )
 
 

@@ -16,8 +16,8 @@ from jax import lax
 
 from jaxmodels.ops import checks
 from jaxmodels.ops.dtypes import wide
-from jaxmodels.ops.recurrence import Family, Method, Segment, run
-from jaxmodels.ops.schedule import choose
+from jaxmodels.ops.recurrence import Family, Method, Segment
+from jaxmodels.ops.schedule import run_chosen
 
 _CHUNK = 16
 
@@ -65,7 +65,8 @@ def dense_recurrence(
       0, and each token sees only what has its own id.
     reverse: run from the last token to the first.
     method: a form of the engine, see `jaxmodels.ops.recurrence`; "auto" is
-      "chunked" on CPU and "parallel" elsewhere.
+      "parallel", but on CPU "chunked", and "recurrent" there if only the
+      value is asked.
     chunk_size: a power of two; 16 by default.
     axis_name: mesh axis over which L is sharded, inside `shard_map`.
 
@@ -79,7 +80,6 @@ def dense_recurrence(
   op = "dense_recurrence"
   _check(op, A, b, initial_state, block_diagonal, segment_ids)
   *batch, length = b.shape[: -2 if block_diagonal else -1]
-  form, size = choose(op, method, chunk_size, length, _CHUNK)
   if initial_state is None:
     initial_state = jnp.zeros_like(jnp.sum(b, axis=len(batch)))
   dtype = wide(A, b, initial_state)
@@ -91,16 +91,17 @@ def dense_recurrence(
     jnp.zeros((count, length, groups), b.dtype),
   )
   with jax.named_scope(op):
-    y, state = run(
+    y, state = run_chosen(
+      op,
       FAMILY,
       tokens,
       initial_state.astype(dtype).reshape(count, groups, width),
-      segment_ids=None
-      if segment_ids is None
-      else segment_ids.reshape(count, length),
+      None if segment_ids is None else segment_ids.reshape(count, length),
       reverse=reverse,
-      method=form,
-      chunk_size=size,
+      method=method,
+      chunk_size=chunk_size,
+      default=_CHUNK,
+      on_cpu=("recurrent", "chunked"),
       axis_name=axis_name,
       dtype=b.dtype,
     )

@@ -14,8 +14,8 @@ from jax import lax
 
 from jaxmodels.ops import checks
 from jaxmodels.ops.dtypes import wide
-from jaxmodels.ops.recurrence import Family, Method, Segment, run
-from jaxmodels.ops.schedule import choose
+from jaxmodels.ops.recurrence import Family, Method, Segment
+from jaxmodels.ops.schedule import run_chosen
 
 _CHUNK = 128
 
@@ -67,30 +67,25 @@ def diagonal_recurrence(
   """
   op = "diagonal_recurrence"
   _check(op, a, b, initial_state, segment_ids)
-  form, size = choose(
-    op,
-    method,
-    chunk_size,
-    b.shape[1],
-    _CHUNK,
-    auto=("recurrent", "parallel"),
-  )
   if initial_state is None:
     initial_state = jnp.zeros_like(jnp.sum(b[:, :1], 1))
   dtype = wide(a, b, initial_state)
   channels = math.prod(b.shape[2:])
   with jax.named_scope(op):
-    y, state = run(
+    y, state = run_chosen(
+      op,
       FAMILY,
       # One head, and one axis of channels.
       jax.tree.map(
         lambda x: x.reshape(*b.shape[:2], 1, channels), Tokens(a, b)
       ),
       initial_state.astype(dtype).reshape(b.shape[0], 1, channels),
-      segment_ids=segment_ids,
+      segment_ids,
       reverse=reverse,
-      method=form,
-      chunk_size=size,
+      method=method,
+      chunk_size=chunk_size,
+      default=_CHUNK,
+      on_cpu=("recurrent", "recurrent"),
       axis_name=axis_name,
       dtype=b.dtype,
     )

@@ -60,10 +60,12 @@ def linear_attention(
       0, and each token sees only what has its own id.
     reverse: run from the last token to the first.
     method: a form of the engine, see `jaxmodels.ops.recurrence`; "auto" is
-      "parallel", but for long sequences "chunked" on CPU, and with a decay a
-      key channel "recurrent" there if only the value is asked. "pallas" is
-      for TPU, see `jaxmodels.ops.kernels` for what it can and cannot do.
-    chunk_size: a power of two; 64 by default, 128 on TPU.
+      "parallel", but on CPU "chunked" unless a gradient of a short sequence
+      is asked, and with a decay a key channel and K <= 64 "recurrent" there
+      if only the value is. "pallas" is for TPU, see `jaxmodels.ops.kernels`
+      for what it can and cannot do.
+    chunk_size: a power of two; 64 by default, 128 on TPU, 32 on CPU with a
+      decay a key channel.
     axis_name: mesh axis over which L is sharded, inside `shard_map`; equal
       shards. `initial_state` and the final state are those of the whole
       sequence, the same on every device: their specs leave the axis out.
@@ -86,7 +88,7 @@ def linear_attention(
     method=method,
     chunk_size=chunk_size,
     axis_name=axis_name,
-    cached=CACHED // 4 if per_key else CACHED,
+    cached=CACHED // 2 if per_key else CACHED,
     by_token=per_key,
   )
 

@@ -7,10 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxmodels.ops import checks
-from jaxmodels.ops.by_use import by_use
 from jaxmodels.ops.dtypes import wide
-from jaxmodels.ops.recurrence import Family, run
-from jaxmodels.ops.schedule import choose, default_chunk_size
+from jaxmodels.ops.recurrence import Family
+from jaxmodels.ops.schedule import NARROW, default_chunk_size, run_chosen
 
 
 def run_matrix_state(
@@ -29,10 +28,10 @@ def run_matrix_state(
 ) -> tuple[jax.Array, jax.Array]:
   """Checks and runs an op.
 
-  On a CPU "auto" is "parallel" while all chunks at once stay in its cache and
-  "chunked" beyond; but where only the value is asked "recurrent", if a chunk
-  has far more to do than its tokens one by one. On accelerators it is
-  "parallel".
+  On a CPU "auto" is "chunked"; but a gradient is "parallel" while all chunks
+  at once stay in the cache, and where only the value is asked "recurrent" is
+  quicker for narrow keys, if a chunk has far more to do than its tokens one
+  by one. On accelerators it is "parallel".
 
   Args:
     op: its name, for messages and for the scope in the compiled program.
@@ -48,28 +47,15 @@ def run_matrix_state(
     cached: numbers of k up to which the chunks stay in a CPU's cache; none
       where all at once have more to do, such as the transitions of a family
       that otherwise has a walk.
-    by_token: whether a CPU is quicker to the value token by token.
+    by_token: whether the tokens of a chunk have less to do one by one.
 
   Returns:
     y [..., L, H, V] in the dtype of v, the final state [..., H, K, V].
   """
   _check(op, tokens, initial_state, segment_ids)
-  *batch, length, _, _ = tokens.k.shape
+  *batch, _, _, _ = tokens.k.shape
   gate = tokens.log_decay
   per_key = gate is not None and gate.ndim == tokens.k.ndim
-  on_cpu = "parallel" if tokens.k.size <= cached else "chunked"
-  (value, size), (gradient, _) = (
-    choose(
-      op,
-      method,
-      chunk_size,
-      length,
-      default_chunk_size(),
-      kernel=family.kernel is not None,
-      auto=(form, "parallel"),
-    )
-    for form in ("recurrent" if by_token else on_cpu, on_cpu)
-  )
   if initial_state is None:
     initial_state = _zero_state(tokens)
   dtype = wide(initial_state, tokens.k, tokens.v)
@@ -80,30 +66,24 @@ def run_matrix_state(
   if gate is not None and not per_key:
     tokens = tokens._replace(log_decay=gate[..., None])
 
-  def in_form(method):
-    def form(tokens, state, segment_ids):
-      return run(
-        family,
-        tokens,
-        state,
-        segment_ids=segment_ids,
-        reverse=reverse,
-        method=method,
-        chunk_size=size,
-        axis_name=axis_name,
-        dtype=tokens.v.dtype,
-      )
-
-    return form
-
-  program = in_form(gradient)
-  if value != gradient:
-    program = by_use(in_form(value), program)
+  by_token = by_token and tokens.k.shape[-1] <= NARROW
   with jax.named_scope(op):
-    y, state = program(
+    y, state = run_chosen(
+      op,
+      family,
       jax.tree.map(fold, tokens),
       fold(initial_state.astype(dtype)),
       None if segment_ids is None else fold(segment_ids),
+      reverse=reverse,
+      method=method,
+      chunk_size=chunk_size,
+      default=default_chunk_size(per_key),
+      on_cpu=(
+        "recurrent" if by_token else "chunked",
+        "parallel" if tokens.k.size <= cached else "chunked",
+      ),
+      axis_name=axis_name,
+      dtype=tokens.v.dtype,
     )
   y = y.reshape(*batch, *y.shape[1:])
   state = state.reshape(*batch, *state.shape[1:])

@@ -23,8 +23,8 @@ from jaxmodels.ops import checks
 from jaxmodels.ops.decay import between, clip
 from jaxmodels.ops.dtypes import wide
 from jaxmodels.ops.links import Links
-from jaxmodels.ops.recurrence import Family, Method, Segment, run
-from jaxmodels.ops.schedule import CACHED, choose, default_chunk_size
+from jaxmodels.ops.recurrence import Family, Method, Segment
+from jaxmodels.ops.schedule import CACHED, default_chunk_size, run_chosen
 
 # The m of a state that nothing was written to, and of an input gate of zero:
 # finite, so that differences are.
@@ -102,7 +102,8 @@ def normalized_linear_attention(
       0, and each token sees only what has its own id.
     reverse: run from the last token to the first.
     method: a form of the engine, see `jaxmodels.ops.recurrence`; "auto" is
-      "parallel", but for long sequences on CPU "chunked".
+      "parallel", but on CPU "chunked" unless a gradient of a short sequence
+      is asked.
     chunk_size: a power of two; 64 by default, 128 on TPU.
     axis_name: mesh axis over which L is sharded, inside `shard_map`.
 
@@ -123,16 +124,7 @@ def normalized_linear_attention(
   if floor is None:
     floor = 1e-6 if log_input_gate is None else 1.0
   _check(op, q, k, v, gates, initial_state, floor, segment_ids)
-  *batch, length, _, _ = k.shape
-  on_cpu = "parallel" if k.size <= CACHED // 4 else "chunked"
-  form, size = choose(
-    op,
-    method,
-    chunk_size,
-    length,
-    default_chunk_size(),
-    auto=(on_cpu, "parallel"),
-  )
+  *batch, _, _, _ = k.shape
   dtype = wide(k, v)
 
   def fold(x):  # Leading batch axes become one.
@@ -145,14 +137,17 @@ def normalized_linear_attention(
     )
     tokens = Tokens(q, k, v, jnp.maximum(log_i, EMPTY), log_f)
     state = _enter(initial_state, tokens)
-    y, state = run(
+    y, state = run_chosen(
+      op,
       _family(floor),
       jax.tree.map(fold, tokens),
       jax.tree.map(fold, state),
-      segment_ids=None if segment_ids is None else fold(segment_ids),
+      None if segment_ids is None else fold(segment_ids),
       reverse=reverse,
-      method=form,
-      chunk_size=size,
+      method=method,
+      chunk_size=chunk_size,
+      default=default_chunk_size(),
+      on_cpu=("chunked", "parallel" if k.size <= CACHED // 2 else "chunked"),
       axis_name=axis_name,
       dtype=v.dtype,
     )

@@ -14,13 +14,86 @@ of the delta rule, but `jit` cannot part it over several chips, and no chip
 has run it yet.
 """
 
+from typing import Any
+
+import jax
+
+from jaxmodels.ops.by_use import by_use
 from jaxmodels.ops.checks import require
 from jaxmodels.ops.platform import platform
+from jaxmodels.ops.recurrence import Family, run
 
 # Numbers of k whose chunks, of linear attention, stay in a CPU's cache all at
 # once (measured; two cores).
-CACHED = 2**19
+CACHED = 2**18
+# Keys up to here make states that stay in it from token to token.
+NARROW = 64
 METHODS = ("auto", "recurrent", "associative", "chunked", "parallel")
+
+
+def run_chosen(
+  op: str,
+  family: Family,
+  tokens: Any,
+  state: Any,
+  segment_ids: jax.Array | None,
+  *,
+  method: str,
+  chunk_size: int | None,
+  default: int,
+  on_cpu: tuple[str, str] = ("chunked", "chunked"),
+  elsewhere: str = "parallel",
+  **options: Any,
+) -> tuple[jax.Array, Any]:
+  """`run` in the form that `choose` names.
+
+  Args:
+    op: the op, for messages.
+    family: the recurrence; without arrays in it if the two of `on_cpu` are
+      not one.
+    tokens: as for `run`.
+    state: as for `run`.
+    segment_ids: as for `run`.
+    method: as the op got it.
+    chunk_size: as the op got it.
+    default: the chunk size where none is given.
+    on_cpu: what "auto" is on a CPU where only the value is asked, and where a
+      gradient is.
+    elsewhere: what it is on accelerators.
+    **options: of `run`.
+  """
+  length = jax.tree.leaves(tokens)[0].shape[1]
+  (value, size), (gradient, _) = (
+    choose(
+      op,
+      method,
+      chunk_size,
+      length,
+      default,
+      kernel=family.kernel is not None,
+      auto=(form, elsewhere),
+    )
+    for form in on_cpu
+  )
+
+  def in_form(method):
+    def form(tokens, state, segment_ids):
+      return run(
+        family,
+        tokens,
+        state,
+        segment_ids=segment_ids,
+        method=method,
+        chunk_size=size,
+        **options,
+      )
+
+    return form
+
+  program = in_form(gradient)
+  if value != gradient:
+    program = by_use(in_form(value), program)
+  return program(tokens, state, segment_ids)
 
 
 def choose(
@@ -81,6 +154,15 @@ def _check_kernel(op: str, kernel: bool) -> None:
   )
 
 
-def default_chunk_size() -> int:
-  """Tokens a chunk for matrix states: 64, and 128 to fill a TPU's unit."""
-  return 128 if platform() == "tpu" else 64
+def default_chunk_size(per_key: bool = False) -> int:
+  """Tokens a chunk for matrix states.
+
+  Args:
+    per_key: whether each key channel decays by itself, so that the work of a
+      chunk is far more than that of its products.
+
+  Returns:
+    64, but 128 to fill a TPU's unit, and 32 on a CPU with a decay a key.
+  """
+  name = platform()
+  return 128 if name == "tpu" else 32 if name == "cpu" and per_key else 64

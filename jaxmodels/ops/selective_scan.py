@@ -16,8 +16,8 @@ from jax import lax
 from jaxmodels.ops import checks, diagonal
 from jaxmodels.ops.dtypes import wide
 from jaxmodels.ops.platform import platform
-from jaxmodels.ops.recurrence import Family, Method, run
-from jaxmodels.ops.schedule import choose
+from jaxmodels.ops.recurrence import Family, Method
+from jaxmodels.ops.schedule import run_chosen
 
 _CHUNK = 16
 
@@ -89,10 +89,7 @@ def selective_scan(
   op = "selective_scan"
   tokens = Tokens(x, dt, B, C)
   _check(op, tokens, A, D, initial_state, segment_ids)
-  *batch, length, _ = x.shape
-  form, size = choose(
-    op, method, chunk_size, length, _CHUNK, auto=("chunked", "chunked")
-  )
+  *batch, _, _ = x.shape
   dtype = wide(*tokens, A) if initial_state is None else wide(initial_state, A)
   if initial_state is None:
     initial_state = _zero_state(x, A, dtype)
@@ -102,14 +99,17 @@ def selective_scan(
     return x.reshape(count, *x.shape[len(batch) :])
 
   with jax.named_scope(op):
-    y, state = run(
+    y, state = run_chosen(
+      op,
       _family(A.astype(dtype), None if D is None else D.astype(dtype)),
       jax.tree.map(lambda x: fold(x)[:, :, None], tokens),  # One head.
       initial_state.astype(dtype).reshape(count, 1, *A.shape),
-      segment_ids=None if segment_ids is None else fold(segment_ids),
+      None if segment_ids is None else fold(segment_ids),
       reverse=reverse,
-      method=form,
-      chunk_size=size,
+      method=method,
+      chunk_size=chunk_size,
+      default=_CHUNK,
+      elsewhere="chunked",
       axis_name=axis_name,
       dtype=x.dtype,
     )

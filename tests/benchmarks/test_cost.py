@@ -129,6 +129,25 @@ def test_without_libtpu_only_the_cpu_is_compiled_for(
   assert list(row["memory"]) == ["cpu"]
 
 
+def test_rows_that_are_there_are_not_made_again(monkeypatch, tmp_path):
+  """Two runs of an op each, joined: the page is that of one run."""
+  ops, parts = ("causal_convolution", "diagonal_recurrence"), []
+  common = (
+    "--methods recurrent --dtypes float32 --directions forward"
+    " --platforms cpu --lengths 8 16 --batch 1 --heads 1 --width 4"
+  )
+  for op in ops:
+    parts.append(str(tmp_path / op))
+    cost.main(f"--ops {op} {common} --json {parts[-1]}".split())
+  whole = tmp_path / "whole.md", tmp_path / "joined.md"
+  arguments = ["--ops", *ops, *common.split()]
+  cost.main([*arguments, "--out", str(whole[0])])
+  monkeypatch.setattr(cost, "row", None)
+  cost.main([*arguments, "--have", *parts, "--out", str(whole[1])])
+  one, other = (page.read_text().splitlines()[3:] for page in whole)
+  assert one == other and len(one) > 5
+
+
 @pytest.mark.slow
 @pytest.mark.tpu_aot
 @pytest.mark.skipif(not topology.is_there(), reason=topology.MISSING)

@@ -39,17 +39,27 @@ def test_interleaving_takes_turns_and_leaves_out_what_is_slow(monkeypatch):
   called = []
   took = {"a": 1.0, "b": 3.0, "c": 9.0}
 
-  def seconds(program):
-    called.append(program)
-    return took[program]
+  def seconds(call):
+    called.append(call)
+    return took[call]
 
   monkeypatch.setattr(measure, "seconds", seconds)
   times, slow = measure.interleave(
     {name: name for name in took}, repeats=2, budget=60, limit=5
   )
-  assert called == ["a", "b", "c", "a", "b", "a", "b"]
+  assert called[:3] == ["a", "b", "c"]
+  rounds = called[3:5], called[5:]
+  assert [sorted(names) for names in rounds] == [["a", "b"], ["a", "b"]]
   assert {n: list(t) for n, t in times.items()} == {"a": [1, 1], "b": [3, 3]}
   assert slow == {"c": 9}
+
+
+def test_nobody_always_follows_the_same(monkeypatch):
+  called = []
+  monkeypatch.setattr(measure, "seconds", lambda call: called.append(call) or 1)
+  measure.interleave({n: n for n in "abc"}, repeats=20, budget=60)
+  rounds = {tuple(called[i : i + 3]) for i in range(3, 63, 3)}
+  assert len(rounds) == 6  # Every order.
 
 
 def test_the_ratio_pairs_rounds():
