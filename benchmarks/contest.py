@@ -145,13 +145,12 @@ class Contest:
       return
     try:
       function, arguments = programs.directions(op, inputs)[self.direction]
-      traced = programs.lower(function, *arguments)
+      program = programs.build(programs.lower(function, *arguments))
     except ValueError as error:  # How an op says that a method cannot run.
       result.skipped = str(error)
       return
-    same = [n for n, other in built.items() if other.text == traced.text]
+    same = [n for n, other in built.items() if other.text == program.text]
     result.same_as = same[0] if same else None
-    program = built[same[0]] if same else programs.build(traced)
     result.compile = program.compile_seconds
     result.bytes = program.temp_bytes
     result.flops = flops.count(function, *arguments).total

@@ -1,5 +1,6 @@
 """Forward and gradient programs of an op, compiled, with what they cost."""
 
+import re
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ class Program(NamedTuple):
   Attributes:
     call: the compiled function.
     arguments: what it is called with.
-    text: the program before it was compiled.
+    text: what was compiled; the same text is the same program.
     compile_seconds: tracing, lowering and compiling, on the wall.
     processor_seconds: the same, of all cores together.
     temp_bytes: memory beyond arguments and results, as compiled.
@@ -42,14 +43,12 @@ class Lowered(NamedTuple):
   Attributes:
     lowered: as jax has it.
     arguments: what it will be called with.
-    text: the program: the same text is the same program.
     seconds: tracing and lowering, on the wall.
     processor_seconds: the same, of all cores together.
   """
 
   lowered: Any
   arguments: tuple[Any, ...]
-  text: str
   seconds: float
   processor_seconds: float
 
@@ -60,7 +59,7 @@ def lower(function: Function, *arguments: Any) -> Lowered:
   lowered = jax.jit(function).lower(*arguments)
   seconds = time.perf_counter() - start
   processor = time.process_time() - processor
-  return Lowered(lowered, arguments, lowered.as_text(), seconds, processor)
+  return Lowered(lowered, arguments, seconds, processor)
 
 
 def build(traced: Lowered, flops: float = 0.0) -> Program:
@@ -72,12 +71,19 @@ def build(traced: Lowered, flops: float = 0.0) -> Program:
   return Program(
     compiled,
     traced.arguments,
-    traced.text,
+    _instructions(compiled),
     traced.seconds + seconds,
     traced.processor_seconds + processor,
     compiled.memory_analysis().temp_size_in_bytes,
     flops,
   )
+
+
+def _instructions(compiled: Any) -> str:
+  """A compiled program without what says where in the source it is from."""
+  text = re.sub(r", metadata=\{[^}]*\}", "", compiled.as_text())
+  starts = (" ", "%", "ENTRY", "}")
+  return "\n".join(x for x in text.splitlines() if x.startswith(starts))
 
 
 def forward(op: Function) -> Function:
