@@ -49,6 +49,15 @@ LENGTHS = ((3, 22, 15), (19, 1, 1, 19))
 IDS = np.stack([np.repeat(np.arange(len(row)), row) for row in LENGTHS])
 
 every_case = pytest.mark.parametrize("case", CASES)
+# The others differ by an option of the same class, or have it here.
+VARIANTS = ("delta_net", "delta_net_negative", "kda", "sliding_attention")
+each_class = pytest.mark.parametrize(
+  "case",
+  [
+    pytest.param(case, marks=pytest.mark.slow if case in VARIANTS else ())
+    for case in CASES
+  ],
+)
 
 
 def build(case, **fields):
@@ -117,7 +126,7 @@ def test_packed_documents_follow_the_equation_of_the_paper(case):
     assert_close(y[row, start:end], wanted, 2e-5)
 
 
-@every_case
+@each_class
 def test_the_contract_of_mixers(case):
   # One case an op compares the forms; the others share its engine.
   forms = case in ("gla", "kda", "mamba2", "s5", "sliding_attention")

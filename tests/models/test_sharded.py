@@ -39,8 +39,8 @@ def over(mesh_size, function, in_specs, out_specs):
 @pytest.mark.parametrize(
   ("mixers", "fields"),
   [
-    (("gla", "s5", "softmax_attention"), {"remat": "full"}),
-    pytest.param(("kda", "delta_net"), {}, marks=pytest.mark.slow),
+    (("gla", "softmax_attention"), {"remat": "full"}),
+    pytest.param(("kda", "s5", "delta_net"), {}, marks=pytest.mark.slow),
     pytest.param(
       ("gated_deltanet", "mamba2", "sliding_attention"),
       {"scan_layers": True, "depth": 6},

@@ -77,11 +77,28 @@ def exact_gradients(window, arguments, ids, size, cotangents):
 
 
 @pytest.mark.parametrize(
-  ("resets", "given"),
-  [("none", False), ("none", True), ("at_0", True), ("middle", True)],
+  ("window", "resets", "given"),
+  [
+    (None, "none", False),
+    (None, "middle", True),
+    (1, "middle", True),
+    (5, "at_0", True),
+    (5, "middle", True),
+    *(
+      pytest.param(*case, marks=pytest.mark.slow)
+      for case in [
+        (None, "none", True),
+        (None, "at_0", True),
+        (1, "none", False),
+        (1, "none", True),
+        (1, "at_0", True),
+        (5, "none", False),
+        (5, "none", True),
+      ]
+    ),
+  ],
 )
-@pytest.mark.parametrize("window", [None, 1, 5])
-def test_values_and_gradients_are_the_definition_s(resets, window, given):
+def test_values_and_gradients_are_the_definition_s(window, resets, given):
   ids = RESETS[resets]
   past = PAST if window is None else window - 1
   arrays, entering = draw(past=past)
@@ -142,7 +159,7 @@ def test_bfloat16_is_summed_in_float32():
 @pytest.mark.parametrize(
   ("window", "cuts"),
   [
-    (None, (1, 9)),
+    pytest.param(None, (1, 9), marks=pytest.mark.slow),
     pytest.param(1, (5,), marks=pytest.mark.slow),
     (3, (0, 5)),
     pytest.param(3, tuple(range(1, 11)), marks=pytest.mark.slow),

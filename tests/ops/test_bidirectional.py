@@ -1,6 +1,7 @@
 """LION: the masked product is the two recurrences, however they are run."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -53,9 +54,16 @@ def ids():
   return np.repeat([[0, 1, 2]], [5, 7, 1], axis=1) * np.array([[1], [0]])
 
 
-@pytest.mark.parametrize("normalize", [False, True])
-@pytest.mark.parametrize("method", FORMS)
-@pytest.mark.parametrize("kind", KINDS)
+def cases():
+  """By default each kind, and the forms token by token of one kind only."""
+  for case in itertools.product(KINDS, FORMS, [False, True]):
+    kind, method, normalize = case
+    by_token = method in ("recurrent", "associative")
+    often = normalize == (kind == "D") and not (by_token and kind != "S")
+    yield pytest.param(*case, marks=() if often else pytest.mark.slow)
+
+
+@pytest.mark.parametrize(("kind", "method", "normalize"), cases())
 def test_every_form(kind, method, normalize):
   op = functools.partial(
     ops.bidirectional,

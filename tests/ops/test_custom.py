@@ -79,6 +79,7 @@ def draw(rng, length):
   }
 
 
+@pytest.mark.slow
 def test_every_form_of_a_nonlinear_read_and_a_state_of_two_arrays():
   check_op(average, definition, draw, lengths=(11,), chunk_size=4)
 

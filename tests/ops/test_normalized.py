@@ -61,7 +61,14 @@ def test_without_gates_it_is_the_row_normalised_product():
   assert relative_error(y, wanted) < 2e-6
 
 
-@pytest.mark.parametrize("method", ["recurrent", "chunked", "parallel"])
+@pytest.mark.parametrize(
+  "method",
+  [
+    pytest.param("recurrent", marks=pytest.mark.slow),
+    "chunked",
+    pytest.param("parallel", marks=pytest.mark.slow),
+  ],
+)
 def test_input_gates_of_any_size(method):
   """e^+-80, and zero: finite with gradients, and right."""
   arguments = drawn(length=70)
@@ -93,7 +100,9 @@ def test_input_gates_of_any_size(method):
     assert np.all(np.isfinite(gradient))
 
 
-@pytest.mark.parametrize("at", [1, 8, 11])
+@pytest.mark.parametrize(
+  "at", [*(pytest.param(at, marks=pytest.mark.slow) for at in (1, 8)), 11]
+)
 def test_cut_and_continue(at):
   arguments = drawn()
   state = arguments.pop("initial_state")

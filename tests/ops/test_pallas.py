@@ -97,10 +97,14 @@ def delta(factors, state):
 @pytest.mark.parametrize(
   ("walk", "definition", "room", "block"),
   [
-    (kernels.walk_decayed, decayed, 8 << 20, (4, 16)),
+    pytest.param(
+      *(kernels.walk_decayed, decayed, 8 << 20, (4, 16)), marks=pytest.mark.slow
+    ),
     (kernels.walk_decayed, decayed, 200_000, (2, 16)),
     (kernels.walk_decayed, decayed, 60_000, (1, 8)),
-    (kernels.walk_delta, delta, 8 << 20, (4, 16)),
+    pytest.param(
+      *(kernels.walk_delta, delta, 8 << 20, (4, 16)), marks=pytest.mark.slow
+    ),
     (kernels.walk_delta, delta, 120_000, (1, 8)),
   ],
 )

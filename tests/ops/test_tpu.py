@@ -41,7 +41,7 @@ def temp_bytes(chip, op, length, **options):
 @pytest.mark.parametrize(
   ("op", "method"),
   [
-    (ops.linear_attention, "chunked"),
+    pytest.param(ops.linear_attention, "chunked", marks=pytest.mark.slow),
     (ops.linear_attention, "parallel"),
     (ops.delta_rule, "chunked"),
     pytest.param(ops.delta_rule, "parallel", marks=pytest.mark.slow),
