@@ -11,9 +11,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 FILES := pyproject.toml constraints.txt
 EXTRAS := test,lint,aot
-# glibc then asks Linux for large pages: the arrays that come and go with every
-# step cost a fifth of the time as small ones. It is read as a process starts;
-# elsewhere it does nothing.
+# glibc then asks Linux for large pages: of small ones, the arrays that come and
+# go with every step cost a sixth of the time. Read as a process starts; where
+# there is no glibc it does nothing.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
 .PHONY: train test test-all test-peers lint format clean help
