@@ -6,6 +6,7 @@ several runs of `benchmarks.ops` wrote.
 
 import argparse
 import json
+import math
 import pathlib
 from collections.abc import Sequence
 
@@ -39,10 +40,14 @@ def ops(results: Sequence[Result], output: str) -> None:
   """
   directions = list(dict.fromkeys(r.direction for r in results))
   names = list(dict.fromkeys(r.op for r in results))
-  figure, panels = grid(len(names), len(directions))
-  for axes, (op, direction) in zip(
-    panels, ((o, d) for o in names for d in directions), strict=True
-  ):
+  side_by_side = 1 if len(names) < 4 else 2
+  figure, panels = grid(
+    math.ceil(len(names) / side_by_side), side_by_side * len(directions)
+  )
+  shown = [(op, direction) for op in names for direction in directions]
+  for axes in panels[len(shown) :]:
+    axes.set_axis_off()
+  for axes, (op, direction) in zip(panels, shown, strict=False):
     here = [r for r in results if (r.op, r.direction) == (op, direction)]
     _contenders(axes, here)
     frame(axes, f"{op}, {direction}", "tokens a sequence", "seconds")

@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding, SingleDeviceSharding
+from jax.sharding import NamedSharding
 
 from jaxmodels.ops.platform import trace_for
 from train import config as configs
@@ -18,9 +18,9 @@ from train import flops
 from train.collectives import Collective, collectives
 from train.config import Config, validate
 from train.errors import RunError, UserError, one_line
-from train.mesh import BATCH, check_pieces, make_mesh, shardings
+from train.mesh import BATCH, check_pieces
 from train.model_flops import model_flops
-from train.sharding import make_strategy
+from train.sharding import Strategy, make_strategy
 from train.start import make_task, new_state, open_split
 from train.state import TrainState
 from train.topology import SLICES, slice_devices
@@ -135,9 +135,10 @@ def plan(config: Config, topology: str) -> Plan:
   with trace_for("tpu"):
     _, state = new_state(config, task, length)
     check_pieces(mesh, task.model, state.params, length, devices)
-    arguments = place(config, mesh, devices, state, length)
+    strategy = make_strategy("jit", task, mesh=mesh, devices=devices)
+    arguments = lay_out(strategy, state, (config.batch_size, length))
     # A jitted function, which the type of a strategy does not say.
-    step: Any = make_strategy("jit", task, mesh=mesh, devices=devices).step
+    step: Any = strategy.step
     traced = step.trace(*arguments)
   begun = time.perf_counter()
   compiled, needed = _compile(traced.lower())
@@ -170,43 +171,29 @@ def sequence_length(data: Any) -> int:
   return np.shape(open_split(data, "train")[0]["inputs"])[0]
 
 
-def place(
-  config: Config,
-  mesh: configs.Mesh,
-  devices: Sequence[Any],
-  state: TrainState,
-  length: int,
+def lay_out(
+  strategy: Strategy, state: TrainState, shape: tuple[int, int]
 ) -> tuple[Any, Any]:
   """Returns the shapes of a state and a batch, and where they lie.
 
   Args:
-    config: The run.
-    mesh: Devices along each axis.
-    devices: Of which the first are taken.
+    strategy: One device, or a mesh of them.
     state: Its shapes.
-    length: Tokens a sequence.
+    shape: Of a batch: sequences, and tokens of each.
   """
-  shape = (config.batch_size, length)
-  batch = {
-    name: jax.ShapeDtypeStruct(shape, dtype) for name, dtype in _DTYPES.items()
-  }
-  where_state: Any
-  where_batch: Any
-  if mesh == configs.Mesh():
-    where_batch = SingleDeviceSharding(devices[0])
-    where_state = jax.tree.map(lambda _: where_batch, state)
-  else:
-    laid_out = make_mesh(mesh, devices)
-    where_batch = NamedSharding(laid_out, BATCH)
-    where_state = shardings(laid_out, state)
+  where = strategy.place(state)
+  where_batch = jax.tree.leaves(where)[0]
+  if isinstance(where_batch, NamedSharding):
+    where_batch = NamedSharding(where_batch.mesh, BATCH)
 
   def lying(x: Any, where: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
 
-  return (
-    jax.tree.map(lying, state, where_state),
-    jax.tree.map(lambda x: lying(x, where_batch), batch),
-  )
+  batch = {
+    name: jax.ShapeDtypeStruct(shape, dtype, sharding=where_batch)
+    for name, dtype in _DTYPES.items()
+  }
+  return jax.tree.map(lying, state, where), batch
 
 
 def _compile(lowered: Any) -> tuple[Any, int | None]:

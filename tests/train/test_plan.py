@@ -47,8 +47,8 @@ def cut(mixer, length, function):
   task, devices = make_task(config), topology.slice_devices("v5e:2x2")
   with trace_for("tpu"):
     _, state = new_state(config, task, length)
-    arguments = aot.place(config, config.mesh, devices, state, length)
     strategy = make_strategy("jit", task, mesh=config.mesh, devices=devices)
+    arguments = aot.lay_out(strategy, state, (config.batch_size, length))
     lowered = getattr(strategy, function).lower(*arguments)
   return collectives(lowered.compile().as_text())
 

@@ -1,0 +1,54 @@
+"""What "auto" is on a CPU, where a value is asked and where a gradient is."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from benchmarks.cases import CASES, Sizes
+from benchmarks.programs import directions
+from jaxmodels.ops import recurrence, schedule
+
+SHORT, LONG = Sizes(length=256), Sizes(length=4096)
+WIDE = Sizes(length=4096, width=128)
+
+
+@pytest.mark.parametrize(
+  ("op", "sizes", "value", "gradient"),
+  [
+    ("linear_attention", SHORT, "chunked", "parallel"),
+    ("linear_attention", LONG, "chunked", "chunked"),
+    ("linear_attention_key_decay", SHORT, "recurrent", "parallel"),
+    ("linear_attention_key_decay", LONG, "recurrent", "chunked"),
+    ("linear_attention_key_decay", WIDE, "chunked", "chunked"),
+    ("delta_rule", SHORT, "recurrent", "chunked"),
+    ("delta_rule", WIDE, "chunked", "chunked"),
+    ("dplr_recurrence", LONG, "recurrent", "chunked"),
+    ("normalized_linear_attention", SHORT, "chunked", "parallel"),
+    ("dense_recurrence", LONG, "recurrent", "chunked"),
+    ("diagonal_recurrence", LONG, "recurrent", "recurrent"),
+    ("selective_scan", LONG, "chunked", "chunked"),
+  ],
+)
+def test_auto_on_a_cpu(monkeypatch, op, sizes, value, gradient):
+  asked = []
+
+  def run(*args, method, **options):
+    asked.append(method)
+    return recurrence.run(*args, method=method, **options)
+
+  monkeypatch.setattr(schedule, "run", run)
+  programs = directions(CASES[op].op, CASES[op].shapes(sizes))
+  found = {}
+  for direction, (function, arguments) in programs.items():
+    asked.clear()
+    jax.eval_shape(function, *arguments)
+    found[direction] = asked[-1]
+  assert found == {"forward": value, "gradient": gradient}
+
+
+def test_a_value_and_its_gradient_may_take_two_ways():
+  """The value is of one function; with a gradient both are of the other."""
+  function = schedule.by_use(lambda x: 2 * x, lambda x: 3 * x + 1)
+  assert function(jnp.ones(())) == 2
+  value, gradient = jax.value_and_grad(function)(jnp.ones(()))
+  assert (value, gradient) == (4, 3)
