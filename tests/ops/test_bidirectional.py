@@ -63,7 +63,7 @@ def cases():
     yield pytest.param(*case, marks=() if often else pytest.mark.slow)
 
 
-@pytest.mark.parametrize(("kind", "method", "normalize"), cases())
+@pytest.mark.parametrize(("kind", "method", "normalize"), list(cases()))
 def test_every_form(kind, method, normalize):
   op = functools.partial(
     ops.bidirectional,
