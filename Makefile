@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 FILES := pyproject.toml constraints.txt
 EXTRAS := test,lint,aot
 # glibc then asks Linux for large pages: of small ones, the arrays that come and
-# go with every step cost a sixth of the time. Read as a process starts; where
+# go with every step cost a fifth of the time. Read as a process starts; where
 # there is no glibc it does nothing.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 

@@ -79,9 +79,10 @@ def linear_attention(
   """
   per_key = log_decay is not None and log_decay.ndim == k.ndim
   # Measured: the fewer decays a chunk makes, the more chunks fit.
-  cached = 2 * CACHED if log_decay is None else CACHED
-  if per_key:
-    cached = CACHED // 2
+  if log_decay is None:
+    cached = 2 * CACHED
+  else:
+    cached = CACHED // 2 if per_key else CACHED
   return run_matrix_state(
     "linear_attention",
     FAMILY,
