@@ -49,9 +49,9 @@ def dense_recurrence(
   at M / N of the work.
 
   Given the state, a token costs one matrix-vector product, and that is what
-  "chunked" and "recurrent" do; the gradient of "chunked" keeps the states
-  between chunks. "parallel", "associative" and `axis_name` multiply the
-  matrices of a span, M times the work, for a walk of L / C + C steps.
+  "chunked" and "recurrent" do; their gradient keeps A and y. "parallel",
+  "associative" and `axis_name` multiply the matrices of a span, M times the
+  work, for a walk of L / C + C steps.
 
   Cost: about 2 N^2 flops a token, 2 G M^2 of blocks, chunked forward.
 
@@ -65,8 +65,7 @@ def dense_recurrence(
       0, and each token sees only what has its own id.
     reverse: run from the last token to the first.
     method: a form of the engine, see `jaxmodels.ops.recurrence`; "auto" is
-      "parallel", but on CPU "chunked", and "recurrent" there if only the
-      value is asked.
+      "recurrent" on CPU, where it is fastest, and "parallel" elsewhere.
     chunk_size: a power of two; 16 by default.
     axis_name: mesh axis over which L is sharded, inside `shard_map`.
 
@@ -101,7 +100,7 @@ def dense_recurrence(
       method=method,
       chunk_size=chunk_size,
       default=_CHUNK,
-      on_cpu=("recurrent", "chunked"),
+      on_cpu=("recurrent", "recurrent"),
       axis_name=axis_name,
       dtype=b.dtype,
     )
@@ -116,7 +115,7 @@ def _segments(chunk, links):
   identity = jnp.where(same, jnp.ones_like(chunk.A), 0)
   padding = jnp.real(chunk.padding)[:, None, None] > 0
   A = jnp.where(padding, identity, chunk.A)
-  return Segment(jnp.where(links.previous[:, None, None], A, 0), chunk.b)
+  return Segment(links.cut(A), chunk.b)
 
 
 def summarize(chunk, links):
@@ -165,8 +164,20 @@ def _product(A, x):
   return jnp.matmul(A, x, precision=lax.Precision.HIGHEST)
 
 
+def tangent(chunk, change, before):
+  """`dh_t = A_t dh_{t-1} + (dA_t h_{t-1} + db_t)`."""
+  written = _product(change.A, before[..., None])[..., 0]
+  return chunk._replace(b=written + change.b)
+
+
 FAMILY = Family(
-  summarize, compose, advance, read, walk, neutral=Tokens(0, 0, 1)
+  summarize,
+  compose,
+  advance,
+  read,
+  walk,
+  tangent=tangent,
+  neutral=Tokens(0, 0, 1),
 )
 
 

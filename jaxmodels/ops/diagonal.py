@@ -96,9 +96,7 @@ def diagonal_recurrence(
 
 def _prefix(chunk, links):
   """Segments [C, ...] of the chunk's first 1, 2, ..., C tokens."""
-  joined = jnp.expand_dims(links.previous, range(1, chunk.a.ndim))
-  a = jnp.where(joined, chunk.a, 0)
-  return lax.associative_scan(compose, Segment(a, chunk.b))
+  return lax.associative_scan(compose, Segment(links.cut(chunk.a), chunk.b))
 
 
 def summarize(chunk, links):
@@ -129,7 +127,20 @@ def walk(chunk, links, state):
   return y, y[-1]
 
 
-FAMILY = Family(summarize, compose, advance, read, walk, neutral=Tokens(1, 0))
+def tangent(chunk, change, before):
+  """`dh_t = a_t dh_{t-1} + (da_t h_{t-1} + db_t)`."""
+  return Tokens(chunk.a, change.a * before + change.b)
+
+
+FAMILY = Family(
+  summarize,
+  compose,
+  advance,
+  read,
+  walk,
+  tangent=tangent,
+  neutral=Tokens(1, 0),
+)
 
 
 def _check(op, a, b, initial_state, segment_ids):

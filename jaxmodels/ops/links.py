@@ -32,6 +32,13 @@ class Links(NamedTuple):
     """[C], the token is joined to what came right before it."""
     return jnp.concatenate([self.entry[:1], jnp.diagonal(self.pair, offset=-1)])
 
+  def cut(self, x: jax.Array) -> jax.Array:
+    """Makes x [C, ...] 0 at tokens not joined to what came right before."""
+    if isinstance(self.pair, np.ndarray):  # One segment.
+      return x
+    joined = jnp.expand_dims(self.previous, range(1, x.ndim))
+    return jnp.where(joined, x, 0)
+
 
 def links_of(ids: jax.Array, before: jax.Array) -> Links:
   """Links of one chunk from its segment ids [C] and the id [] before it."""

@@ -33,15 +33,26 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxmodels.ops import halo, sequence_parallel
+from jaxmodels.ops import sequence_parallel
 from jaxmodels.ops.by_use import by_use
-from jaxmodels.ops.dtypes import wide
-from jaxmodels.ops.links import Links, links_of, one_segment
+from jaxmodels.ops.chunks import (
+  Inputs,
+  Tree,
+  lift,
+  links_from,
+  merge,
+  orient,
+  split,
+  split_ids,
+  widen,
+  without_ones,
+)
+from jaxmodels.ops.links import Links
+from jaxmodels.ops.tangent import by_tangent
 
 Method = Literal[
   "auto", "recurrent", "associative", "chunked", "parallel", "pallas"
 ]
-Tree = Any  # A pytree of arrays.
 
 
 class Segment(NamedTuple):
@@ -84,6 +95,10 @@ class Family(NamedTuple):
     step: optional, `walk` of a chunk of one token where only its value is
       asked: outputs that read the state after the token, `y_t = read(q_t,
       S_t)`, spare a copy of the state before it.
+    tangent: optional, `(chunk, change, before) -> chunk` for families whose y
+      is every state: the tokens that write the tangent, see
+      `jaxmodels.ops.tangent`; before [C, ...] are the states before each
+      token.
     neutral: the token that leaves every state as it is, a pytree of scalars
       like a chunk or one scalar for all leaves; it fills the last chunk.
     kernel: the form "pallas", where there is one.
@@ -95,6 +110,7 @@ class Family(NamedTuple):
   read: Callable[[Tree, Links, Tree], jax.Array]
   walk: Callable[[Tree, Links, Tree], tuple[jax.Array, Tree]] | None = None
   step: Callable[[Tree, Links, Tree], tuple[jax.Array, Tree]] | None = None
+  tangent: Callable[[Tree, Tree, Tree], Tree] | None = None
   neutral: Tree = 0
   kernel: Kernel | None = None
 
@@ -138,66 +154,74 @@ def run(
   if reverse:
     tokens = jax.tree.map(lambda x: jnp.flip(x, 1), tokens)
   if segment_ids is not None:
-    segment_ids, before = _orient(segment_ids, reverse, axis_name)
+    segment_ids, before = orient(segment_ids, reverse, axis_name)
   size = 1 if method in ("recurrent", "associative") else chunk_size
-  inputs = _Inputs(
-    _split(tokens, size, family.neutral),
-    None if segment_ids is None else _split_ids(segment_ids, size, before),
+  inputs = Inputs(
+    split(tokens, size, family.neutral),
+    None if segment_ids is None else split_ids(segment_ids, size, before),
   )
   final = None
   if axis_name is not None:
     whole = _fold(family, inputs, size)
     state, final = sequence_parallel.exchange(
-      _lift(family.advance), whole, state, axis_name, reverse
+      lift(family.advance), whole, state, axis_name, reverse
     )
-  if method in ("recurrent", "chunked"):
-    y, last = _one_by_one(family, inputs, state, size, dtype)
+  way = _one_by_one if method in ("recurrent", "chunked") else _all_at_once
+  through = functools.partial(way, family, size, method)
+  if family.tangent is None:
+    y, last = through(dtype, inputs, state)
   else:
-    y, last = _all_at_once(family, inputs, state, size, dtype, method)
-  y = _merge(y, length)
+    y, last = by_tangent(family.tangent, through, dtype)(inputs, state)
+  y = merge(y, length)
   return jnp.flip(y, 1) if reverse else y, last if final is None else final
 
 
 # The two ways through the chunks.
 
 
-def _one_by_one(family, inputs, state, size, dtype):
+def _one_by_one(family, size, method, dtype, inputs, state):
   """Walks the state from chunk to chunk."""
+  del method
+  drop, restore = without_ones(inputs)
 
   def by(walk):
     def body(state, one):
-      links = _links(one.ids, size)
-      y, state = _lift(walk, links)(_widen(one.chunks), links, state)
-      return state, y.astype(dtype or y.dtype)
+      links = links_from(one.ids, size)
+      chunk = widen(restore(one.chunks))
+      y, state = lift(walk, links)(chunk, links, state)
+      return state, drop(y.astype(dtype or y.dtype))
 
     return body
 
   body = by(family.walk or _walk(family))
   if size == 1 and family.step is not None:
     body = by_use(by(family.step), body)
+  inputs = inputs._replace(chunks=jax.vmap(drop)(inputs.chunks))
   count = jax.tree.leaves(inputs)[0].shape[0]
   if count == 1:  # No loop: this is also the step of decoding.
     state, y = body(state, jax.tree.map(lambda x: x[0], inputs))
-    return y[None], state
-  if size > 1:  # The gradient keeps the states between chunks, no more.
+    return restore(y)[None], state
+  if size > 1 or family.tangent is not None:
+    # The gradient keeps the states between chunks, no more. A tangent needs
+    # no states: it keeps the tokens as they are, not what a step makes of them.
     body = jax.checkpoint(body, prevent_cse=False)
   state, y = lax.scan(body, state, inputs)
-  return y, state
+  return jax.vmap(restore)(y), state
 
 
-def _all_at_once(family, inputs, state, size, dtype, method):
+def _all_at_once(family, size, method, dtype, inputs, state):
   """Summarises all chunks, finds the states between them, reads all chunks."""
-  chunks = _widen(inputs.chunks)
-  links = _links(inputs.ids, size)
+  chunks = widen(inputs.chunks)
+  links = links_from(inputs.ids, size)
   if method == "pallas":
     form = family.kernel
   else:
     states = _associate if method == "associative" else _advance_through
     walk = functools.partial(states, family)
     form = Kernel(family.summarize, walk, family.read)
-  factors = _lift(form.factor, links, chunks=True)(chunks, links)
+  factors = lift(form.factor, links, chunks=True)(chunks, links)
   entering, last = form.walk(factors, state)
-  y = _lift(form.read, links, chunks=True)(chunks, links, entering)
+  y = lift(form.read, links, chunks=True)(chunks, links, entering)
   return y.astype(dtype or y.dtype), last
 
 
@@ -205,7 +229,7 @@ def _advance_through(family, segments, state):
   """The states [n, ...] entering n segments, and the one leaving the last."""
 
   def body(state, segment):
-    return _lift(family.advance)(segment, state), state
+    return lift(family.advance)(segment, state), state
 
   last, entering = lax.scan(body, state, segments)
   return entering, last
@@ -213,8 +237,8 @@ def _advance_through(family, segments, state):
 
 def _associate(family, segments, state):
   """As `_advance_through`, from an associative scan over the segments."""
-  prefix = lax.associative_scan(jax.vmap(_lift(family.compose)), segments)
-  advance = jax.vmap(_lift(family.advance), in_axes=(0, None))
+  prefix = lax.associative_scan(jax.vmap(lift(family.compose)), segments)
+  advance = jax.vmap(lift(family.advance), in_axes=(0, None))
   leaving = advance(prefix, state)
   entering = jax.tree.map(
     lambda first, rest: jnp.concatenate([first[None], rest[:-1]]),
@@ -228,11 +252,11 @@ def _fold(family, inputs, size):
   """The one segment of all chunks."""
 
   def summarize(one):
-    links = _links(one.ids, size)
-    return _lift(family.summarize, links)(_widen(one.chunks), links)
+    links = links_from(one.ids, size)
+    return lift(family.summarize, links)(widen(one.chunks), links)
 
   def body(earlier, one):
-    return _lift(family.compose)(earlier, summarize(one)), None
+    return lift(family.compose)(earlier, summarize(one)), None
 
   first = summarize(jax.tree.map(lambda x: x[0], inputs))
   rest = jax.tree.map(lambda x: x[1:], inputs)
@@ -248,127 +272,6 @@ def _walk(family):
     return family.read(chunk, links, state), family.advance(segment, state)
 
   return walk
-
-
-# From sequences to chunks and from one head to all.
-
-
-class _Inputs(NamedTuple):
-  """The sequence in n chunks: tokens [n, B, H, C, ...], ids [n, B, 1 + C]."""
-
-  chunks: Tree
-  ids: jax.Array | None
-
-
-def _split(tokens, size, neutral):
-  """[B, L, H, ...] to [n, B, H, C, ...]; neutral tokens fill the last chunk."""
-
-  def split(x, fill):
-    batch, length, heads, *rest = x.shape
-    pad = [(0, 0), (0, -length % size)] + [(0, 0)] * (x.ndim - 2)
-    x = jnp.pad(x, pad, constant_values=fill)
-    x = x.reshape(batch, -1, size, heads, *rest)
-    return jnp.moveaxis(x, (1, 3), (0, 2))
-
-  fill = jax.tree.broadcast(neutral, tokens)
-  return jax.tree.map(split, tokens, fill)
-
-
-def _merge(y, length):
-  """[n, B, H, C, ...] back to [B, L, H, ...]."""
-  count, batch, heads, size, *rest = y.shape
-  y = jnp.moveaxis(y, (0, 2), (1, 3)).reshape(batch, count * size, heads, *rest)
-  return y[:, :length]
-
-
-def _split_ids(ids, size, before):
-  """[B, L] to [n, B, 1 + C]: each chunk's ids behind the id before it."""
-  ids = jnp.pad(ids, [(0, 0), (0, -ids.shape[1] % size)], mode="edge")
-  ids = jnp.moveaxis(ids.reshape(ids.shape[0], -1, size), 1, 0)
-  before = jnp.concatenate([before[None], ids[:-1, :, -1]])
-  return jnp.concatenate([before[..., None], ids], axis=-1)
-
-
-def _orient(ids, reverse, axis_name):
-  """The ids in the order of the run, and the id [B] before their first."""
-  if reverse:
-    ids = halo.reverse_ids(ids, axis_name)
-  before = jnp.zeros_like(ids[:, 0])  # The entering state has id 0.
-  if axis_name is not None:
-    before = halo.from_previous(ids[:, -1], before, axis_name, reverse)
-  return ids, before
-
-
-def _links(ids, size):
-  """Links of chunks with ids [..., 1 + C], or of chunks of one segment."""
-  if ids is None:
-    return one_segment(size)
-  links = links_of
-  for _ in range(ids.ndim - 1):
-    links = jax.vmap(links)
-  return links(ids[..., 1:], ids[..., 0])
-
-
-def _lift(function, links=None, chunks=False):
-  """Lifts a function of one head to [B, H], or with `chunks` to [n, B, H].
-
-  Heads share the links; batch and chunks do so too where they are constants.
-  """
-
-  def lifted(*args):
-    linked = [isinstance(arg, Links) for arg in args]
-    per_head = [None if is_links else 0 for is_links in linked]
-    constant = links is not None and links.pair.ndim == 2
-    per_batch = per_head if constant else [0] * len(args)
-    lifted = _map(_map(function, per_head), per_batch)
-    if not chunks:
-      return lifted(*args)
-    # Batch and chunks as one axis: compilers like fewer, and XLA on CPU has
-    # crashed in reductions of seven. The batch goes first: were it cut over
-    # devices behind the chunks, each device would gather all of it.
-    count, batch = jax.tree.leaves(args[0])[0].shape[:2]
-    folded = (
-      arg if one is None else _reshape(_swap(arg), 2, (-1,))
-      for arg, one in zip(args, per_batch, strict=True)
-    )
-    return _swap(_reshape(lifted(*folded), 1, (batch, count)))
-
-  return lifted
-
-
-def _map(function, axes):
-  """`vmap` over axis 0 of the arguments whose entry in `axes` is not None.
-
-  An axis of one is taken away and put back: with it inside, XLA on a CPU
-  leaves loops unvectorised, at four times the time for a selective scan.
-  """
-
-  def mapped(*args):
-    along = [arg for arg, axis in zip(args, axes, strict=True) if axis == 0]
-    if jax.tree.leaves(along)[0].shape[0] > 1:
-      return jax.vmap(function, axes)(*args)
-    single = (
-      arg if axis is None else jax.tree.map(lambda x: x[0], arg)
-      for arg, axis in zip(args, axes, strict=True)
-    )
-    return jax.tree.map(lambda x: x[None], function(*single))
-
-  return mapped
-
-
-def _swap(tree):
-  """The first two axes of all leaves in the other order."""
-  return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), tree)
-
-
-def _reshape(tree, count, shape):
-  """Another shape for the first `count` axes of all leaves."""
-  return jax.tree.map(lambda x: x.reshape(*shape, *x.shape[count:]), tree)
-
-
-def _widen(tree):
-  """Floats narrower than float32 become float32."""
-  return jax.tree.map(lambda x: x.astype(wide(x)), tree)
 
 
 def _empty(family, tokens, state, dtype):

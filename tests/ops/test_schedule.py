@@ -24,7 +24,7 @@ WIDE = Sizes(length=4096, width=128)
     ("delta_rule", WIDE, "chunked", "chunked"),
     ("dplr_recurrence", LONG, "recurrent", "chunked"),
     ("normalized_linear_attention", SHORT, "chunked", "parallel"),
-    ("dense_recurrence", LONG, "recurrent", "chunked"),
+    ("dense_recurrence", LONG, "recurrent", "recurrent"),
     ("diagonal_recurrence", LONG, "recurrent", "recurrent"),
     ("selective_scan", LONG, "chunked", "chunked"),
   ],

@@ -1,0 +1,69 @@
+"""The tangent of a recurrence that puts out its states is itself one.
+
+From `S_t = T_t S_{t-1} + U_t` follows
+`dS_t = T_t dS_{t-1} + (dT_t S_{t-1} + dU_t)`: the same transitions, written
+by what the states before the tokens say. So where every state is an output,
+a gradient needs nothing but inputs and outputs.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxmodels.ops.chunks import Inputs, Tree, lift, links_from, widen
+
+
+def by_tangent(
+  tangent: Callable[[Tree, Tree, Tree], Tree],
+  through: Callable[[Any, Inputs, Tree], tuple[jax.Array, Tree]],
+  dtype: Any,
+) -> Callable[[Inputs, Tree], tuple[jax.Array, Tree]]:
+  """A run through chunks, differentiated as the run that its tangent is.
+
+  Args:
+    tangent: `(chunk, change, before) -> chunk`, of one head: the tokens of
+      the tangent, from a chunk, its change and the state before each token.
+    through: `(dtype, inputs, state) -> (y, last)`, the run; y
+      [n, B, H, C, ...] are all its states, of dtype or, for None, as wide as
+      the state [B, H, ...].
+    dtype: the first argument of `through`.
+
+  Returns:
+    `(inputs, state) -> (y, last)`.
+  """
+  function = jax.custom_jvp(functools.partial(through, dtype))
+
+  @function.defjvp
+  def _(primals, changes):
+    (inputs, state), (change, state_change) = primals, changes
+    wide = by_tangent(tangent, through, None)
+    y, last = wide(inputs, state)
+    links = links_from(inputs.ids, y.shape[3])
+    tokens = _lifted(tangent, links)(
+      widen(inputs.chunks), widen(change.chunks), links, _before(y, state)
+    )
+    dy, dlast = wide(inputs._replace(chunks=tokens), state_change)
+    as_asked = dtype or y.dtype
+    return (y.astype(as_asked), last), (dy.astype(as_asked), dlast)
+
+  return function
+
+
+def _lifted(tangent, links):
+  """The tangent for [n, B, H]; of states that a token is not joined to, 0."""
+
+  def linked(chunk, change, links, before):
+    return tangent(chunk, change, links.cut(before))
+
+  axis = None if links.pair.ndim == 2 else 0
+  return jax.vmap(lift(linked, links), (0, 0, axis, 0))
+
+
+def _before(y, state):
+  """The state [n, B, H, C, ...] before each token, from those after them."""
+  last = y[:, :, :, -1]
+  entering = jnp.concatenate([state[None], last[:-1]])
+  return jnp.concatenate([entering[:, :, :, None], y[:, :, :, :-1]], axis=3)

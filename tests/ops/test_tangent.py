@@ -1,0 +1,88 @@
+"""Ops whose outputs are their states: tangents of any kind, little kept."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxmodels import ops
+from jaxmodels.ops import reference
+from jaxmodels.testing import relative_error, tolerance
+from tests.ops import draws
+
+CASES = {
+  "diagonal_recurrence": draws.diagonal(),
+  "dense_recurrence": draws.dense(),
+}
+IDS = np.array([[0, 0, 0, 1, 1, 1, 1, 2, 4, 4], [0, 1, 1, 1, 1, 1, 1, 1, 1, 1]])
+
+
+def change_of_gradient(op):
+  """The gradient's change in a direction: forward over reverse mode."""
+
+  def loss(inputs):
+    y, last = op(**inputs)
+    return jnp.sum(jnp.sin(y)) + jnp.sum(last**2)
+
+  return jax.jit(
+    lambda inputs, along: jax.jvp(jax.value_and_grad(loss), [inputs], [along])
+  )
+
+
+@pytest.mark.parametrize(
+  ("method", "reverse"), [("recurrent", False), ("chunked", True)]
+)
+@pytest.mark.parametrize("name", CASES)
+def test_second_order(name, method, reverse):
+  rng = np.random.default_rng(0)
+  inputs, along = (CASES[name](rng, IDS.shape[1]) for _ in range(2))
+  inputs, along = jax.tree.map(jnp.float32, (inputs, along))
+
+  def op(**inputs):
+    return getattr(ops, name)(
+      **inputs, segment_ids=IDS, reverse=reverse, method=method, chunk_size=4
+    )
+
+  def definition(**inputs):
+    return getattr(reference, name)(**inputs, segment_ids=IDS, reverse=reverse)
+
+  found = change_of_gradient(op)(inputs, along)
+  expected = change_of_gradient(definition)(inputs, along)
+  for one, other in zip(
+    jax.tree.leaves(found), jax.tree.leaves(expected), strict=True
+  ):
+    assert relative_error(one, other) < tolerance(np.float32)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_narrow_tokens_keep_wide_states(name):
+  """The tangent reads states as they are, not as y rounds them."""
+  rng = np.random.default_rng(0)
+  inputs = jax.tree.map(jnp.bfloat16, CASES[name](rng, 16))
+  state = inputs.pop("initial_state").astype(jnp.float32)
+
+  def last(inputs):
+    return jnp.sum(getattr(ops, name)(**inputs, initial_state=state)[1])
+
+  wide = jax.tree.map(jnp.float32, inputs)
+  gradient = jax.jit(jax.grad(last))
+  expected = jax.tree.map(jnp.bfloat16, gradient(wide))
+  found = gradient(inputs)
+  for key, narrow in found.items():
+    assert relative_error(narrow, expected[key]) < 1e-6
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_gradient_keeps_inputs_and_outputs(name):
+  """With one row of the batch nothing of their size is made beside them."""
+  drawn = jax.tree.map(jnp.float32, CASES[name](np.random.default_rng(0), 512))
+  inputs = {key: x[:1] for key, x in drawn.items()}
+  y, _ = getattr(ops, name)(**inputs)
+
+  def pulled(inputs, cotangent):
+    op = lambda inputs: getattr(ops, name)(**inputs)[0]  # noqa: E731
+    return jax.vjp(op, inputs)[1](cotangent)
+
+  memory = jax.jit(pulled).lower(inputs, y).compile().memory_analysis()
+  # y, the change of b and a little more; all states kept would be one more.
+  assert memory.temp_size_in_bytes < 2.5 * y.nbytes
