@@ -41,7 +41,7 @@ def merge(y: jax.Array, length: int) -> jax.Array:
   return y[:, :length]
 
 
-def split_ids(ids: jax.Array, size: int, before: jax.Array) -> jax.Array:
+def split_ids(ids: jax.Array, before: jax.Array, size: int) -> jax.Array:
   """[B, L] to [n, B, 1 + C]: each chunk's ids behind the id before it."""
   ids = jnp.pad(ids, [(0, 0), (0, -ids.shape[1] % size)], mode="edge")
   ids = jnp.moveaxis(ids.reshape(ids.shape[0], -1, size), 1, 0)

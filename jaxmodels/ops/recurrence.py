@@ -150,16 +150,13 @@ def run(
   length = jax.tree.leaves(tokens)[0].shape[1]
   if length == 0 and axis_name is None:
     return _empty(family, tokens, state, dtype), state
-  before = None
+  size = 1 if method in ("recurrent", "associative") else chunk_size
   if reverse:
     tokens = jax.tree.map(lambda x: jnp.flip(x, 1), tokens)
+  ids = None
   if segment_ids is not None:
-    segment_ids, before = orient(segment_ids, reverse, axis_name)
-  size = 1 if method in ("recurrent", "associative") else chunk_size
-  inputs = Inputs(
-    split(tokens, size, family.neutral),
-    None if segment_ids is None else split_ids(segment_ids, size, before),
-  )
+    ids = split_ids(*orient(segment_ids, reverse, axis_name), size)
+  inputs = Inputs(split(tokens, size, family.neutral), ids)
   final = None
   if axis_name is not None:
     whole = _fold(family, inputs, size)
