@@ -17,13 +17,12 @@ import jax.numpy as jnp
 
 from benchmarks import programs, tpu
 from benchmarks.cases import CASES, Case, Sizes
+from jaxmodels.ops.platform import trace_for
 from train import flops, topology
 
 _DTYPES = ("float32", "bfloat16")
 _DIRECTIONS = ("forward", "gradient")
 _PLATFORMS = ("cpu", "tpu")
-# A matrix unit is 128 wide: the chunk that ops with a matrix state take there.
-_TPU_CHUNK = 128
 
 
 @dataclasses.dataclass
@@ -76,27 +75,25 @@ def row(
   """
   made = Row(case.name, direction, dtype, method)
 
-  def traced(length: int, **options: Any):
+  def program(length: int):
     shapes = case.shapes(dataclasses.replace(sizes, length=length), dtype)
-    op = lambda **inputs: case.op(**inputs, method=method, **options)  # noqa: E731
+    op = lambda **inputs: case.op(**inputs, method=method)  # noqa: E731
     return programs.directions(op, shapes)[direction]
 
   try:
-    function, arguments = traced(lengths[-1])
+    function, arguments = program(lengths[-1])
     counted = flops.count(function, *arguments)
   except ValueError as error:  # How an op says that a method cannot run.
     made.skipped = str(error)
     return made
   made.flops_per_token = counted.total / (sizes.batch * lengths[-1])
   for platform in platforms:
-    options = {}
-    if platform == "tpu" and case.matrix_state:
-      options["chunk_size"] = _TPU_CHUNK
-    made.memory[platform] = _memory(
-      [traced(length, **options) for length in lengths],
-      platform,
-      sizes.batch * (lengths[-1] - lengths[0]),
-    )
+    with trace_for(platform):
+      made.memory[platform] = _memory(
+        [program(length) for length in lengths],
+        platform,
+        sizes.batch * (lengths[-1] - lengths[0]),
+      )
   return made
 
 
@@ -124,8 +121,7 @@ def page(rows: Sequence[Row], sizes: Sizes, lengths, platforms) -> str:
     f"{sizes.width}x{sizes.width}, lengths {lengths[0]} and {lengths[-1]}. "
     "Flops are of one token, all heads, with the chunks of a CPU. MiB is the "
     "temporary memory at the longer length, B/token what one more token adds "
-    "to it. On a TPU, ops "
-    f"with a matrix state take chunks of {_TPU_CHUNK}.",
+    "to it. On a TPU, ops with a matrix state take chunks of 128.",
   ]
   for direction in dict.fromkeys(row.direction for row in rows):
     lines += ["", f"## {direction.capitalize()}", "", *_head(platforms)]

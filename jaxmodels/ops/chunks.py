@@ -107,28 +107,6 @@ def widen(tree: Tree) -> Tree:
   return jax.tree.map(lambda x: x.astype(wide(x)), tree)
 
 
-def without_ones(
-  inputs: Inputs,
-) -> tuple[Callable[[Tree], Tree], Callable[[Tree], Tree]]:
-  """Takes the axes B, H and C that are of one away, and puts them back.
-
-  XLA on a CPU copies a whole sequence to put an axis of one elsewhere.
-
-  Returns:
-    both functions of pytrees of [B, H, C, ...], one chunk.
-  """
-  axes = jax.tree.leaves(inputs.chunks)[0].shape[1:4]
-  kept = tuple(axis for axis in axes if axis != 1)
-
-  def drop(tree):
-    return _reshape(tree, 3, kept)
-
-  def restore(tree):
-    return _reshape(tree, len(kept), axes)
-
-  return drop, restore
-
-
 def _map(function, axes):
   """`vmap` over axis 0 of the arguments whose entry in `axes` is not None.
 

@@ -33,7 +33,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxmodels.ops import sequence_parallel
+from jaxmodels.ops import rows, sequence_parallel
 from jaxmodels.ops.by_use import by_use
 from jaxmodels.ops.chunks import (
   Inputs,
@@ -45,7 +45,6 @@ from jaxmodels.ops.chunks import (
   split,
   split_ids,
   widen,
-  without_ones,
 )
 from jaxmodels.ops.links import Links
 from jaxmodels.ops.tangent import by_tangent
@@ -163,8 +162,10 @@ def run(
     state, final = sequence_parallel.exchange(
       lift(family.advance), whole, state, axis_name, reverse
     )
-  way = _one_by_one if method in ("recurrent", "chunked") else _all_at_once
-  through = functools.partial(way, family, size, method)
+  if method in ("recurrent", "chunked"):
+    through = functools.partial(_one_by_one, family, size)
+  else:
+    through = functools.partial(_all_at_once, family, size, method)
   if family.tangent is None:
     y, last = through(dtype, inputs, state)
   else:
@@ -176,34 +177,32 @@ def run(
 # The two ways through the chunks.
 
 
-def _one_by_one(family, size, method, dtype, inputs, state):
+def _one_by_one(family, size, dtype, inputs, state):
   """Walks the state from chunk to chunk."""
-  del method
-  drop, restore = without_ones(inputs)
 
   def by(walk):
     def body(state, one):
       links = links_from(one.ids, size)
-      chunk = widen(restore(one.chunks))
+      chunk = widen(rows.restore(one.chunks))
       y, state = lift(walk, links)(chunk, links, state)
-      return state, drop(y.astype(dtype or y.dtype))
+      return state, rows.lay(y.astype(dtype or y.dtype))
 
     return body
 
   body = by(family.walk or _walk(family))
   if size == 1 and family.step is not None:
     body = by_use(by(family.step), body)
-  inputs = inputs._replace(chunks=jax.vmap(drop)(inputs.chunks))
   count = jax.tree.leaves(inputs)[0].shape[0]
+  inputs = inputs._replace(chunks=jax.vmap(rows.lay)(inputs.chunks))
   if count == 1:  # No loop: this is also the step of decoding.
     state, y = body(state, jax.tree.map(lambda x: x[0], inputs))
-    return restore(y)[None], state
+    return rows.restore(y)[None], state
   if size > 1 or family.tangent is not None:
     # The gradient keeps the states between chunks, no more. A tangent needs
     # no states: it keeps the tokens as they are, not what a step makes of them.
     body = jax.checkpoint(body, prevent_cse=False)
   state, y = lax.scan(body, state, inputs)
-  return jax.vmap(restore)(y), state
+  return jax.vmap(rows.restore)(y), state
 
 
 def _all_at_once(family, size, method, dtype, inputs, state):
