@@ -5,6 +5,7 @@ and padding are right for every family at once. Without ids every token is
 joined to every other and the links are constants, which the compiler folds.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -55,3 +56,10 @@ def one_segment(size: int) -> Links:
   """Links of a chunk of `size` tokens that are all joined."""
   joined = np.ones(size, dtype=bool)
   return Links(np.tri(size, dtype=bool), joined, joined, np.array(True))
+
+
+def by_token(links: Links) -> Callable[[jax.Array], Links]:
+  """Links of single tokens, from `links.previous` of each."""
+  if isinstance(links.pair, np.ndarray):  # One segment.
+    return lambda joined: one_segment(1)
+  return lambda joined: links_of(jnp.zeros(1, bool), ~joined)

@@ -9,8 +9,9 @@ import pytest
 
 from benchmarks import cost, programs
 from benchmarks.cases import CASES, Sizes
-from benchmarks.formulas import FORMULAS
+from benchmarks.formulas import FORMULAS, dplr_in_chunks
 from jaxmodels import ops
+from jaxmodels.ops.platform import trace_for
 from train import flops, topology
 
 SIZES = Sizes(batch=1, length=256, heads=1, width=64)
@@ -37,6 +38,15 @@ def agree(stated, real):
 @pytest.mark.parametrize("chunk", [32, 64, 128])
 def test_flops_are_those_of_the_docstring(name, chunk):
   assert agree(FORMULAS[name](SIZES, chunk), counted(name, chunk))
+
+
+@pytest.mark.parametrize("chunk", [32, 128])
+def test_flops_of_dplr_in_chunks(chunk):
+  """Which only an accelerator and wide keys take."""
+  with trace_for("tpu"):
+    real = counted("dplr_recurrence", chunk)
+  assert agree(dplr_in_chunks(SIZES, chunk), real)
+  assert not agree(FORMULAS["dplr_recurrence"](SIZES, chunk), real)
 
 
 def test_a_wrong_formula_is_noticed():
