@@ -86,8 +86,8 @@ def dplr_recurrence(
     method: a form of the engine, see `jaxmodels.ops.recurrence`; "auto" is
       "parallel", but on CPU "chunked", and "recurrent" there if K <= 64 and
       only the value is asked.
-    chunk_size: a power of two; 64 by default, 128 on TPU, 32 on CPU with a
-      decay a key channel.
+    chunk_size: a power of two; 64 by default, 128 on TPU, 32 on CPU if
+      K <= 64 or with a decay a key channel.
     axis_name: mesh axis over which L is sharded, inside `shard_map`.
 
   Returns:

@@ -64,8 +64,8 @@ def linear_attention(
       is asked, and with a decay a key channel and K <= 64 "recurrent" there
       if only the value is. "pallas" is for TPU, see `jaxmodels.ops.kernels`
       for what it can and cannot do.
-    chunk_size: a power of two; 64 by default, 128 on TPU, 32 on CPU with a
-      decay a key channel.
+    chunk_size: a power of two; 64 by default, 128 on TPU, 32 on CPU if
+      K <= 64 or with a decay a key channel.
     axis_name: mesh axis over which L is sharded, inside `shard_map`; equal
       shards. `initial_state` and the final state are those of the whole
       sequence, the same on every device: their specs leave the axis out.

@@ -66,7 +66,7 @@ def run_matrix_state(
   if gate is not None and not per_key:
     tokens = tokens._replace(log_decay=gate[..., None])
 
-  by_token = by_token and tokens.k.shape[-1] <= NARROW
+  narrow = tokens.k.shape[-1] <= NARROW
   with jax.named_scope(op):
     y, state = run_chosen(
       op,
@@ -77,9 +77,9 @@ def run_matrix_state(
       reverse=reverse,
       method=method,
       chunk_size=chunk_size,
-      default=default_chunk_size(per_key),
+      default=default_chunk_size(short=per_key or narrow),
       on_cpu=(
-        "recurrent" if by_token else "chunked",
+        "recurrent" if by_token and narrow else "chunked",
         "parallel" if tokens.k.size <= cached else "chunked",
       ),
       axis_name=axis_name,

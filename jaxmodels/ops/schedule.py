@@ -154,15 +154,15 @@ def _check_kernel(op: str, kernel: bool) -> None:
   )
 
 
-def default_chunk_size(per_key: bool = False) -> int:
+def default_chunk_size(short: bool = False) -> int:
   """Tokens a chunk for matrix states.
 
   Args:
-    per_key: whether each key channel decays by itself, so that the work of a
-      chunk is far more than that of its products.
+    short: whether short chunks are quicker on a CPU: where a chunk's work is
+      more than its products, or the keys are narrow.
 
   Returns:
-    64, but 128 to fill a TPU's unit, and 32 on a CPU with a decay a key.
+    64, but 128 to fill a TPU's unit, and 32 on a CPU for `short`.
   """
   name = platform()
-  return 128 if name == "tpu" else 32 if name == "cpu" and per_key else 64
+  return 128 if name == "tpu" else 32 if name == "cpu" and short else 64

@@ -215,9 +215,9 @@ def test_auto_leaves_kernels_alone():
   with trace_for("tpu"):
     assert schedule.choose("op", "auto", None, 9, 8, True) == ("parallel", 8)
     assert schedule.default_chunk_size() == 128
-    assert schedule.default_chunk_size(per_key=True) == 128
+    assert schedule.default_chunk_size(short=True) == 128
   assert schedule.default_chunk_size() == 64
-  assert schedule.default_chunk_size(per_key=True) == 32
+  assert schedule.default_chunk_size(short=True) == 32
   assert schedule.choose("op", "auto", None, 9, 8, True) == ("chunked", 8)
 
 
