@@ -174,6 +174,35 @@ def run(
   return jnp.flip(y, 1) if reverse else y, last if final is None else final
 
 
+def token_by_token(walk: Callable) -> Callable:
+  """Goes through a chunk as the recurrence does, with a family's `walk`.
+
+  On a CPU it is quicker where a chunk has far more to do than its tokens. As
+  the walk of "chunked" it keeps, for a gradient, the states between chunks
+  and those of one chunk.
+  """
+
+  def through(chunk, links, state):
+    if jax.tree.leaves(chunk)[0].shape[0] == 1:
+      return walk(chunk, links, state)
+    linked = by_token(links)
+
+    def body(state, one):
+      token, joined = one
+      y, state = walk(_alone(token), linked(joined), state)
+      return state, y[0]
+
+    state, y = lax.scan(body, state, (chunk, links.previous))
+    return y, state
+
+  return through
+
+
+def _alone(token):
+  """A token as a chunk of one."""
+  return jax.tree.map(lambda x: x[None], token)
+
+
 # The two ways through the chunks.
 
 
@@ -268,35 +297,6 @@ def _walk(family):
     return family.read(chunk, links, state), family.advance(segment, state)
 
   return walk
-
-
-def token_by_token(walk: Callable) -> Callable:
-  """Goes through a chunk as the recurrence does, with a family's `walk`.
-
-  On a CPU it is quicker where a chunk has far more to do than its tokens. As
-  the walk of "chunked" it keeps, for a gradient, the states between chunks
-  and those of one chunk.
-  """
-
-  def through(chunk, links, state):
-    if jax.tree.leaves(chunk)[0].shape[0] == 1:
-      return walk(chunk, links, state)
-    linked = by_token(links)
-
-    def body(state, one):
-      token, joined = one
-      y, state = walk(_alone(token), linked(joined), state)
-      return state, y[0]
-
-    state, y = lax.scan(body, state, (chunk, links.previous))
-    return y, state
-
-  return through
-
-
-def _alone(token):
-  """A token as a chunk of one."""
-  return jax.tree.map(lambda x: x[None], token)
 
 
 def _empty(family, tokens, state, dtype):

@@ -8,13 +8,11 @@ chunk's tokens lie in one row with what is behind them.
 
 import dataclasses
 import math
-from typing import Any
 
 import jax
 
+from jaxmodels.ops.chunks import Tree
 from jaxmodels.ops.platform import platform
-
-Tree = Any
 
 
 @jax.tree_util.register_dataclass
