@@ -147,7 +147,7 @@ def normalized_linear_attention(
       method=method,
       chunk_size=chunk_size,
       default=default_chunk_size(),
-      on_cpu=("chunked", "parallel" if k.size <= CACHED // 2 else "chunked"),
+      on_cpu=("chunked", "parallel" if k.size <= 2 * CACHED else "chunked"),
       axis_name=axis_name,
       dtype=v.dtype,
     )
