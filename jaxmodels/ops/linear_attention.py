@@ -61,8 +61,8 @@ def linear_attention(
     reverse: run from the last token to the first.
     method: a form of the engine, see `jaxmodels.ops.recurrence`; "auto" is
       "parallel", but on CPU "chunked" unless a gradient of a short sequence
-      is asked, and with a decay a key channel and K <= 64 "recurrent" there
-      if only the value is. "pallas" is for TPU, see `jaxmodels.ops.kernels`
+      is asked, and with a decay and K <= 64 "recurrent" there if only the
+      value is. "pallas" is for TPU, see `jaxmodels.ops.kernels`
       for what it can and cannot do.
     chunk_size: a power of two; 64 by default, 128 on TPU, 32 on CPU if
       K <= 64 or with a decay a key channel.
@@ -94,7 +94,7 @@ def linear_attention(
     chunk_size=chunk_size,
     axis_name=axis_name,
     cached=cached,
-    by_token=per_key,
+    by_token=log_decay is not None,
   )
 
 

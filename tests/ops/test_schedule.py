@@ -15,8 +15,9 @@ WIDE = Sizes(length=4096, width=128)
 @pytest.mark.parametrize(
   ("op", "sizes", "value", "gradient"),
   [
-    ("linear_attention", SHORT, "chunked", "parallel"),
-    ("linear_attention", LONG, "chunked", "chunked"),
+    ("linear_attention_no_decay", LONG, "chunked", "chunked"),
+    ("linear_attention", SHORT, "recurrent", "parallel"),
+    ("linear_attention", LONG, "recurrent", "chunked"),
     ("linear_attention_key_decay", SHORT, "recurrent", "parallel"),
     ("linear_attention_key_decay", LONG, "recurrent", "chunked"),
     ("linear_attention_key_decay", WIDE, "chunked", "chunked"),
