@@ -1,14 +1,14 @@
 """Causal softmax attention, full or in a window, with its cache as state."""
 
 import functools
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxmodels.ops import checks, halo
+from jaxmodels.ops import checks, halo, kv_cache
+from jaxmodels.ops.kv_cache import Cache
 
 __all__ = ["Cache", "attention"]
 
@@ -16,20 +16,6 @@ METHODS = ("auto", "parallel", "chunked", "recurrent")
 # Above this many scores a head, "auto" goes chunk by chunk.
 PARALLEL_SCORES = 512 * 512
 DEFAULT_CHUNK = 128
-
-
-class Cache(NamedTuple):
-  """The past that a query may still see, oldest first.
-
-  Attributes:
-    k: [..., M, Hkv, K] keys, in float32 or wider.
-    v: [..., M, Hkv, V] values, in float32 or wider.
-    live: [..., M] bool, whether the entry is joined to the leaving state.
-  """
-
-  k: jax.Array
-  v: jax.Array
-  live: jax.Array
 
 
 def attention(
@@ -100,7 +86,7 @@ def attention(
     if reverse:
       q, k, v = (jnp.flip(a, -3) for a in (q, k, v))
       ids = halo.reverse_ids(ids, axis_name)
-    cache = _entering(k, v, initial_state)
+    cache = kv_cache.entering(k, v, initial_state)
     if method == "auto":
       method = _choose(q, cache, axis_name)
     # A window that holds all there is would make a single chunk of it.
@@ -112,7 +98,7 @@ def attention(
       chunk = 1 if method == "recurrent" else chunk
     if axis_name is None:
       y = _local(q, k, v, ids, cache, reach, chunk)
-      state = _leaving(k, v, ids, cache, window)
+      state = kv_cache.leaving(k, v, ids, cache, window)
     else:
       y, state = _sharded(
         q, k, v, ids, cache, window, chunk, axis_name, reverse
@@ -129,51 +115,6 @@ def _choose(q: jax.Array, cache: Cache, axis_name: str | None) -> str:
   if axis_name is not None:
     keys = cache.k.shape[-3] + length * lax.axis_size(axis_name)
   return "parallel" if length * keys <= PARALLEL_SCORES else "chunked"
-
-
-def _entering(k: jax.Array, v: jax.Array, state: Cache | None) -> Cache:
-  """The cache to start from, in the dtype of `k`; an empty one for None."""
-  if state is None:
-    live = jnp.ones_like(k[..., :0, 0, 0], bool)
-    return Cache(k[..., :0, :, :], v[..., :0, :, :], live)
-  return Cache(
-    jnp.asarray(state.k, k.dtype),
-    jnp.asarray(state.v, v.dtype),
-    jnp.asarray(state.live),
-  )
-
-
-def _fill(cache: Cache, size: int) -> Cache:
-  """A cache of `size` entries: the newest, behind dead ones if it has fewer."""
-  past = cache.live.shape[-1]
-
-  def fit(array: jax.Array, axis: int) -> jax.Array:
-    axis += array.ndim
-    kept = lax.slice_in_dim(array, max(past - size, 0), past, axis=axis)
-    widths = [(0, 0)] * array.ndim
-    widths[axis] = (max(size - past, 0), 0)
-    return jnp.pad(kept, widths)
-
-  return Cache(fit(cache.k, -3), fit(cache.v, -3), fit(cache.live, -1))
-
-
-def _leaving(
-  k: jax.Array,
-  v: jax.Array,
-  ids: jax.Array,
-  cache: Cache,
-  window: int | None,
-) -> Cache:
-  """The cache after these tokens, which start in the segment of `cache`."""
-  if k.shape[-3] > 0:
-    live = jnp.concatenate(
-      [cache.live & (ids[..., -1:] == 0), ids == ids[..., -1:]], -1
-    )
-    mask = live[..., None, None]
-    keys = jnp.concatenate([cache.k, k], -3)
-    values = jnp.concatenate([cache.v, v], -3)
-    cache = Cache(jnp.where(mask, keys, 0), jnp.where(mask, values, 0), live)
-  return cache if window is None else _fill(cache, window - 1)
 
 
 def _rows(
@@ -207,18 +148,6 @@ def _rows(
   return y.reshape((*q.shape[:-1], v.shape[-1]))
 
 
-def _joined(
-  k: jax.Array, v: jax.Array, ids: jax.Array, cache: Cache
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """Cache and tokens side by side; a dead entry has the id -1."""
-  entry_ids = jnp.where(cache.live, 0, -1).astype(ids.dtype)
-  return (
-    jnp.concatenate([cache.k, k], -3),
-    jnp.concatenate([cache.v, v], -3),
-    jnp.concatenate([entry_ids, ids], -1),
-  )
-
-
 def _local(
   q: jax.Array,
   k: jax.Array,
@@ -232,7 +161,7 @@ def _local(
   length = q.shape[-3]
   if window is not None and chunk is not None and length > chunk:
     return _windowed_chunks(q, k, v, ids, cache, window, chunk)
-  keys, values, key_ids = _joined(k, v, ids, cache)
+  keys, values, key_ids = kv_cache.joined(k, v, ids, cache)
   places = cache.k.shape[-3] + jnp.arange(length)
   return _queries(q, ids, places, keys, values, key_ids, window, chunk)
 
@@ -289,10 +218,10 @@ def _windowed_chunks(
     # Counted from the segment of the cache, which is segment 0.
     own = ids - before
     y = _local(q, k, v, own, cache, window, None)
-    return (_leaving(k, v, own, cache, window), ids[..., -1:]), y
+    return (kv_cache.leaving(k, v, own, cache, window), ids[..., -1:]), y
 
   chunks = (*(_split(a, -3, chunk) for a in (q, k, v)), _split(ids, -1, chunk))
-  start = (_fill(cache, window - 1), jnp.zeros_like(ids[..., :1]))
+  start = (kv_cache.fill(cache, window - 1), jnp.zeros_like(ids[..., :1]))
   _, y = lax.scan(body, start, chunks)
   return _merge(y, q.shape[-3])
 
@@ -311,12 +240,12 @@ def _sharded(
   """The same for a sequence that is cut over a mesh axis."""
   length = q.shape[-3]
   if window is not None and 0 < window <= length:
-    own = _leaving(k, v, ids, cache, window)
+    own = kv_cache.leaving(k, v, ids, cache, window)
     passed = functools.partial(
       halo.from_previous, axis_name=axis_name, reverse=reverse
     )
     before = passed(ids[..., -1:], jnp.zeros_like(ids[..., -1:]))
-    cache = _fill(cache, window - 1)
+    cache = kv_cache.fill(cache, window - 1)
     tail = Cache(*(passed(a, b) for a, b in zip(own, cache, strict=True)))
     own = Cache(
       halo.from_last(own.k, axis_name, reverse),
@@ -328,11 +257,11 @@ def _sharded(
   all_k = halo.gather(k, axis, axis_name, reverse)
   all_v = halo.gather(v, axis, axis_name, reverse)
   all_ids = halo.gather(ids, axis, axis_name, reverse)
-  keys, values, key_ids = _joined(all_k, all_v, all_ids, cache)
+  keys, values, key_ids = kv_cache.joined(all_k, all_v, all_ids, cache)
   places = cache.k.shape[-3] + jnp.arange(length)
   places = places + halo.rank(axis_name, reverse) * length
   y = _queries(q, ids, places, keys, values, key_ids, window, chunk)
-  return y, _leaving(all_k, all_v, all_ids, cache, window)
+  return y, kv_cache.leaving(all_k, all_v, all_ids, cache, window)
 
 
 def _split(array: jax.Array, axis: int, chunk: int) -> jax.Array:
