@@ -256,6 +256,9 @@ def _sharded(
   axis = k.ndim - 3
   all_k = halo.gather(k, axis, axis_name, reverse)
   all_v = halo.gather(v, axis, axis_name, reverse)
+  if not cache.live.shape[-1]:
+    # Made from a piece it would count as that device's own.
+    cache = kv_cache.entering(all_k, all_v, None)
   all_ids = halo.gather(ids, axis, axis_name, reverse)
   keys, values, key_ids = kv_cache.joined(all_k, all_v, all_ids, cache)
   places = cache.k.shape[-3] + jnp.arange(length)
