@@ -1,4 +1,8 @@
-"""The cache of attention: the past that a query may still see."""
+"""The cache of attention: the past that a query may still see.
+
+Segment ids [..., L] count from the segment of the cache, which is 0; None
+stands for a sequence without segments and without a past.
+"""
 
 from typing import NamedTuple
 
@@ -6,7 +10,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-__all__ = ["Cache", "entering", "fill", "joined", "leaving"]
+from jaxmodels.ops.softmax import Keys
+
+__all__ = ["Cache", "entering", "fill", "joined", "leaving", "numbered"]
 
 
 class Cache(NamedTuple):
@@ -35,6 +41,11 @@ def entering(k: jax.Array, v: jax.Array, state: Cache | None) -> Cache:
   )
 
 
+def numbered(ids: jax.Array | None, k: jax.Array) -> jax.Array:
+  """The ids, zeros for None."""
+  return jnp.zeros(k.shape[:-2], jnp.int32) if ids is None else ids
+
+
 def fill(cache: Cache, size: int) -> Cache:
   """A cache of `size` entries: the newest, behind dead ones if it has fewer."""
   past = cache.live.shape[-1]
@@ -52,11 +63,12 @@ def fill(cache: Cache, size: int) -> Cache:
 def leaving(
   k: jax.Array,
   v: jax.Array,
-  ids: jax.Array,
+  ids: jax.Array | None,
   cache: Cache,
   window: int | None,
 ) -> Cache:
   """The cache after these tokens, which start in the segment of `cache`."""
+  ids = numbered(ids, k)
   if k.shape[-3] > 0:
     live = jnp.concatenate(
       [cache.live & (ids[..., -1:] == 0), ids == ids[..., -1:]], -1
@@ -69,11 +81,13 @@ def leaving(
 
 
 def joined(
-  k: jax.Array, v: jax.Array, ids: jax.Array, cache: Cache
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+  k: jax.Array, v: jax.Array, ids: jax.Array | None, cache: Cache
+) -> Keys:
   """Cache and tokens side by side; a dead entry has the id -1."""
+  if ids is None:
+    return Keys(k, v, None)
   entry_ids = jnp.where(cache.live, 0, -1).astype(ids.dtype)
-  return (
+  return Keys(
     jnp.concatenate([cache.k, k], -3),
     jnp.concatenate([cache.v, v], -3),
     jnp.concatenate([entry_ids, ids], -1),

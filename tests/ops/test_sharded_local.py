@@ -152,6 +152,7 @@ def test_sharded_attention_is_the_whole_one(devices, window, reverse):
   assert_sharded_is_whole(devices, op, arguments, 5, whole=(3, 4))
 
 
+# Devices pass over different tiles, and still wait for one another.
 @pytest.mark.parametrize(
   ("devices", "window", "reverse", "ids"),
   [(4, None, False, IDS), (8, 9, True, IDS), (2, None, True, None)],
