@@ -1,35 +1,31 @@
 """Causal softmax attention, full or in a window, with its cache as state."""
 
 import functools
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxmodels.ops import checks, halo
+from jaxmodels.ops import checks, halo, kv_cache
+from jaxmodels.ops.kv_cache import Cache
+from jaxmodels.ops.platform import platform
+from jaxmodels.ops.softmax import (
+  Keys,
+  Queries,
+  Size,
+  attend,
+  attend_in_tiles,
+  merge,
+  split,
+)
 
 __all__ = ["Cache", "attention"]
 
 METHODS = ("auto", "parallel", "chunked", "recurrent")
-# Above this many scores a head, "auto" goes chunk by chunk.
+# Up to this many scores a head, "auto" takes them all at once.
 PARALLEL_SCORES = 512 * 512
-DEFAULT_CHUNK = 128
-
-
-class Cache(NamedTuple):
-  """The past that a query may still see, oldest first.
-
-  Attributes:
-    k: [..., M, Hkv, K] keys, in float32 or wider.
-    v: [..., M, Hkv, V] values, in float32 or wider.
-    live: [..., M] bool, whether the entry is joined to the leaving state.
-  """
-
-  k: jax.Array
-  v: jax.Array
-  live: jax.Array
+WINDOW_CHUNK = 128
 
 
 def attention(
@@ -55,11 +51,13 @@ def attention(
   (Ainslie et al. 2023, arXiv:2305.13245).
 
   "parallel" holds all L x (M + L) scores. "chunked" takes `chunk_size`
-  queries at a time and recomputes their scores in the backward pass, so that
-  memory grows linearly with L; with a window only a chunk's own keys and the
-  window - 1 before it are touched, and work is linear too. "recurrent" is
-  "chunked" with chunks of one query. "auto" takes "parallel" up to 512 x 512
-  scores a head and "chunked" above, whatever the platform and dtype.
+  queries and as many keys at a time, passes over keys that come after all of
+  these queries, and recomputes the scores in the backward pass, so that
+  memory grows linearly with L. With a window it takes `chunk_size` queries,
+  their own keys and the window - 1 before them, and work is linear too.
+  "recurrent" is "chunked" with chunks of one query. "auto" takes "parallel"
+  up to 512 x 512 scores a head, but without a window on a CPU only below 256
+  queries, and else "chunked", whatever the dtype.
 
   Args:
     q: [..., L, Hq, K] queries, any number of batch axes, any length.
@@ -72,8 +70,8 @@ def attention(
     reverse: Run from the last token to the first: a query sees itself and
       what comes after. The cache is then in the order of that walk too.
     method: "auto", "parallel", "chunked" or "recurrent".
-    chunk_size: Queries a chunk; None stands for 128, or for the window
-      where that is larger.
+    chunk_size: Queries a chunk; None stands for 128 on a CPU and 512
+      elsewhere, with a window for 128 or for the window if that is larger.
     axis_name: Mesh axis that L is cut over, inside `shard_map`. A window no
       longer than a piece asks the neighbour for its last window - 1 entries;
       otherwise all keys and values are gathered (LASP-2H, Sun et al. 2025,
@@ -94,191 +92,105 @@ def attention(
     wide = np.result_type(q.dtype, k.dtype, v.dtype, np.float32)
     out = v.dtype
     q, k, v = (jnp.asarray(a, wide) for a in (q, k, v))
-    ids = jnp.zeros(k.shape[:-2], jnp.int32)
-    if segment_ids is not None:
-      ids = jnp.asarray(segment_ids)
+    ids = None if segment_ids is None else jnp.asarray(segment_ids)
     if reverse:
       q, k, v = (jnp.flip(a, -3) for a in (q, k, v))
-      ids = halo.reverse_ids(ids, axis_name)
-    cache = _entering(k, v, initial_state)
+      if ids is not None:
+        ids = halo.reverse_ids(ids, axis_name)
+    if initial_state is not None:
+      ids = kv_cache.numbered(ids, k)
+    cache = kv_cache.entering(k, v, initial_state)
+    # A window that holds all there is cuts nothing off.
+    length, past = k.shape[-3], cache.k.shape[-3]
+    most = past + length - 1 if axis_name is None else length
+    near = window if window is not None and window <= most else None
     if method == "auto":
-      method = _choose(q, cache, axis_name)
-    # A window that holds all there is would make a single chunk of it.
-    total = cache.k.shape[-3] + k.shape[-3]
-    reach = None if axis_name is None and total <= (window or 0) else window
-    chunk = None
-    if method != "parallel":
-      chunk = chunk_size or max(DEFAULT_CHUNK, reach or 1)
-      chunk = 1 if method == "recurrent" else chunk
+      method = _choose(q, cache, near, axis_name)
+    size = _size(method, chunk_size, near)
     if axis_name is None:
-      y = _local(q, k, v, ids, cache, reach, chunk)
-      state = _leaving(k, v, ids, cache, window)
+      y = _local(q, k, v, ids, cache, near, size)
+      state = kv_cache.leaving(k, v, ids, cache, window)
     else:
-      y, state = _sharded(
-        q, k, v, ids, cache, window, chunk, axis_name, reverse
-      )
+      y, state = _sharded(q, k, v, ids, cache, window, size, axis_name, reverse)
     if reverse:
       y = jnp.flip(y, -3)
     checks.finite("attention", y=y, final_state=state[:2])
     return y.astype(out), state
 
 
-def _choose(q: jax.Array, cache: Cache, axis_name: str | None) -> str:
+def _choose(
+  q: jax.Array, cache: Cache, window: int | None, axis_name: str | None
+) -> str:
   length = q.shape[-3]
   keys = cache.k.shape[-3] + length
   if axis_name is not None:
     keys = cache.k.shape[-3] + length * lax.axis_size(axis_name)
-  return "parallel" if length * keys <= PARALLEL_SCORES else "chunked"
+  few = length * keys <= PARALLEL_SCORES
+  if few and platform() == "cpu" and window is None:
+    # Tiles, which stay in the cache, are faster as soon as there are some.
+    few = length < 2 * _tile()
+  return "parallel" if few else "chunked"
 
 
-def _entering(k: jax.Array, v: jax.Array, state: Cache | None) -> Cache:
-  """The cache to start from, in the dtype of `k`; an empty one for None."""
-  if state is None:
-    live = jnp.ones_like(k[..., :0, 0, 0], bool)
-    return Cache(k[..., :0, :, :], v[..., :0, :, :], live)
-  return Cache(
-    jnp.asarray(state.k, k.dtype),
-    jnp.asarray(state.v, v.dtype),
-    jnp.asarray(state.live),
-  )
+def _tile() -> int:
+  """Queries and keys of a tile.
 
-
-def _fill(cache: Cache, size: int) -> Cache:
-  """A cache of `size` entries: the newest, behind dead ones if it has fewer."""
-  past = cache.live.shape[-1]
-
-  def fit(array: jax.Array, axis: int) -> jax.Array:
-    axis += array.ndim
-    kept = lax.slice_in_dim(array, max(past - size, 0), past, axis=axis)
-    widths = [(0, 0)] * array.ndim
-    widths[axis] = (max(size - past, 0), 0)
-    return jnp.pad(kept, widths)
-
-  return Cache(fit(cache.k, -3), fit(cache.v, -3), fit(cache.live, -1))
-
-
-def _leaving(
-  k: jax.Array,
-  v: jax.Array,
-  ids: jax.Array,
-  cache: Cache,
-  window: int | None,
-) -> Cache:
-  """The cache after these tokens, which start in the segment of `cache`."""
-  if k.shape[-3] > 0:
-    live = jnp.concatenate(
-      [cache.live & (ids[..., -1:] == 0), ids == ids[..., -1:]], -1
-    )
-    mask = live[..., None, None]
-    keys = jnp.concatenate([cache.k, k], -3)
-    values = jnp.concatenate([cache.v, v], -3)
-    cache = Cache(jnp.where(mask, keys, 0), jnp.where(mask, values, 0), live)
-  return cache if window is None else _fill(cache, window - 1)
-
-
-def _rows(
-  q: jax.Array,
-  ids: jax.Array,
-  places: jax.Array,
-  k: jax.Array,
-  v: jax.Array,
-  key_ids: jax.Array,
-  window: int | None,
-) -> jax.Array:
-  """Some queries against some keys, all scores at once.
-
-  `places` [C] says where among the keys each query's own token is; so every
-  row has something to see and the softmax never meets an empty one.
+  Few on a CPU, so that the scores stay in its cache; elsewhere, where none was
+  timed, more for fewer steps.
   """
-  heads = k.shape[-2]
-  shape = (*q.shape[:-2], heads, q.shape[-2] // heads, q.shape[-1])
-  grouped = q.reshape(shape)
-  scores = jnp.einsum("...qhgk,...phk->...hgqp", grouped, k)
-  distance = places[:, None] - jnp.arange(k.shape[-3])[None, :]
-  near = distance >= 0
-  if window is not None:
-    near = near & (distance < window)
-  same = ids[..., :, None] == key_ids[..., None, :]
-  visible = same & jnp.expand_dims(near, range(same.ndim - 2))
-  # Masked before the softmax, so that neither pass sees exp(+large).
-  scores = jnp.where(visible[..., None, None, :, :], scores, -jnp.inf)
-  weights = jax.nn.softmax(scores, -1)
-  y = jnp.einsum("...hgqp,...phv->...qhgv", weights, v)
-  return y.reshape((*q.shape[:-1], v.shape[-1]))
+  return 128 if platform() == "cpu" else 512
 
 
-def _joined(
-  k: jax.Array, v: jax.Array, ids: jax.Array, cache: Cache
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """Cache and tokens side by side; a dead entry has the id -1."""
-  entry_ids = jnp.where(cache.live, 0, -1).astype(ids.dtype)
-  return (
-    jnp.concatenate([cache.k, k], -3),
-    jnp.concatenate([cache.v, v], -3),
-    jnp.concatenate([entry_ids, ids], -1),
-  )
+def _size(
+  method: str, chunk_size: int | None, window: int | None
+) -> Size | None:
+  """Queries and keys at a time, or None for all scores at once."""
+  if method == "parallel":
+    return None
+  size = chunk_size
+  if size is None:
+    size = _tile() if window is None else max(WINDOW_CHUNK, window)
+  return (1 if method == "recurrent" else size), size
 
 
 def _local(
   q: jax.Array,
   k: jax.Array,
   v: jax.Array,
-  ids: jax.Array,
+  ids: jax.Array | None,
   cache: Cache,
   window: int | None,
-  chunk: int | None,
+  size: Size | None,
 ) -> jax.Array:
   """The outputs of tokens that start in the segment of `cache`."""
   length = q.shape[-3]
-  if window is not None and chunk is not None and length > chunk:
-    return _windowed_chunks(q, k, v, ids, cache, window, chunk)
-  keys, values, key_ids = _joined(k, v, ids, cache)
+  if window is not None and size is not None and length > size[0]:
+    return _windowed_chunks(q, k, v, ids, cache, window, size[0])
   places = cache.k.shape[-3] + jnp.arange(length)
-  return _queries(q, ids, places, keys, values, key_ids, window, chunk)
+  keys = kv_cache.joined(k, v, ids, cache)
+  return _attend(Queries(q, places, ids), keys, window, size)
 
 
-def _queries(
-  q: jax.Array,
-  ids: jax.Array,
-  places: jax.Array,
-  k: jax.Array,
-  v: jax.Array,
-  key_ids: jax.Array,
-  window: int | None,
-  chunk: int | None,
+def _attend(
+  queries: Queries, keys: Keys, window: int | None, size: Size | None
 ) -> jax.Array:
-  """`_rows`, `chunk` queries at a time, scores not kept for the gradient."""
-  length = q.shape[-3]
-  if chunk is None or length <= chunk:
-    return _rows(q, ids, places, k, v, key_ids, window)
-
-  # A padded query stands where the last token does, and sees what it sees.
-  chunks = (
-    _split(q, -3, chunk),
-    _split(ids, -1, chunk),
-    _split(places, -1, chunk),
-  )
-
-  @jax.checkpoint
-  def body(
-    carry: tuple[()], some: tuple[jax.Array, jax.Array, jax.Array]
-  ) -> tuple[tuple[()], jax.Array]:
-    return carry, _rows(*some, k, v, key_ids, window)
-
-  _, y = lax.scan(body, (), chunks)
-  return _merge(y, length)
+  """At once where there are no more queries than go into a tile."""
+  if size is None or queries.q.shape[-3] <= size[0]:
+    return attend(queries, keys, window)
+  return attend_in_tiles(queries, keys, window, size)
 
 
 def _windowed_chunks(
   q: jax.Array,
   k: jax.Array,
   v: jax.Array,
-  ids: jax.Array,
+  ids: jax.Array | None,
   cache: Cache,
   window: int,
   chunk: int,
 ) -> jax.Array:
   """Chunk after chunk, the window's cache as the carry."""
+  ids = kv_cache.numbered(ids, k)
 
   @jax.checkpoint
   def body(
@@ -289,69 +201,56 @@ def _windowed_chunks(
     # Counted from the segment of the cache, which is segment 0.
     own = ids - before
     y = _local(q, k, v, own, cache, window, None)
-    return (_leaving(k, v, own, cache, window), ids[..., -1:]), y
+    return (kv_cache.leaving(k, v, own, cache, window), ids[..., -1:]), y
 
-  chunks = (*(_split(a, -3, chunk) for a in (q, k, v)), _split(ids, -1, chunk))
-  start = (_fill(cache, window - 1), jnp.zeros_like(ids[..., :1]))
+  chunks = (*(split(a, -3, chunk) for a in (q, k, v)), split(ids, -1, chunk))
+  start = (kv_cache.fill(cache, window - 1), jnp.zeros_like(ids[..., :1]))
   _, y = lax.scan(body, start, chunks)
-  return _merge(y, q.shape[-3])
+  return merge(y, q.shape[-3])
 
 
 def _sharded(
   q: jax.Array,
   k: jax.Array,
   v: jax.Array,
-  ids: jax.Array,
+  ids: jax.Array | None,
   cache: Cache,
   window: int | None,
-  chunk: int | None,
+  size: Size | None,
   axis_name: str,
   reverse: bool,
 ) -> tuple[jax.Array, Cache]:
   """The same for a sequence that is cut over a mesh axis."""
   length = q.shape[-3]
-  if window is not None and 0 < window <= length:
-    own = _leaving(k, v, ids, cache, window)
+  if window is not None and window <= length:
+    ids = kv_cache.numbered(ids, k)
+    own = kv_cache.leaving(k, v, ids, cache, window)
     passed = functools.partial(
       halo.from_previous, axis_name=axis_name, reverse=reverse
     )
     before = passed(ids[..., -1:], jnp.zeros_like(ids[..., -1:]))
-    cache = _fill(cache, window - 1)
+    cache = kv_cache.fill(cache, window - 1)
     tail = Cache(*(passed(a, b) for a, b in zip(own, cache, strict=True)))
     own = Cache(
       halo.from_last(own.k, axis_name, reverse),
       halo.from_last(own.v, axis_name, reverse),
       halo.from_last(own.live.astype(jnp.int32), axis_name, reverse) > 0,
     )
-    return _local(q, k, v, ids - before, tail, window, chunk), own
+    return _local(q, k, v, ids - before, tail, window, size), own
   axis = k.ndim - 3
   all_k = halo.gather(k, axis, axis_name, reverse)
   all_v = halo.gather(v, axis, axis_name, reverse)
-  all_ids = halo.gather(ids, axis, axis_name, reverse)
-  keys, values, key_ids = _joined(all_k, all_v, all_ids, cache)
+  if not cache.live.shape[-1]:
+    # Made from a piece it would count as that device's own.
+    cache = kv_cache.entering(all_k, all_v, None)
+  all_ids = ids
+  if ids is not None:
+    all_ids = halo.gather(ids, axis, axis_name, reverse)
   places = cache.k.shape[-3] + jnp.arange(length)
   places = places + halo.rank(axis_name, reverse) * length
-  y = _queries(q, ids, places, keys, values, key_ids, window, chunk)
-  return y, _leaving(all_k, all_v, all_ids, cache, window)
-
-
-def _split(array: jax.Array, axis: int, chunk: int) -> jax.Array:
-  """Chunks in front; the last is filled with copies of the last token."""
-  axis = axis % array.ndim
-  length = array.shape[axis]
-  count = -(-length // chunk)
-  widths = [(0, 0)] * array.ndim
-  widths[axis] = (0, count * chunk - length)
-  padded = jnp.pad(array, widths, mode="edge")
-  shape = (*array.shape[:axis], count, chunk, *array.shape[axis + 1 :])
-  return jnp.moveaxis(padded.reshape(shape), axis, 0)
-
-
-def _merge(chunks: jax.Array, length: int) -> jax.Array:
-  """[n, ..., C, H, V] to [..., L, H, V]."""
-  y = jnp.moveaxis(chunks, 0, -4)
-  shape = (*y.shape[:-4], y.shape[-4] * y.shape[-3], *y.shape[-2:])
-  return y.reshape(shape)[..., :length, :, :]
+  keys = kv_cache.joined(all_k, all_v, all_ids, cache)
+  y = _attend(Queries(q, places, ids), keys, window, size)
+  return y, kv_cache.leaving(all_k, all_v, all_ids, cache, window)
 
 
 def _check(

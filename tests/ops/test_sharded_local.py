@@ -152,6 +152,35 @@ def test_sharded_attention_is_the_whole_one(devices, window, reverse):
   assert_sharded_is_whole(devices, op, arguments, 5, whole=(3, 4))
 
 
+# Devices pass over different tiles, and still wait for one another.
+@pytest.mark.parametrize(
+  ("devices", "window", "reverse", "ids"),
+  [(4, None, False, IDS), (8, 9, True, IDS), (2, None, True, None)],
+  ids=["packed", "window", "joined"],
+)
+def test_sharded_chunks_of_attention_without_a_past_are_the_whole(
+  devices, window, reverse, ids
+):
+  ids = [] if ids is None else [ids]
+
+  def op(q, k, v, ids=None, axis_name=None):
+    method = "parallel" if axis_name is None else "chunked"
+    return attention(
+      q,
+      k,
+      v,
+      window,
+      segment_ids=ids,
+      reverse=reverse,
+      method=method,
+      chunk_size=3,
+      axis_name=axis_name,
+    )
+
+  arguments = draw(LENGTH, 4, 3), draw(LENGTH, 2, 3), draw(LENGTH, 2, 5), *ids
+  assert_sharded_is_whole(devices, op, arguments, 3)
+
+
 @pytest.mark.parametrize(
   ("devices", "ids"),
   [
