@@ -97,7 +97,8 @@ def _starts(
   if axis_name is not None:
     # The latest start in the pieces before decides until there is another.
     latest = halo.gather(jnp.max(starts, 1)[None], 0, axis_name, reverse=False)
-    earlier = jnp.arange(latest.shape[0]) < lax.axis_index(axis_name)
+    mine = lax.axis_index(axis_name)
+    earlier = jnp.arange(latest.shape[0], dtype=mine.dtype) < mine
     entering = jnp.max(jnp.where(earlier[:, None], latest, -1), 0)
     starts = jnp.maximum(starts, entering[:, None])
   return lax.cummax(starts, axis=1)
