@@ -84,7 +84,7 @@ def lift(
   def lifted(*args):
     linked = [isinstance(arg, Links) for arg in args]
     per_head = [None if is_links else 0 for is_links in linked]
-    constant = links is not None and links.pair.ndim == 2
+    constant = links is not None and links.constant
     per_batch = per_head if constant else [0] * len(args)
     lifted = _map(_map(function, per_head), per_batch)
     if not chunks:

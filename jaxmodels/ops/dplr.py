@@ -19,7 +19,7 @@ import numpy as np
 
 from jaxmodels.ops.decay import boundary_decay, pair_decay, scores
 from jaxmodels.ops.delta_rule import advance, compose
-from jaxmodels.ops.matrix_state import run_matrix_state
+from jaxmodels.ops.matrix_state import decays_per_key, run_matrix_state
 from jaxmodels.ops.platform import platform
 from jaxmodels.ops.recurrence import (
   Family,
@@ -97,7 +97,7 @@ def dplr_recurrence(
   Raises:
     ValueError: a shape, dtype or option does not fit; names the argument.
   """
-  per_key = log_decay is not None and log_decay.ndim == k.ndim
+  per_key = decays_per_key(log_decay, k)
   narrow = platform() == "cpu" and k.shape[-1] <= NARROW
   return run_matrix_state(
     "dplr_recurrence",

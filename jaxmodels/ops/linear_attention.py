@@ -12,7 +12,7 @@ import jax
 
 from jaxmodels.ops.decay import boundary_decay, decayed_scores
 from jaxmodels.ops.kernels import walk_decayed
-from jaxmodels.ops.matrix_state import run_matrix_state
+from jaxmodels.ops.matrix_state import decays_per_key, run_matrix_state
 from jaxmodels.ops.recurrence import Family, Kernel, Method, Segment
 from jaxmodels.ops.schedule import CACHED
 
@@ -77,7 +77,7 @@ def linear_attention(
   Raises:
     ValueError: a shape, dtype or option does not fit; names the argument.
   """
-  per_key = log_decay is not None and log_decay.ndim == k.ndim
+  per_key = decays_per_key(log_decay, k)
   # Measured: the fewer decays a chunk makes, the more chunks fit.
   if log_decay is None:
     cached = 2 * CACHED

@@ -29,13 +29,18 @@ class Links(NamedTuple):
   through: jax.Array | np.ndarray
 
   @property
+  def constant(self) -> bool:
+    """Whether they are those of `one_segment`, the same for all chunks."""
+    return isinstance(self.pair, np.ndarray)
+
+  @property
   def previous(self) -> jax.Array:
     """[C], the token is joined to what came right before it."""
     return jnp.concatenate([self.entry[:1], jnp.diagonal(self.pair, offset=-1)])
 
   def cut(self, x: jax.Array) -> jax.Array:
     """Makes x [C, ...] 0 at tokens not joined to what came right before."""
-    if isinstance(self.pair, np.ndarray):  # One segment.
+    if self.constant:
       return x
     joined = jnp.expand_dims(self.previous, range(1, x.ndim))
     return jnp.where(joined, x, 0)
@@ -60,6 +65,6 @@ def one_segment(size: int) -> Links:
 
 def by_token(links: Links) -> Callable[[jax.Array], Links]:
   """Links of single tokens, from `links.previous` of each."""
-  if isinstance(links.pair, np.ndarray):  # One segment.
+  if links.constant:
     return lambda joined: one_segment(1)
   return lambda joined: links_of(jnp.zeros(1, bool), ~joined)

@@ -55,7 +55,7 @@ def run_matrix_state(
   _check(op, tokens, initial_state, segment_ids)
   *batch, _, _, _ = tokens.k.shape
   gate = tokens.log_decay
-  per_key = gate is not None and gate.ndim == tokens.k.ndim
+  per_key = decays_per_key(gate, tokens.k)
   if initial_state is None:
     initial_state = _zero_state(tokens)
   dtype = wide(initial_state, tokens.k, tokens.v)
@@ -91,6 +91,11 @@ def run_matrix_state(
   return y, state
 
 
+def decays_per_key(log_decay: jax.Array | None, k: jax.Array) -> bool:
+  """Whether each key channel decays by itself: log_decay is like k."""
+  return log_decay is not None and log_decay.ndim == k.ndim
+
+
 def _zero_state(tokens: Any) -> jax.Array:
   """Zeros [..., H, K, V], made from the tokens so as to be placed like them."""
   k, v = (jnp.sum(x[..., :1, :, :], -3) for x in (tokens.k, tokens.v))
@@ -114,7 +119,7 @@ def _check(op, tokens, initial_state, segment_ids):
   if hasattr(tokens, "beta"):
     checks.shape(op, "beta", tokens.beta, keys[:-1], "[..., L, H]")
     checks.between(op, "beta", tokens.beta, 0, 2)
-  _check_log_decay(op, tokens.log_decay, keys)
+  _check_log_decay(op, tokens.log_decay, k)
   if initial_state is not None:
     state_shape = (*keys[:-3], *keys[-2:], v.shape[-1])
     checks.shape(
@@ -128,16 +133,16 @@ def _check(op, tokens, initial_state, segment_ids):
   checks.finite(op, **finite, initial_state=initial_state)
 
 
-def _check_log_decay(op, log_decay, keys):
+def _check_log_decay(op, log_decay, k):
   """A log decay is one a head or one a key channel."""
   if log_decay is None:
     return
-  per_key = log_decay.ndim == len(keys)
+  per_key = decays_per_key(log_decay, k)
   checks.shape(
     op,
     "log_decay",
     log_decay,
-    keys if per_key else keys[:-1],
+    k.shape if per_key else k.shape[:-1],
     "[..., L, H, K] like k" if per_key else "[..., L, H] or [..., L, H, K]",
   )
   checks.log_decay(op, log_decay)

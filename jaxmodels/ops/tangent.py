@@ -58,7 +58,7 @@ def _lifted(tangent, links):
   def linked(chunk, change, links, before):
     return tangent(chunk, change, links.cut(before))
 
-  axis = None if links.pair.ndim == 2 else 0
+  axis = None if links.constant else 0
   return jax.vmap(lift(linked, links), (0, 0, axis, 0))
 
 
