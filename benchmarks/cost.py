@@ -1,7 +1,8 @@
 """What every op costs, without running it: `python -m benchmarks.cost`.
 
-Flops a token, and temporary memory as compiled for the CPU and for a TPU v5e
-chip that need not be there. `benchmarks/README.md` says how to read it.
+Flops a token, temporary memory as compiled for the CPU and for a TPU v5e chip
+that need not be there, and the cycles that the TPU's compiler expects.
+`benchmarks/README.md` says how to read it.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from benchmarks import programs, tpu
 from benchmarks.cases import CASES, Case, Sizes
 from jaxmodels.ops.platform import trace_for
 from train import flops, topology
+from train.cycles import expected_cycles
 
 _DTYPES = ("float32", "bfloat16")
 _DIRECTIONS = ("forward", "gradient")
@@ -42,7 +44,18 @@ class Memory:
 
 @dataclasses.dataclass
 class Row:
-  """One op, direction, dtype and method."""
+  """One op, direction, dtype and method.
+
+  Attributes:
+    op: name of the case.
+    direction: "forward" or "gradient".
+    dtype: of all inputs.
+    method: of the op.
+    flops_per_token: of all heads.
+    memory: by platform.
+    cycles_per_token: of a TPU, as `train.cycles` reads them; none of kernels.
+    skipped: why there is nothing else.
+  """
 
   op: str
   direction: str
@@ -50,6 +63,7 @@ class Row:
   method: str
   flops_per_token: float | None = None
   memory: dict[str, Memory] = dataclasses.field(default_factory=dict)
+  cycles_per_token: float | None = None
   skipped: str | None = None
 
 
@@ -60,7 +74,7 @@ def row(
   method: str,
   sizes: Sizes,
   lengths: Sequence[int],
-  platforms: Iterable[str] = ("cpu",),
+  platforms: Sequence[str] = ("cpu",),
 ) -> Row:
   """Counts and compiles one row.
 
@@ -90,27 +104,26 @@ def row(
   for platform in platforms:
     if method == "pallas" and platform == "cpu":
       continue  # Interpreted there: what it needs says nothing.
-    with trace_for(platform):
-      made.memory[platform] = _memory(
-        [program(length) for length in lengths],
-        platform,
-        sizes.batch * (lengths[-1] - lengths[0]),
-      )
+    try:
+      with trace_for(platform):
+        short, long = (_build(*program(n), platform) for n in lengths)
+    except jax.errors.JaxRuntimeError as error:
+      made.memory[platform] = Memory(failed=str(error).splitlines()[0])
+      continue
+    grown = long.temp_bytes - short.temp_bytes
+    tokens = sizes.batch * (lengths[-1] - lengths[0])
+    made.memory[platform] = Memory(long.temp_bytes, grown / tokens)
+    if platform == "tpu" and method != "pallas":
+      cycles = expected_cycles(long.text)
+      made.cycles_per_token = cycles / (sizes.batch * lengths[-1])
   return made
 
 
-def _memory(pair: Sequence[Any], platform: str, tokens: int) -> Memory:
-  """Compiles for both lengths."""
-  found = []
-  for function, arguments in pair:
-    if platform == "tpu":
-      arguments = tpu.place(arguments, tpu.chip())
-    try:
-      program = programs.build(programs.lower(function, *arguments))
-    except jax.errors.JaxRuntimeError as error:
-      return Memory(failed=str(error).splitlines()[0])
-    found.append(program.temp_bytes)
-  return Memory(found[-1], (found[-1] - found[0]) / tokens)
+def _build(function: Any, arguments: Any, platform: str) -> programs.Program:
+  """Compiles for a platform."""
+  if platform == "tpu":
+    arguments = tpu.place(arguments, tpu.chip())
+  return programs.build(programs.lower(function, *arguments))
 
 
 # The page.
@@ -124,7 +137,8 @@ def page(rows: Sequence[Row], sizes: Sizes, lengths, platforms) -> str:
     "Flops are of one token, all heads, with the chunks of a CPU. MiB is the "
     "temporary memory at the longer length, B/token what one more token adds "
     "to it. On a TPU, ops with a matrix state take chunks of 128; kernels "
-    "are only for it.",
+    "are only for it. Cycles are what its compiler expects of one token, at "
+    "the longer length.",
   ]
   for direction in dict.fromkeys(row.direction for row in rows):
     lines += ["", f"## {direction.capitalize()}", "", *_head(platforms)]
@@ -139,8 +153,10 @@ def page(rows: Sequence[Row], sizes: Sizes, lengths, platforms) -> str:
   return "\n".join(lines) + "\n"
 
 
-def _head(platforms: Iterable[str]) -> list[str]:
+def _head(platforms: Sequence[str]) -> list[str]:
   names = [f"{p.upper()} {unit}" for p in platforms for unit in _UNITS]
+  if "tpu" in platforms:
+    names.append("TPU cycles/token")
   cells = ["op", "dtype", "method", "flops/token", *names]
   rule = ["---"] * 3 + ["---:"] * (len(cells) - 3)
   return [_join(cells), _join(rule)]
@@ -149,7 +165,7 @@ def _head(platforms: Iterable[str]) -> list[str]:
 _UNITS = ("MiB", "B/token")
 
 
-def _line(row: Row, platforms: Iterable[str]) -> str:
+def _line(row: Row, platforms: Sequence[str]) -> str:
   cells = [row.op, row.dtype, row.method, f"{row.flops_per_token:,.0f}"]
   for platform in platforms:
     memory = row.memory.get(platform)
@@ -159,6 +175,9 @@ def _line(row: Row, platforms: Iterable[str]) -> str:
       cells += ["does not fit" if _is_full(memory) else "fails", ""]
     else:
       cells += [f"{memory.bytes / 2**20:.1f}", f"{memory.per_token:,.0f}"]
+  if "tpu" in platforms:
+    cycles = row.cycles_per_token
+    cells.append("" if cycles is None else f"{cycles:,.0f}")
   return _join(cells)
 
 

@@ -17,6 +17,7 @@ from train import config as configs
 from train import flops
 from train.collectives import Collective, collectives
 from train.config import Config, validate
+from train.cycles import expected_cycles
 from train.errors import RunError, UserError, one_line
 from train.mesh import BATCH, check_pieces
 from train.model_flops import model_flops
@@ -98,6 +99,8 @@ class Plan:
     fits: Whether that is no more than a chip has.
     collectives: Of a step; empty if it does not compile.
     flops: Of a step.
+    cycles: Of a chip and a step, as the compiler expects: see
+      `train.cycles`; None if it does not compile.
     compile_seconds: Until it was compiled, or refused.
   """
 
@@ -109,6 +112,7 @@ class Plan:
   fits: bool
   collectives: Sequence[Collective]
   flops: Flops
+  cycles: int | None
   compile_seconds: float
 
 
@@ -146,6 +150,7 @@ def plan(config: Config, topology: str) -> Plan:
   memory = _memory(arguments, compiled, needed, chip.memory)
   total = memory.total
   used = math.prod(dataclasses.astuple(mesh))
+  text = compiled.as_text() if compiled else None
   return Plan(
     topology=topology,
     mesh=mesh,
@@ -153,8 +158,9 @@ def plan(config: Config, topology: str) -> Plan:
     parameters=_count(state.params),
     memory=memory,
     fits=compiled is not None and total is not None and total <= chip.memory,
-    collectives=collectives(compiled.as_text()) if compiled else [],
+    collectives=collectives(text) if text else [],
     flops=_flops(config, state.params, length, traced, chip.peak * used),
+    cycles=expected_cycles(text) if text else None,
     compile_seconds=seconds,
   )
 

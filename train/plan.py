@@ -52,6 +52,7 @@ def document(made: Plan) -> dict[str, Any]:
     "fits": made.fits,
     "collectives_per_step": kinds,
     "flops_per_step": dataclasses.asdict(made.flops),
+    "expected_cycles_per_step": made.cycles,
     "compile_seconds": made.compile_seconds,
   }
 
@@ -79,6 +80,7 @@ def table(made: Plan) -> str:
     "",
     *_flops_lines(made),
     "",
+    *_cycle_lines(made),
     f"compiled in {made.compile_seconds:.0f} s",
   ]
   return "\n".join(lines)
@@ -127,6 +129,14 @@ def _flops_lines(made: Plan) -> list[str]:
     else:
       lines.append(f"{name:34} {number:12.3e} {number / flops.peak:12.3f}")
   return lines
+
+
+def _cycle_lines(made: Plan) -> list[str]:
+  """Not as seconds: it is no clock, and compares plans for the same chip."""
+  if made.cycles is None:
+    return []
+  name = "cycles a step, by the compiler"
+  return [f"{name:34} {made.cycles:12.3e}", ""]
 
 
 def changes(config: Config, made: Plan) -> Iterator[list[str]]:

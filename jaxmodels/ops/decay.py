@@ -16,6 +16,7 @@ import numpy as np
 from jax import lax
 
 from jaxmodels.ops.links import Links
+from jaxmodels.ops.platform import masked_block
 
 # exp of this is 0 in float64 too; sums of it are finite where -inf times the
 # zeros of a mask is not.
@@ -100,7 +101,8 @@ def pair_decay(log_decay: jax.Array | None) -> PairDecay:
   size, width = log_decay.shape
   if width == 1:
     return jnp.exp(between(log_decay[:, 0]))
-  return _ladder_decay(log_decay) if size <= _BLOCK else _block_decay(log_decay)
+  whole = masked_block(size) == size
+  return _ladder_decay(log_decay) if whole else _block_decay(log_decay)
 
 
 def scores(

@@ -60,10 +60,10 @@ def linear_attention(
       0, and each token sees only what has its own id.
     reverse: run from the last token to the first.
     method: a form of the engine, see `jaxmodels.ops.recurrence`; "auto" is
-      "parallel", but on CPU "chunked" unless a gradient of a short sequence
-      is asked, and with a decay and K <= 64 "recurrent" there if only the
-      value is. "pallas" is for TPU, see `jaxmodels.ops.kernels`
-      for what it can and cannot do.
+      "parallel", but on TPU "chunked" with a decay a key channel; on CPU
+      "chunked" unless a gradient of a short sequence is asked, and with a
+      decay and K <= 64 "recurrent" there if only the value is. "pallas" is
+      for TPU, see `jaxmodels.ops.kernels` for what it can and cannot do.
     chunk_size: a power of two; 64 by default, 128 on TPU, 32 on CPU if
       K <= 64 or with a decay a key channel.
     axis_name: mesh axis over which L is sharded, inside `shard_map`; equal

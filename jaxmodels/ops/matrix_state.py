@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from jaxmodels.ops import checks
 from jaxmodels.ops.dtypes import wide
+from jaxmodels.ops.platform import platform
 from jaxmodels.ops.recurrence import Family
 from jaxmodels.ops.schedule import NARROW, default_chunk_size, run_chosen
 
@@ -31,7 +32,8 @@ def run_matrix_state(
   On a CPU "auto" is "chunked"; but a gradient is "parallel" while all chunks
   at once stay in the cache, and where only the value is asked "recurrent" is
   quicker for narrow keys, if a chunk has far more to do than its tokens one
-  by one. On accelerators it is "parallel".
+  by one. On accelerators it is "parallel", but on a TPU "chunked" where all
+  chunks at once have more to do, or more to keep: see `_on_accelerators`.
 
   Args:
     op: its name, for messages and for the scope in the compiled program.
@@ -82,6 +84,7 @@ def run_matrix_state(
         "recurrent" if by_token and narrow else "chunked",
         "parallel" if tokens.k.size <= cached else "chunked",
       ),
+      elsewhere=_on_accelerators(family, per_key),
       axis_name=axis_name,
       dtype=tokens.v.dtype,
     )
@@ -89,6 +92,19 @@ def run_matrix_state(
   state = state.reshape(*batch, *state.shape[1:])
   checks.finite(op, y=y, final_state=state)
   return y, state
+
+
+def _on_accelerators(family: Family, per_key: bool) -> str:
+  """What "auto" is there, by what the compiler for a TPU expects.
+
+  Where a family has a `walk`, "parallel" makes transitions [K, K] that it
+  spares; where each key channel decays, decays of all chunks at once fill the
+  memory. A TPU's time for "chunked" is then a half of that for "parallel", or
+  about the same, at a tenth of the memory or less (benchmarks/NOTES.md). A GPU
+  has more units to fill, and nobody has asked one.
+  """
+  spares = per_key or family.walk is not None
+  return "chunked" if platform() == "tpu" and spares else "parallel"
 
 
 def decays_per_key(log_decay: jax.Array | None, k: jax.Array) -> bool:

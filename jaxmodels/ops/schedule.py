@@ -1,17 +1,10 @@
 """Which form an op takes: `method` and `chunk_size`, checked and chosen.
 
-"auto" never takes "pallas", which is to be asked for. Of programs compiled
-for a TPU v5e (L = 4,096, H = 8, C = 128, a decay a head) XLA counts as bytes
-accessed by a gradient, "pallas" and "parallel":
-
-  delta rule        B = 2, K = V = 128    6.4 GB and 9.0 GB
-  delta rule        B = 1, K = V = 64     3.7 GB and 3.3 GB
-  linear attention  B = 2, K = V = 128    2.1 GB and 2.1 GB
-
-(a loop's body counts once: with all its steps "parallel" moves 0.4 GB more in
-the last row, half of it within the chip). So the kernel pays for wide heads
-of the delta rule, but `jit` cannot part it over several chips, and no chip
-has run it yet.
+"auto" never takes "pallas", which is to be asked for: `jit` cannot part a
+kernel over several chips, and no chip has run them yet. By the bytes that XLA
+counts for a gradient on a TPU v5e "pallas" moves less than "parallel" for wide
+heads of the delta rule (benchmarks/NOTES.md); but "chunked", which "auto" is
+there, needs a fourteenth of the memory of either.
 """
 
 from typing import Any
@@ -109,8 +102,8 @@ def choose(
 
   "auto" takes "recurrent" for a single token, else, unless an op does better
   otherwise, "chunked" on CPU, where chunk after chunk stays in the cache, and
-  "parallel" on accelerators. Chunks are no longer than the sequence, rounded
-  up to a power of two.
+  "parallel" on accelerators, where many products at once fill more units.
+  Chunks are no longer than the sequence, rounded up to a power of two.
 
   Args:
     op: the op, for messages.

@@ -164,7 +164,7 @@ def test_rows_that_are_there_are_not_made_again(monkeypatch, tmp_path):
 def test_a_tpu_keeps_the_states_of_the_recurrence():
   """4 B L H K V bytes for the gradient token by token, and not in chunks."""
   sizes = Sizes(2, 0, 4, 64)
-  per_token = {}
+  per_token, cycles = {}, {}
   for method in ("recurrent", "chunked"):
     row = cost.row(
       CASES["linear_attention"],
@@ -176,9 +176,11 @@ def test_a_tpu_keeps_the_states_of_the_recurrence():
       ["tpu"],
     )
     per_token[method] = row.memory["tpu"].per_token
+    cycles[method] = row.cycles_per_token
   state = 4 * 4 * 64 * 64
   assert state <= per_token["recurrent"] < 3 * state
   assert per_token["chunked"] < state / 8
+  assert 0 < cycles["chunked"] < cycles["recurrent"] / 8
 
 
 def test_a_page_that_was_cut_short_says_so(monkeypatch, tmp_path):

@@ -9,16 +9,26 @@ import pytest
 
 from jaxmodels import ops
 from jaxmodels.ops import reference
+from jaxmodels.ops.platform import trace_for
 from jaxmodels.testing import relative_error
 from jaxmodels.testing.evaluate import named
 from tests.ops import draws
 
 LENGTH = 70
+OTHERWISE_ON_A_TPU = (
+  "linear_attention",
+  "delta_rule",
+  "dplr_recurrence",
+  "selective_scan",
+)
 
 
 @functools.cache
-def evaluator(function, method=None):
-  """y, final state and gradients by name; compiled once for all kinds."""
+def evaluator(function, method=None, platform="cpu"):
+  """y, final state and gradients by name; compiled once for all kinds.
+
+  Traced for a platform, and run here.
+  """
   options = {} if method is None else {"method": method, "chunk_size": 64}
 
   @jax.jit
@@ -32,7 +42,11 @@ def evaluator(function, method=None):
     (gradients,) = pull_back(cotangents)
     return named("", {"y": outputs[0], "state": outputs[1], **gradients})
 
-  return lambda arguments: jax.tree.map(np.asarray, evaluate(arguments))
+  def traced(arguments):
+    with trace_for(platform):
+      return jax.tree.map(np.asarray, evaluate(arguments))
+
+  return traced
 
 
 def check(name, arguments, compare=True):
@@ -46,10 +60,14 @@ def check(name, arguments, compare=True):
   with jax.enable_x64(True):
     exact = evaluator(definition)(jax.tree.map(np.float64, narrow))
   recurrent = evaluator(op, "recurrent")(narrow)
+  forms = [("chunked", "cpu")]
+  if name in OTHERWISE_ON_A_TPU:
+    forms.append(("chunked", "tpu"))
   # Only the delta rule computes otherwise in its parallel form.
-  methods = ("chunked", "parallel") if name == "delta_rule" else ("chunked",)
-  for method in methods:
-    got = evaluator(op, method)(narrow)
+  if name == "delta_rule":
+    forms.append(("parallel", "cpu"))
+  for method in forms:
+    got = evaluator(op, *method)(narrow)
     for key, value in got.items():
       error = relative_error(value, exact[key])
       own = relative_error(recurrent[key], exact[key])

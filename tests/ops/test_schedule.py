@@ -1,4 +1,4 @@
-"""What "auto" is on a CPU, where a value is asked and where a gradient is."""
+"""What "auto" is, where a value is asked and where a gradient is."""
 
 import jax
 import jax.numpy as jnp
@@ -7,9 +7,32 @@ import pytest
 from benchmarks.cases import CASES, Sizes
 from benchmarks.programs import directions
 from jaxmodels.ops import recurrence, schedule
+from jaxmodels.ops.platform import trace_for
 
 SHORT, LONG = Sizes(length=256), Sizes(length=4096)
 WIDE = Sizes(length=4096, width=128)
+
+
+@pytest.fixture
+def chosen(monkeypatch):
+  """`(op, sizes) ->` the method that "auto" takes, by direction."""
+  asked = []
+
+  def run(*args, method, **options):
+    asked.append(method)
+    return recurrence.run(*args, method=method, **options)
+
+  def found(op, sizes):
+    methods = {}
+    programs = directions(CASES[op].op, CASES[op].shapes(sizes))
+    for direction, (function, arguments) in programs.items():
+      asked.clear()
+      jax.eval_shape(function, *arguments)
+      methods[direction] = asked[-1]
+    return methods
+
+  monkeypatch.setattr(schedule, "run", run)
+  return found
 
 
 @pytest.mark.parametrize(
@@ -30,21 +53,29 @@ WIDE = Sizes(length=4096, width=128)
     ("selective_scan", LONG, "chunked", "chunked"),
   ],
 )
-def test_auto_on_a_cpu(monkeypatch, op, sizes, value, gradient):
-  asked = []
+def test_auto_on_a_cpu(chosen, op, sizes, value, gradient):
+  assert chosen(op, sizes) == {"forward": value, "gradient": gradient}
 
-  def run(*args, method, **options):
-    asked.append(method)
-    return recurrence.run(*args, method=method, **options)
 
-  monkeypatch.setattr(schedule, "run", run)
-  programs = directions(CASES[op].op, CASES[op].shapes(sizes))
-  found = {}
-  for direction, (function, arguments) in programs.items():
-    asked.clear()
-    jax.eval_shape(function, *arguments)
-    found[direction] = asked[-1]
-  assert found == {"forward": value, "gradient": gradient}
+@pytest.mark.parametrize(
+  ("op", "on_tpu", "on_gpu"),
+  [
+    ("linear_attention_no_decay", "parallel", "parallel"),
+    ("linear_attention", "parallel", "parallel"),
+    ("linear_attention_key_decay", "chunked", "parallel"),
+    ("delta_rule_no_decay", "chunked", "parallel"),
+    ("delta_rule", "chunked", "parallel"),
+    ("dplr_recurrence", "chunked", "parallel"),
+    ("householder_product", "chunked", "parallel"),
+    ("normalized_linear_attention", "parallel", "parallel"),
+    ("diagonal_recurrence", "parallel", "parallel"),
+    ("selective_scan", "chunked", "chunked"),
+  ],
+)
+def test_auto_on_accelerators(chosen, op, on_tpu, on_gpu):
+  for platform, method in (("tpu", on_tpu), ("gpu", on_gpu)):
+    with trace_for(platform):
+      assert chosen(op, SHORT) == {"forward": method, "gradient": method}
 
 
 def test_a_value_and_its_gradient_may_take_two_ways():

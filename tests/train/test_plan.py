@@ -125,6 +125,7 @@ def test_bytes_are_those_of_the_shards(planned):
 @pytest.mark.tpu_aot
 def test_flops_collectives_and_mesh(planned):
   assert planned["mesh"] == {"data": 2, "fsdp": 2, "sequence": 1}
+  assert planned["expected_cycles_per_step"] > 0
   tokens = tiny.get_config().batch_size * tiny.Data().length
   assert planned["tokens_per_step"] == tokens
   flops, count = planned["flops_per_step"], planned["parameters"]
@@ -176,7 +177,7 @@ def test_the_mildest_change_that_fits_is_suggested(
     size = rows * kept * 100 // mesh.sequence
     memory = aot.Memory(0, 0, 0, size, 0, room)
     none = aot.Flops(1.0, None, None, 1.0)
-    return aot.Plan(name, mesh, 1, 1, memory, size <= room, [], none, 0.0)
+    return aot.Plan(name, mesh, 1, 1, memory, size <= room, [], none, 1, 0.0)
 
   monkeypatch.setattr(plan, "plan", planned)
   model = LanguageModel(tiny.VOCAB, 16, 1, ("gla",))

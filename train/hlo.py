@@ -1,0 +1,97 @@
+"""Reads the text of a compiled program: what runs in it, and how often.
+
+An instruction counts as often as it runs: what stands in the body of a loop
+by the rounds of the loop. Of a branch all sides count.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+_HEAD = re.compile(r"^(?:ENTRY )?%?([\w.-]+) \(.*\{$")
+_WHILE = re.compile(r" while\(.*condition=%?([\w.-]+), body=%?([\w.-]+)")
+_CALLED = re.compile(
+  r"\b(?:calls|to_apply|true_computation|false_computation)=%?([\w.-]+)"
+)
+_BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
+_KNOWN_ROUNDS = re.compile(r'known_trip_count":?\{"n":"?(\d+)')
+_CONSTANT = re.compile(r"%?([\w.-]+) = s\d+\[\]\S* constant\((\d+)\)")
+
+
+class Instruction(NamedTuple):
+  """A line of a program.
+
+  Attributes:
+    line: As it stands.
+    times: How often the program runs it. A loop whose rounds the text does
+      not tell counts as one round.
+    computation: Whose line it is.
+  """
+
+  line: str
+  times: int
+  computation: str
+
+
+def instructions(text: str) -> Iterator[Instruction]:
+  """Lists what a program runs, from its entry.
+
+  Args:
+    text: Of a compiled program, optimised HLO.
+  """
+  bodies = computations(text)
+  entry = next(reversed(bodies))
+  for name, lines in bodies.items():
+    if lines and lines[0].startswith("ENTRY"):
+      entry = name
+  yield from _walk(bodies, entry, 1)
+
+
+def computations(text: str) -> dict[str, list[str]]:
+  """The lines of every computation, its head among them, by name."""
+  bodies: dict[str, list[str]] = {}
+  lines: list[str] = []
+  for line in text.splitlines():
+    head = _HEAD.match(line)
+    if head:
+      lines = bodies.setdefault(head[1], [])
+    lines.append(line)
+  return bodies
+
+
+def _walk(
+  bodies: dict[str, list[str]], name: str, times: int
+) -> Iterator[Instruction]:
+  """What a computation runs that runs so often itself, and what it calls."""
+  for line in bodies.get(name, ()):
+    yield Instruction(line, times, name)
+    loop = _WHILE.search(line)
+    if loop:
+      rounds = _rounds(line, bodies.get(loop[1], []))
+      yield from _walk(bodies, loop[2], times * rounds)
+      continue
+    branches = _BRANCHES.search(line)
+    called = _CALLED.findall(line)
+    called += re.findall(r"[\w.-]+", branches[1]) if branches else []
+    for inner in called:
+      yield from _walk(bodies, inner, times)
+
+
+def _rounds(line: str, condition: list[str]) -> int:
+  """How often a loop runs: as the text says, or as its counter must reach.
+
+  Loops of `lax.scan` count up from 0 by one, so the bound is the number.
+  """
+  known = _KNOWN_ROUNDS.search(line)
+  if known:
+    return int(known[1])
+  root = next((x for x in condition if x.lstrip().startswith("ROOT")), "")
+  if "direction=LT" not in root:
+    return 1
+  bounds: dict[str, str] = {}
+  for one in condition:
+    found = _CONSTANT.search(one)
+    if found:
+      bounds[found[1]] = found[2]
+  operands = re.findall(r"%([\w.-]+)", root.split("compare(")[-1])
+  return next((int(bounds[name]) for name in operands if name in bounds), 1)
