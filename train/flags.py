@@ -217,11 +217,16 @@ def _near(key: str, known: Mapping[str, type] | list[str], prefix="") -> str:
 
 
 def _explain(message: str, known: Mapping[str, type]) -> str:
-  """Says of a value that did not parse which type its key wants."""
+  """Says of a value that did not parse what its key wants."""
   found = re.match(r"flag --(config\.([^=]*)=[^:]*): ", message)
-  if found is None or known.get(found[2]) not in (bool, int, float):
-    return message
-  return f"{found[1]} is wrong: the value must be {known[found[2]].__name__}"
+  wanted = known.get(found[2]) if found else None
+  if found and wanted is ConfigDict:
+    inside = [key for key in known if key.rpartition(".")[0] == found[2]]
+    keys = ", ".join(f"config.{key}" for key in inside)
+    return f"{found[1]} is wrong: it has keys of its own, {keys}"
+  if found and wanted in (bool, int, float):
+    return f"{found[1]} is wrong: the value must be {wanted.__name__}"
+  return message
 
 
 def _optional_keys(value: Any, prefix: str = "") -> set[str]:

@@ -87,6 +87,7 @@ def test_the_last_word_on_an_optional_key_counts():
     ("--config.model.dtype=float33", ["config.model.dtype", "float33"]),
     ("--config.model.mixers=(1,2)", ["config.model.mixers", "tuple of str"]),
     ("--config.steps", ["config.steps", "alue"]),
+    ("--config.optimizer=sgd", ["config.optimizer=sgd", "optimizer.floor,"]),
     ("stray", ["stray"]),
   ],
 )
