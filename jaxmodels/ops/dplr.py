@@ -84,7 +84,7 @@ def dplr_recurrence(
       0, and each token sees only what has its own id.
     reverse: run from the last token to the first.
     method: a form of the engine, see `jaxmodels.ops.recurrence`; "auto" is
-      "parallel", but on CPU "chunked", and "recurrent" there if K <= 64 and
+      "chunked", but on GPU "parallel", and on CPU "recurrent" if K <= 64 and
       only the value is asked.
     chunk_size: a power of two; 64 by default, 128 on TPU, 32 on CPU if
       K <= 64 or with a decay a key channel.
