@@ -198,11 +198,12 @@ def _log_likelihood(token, before):
 
 def _filter_element(token) -> Segment:
   """The element of one token."""
-  gain = _gain(token, token.Q)
-  rest = jnp.eye(token.Q.shape[0], dtype=token.Q.dtype) - gain @ token.H
   seen = token.H @ token.F
-  weighed = _solve(_innovation(token, token.Q), seen)  # S^-1 H F
-  weighed = jnp.where(token.observed, weighed, 0)
+  both = jnp.concatenate([token.H @ token.Q, seen], axis=1)
+  both = _solve(_innovation(token, token.Q), both)  # S^-1 H Q and S^-1 H F
+  gain, weighed = jnp.split(jnp.where(token.observed, both, 0), 2, axis=1)
+  gain = gain.T
+  rest = jnp.eye(token.Q.shape[0], dtype=token.Q.dtype) - gain @ token.H
   y = jnp.where(token.observed, token.y, 0)
   return Segment(
     Information(rest @ token.F, weighed.T @ y, _symmetric(seen.T @ weighed)),
@@ -218,9 +219,13 @@ def _compose_filters(earlier: Segment, later: Segment) -> Segment:
   (A, eta, J), (mean, C) = earlier
   unit = jnp.eye(C.shape[0], dtype=C.dtype)
   told = later.transition
-  # What the later observations say of the state between, moved before it.
-  backward = jnp.linalg.solve((unit + told.J @ C).T, A).T
-  forward = _forward(later, C)
+  # What the later observations say of the state between, moved before it, and
+  # `told.A (I + C J)^-1`: one call, see `_solve`.
+  between = unit + C @ told.J
+  solved = jnp.linalg.solve(
+    jnp.stack([between, between.T]), jnp.stack([A, told.A.T])
+  )
+  backward, forward = solved[0].T, solved[1].T
   return Segment(
     Information(
       forward @ A,
@@ -293,7 +298,12 @@ def _smooth_through(segment: Segment, later: Gaussian) -> Gaussian:
 
 
 def _solve(positive, x):
-  """`positive^-1 x` by Cholesky."""
+  """`positive^-1 x` by Cholesky.
+
+  What needs no other's result should be solved in the same call: on two cores
+  XLA has waited forever for two batches of LAPACK at once, each of which held
+  one of its two threads and waited for the other.
+  """
   return linalg.cho_solve((jnp.linalg.cholesky(positive), True), x)
 
 

@@ -58,7 +58,9 @@ def kalman_filter(
     observed: [L] booleans; y where it is False is not looked at. All by
       default.
     method: "associative", a scan of depth log L; "recurrent", token after
-      token; "auto" is "recurrent" on CPU and "associative" elsewhere.
+      token; "auto" is "recurrent" on CPU and "associative" elsewhere. On a
+      CPU of two cores the gradient of "associative" over tens of thousands of
+      steps may wait forever, in XLA's calls of LAPACK.
     axis_name: mesh axis over which L is sharded, inside `shard_map`; equal
       shards of y, of observed and of what has one a token. One all-gather of
       elements, whatever the length.

@@ -99,9 +99,10 @@ def _on_accelerators(family: Family, per_key: bool) -> str:
 
   Where a family has a `walk`, "parallel" makes transitions [K, K] that it
   spares; where each key channel decays, decays of all chunks at once fill the
-  memory. A TPU's time for "chunked" is then a half of that for "parallel", or
-  about the same, at a tenth of the memory or less (benchmarks/NOTES.md). A GPU
-  has more units to fill, and nobody has asked one.
+  memory. "chunked" then takes a tenth of the memory or less, and half the
+  cycles or as many; only of few narrow heads the delta rule takes half as many
+  again (benchmarks/NOTES.md). A GPU has more units to fill, and nobody has
+  asked one.
   """
   spares = per_key or family.walk is not None
   return "chunked" if platform() == "tpu" and spares else "parallel"
