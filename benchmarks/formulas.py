@@ -6,6 +6,7 @@ every number of a state is left out. Tests hold the counter of
 `train.flops` against them.
 """
 
+import math
 from collections.abc import Callable
 
 from benchmarks.cases import Sizes
@@ -78,6 +79,43 @@ def dense_recurrence(sizes: Sizes, C: int) -> float:
   del C
   return 2 * sizes.heads * sizes.small**2
 
+
+# With the ladders of a TPU, over whole chunks: matrix products, log2(C) times.
+
+
+def linear_attention_on_tpu(sizes: Sizes, C: int) -> float:
+  """`2 C V + 4 K V + 6 C K log2(C)` a head, with a decay a key channel."""
+  K = V = sizes.width
+  return sizes.heads * (2 * C * V + 4 * K * V + 6 * C * K * math.log2(C))
+
+
+def delta_rule_on_tpu(decay: str | None) -> Formula:
+  """`4 C^2 log2(C)` a head for the system, `8 C K log2(C)` for key decays."""
+
+  def flops(sizes: Sizes, C: int) -> float:
+    K = V = sizes.width
+    scores = 4 * C * K * (2 * math.log2(C) if decay == "key" else 1)
+    scores += 2 * C**2 if decay == "head" else 0
+    system = 4 * C**2 * math.log2(C)
+    return sizes.heads * (scores + 4 * C * V + 6 * K * V + system)
+
+  return flops
+
+
+def dplr_on_tpu(sizes: Sizes, C: int) -> float:
+  """`8 C V + 8 K V + (12 C K + 4 C^2) log2(C)` a head."""
+  K = V = sizes.width
+  ladders = (12 * C * K + 4 * C**2) * math.log2(C)
+  return sizes.heads * (8 * C * V + 8 * K * V + ladders)
+
+
+ON_TPU: dict[str, Formula] = {
+  "linear_attention_key_decay": linear_attention_on_tpu,
+  "delta_rule": delta_rule_on_tpu("head"),
+  "delta_rule_no_decay": delta_rule_on_tpu(None),
+  "delta_rule_key_decay": delta_rule_on_tpu("key"),
+  "dplr_recurrence": dplr_on_tpu,
+}
 
 FORMULAS: dict[str, Formula] = {
   "diagonal_recurrence": diagonal_recurrence,

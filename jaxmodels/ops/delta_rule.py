@@ -61,7 +61,8 @@ def delta_rule(
 
   Cost: about 4 C (K + V) + 6 K V + 2/3 C^2 flops a token and head, chunked
   forward; 2 C^2 more with a decay a head, (4 C + 320) K more with one a key
-  channel.
+  channel. On a TPU 4 C^2 log2(C) for the 2/3 C^2, and 8 C K log2(C) for the
+  latter, all of them matrix products.
 
   Args:
     q: [..., L, H, K].

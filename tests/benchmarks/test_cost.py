@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import cost, programs
 from benchmarks.cases import CASES, Sizes
-from benchmarks.formulas import FORMULAS, dplr_in_chunks
+from benchmarks.formulas import FORMULAS, ON_TPU, dplr_in_chunks
 from jaxmodels import ops
 from jaxmodels.ops.platform import trace_for
 from train import flops, topology
@@ -42,11 +42,20 @@ def test_flops_are_those_of_the_docstring(name, chunk):
 
 @pytest.mark.parametrize("chunk", [32, 128])
 def test_flops_of_dplr_in_chunks(chunk):
-  """Which only an accelerator and wide keys take."""
-  with trace_for("tpu"):
+  """Which wide keys on a CPU take, and a GPU."""
+  with trace_for("gpu"):
     real = counted("dplr_recurrence", chunk)
   assert agree(dplr_in_chunks(SIZES, chunk), real)
   assert not agree(FORMULAS["dplr_recurrence"](SIZES, chunk), real)
+
+
+@pytest.mark.parametrize("name", ON_TPU)
+@pytest.mark.parametrize("chunk", [32, 128])
+def test_flops_of_the_ladders_of_a_tpu(name, chunk):
+  with trace_for("tpu"):
+    real = counted(name, chunk)
+  assert agree(ON_TPU[name](SIZES, chunk), real)
+  assert chunk < 128 or not agree(FORMULAS[name](SIZES, chunk), real)
 
 
 def test_a_wrong_formula_is_noticed():
