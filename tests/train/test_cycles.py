@@ -26,7 +26,7 @@ ENTRY %main (x: f32[8]) -> f32[8] {
   %w = (s32[], f32[8]) while(%t), condition=%condition, body=%body
   %b = f32[8] conditional(%i, %x, %x), branch_computations={%left, %fused}
   %c = f32[8] copy(%x), backend_config={"estimated_cycles":"1000"}
-  %u = f32[8] sort(%x), backend_config={"estimated_cycles":"1152921504606846976"}
+  %u = f32[8] sort(%c), backend_config={"estimated_cycles":"1125899906842624"}
 }
 """
 
