@@ -21,7 +21,6 @@ from jaxmodels.ops.platform import masked_block
 # exp of this is 0 in float64 too; sums of it are finite where -inf times the
 # zeros of a mask is not.
 _ZERO_DECAY = -1e4
-_BLOCK = 8
 
 
 class Decay(NamedTuple):
@@ -101,8 +100,10 @@ def pair_decay(log_decay: jax.Array | None) -> PairDecay:
   size, width = log_decay.shape
   if width == 1:
     return jnp.exp(between(log_decay[:, 0]))
-  whole = masked_block(size) == size
-  return _ladder_decay(log_decay) if whole else _block_decay(log_decay)
+  block = masked_block(size)
+  if block == size:
+    return _ladder_decay(log_decay)
+  return _block_decay(log_decay, block)
 
 
 def scores(
@@ -170,24 +171,24 @@ def _scores_within(q, k, decay: Ladder):
   return met + jnp.diag(jnp.sum(q * k, axis=-1))
 
 
-def _block_decay(log_decay) -> Blocks:
+def _block_decay(log_decay, block: int) -> Blocks:
   """Decays of blocks of few tokens, C a multiple of them.
 
   The decay between tokens of two blocks is that from the key to its block's
   end, those of the blocks between, and that from the query's block's start.
   """
   size, width = log_decay.shape
-  blocks = log_decay.reshape(-1, _BLOCK, width)
+  blocks = log_decay.reshape(-1, block, width)
   total = jnp.sum(clip(blocks), axis=1)
   skipped = jnp.tensordot(
-    _blocks_between(size // _BLOCK).astype(total.dtype),
+    _blocks_between(size // block).astype(total.dtype),
     total,
     axes=1,
     precision=lax.Precision.HIGHEST,
   )
-  to_end = _sum(_behind(_BLOCK), blocks)[None] + skipped[:, :, None]
+  to_end = _sum(_behind(block), blocks)[None] + skipped[:, :, None]
   return Blocks(
-    start=jnp.exp(_sum(_through(_BLOCK), blocks)),
+    start=jnp.exp(_sum(_through(block), blocks)),
     end=jnp.exp(to_end).reshape(-1, size, width),
     within=jax.vmap(_ladder_decay)(blocks),
   )
@@ -195,11 +196,11 @@ def _block_decay(log_decay) -> Blocks:
 
 def _scores_of_blocks(q, k, decay: Blocks):
   """Decayed scores [C, C] from blocks of few tokens."""
-  size, count = q.shape[0], q.shape[0] // _BLOCK
+  size, (count, block, _) = q.shape[0], decay.start.shape
   earlier = k[None] * decay.end
-  q, k = (x.reshape(count, _BLOCK, -1) for x in (q, k))
+  q, k = (x.reshape(count, block, -1) for x in (q, k))
   met = (q * decay.start) @ earlier.mT
-  met = met.reshape(count, _BLOCK, count, _BLOCK)
+  met = met.reshape(count, block, count, block)
   within = jax.vmap(_scores_within)(q, k, decay.within)
   same = np.eye(count, dtype=bool)[:, None, :, None]
   return jnp.where(same, within[:, :, None], met).reshape(size, size)
