@@ -9,7 +9,7 @@ import math
 import re
 from typing import NamedTuple
 
-from train.hlo import computations, instructions
+from train.hlo import instructions
 
 KINDS = (
   "all-gather",
@@ -50,13 +50,10 @@ def collectives(text: str) -> list[Collective]:
   Returns:
     One entry for each place in the program, as often as it runs.
   """
-  starting = {
-    name
-    for name, lines in computations(text).items()
-    if any(_STARTED in line for line in lines)
-  }
+  run = list(instructions(text))
+  starting = {one.computation for one in run if _STARTED in one.line}
   found = []
-  for line, times, computation in instructions(text):
+  for line, times, computation in run:
     one = _INSTRUCTION.search(line)
     if one and (computation in starting or _PIECE not in line):
       found.append(_collective(one, computation, line, times))

@@ -39,7 +39,7 @@ def instructions(text: str) -> Iterator[Instruction]:
   Args:
     text: Of a compiled program, optimised HLO.
   """
-  bodies = computations(text)
+  bodies = _computations(text)
   entry = next(reversed(bodies))
   for name, lines in bodies.items():
     if lines and lines[0].startswith("ENTRY"):
@@ -47,7 +47,7 @@ def instructions(text: str) -> Iterator[Instruction]:
   yield from _walk(bodies, entry, 1)
 
 
-def computations(text: str) -> dict[str, list[str]]:
+def _computations(text: str) -> dict[str, list[str]]:
   """The lines of every computation, its head among them, by name."""
   bodies: dict[str, list[str]] = {}
   lines: list[str] = []
