@@ -100,7 +100,8 @@ def row(
   except ValueError as error:  # How an op says that a method cannot run.
     made.skipped = str(error)
     return made
-  made.flops_per_token = counted.total / (sizes.batch * lengths[-1])
+  tokens = sizes.batch * lengths[-1]
+  made.flops_per_token = counted.total / tokens
   for platform in platforms:
     if method == "pallas" and platform == "cpu":
       continue  # Interpreted there: what it needs says nothing.
@@ -111,11 +112,10 @@ def row(
       made.memory[platform] = Memory(failed=str(error).splitlines()[0])
       continue
     grown = long.temp_bytes - short.temp_bytes
-    tokens = sizes.batch * (lengths[-1] - lengths[0])
-    made.memory[platform] = Memory(long.temp_bytes, grown / tokens)
+    more = tokens - sizes.batch * lengths[0]
+    made.memory[platform] = Memory(long.temp_bytes, grown / more)
     if platform == "tpu" and method != "pallas":
-      cycles = expected_cycles(long.text)
-      made.cycles_per_token = cycles / (sizes.batch * lengths[-1])
+      made.cycles_per_token = expected_cycles(long.text) / tokens
   return made
 
 

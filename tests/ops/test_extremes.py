@@ -66,14 +66,14 @@ def check(name, arguments, compare=True):
   # Only the delta rule computes otherwise in its parallel form.
   if name == "delta_rule":
     forms.append(("parallel", "cpu"))
-  for method in forms:
-    got = evaluator(op, *method)(narrow)
+  for form in forms:
+    got = evaluator(op, *form)(narrow)
     for key, value in got.items():
       error = relative_error(value, exact[key])
       own = relative_error(recurrent[key], exact[key])
-      assert error < 2e-5, (method, key, error)
+      assert error < 2e-5, (form, key, error)
       assert not compare or error < max(3 * own, 2e-6), (
-        method,
+        form,
         key,
         error,
         own,
