@@ -220,7 +220,7 @@ def _batched(op):
   return call
 
 
-_KALMAN = ("auto", "recurrent", "associative")
+_KALMAN = ("auto", "recurrent", "parallel", "associative")
 _CASES = (
   Case("diagonal_recurrence", ops.diagonal_recurrence, _diagonal,
        scans.diagonal_recurrence),

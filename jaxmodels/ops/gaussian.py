@@ -9,12 +9,21 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
-from jax.scipy import linalg
+import numpy as np
 
-from jaxmodels.ops import halo
+from jaxmodels.ops import halo, spans
 from jaxmodels.ops.recurrence import Segment
-from jaxmodels.ops.sequence_parallel import exchange
+from jaxmodels.ops.small_matrices import (
+  act,
+  around,
+  log_determinant,
+  solve,
+  solve_positive,
+  symmetric,
+  times,
+  turn,
+  unit,
+)
 
 
 class Gaussian(NamedTuple):
@@ -53,28 +62,23 @@ class Information(NamedTuple):
 
 
 def filter_states(
-  model: Model, start: Gaussian, form: str, axis_name: str | None
+  model: Model, start: Gaussian, method: str, axis_name: str | None
 ) -> tuple[Gaussian, Gaussian]:
   """Every state given the observations up to it, and the state before each.
 
   Args:
     model: [L, ...].
     start: what is known of x_0.
-    form: "associative" or "recurrent".
+    method: of `spans.run`.
     axis_name: mesh axis over which L is sharded, or None.
   """
-  if axis_name is not None:
-    whole = _fold(_compose_filters, jax.vmap(_filter_element)(model))
-    start, _ = exchange(_filter_through, whole, start, axis_name, False)
-  if form == "recurrent":
-    filtered = _filter_one_by_one(model, start)
-  else:
-    filtered = _associate(
-      _compose_filters,
-      _filter_through,
-      jax.vmap(_filter_element)(model),
-      start,
-    )
+  none, F = jnp.zeros(()), jnp.eye(model.F.shape[1])
+  R = jnp.eye(model.R.shape[1])
+  nothing = Model(none, F, none, none, R, observed=none)
+  walk = spans.Walk(
+    _filter_element, _compose_filters, _filter_through, _filter, nothing
+  )
+  start, filtered = spans.run(walk, model, start, method, axis_name)
   before = jax.tree.map(
     lambda x0, x: jnp.concatenate([x0[None], x[:-1]]), start, filtered
   )
@@ -82,7 +86,7 @@ def filter_states(
 
 
 def smooth_states(
-  model: Model, filtered: Gaussian, form: str, axis_name: str | None
+  model: Model, filtered: Gaussian, method: str, axis_name: str | None
 ) -> Gaussian:
   """Every state given all observations, from the filtered states."""
   following = jax.tree.map(lambda x: jnp.roll(x, -1, axis=0), model)
@@ -96,167 +100,131 @@ def smooth_states(
       following,
       model,
     )
-  elements = jax.vmap(_smoother_element)(following, filtered, at_end)
+  elements = spans.along(
+    _smoother_element(*spans.across((following, filtered, at_end)))
+  )
   # Nothing follows the last token, so that what enters there is not looked at.
   after = jax.tree.map(lambda x: jnp.zeros_like(x[-1]), elements.update)
-  if axis_name is not None:
-    whole = _fold(_compose_smoothers, elements, reverse=True)
-    after, _ = exchange(_smooth_through, whole, after, axis_name, True)
-  if form == "associative":
-    return _associate(
-      _compose_smoothers, _smooth_through, elements, after, reverse=True
-    )
-
-  def body(later, element):
-    state = _smooth_through(element, later)
-    return state, state
-
-  return lax.scan(body, after, elements, reverse=True)[1]
-
-
-def _associate(compose, advance, elements, state, reverse=False):
-  """All states from the one that enters and the prefixes of the elements."""
-  spans = lax.associative_scan(jax.vmap(compose), elements, reverse=reverse)
-  return jax.vmap(advance, (0, None))(spans, state)
-
-
-def _fold(compose, elements, reverse=False):
-  """The one element of all."""
-  first, rest = (-1, slice(None, -1)) if reverse else (0, slice(1, None))
-
-  def body(earlier, one):
-    return compose(earlier, one), None
-
-  whole, _ = lax.scan(
-    body,
-    jax.tree.map(lambda x: x[first], elements),
-    jax.tree.map(lambda x: x[rest], elements),
-    reverse=reverse,
+  none = jnp.zeros(())
+  walk = spans.Walk(
+    lambda element: element,
+    _compose_smoothers,
+    _smooth_through,
+    _smooth_through,
+    Segment(jnp.eye(model.F.shape[1]), Gaussian(none, none)),
   )
-  return whole
+  _, smoothed = spans.run(walk, elements, after, method, axis_name, True)
+  return smoothed
+
+
+def log_likelihoods(model: Model, before: Gaussian) -> jax.Array:
+  """Of each observation [L], given those before; 0 where there is none."""
+  return _log_likelihood(*spans.across((model, before)))
+
+
+# All below is of one token, or of many side by side: [..., tokens].
 
 
 # The filter.
 
 
-def _filter_one_by_one(model, start):
-  """The filter of Kalman (1960)."""
-
-  def body(state, token):
-    state = _update(token, *_predict(token, state))
-    return state, state
-
-  return lax.scan(body, start, model)[1]
-
-
-def _predict(token, state):
-  """Mean and covariance of a state before its observation."""
-  mean = token.F @ state.mean
-  return mean, _symmetric(token.F @ state.covariance @ token.F.T + token.Q)
-
-
-def _update(token, mean, covariance) -> Gaussian:
-  """The state given its observation; Joseph's form stays positive."""
-  gain = _gain(token, covariance)
-  rest = jnp.eye(mean.shape[0], dtype=mean.dtype) - gain @ token.H
+def _filter(token, state) -> Gaussian:
+  """The filter of Kalman (1960); Joseph's form stays positive."""
+  mean, covariance = _predict(token, state)
+  S = _innovation(token, covariance)
+  gain = turn(solve_positive(S, times(token.H, covariance)))
+  gain = _observed(token, gain)
+  rest = unit(covariance) - times(gain, token.H)
   return Gaussian(
-    mean + gain @ _residual(token, mean),
-    _symmetric(rest @ covariance @ rest.T + gain @ token.R @ gain.T),
+    mean + act(gain, _residual(token, mean)),
+    around(rest, covariance) + around(gain, token.R),
   )
 
 
-def _gain(token, covariance):
-  """Kalman's gain [N, M], zero where nothing was observed."""
-  S = _innovation(token, covariance)
-  gain = _solve(S, token.H @ covariance).T
-  return jnp.where(token.observed, gain, 0)
+def _predict(token, state) -> Gaussian:
+  """A state before its observation."""
+  mean, covariance = state
+  return Gaussian(
+    act(token.F, mean), around(token.F, covariance) + symmetric(token.Q)
+  )
 
 
 def _innovation(token, covariance):
   """The covariance of the observation."""
-  return _symmetric(token.H @ covariance @ token.H.T + token.R)
+  return around(token.H, covariance) + symmetric(token.R)
 
 
 def _residual(token, mean):
-  return jnp.where(token.observed, token.y, 0) - token.H @ mean
+  return _observed(token, token.y) - act(token.H, mean)
 
 
-def log_likelihoods(model: Model, before: Gaussian) -> jax.Array:
-  """Of each observation [L], given those before; 0 where there is none."""
-  return jax.vmap(_log_likelihood)(model, before)
+def _observed(token, x):
+  """Zero where nothing was observed."""
+  observed = jnp.expand_dims(
+    token.observed, range(x.ndim - token.observed.ndim)
+  )
+  return jnp.where(observed, x, 0)
 
 
 def _log_likelihood(token, before):
   mean, covariance = _predict(token, before)
-  factor = jnp.linalg.cholesky(_innovation(token, covariance))
-  white = linalg.solve_triangular(factor, _residual(token, mean), lower=True)
-  log_determinant = 2 * jnp.sum(jnp.log(jnp.diagonal(factor)))
-  constant = token.y.shape[0] * jnp.log(2 * jnp.pi).astype(white.dtype)
-  value = -0.5 * (jnp.sum(white**2) + log_determinant + constant)
-  return jnp.where(token.observed, value, 0)
+  S, error = _innovation(token, covariance), _residual(token, mean)
+  distance = jnp.sum(error * solve_positive(S, error[:, None])[:, 0], 0)
+  constant = token.y.shape[0] * np.log(2 * np.pi)
+  value = -0.5 * (distance + log_determinant(S) + constant)
+  return _observed(token, value)
 
 
 def _filter_element(token) -> Segment:
   """The element of one token."""
-  seen = token.H @ token.F
-  both = jnp.concatenate([token.H @ token.Q, seen], axis=1)
-  both = _solve(_innovation(token, token.Q), both)  # S^-1 H Q and S^-1 H F
-  gain, weighed = jnp.split(jnp.where(token.observed, both, 0), 2, axis=1)
-  gain = gain.T
-  rest = jnp.eye(token.Q.shape[0], dtype=token.Q.dtype) - gain @ token.H
-  y = jnp.where(token.observed, token.y, 0)
+  seen = times(token.H, token.F)
+  both = jnp.concatenate([times(token.H, token.Q), seen], axis=1)
+  both = _observed(token, solve_positive(_innovation(token, token.Q), both))
+  gain, weighed = jnp.split(both, 2, axis=1)  # Q H^T S^-1 and S^-1 H F
+  gain = turn(gain)
+  rest = unit(token.Q) - times(gain, token.H)
+  y = _observed(token, token.y)
   return Segment(
-    Information(rest @ token.F, weighed.T @ y, _symmetric(seen.T @ weighed)),
-    Gaussian(
-      gain @ y,
-      _symmetric(rest @ token.Q @ rest.T + gain @ token.R @ gain.T),
+    Information(
+      times(rest, token.F),
+      act(turn(weighed), y),
+      symmetric(times(turn(seen), weighed)),
     ),
+    Gaussian(act(gain, y), around(rest, token.Q) + around(gain, token.R)),
   )
 
 
 def _compose_filters(earlier: Segment, later: Segment) -> Segment:
   """The element of two spans one after the other."""
-  (A, eta, J), (mean, C) = earlier
-  unit = jnp.eye(C.shape[0], dtype=C.dtype)
+  (A, eta, J), between = earlier
   told = later.transition
-  # What the later observations say of the state between, moved before it, and
-  # `told.A (I + C J)^-1`: one call, see `_solve`.
-  between = unit + C @ told.J
-  solved = jnp.linalg.solve(
-    jnp.stack([between, between.T]), jnp.stack([A, told.A.T])
-  )
-  backward, forward = solved[0].T, solved[1].T
+  known, weighed = _given(told, between, A)
+  back = turn(weighed)
   return Segment(
     Information(
-      forward @ A,
-      backward @ (told.eta - told.J @ mean) + eta,
-      _symmetric(backward @ told.J @ A + J),
+      times(told.A, weighed),
+      act(back, told.eta - act(told.J, between.mean)) + eta,
+      symmetric(times(back, times(told.J, A))) + J,
     ),
-    _move(forward, later, earlier.update),
+    _move(told.A, later.update, known),
   )
 
 
 def _filter_through(segment: Segment, state: Gaussian) -> Gaussian:
   """What is known after a span, from what was known before it."""
-  return _move(_forward(segment, state.covariance), segment, state)
+  known, _ = _given(segment.transition, state, state.covariance[:, :0])
+  return _move(segment.transition.A, segment.update, known)
 
 
-def _move(forward, segment, state) -> Gaussian:
-  """The same, with `A (I + C J)^-1` at hand."""
+def _given(told: Information, state: Gaussian, x):
+  """The state given what follows says of it, and `(I + C J)^-1 x`."""
   mean, C = state
-  return Gaussian(
-    forward @ (mean + C @ segment.transition.eta) + segment.update.mean,
-    _symmetric(
-      forward @ C @ segment.transition.A.T + segment.update.covariance
-    ),
+  mean = (mean + act(C, told.eta))[:, None]
+  solved = solve(
+    unit(C) + times(C, told.J), jnp.concatenate([mean, C, x], axis=1)
   )
-
-
-def _forward(segment: Segment, covariance: jax.Array) -> jax.Array:
-  """`A (I + C J)^-1`."""
-  A, _, J = segment.transition
-  unit = jnp.eye(A.shape[0], dtype=A.dtype)
-  return jnp.linalg.solve((unit + covariance @ J).T, A.T).T
+  mean, C, x = jnp.split(solved, [1, 1 + C.shape[0]], axis=1)
+  return Gaussian(mean[:, 0], C), x
 
 
 # The smoother.
@@ -264,49 +232,42 @@ def _forward(segment: Segment, covariance: jax.Array) -> jax.Array:
 
 def _smoother_element(following, state, at_end) -> Segment:
   """The element of one token, from the step that follows it if one does."""
-  _, predicted = _predict(following, state)
-  E = _solve(predicted, following.F @ state.covariance).T
-  rest = jnp.eye(E.shape[0], dtype=E.dtype) - E @ following.F
+  mean, covariance = state
+  predicted = _predict(following, state)
+  E = times(following.F, covariance)
+  E = turn(solve_positive(predicted.covariance, E))
+  rest = unit(E) - times(E, following.F)
   element = Segment(
     E,
     Gaussian(
-      state.mean - E @ (following.F @ state.mean),
-      _symmetric(rest @ state.covariance @ rest.T + E @ following.Q @ E.T),
+      mean - act(E, predicted.mean),
+      around(rest, covariance) + around(E, following.Q),
     ),
   )
   end = Segment(jnp.zeros_like(E), state)
-  return jax.tree.map(lambda x, y: jnp.where(at_end, x, y), end, element)
+  return jax.tree.map(
+    lambda x, y: jnp.where(jnp.broadcast_to(at_end, x.shape), x, y),
+    end,
+    element,
+  )
 
 
 def _compose_smoothers(later: Segment, earlier: Segment) -> Segment:
   """The element of a token and those that follow it."""
   return Segment(
-    earlier.transition @ later.transition,
+    times(earlier.transition, later.transition),
     _smooth_through(earlier, later.update),
   )
 
 
 def _smooth_through(segment: Segment, later: Gaussian) -> Gaussian:
   """A state from the one that follows it."""
-  E, (mean, covariance) = segment
+  return _move(segment.transition, segment.update, later)
+
+
+def _move(A, update, state) -> Gaussian:
+  """`A x + w`, of a state x and a w ~ update."""
   return Gaussian(
-    E @ later.mean + mean, _symmetric(E @ later.covariance @ E.T + covariance)
+    act(A, state.mean) + update.mean,
+    around(A, state.covariance) + update.covariance,
   )
-
-
-# Linear algebra.
-
-
-def _solve(positive, x):
-  """`positive^-1 x` by Cholesky.
-
-  What needs no other's result should be solved in the same call: on two cores
-  XLA has waited forever for two batches of LAPACK at once, each of which held
-  one of its two threads and waited for the other.
-  """
-  return linalg.cho_solve((jnp.linalg.cholesky(positive), True), x)
-
-
-def _symmetric(x):
-  """Rounding breaks symmetry, and a broken one grows."""
-  return (x + x.T) / 2

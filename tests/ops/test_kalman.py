@@ -13,7 +13,9 @@ from jaxmodels.ops import reference_kalman
 from jaxmodels.testing import relative_error
 
 LENGTH = 9
-METHODS = ["associative", "recurrent"]
+METHODS = ["associative", "parallel", "recurrent"]
+# Those of which the first is slow to compile.
+EACH = [pytest.param("associative", marks=pytest.mark.slow), *METHODS[1:]]
 OPS = {
   "filter": (ops.kalman_filter, reference_kalman.kalman_filter),
   "smoother": (ops.kalman_smoother, reference_kalman.kalman_smoother),
@@ -57,10 +59,7 @@ def results(op, arguments):
   ("name", "varying"),
   [("filter", False), pytest.param("smoother", True, marks=pytest.mark.slow)],
 )
-@pytest.mark.parametrize(
-  "method",
-  [pytest.param("associative", marks=pytest.mark.slow), "recurrent"],
-)
+@pytest.mark.parametrize("method", EACH)
 def test_is_the_definition(name, method, varying):
   """Values and gradients, with observations missing at both ends."""
   observed = np.ones(LENGTH, bool)
@@ -78,6 +77,15 @@ def test_is_the_definition(name, method, varying):
     assert relative_error(one, truth) < 1e-9
 
 
+@pytest.mark.parametrize("method", EACH)
+def test_calls_no_lapack(method):
+  """Two batches of its calls at once have waited for one another forever."""
+  smoother = functools.partial(ops.kalman_smoother, method=method)
+  jitted = jax.jit(functools.partial(results, smoother))
+  compiled = jitted.lower(drawn("float32", length=4)).compile()
+  assert "custom_call_target" not in compiled.as_text()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_float32(method, name="smoother"):
@@ -92,13 +100,7 @@ def test_float32(method, name="smoother"):
     assert relative_error(one, truth) < 2e-5
 
 
-@pytest.mark.parametrize(
-  "method",
-  [
-    pytest.param(m, marks=pytest.mark.slow if m == "associative" else ())
-    for m in METHODS
-  ],
-)
+@pytest.mark.parametrize("method", EACH)
 def test_is_dense_gaussian_process_regression(method):
   """Matérn 3/2 at uneven times, some of them not observed."""
   rng = np.random.default_rng(1)
