@@ -62,6 +62,16 @@ def normalized_linear_attention(sizes: Sizes, C: int) -> float:
   return sizes.heads * (2 * C * (K + V) + 4 * K * V + 4 * C**2)
 
 
+def kalman_filter(N: int, M: int) -> float:
+  """`14 N^3 + 12 N^2 M + 8 N M^2 + 4 M^3`, token by token."""
+  return 14 * N**3 + 12 * N**2 * M + 8 * N * M**2 + 4 * M**3
+
+
+def kalman_filter_in_parallel(N: int, M: int) -> float:
+  """`30 N^3 + 20 N^2 M` more."""
+  return kalman_filter(N, M) + 30 * N**3 + 20 * N**2 * M
+
+
 def diagonal_recurrence(sizes: Sizes, C: int) -> float:
   """12 for each number of the state."""
   del C  # A scan of log C depth has O(C) work.

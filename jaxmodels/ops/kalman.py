@@ -45,6 +45,9 @@ def kalman_filter(
 ) -> tuple[Gaussian, jax.Array]:
   """Distribution of every state given the observations up to it.
 
+  Cost: about 14 N^3 + 12 N^2 M + 8 N M^2 + 4 M^3 flops a token, token by
+  token; 30 N^3 + 20 N^2 M more in parallel.
+
   One sequence; `jax.vmap` it for a batch. Give float64 where the noise is
   small against the prior: covariances are squares, and lose twice the digits.
 
@@ -103,6 +106,8 @@ def kalman_smoother(
   As `kalman_filter`, which it runs first, then back from the last token
   (Rauch, Tung & Striebel 1965). The predicted covariances `F P F^T + Q` must
   be positive definite.
+
+  Cost: 26 N^3 flops a token more than `kalman_filter`, 32 N^3 in parallel.
 
   Args:
     y: as for `kalman_filter`, and so are the others.

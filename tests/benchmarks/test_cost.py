@@ -1,6 +1,7 @@
 """Counted flops against the docstrings, memory against the recurrence."""
 
 import dataclasses
+import functools
 import json
 import re
 
@@ -9,7 +10,13 @@ import pytest
 
 from benchmarks import cost, programs
 from benchmarks.cases import CASES, Sizes
-from benchmarks.formulas import FORMULAS, ON_TPU, dplr_in_chunks
+from benchmarks.formulas import (
+  FORMULAS,
+  ON_TPU,
+  dplr_in_chunks,
+  kalman_filter,
+  kalman_filter_in_parallel,
+)
 from jaxmodels import ops
 from jaxmodels.ops.platform import trace_for
 from train import flops, topology
@@ -56,6 +63,32 @@ def test_flops_of_the_ladders_of_a_tpu(name, chunk):
     real = counted(name, chunk)
   assert agree(ON_TPU[name](SIZES, chunk), real)
   assert chunk < 128 or not agree(FORMULAS[name](SIZES, chunk), real)
+
+
+@pytest.mark.parametrize(("N", "M"), [(2, 1), (4, 2), (8, 8), (16, 4)])
+@pytest.mark.parametrize(
+  ("op", "method", "stated"),
+  [
+    (ops.kalman_filter, "recurrent", kalman_filter),
+    (ops.kalman_filter, "parallel", kalman_filter_in_parallel),
+    (
+      ops.kalman_smoother,
+      "recurrent",
+      lambda N, M: kalman_filter(N, M) + 26 * N**3,
+    ),
+    (
+      ops.kalman_smoother,
+      "parallel",
+      lambda N, M: kalman_filter_in_parallel(N, M) + 32 * N**3,
+    ),
+  ],
+)
+def test_flops_of_the_kalman_scans(N, M, op, method, stated):
+  length = 256
+  shapes = [(length, M), (N, N), (N, N), (M, N), (M, M), (N,), (N, N)]
+  model = [jax.ShapeDtypeStruct(shape, "float32") for shape in shapes]
+  real = flops.count(functools.partial(op, method=method), *model).total
+  assert agree(stated(N, M), real / length)
 
 
 def test_a_wrong_formula_is_noticed():
