@@ -90,6 +90,23 @@ def dense_recurrence(sizes: Sizes, C: int) -> float:
   return 2 * sizes.heads * sizes.small**2
 
 
+def bidirectional(sizes: Sizes, C: int) -> float:
+  """Linear attention from both ends."""
+  return 2 * linear_attention("head")(sizes, C)
+
+
+def causal_convolution(sizes: Sizes, C: int) -> float:
+  """`2 W` for each number of x, of four taps."""
+  del C
+  return 8 * sizes.heads * sizes.width
+
+
+def attention(sizes: Sizes, C: int) -> float:
+  """`2 L (K + V)` a head: a count takes both sides of a tile's condition."""
+  del C
+  return 4 * sizes.length * sizes.heads * sizes.width
+
+
 # With the ladders of a TPU, over whole chunks: matrix products, log2(C) times.
 
 
@@ -140,4 +157,7 @@ FORMULAS: dict[str, Formula] = {
   "householder_product": householder_product,
   "normalized_linear_attention": normalized_linear_attention,
   "dense_recurrence": dense_recurrence,
+  "bidirectional": bidirectional,
+  "causal_convolution": causal_convolution,
+  "attention": attention,
 }

@@ -59,6 +59,9 @@ def attention(
   up to 512 x 512 scores a head, but without a window on a CPU only below 256
   queries, and else "chunked", whatever the dtype.
 
+  Cost: about 2 L (K + V) flops a token and query head, "chunked" half of it,
+  since it passes over what comes after; with a window 2 (C + window) (K + V).
+
   Args:
     q: [..., L, Hq, K] queries, any number of batch axes, any length.
     k: [..., L, Hkv, K] keys; Hq is a multiple of Hkv.

@@ -48,6 +48,9 @@ def bidirectional(
 
   There is no state to enter or to leave: every token reads all others.
 
+  Cost: twice that of `linear_attention`, chunked; "full"
+  2 L (K + V) + 4 L^2 flops a token and head, of which the latter make decays.
+
   Args:
     q: [..., L, H, K].
     k: [..., L, H, K].

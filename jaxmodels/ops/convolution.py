@@ -35,6 +35,8 @@ def causal_convolution(
   or wider. With W shifted products there is nothing to gain from chunks:
   `chunk_size` is taken for the sake of the common contract and ignored.
 
+  Cost: 2 W flops a number of x.
+
   Args:
     x: [..., L, D] inputs, any number of batch axes, any length.
     kernel: [W, D], W >= 1.

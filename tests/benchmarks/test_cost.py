@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import math
 import re
 
 import jax
@@ -27,11 +28,12 @@ MATRIX = [name for name, case in CASES.items() if case.matrix_state]
 
 
 def counted(name, chunk):
-  """Flops a token, chunked forward."""
+  """Flops a token, chunked forward where there are chunks."""
   case = CASES[name]
+  method = "chunked" if "chunked" in case.methods else "parallel"
 
   def op(**inputs):
-    return case.op(**inputs, method="chunked", chunk_size=chunk)
+    return case.op(**inputs, method=method, chunk_size=chunk)
 
   function = programs.forward(op)
   return flops.count(function, case.shapes(SIZES)).total / SIZES.tokens
@@ -89,6 +91,13 @@ def test_flops_of_the_kalman_scans(N, M, op, method, stated):
   model = [jax.ShapeDtypeStruct(shape, "float32") for shape in shapes]
   real = flops.count(functools.partial(op, method=method), *model).total
   assert agree(stated(N, M), real / length)
+
+
+@pytest.mark.parametrize(("length", "taps"), [(256, 256), (1000, 64)])
+def test_flops_of_the_long_convolution(length, taps):
+  x, kernel = (jax.ShapeDtypeStruct((n, 8), "float32") for n in (length, taps))
+  real = flops.count(ops.long_convolution, x, kernel).total / x.size
+  assert agree(30 * math.log2(2 * length), real)
 
 
 def test_a_wrong_formula_is_noticed():
