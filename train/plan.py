@@ -29,6 +29,7 @@ from train.aot import Plan, plan
 from train.command import main_with_errors, warn
 from train.config import Config
 from train.errors import UserError
+from train.overrides import override
 from train.topology import EXAMPLES
 
 # Compiling a large model takes minutes.
@@ -198,7 +199,7 @@ def suggest(config: Config, made: Plan) -> tuple[list[str], Plan] | None:
   """
   for words in itertools.islice(changes(config, made), _TRIES):
     try:
-      other = plan(flags.override(config, words), made.topology)
+      other = plan(override(config, words), made.topology)
     except UserError as error:
       warn(f"not {' '.join(words)}: {error}")
       continue

@@ -7,13 +7,13 @@ import pytest
 
 from tests.train import tiny
 from train import config as config_lib
-from train import flags, serialize
+from train import flags, overrides, serialize
 from train.config import Mesh
 from train.errors import UserError
 
 
 def override(*words):
-  return flags.override(tiny.get_config(), words)
+  return overrides.override(tiny.get_config(), words)
 
 
 def test_overrides_reach_every_depth_and_keep_their_types():

@@ -9,7 +9,7 @@ import pytest
 from jaxmodels.models import LanguageModel
 from jaxmodels.ops.platform import trace_for
 from tests.train import tiny
-from train import aot, flags, plan, topology
+from train import aot, flags, overrides, plan, topology
 from train.collectives import collectives
 from train.command import main_with_errors
 from train.config import Mesh
@@ -189,7 +189,7 @@ def test_the_mildest_change_that_fits_is_suggested(
   assert (found and found[0]) == words
   # The flags lead to what was planned.
   assert len(asked) == 1 + tries
-  assert not found or flags.override(config, found[0]) == asked[-1]
+  assert not found or overrides.override(config, found[0]) == asked[-1]
 
 
 @pytest.mark.tpu_aot
@@ -278,7 +278,7 @@ def test_without_libtpu_one_line_says_what_to_install(monkeypatch, capsys):
   ids=["32k", "1M"],
 )
 def test_a_large_hybrid_fits(words, parameters):
-  config = flags.override(flags.load(LARGE), words)
+  config = overrides.override(flags.load(LARGE), words)
   made = aot.plan(config, "v5e:16x16")
   least, most = parameters
   assert least < made.parameters < most

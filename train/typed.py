@@ -1,0 +1,147 @@
+"""Dataclasses of a config as a typed `ConfigDict`, and back."""
+
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict, config_dict
+
+from train import serialize
+from train.errors import UserError, one_line
+
+_SCALARS = (bool, int, float, str)
+
+
+def keys(entries: ConfigDict, prefix: str = "") -> dict[str, type]:
+  """Returns the type of every key, inner ones too."""
+  found: dict[str, type] = {}
+  for key in entries:
+    found[prefix + key] = entries.get_type(key)
+    if isinstance(entries[key], ConfigDict):
+      found.update(keys(entries[key], f"{prefix}{key}."))
+  return found
+
+
+def config_dict_of(value: Any) -> ConfigDict:
+  """Turns a dataclass, and those inside it, into a ConfigDict."""
+  fields = serialize.config_fields(value)
+  wanted = hints(type(value))
+  entries = {k: _entry(v, wanted.get(k, Any)) for k, v in fields.items()}
+  try:
+    return ConfigDict({k: v for k, v in entries.items() if v is not _HIDDEN})
+  except KeyError as error:
+    name = type(value).__name__
+    raise UserError(f"a field of {name} has a reserved name: {error}") from None
+
+
+# Marks what no flag can reach: functions, modules in tuples, arrays.
+_HIDDEN = object()
+
+
+def _entry(value: Any, hint: Any) -> Any:
+  if serialize.is_config(value):
+    return config_dict_of(value)
+  name = serialize.dtype_name(value)
+  if name is not None:
+    return name
+  if isinstance(value, Mapping):
+    return ConfigDict(_plain(value))
+  if value is None:
+    return config_dict.placeholder(_optional(hint))
+  if isinstance(value, list | tuple):
+    plain = all(isinstance(v, _SCALARS) for v in value)
+    return tuple(value) if plain else _HIDDEN
+  if not isinstance(value, _SCALARS):
+    return _HIDDEN
+  # A whole number in a config file may stand for a real one.
+  if isinstance(value, int) and _optional(hint) is float:
+    return float(value)
+  return value
+
+
+def _plain(value: Mapping[str, Any]) -> dict[str, Any]:
+  """Copies a mapping of options, which Linen may have frozen."""
+  return {
+    key: _plain(v) if isinstance(v, Mapping) else _plain_leaf(v)
+    for key, v in value.items()
+  }
+
+
+def _plain_leaf(value: Any) -> Any:
+  return serialize.dtype_name(value) or value
+
+
+def hints(cls: type) -> dict[str, Any]:
+  """The annotations of a dataclass, where they can be read."""
+  try:
+    return typing.get_type_hints(cls)
+  except (NameError, TypeError):
+    # An annotation of names that exist for type checkers only.
+    return {}
+
+
+def _optional(hint: Any) -> type:
+  """Returns the one type in `T`, `T | None` or `Optional[T]`, else object."""
+  options = [t for t in typing.get_args(hint) if t is not type(None)] or [hint]
+  if len(options) == 1 and options[0] in (*_SCALARS, tuple):
+    return options[0]
+  return object
+
+
+def rebuild(old: Any, new: Any, key: str) -> Any:
+  """Builds a value like `old` from an entry of a ConfigDict."""
+  if serialize.is_config(old):
+    fields = serialize.config_fields(old)
+    changed = {
+      name: rebuild(value, new[name], f"{key}.{name}")
+      for name, value in fields.items()
+      if name in new
+    }
+    return _build(type(old), {**fields, **changed}, key)
+  if isinstance(new, ConfigDict):
+    return _mapping(old, new.to_dict())
+  if serialize.dtype_name(old) is not None and isinstance(new, str):
+    return _named(lambda: serialize.dtype_from_name(new), key)
+  if old is None and isinstance(new, str) and key.endswith("dtype"):
+    return _named(lambda: serialize.dtype_from_name(new), key)
+  if isinstance(new, tuple) and isinstance(old, tuple):
+    return _tuple(old, new, key)
+  return new
+
+
+def _mapping(old: Any, new: Mapping[str, Any]) -> dict[str, Any]:
+  """Gives the dtypes inside a mapping of options back their own form."""
+  old = old if isinstance(old, Mapping) else {}
+  result: dict[str, Any] = {}
+  for key, value in new.items():
+    before = old.get(key)
+    if isinstance(value, Mapping):
+      result[key] = _mapping(before, value)
+    elif serialize.dtype_name(before) is not None:
+      result[key] = serialize.dtype_from_name(value)
+    else:
+      result[key] = value
+  return result
+
+
+def _tuple(old: tuple, new: tuple, key: str) -> tuple:
+  if old and isinstance(old[0], str) and len(new) == 1 and "," in str(new[0]):
+    new = tuple(part.strip() for part in str(new[0]).split(","))
+  if old and any(not isinstance(v, type(old[0])) for v in new):
+    kind = type(old[0]).__name__
+    raise UserError(f"{key} is {new!r}, but must be a tuple of {kind}")
+  return new
+
+
+def _named(build: Callable[[], Any], key: str) -> Any:
+  try:
+    return build()
+  except UserError as error:
+    raise UserError(f"{key}: {error}") from error
+
+
+def _build(cls: type, fields: dict[str, Any], key: str) -> Any:
+  try:
+    return cls(**fields)
+  except (TypeError, ValueError) as error:
+    raise UserError(f"{key}: {one_line(error)}") from error
