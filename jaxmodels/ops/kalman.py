@@ -63,8 +63,8 @@ def kalman_filter(
       default.
     method: "recurrent", token after token; "parallel", chunks side by side
       in about 3 sqrt(L) steps; "associative", a scan of depth log L, with a
-      program that takes minutes to compile; "auto" is "recurrent" on CPU and
-      "parallel" elsewhere.
+      program that takes up to minutes to compile; "auto" is "recurrent" on CPU
+      and "parallel" elsewhere.
     axis_name: mesh axis over which L is sharded, inside `shard_map`; equal
       shards of y, of observed and of what has one a token. One all-gather of
       elements, whatever the length.
