@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from absl import logging
 
+from train import threads
 from train.errors import RunError, UserError, is_disk_full, one_line
 
 
@@ -49,6 +50,7 @@ def main_with_errors(
   """
   # What the checkpoint library logs before it raises it, we say ourselves.
   logging.set_verbosity(logging.FATAL)
+  threads.spare()
   try:
     return run(sys.argv[1:] if argv is None else argv)
   except BrokenPipeError:
