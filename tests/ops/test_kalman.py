@@ -10,6 +10,7 @@ from jax.sharding import AxisType, PartitionSpec
 
 from jaxmodels import ops
 from jaxmodels.ops import reference_kalman
+from jaxmodels.ops.platform import trace_for
 from jaxmodels.testing import relative_error
 
 LENGTH = 9
@@ -139,18 +140,38 @@ def test_is_dense_gaussian_process_regression(method):
 
 
 @pytest.mark.slow
-def test_vmap_and_one_token():
+def test_vmap():
   arguments = drawn("float32", varying=False)
   stack = {k: jnp.stack([x, x]) for k, x in arguments.items()}
   many, _ = jax.vmap(lambda a: ops.kalman_smoother(**a))(stack)
   one, _ = ops.kalman_smoother(**arguments)
   assert relative_error(many.mean[1], one.mean) < 1e-6
-  arguments["y"] = arguments["y"][:1]
+
+
+@pytest.mark.parametrize("method", EACH)
+def test_one_token(method):
+  arguments = drawn("float32", varying=False, length=1)
   (filtered, _), (smoothed, _) = (
-    op(**arguments, method="associative")
+    jax.jit(functools.partial(op, method=method))(**arguments)
     for op in (ops.kalman_filter, ops.kalman_smoother)
   )
   assert relative_error(smoothed.mean, filtered.mean) < 1e-6
+
+
+@pytest.mark.parametrize(
+  ("platform", "method"),
+  [("cpu", "recurrent"), ("gpu", "parallel"), ("tpu", "parallel")],
+)
+def test_auto(platform, method):
+  with trace_for(platform):
+    auto, named = (
+      str(jax.make_jaxpr(functools.partial(results, op))(drawn("float32")))
+      for op in (
+        ops.kalman_filter,
+        functools.partial(ops.kalman_filter, method=method),
+      )
+    )
+  assert auto == named
 
 
 def test_wrong_arguments_are_named():
