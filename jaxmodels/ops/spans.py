@@ -7,16 +7,15 @@ side, in the last axis (`jaxmodels.ops.small_matrices`).
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxmodels.ops.chunks import Tree
 from jaxmodels.ops.recurrence import Segment
 from jaxmodels.ops.sequence_parallel import exchange
-
-Tree = Any  # A pytree of arrays.
 
 
 class Walk(NamedTuple):
