@@ -6,8 +6,9 @@ other sequences, `--config.mesh.fsdp=2` cuts parameters and `.sequence=2`
 sequences too. Several processes, one a host: start the same command on each
 with `--distributed`; train/LAUNCHING.md says how.
 
-`--profile_steps=10,20` writes a trace of steps 10 to 19, numbered as in
-`metrics.jsonl`, to `profile/` in the workdir.
+A run resumes only on the data that it began with; `--new_data` lets it go on
+with others. `--profile_steps=10,20` writes a trace of steps 10 to 19, numbered
+as in `metrics.jsonl`, to `profile/` in the workdir.
 """
 
 import os
@@ -29,7 +30,13 @@ def _run(argv: Sequence[str]) -> int:
   options, argv = distributed.parse(argv)
   with distributed.joined(options):
     command = flags.parse(argv)
-    result = run(command.config, command.workdir, command.profile_steps)
+    result = run(
+      command.config,
+      command.workdir,
+      command.profile_steps,
+      source=command.source,
+      new_data=command.new_data,
+    )
   if result.signal is not None:
     return 128 + result.signal
   if processes.is_first():

@@ -25,6 +25,7 @@ from flax import serialization
 from train.config import BEST_METRICS
 from train.errors import UserError, one_line
 from train.processes import on_first
+from train.untrusted import check_listed, check_meta, read_json
 
 _CHECKSUMS = "checksums.json"
 _ITEMS = ("state", "meta")
@@ -184,8 +185,8 @@ def _verify(folder: str) -> None:
   path = os.path.join(folder, _CHECKSUMS)
   if not os.path.exists(path):
     raise ValueError(f"{_CHECKSUMS} is missing, so it was never completed")
-  with open(path) as file:
-    listed = json.load(file)
+  listed = read_json(path)
+  check_listed(folder, listed)
   for name, (size, crc) in listed.items():
     found = os.path.join(folder, name)
     if not os.path.exists(found):
@@ -211,7 +212,8 @@ def _read(workdir: str, step: int) -> Snapshot:
   _verify(folder)
   handler = ocp.JsonCheckpointHandler(multiprocessing_options=_alone())
   with ocp.Checkpointer(handler, multiprocessing_options=_alone()) as reader:
-    return Snapshot(state=None, **reader.restore(os.path.join(folder, "meta")))
+    meta = reader.restore(os.path.join(folder, "meta"))
+  return Snapshot(state=None, **check_meta(meta, step))
 
 
 def _read_whole(workdir: str, step: int) -> Snapshot:
@@ -251,11 +253,9 @@ def restore(workdir: str, step: int, shapes: Any) -> Any:
 
 
 def latest(workdir: str, say: Callable[[str], None]) -> Snapshot | None:
-  """Finds the latest checkpoint that can be read, to go on from it.
+  """Finds the latest checkpoint that can be read, and changes nothing.
 
-  Unreadable ones are moved to `corrupt/`, so that the run can write their
-  steps again, and half-written ones are removed. Of several processes, the
-  first does all that and tells the others.
+  Of several processes, the first looks and tells the others.
 
   Args:
     workdir: The run's directory.
@@ -278,24 +278,47 @@ def latest(workdir: str, say: Callable[[str], None]) -> Snapshot | None:
 
 
 def _latest(workdir: str, say: Callable[[str], None]) -> Snapshot | None:
-  folder = _folder(workdir)
-  for name in os.listdir(folder) if os.path.isdir(folder) else ():
-    if _TEMPORARY in name:
-      say(f"skipping {os.path.join(folder, name)}, which is half-written")
-      shutil.rmtree(os.path.join(folder, name))
   available = steps(workdir)[::-1]
   if not available:
     return None
   try:
-    found = _try(available, workdir, say, _read)
+    return _try(available, workdir, say, _read)
   except UserError as error:
     raise UserError(
-      f"none of the checkpoints in {folder} can be read; to start again from"
-      " nothing, remove that directory"
+      f"none of the checkpoints in {_folder(workdir)} can be read; to start"
+      " again from nothing, remove that directory"
     ) from error
-  for step in available[: available.index(found.step)]:
-    _set_aside(workdir, step)
-  return found
+
+
+def clear(
+  workdir: str, snapshot: Snapshot | None, say: Callable[[str], None]
+) -> None:
+  """Makes room for a run that goes on from the checkpoint of `latest`.
+
+  Half-written checkpoints are removed. Later ones, which could not be read,
+  are moved to `corrupt/`, so that the run can write their steps again. Of
+  several processes, the first does it.
+
+  Args:
+    workdir: The run's directory.
+    snapshot: What `latest` returned.
+    say: Takes one line about every checkpoint that is removed.
+  """
+  on_first(lambda: _clear(workdir, snapshot, say))
+
+
+def _clear(
+  workdir: str, snapshot: Snapshot | None, say: Callable[[str], None]
+) -> None:
+  folder = _folder(workdir)
+  for name in os.listdir(folder) if os.path.isdir(folder) else ():
+    path = os.path.join(folder, name)
+    if _TEMPORARY in name:
+      say(f"skipping {path}, which is half-written")
+      os.unlink(path) if os.path.islink(path) else shutil.rmtree(path)
+  for step in steps(workdir)[::-1]:
+    if snapshot is not None and step > snapshot.step:
+      _set_aside(workdir, step)
 
 
 def _set_aside(workdir: str, step: int) -> None:

@@ -9,12 +9,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from train import checkpoint, serialize
+from train import checkpoint, modules, serialize, trust
 from train.command import main_with_errors, warn
 from train.data import Batches, Dataset
 from train.errors import UserError
 from train.sharding import Strategy, make_strategy
-from train.start import make_task, open_split
+from train.start import make_task, open_split, read_only
 from train.state import TrainState
 from train.step import means
 
@@ -67,13 +67,15 @@ def _run(argv: Sequence[str]) -> int:
   )
   parser.add_argument("--batches", type=int, help="instead of the whole split")
   parser.add_argument("--split", default="validation", help="or train")
+  trust.add_flag(parser)
   options = parser.parse_args(argv)
   if options.batches is not None and options.batches < 1:
     raise UserError(f"--batches is {options.batches}, but must be positive")
   snapshot = checkpoint.load(options.workdir, options.step, warn)
-  config = serialize.from_json(snapshot.config)
+  trusted = modules.import_trusted(options.trust)
+  config = serialize.read_config(snapshot.config, trusted)
   strategy = make_strategy("jit", make_task(config))
-  dataset = open_split(config.data, options.split)
+  dataset = open_split(read_only(config.data), options.split)
   state = TrainState(
     step=snapshot.state["step"],
     params=snapshot.state["params"],
@@ -81,13 +83,14 @@ def _run(argv: Sequence[str]) -> int:
     rng=snapshot.state["rng"],
     stopped=snapshot.state["stopped"],
   )
-  values = evaluate(
-    strategy,
-    strategy.prepare(state),
-    dataset,
-    config.batch_size,
-    options.batches,
-  )
+  with trust.explained(snapshot.config):
+    values = evaluate(
+      strategy,
+      strategy.prepare(state),
+      dataset,
+      config.batch_size,
+      options.batches,
+    )
   print(f"step {snapshot.step}, {options.split}:")
   for name, value in values.items():
     print(f"  {name:15} {value:.6g}")

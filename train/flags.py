@@ -1,13 +1,10 @@
 """The command line: a config file, and `--config.KEY=VALUE` over it."""
 
 import dataclasses
-import importlib
-import importlib.util
 import os
-import sys
-import types
 from collections.abc import Sequence
 
+from train import modules
 from train.config import Config
 from train.errors import UserError
 from train.overrides import override
@@ -22,11 +19,15 @@ class Command:
     config: The run.
     workdir: Its directory.
     profile_steps: Numbers of the steps to trace.
+    source: The config file, as `train.trust` names it.
+    new_data: Whether a run may go on with other data than it began with.
   """
 
   config: Config
   workdir: str
   profile_steps: range = range(0)
+  source: str | None = None
+  new_data: bool = False
 
 
 def parse(argv: Sequence[str]) -> Command:
@@ -38,7 +39,8 @@ def parse(argv: Sequence[str]) -> Command:
   Returns:
     The config with its overrides, and the directory of the run, which is
     `runs/NAME` for `configs/NAME.py` unless it is given; which steps to
-    trace, by `--profile_steps=FIRST,LAST`.
+    trace, by `--profile_steps=FIRST,LAST`; and whether the data may have
+    changed, by `--new_data`.
 
   Raises:
     UserError: Something is unknown, missing, or of the wrong type.
@@ -51,10 +53,12 @@ def parse(argv: Sequence[str]) -> Command:
     name = os.path.splitext(os.path.basename(path))[0]
     workdir = os.path.join("runs", name)
   traced, rest = take("profile_steps", rest)
-  config = override(load(path), rest)
-  if traced is None:
-    return Command(config, workdir)
-  return Command(config, workdir, parse_steps(traced, config.steps))
+  new_data = "--new_data" in rest
+  config = override(load(path), [w for w in rest if w != "--new_data"])
+  steps = range(0) if traced is None else parse_steps(traced, config.steps)
+  inside = not os.path.relpath(path).startswith(os.pardir)
+  source = os.path.relpath(path) if inside else os.path.abspath(path)
+  return Command(config, workdir, steps, source, new_data)
 
 
 def take(name: str, argv: Sequence[str]) -> tuple[str | None, list[str]]:
@@ -87,41 +91,25 @@ def load(path: str) -> Config:
   """Imports a config file and calls its `get_config`.
 
   Args:
-    path: The file. One below the current directory is imported by its dotted
-      name, so that classes defined in it can be found again by a resumed run.
+    path: The file; see `train.modules.import_file`.
 
   Raises:
-    UserError: No such file, or it has no `get_config` that returns a config.
+    UserError: No such file, or it fails, or it has no `get_config` that
+      returns a config.
   """
   if not os.path.isfile(path):
     folder = os.path.dirname(path) or "configs"
     raise UserError(f"no config file {path}; {_known_configs(folder)}")
-  module = _import_file(path)
+  module = modules.import_file(path)
   get_config = getattr(module, "get_config", None)
   if get_config is None:
     raise UserError(f"{path} has no function get_config()")
   try:
     config = get_config()
-  except (TypeError, ValueError) as error:
-    raise UserError(f"{path}: get_config() failed: {error}") from error
+  except Exception as error:
+    reason = modules.explain(path, error)
+    raise UserError(f"get_config() failed: {reason}") from error
   if not isinstance(config, Config):
     kind = type(config).__name__
     raise UserError(f"{path}: get_config() must return a Config, not {kind}")
   return config
-
-
-def _import_file(path: str) -> types.ModuleType:
-  relative = os.path.relpath(path)
-  dotted = os.path.splitext(relative)[0].replace(os.sep, ".")
-  if all(part.isidentifier() for part in dotted.split(".")):
-    if os.getcwd() not in sys.path:
-      sys.path.insert(0, os.getcwd())
-    return importlib.import_module(dotted)
-  name = os.path.splitext(os.path.basename(path))[0]
-  spec = importlib.util.spec_from_file_location(name, path)
-  if spec is None or spec.loader is None:
-    raise UserError(f"{path} is not a Python file")
-  module = importlib.util.module_from_spec(spec)
-  sys.modules[name] = module
-  spec.loader.exec_module(module)
-  return module

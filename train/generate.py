@@ -17,12 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from train import checkpoint, serialize
+from train import checkpoint, modules, serialize, trust
 from train.command import main_with_errors, warn
 from train.config import Config, Sample, check_sample
-from train.data import Dataset
+from train.data import Codec
 from train.errors import UserError
-from train.start import open_split
+from train.start import open_codec
 
 
 def pick(
@@ -117,11 +117,11 @@ def generate(
     tokens = token[None, None]
 
 
-def as_text(dataset: Dataset, tokens: Iterable[int]) -> Iterator[str]:
+def as_text(codec: Codec, tokens: Iterable[int]) -> Iterator[str]:
   """Decodes a stream of tokens, each character as soon as it is whole.
 
   Args:
-    dataset: Turns tokens into bytes.
+    codec: Turns tokens into bytes.
     tokens: The stream.
 
   Yields:
@@ -129,7 +129,7 @@ def as_text(dataset: Dataset, tokens: Iterable[int]) -> Iterator[str]:
   """
   decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
   for token in tokens:
-    text = decoder.decode(dataset.decode([token]))
+    text = decoder.decode(codec.decode([token]))
     if text:
       yield text
   rest = decoder.decode(b"", final=True)
@@ -138,7 +138,12 @@ def as_text(dataset: Dataset, tokens: Iterable[int]) -> Iterator[str]:
 
 
 def continuation(
-  config: Config, params: Any, prompt: bytes, sample: Sample, seed: int = 0
+  config: Config,
+  params: Any,
+  prompt: bytes,
+  sample: Sample,
+  seed: int = 0,
+  vocab_size: object = None,
 ) -> Iterator[str]:
   """Continues a prompt as text.
 
@@ -148,6 +153,7 @@ def continuation(
     prompt: What to continue.
     sample: Length, temperature, `top_k` and `top_p`; its prompt is not used.
     seed: Of the draws.
+    vocab_size: Of the data, where it is known.
 
   Yields:
     Text, as soon as it is drawn, without the prompt.
@@ -155,9 +161,9 @@ def continuation(
   Raises:
     UserError: The data have no tokens for the prompt.
   """
-  dataset = open_split(config.data, "validation")
+  codec = open_codec(config.data, vocab_size)
   try:
-    tokens = dataset.encode(prompt)
+    tokens = codec.encode(prompt)
   except ValueError as error:
     raise UserError(f"the prompt cannot be encoded: {error}") from error
   stream = generate(
@@ -170,7 +176,7 @@ def continuation(
     top_k=sample.top_k,
     top_p=sample.top_p,
   )
-  yield from as_text(dataset, stream)
+  yield from as_text(codec, stream)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -187,6 +193,7 @@ def _parser() -> argparse.ArgumentParser:
   parser.add_argument("--top_k", type=int)
   parser.add_argument("--top_p", type=float)
   parser.add_argument("--seed", type=int, default=0)
+  trust.add_flag(parser)
   return parser
 
 
@@ -209,13 +216,21 @@ def _run(argv: Sequence[str]) -> int:
   check_sample(sample)
   prompt = _prompt(options.prompt)
   snapshot = checkpoint.load(options.workdir, options.step, warn)
-  config = serialize.from_json(snapshot.config)
+  trusted = modules.import_trusted(options.trust)
+  config = serialize.read_config(snapshot.config, trusted)
+  beside = snapshot.config.get("$data")
   pieces = continuation(
-    config, snapshot.state["params"], prompt, sample, options.seed
+    config,
+    snapshot.state["params"],
+    prompt,
+    sample,
+    options.seed,
+    beside.get("vocab_size") if isinstance(beside, dict) else None,
   )
-  for text in pieces:
-    sys.stdout.write(text)
-    sys.stdout.flush()
+  with trust.explained(snapshot.config):
+    for text in pieces:
+      sys.stdout.write(text)
+      sys.stdout.flush()
   sys.stdout.write("\n")
   return 0
 

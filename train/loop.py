@@ -17,6 +17,7 @@ resumed run writes exactly those that follow.
 """
 
 import dataclasses
+import io
 import os
 import signal
 import time
@@ -26,7 +27,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from train import checkpoint, processes, serialize
+from train import checkpoint, files, lock, processes
 from train.checkpoint import Checkpoints, Snapshot
 from train.command import warn
 from train.config import Config, Mesh, validate
@@ -125,7 +126,7 @@ class _Loop:
     snapshot = start.snapshot
     self._config = config
     self._workdir = workdir
-    self._document = serialize.to_json(config)
+    self._document = start.document
     self._strategy = strategy = start.strategy
     self._writer = writer
     self._checkpoints = checkpoints
@@ -253,7 +254,9 @@ class _Loop:
     if jax.process_count() > 1:
       name += f"-process-{jax.process_index()}"
     path = os.path.join(self._workdir, f"{name}.npz")
-    np.savez(path, allow_pickle=False, **batch.host)
+    content = io.BytesIO()
+    np.savez(content, allow_pickle=False, **batch.host)
+    files.replace(path, content.getvalue())
     return (
       f"the state before it is checkpoint {step}, its batch is {path}, and the"
       " same command repeats it"
@@ -293,7 +296,12 @@ class _Loop:
 
 
 def run(
-  config: Config, workdir: str, profile_steps: range = range(0)
+  config: Config,
+  workdir: str,
+  profile_steps: range = range(0),
+  *,
+  source: str | None = None,
+  new_data: bool = False,
 ) -> Result:
   """Trains, from the start or from the last checkpoint in `workdir`.
 
@@ -303,6 +311,9 @@ def run(
     config: The run.
     workdir: Its directory: `metrics.jsonl`, `checkpoints/`, `config.json`.
     profile_steps: Numbers of the steps whose trace goes to `profile/` there.
+    source: The config file that the user named; kept for later commands, to
+      say what they miss.
+    new_data: Whether a run may go on with other data than it began with.
 
   Returns:
     How it ended; a signal is answered by saving, and is no error.
@@ -314,8 +325,14 @@ def run(
   """
   validate(config, devices=jax.device_count(), processes=jax.process_count())
   make_workdir(workdir)
-  with stop_signals() as stop, _writer(config, workdir) as writer:
-    start = begin(config, workdir, writer.text)
+  with (
+    stop_signals() as stop,
+    lock.held(workdir),
+    _writer(config, workdir) as writer,
+  ):
+    start = begin(
+      config, workdir, writer.text, source=source, new_data=new_data
+    )
     step = start.snapshot.step if start.snapshot else 0
     # Nothing of a run without a checkpoint is kept, not even its step 0.
     writer.truncate(step if start.snapshot else -1)

@@ -8,14 +8,17 @@ import math
 import os
 import pathlib
 import re
+import secrets
 import sys
 from collections.abc import Iterator, Mapping
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import jax
 import numpy as np
 import tqdm
+
+from train import files
 
 FILE_NAME = "metrics.jsonl"
 
@@ -53,7 +56,6 @@ class MetricsWriter:
     tensorboard: bool = True,
   ):
     self._workdir = pathlib.Path(workdir)
-    self._workdir.mkdir(parents=True, exist_ok=True)
     self._path = self._workdir / FILE_NAME
     self._total_steps = total_steps
     self._tensorboard = tensorboard and _installed("tensorboardX")
@@ -61,10 +63,8 @@ class MetricsWriter:
     self._events: Any = None
     self._bar: Any = None
     self._is_terminal = sys.stderr.isatty()
-    # Half a line may be left of a run that was killed; what is written next
-    # must not be joined to it.
-    _rewrite(self._path, None)
-    self._file = self._path.open("a", encoding="utf-8")
+    # Opened by the first to write: a command that is refused changes nothing.
+    self._file: BinaryIO | None = None
 
   def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
     """Writes one line of metrics; it is in the file when this returns.
@@ -80,7 +80,9 @@ class MetricsWriter:
       for name, value in numbers.items()
     }
     line = {"step": int(step), "split": split, **finite}
-    self._file.write(json.dumps(line, allow_nan=False) + "\n")
+    if self._file is None:
+      self._file = self._open(None)
+    self._file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
     self._file.flush()
     if self._tensorboard:
       self._write_events(step, split, numbers)
@@ -102,14 +104,25 @@ class MetricsWriter:
     Args:
       step: the last step whose lines stay.
     """
-    self._file.close()
-    _rewrite(self._path, step)
-    self._file = self._path.open("a", encoding="utf-8")
+    if self._file is not None:
+      self._file.close()
+    self._file = self._open(step)
     self._purge_step = step + 1
+
+  def _open(self, step: int | None) -> BinaryIO:
+    """Opens the file at its end, without the lines after `step`.
+
+    Half a line may be left of a run that was killed; what is written next must
+    not be joined to it.
+    """
+    self._workdir.mkdir(parents=True, exist_ok=True)
+    _rewrite(self._path, step)
+    return files.open_append(str(self._path))
 
   def close(self) -> None:
     """Ends the bar and closes the files."""
-    self._file.close()
+    if self._file is not None:
+      self._file.close()
     if self._bar is not None:
       self._bar.close()
       self._bar = None
@@ -134,8 +147,10 @@ class MetricsWriter:
     if self._events is None:
       import tensorboardX
 
+      # A name that nobody can know before, and so lay a link under.
+      suffix = f".{secrets.token_hex(8)}"
       self._events = tensorboardX.SummaryWriter(
-        str(self._workdir), purge_step=self._purge_step
+        str(self._workdir), purge_step=self._purge_step, filename_suffix=suffix
       )
     for name, value in values.items():
       self._events.add_scalar(f"{split}/{name}", value, step)
@@ -208,21 +223,16 @@ def _lines(text: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _rewrite(path: pathlib.Path, step: int | None) -> None:
   """Drops lines after `step`, if it is given, and those that are not whole."""
-  if not path.exists():
+  if not os.path.lexists(path):
     return
-  before = path.read_text(encoding="utf-8", errors="replace")
+  before = files.read(str(path)).decode(errors="replace")
   after = "".join(
     line + "\n"
     for line, values in _lines(before)
     if step is None or values["step"] <= step
   )
   if after != before:
-    temporary = path.with_suffix(".partial")
-    with temporary.open("w", encoding="utf-8") as file:
-      file.write(after)
-      file.flush()
-      os.fsync(file.fileno())
-    temporary.replace(path)
+    files.replace(str(path), after.encode())
 
 
 def _installed(module: str) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import io
 import math
 import os
 import pathlib
@@ -21,6 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter
 
+from train import files
 from train.metrics import FILE_NAME, read_metrics
 
 _COLORS = (
@@ -159,7 +161,10 @@ def write_report(
     axes.remove()
   _legend(figure, runs, panels)
   pathlib.Path(output).parent.mkdir(parents=True, exist_ok=True)
-  figure.savefig(output, dpi=130)
+  picture = io.BytesIO()
+  kind = pathlib.Path(output).suffix[1:] or "png"
+  figure.savefig(picture, dpi=130, format=kind)
+  files.replace(os.fspath(output), picture.getvalue())
 
 
 def _has(run: _Run, panel: _Panel) -> bool:

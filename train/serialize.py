@@ -6,14 +6,15 @@ list; everything else is JSON's own.
 """
 
 import dataclasses
-import importlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from train import trust, untrusted
+from train.config import Config
 from train.errors import UserError
 
 # Fields that Linen adds to every module, which are no configuration.
@@ -52,14 +53,10 @@ def dtype_from_name(name: str) -> Any:
   Raises:
     UserError: There is none of that name.
   """
-  found = getattr(jnp, name, None)
+  found = getattr(jnp, name, None) if isinstance(name, str) else None
   if found is None or dtype_name(found) is None:
     raise UserError(f"{name!r} is not a dtype, like float32 or bfloat16")
   return found
-
-
-def _path(value: Any) -> str:
-  return f"{value.__module__}:{value.__qualname__}"
 
 
 def to_json(value: Any) -> Any:
@@ -76,61 +73,79 @@ def to_json(value: Any) -> Any:
     return {"$dtype": name}
   if is_config(value):
     fields = {k: to_json(v) for k, v in config_fields(value).items()}
-    return {"$class": _path(type(value)), **fields}
+    return {"$class": trust.path_of(type(value)), **fields}
   if isinstance(value, Mapping):
     return {str(k): to_json(v) for k, v in value.items()}
   if isinstance(value, list | tuple):
     return [to_json(v) for v in value]
   if value is None or isinstance(value, bool | int | float | str):
     return value
-  if callable(value) and hasattr(value, "__qualname__"):
-    return {"$function": _path(value)}
   if callable(value) and hasattr(value, "__name__"):
-    # A jitted function of JAX keeps its name, under the module's.
-    return {"$function": f"{value.__module__}:{value.__name__}"}
+    return {"$function": trust.path_of(value)}
   kind = type(value).__name__
   raise UserError(f"a config cannot hold {value!r}, of type {kind}")
 
 
-def _find(path: str) -> Any:
-  module, _, names = path.partition(":")
-  try:
-    found: Any = importlib.import_module(module)
-    for name in names.split("."):
-      found = getattr(found, name)
-  except (ImportError, AttributeError) as error:
-    raise UserError(
-      f"the stored config names {path}, which is not there: {error}"
-    ) from error
-  return found
-
-
-def from_json(document: Any) -> Any:
+def from_json(document: Any, trusted: Collection[str] = ()) -> Any:
   """Undoes `to_json`; lists become tuples, and dtypes those of `jax.numpy`.
 
   Args:
-    document: What `json.loads` returned.
+    document: What `json.loads` returned, perhaps of somebody else's run. It
+      can name what `train.trust` lists, and nothing else runs.
+    trusted: Modules and packages whose classes it may name too.
 
   Raises:
-    UserError: A class is gone, or takes other fields now.
+    UserError: A class is gone, takes other fields now, or is not trusted.
   """
+  try:
+    untrusted.check_depth(document)
+  except ValueError as error:
+    raise UserError(f"the saved config is not one of ours: {error}") from error
+  return _from_json(document, trusted)
+
+
+def read_config(document: Any, trusted: Collection[str] = ()) -> Config:
+  """Returns the config that a checkpoint holds; see `from_json`.
+
+  Args:
+    document: What was read, perhaps of somebody else's run.
+    trusted: Modules and packages whose classes it may name too.
+
+  Raises:
+    UserError: It is no config, or names what is not trusted.
+  """
+  try:
+    config = from_json(document, trusted)
+  except UserError as error:
+    source = trust.source_of(document)
+    if source is None:
+      raise
+    started = f"the run was started with --config={source!r}"
+    raise UserError(f"{error} ({started})") from error
+  if not isinstance(config, Config):
+    kind = type(config).__name__
+    raise UserError(f"the saved config is a {kind}, not a Config")
+  return config
+
+
+def _from_json(document: Any, trusted: Collection[str]) -> Any:
   if isinstance(document, list):
-    return tuple(from_json(v) for v in document)
+    return tuple(_from_json(v, trusted) for v in document)
   if not isinstance(document, dict):
     return document
   if "$dtype" in document:
     return dtype_from_name(document["$dtype"])
   if "$function" in document:
-    return _find(document["$function"])
-  values = {k: from_json(v) for k, v in document.items() if k != "$class"}
+    return trust.find_function(document["$function"], trusted)
+  # Other entries with a dollar are beside the config: see `train.start.begin`.
+  values = {
+    k: _from_json(v, trusted)
+    for k, v in document.items()
+    if not k.startswith("$")
+  }
   if "$class" not in document:
     return values
-  try:
-    return _find(document["$class"])(**values)
-  except TypeError as error:
-    raise UserError(
-      f"the stored config does not fit {document['$class']}: {error}"
-    ) from error
+  return trust.build(trust.find_class(document["$class"], trusted), values)
 
 
 def flatten(document: Any, prefix: str = "config") -> dict[str, Any]:

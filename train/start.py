@@ -1,17 +1,18 @@
 """What happens before the first step: open, check, restore."""
 
+import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import flax
 import jax
 import numpy as np
 
-from train import checkpoint, processes, serialize
+from train import checkpoint, files, processes, serialize
 from train.config import Config, Mesh, validate
-from train.data import Dataset
+from train.data import Codec, Dataset
 from train.errors import UserError, is_disk_full, one_line
 from train.mesh import check_pieces
 from train.optimizer import make_optimizer, schedule
@@ -33,6 +34,8 @@ FREE: tuple[str, ...] = (
   "config.strategy",
   "config.mesh",
 )
+# Entries of a saved config that are none of the config: see `begin`.
+_BESIDE = ("config.$data", "config.$source")
 
 
 class Start(NamedTuple):
@@ -46,6 +49,7 @@ class Start(NamedTuple):
     validation: What is validated on.
     snapshot: The checkpoint that the state is of, itself without it; None for
       a new run.
+    document: The config and what a checkpoint keeps beside it, as JSON.
   """
 
   strategy: Strategy
@@ -54,6 +58,7 @@ class Start(NamedTuple):
   train: Dataset
   validation: Dataset
   snapshot: checkpoint.Snapshot | None
+  document: Any
 
 
 def open_split(data: Any, split: str) -> Dataset:
@@ -69,6 +74,37 @@ def open_split(data: Any, split: str) -> Dataset:
   if len(dataset) == 0:
     raise UserError(f"config.data: the {split} split has no examples")
   return dataset
+
+
+def read_only(data: Any) -> Any:
+  """Returns data of a saved config that write and download nothing.
+
+  Raises:
+    UserError: They cannot do without.
+  """
+  make = getattr(data, "read_only", None)
+  try:
+    return data if make is None else make()
+  except ValueError as error:
+    raise UserError(f"config.data: {one_line(error)}") from error
+
+
+def open_codec(data: Any, vocab_size: object = None) -> Codec:
+  """Returns what turns text to tokens and back, without the data if it can.
+
+  Args:
+    data: Of a config. Data without a `codec` method are opened.
+    vocab_size: Of the data set, where it is known.
+
+  Raises:
+    UserError: They have to be opened, and cannot be.
+  """
+  known = vocab_size if type(vocab_size) is int else None
+  make = getattr(data, "codec", None)
+  codec = None if make is None else make(known)
+  if codec is not None:
+    return codec
+  return open_split(read_only(data), "validation")
 
 
 def make_task(config: Config) -> Task:
@@ -98,13 +134,25 @@ def new_state(
     raise UserError(f"config.model: {one_line(error)}") from error
 
 
-def begin(config: Config, workdir: str, say: Callable[[str], None]) -> Start:
+def begin(
+  config: Config,
+  workdir: str,
+  say: Callable[[str], None],
+  *,
+  source: str | None = None,
+  new_data: bool = False,
+) -> Start:
   """Opens the data, builds the state, and takes up the run if there is one.
+
+  Nothing in the directory is changed before all that may be refused has been
+  checked.
 
   Args:
     config: The run.
     workdir: Its directory, which is there.
     say: Takes lines for the user.
+    source: The config file that the user named.
+    new_data: Whether a run may go on with other data.
 
   Raises:
     UserError: The config is wrong, or not that of the run in `workdir`.
@@ -123,45 +171,123 @@ def begin(config: Config, workdir: str, say: Callable[[str], None]) -> Start:
   draw, shapes = new_state(config, task, length)
   check_pieces(mesh, task.model, shapes.params, length)
   document = serialize.to_json(config)
+  digests = {"train": digest(train), "validation": digest(validation)}
   processes.check_same(
     {
+      "the version of JAX": jax.__version__,
       "the config": json.dumps(document),
-      "the train split": _digest(train),
-      "the validation split": _digest(validation),
+      "the flag --new_data": str(new_data),
+      "the train split": digests["train"],
+      "the validation split": digests["validation"],
     }
   )
+  document |= {
+    "$data": {**digests, "vocab_size": train.vocab_size},
+    "$source": source,
+  }
   snapshot = checkpoint.latest(workdir, say)
+  if snapshot is not None:
+    _refuse_changes(snapshot, document, config, workdir)
+    _refuse_new_data(snapshot, digests, workdir, say if new_data else None)
   strategy = make_strategy(config.strategy, task, mesh=mesh, debug=config.debug)
   places = strategy.place(shapes)
+  wanted = jax.tree.map(
+    lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+    shapes,
+    places,
+  )
+  # Drawn in pieces, so that no device ever holds the whole of a large one.
+  drawn = jax.jit(draw, out_shardings=places)
+  if jax.process_count() > 1:
+    _check_programs(strategy, drawn, wanted, train, config)
   if snapshot is None:
-    # Drawn in pieces, so that no device ever holds the whole of a large one.
-    state = jax.jit(draw, out_shardings=places)()
+    state = drawn()
   else:
-    _refuse_changes(snapshot, document, config, workdir)
-    wanted = jax.tree.map(
-      lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
-      shapes,
-      places,
-    )
     state = checkpoint.restore(workdir, snapshot.step, wanted)
     # What stopped it is for the step to find again.
     going = jax.device_put(np.zeros((), bool), places.stopped)
     state = state.replace(stopped=going)
+  checkpoint.clear(workdir, snapshot, say)
   if processes.is_first():
-    with open(os.path.join(workdir, "config.json"), "w") as file:
-      json.dump(document, file, indent=2)
-  return Start(strategy, mesh, state, train, validation, snapshot)
+    content = json.dumps(document, indent=2).encode()
+    files.replace(os.path.join(workdir, "config.json"), content)
+  return Start(strategy, mesh, state, train, validation, snapshot, document)
 
 
-def _digest(dataset: Dataset) -> str:
-  """Tells data sets apart that processes might take for the same."""
-  ends = (dataset[0], dataset[len(dataset) - 1])
-  rows = [row[name].tolist() for row in ends for name in sorted(row)]
-  return json.dumps([len(dataset), dataset.vocab_size, rows])
+def _check_programs(
+  strategy: Strategy,
+  drawn: Any,
+  state: TrainState,
+  dataset: Dataset,
+  config: Config,
+) -> None:
+  """Sees that all processes have the same programs, before any runs.
+
+  Each process compiles its own. With other code in one of them, the copies of
+  the state would differ and nothing would say so.
+
+  Args:
+    strategy: Has the programs of the step and of the validation.
+    drawn: The program that draws the first state.
+    state: Shapes and shardings of the state.
+    dataset: Gives a row, to make a batch like those of the run.
+    config: The run.
+
+  Raises:
+    UserError: They differ; raised by all.
+  """
+  count = len(strategy.rows(config.batch_size))
+  batch = strategy.batch(
+    {name: np.stack([row] * count) for name, row in dataset[0].items()}
+  )
+  processes.check_same(
+    {
+      "the code of the initial parameters": drawn.lower().as_text(),
+      "the code of the training step": _lowered(strategy.step, state, batch),
+      "the code of the validation": _lowered(strategy.evaluate, state, batch),
+    }
+  )
+
+
+def _lowered(function: Any, *arguments: Any) -> str:
+  """Returns the program of a jitted function before it is compiled."""
+  if not hasattr(function, "lower"):
+    # Debug mode wraps it, to run checks.
+    function = function.__wrapped__
+  return function.lower(*arguments).as_text()
+
+
+# Examples that tell one data set from another.
+_SPREAD = 1024
+
+
+def digest(dataset: Dataset) -> str:
+  """Returns a number, in hexadecimal, that other data do not have.
+
+  Data sets that know better say so by their own `digest()`. Of others it is
+  made of their length, the vocabulary, and all examples, or 1,024 of them at
+  even distances where there are more.
+
+  Args:
+    dataset: The data.
+  """
+  own = getattr(dataset, "digest", None)
+  if own is not None:
+    return str(own())
+  size = len(dataset)
+  content = hashlib.blake2b(digest_size=16)
+  content.update(json.dumps([size, dataset.vocab_size]).encode())
+  for place in range(min(size, _SPREAD)):
+    row = dataset[place * (size - 1) // max(min(size, _SPREAD) - 1, 1)]
+    for name in sorted(row):
+      array = np.asarray(row[name])
+      content.update(f"{name} {array.dtype} {array.shape} ".encode())
+      content.update(array.tobytes())
+  return content.hexdigest()
 
 
 def make_workdir(workdir: str) -> None:
-  """Makes the directory of a run, and sees that it can be written.
+  """Makes the directory of a run, and sees that nothing leads out of it.
 
   Of several processes, the first does; the others need to reach it too.
 
@@ -177,17 +303,19 @@ def make_workdir(workdir: str) -> None:
 
 
 def _make_writable(workdir: str) -> None:
-  probe = os.path.join(workdir, ".writable")
   try:
     os.makedirs(workdir, exist_ok=True)
-    with open(probe, "w"):
-      pass
-    os.remove(probe)
   except OSError as error:
     if is_disk_full(error):
       raise
     reason = error.strerror or str(error)
     raise UserError(f"cannot write to --workdir={workdir}: {reason}") from error
+  if not os.access(workdir, os.W_OK | os.X_OK):
+    raise UserError(f"cannot write to --workdir={workdir}")
+  for name in ("checkpoints", "corrupt"):
+    files.refuse_link(os.path.join(workdir, name))
+  # The profiler makes folders in folders, and follows what it finds.
+  files.refuse_link(os.path.join(workdir, "profile"), inside=True)
 
 
 def _refuse_changes(
@@ -205,7 +333,7 @@ def _refuse_changes(
     for key, (old, new) in serialize.difference(
       snapshot.config, document
     ).items()
-    if not key.startswith(free)
+    if not key.startswith((*free, *_BESIDE))
   ]
   if changes:
     raise UserError(
@@ -217,3 +345,34 @@ def _refuse_changes(
       f"config.steps is {config.steps}, but the run in {workdir} is already"
       f" at step {snapshot.step}"
     )
+
+
+def _refuse_new_data(
+  snapshot: checkpoint.Snapshot,
+  digests: Mapping[str, str],
+  workdir: str,
+  allow: Callable[[str], None] | None,
+) -> None:
+  """Raises a UserError if the data are not those that the run began with.
+
+  Args:
+    snapshot: Of a run; those of earlier versions do not know their data.
+    digests: Of the data now, by split.
+    workdir: The run's directory.
+    allow: Takes the line instead, where the user wants other data.
+  """
+  known = snapshot.config.get("$data")
+  known = known if isinstance(known, dict) else {}
+  changed = [x for x in digests if known.get(x, digests[x]) != digests[x]]
+  if not changed:
+    return
+  which = " and ".join(f"the {split} split" for split in changed)
+  verb = "have" if len(changed) > 1 else "has"
+  line = f"{which} {verb} changed since the run in {workdir} was at step"
+  line = f"{line} {snapshot.step}"
+  if allow is None:
+    raise UserError(
+      f"{line}: put the old data back, give another --workdir, or add"
+      " --new_data to go on with the new data"
+    )
+  allow(f"{line}, and the run goes on with the new data")

@@ -10,7 +10,11 @@ import flax.linen as nn
 
 from jaxmodels.layers import MIXERS, MLPS
 
-__all__ = ["make_mixer", "make_mlp", "pick"]
+__all__ = ["UnknownNameError", "make_mixer", "make_mlp", "pick"]
+
+
+class UnknownNameError(ValueError):
+  """No layer of this name is registered."""
 
 
 def make_mixer(
@@ -48,9 +52,9 @@ def make_mlp(
 
 
 def pick(kind: str, name: str, table: Mapping[str, Any]) -> Any:
-  """table[name], or a ValueError with near matches."""
+  """table[name], or an UnknownNameError with near matches."""
   if name not in table:
-    raise ValueError(f"unknown {kind} {name!r}{_near(name, table)}")
+    raise UnknownNameError(f"unknown {kind} {name!r}{_near(name, table)}")
   return table[name]
 
 
@@ -73,6 +77,11 @@ def _check_options(
 def _fields(make: Callable[..., nn.Module]) -> set[str]:
   """The names of a module's fields."""
   module = make.func if isinstance(make, functools.partial) else make
+  if not dataclasses.is_dataclass(module):
+    raise ValueError(
+      f"{make!r} is registered as a layer, but is neither a Linen module nor a"
+      " functools.partial of one"
+    )
   return {field.name for field in dataclasses.fields(module)}
 
 

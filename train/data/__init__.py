@@ -7,13 +7,14 @@
 
 from train.data.baselines import baselines
 from train.data.batches import Batches
-from train.data.dataset import DataConfig, Dataset, Example
+from train.data.dataset import Codec, DataConfig, Dataset, Example
 from train.data.mqar import Mqar
 from train.data.named import Tfds
 from train.data.text import Text
 
 __all__ = [
   "Batches",
+  "Codec",
   "DataConfig",
   "Dataset",
   "Example",

@@ -25,8 +25,22 @@ SPLITS = ("train", "validation")
 Example = dict[str, np.ndarray]
 
 
-class Dataset(Protocol):
-  """Examples by number: an example is a function of its index alone."""
+class Codec(Protocol):
+  """Turns what a user writes into tokens and back."""
+
+  def encode(self, content: bytes, /) -> list[int]:
+    """Returns the tokens that begin a document with this content."""
+
+  def decode(self, tokens: Iterable[int], /) -> bytes:
+    """Returns the content of tokens; works on one token at a time."""
+
+
+class Dataset(Codec, Protocol):
+  """Examples by number: an example is a function of its index alone.
+
+  It may have a method `digest() -> str`, which tells it from other data; see
+  `train.start.digest` for what is done without it.
+  """
 
   @property
   def vocab_size(self) -> int:
@@ -36,15 +50,16 @@ class Dataset(Protocol):
 
   def __getitem__(self, index: SupportsIndex, /) -> Example: ...
 
-  def encode(self, content: bytes, /) -> list[int]:
-    """Returns the tokens that begin a document with this content."""
-
-  def decode(self, tokens: Iterable[int], /) -> bytes:
-    """Returns the content of tokens; works on one token at a time."""
-
 
 class DataConfig(Protocol):
-  """Settings that can open what they describe."""
+  """Settings that can open what they describe.
+
+  They may have two more methods. `codec(vocab_size)` returns the `Codec` of the
+  data without opening them, so that text can be generated where they are not;
+  `vocab_size` is that of the opened data, or None where it is not known, and
+  the result may be None. `read_only()` returns settings whose `open` writes
+  and downloads nothing.
+  """
 
   def open(self, split: str, /) -> Dataset:
     """Returns the data set of `split`, "train" or "validation"."""
@@ -98,10 +113,17 @@ def pad(example: Example, length: int, token: int) -> Example:
 
 
 class NumberCodec:
-  """Writes tokens that are no bytes as decimal numbers, each and a space."""
+  """Writes tokens that are no bytes as decimal numbers, each and a space.
 
-  def __init__(self, vocab_size: int):
+  Args:
+    vocab_size: the numbers are below it.
+    start: a token that begins every document, if there is one; it is written
+      as nothing.
+  """
+
+  def __init__(self, vocab_size: int, start: int | None = None):
     self._vocab_size = vocab_size
+    self._start = start
 
   def encode(self, content: bytes) -> list[int]:
     """Reads numbers between white space.
@@ -110,12 +132,12 @@ class NumberCodec:
       content: such as `b"3 14 15"`.
 
     Returns:
-      The tokens, such as `[3, 14, 15]`.
+      The tokens, such as `[3, 14, 15]`, behind the start token.
 
     Raises:
       ValueError: for a word that is not a number in the vocabulary.
     """
-    tokens = []
+    tokens = [] if self._start is None else [self._start]
     for word in content.split():
       if not word.isdigit() or int(word) >= self._vocab_size:
         raise ValueError(
@@ -127,4 +149,4 @@ class NumberCodec:
 
   def decode(self, tokens: Iterable[int]) -> bytes:
     """Writes tokens as numbers, such as `b"3 14 15 "`."""
-    return b"".join(b"%d " % token for token in tokens)
+    return b"".join(b"%d " % token for token in tokens if token != self._start)

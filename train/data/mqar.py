@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import SupportsIndex
+from typing import NamedTuple, SupportsIndex
 
 import numpy as np
 
@@ -86,10 +86,31 @@ class Mqar:
 
     return RecallDataset(mqar_builder.read(self, split), self.vocab_size)
 
+  def codec(self, vocab_size: int | None = None) -> NumberCodec:
+    """Returns what reads and writes tokens as numbers; opens nothing."""
+    return NumberCodec(self.vocab_size)
+
+  def read_only(self) -> InMemory:
+    """Returns settings that make the examples anew, and write nothing."""
+    return InMemory(self)
+
   @property
   def queries(self) -> int:
     """Queries a row."""
     return self.num_queries or self.num_pairs
+
+
+class InMemory(NamedTuple):
+  """Opens the examples of `Mqar` without a file."""
+
+  settings: Mqar
+
+  def open(self, split: str) -> Dataset:
+    """Opens a split, as `Mqar.open` does."""
+    check_split(split)
+    _check(self.settings)
+    rows = list(generate(self.settings, split))
+    return RecallDataset(rows, self.settings.vocab_size)
 
 
 class RecallDataset:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, SupportsIndex
 
 import numpy as np
@@ -78,6 +78,36 @@ class Tfds:
     source, feature, count = named_reader.read(self, split)
     return NamedDataset(source, feature, count, self.length)
 
+  def codec(self, vocab_size: int | None = None) -> NumberCodec | None:
+    """Returns what reads and writes tokens as numbers.
+
+    Args:
+      vocab_size: of the opened data, if it is known; None if it is not.
+
+    Returns:
+      None if only the data know how many tokens there are.
+    """
+    if self.vocab_size:
+      return NumberCodec(self.vocab_size, start=self.vocab_size)
+    if vocab_size is None or vocab_size < 1:
+      return None
+    return NumberCodec(vocab_size - 1, start=vocab_size - 1)
+
+  def read_only(self) -> Tfds:
+    """Returns settings that download nothing.
+
+    Raises:
+      ValueError: if the name has a namespace ("space:name"), for which tfds
+        downloads code and runs it.
+    """
+    before, colon, after = self.name.partition(":")
+    if colon and not after[:1].isdigit() and after[:1] != "*":
+      raise ValueError(
+        f"the data set {self.name!r} is in the namespace {before!r}, whose code"
+        " tfds would download and run: name the data in a config of your own"
+      )
+    return dataclasses.replace(self, download=False)
+
 
 class NamedDataset:
   """Rows of one feature of a tfds data source; see `Tfds`."""
@@ -102,7 +132,9 @@ class NamedDataset:
     self._start = count
     self._length = length
     self.vocab_size = count + 1
-    self._codec = NumberCodec(count)
+    codec = NumberCodec(count, start=count)
+    self.encode = codec.encode
+    self.decode = codec.decode
 
   def __len__(self) -> int:
     return len(self._source)
@@ -125,11 +157,3 @@ class NamedDataset:
       "segment_ids": np.zeros_like(targets),
     }
     return pad(row, self._length, self._start)
-
-  def encode(self, content: bytes) -> list[int]:
-    """Returns the start token and the numbers that `content` writes out."""
-    return [self._start, *self._codec.encode(content)]
-
-  def decode(self, tokens: Iterable[int]) -> bytes:
-    """Writes tokens as decimal numbers; start tokens leave nothing."""
-    return self._codec.decode(t for t in tokens if t != self._start)

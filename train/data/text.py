@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+import hashlib
+from collections.abc import Iterable, Sequence
 from typing import SupportsIndex
 
 import numpy as np
@@ -69,22 +70,47 @@ class Text:
       )
     documents = corpus.find_documents(self.path, self.pattern)
     splits = corpus.divide(documents, self.held_out, self.held_out_bytes)
+    own = splits[split]
     return PackedBytes(
-      (document.read() for document in splits[split]), self.length
+      (document.read() for document in own),
+      self.length,
+      names=[document.name for document in own],
     )
 
+  def codec(self, vocab_size: int | None = None) -> ByteCodec:
+    """Returns what turns bytes into tokens and back; opens nothing."""
+    return ByteCodec()
 
-class PackedBytes:
+
+class ByteCodec:
+  """Bytes as tokens, behind a separator that begins a document."""
+
+  def encode(self, content: bytes) -> list[int]:
+    """Returns the separator and the bytes: the beginning of a document."""
+    return [SEPARATOR, *content]
+
+  def decode(self, tokens: Iterable[int]) -> bytes:
+    """Returns the bytes among the tokens; separators leave nothing."""
+    return bytes(int(token) for token in tokens if token != SEPARATOR)
+
+
+class PackedBytes(ByteCodec):
   """Documents laid end to end and cut into rows; see `Text`."""
 
   vocab_size = 257
 
-  def __init__(self, documents: Iterable[bytes], length: int):
+  def __init__(
+    self,
+    documents: Iterable[bytes],
+    length: int,
+    names: Sequence[str] = (),
+  ):
     """Lays the documents down.
 
     Args:
       documents: their bytes; at least one document, and none of them empty.
       length: tokens a row, L.
+      names: of the documents, for `digest`.
     """
     # One byte a token: the separators stand as zeros here, and where they are
     # is kept apart, so that a large corpus takes no more memory than its size.
@@ -97,6 +123,7 @@ class PackedBytes:
     self._stream = np.frombuffer(stream, np.uint8)
     self._starts = np.array(starts, np.int64)
     self._length = length
+    self._names = tuple(names)
 
   def __len__(self) -> int:
     # The first token, a separator, is nobody's target.
@@ -118,13 +145,14 @@ class PackedBytes:
     }
     return pad(row, self._length, SEPARATOR)
 
-  def encode(self, content: bytes) -> list[int]:
-    """Returns the separator and the bytes: the beginning of a document."""
-    return [SEPARATOR, *content]
-
-  def decode(self, tokens: Iterable[int]) -> bytes:
-    """Returns the bytes among the tokens; separators leave nothing."""
-    return bytes(int(token) for token in tokens if token != SEPARATOR)
+  def digest(self) -> str:
+    """Returns a number, in hexadecimal, of all bytes, names and their order."""
+    content = hashlib.blake2b(digest_size=16)
+    # Lengths first, or a byte could move from one to the next unseen.
+    content.update(repr((self._length, self._names)).encode(errors="replace"))
+    content.update(self._starts.astype("<i8").tobytes())
+    content.update(self._stream)
+    return content.hexdigest()
 
   def content(self) -> bytes:
     """Returns all documents' bytes, end to end, without separators."""

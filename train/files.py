@@ -1,0 +1,102 @@
+"""Writes the files of a run directory, and nothing outside it.
+
+A run directory may have been made by somebody else, with links in it that are
+named as our files are. So a file is replaced by a new one of a random name,
+and what is opened by its name is opened only if it is a file itself.
+"""
+
+import os
+import secrets
+import stat
+from typing import BinaryIO
+
+from train.errors import UserError
+
+
+def replace(path: str, content: bytes) -> None:
+  """Writes a file as a whole: there is the old one or the new one, never half.
+
+  Args:
+    path: The file. A link of this name is replaced, not followed.
+    content: All of it.
+
+  Raises:
+    OSError: It cannot be written; the old file stays.
+  """
+  folder, name = os.path.split(path)
+  temporary = os.path.join(folder, f".{name}.{secrets.token_hex(8)}")
+  flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+  descriptor = os.open(temporary, flags, 0o666)
+  try:
+    with open(descriptor, "wb") as file:
+      file.write(content)
+      file.flush()
+      os.fsync(descriptor)
+    os.rename(temporary, path)
+  except BaseException:
+    os.unlink(temporary)
+    raise
+
+
+def open_append(path: str) -> BinaryIO:
+  """Opens a file to write at its end, and makes it if it is not there.
+
+  Args:
+    path: The file.
+
+  Raises:
+    UserError: There is a link of this name, or something else that is no file.
+    OSError: It cannot be opened.
+  """
+  refuse_link(path)
+  # A pipe would keep us waiting for a reader.
+  flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+  descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+  _require_file(descriptor, path)
+  return open(descriptor, "ab")
+
+
+def read(path: str, largest: int | None = None) -> bytes:
+  """Reads a file, which must not be a link, a pipe or a device.
+
+  Args:
+    path: The file.
+    largest: The most bytes that it may have.
+
+  Raises:
+    UserError: It is something else than a file, or too large.
+    OSError: It cannot be read.
+  """
+  refuse_link(path)
+  descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+  _require_file(descriptor, path)
+  with open(descriptor, "rb") as file:
+    content = file.read() if largest is None else file.read(largest + 1)
+  if largest is not None and len(content) > largest:
+    raise UserError(f"{path} has more than {largest} bytes: it is not ours")
+  return content
+
+
+def _require_file(descriptor: int, path: str) -> None:
+  """Closes what is no plain file, and says so."""
+  if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    os.close(descriptor)
+    raise UserError(f"{path} is not a file: remove it")
+
+
+def refuse_link(path: str, *, inside: bool = False) -> None:
+  """Raises a UserError if a path is a link.
+
+  Args:
+    path: A file or a folder, which need not be there.
+    inside: Whether nothing in the folder may be a link either.
+  """
+  if os.path.islink(path):
+    raise UserError(
+      f"{path} is a link, and a run writes to no place but its own directory:"
+      " remove the link, or give another --workdir"
+    )
+  if inside and os.path.isdir(path):
+    for entry in os.scandir(path):
+      if entry.is_symlink() or entry.is_dir(follow_symlinks=False):
+        refuse_link(entry.path, inside=True)

@@ -1,0 +1,256 @@
+"""What a saved config may name, and be made of.
+
+A run directory may come from somebody else. So what its config names is never
+imported or called for that reason alone. It may name
+
+- classes of this project that hold settings and do nothing else: Linen modules
+  of `jaxmodels` and of Flax, the dataclasses of `train.config`, and the data
+  of `train.data`;
+- classes of the same kinds in modules that the user trusts (`--trust`), or
+  whose code the user's own program has imported before;
+- functions, such as an activation, of `jax.nn`, `jax.numpy`, `flax.linen`,
+  `jaxmodels.layers`, `jaxmodels.ops`, and of such modules.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import importlib
+import os
+import sys
+import sysconfig
+import types
+import typing
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from jaxmodels.models.registry import UnknownNameError
+from train.errors import UserError, one_line
+
+# These read and write files.
+_NO_ACTIVATIONS = ("load", "save", "savez", "fromfile")
+_LIBRARIES = (jax.nn, jnp, nn)
+_PURE = ("jaxmodels.layers", "jaxmodels.ops")
+
+
+def _within(module: str, packages: Collection[str]) -> bool:
+  """Says whether a module is one of some packages, or inside one."""
+  return any(module == p or module.startswith(p + ".") for p in packages)
+
+
+def _is_the_users(module: str) -> bool:
+  """Says whether a module was imported, and is no library."""
+  file = getattr(sys.modules.get(module), "__file__", None)
+  if file is None or _within(module, ("train", "jaxmodels", "__main__")):
+    return False
+  kept = ("stdlib", "platstdlib", "purelib", "platlib")
+  folders = [sysconfig.get_path(name) for name in kept]
+  folders = [os.path.join(os.path.realpath(folder), "") for folder in folders]
+  path = os.path.realpath(file)
+  packages = f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}"
+  return not path.startswith(tuple(folders)) and not any(
+    name in path for name in packages
+  )
+
+
+def _allowed(module: str, trusted: Collection[str]) -> bool:
+  return _within(module, trusted) or _is_the_users(module)
+
+
+def path_of(value: Any) -> str:
+  """Returns the name under which a class or a function is saved."""
+  # A jitted function of JAX has no qualified name.
+  name = getattr(value, "__qualname__", None) or value.__name__
+  return f"{value.__module__}:{name}"
+
+
+def find_class(path: Any, trusted: Collection[str]) -> type:
+  """Returns a class that a saved config names.
+
+  Args:
+    path: "module:Class", as it was read.
+    trusted: Names of modules and packages that the user trusts.
+
+  Raises:
+    UserError: It may not be named, or is not there.
+  """
+  module, names = _split(path)
+  own = ("jaxmodels", "flax.linen", "train.config", "train.data")
+  if not _within(module, own) and not _allowed(module, trusted):
+    if _within(module, ("train", "flax")):
+      raise UserError(f"the saved config names {path!r}, which is no config")
+    raise UserError(
+      f"the saved config names the class {path!r}: if you trust the code of the"
+      f" module {module}, add --trust={module}"
+    )
+  found = _look_up(path, module, names)
+  if not isinstance(found, type) or path_of(found) != path:
+    raise UserError(
+      f"the saved config names {path!r}, which is not a class of that module"
+    )
+  if not _is_settings(found):
+    raise UserError(
+      f"the saved config names {path!r}, which is neither a dataclass of"
+      " settings nor a Linen module"
+    )
+  return found
+
+
+def _is_settings(cls: type) -> bool:
+  if issubclass(cls, nn.Module):
+    return True
+  if _within(cls.__module__, ("train.data",)):
+    return dataclasses.is_dataclass(cls) and hasattr(cls, "open")
+  return dataclasses.is_dataclass(cls) and not _within(
+    cls.__module__, ("flax",)
+  )
+
+
+def find_function(path: Any, trusted: Collection[str]) -> Any:
+  """Returns a function that a saved config names; see `find_class`."""
+  module, names = _split(path)
+  for library in _LIBRARIES:
+    found = vars(library).get(names[0])
+    if (
+      len(names) == 1
+      and names[0] not in _NO_ACTIVATIONS
+      and callable(found)
+      and not isinstance(found, type)
+      and path_of(found) == path
+    ):
+      return found
+  if not _within(module, _PURE) and not _allowed(module, trusted):
+    raise UserError(
+      f"the saved config names the function {path!r}, which is none of jax.nn,"
+      f" jax.numpy or flax.linen: if you trust the code of the module {module},"
+      f" add --trust={module}"
+    )
+  found = _look_up(path, module, names)
+  if not callable(found) or isinstance(found, type) or path_of(found) != path:
+    raise UserError(
+      f"the saved config names {path!r}, which is not a function of that module"
+    )
+  return found
+
+
+def _split(path: Any) -> tuple[str, list[str]]:
+  module, _, names = path.partition(":") if isinstance(path, str) else ("",) * 3
+  parts = [*module.split("."), *names.split(".")]
+  if not all(part.isidentifier() for part in parts):
+    raise UserError(
+      f"the saved config names {str(path)[:200]!r}, which is not MODULE:NAME"
+    )
+  return module, names.split(".")
+
+
+def _look_up(path: str, module: str, names: list[str]) -> Any:
+  """Returns what a module, or a class in it, itself defines."""
+  try:
+    found: Any = importlib.import_module(module)
+    for name in names:
+      if not isinstance(found, type | types.ModuleType):
+        raise KeyError(name)
+      found = vars(found)[name]
+  except (ImportError, KeyError) as error:
+    raise UserError(
+      f"the saved config names {path!r}, which is not there: {one_line(error)}"
+    ) from error
+  return found
+
+
+def build(cls: type, values: Mapping[str, Any]) -> Any:
+  """Makes an instance of a class of `find_class`.
+
+  Raises:
+    UserError: It does not take these fields, or refuses them.
+  """
+  known = {field.name for field in dataclasses.fields(cls) if field.init}
+  known -= {"parent", "name"} if issubclass(cls, nn.Module) else set()
+  try:
+    for name in values:
+      if name not in known:
+        raise TypeError(f"it has no field {name!r}")
+    if _within(cls.__module__, ("train", "jaxmodels")):
+      _check_types(cls, values)
+    return cls(**values)
+  except Exception as error:
+    raise UserError(
+      f"the saved config does not fit {path_of(cls)}: {one_line(error)}"
+    ) from error
+
+
+def _check_types(cls: type, values: Mapping[str, Any]) -> None:
+  """Raises a TypeError for a value that is not what its field is declared."""
+  try:
+    hints = typing.get_type_hints(cls)
+  except (NameError, TypeError):
+    return
+  for name, value in values.items():
+    if not _fits(value, hints.get(name, Any)):
+      raise TypeError(f"{name} is {str(value)[:80]!r}, of a wrong type")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+  """Says whether a value read from JSON is of a type; if in doubt, it is."""
+  origin, inner = typing.get_origin(hint), typing.get_args(hint)
+  if origin in (typing.Union, types.UnionType):
+    return any(_fits(value, option) for option in inner)
+  if origin is tuple and len(inner) == 2 and inner[1] is Ellipsis:
+    return type(value) is tuple and all(_fits(x, inner[0]) for x in value)
+  if origin is not None and issubclass(origin, Mapping):
+    return isinstance(value, Mapping)
+  if hint is float:
+    return type(value) in (int, float)
+  if hint in (bool, int, str, type(None)):
+    return type(value) is hint
+  if dataclasses.is_dataclass(hint):
+    return isinstance(value, typing.cast(type, hint))
+  return True
+
+
+def source_of(document: Any) -> str | None:
+  """Returns the config file that a saved config was made from, if it says."""
+  source = document.get("$source") if isinstance(document, dict) else None
+  return source if isinstance(source, str) and source else None
+
+
+def add_flag(parser: argparse.ArgumentParser) -> None:
+  """Adds `--trust`, and `--config` as another name of it, to a command."""
+  parser.add_argument(
+    "--trust",
+    "--config",
+    action="append",
+    default=[],
+    metavar="MODULE",
+    help="a module whose code the saved config may use: a dotted name, or the"
+    " path of a Python file such as the config; may be repeated",
+  )
+
+
+@contextlib.contextmanager
+def explained(document: Any) -> Iterator[None]:
+  """Turns what a saved config lacks, or does not fit, into one line.
+
+  Args:
+    document: The saved config.
+  """
+  try:
+    yield
+  except UnknownNameError as error:
+    source = source_of(document)
+    way = "import the module that defines it by --trust=MODULE"
+    if source is not None:
+      way = (
+        f"the run was started with --config={source!r}: if you trust that file,"
+        f" add --trust={source}"
+      )
+    raise UserError(f"{one_line(error)}; {way}") from error
+  except (flax.errors.FlaxError, ValueError) as error:
+    raise UserError(
+      f"the checkpoint does not fit its config: {one_line(error)}"
+    ) from error

@@ -1,0 +1,121 @@
+"""Checks of what a checkpoint says, before anything is done with it.
+
+A checkpoint may come from somebody else, or be damaged in a way that its
+checksums do not show. What is wrong is raised as a `ValueError`, which names
+it in one line, and the checkpoint is skipped as a damaged one.
+"""
+
+import json
+import os
+import stat
+from collections.abc import Mapping
+from typing import Any
+
+from train import files
+
+# Configs are a few kilobytes, lists of files a few hundred.
+_LARGEST = 1 << 26
+_DEEPEST = 64
+
+
+def read_json(path: str) -> Any:
+  """Reads a JSON file that lies in a run directory.
+
+  Raises:
+    ValueError: It is no JSON, or far larger or deeper than ours are.
+    UserError: It is a link, or no file.
+  """
+  try:
+    document = json.loads(files.read(path, _LARGEST))
+  except RecursionError as error:
+    raise ValueError(f"{path} is nested too deeply") from error
+  check_depth(document)
+  return document
+
+
+def check_depth(document: Any) -> None:
+  """Raises a `ValueError` if JSON is nested far deeper than a config is."""
+  level = [document]
+  for _ in range(_DEEPEST):
+    level = [
+      inner
+      for value in level
+      if isinstance(value, dict | list)
+      for inner in (value.values() if isinstance(value, dict) else value)
+    ]
+    if not level:
+      return
+  raise ValueError(f"it is nested more than {_DEEPEST} levels deep")
+
+
+def check_listed(folder: str, listed: Any) -> None:
+  """Checks the names in a checkpoint's list of files.
+
+  Args:
+    folder: Of the checkpoint.
+    listed: What was read as its list: sizes and checksums by name.
+
+  Raises:
+    ValueError: It is no such list, or a name leads out of the folder.
+  """
+  if not isinstance(listed, dict):
+    raise ValueError("its list of files is not a list of files")
+  for name, entry in listed.items():
+    numbers = isinstance(entry, list) and [type(x) for x in entry]
+    if numbers != [int, int]:
+      raise ValueError(f"its list of files is wrong at {name!r}")
+    if name.startswith("meta") and entry[0] > _LARGEST:
+      raise ValueError(f"{name!r} has {entry[0]} bytes, far more than ours")
+    parts = name.split("/")
+    if "\0" in name or not {"", os.curdir, os.pardir}.isdisjoint(parts):
+      raise ValueError(f"its list names {name!r}, which is not inside it")
+  _check_plain(folder)
+
+
+def _check_plain(folder: str) -> None:
+  """Raises a `ValueError` for anything in a folder but files and folders."""
+  if os.path.islink(folder):
+    raise ValueError(f"{folder} is a link")
+  for entry in os.scandir(folder):
+    mode = entry.stat(follow_symlinks=False).st_mode
+    if stat.S_ISDIR(mode):
+      _check_plain(entry.path)
+    elif not stat.S_ISREG(mode):
+      raise ValueError(f"{entry.path} is a link, a pipe or a device, no file")
+
+
+_META: Mapping[str, type] = {
+  "step": int,
+  "position": int,
+  "config": dict,
+  "metrics": dict,
+  "evaluated": bool,
+}
+
+
+def check_meta(meta: Any, step: int) -> dict[str, Any]:
+  """Checks what a checkpoint says beside its state.
+
+  Args:
+    meta: What was read.
+    step: The step that the checkpoint has by its name.
+
+  Returns:
+    `meta`.
+
+  Raises:
+    ValueError: An entry is missing, unknown, or of a wrong type.
+  """
+  if not isinstance(meta, dict) or meta.keys() != _META.keys():
+    raise ValueError("its meta data have other entries than ours")
+  for name, kind in _META.items():
+    # `True` is an int to Python.
+    if type(meta[name]) is not kind:
+      raise ValueError(f"its {name} is not of type {kind.__name__}")
+  if meta["step"] != step or meta["position"] < 0:
+    raise ValueError(f"it says step {meta['step']} of itself, not {step}")
+  for name, value in meta["metrics"].items():
+    if type(value) not in (int, float):
+      raise ValueError(f"its metric {name!r} is not a number")
+  check_depth(meta)
+  return meta
