@@ -70,8 +70,7 @@ def _check_key(word: str, known: Mapping[str, type]) -> None:
     if word.startswith("-"):
       flag = word.split("=", 1)[0]
       flags = ("--config", "--workdir", "--distributed", "--profile_steps")
-      flags = (*flags, "--new_data")
-      options = [*flags, *(f"--config.{k}" for k in known)]
+      options = [*flags, "--new_data", *(f"--config.{k}" for k in known)]
       raise UserError(f"unknown flag {flag}{_near(flag, options)}")
     return
   if key not in known:

@@ -35,6 +35,8 @@ from train.errors import UserError, one_line
 # These read and write files.
 _NO_ACTIVATIONS = ("load", "save", "savez", "fromfile")
 _LIBRARIES = (jax.nn, jnp, nn)
+# What a model raises that is not made of what its config says.
+_MISFITS = (flax.errors.FlaxError, ArithmeticError, TypeError, ValueError)
 _PURE = ("jaxmodels.layers", "jaxmodels.ops")
 
 
@@ -124,6 +126,9 @@ def find_function(path: Any, trusted: Collection[str]) -> Any:
       and path_of(found) == path
     ):
       return found
+  # No config needs a function of the standard library, trusted or not.
+  if module.partition(".")[0] in sys.stdlib_module_names:
+    raise UserError(f"the saved config names {path!r}, which is no activation")
   if not _within(module, _PURE) and not _allowed(module, trusted):
     raise UserError(
       f"the saved config names the function {path!r}, which is none of jax.nn,"
@@ -250,7 +255,7 @@ def explained(document: Any) -> Iterator[None]:
         f" add --trust={source}"
       )
     raise UserError(f"{one_line(error)}; {way}") from error
-  except (flax.errors.FlaxError, ValueError) as error:
+  except _MISFITS as error:
     raise UserError(
       f"the checkpoint does not fit its config: {one_line(error)}"
     ) from error

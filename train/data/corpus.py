@@ -7,6 +7,7 @@ import fnmatch
 import hashlib
 import os
 import pathlib
+import stat
 import sysconfig
 from collections.abc import Iterator
 
@@ -30,14 +31,19 @@ class Document:
   def read(self) -> bytes:
     """Returns the document's bytes; a `ValueError` if they cannot be read."""
     try:
-      with self.path.open("rb") as file:
+      # If it has become a pipe since it was listed, this does not wait for it.
+      descriptor = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK)
+      with open(descriptor, "rb") as file:
         file.seek(self.start)
-        return file.read(self.stop - self.start)
+        content = file.read(self.size)
     except OSError as error:
+      raise _unreadable(self.path, error) from error
+    if len(content) != self.size:
       raise ValueError(
-        f"cannot read {self.path} ({error.strerror}): make it readable, or"
-        " leave it out by `pattern`"
-      ) from error
+        f"{str(self.path)!r} has become shorter while it was read: start again"
+        " when nothing writes to it"
+      )
+    return content
 
   @property
   def size(self) -> int:
@@ -51,24 +57,22 @@ def find_documents(path: str, pattern: str) -> list[Document]:
   Args:
     path: a file, a folder, or "" for the sources of Python's standard library.
     pattern: which file names to take, such as "*.txt". Hidden files, empty
-      files and `__pycache__` are never taken.
+      files and `__pycache__` are never taken, nor are pipes, sockets and
+      devices. Links to files are followed, links to folders are not.
 
   Returns:
     At least one document, ordered by a hash of the path inside the folder, so
     that neighbours are unrelated and a file's place is the same everywhere.
 
   Raises:
-    ValueError: if there is nothing at `path`, or nothing in it.
+    ValueError: if there is nothing at `path`, or nothing in it, or a folder or
+      a file in it cannot be read.
   """
   root = pathlib.Path(path or sysconfig.get_path("stdlib")).expanduser()
   if root.is_file():
     documents = [Document(root.name, root, 0, root.stat().st_size)]
   elif root.is_dir():
-    names = _walk(root, pattern, library=not path)
-    documents = [
-      Document(name, root / name, 0, (root / name).stat().st_size)
-      for name in names
-    ]
+    documents = list(_walk(root, pattern, library=not path))
   else:
     raise ValueError(
       f"there is no file or folder {str(root)!r}: set the text data's `path` to"
@@ -138,23 +142,46 @@ def _cut(
 
 
 def _fraction(document: Document) -> float:
-  digest = hashlib.blake2b(document.name.encode(), digest_size=6).digest()
+  # Names need not be text; what they are made of is kept in them.
+  name = document.name.encode("utf-8", "surrogateescape")
+  digest = hashlib.blake2b(name, digest_size=6).digest()
   return int.from_bytes(digest, "big") / 2**48
 
 
-def _walk(root: pathlib.Path, pattern: str, *, library: bool) -> Iterator[str]:
-  """Yields the paths of files in `root`, relative to it, with slashes."""
-  for folder, inner, files in os.walk(root):
+def _walk(
+  root: pathlib.Path, pattern: str, *, library: bool
+) -> Iterator[Document]:
+  """Yields the files in `root`, named by their paths in it, with slashes."""
+
+  def fail(error: OSError) -> None:
+    raise _unreadable(error.filename, error) from error
+
+  for folder, inner, files in os.walk(root, onerror=fail):
     inner[:] = [name for name in inner if _wanted(name, library)]
     for name in files:
-      path = pathlib.Path(folder, name)
       if (
         fnmatch.fnmatchcase(name, pattern)
         and _wanted(name, library)
         and (name.endswith(".py") or not library)
-        and path.is_file()
       ):
-        yield path.relative_to(root).as_posix()
+        path = pathlib.Path(folder, name)
+        try:
+          found = path.stat()
+        except OSError as error:
+          raise _unreadable(path, error) from error
+        if stat.S_ISREG(found.st_mode):
+          inside = path.relative_to(root).as_posix()
+          yield Document(inside, path, 0, found.st_size)
+
+
+def _unreadable(path: object, error: OSError) -> ValueError:
+  """Says what cannot be read, and what to do."""
+  hint = "make it readable, remove it, or leave it out by `pattern`"
+  if isinstance(path, str) and os.path.isdir(path):
+    hint = "make it readable, or move it out of the text data's `path`"
+  elif os.path.islink(str(path)):
+    hint = "mend the link, remove it, or leave it out by `pattern`"
+  return ValueError(f"cannot read {str(path)!r} ({error.strerror}): {hint}")
 
 
 def _wanted(name: str, library: bool) -> bool:

@@ -14,6 +14,7 @@ from absl import logging
 
 from train.data import mqar
 from train.data.dataset import SPLITS
+from train.data.guard import known_features
 
 
 @dataclasses.dataclass(eq=False)
@@ -67,7 +68,8 @@ def read(settings: mqar.Mqar, split: str) -> Sequence[dict[str, np.ndarray]]:
   if not folder.exists():
     print(f"making the examples of associative recall: {folder}", flush=True)
     _make(config, root, folder)
-  return tfds.builder_from_directory(folder).as_data_source(split=split)
+  with known_features():
+    return tfds.builder_from_directory(folder).as_data_source(split=split)
 
 
 def _make(config: MqarConfig, root: pathlib.Path, folder: pathlib.Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
+from train.data.guard import known_features
 from train.data.named import Tfds
 
 
@@ -48,7 +49,8 @@ def read(config: Tfds, split: str) -> tuple[Sequence[Any], str, int]:
 
 def _find(config: Tfds) -> Any:
   try:
-    return tfds.builder(config.name, data_dir=config.data_dir or None)
+    with known_features():
+      return tfds.builder(config.name, data_dir=config.data_dir or None)
   except tfds.core.DatasetNotFoundError as error:
     base = config.name.partition("/")[0].partition(":")[0]
     known = tfds.list_builders(with_community_datasets=False)

@@ -151,7 +151,7 @@ class PackedBytes(ByteCodec):
     # Lengths first, or a byte could move from one to the next unseen.
     content.update(repr((self._length, self._names)).encode(errors="replace"))
     content.update(self._starts.astype("<i8").tobytes())
-    content.update(self._stream)
+    content.update(self._stream.data)
     return content.hexdigest()
 
   def content(self) -> bytes:
