@@ -93,10 +93,9 @@ def refuse_link(path: str, *, inside: bool = False) -> None:
   """
   if os.path.islink(path):
     raise UserError(
-      f"{path} is a link, and a run writes to no place but its own directory:"
+      f"{path} is a link, and a run has all its files in its own directory:"
       " remove the link, or give another --workdir"
     )
   if inside and os.path.isdir(path):
-    for entry in os.scandir(path):
-      if entry.is_symlink() or entry.is_dir(follow_symlinks=False):
-        refuse_link(entry.path, inside=True)
+    for name in os.listdir(path):
+      refuse_link(os.path.join(path, name), inside=True)

@@ -15,6 +15,7 @@ from train.config import Config, Mesh, validate
 from train.data import Codec, Dataset
 from train.errors import UserError, is_disk_full, one_line
 from train.mesh import check_pieces
+from train.metrics import FILE_NAME
 from train.optimizer import make_optimizer, schedule
 from train.sharding import Strategy, make_strategy
 from train.state import TrainState, initial_state
@@ -312,7 +313,7 @@ def _make_writable(workdir: str) -> None:
     raise UserError(f"cannot write to --workdir={workdir}: {reason}") from error
   if not os.access(workdir, os.W_OK | os.X_OK):
     raise UserError(f"cannot write to --workdir={workdir}")
-  for name in ("checkpoints", "corrupt"):
+  for name in ("checkpoints", "corrupt", FILE_NAME):
     files.refuse_link(os.path.join(workdir, name))
   # The profiler makes folders in folders, and follows what it finds.
   files.refuse_link(os.path.join(workdir, "profile"), inside=True)

@@ -76,12 +76,13 @@ def _check_plain(folder: str) -> None:
   """Raises a `ValueError` for anything in a folder but files and folders."""
   if os.path.islink(folder):
     raise ValueError(f"{folder} is a link")
-  for entry in os.scandir(folder):
-    mode = entry.stat(follow_symlinks=False).st_mode
+  for name in os.listdir(folder):
+    path = os.path.join(folder, name)
+    mode = os.lstat(path).st_mode
     if stat.S_ISDIR(mode):
-      _check_plain(entry.path)
+      _check_plain(path)
     elif not stat.S_ISREG(mode):
-      raise ValueError(f"{entry.path} is a link, a pipe or a device, no file")
+      raise ValueError(f"{path} is a link, a pipe or a device, no file")
 
 
 _META: Mapping[str, type] = {
