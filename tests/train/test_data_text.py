@@ -1,6 +1,8 @@
 import collections
 import math
+import os
 import pathlib
+import socket
 import subprocess
 import sys
 import zlib
@@ -280,3 +282,112 @@ def test_text_needs_no_tfds():
     check=True,
   )
   assert run.stdout.strip() == "[]"
+
+
+@pytest.fixture
+def corpus_of_three(tmp_path):
+  """A corpus of two files and a folder with one more."""
+  folder = tmp_path / "corpus"
+  (folder / "inner").mkdir(parents=True)
+  for name in ("a.txt", "b.txt", "inner/c.txt"):
+    (folder / name).write_text(f"text of {name}")
+  return folder
+
+
+def refused_path(monkeypatch, function, path):
+  """Makes a function of `os` fail on one path, as it would without rights."""
+  real = getattr(os, function)
+
+  def refuse(where, *arguments, **options):
+    if str(where) == str(path):
+      raise PermissionError(13, "Permission denied", str(path))
+    return real(where, *arguments, **options)
+
+  monkeypatch.setattr(os, function, refuse)
+
+
+def test_a_folder_that_cannot_be_read_is_named(corpus_of_three, monkeypatch):
+  inner = corpus_of_three / "inner"
+  refused_path(monkeypatch, "scandir", inner)
+  with pytest.raises(
+    ValueError, match=r"cannot read .*inner'.*denied"
+  ) as error:
+    Text(path=str(corpus_of_three)).open("train")
+  assert "move it out" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_corpus_that_may_not_be_listed_is_named(corpus_of_three, monkeypatch):
+  refused_path(monkeypatch, "scandir", corpus_of_three)
+  with pytest.raises(ValueError, match=r"cannot read .*corpus'"):
+    Text(path=str(corpus_of_three)).open("train")
+
+
+@pytest.mark.parametrize("function", ["open", "stat"])
+def test_a_file_that_cannot_be_opened_is_named(
+  corpus_of_three, monkeypatch, function
+):
+  refused_path(monkeypatch, function, corpus_of_three / "inner" / "c.txt")
+  with pytest.raises(ValueError, match=r"cannot read .*c\.txt'.*pattern"):
+    for split in ("train", "validation"):
+      Text(path=str(corpus_of_three)).open(split)
+
+
+def test_a_link_to_nothing_is_named(corpus_of_three):
+  (corpus_of_three / "d.txt").symlink_to("nowhere")
+  with pytest.raises(ValueError, match=r"d\.txt' .*mend the link"):
+    corpus.find_documents(str(corpus_of_three), "*")
+  assert len(corpus.find_documents(str(corpus_of_three), "[abc].txt")) == 3
+
+
+def test_what_is_no_file_is_neither_read_nor_waited_for(
+  corpus_of_three, monkeypatch
+):
+  os.mkfifo(corpus_of_three / "pipe.txt")
+  with socket.socket(socket.AF_UNIX) as plug:
+    # From inside, since the name of a socket must be short.
+    monkeypatch.chdir(corpus_of_three)
+    plug.bind("plug.txt")
+  (corpus_of_three / "zeros.txt").symlink_to("/dev/zero")
+  (corpus_of_three / "inner" / "loop").symlink_to("..")
+  (corpus_of_three / "self.txt2").symlink_to(corpus_of_three / "a.txt")
+  found = corpus.find_documents(str(corpus_of_three), "*")
+  names = {document.name for document in found}
+  assert names == {"a.txt", "b.txt", "inner/c.txt", "self.txt2"}
+
+
+@pytest.mark.parametrize("kind", ["gone", "shorter", "pipe"])
+def test_a_file_that_changes_while_it_is_read_is_named(corpus_of_three, kind):
+  found = corpus.find_documents(str(corpus_of_three), "a.txt")
+  path = corpus_of_three / "a.txt"
+  if kind == "shorter":
+    path.write_text("a")
+  else:
+    path.unlink()
+  if kind == "pipe":
+    os.mkfifo(path)
+  with pytest.raises(ValueError, match=r"a\.txt'"):
+    found[0].read()
+
+
+def test_a_name_need_not_be_text(tmp_path):
+  for name in (b"\xff\xfe.txt", b"b.txt"):
+    with open(os.path.join(os.fsencode(tmp_path), name), "w") as file:
+      file.write("text")
+  data = Text(path=str(tmp_path))
+  assert len(corpus.find_documents(str(tmp_path), "*")) == 2
+  assert len(data.open("train").digest()) == 32
+
+
+def test_a_digest_is_of_all_bytes_and_of_where_they_are():
+  documents = [b"abcd", b"efgh"]
+  digests = {
+    PackedBytes(documents, 4, names="ab").digest(),
+    PackedBytes([b"abcde", b"fgh"], 4, names="ab").digest(),
+    PackedBytes(documents[::-1], 4, names="ab").digest(),
+    PackedBytes([b"abcd\0efgh"], 4, names="a").digest(),
+    PackedBytes([b"abcd", b"efgx"], 4, names="ab").digest(),
+    PackedBytes(documents, 4, names="ac").digest(),
+    PackedBytes(documents, 5, names="ab").digest(),
+  }
+  assert len(digests) == 7
+  assert PackedBytes(iter(documents), 4, names="ab").digest() in digests

@@ -269,6 +269,64 @@ def test_processes_with_other_commands_are_refused(tmp_path):
     assert "the config differs between process 0 and process 1" in line
 
 
+@pytest.mark.parametrize(
+  ("drift", "named", "debug"),
+  [
+    ("step", "the code of the training step", False),
+    pytest.param(
+      "step",
+      "the code of the training step",
+      True,
+      marks=pytest.mark.slow,
+    ),
+    pytest.param(
+      "evaluation", "the code of the validation", False, marks=pytest.mark.slow
+    ),
+    pytest.param(
+      "init",
+      "the code of the initial parameters",
+      False,
+      marks=pytest.mark.slow,
+    ),
+  ],
+)
+def test_processes_with_other_code_are_refused(tmp_path, drift, named, debug):
+  port = launch.free_port()
+  processes = [
+    launch.start(
+      "tests.train.drifting_train",
+      "--config=tests/train/tiny.py",
+      f"--workdir={tmp_path / 'run'}",
+      "--distributed",
+      DATA,
+      f"--config.debug={debug}",
+      *launch.flags(index, 2, port),
+      env={"DRIFT": drift if index else ""},
+    )
+    for index in range(2)
+  ]
+  for code, _, errors in launch.ended(processes):
+    assert code == 2, errors
+    (line,) = launch.errors_of(errors)
+    assert f"{named} differs between process 0 and process 1" in line
+  assert not checkpoint.steps(str(tmp_path / "run"))
+
+
+@pytest.mark.slow
+def test_a_second_run_of_several_processes_is_refused(tmp_path, finished):
+  workdir = str(tmp_path / "run")
+  options = {"module": "tests.train.slow_train"}
+  with launch.started(workdir, DATA, **options) as processes:
+    launch.wait_for(lambda: 3 in checkpoint.steps(workdir), processes)
+    with launch.started(workdir, DATA) as others:
+      for code, _, errors in launch.ended(others):
+        assert code == 2, errors
+        (line,) = launch.errors_of(errors)
+        assert f"process {processes[0].pid} on host" in line
+    launch.finish(processes)
+  assert_same_losses(workdir, finished[0])
+
+
 @pytest.mark.slow
 def test_checks_of_debug_mode_stop_all(tmp_path):
   words = (DATA, "--config.debug=True", "--config.model.bad_token=200")
