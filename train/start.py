@@ -1,6 +1,5 @@
 """What happens before the first step: open, check, restore."""
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -12,7 +11,7 @@ import numpy as np
 
 from train import checkpoint, files, processes, serialize
 from train.config import Config, Mesh, validate
-from train.data import Codec, Dataset
+from train.data import Codec, Dataset, digest
 from train.errors import UserError, is_disk_full, one_line
 from train.mesh import check_pieces
 from train.metrics import FILE_NAME
@@ -256,35 +255,6 @@ def _lowered(function: Any, *arguments: Any) -> str:
     # Debug mode wraps it, to run checks.
     function = function.__wrapped__
   return function.lower(*arguments).as_text()
-
-
-# Examples that tell one data set from another.
-_SPREAD = 1024
-
-
-def digest(dataset: Dataset) -> str:
-  """Returns a number, in hexadecimal, that other data do not have.
-
-  Data sets that know better say so by their own `digest()`. Of others it is
-  made of their length, the vocabulary, and all examples, or 1,024 of them at
-  even distances where there are more.
-
-  Args:
-    dataset: The data.
-  """
-  own = getattr(dataset, "digest", None)
-  if own is not None:
-    return str(own())
-  size = len(dataset)
-  content = hashlib.blake2b(digest_size=16)
-  content.update(json.dumps([size, dataset.vocab_size]).encode())
-  for place in range(min(size, _SPREAD)):
-    row = dataset[place * (size - 1) // max(min(size, _SPREAD) - 1, 1)]
-    for name in sorted(row):
-      array = np.asarray(row[name])
-      content.update(f"{name} {array.dtype} {array.shape} ".encode())
-      content.update(array.tobytes())
-  return content.hexdigest()
 
 
 def make_workdir(workdir: str) -> None:

@@ -47,8 +47,13 @@ def _within(module: str, packages: Collection[str]) -> bool:
 
 def _is_the_users(module: str) -> bool:
   """Says whether a module was imported, and is no library."""
-  file = getattr(sys.modules.get(module), "__file__", None)
-  if file is None or _within(module, ("train", "jaxmodels", "__main__")):
+  found = sys.modules.get(module)
+  if module == "__main__":
+    # A notebook or a script, or one of our own commands.
+    spec = getattr(found, "__spec__", None)
+    return spec is None or not _within(spec.name, ("train", "jaxmodels"))
+  file = getattr(found, "__file__", None)
+  if file is None or _within(module, ("train", "jaxmodels")):
     return False
   kept = ("stdlib", "platstdlib", "purelib", "platlib")
   folders = [sysconfig.get_path(name) for name in kept]
@@ -146,7 +151,7 @@ def find_function(path: Any, trusted: Collection[str]) -> Any:
 def _split(path: Any) -> tuple[str, list[str]]:
   module, _, names = path.partition(":") if isinstance(path, str) else ("",) * 3
   parts = [*module.split("."), *names.split(".")]
-  if not all(part.isidentifier() for part in parts):
+  if not all(part.isidentifier() for part in parts) or len(path) > 1000:
     raise UserError(
       f"the saved config names {str(path)[:200]!r}, which is not MODULE:NAME"
     )
@@ -185,7 +190,7 @@ def build(cls: type, values: Mapping[str, Any]) -> Any:
     return cls(**values)
   except Exception as error:
     raise UserError(
-      f"the saved config does not fit {path_of(cls)}: {one_line(error)}"
+      f"the saved config does not fit {path_of(cls)}: {one_line(error)[:300]}"
     ) from error
 
 
@@ -221,7 +226,10 @@ def _fits(value: Any, hint: Any) -> bool:
 def source_of(document: Any) -> str | None:
   """Returns the config file that a saved config was made from, if it says."""
   source = document.get("$source") if isinstance(document, dict) else None
-  return source if isinstance(source, str) and source else None
+  # It is printed, and may have been made to look like something else.
+  if not isinstance(source, str) or not source.isprintable():
+    return None
+  return source if 0 < len(source) < 1000 else None
 
 
 def add_flag(parser: argparse.ArgumentParser) -> None:
@@ -254,8 +262,8 @@ def explained(document: Any) -> Iterator[None]:
         f"the run was started with --config={source!r}: if you trust that file,"
         f" add --trust={source}"
       )
-    raise UserError(f"{one_line(error)}; {way}") from error
+    raise UserError(f"{one_line(error)[:300]}; {way}") from error
   except _MISFITS as error:
     raise UserError(
-      f"the checkpoint does not fit its config: {one_line(error)}"
+      f"the checkpoint does not fit its config: {one_line(error)[:300]}"
     ) from error

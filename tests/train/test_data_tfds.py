@@ -10,6 +10,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from train.data import Tfds
+from train.data.named import NamedDataset
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (9, 3, 4, 3), np.uint8)
 
@@ -254,3 +255,15 @@ def test_tensorflow_is_not_imported_and_no_code_is_needed(folder):
     check=True,
   )
   assert run.stdout.split() == ["9", "True", "False"]
+
+
+def test_a_digest_tells_splits_and_files_apart(folder):
+  def made(split="train", **settings):
+    return open_toy(folder, split, feature="bytes", **settings).digest()
+
+  assert made() == made() != made("validation")
+  assert made() != made(train_split="train[:90%]")
+  source = [{"x": np.arange(3) + n} for n in range(4)]
+  sizes = ((), (5,), (6,), (5, 6))
+  digests = {NamedDataset(source, "x", 9, 3, x).digest() for x in sizes}
+  assert len(digests) == 4

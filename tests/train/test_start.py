@@ -8,9 +8,8 @@ import pytest
 
 from tests.train import tiny
 from train import __main__ as command
-from train import start
 from train.command import main_with_errors
-from train.data import Text
+from train.data import Text, digest
 from train.errors import UserError
 from train.loop import run
 
@@ -82,8 +81,7 @@ def test_other_data_are_refused(begun, corpus, how):
 def test_the_split_that_changed_is_named(begun, corpus):
   config, workdir, _ = begun
   digests = {
-    split: start.digest(config.data.open(split))
-    for split in ("train", "validation")
+    split: digest(config.data.open(split)) for split in ("train", "validation")
   }
   named = set()
   for path in sorted(corpus.iterdir()):
@@ -92,7 +90,7 @@ def test_the_split_that_changed_is_named(begun, corpus):
     changed = {
       split
       for split in digests
-      if start.digest(config.data.open(split)) != digests[split]
+      if digest(config.data.open(split)) != digests[split]
     }
     (split,) = changed
     if split not in named:
@@ -142,8 +140,8 @@ class Numbers:
 
 def test_data_without_a_digest_are_told_apart():
   rows = np.arange(40).reshape(10, 4)
-  seen = {start.digest(Numbers(rows))}
-  assert start.digest(Numbers(rows.copy())) in seen
+  seen = {digest(Numbers(rows))}
+  assert digest(Numbers(rows.copy())) in seen
   for change in (
     rows[::-1],
     rows[:-1],
@@ -152,10 +150,10 @@ def test_data_without_a_digest_are_told_apart():
     rows.reshape(10, 2, 2),
     np.where(rows == 17, 0, rows),
   ):
-    seen.add(start.digest(Numbers(change)))
+    seen.add(digest(Numbers(change)))
   other = Numbers(rows)
   other.vocab_size = 10
-  seen.add(start.digest(other))
+  seen.add(digest(other))
   assert len(seen) == 8
 
 
@@ -173,7 +171,7 @@ def test_large_data_are_read_at_even_distances():
       asked.append(index)
       return {"inputs": np.zeros(1)}
 
-  start.digest(Large())
+  digest(Large())
   assert len(asked) == 1024 and asked[0] == 0 and asked[-1] == 9_999_999
   gaps = np.diff(asked)
   assert gaps.min() > 9_000 and gaps.max() < 10_000

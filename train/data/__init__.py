@@ -7,7 +7,7 @@
 
 from train.data.baselines import baselines
 from train.data.batches import Batches
-from train.data.dataset import Codec, DataConfig, Dataset, Example
+from train.data.dataset import Codec, DataConfig, Dataset, Example, digest
 from train.data.mqar import Mqar
 from train.data.named import Tfds
 from train.data.text import Text
@@ -22,4 +22,5 @@ __all__ = [
   "Text",
   "Tfds",
   "baselines",
+  "digest",
 ]

@@ -101,7 +101,10 @@ class Mqar:
 
 
 class InMemory(NamedTuple):
-  """Opens the examples of `Mqar` without a file."""
+  """Opens the examples of `Mqar` without a file, in the order of drawing.
+
+  Stored examples have the order that tfds gave them.
+  """
 
   settings: Mqar
 

@@ -15,6 +15,7 @@ from train.data.dataset import (
   check_at_least,
   check_index,
   check_split,
+  digest_of_examples,
   pad,
 )
 
@@ -76,7 +77,8 @@ class Tfds:
     from train.data import named_reader
 
     source, feature, count = named_reader.read(self, split)
-    return NamedDataset(source, feature, count, self.length)
+    sizes = named_reader.sizes(source)
+    return NamedDataset(source, feature, count, self.length, sizes)
 
   def codec(self, vocab_size: int | None = None) -> NumberCodec | None:
     """Returns what reads and writes tokens as numbers.
@@ -118,6 +120,7 @@ class NamedDataset:
     feature: str,
     count: int,
     length: int,
+    sizes: Sequence[int] = (),
   ):
     """Wraps a source.
 
@@ -126,7 +129,9 @@ class NamedDataset:
       feature: the name of the feature to read.
       count: how many different tokens there are; the start token comes after.
       length: tokens a row, L.
+      sizes: bytes of the files behind it, for `digest`.
     """
+    self._sizes = list(sizes)
     self._source = source
     self._feature = feature
     self._start = count
@@ -138,6 +143,13 @@ class NamedDataset:
 
   def __len__(self) -> int:
     return len(self._source)
+
+  def digest(self) -> str:
+    """Returns a number of some examples and of the sizes of all files.
+
+    To read all of a large data set would take as long as an epoch.
+    """
+    return digest_of_examples(self, self._sizes)
 
   def __getitem__(self, index: SupportsIndex) -> Example:
     number = check_index(index, len(self))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -45,6 +46,12 @@ def read(config: Tfds, split: str) -> tuple[Sequence[Any], str, int]:
       " it again, in another data_dir, with download=True"
     ) from error
   return source, feature, count
+
+
+def sizes(source: Any) -> list[int]:
+  """Returns the bytes of the files that a source of `read` is stored in."""
+  split = source.dataset_info.splits[source.split]
+  return [os.path.getsize(path) for path in split.filepaths]
 
 
 def _find(config: Tfds) -> Any:
