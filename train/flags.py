@@ -5,11 +5,13 @@ import importlib
 import importlib.util
 import os
 import sys
+import traceback
 import types
 from collections.abc import Sequence
 
-from train.config import Config
-from train.errors import UserError
+from train import paths
+from train.config import Config, check_types
+from train.errors import UserError, one_line
 from train.overrides import override
 from train.profile import parse_steps
 
@@ -50,6 +52,7 @@ def parse(argv: Sequence[str]) -> Command:
   if workdir is None:
     name = os.path.splitext(os.path.basename(path))[0]
     workdir = os.path.join("runs", name)
+  workdir = paths.local("--workdir", workdir)
   traced, rest = take("profile_steps", rest)
   config = override(load(path), rest)
   if traced is None:
@@ -63,7 +66,8 @@ def take(name: str, argv: Sequence[str]) -> tuple[str | None, list[str]]:
   for word in words:
     if word in (f"--{name}", f"-{name}"):
       value = next(words, None)
-      if value is None:
+      # The next flag is no value; one that begins so can follow a "=".
+      if value is None or value.startswith("--"):
         raise UserError(f"--{name} needs a value")
     elif word.startswith((f"--{name}=", f"-{name}=")):
       value = word.split("=", 1)[1]
@@ -91,23 +95,46 @@ def load(path: str) -> Config:
       name, so that classes defined in it can be found again by a resumed run.
 
   Raises:
-    UserError: No such file, or it has no `get_config` that returns a config.
+    UserError: No such file, or it fails, or it has no `get_config` that
+      returns a config.
   """
+  path = paths.local("--config", path)
   if not os.path.isfile(path):
     folder = os.path.dirname(path) or "configs"
     raise UserError(f"no config file {path}; {_known_configs(folder)}")
-  module = _import_file(path)
+  if not path.endswith(".py"):
+    raise UserError(f"--config={path} is not a Python file, NAME.py")
+  try:
+    module = _import_file(path)
+  # SystemExit too: the file may call `sys.exit`.
+  except (Exception, SystemExit) as error:
+    raise UserError(_describe(path, error)) from error
   get_config = getattr(module, "get_config", None)
   if get_config is None:
     raise UserError(f"{path} has no function get_config()")
   try:
     config = get_config()
-  except (TypeError, ValueError) as error:
-    raise UserError(f"{path}: get_config() failed: {error}") from error
+  except (Exception, SystemExit) as error:
+    failed = f"get_config() failed: {_describe(path, error)}"
+    raise UserError(failed) from error
   if not isinstance(config, Config):
-    kind = type(config).__name__
-    raise UserError(f"{path}: get_config() must return a Config, not {kind}")
+    raise UserError(
+      f"{path}: get_config() must return a Config, not {type(config).__name__}"
+    )
+  check_types(config)
   return config
+
+
+def _describe(path: str, error: BaseException) -> str:
+  """Says where in a config file an error arose, of which type, and what."""
+  if isinstance(error, UserError):
+    return one_line(error)
+  line = getattr(error, "lineno", None)
+  for frame in traceback.extract_tb(error.__traceback__):
+    if os.path.realpath(frame.filename) == os.path.realpath(path):
+      line = frame.lineno
+  where = path if line is None else f"{path}, line {line}"
+  return f"{where}: {type(error).__name__}: {one_line(error)}"
 
 
 def _import_file(path: str) -> types.ModuleType:

@@ -194,9 +194,9 @@ def test_a_run_without_metrics_gives_one_line(
   if content is not None:
     run.mkdir()
     (run / "metrics.jsonl").write_text(content)
-  assert report.main([str(run), f"--output={tmp_path / 'a.png'}"]) == 1
+  assert report.main([str(run), f"--output={tmp_path / 'a.png'}"]) == 2
   out, err = capsys.readouterr()
   assert out == ""
-  assert err.startswith(message.format(run))
+  assert err.startswith("error: " + message.format(run))
   assert err.count("\n") == 1
   assert not (tmp_path / "a.png").exists()
