@@ -18,6 +18,7 @@ from train.errors import (
   is_disk_full,
   is_file_too_large,
   one_line,
+  place,
 )
 from train.streams import warn
 
@@ -91,10 +92,8 @@ def explain(error: Exception) -> tuple[str, int]:
 
 def _unexpected(error: Exception) -> str:
   """Describes an error that we did not foresee, and keeps its traceback."""
-  line = f"unexpected {type(error).__name__}: {one_line(error, 500)}"
-  frames = traceback.extract_tb(error.__traceback__)
-  if frames:
-    line = f"{line} ({frames[-1].filename}:{frames[-1].lineno})"
+  text = one_line(error, 500)
+  line = f"unexpected {type(error).__name__}: {text}{place(error)}"
   try:
     with tempfile.NamedTemporaryFile(
       "w", prefix="jaxmodels-", suffix=".txt", delete=False, errors="replace"

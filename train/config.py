@@ -205,14 +205,16 @@ def _check_optimizer(optimizer: Optimizer) -> None:
   )
 
 
-def _check_dtypes(value: Any, prefix: str) -> None:
-  """Checks the fields `dtype` and `param_dtype` of a model, inner ones too."""
+def _check_model(value: Any, prefix: str) -> None:
+  """Checks sizes and dtypes among the fields of a model, inner ones too."""
   is_mapping = isinstance(value, Mapping)
   fields = value if is_mapping else serialize.config_fields(value)
   for name, inner in fields.items():
     key = f"{prefix}.{name}"
     if isinstance(inner, Mapping) or serialize.is_config(inner):
-      _check_dtypes(inner, key)
+      _check_model(inner, key)
+    if isinstance(inner, int):
+      _check(abs(inner) <= MOST, key, inner, f"at most {MOST}")
     if str(name) not in ("dtype", "param_dtype"):
       continue
     dtype = serialize.dtype_name(inner)
@@ -375,7 +377,7 @@ def validate(
   )
   _check(0 <= seed <= MOST_SEED, "seed", seed, f"0 to {MOST_SEED}")
   _check_optimizer(config.optimizer)
-  _check_dtypes(config.model, "model")
+  _check_model(config.model, "model")
   check_sample(config.sample)
   for key, options in (
     ("strategy", STRATEGIES),

@@ -7,6 +7,7 @@ that looks at the code starts the same command again, and it resumes.
 """
 
 import errno
+import traceback
 from collections.abc import Iterator
 
 # Characters of the longest line; a user may paste anything.
@@ -53,6 +54,25 @@ def reason(error: BaseException) -> str:
   """Returns why something failed, without the path that is named already."""
   strerror = error.strerror if isinstance(error, OSError) else None
   return strerror or one_line(error)
+
+
+def described(error: BaseException) -> str:
+  """Returns an error of somebody's model or data.
+
+  What they say on purpose is their text alone; of other errors a user needs
+  the type and the place.
+  """
+  text = one_line(error)
+  if isinstance(error, OSError | ValueError | ImportError):
+    return text
+  return f"{type(error).__name__}: {text}{place(error)}"
+
+
+def place(error: BaseException) -> str:
+  """Returns " (FILE:LINE)" of an error, in code that is not installed."""
+  frames = traceback.extract_tb(error.__traceback__)
+  own = [frame for frame in frames if "site-packages" not in frame.filename]
+  return f" ({own[-1].filename}:{own[-1].lineno})" if own else ""
 
 
 def shown(value: object) -> str:

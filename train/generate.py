@@ -199,7 +199,7 @@ def _prompt(given: str | None) -> bytes:
   if given is not None:
     return given.encode("utf-8", "surrogateescape")
   # Python has no stream where standard input is closed.
-  if sys.stdin is None or sys.stdin.closed or sys.stdin.isatty():
+  if sys.stdin is None or sys.stdin.isatty():
     raise UserError("give --prompt=TEXT, or the prompt on standard input")
   try:
     return sys.stdin.buffer.read()

@@ -30,6 +30,7 @@ from train.aot import Plan, plan
 from train.command import main_with_errors, warn
 from train.config import Config, Mesh
 from train.errors import UserError
+from train.memory import readable
 from train.overrides import override
 from train.streams import emit
 from train.topology import EXAMPLES
@@ -62,15 +63,6 @@ def document(made: Plan) -> dict[str, Any]:
     "expected_cycles_per_step": made.cycles,
     "compile_seconds": made.compile_seconds,
   }
-
-
-def readable(size: int | None) -> str:
-  """Returns bytes in the unit that suits them."""
-  if size is None:
-    return "unknown"
-  power = min(max(size.bit_length() - 1, 0) // 10, 4)
-  unit = ("B", "KiB", "MiB", "GiB", "TiB")[power]
-  return f"{size / 2 ** (10 * power):.4g} {unit}"
 
 
 def table(made: Plan) -> str:

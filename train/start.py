@@ -5,14 +5,13 @@ import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import flax
 import jax
 import numpy as np
 
-from train import checkpoint, processes, serialize
+from train import checkpoint, memory, processes, serialize
 from train.config import Config, Mesh, validate
 from train.data import Dataset
-from train.errors import UserError, is_disk_full, one_line
+from train.errors import UserError, described, is_disk_full
 from train.mesh import check_pieces
 from train.optimizer import make_optimizer, schedule
 from train.sharding import Strategy, make_strategy
@@ -64,8 +63,9 @@ def open_split(data: Any, split: str) -> Dataset:
   """
   try:
     dataset = data.open(split)
-  except (OSError, ValueError, KeyError, ImportError) as error:
-    raise UserError(f"config.data: {one_line(error)}") from error
+  # Data may be the user's own too; `~` without a home is a RuntimeError.
+  except Exception as error:
+    raise UserError(f"config.data: {described(error)}") from error
   if len(dataset) == 0:
     raise UserError(f"config.data: the {split} split has no examples")
   return dataset
@@ -94,8 +94,9 @@ def new_state(
   draw = initial_state(task.model, task.optimizer, config.seed, length)
   try:
     return draw, jax.eval_shape(draw)
-  except (TypeError, ValueError, KeyError, flax.errors.FlaxError) as error:
-    raise UserError(f"config.model: {one_line(error)}") from error
+  # A model may be the user's own, and fail in any way.
+  except Exception as error:
+    raise UserError(f"config.model: {described(error)}") from error
 
 
 def begin(config: Config, workdir: str, say: Callable[[str], None]) -> Start:
@@ -122,6 +123,7 @@ def begin(config: Config, workdir: str, say: Callable[[str], None]) -> Start:
   task = make_task(config)
   draw, shapes = new_state(config, task, length)
   check_pieces(mesh, task.model, shapes.params, length)
+  memory.check(config, mesh, shapes, length)
   document = serialize.to_json(config)
   processes.check_same(
     {

@@ -197,6 +197,7 @@ def test_the_mildest_change_that_fits_is_suggested(
 def test_what_the_compiler_refuses_gets_a_layout_that_it_takes(capsys):
   rows = 2**24
   words = (TINY, "--topology=v5e:2x2", f"--config.batch_size={rows}")
+  words = (*words, "--config.mesh.data=1")
   assert command(*words, "--json=-") == 1
   made = json.loads(capsys.readouterr().out)
   memory = made["bytes_per_chip"]
