@@ -104,6 +104,19 @@ def _unexpected(error: Exception) -> str:
   return f"{line}; the traceback is in {file.name}"
 
 
+def _finish(code: int, needs_output: bool) -> int:
+  """Writes what is left in the buffer, and says what could not be printed."""
+  (streams.emit if needs_output else streams.say)("", end="")
+  lost = streams.replaced()
+  if lost is None:
+    return code
+  if not needs_output:
+    warn(f"warning: {lost}")
+    return code
+  # What comes out is not the result.
+  raise RunError(lost)
+
+
 def main_with_errors(
   run: Callable[[Sequence[str]], int],
   argv: Sequence[str] | None = None,
@@ -129,9 +142,7 @@ def main_with_errors(
       raise UserError("standard output is closed, and the result goes there")
     threads.spare()
     code = run(sys.argv[1:] if argv is None else argv)
-    # What is left in the buffer of the stream.
-    (streams.emit if needs_output else streams.say)("", end="")
-    return code
+    return _finish(code, needs_output)
   except streams.ReaderGoneError:
     return 0
   except SystemExit as end:

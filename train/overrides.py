@@ -47,7 +47,10 @@ def override(config: Config, argv: Sequence[str]) -> Config:
     rest = values(["train", *argv])
   # Values are literals of Python, on which its parser fails in many ways.
   except Exception as error:
-    raise UserError(_explain(one_line(error), known)) from error
+    line = one_line(error)
+    if not isinstance(error, absl_flags.Error | TypeError | ValueError):
+      line = f"the overrides cannot be read: {type(error).__name__}: {line}"
+    raise UserError(_explain(line, known)) from error
   if len(rest) > 1:
     raise UserError(f"unknown argument {rest[1]!r}")
   changed: Any = values["config"].value

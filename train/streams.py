@@ -1,5 +1,6 @@
 """Standard streams that may be closed, full, or of a narrow encoding."""
 
+import codecs
 import contextlib
 import io
 import os
@@ -12,6 +13,23 @@ class ReaderGoneError(Exception):
   """Nobody reads our standard output any more, which is no failure."""
 
 
+class _Replaced:
+  """Replaces characters that an encoding lacks, and counts them."""
+
+  count = 0
+
+  def __call__(self, error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+      raise error
+    missing = error.end - error.start
+    self.count += missing
+    return "?" * missing, error.end
+
+
+_replaced = _Replaced()
+codecs.register_error("count", _replaced)
+
+
 class _Nowhere(io.TextIOBase):
   """Takes text and keeps none of it."""
 
@@ -22,10 +40,10 @@ class _Nowhere(io.TextIOBase):
 def prepare() -> bool:
   """Makes the standard streams safe to use.
 
-  Characters that the encoding of standard output lacks are replaced. A stream
-  that is closed becomes the null device, so that no file that is opened later
-  gets its number and with it what libraries print. Standard input stays None,
-  which is how Python says that it is closed.
+  Characters that the encoding of standard output lacks are replaced, and
+  `replaced` tells of it. A stream that is closed becomes the null device, so
+  that no file that is opened later gets its number and with it what libraries
+  print. Standard input stays None, which is how Python says that it is closed.
 
   Returns:
     Whether standard output is there.
@@ -39,7 +57,8 @@ def prepare() -> bool:
   if sys.stderr is None:
     sys.stderr = _Nowhere()
   if isinstance(sys.stdout, io.TextIOWrapper):
-    sys.stdout.reconfigure(errors="replace")
+    sys.stdout.reconfigure(errors="count")
+  _replaced.count = 0
   return is_there
 
 
@@ -105,6 +124,16 @@ def emit(text: str, end: str = "\n") -> None:
     raise RunError(
       f"cannot write to standard output: {reason(error)}"
     ) from error
+
+
+def replaced() -> str | None:
+  """Says how many characters were replaced since `prepare`; None for none."""
+  if not _replaced.count:
+    return None
+  return (
+    f"{_replaced.count} characters are printed as '?', since standard output is"
+    f" in {sys.stdout.encoding}; PYTHONIOENCODING=utf-8 prints all"
+  )
 
 
 def _print(text: str, end: str) -> None:

@@ -29,10 +29,12 @@ def config_dict_of(value: Any) -> ConfigDict:
   """Turns a dataclass, and those inside it, into a ConfigDict."""
   fields = serialize.config_fields(value)
   wanted = hints(type(value))
-  entries = {k: _entry(v, wanted.get(k, Any)) for k, v in fields.items()}
   try:
+    entries = {k: _entry(v, wanted.get(k, Any)) for k, v in fields.items()}
     return ConfigDict({k: v for k, v in entries.items() if v is not _HIDDEN})
-  # ConfigDict refuses names that it has itself, and keys that are not strings.
+  except UserError:
+    raise
+  # ConfigDict refuses names that it has itself, for one.
   except Exception as error:
     name = type(value).__name__
     raise UserError(
@@ -67,6 +69,8 @@ def _entry(value: Any, hint: Any) -> Any:
 
 def _plain(value: Mapping[str, Any]) -> dict[str, Any]:
   """Copies a mapping of options, which Linen may have frozen."""
+  if not all(isinstance(key, str) for key in value):
+    raise ValueError(f"options are named by strings, not as in {shown(value)}")
   return {
     key: _plain(v) if isinstance(v, Mapping) else _plain_leaf(v)
     for key, v in value.items()
@@ -110,6 +114,8 @@ def check(value: Any, key: str) -> None:
     found, name = getattr(value, field.name), f"{key}.{field.name}"
     if not _fits(found, hint):
       kind = hint.__name__ if isinstance(hint, type) else str(hint)
+      if isinstance(found, int) and abs(found) >= 2**63:
+        kind += ", of 64 bits"
       raise UserError(f"{name} is {shown(found)}, but must be of type {kind}")
     # A module checks its own fields; `nn.Module` is a dataclass too.
     if dataclasses.is_dataclass(hint) and not isinstance(found, nn.Module):
@@ -125,8 +131,9 @@ def _fits(value: Any, hint: Any) -> bool:
     return isinstance(value, tuple) and all(_fits(x, options[0]) for x in value)
   if hint in (int, float):
     # A whole number may stand for a real one, but a bool for neither.
-    kinds = (int,) if hint is int else (int, float)
-    return isinstance(value, kinds) and not isinstance(value, bool)
+    if isinstance(value, int) and not isinstance(value, bool):
+      return abs(value) < 2**63
+    return hint is float and isinstance(value, float)
   is_open = hint is Any or not isinstance(hint, type)
   return is_open or isinstance(value, hint)
 

@@ -60,7 +60,8 @@ def find_documents(path: str, pattern: str) -> list[Document]:
   Raises:
     ValueError: if there is nothing at `path`, or nothing in it.
   """
-  root = pathlib.Path(path or sysconfig.get_path("stdlib")).expanduser()
+  # pathlib raises a RuntimeError where there is no user of that name.
+  root = pathlib.Path(os.path.expanduser(path or sysconfig.get_path("stdlib")))
   if root.is_file():
     documents = [Document(root.name, root, 0, root.stat().st_size)]
   elif root.is_dir():
