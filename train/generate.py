@@ -199,12 +199,14 @@ def _prompt(given: str | None) -> bytes:
   if given is not None:
     return given.encode("utf-8", "surrogateescape")
   # Python has no stream where standard input is closed.
-  if sys.stdin is None or sys.stdin.isatty():
-    raise UserError("give --prompt=TEXT, or the prompt on standard input")
+  stdin = sys.stdin
   try:
-    return sys.stdin.buffer.read()
-  except OSError as error:
+    if stdin is not None and not stdin.isatty():
+      return stdin.buffer.read()
+  # A stream that was closed raises a ValueError.
+  except (OSError, ValueError) as error:
     raise UserError(f"cannot read standard input: {reason(error)}") from error
+  raise UserError("give --prompt=TEXT, or the prompt on standard input")
 
 
 def _run(argv: Sequence[str]) -> int:
