@@ -13,6 +13,25 @@ if sys.argv[:1] == ["-m"]:
   sys.path.sort(key=lambda folder: folder not in _own)
 
 import glob
+from types import TracebackType
+
+
+def _one_line(
+  kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+  """Prints an error that ends a command before it has begun."""
+  text = " ".join(str(error).split())
+  if issubclass(kind, KeyboardInterrupt):
+    text = "interrupted"
+  elif not issubclass(kind, ValueError):
+    text = f"{kind.__name__}: {text}"
+  print(f"error: {text}", file=sys.stderr)
+
+
+# Modules that are imported before the command starts may fail on what the user
+# has set, such as JAX on JAX_NUM_CPU_DEVICES=abc.
+if sys.argv[:1] == ["-m"]:
+  sys.excepthook = _one_line
 
 # Where libtpu is installed for compiling ahead of time and there is no chip,
 # JAX looks for one all the same, prints what it lacks and may wait for it.

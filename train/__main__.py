@@ -11,16 +11,20 @@ with others. `--profile_steps=10,20` writes a trace of steps 10 to 19, numbered
 as in `metrics.jsonl`, to `profile/` in the workdir.
 """
 
+import contextlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from train import distributed, flags, processes
-from train.command import main_with_errors
+from train.command import explain, main_with_errors, warn
 from train.config import Config
 from train.generate import continuation
 from train.loop import Result, run
+from train.metrics import FILE_NAME
 from train.report import write_report
+from train.streams import say
 
 
 def _run(argv: Sequence[str]) -> int:
@@ -45,24 +49,51 @@ def _run(argv: Sequence[str]) -> int:
 
 
 def _finish(config: Config, workdir: str, result: Result) -> None:
-  """Says what the run came to, and shows it."""
-  bits = result.metrics["bits_per_token"]
-  print(f"\nvalidation after {result.step} steps:")
-  print(f"  this model   {bits:.3f} bits a token")
-  for name, value in result.baselines.items():
-    print(f"  {name:12} {value:.3f}")
-  print(f"  accuracy     {result.metrics['accuracy']:.2%}")
-  if config.sample.length:
-    prompt = config.sample.prompt
-    print(f"\nsample, after {prompt!r}:")
-    pieces = continuation(config, result.params, prompt.encode(), config.sample)
-    for text in pieces:
-      print(text, end="", flush=True)
-    print()
+  """Draws what the run came to, and shows it."""
   report = os.path.join(workdir, "report.png")
-  write_report([workdir], report)
-  print(f"\ncurves in {report}, numbers in {workdir}/metrics.jsonl")
+  where = f"numbers in {os.path.join(workdir, FILE_NAME)}"
+  # First: the sample may be interrupted, and what is printed may be lost.
+  with _optional("report"):
+    write_report([workdir], report)
+    where = f"curves in {report}, {where}"
+  with _optional("summary"):
+    _summarize(result)
+  if config.sample.length:
+    with _optional("sample"):
+      _show_sample(config, result.params)
+  say(f"\n{where}")
+
+
+@contextlib.contextmanager
+def _optional(name: str) -> Iterator[None]:
+  """Makes a warning of what fails inside: the run itself is complete."""
+  line = f"warning: the run is complete, but not its {name}"
+  try:
+    yield
+  except KeyboardInterrupt:
+    warn(f"{line}: interrupted")
+  except Exception as error:
+    warn(f"{line}: {explain(error)[0]}")
+
+
+def _summarize(result: Result) -> None:
+  bits = result.metrics["bits_per_token"]
+  say(f"\nvalidation after {result.step} steps:")
+  say(f"  this model   {bits:.3f} bits a token")
+  for name, value in result.baselines.items():
+    say(f"  {name:12} {value:.3f}")
+  say(f"  accuracy     {result.metrics['accuracy']:.2%}")
+
+
+def _show_sample(config: Config, params: Any) -> None:
+  prompt = config.sample.prompt
+  say(f"\nsample, after {prompt!r}:")
+  # What a command line holds that is not UTF-8 are surrogates.
+  content = prompt.encode("utf-8", "surrogateescape")
+  for text in continuation(config, params, content, config.sample):
+    say(text, end="")
+  say("")
 
 
 if __name__ == "__main__":
-  sys.exit(main_with_errors(_run))
+  sys.exit(main_with_errors(_run, needs_output=False))

@@ -12,6 +12,7 @@ import dataclasses
 import errno
 import json
 import os
+import re
 import shutil
 import zlib
 from collections.abc import Callable, Mapping
@@ -63,10 +64,19 @@ def _folder(workdir: str) -> str:
 
 
 def steps(workdir: str) -> list[int]:
-  """Returns the steps of the checkpoints there are, readable or not."""
+  """Returns the steps of the checkpoints there are, readable or not.
+
+  Raises:
+    UserError: A name there is a number, but not as a step is written.
+  """
   folder = _folder(workdir)
   names = os.listdir(folder) if os.path.isdir(folder) else []
-  return sorted(int(name) for name in names if name.isdigit())
+  names = [name for name in names if name.isdigit()]
+  for name in names:
+    if re.fullmatch("0|[1-9][0-9]*", name) is None:
+      path = os.path.join(folder, name)
+      raise UserError(f"{path} is not named by a step, such as 100: remove it")
+  return sorted(map(int, names))
 
 
 class Checkpoints:
@@ -347,7 +357,7 @@ def load(workdir: str, which: str, say: Callable[[str], None]) -> Snapshot:
     return _try([_best_step(workdir, available)], workdir, say)
   if which == "latest":
     return _try(available[::-1], workdir, say)
-  if which.isdigit() and int(which) in available:
+  if which in map(str, available):
     return _try([int(which)], workdir, say)
   known = ", ".join(map(str, available))
   raise UserError(

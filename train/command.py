@@ -1,28 +1,63 @@
 """How every command of the trainer ends: one line, and an exit code."""
 
+import argparse
 import os
+import re
 import sys
+import tempfile
+import traceback
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from absl import logging
 
-from train import threads
-from train.errors import RunError, UserError, is_disk_full, one_line
+from train import streams, threads
+from train.errors import (
+  RunError,
+  UserError,
+  is_disk_full,
+  is_file_too_large,
+  one_line,
+  place,
+)
+from train.streams import warn
+
+__all__ = ["Parser", "explain", "main_with_errors", "warn", "whole"]
+
+# By Ctrl-C, as a shell counts: 128 + SIGINT.
+_INTERRUPTED = 130
 
 
-def warn(line: str) -> None:
-  """Prints a line for the user beside the output."""
-  print(line, file=sys.stderr, flush=True)
+class Parser(argparse.ArgumentParser):
+  """A parser whose mistakes end in one line, as all others do."""
+
+  def error(self, message: str) -> NoReturn:
+    """Raises a UserError."""
+    message = re.sub(r"^argument (\S+): is ", r"\1 is ", one_line(message, 300))
+    raise UserError(f"{message}; --help lists the flags")
 
 
-def explain(error: Exception) -> tuple[str, int] | None:
-  """Returns the line and the exit code of an error that users can cause.
+def whole(least: int, most: int) -> Callable[[str], int]:
+  """Returns the type of a flag that is an integer between two limits."""
+
+  def read(text: str) -> int:
+    value = int(text)
+    if not least <= value <= most:
+      raise argparse.ArgumentTypeError(
+        f"is {one_line(text, 80)}, but must be {least} to {most}"
+      )
+    return value
+
+  # What argparse says it wanted where there is no number at all.
+  read.__name__ = "int"
+  return read
+
+
+def explain(error: Exception) -> tuple[str, int]:
+  """Returns the line and the exit code of an error.
 
   Args:
     error: What ended the command.
-
-  Returns:
-    None for an error of ours.
   """
   if isinstance(error, UserError | RunError):
     return one_line(error), error.exit_code
@@ -33,35 +68,90 @@ def explain(error: Exception) -> tuple[str, int] | None:
       " complete checkpoint"
     )
     return line, RunError.exit_code
-  return None
+  if is_file_too_large(error):
+    line = (
+      "a file became larger than this process may write; raise the limit"
+      " (`ulimit -f`), and the same command resumes from the last complete"
+      " checkpoint"
+    )
+    return line, RunError.exit_code
+  text = one_line(error)
+  if "Unable to initialize backend" in text:
+    return text, UserError.exit_code
+  if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text:
+    line = (
+      f"out of memory ({one_line(error, 200)}); lower config.batch_size, raise"
+      " config.accumulation, or take a smaller model"
+    )
+    return line, RunError.exit_code
+  if isinstance(error, OSError) and error.filename is not None:
+    name = os.fsdecode(error.filename)
+    return f"{name}: {error.strerror}", RunError.exit_code
+  return _unexpected(error), RunError.exit_code
+
+
+def _unexpected(error: Exception) -> str:
+  """Describes an error that we did not foresee, and keeps its traceback."""
+  text = one_line(error, 500)
+  line = f"unexpected {type(error).__name__}: {text}{place(error)}"
+  try:
+    with tempfile.NamedTemporaryFile(
+      "w", prefix="jaxmodels-", suffix=".txt", delete=False, errors="replace"
+    ) as file:
+      traceback.print_exception(error, file=file)
+  except OSError:
+    return line
+  return f"{line}; the traceback is in {file.name}"
+
+
+def _finish(code: int, needs_output: bool) -> int:
+  """Writes what is left in the buffer, and says what could not be printed."""
+  (streams.emit if needs_output else streams.say)("", end="")
+  lost = streams.replaced()
+  if lost is None:
+    return code
+  if not needs_output:
+    warn(f"warning: {lost}")
+    return code
+  # What comes out is not the result.
+  raise RunError(lost)
 
 
 def main_with_errors(
-  run: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None
+  run: Callable[[Sequence[str]], int],
+  argv: Sequence[str] | None = None,
+  *,
+  needs_output: bool = True,
 ) -> int:
-  """Runs a command, and turns what users can cause into one line.
+  """Runs a command, and turns every error into one line.
 
   Args:
     run: Takes the arguments, returns the exit code.
     argv: The arguments; those of the process if None.
+    needs_output: Whether the command is of no use where standard output is
+      closed.
 
   Returns:
     The exit code: see `train.errors`.
   """
   # What the checkpoint library logs before it raises it, we say ourselves.
   logging.set_verbosity(logging.FATAL)
-  threads.spare()
+  has_output = streams.prepare()
   try:
-    return run(sys.argv[1:] if argv is None else argv)
-  except BrokenPipeError:
-    # The reader of our output has gone, which is no error of ours; Python
-    # would complain once more when it flushes at exit.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if needs_output and not has_output:
+      raise UserError("standard output is closed, and the result goes there")
+    threads.spare()
+    code = run(sys.argv[1:] if argv is None else argv)
+    return _finish(code, needs_output)
+  except streams.ReaderGoneError:
     return 0
+  except SystemExit as end:
+    # Of a parser that has printed its help.
+    return end.code if isinstance(end.code, int) else 0
+  except KeyboardInterrupt:
+    warn("error: interrupted")
+    return _INTERRUPTED
   except Exception as error:
-    explained = explain(error)
-    if explained is None:
-      raise
-    line, code = explained
+    line, code = explain(error)
     warn(f"error: {line}")
     return code

@@ -7,14 +7,25 @@ are a frozen dataclass that opens its own splits, so nothing is named twice.
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
-from train.errors import UserError
+from train import serialize, typed
+from train.errors import UserError, shown
 
 STRATEGIES = ("jit", "pmap")
 BEST_METRICS = {"loss": min, "bits_per_token": min, "accuracy": max}
+# Steps are counted, and tokens numbered, in int32.
+MOST = 2**31 - 1
+# A key of JAX is made of 32 bits; of a larger seed it would drop the rest.
+MOST_SEED = 2**32 - 1
+# Smaller numbers are 0 on most devices.
+_LEAST = float(np.finfo(np.float32).tiny)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,29 +137,97 @@ class Config:
 
 def _check(condition: bool, key: str, value: object, wanted: str) -> None:
   if not condition:
-    raise UserError(f"config.{key} is {value!r}, but must be {wanted}")
+    raise UserError(f"config.{key} is {shown(value)}, but must be {wanted}")
+
+
+def check_types(config: Config) -> None:
+  """Raises a UserError that names the first field of a wrong type."""
+  typed.check(config, "config")
+  is_open = callable(getattr(config.data, "open", None))
+  wanted = "one of train.data, or another object with open(split)"
+  _check(
+    is_open and not isinstance(config.data, type), "data", config.data, wanted
+  )
+
+
+def _as_float32(value: float) -> float:
+  """Returns a number as the devices see it: 1e39 is infinite, 1e-50 is 0."""
+  try:
+    with np.errstate(over="ignore", under="ignore"):
+      return float(np.float32(value))
+  except OverflowError:
+    return math.inf
+
+
+def _is_text(text: str) -> bool:
+  """Says whether a text has bytes; some of a command line are surrogates."""
+  try:
+    text.encode("utf-8", "surrogateescape")
+  except UnicodeEncodeError:
+    return False
+  return True
+
+
+def _is_count(value: int, least: int = 1) -> bool:
+  return least <= value <= MOST
 
 
 def _check_optimizer(optimizer: Optimizer) -> None:
   def check(condition: bool, key: str, wanted: str) -> None:
     _check(condition, f"optimizer.{key}", getattr(optimizer, key), wanted)
 
-  check(optimizer.learning_rate > 0, "learning_rate", "more than 0")
-  check(optimizer.warmup_steps >= 0, "warmup_steps", "0 or more")
+  def number(key: str) -> float:
+    return _as_float32(getattr(optimizer, key))
+
+  end, clip = optimizer.decay_steps, optimizer.clip
+  real = "more than 0 and finite in float32"
+  for key in ("learning_rate", "epsilon"):
+    check(_LEAST <= number(key) < math.inf, key, real)
+  check(
+    0 <= number("weight_decay") < math.inf,
+    "weight_decay",
+    "0 or more and finite in float32",
+  )
+  check(
+    clip is None or _LEAST <= number("clip") < math.inf,
+    "clip",
+    f"{real}, or None",
+  )
+  for key in ("b1", "b2"):
+    check(0 <= number(key) < 1, key, "0 or more and less than 1 in float32")
   check(0 <= optimizer.floor <= 1, "floor", "between 0 and 1")
-  check(0 <= optimizer.b1 < 1, "b1", "0 or more and less than 1")
-  check(0 <= optimizer.b2 < 1, "b2", "0 or more and less than 1")
-  check(optimizer.epsilon > 0, "epsilon", "more than 0")
-  check(optimizer.weight_decay >= 0, "weight_decay", "0 or more")
+  warmup = optimizer.warmup_steps
+  check(_is_count(warmup, 0), "warmup_steps", f"0 to {MOST}")
   check(
-    optimizer.clip is None or optimizer.clip > 0, "clip", "more than 0, or None"
-  )
-  check(
-    optimizer.decay_steps is None
-    or optimizer.decay_steps > optimizer.warmup_steps,
+    end is None or (end > warmup and _is_count(end)),
     "decay_steps",
-    "more than warmup_steps, or None",
+    f"more than warmup_steps and at most {MOST}, or None",
   )
+
+
+def _check_model(value: Any, prefix: str) -> None:
+  """Checks sizes and dtypes among the fields of a model, inner ones too."""
+  is_mapping = isinstance(value, Mapping)
+  fields = value if is_mapping else serialize.config_fields(value)
+  for name, inner in fields.items():
+    key = f"{prefix}.{name}"
+    if isinstance(inner, Mapping) or serialize.is_config(inner):
+      _check_model(inner, key)
+    if isinstance(inner, int):
+      _check(abs(inner) <= MOST, key, inner, f"at most {MOST}")
+    if str(name) not in ("dtype", "param_dtype"):
+      continue
+    dtype = serialize.dtype_name(inner)
+    if dtype is None:
+      continue
+    is_real = jnp.issubdtype(jnp.dtype(dtype), jnp.inexact)
+    _check(is_real, key, dtype, "a floating-point dtype")
+    _check(
+      jax.dtypes.canonicalize_dtype(dtype) == jnp.dtype(dtype),
+      key,
+      dtype,
+      "of at most 32 bits, or JAX_ENABLE_X64=1 set in the environment",
+    )
 
 
 def _check_mesh(config: Config) -> None:
@@ -208,15 +287,50 @@ def layout(config: Config, available: int, processes: int = 1) -> Mesh:
   return Mesh(**sizes)
 
 
-def check_sample(sample: Sample) -> None:
-  """Raises a UserError that names the first setting that is wrong."""
+def idle_line(config: Config, mesh: Mesh, available: int) -> str | None:
+  """Says how many devices have nothing to do, and what gives them work.
+
+  Args:
+    config: The run.
+    mesh: Devices along each axis, of `layout`.
+    available: Devices there are.
+
+  Returns:
+    The line; None where all have work.
+  """
+  idle = available - math.prod(dataclasses.astuple(mesh))
+  if idle <= 0:
+    return None
+  sharing = available // mesh.sequence * config.accumulation
+  line = f"{idle} of {available} devices are idle: --config.mesh.data=-1 uses"
+  line = f"{line} all of them"
+  if config.batch_size % sharing:
+    line += f", with a config.batch_size that {sharing} divides"
+  return line
+
+
+def check_sample(sample: Sample, prefix: str = "config.sample.") -> None:
+  """Raises a UserError that names the first setting that is wrong.
+
+  Args:
+    sample: The settings.
+    prefix: What stands before their names where the user has set them.
+  """
 
   def check(condition: bool, key: str, wanted: str) -> None:
-    _check(condition, f"sample.{key}", getattr(sample, key), wanted)
+    if not condition:
+      value = shown(getattr(sample, key))
+      raise UserError(f"{prefix}{key} is {value}, but must be {wanted}")
 
-  check(sample.length >= 0, "length", "0 or more")
-  check(sample.temperature >= 0, "temperature", "0 or more")
-  check(sample.top_k is None or sample.top_k > 0, "top_k", "positive, or None")
+  temperature, top_k = _as_float32(sample.temperature), sample.top_k
+  check(_is_text(sample.prompt), "prompt", "text that UTF-8 can hold")
+  check(_is_count(sample.length, 0), "length", f"0 to {MOST}")
+  check(
+    sample.temperature == 0 or _LEAST <= temperature < math.inf,
+    "temperature",
+    "0, or more and finite in float32",
+  )
+  check(top_k is None or _is_count(top_k), "top_k", f"1 to {MOST}, or None")
   check(
     sample.top_p is None or 0 < sample.top_p <= 1,
     "top_p",
@@ -248,15 +362,22 @@ def validate(
     UserError: Names the first key that is wrong, its value, and what it
       must be.
   """
+  check_types(config)
   counts = ("batch_size", "accumulation", "log_every", "eval_every")
+  wanted = f"1 to {MOST}"
   for key in (*counts, "checkpoint_every", "keep", "steps"):
-    _check(getattr(config, key) > 0, key, getattr(config, key), "positive")
-  batches = config.eval_batches
+    count = getattr(config, key)
+    _check(_is_count(count), key, count, wanted)
+  batches, seed = config.eval_batches, config.seed
   _check(
-    batches is None or batches > 0, "eval_batches", batches, "positive, or None"
+    batches is None or _is_count(batches),
+    "eval_batches",
+    batches,
+    f"{wanted}, or None",
   )
-  _check(config.seed >= 0, "seed", config.seed, "0 or more")
+  _check(0 <= seed <= MOST_SEED, "seed", seed, f"0 to {MOST_SEED}")
   _check_optimizer(config.optimizer)
+  _check_model(config.model, "model")
   check_sample(config.sample)
   for key, options in (
     ("strategy", STRATEGIES),

@@ -8,25 +8,23 @@ it finds the rest out from the environment; elsewhere three flags say it.
 import argparse
 import contextlib
 import os
+import re
 import subprocess
 import sys
-import traceback
 from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
 import jax
 
-from train.command import explain, warn
+from train.command import Parser, explain, warn
 from train.errors import RunError, UserError, one_line
 
 _RESUME = "the same command resumes from the last complete checkpoint"
 # Seconds that a process which is done waits for the others.
 _SHUTDOWN_TIMEOUT = 30
-
-
-class _Parser(argparse.ArgumentParser):
-  def error(self, message: str) -> NoReturn:
-    raise UserError(message)
+# JAX numbers processes in int32, and counts nanoseconds in int64.
+_MOST = 2**31 - 1
+_LONGEST = 10**9
 
 
 def parse(
@@ -43,7 +41,7 @@ def parse(
   Raises:
     UserError: A value is wrong, or a flag is missing.
   """
-  parser = _Parser(add_help=False, allow_abbrev=False)
+  parser = Parser("train", add_help=False, allow_abbrev=False)
   parser.add_argument("--distributed", action="store_true")
   parser.add_argument("--coordinator_address")
   parser.add_argument("--num_processes", type=int)
@@ -71,21 +69,26 @@ def parse(
   if not missing:
     _check(options)
   for name in ("initialization_timeout", "heartbeat_timeout_seconds"):
-    if getattr(options, name) < 1:
-      raise UserError(f"--{name} is {getattr(options, name)}, must be positive")
+    seconds = getattr(options, name)
+    if seconds < 1:
+      raise UserError(f"--{name} is {seconds}, must be positive")
+    if seconds > _LONGEST:
+      raise UserError(f"--{name} is {seconds}, must be at most {_LONGEST}")
   return options, rest
 
 
 def _check(options: argparse.Namespace) -> None:
   host, _, port = options.coordinator_address.rpartition(":")
-  if not host or not port.isdigit():
+  is_port = re.fullmatch("[0-9]{1,5}", port) and 0 < int(port) < 2**16
+  if not host or not is_port:
     raise UserError(
       f"--coordinator_address is {options.coordinator_address!r}, but must be"
       " HOST:PORT, of the host of process 0 and a free port there"
     )
-  if options.num_processes < 1:
+  if not 1 <= options.num_processes <= _MOST:
     raise UserError(
-      f"--num_processes is {options.num_processes}, but must be positive"
+      f"--num_processes is {options.num_processes}, but must be positive and"
+      f" at most {_MOST}"
     )
   if not 0 <= options.process_id < options.num_processes:
     raise UserError(
@@ -149,7 +152,7 @@ def _connect(options: argparse.Namespace) -> None:
       heartbeat_timeout_seconds=options.heartbeat_timeout_seconds,
       shutdown_timeout_seconds=_SHUTDOWN_TIMEOUT,
     )
-  except (ValueError, TypeError, RuntimeError) as error:
+  except (ValueError, TypeError, OverflowError, RuntimeError) as error:
     if options.coordinator_address is None and "defined" in str(error):
       raise UserError(
         "--distributed: this is not a job that JAX knows (Cloud TPU, Slurm,"
@@ -186,7 +189,7 @@ def joined(options: argparse.Namespace | None) -> Iterator[None]:
   )
   try:
     _connect(options)
-  except UserError:
+  except BaseException:
     last_words.close()
     raise
   name = f"process {jax.process_index()} of {jax.process_count()}"
@@ -216,15 +219,14 @@ def _leave(error: Exception, name: str) -> NoReturn:
   Without waiting for threads, since some may wait for other processes.
   """
   lost = _is_lost_connection(error)
-  line, code = explain(error) or ("", RunError.exit_code)
   if lost:
     line = f"another process was lost ({one_line(error)[:150]}); {_RESUME}"
-  if line:
-    warn(f"error: {name}: {line}")
+    code = RunError.exit_code
   else:
-    traceback.print_exception(error)
-  sys.stdout.flush()
-  sys.stderr.flush()
+    line, code = explain(error)
+  warn(f"error: {name}: {line}")
+  with contextlib.suppress(OSError):
+    sys.stdout.flush()
   try:
     # All may have met the same error: then they end in good order.
     if not lost:

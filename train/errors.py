@@ -7,6 +7,11 @@ that looks at the code starts the same command again, and it resumes.
 """
 
 import errno
+import traceback
+from collections.abc import Iterator
+
+# Characters of the longest line; a user may paste anything.
+_LONGEST = 2000
 
 
 class UserError(Exception):
@@ -29,29 +34,93 @@ class CheckError(RunError):
   """A chex check failed in debug mode."""
 
 
-def one_line(error: BaseException | str) -> str:
-  """Returns the text of an error with its line breaks folded."""
-  return " ".join(str(error).split())
+def one_line(error: BaseException | str, longest: int = _LONGEST) -> str:
+  """Returns the text of an error in one line.
+
+  Args:
+    error: An error, or a text.
+    longest: The most characters; of a longer text the middle is left out.
+  """
+  text = " ".join(str(error).split())
+  if not text and isinstance(error, BaseException):
+    text = type(error).__name__
+  if len(text) <= longest:
+    return text
+  tail = longest // 4
+  return f"{text[: longest - tail - 5]} ... {text[-tail:]}"
+
+
+def reason(error: BaseException) -> str:
+  """Returns why something failed, without the path that is named already."""
+  strerror = error.strerror if isinstance(error, OSError) else None
+  return strerror or one_line(error)
+
+
+def described(error: BaseException) -> str:
+  """Returns an error of somebody's model or data.
+
+  What they say on purpose is their text alone; of other errors a user needs
+  the type and the place.
+  """
+  text = one_line(error)
+  if isinstance(error, OSError | ValueError | ImportError):
+    return text
+  return f"{type(error).__name__}: {text}{place(error)}"
+
+
+def place(error: BaseException) -> str:
+  """Returns " (FILE:LINE)" of an error, in code that is not installed."""
+  frames = traceback.extract_tb(error.__traceback__)
+  own = [frame for frame in frames if "site-packages" not in frame.filename]
+  return f" ({own[-1].filename}:{own[-1].lineno})" if own else ""
+
+
+def shown(value: object) -> str:
+  """Returns a value as an error quotes it: short, whatever it is."""
+  try:
+    return one_line(repr(value), 80)
+  except ValueError:
+    # Python does not write out integers of more than 4,300 digits.
+    return "a number of thousands of digits"
+
+
+def chain(error: BaseException | None) -> Iterator[BaseException]:
+  """Yields an error and those that led to it."""
+  seen: set[int] = set()
+  while error is not None and id(error) not in seen:
+    seen.add(id(error))
+    yield error
+    error = error.__cause__ or error.__context__
+
+
+def _is(
+  error: BaseException | None, numbers: tuple[int, ...], text: str
+) -> bool:
+  """Says whether an error, or one that led to it, is of the system's errors.
+
+  Storage libraries wrap the error of the operating system, some of them
+  keeping only its text, so both the number and the text count.
+  """
+  return any(
+    (isinstance(one, OSError) and one.errno in numbers) or text in str(one)
+    for one in chain(error)
+  )
 
 
 def is_disk_full(error: BaseException | None) -> bool:
   """Says whether an error, or one that led to it, is a full disk.
 
-  Storage libraries wrap the error of the operating system, some of them
-  keeping only its text, so both the number and the text count.
+  Args:
+    error: What was caught.
+  """
+  numbers = (errno.ENOSPC, errno.EDQUOT)
+  return _is(error, numbers, "No space left on device")
+
+
+def is_file_too_large(error: BaseException | None) -> bool:
+  """Says whether an error, or one that led to it, is a limit of file sizes.
 
   Args:
     error: What was caught.
   """
-  seen: set[int] = set()
-  while error is not None and id(error) not in seen:
-    seen.add(id(error))
-    if isinstance(error, OSError) and error.errno in (
-      errno.ENOSPC,
-      errno.EDQUOT,
-    ):
-      return True
-    if "No space left on device" in str(error):
-      return True
-    error = error.__cause__ or error.__context__
-  return False
+  return _is(error, (errno.EFBIG,), "File too large")

@@ -1,6 +1,5 @@
 """Validation, in the loop and as `python -m train.evaluate --workdir=DIR`."""
 
-import argparse
 import itertools
 import sys
 from collections.abc import Sequence
@@ -9,14 +8,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from train import checkpoint, modules, serialize, trust
-from train.command import main_with_errors, warn
+from train import checkpoint, modules, paths, serialize, trust
+from train.command import Parser, main_with_errors, warn, whole
+from train.config import MOST
 from train.data import Batches, Dataset
-from train.errors import UserError
 from train.sharding import Strategy, make_strategy
 from train.start import make_task, open_split, read_only
 from train.state import TrainState
 from train.step import means
+from train.streams import emit
 
 
 def evaluate(
@@ -60,18 +60,19 @@ def evaluate(
 
 
 def _run(argv: Sequence[str]) -> int:
-  parser = argparse.ArgumentParser("train.evaluate", description=__doc__)
+  parser = Parser("train.evaluate", description=__doc__, allow_abbrev=False)
   parser.add_argument("--workdir", required=True, help="directory of the run")
   parser.add_argument(
     "--step", default="latest", help="latest, best, or a step"
   )
-  parser.add_argument("--batches", type=int, help="instead of the whole split")
+  parser.add_argument(
+    "--batches", type=whole(1, MOST), help="instead of the whole split"
+  )
   parser.add_argument("--split", default="validation", help="or train")
   trust.add_flag(parser)
   options = parser.parse_args(argv)
-  if options.batches is not None and options.batches < 1:
-    raise UserError(f"--batches is {options.batches}, but must be positive")
-  snapshot = checkpoint.load(options.workdir, options.step, warn)
+  workdir = paths.local("--workdir", options.workdir)
+  snapshot = checkpoint.load(workdir, options.step, warn)
   trusted = modules.import_trusted(options.trust)
   config = serialize.read_config(snapshot.config, trusted)
   strategy = make_strategy("jit", make_task(config))
@@ -91,9 +92,9 @@ def _run(argv: Sequence[str]) -> int:
       config.batch_size,
       options.batches,
     )
-  print(f"step {snapshot.step}, {options.split}:")
+  emit(f"step {snapshot.step}, {options.split}:")
   for name, value in values.items():
-    print(f"  {name:15} {value:.6g}")
+    emit(f"  {name:15} {value:.6g}")
   return 0
 
 

@@ -4,8 +4,8 @@ import dataclasses
 import os
 from collections.abc import Sequence
 
-from train import modules
-from train.config import Config
+from train import modules, paths
+from train.config import Config, check_types
 from train.errors import UserError
 from train.overrides import override
 from train.profile import parse_steps
@@ -52,6 +52,7 @@ def parse(argv: Sequence[str]) -> Command:
   if workdir is None:
     name = os.path.splitext(os.path.basename(path))[0]
     workdir = os.path.join("runs", name)
+  workdir = paths.local("--workdir", workdir)
   traced, rest = take("profile_steps", rest)
   new_data = "--new_data" in rest
   config = override(load(path), [w for w in rest if w != "--new_data"])
@@ -67,7 +68,8 @@ def take(name: str, argv: Sequence[str]) -> tuple[str | None, list[str]]:
   for word in words:
     if word in (f"--{name}", f"-{name}"):
       value = next(words, None)
-      if value is None:
+      # The next flag is no value; one that begins so can follow a "=".
+      if value is None or value.startswith("--"):
         raise UserError(f"--{name} needs a value")
     elif word.startswith((f"--{name}=", f"-{name}=")):
       value = word.split("=", 1)[1]
@@ -97,19 +99,25 @@ def load(path: str) -> Config:
     UserError: No such file, or it fails, or it has no `get_config` that
       returns a config.
   """
+  path = paths.local("--config", path)
   if not os.path.isfile(path):
     folder = os.path.dirname(path) or "configs"
     raise UserError(f"no config file {path}; {_known_configs(folder)}")
+  if not path.endswith(".py"):
+    raise UserError(f"--config={path} is not a Python file, NAME.py")
   module = modules.import_file(path)
   get_config = getattr(module, "get_config", None)
   if get_config is None:
     raise UserError(f"{path} has no function get_config()")
   try:
     config = get_config()
-  except Exception as error:
+  # SystemExit too: the file may call `sys.exit`.
+  except (Exception, SystemExit) as error:
     reason = modules.explain(path, error)
     raise UserError(f"get_config() failed: {reason}") from error
   if not isinstance(config, Config):
-    kind = type(config).__name__
-    raise UserError(f"{path}: get_config() must return a Config, not {kind}")
+    raise UserError(
+      f"{path}: get_config() must return a Config, not {type(config).__name__}"
+    )
+  check_types(config)
   return config

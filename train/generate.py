@@ -17,12 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from train import checkpoint, modules, serialize, trust
-from train.command import main_with_errors, warn
-from train.config import Config, Sample, check_sample
+from train import checkpoint, modules, paths, serialize, trust
+from train.command import Parser, main_with_errors, warn, whole
+from train.config import MOST, MOST_SEED, Config, Sample, check_sample
 from train.data import Codec
-from train.errors import UserError
+from train.errors import UserError, reason
 from train.start import open_codec
+from train.streams import emit
 
 
 def pick(
@@ -180,19 +181,23 @@ def continuation(
 
 
 def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
-    "train.generate", description="Continues a prompt from a checkpoint."
+  parser = Parser(
+    "train.generate",
+    description="Continues a prompt from a checkpoint.",
+    allow_abbrev=False,
   )
   parser.add_argument("--workdir", required=True, help="directory of the run")
   parser.add_argument(
     "--step", default="latest", help="latest, best, or a step"
   )
   parser.add_argument("--prompt", help="text; standard input without it")
-  parser.add_argument("--length", type=int, default=256, help="tokens")
+  parser.add_argument(
+    "--length", type=whole(0, MOST), default=256, help="tokens"
+  )
   parser.add_argument("--temperature", type=float, default=0.8)
-  parser.add_argument("--top_k", type=int)
+  parser.add_argument("--top_k", type=whole(1, MOST))
   parser.add_argument("--top_p", type=float)
-  parser.add_argument("--seed", type=int, default=0)
+  parser.add_argument("--seed", type=whole(0, MOST_SEED), default=0)
   trust.add_flag(parser)
   return parser
 
@@ -200,9 +205,15 @@ def _parser() -> argparse.ArgumentParser:
 def _prompt(given: str | None) -> bytes:
   if given is not None:
     return given.encode("utf-8", "surrogateescape")
-  if sys.stdin.isatty():
-    raise UserError("give --prompt=TEXT, or the prompt on standard input")
-  return sys.stdin.buffer.read()
+  # Python has no stream where standard input is closed.
+  stdin = sys.stdin
+  try:
+    if stdin is not None and not stdin.isatty():
+      return stdin.buffer.read()
+  # A stream that was closed raises a ValueError.
+  except (OSError, ValueError) as error:
+    raise UserError(f"cannot read standard input: {reason(error)}") from error
+  raise UserError("give --prompt=TEXT, or the prompt on standard input")
 
 
 def _run(argv: Sequence[str]) -> int:
@@ -213,9 +224,10 @@ def _run(argv: Sequence[str]) -> int:
     top_k=options.top_k,
     top_p=options.top_p,
   )
-  check_sample(sample)
+  check_sample(sample, "--")
   prompt = _prompt(options.prompt)
-  snapshot = checkpoint.load(options.workdir, options.step, warn)
+  workdir = paths.local("--workdir", options.workdir)
+  snapshot = checkpoint.load(workdir, options.step, warn)
   trusted = modules.import_trusted(options.trust)
   config = serialize.read_config(snapshot.config, trusted)
   beside = snapshot.config.get("$data")
@@ -229,9 +241,8 @@ def _run(argv: Sequence[str]) -> int:
   )
   with trust.explained(snapshot.config):
     for text in pieces:
-      sys.stdout.write(text)
-      sys.stdout.flush()
-  sys.stdout.write("\n")
+      emit(text, end="")
+  emit("")
   return 0
 
 

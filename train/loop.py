@@ -30,7 +30,7 @@ import numpy as np
 from train import checkpoint, files, lock, processes
 from train.checkpoint import Checkpoints, Snapshot
 from train.command import warn
-from train.config import Config, Mesh, validate
+from train.config import Config, Mesh, idle_line, validate
 from train.data import Batches, baselines
 from train.errors import CheckError, NonFiniteError
 from train.evaluate import evaluate
@@ -339,6 +339,9 @@ def run(
     writer.text(parameter_table(start.state.params))
     writer.text(_first_line(config, workdir, step))
     writer.text(_layout_line(config, start.mesh))
+    idle = idle_line(config, start.mesh, jax.device_count())
+    if idle is not None:
+      writer.text(idle)
     reference = baselines(config.data)
     if reference and start.snapshot is None:
       writer.write(0, "baseline", reference)

@@ -19,12 +19,16 @@ import numpy as np
 import tqdm
 
 from train import files
+from train.errors import UserError, shown
+from train.streams import say
 
 FILE_NAME = "metrics.jsonl"
 
 # A table of more parameters than this shows repeated layers once.
 _LONG = 40
 _WIDTH = 100
+# Metrics are computed in float32.
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 # In the file and TensorBoard, but not on the screen: the line would not fit.
@@ -81,7 +85,7 @@ class MetricsWriter:
     }
     line = {"step": int(step), "split": split, **finite}
     if self._file is None:
-      self._file = self._open(None)
+      self._file = self._open()
     self._file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
     self._file.flush()
     if self._tensorboard:
@@ -91,32 +95,38 @@ class MetricsWriter:
   def text(self, line: str) -> None:
     """Prints a line, above the progress bar if there is one."""
     if self._bar is None:
-      print(line, flush=True)
+      say(line)
     else:
       self._bar.write(line)
 
   def truncate(self, step: int) -> None:
     """Forgets what was written after `step`; to be called on resuming.
 
-    Lines that cannot be read are dropped too. The file is replaced at once, so
-    that it is whole whenever the run is killed.
+    Lines that are no metrics are dropped too, with a word about them. The file
+    is replaced at once, so that it is whole whenever the run is killed.
 
     Args:
       step: the last step whose lines stay.
     """
     if self._file is not None:
       self._file.close()
-    self._file = self._open(step)
+    kept, wrong = _rewrite(self._path, step)
+    if wrong:
+      self.text(f"{self._path}: dropped {wrong} lines that are no metrics")
+    if not kept and step > 0:
+      self.text(f"{self._path} has no lines up to step {step}: they are lost")
+    self._file = self._open()
     self._purge_step = step + 1
 
-  def _open(self, step: int | None) -> BinaryIO:
-    """Opens the file at its end, without the lines after `step`.
+  def _open(self) -> BinaryIO:
+    """Opens the file at its end.
 
     Half a line may be left of a run that was killed; what is written next must
     not be joined to it.
     """
     self._workdir.mkdir(parents=True, exist_ok=True)
-    _rewrite(self._path, step)
+    if not _ends_whole(self._path):
+      _rewrite(self._path, None)
     return files.open_append(str(self._path))
 
   def close(self) -> None:
@@ -191,48 +201,109 @@ class NoWriter:
 def read_metrics(
   workdir: str | os.PathLike[str],
 ) -> list[dict[str, Any]]:
-  """Reads the lines of a run's metrics; null becomes NaN.
+  """Reads all lines of a run's metrics: see `iterate_metrics`."""
+  return list(iterate_metrics(workdir))
+
+
+def iterate_metrics(
+  workdir: str | os.PathLike[str],
+) -> Iterator[dict[str, Any]]:
+  """Reads a run's metrics line by line; null becomes NaN.
 
   Args:
     workdir: the run's folder.
 
-  Returns:
+  Yields:
     The lines in order, without those that are not whole.
 
   Raises:
     FileNotFoundError: if the run has written none.
+    UserError: if a line holds something else than metrics; names the line.
   """
   path = pathlib.Path(workdir, FILE_NAME)
-  lines = _lines(path.read_text(encoding="utf-8"))
-  return [
-    {name: math.nan if value is None else value for name, value in line.items()}
-    for _, line in lines
-  ]
-
-
-def _lines(text: str) -> Iterator[tuple[str, dict[str, Any]]]:
-  """Yields the whole lines of a metrics file, as text and as read."""
-  for line in text.splitlines():
-    try:
-      values = json.loads(line)
-    except ValueError:
+  for number, text in enumerate(_texts(path), 1):
+    values = _parse(text)
+    if values is None:
       continue
-    if isinstance(values, dict) and isinstance(values.get("step"), int):
-      yield line, values
+    problem = _problem(values)
+    if problem is not None:
+      raise UserError(f"{path}, line {number}: {problem}")
+    for name, value in values.items():
+      if value is None:
+        values[name] = math.nan
+    yield values
 
 
-def _rewrite(path: pathlib.Path, step: int | None) -> None:
-  """Drops lines after `step`, if it is given, and those that are not whole."""
-  if not os.path.lexists(path):
-    return
-  before = files.read(str(path)).decode(errors="replace")
-  after = "".join(
-    line + "\n"
-    for line, values in _lines(before)
-    if step is None or values["step"] <= step
-  )
-  if after != before:
-    files.replace(str(path), after.encode())
+def _texts(path: pathlib.Path) -> Iterator[str]:
+  """Yields the lines of a file; what is not UTF-8 becomes U+FFFD."""
+  # A pipe of this name would keep us waiting.
+  if path.exists() and not path.is_file():
+    raise UserError(f"{path} is not a file: remove it")
+  with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
+    yield from file
+
+
+def _parse(text: str) -> dict[str, Any] | None:
+  """Returns the object of a line; None if the line is not whole."""
+  try:
+    values = json.loads(text)
+  # Brackets in brackets without end are a RecursionError.
+  except (ValueError, RecursionError):
+    return None
+  return values if isinstance(values, dict) and "step" in values else None
+
+
+def _problem(values: Mapping[str, Any]) -> str | None:
+  """Says what of a line is not as it is written, if anything is."""
+  for name, value in values.items():
+    kind = type(value)
+    if name == "step":
+      if kind is not int or not 0 <= value < 2**63:
+        return f"step is {shown(value)}, but must be a whole number"
+    elif name == "split":
+      if kind is not str:
+        return f"split is {shown(value)}, but must be a string"
+    elif kind is float or kind is int:
+      # Infinity and NaN, of other writers, are missing numbers like null.
+      if abs(value) > _LARGEST and value != math.inf and value != -math.inf:
+        return f"{name} is {shown(value)}, more than a float32 can hold"
+    elif value is not None:
+      return f"{name} is {shown(value)}, but must be a number or null"
+  return None
+
+
+def _ends_whole(path: pathlib.Path) -> bool:
+  """Says whether a file is empty, or ends with a line break."""
+  if not path.is_file() or not path.stat().st_size:
+    return True
+  with path.open("rb") as file:
+    file.seek(-1, os.SEEK_END)
+    return file.read() == b"\n"
+
+
+def _rewrite(path: pathlib.Path, step: int | None) -> tuple[int, int]:
+  """Drops lines after `step`, if it is given, and those that are no metrics.
+
+  Returns:
+    How many lines stay, and how many whole ones were no metrics.
+  """
+  files.refuse_link(str(path))
+  if not path.exists():
+    return 0, 0
+  kept: list[str] = []
+  wrong, is_same = 0, True
+  for text in _texts(path):
+    values = _parse(text)
+    is_metrics = values is not None and _problem(values) is None
+    if is_metrics and values and (step is None or values["step"] <= step):
+      kept.append(text if text.endswith("\n") else text + "\n")
+      is_same &= kept[-1] is text
+    else:
+      is_same = False
+      wrong += values is not None and not is_metrics
+  if not is_same:
+    files.replace(str(path), "".join(kept).encode())
+  return len(kept), wrong
 
 
 def _installed(module: str) -> bool:

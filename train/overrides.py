@@ -45,8 +45,12 @@ def override(config: Config, argv: Sequence[str]) -> Config:
       "config", entries, flag_values=values, sys_argv=["train", *argv]
     )
     rest = values(["train", *argv])
-  except (absl_flags.Error, TypeError, ValueError) as error:
-    raise UserError(_explain(one_line(error), known)) from error
+  # Values are literals of Python, on which its parser fails in many ways.
+  except Exception as error:
+    line = one_line(error)
+    if not isinstance(error, absl_flags.Error | TypeError | ValueError):
+      line = f"the overrides cannot be read: {type(error).__name__}: {line}"
+    raise UserError(_explain(line, known)) from error
   if len(rest) > 1:
     raise UserError(f"unknown argument {rest[1]!r}")
   changed: Any = values["config"].value
@@ -104,7 +108,9 @@ def _explain(message: str, known: Mapping[str, type]) -> str:
     keys = ", ".join(f"config.{key}" for key in inside)
     return f"{found[1]} is wrong: it has keys of its own, {keys}"
   if found and wanted in (bool, int, float):
-    return f"{found[1]} is wrong: the value must be {wanted.__name__}"
+    return (
+      f"{one_line(found[1], 200)} is wrong: the value must be {wanted.__name__}"
+    )
   return message
 
 
@@ -143,6 +149,10 @@ def _make_option(
     if key is None or not key.startswith(mapping + "."):
       continue
     *parents, last = key.split(".")
+    # What a ConfigDict has of its own, no entry can be called.
+    own = [part for part in (*parents, last) if hasattr(ConfigDict, part)]
+    if own or not re.fullmatch(r"[\w-]+(\.[\w-]+){1,9}", key):
+      raise UserError(f"config.{key} cannot be the name of an option")
     holder: Any = entries
     for part in parents:
       if part not in holder:

@@ -8,7 +8,8 @@ for a slice that need not be there: TPU v5e, v5p or v6e of any shape, through
 fit, what the chips tell one another, and flops. `--json=FILE` writes the same
 as JSON; `--json=-` prints that alone. Where the step does not fit, other
 layouts of the same run are tried, and the first that fits is printed as flags;
-the exit code is then 1.
+the exit code is then 1. A config that leaves its mesh at the default is planned
+for the whole slice, as by `--config.mesh.data=-1`.
 
 A collective counts as often as a step runs it, with the bytes of the whole
 array that is gathered, reduced or passed on, each time. Loops whose rounds the
@@ -24,16 +25,22 @@ from typing import Any
 
 import jax
 
-from train import flags
+from train import flags, paths
 from train.aot import Plan, plan
 from train.command import main_with_errors, warn
-from train.config import Config
+from train.config import Config, Mesh
 from train.errors import UserError
+from train.memory import readable
 from train.overrides import override
+from train.streams import emit
 from train.topology import EXAMPLES
 
 # Compiling a large model takes minutes.
 _TRIES = 6
+_DEFAULT = (
+  "the mesh is left at its default, so all chips of the slice take sequences:"
+  " --config.mesh.data=-1 (--config.mesh.data=1 plans for one chip)"
+)
 
 
 def document(made: Plan) -> dict[str, Any]:
@@ -56,15 +63,6 @@ def document(made: Plan) -> dict[str, Any]:
     "expected_cycles_per_step": made.cycles,
     "compile_seconds": made.compile_seconds,
   }
-
-
-def readable(size: int | None) -> str:
-  """Returns bytes in the unit that suits them."""
-  if size is None:
-    return "unknown"
-  power = min(max(size.bit_length() - 1, 0) // 10, 4)
-  unit = ("B", "KiB", "MiB", "GiB", "TiB")[power]
-  return f"{size / 2 ** (10 * power):.4g} {unit}"
 
 
 def table(made: Plan) -> str:
@@ -219,21 +217,35 @@ def _run(argv: Sequence[str]) -> int:
   config = flags.parse(rest).config
   if topology is None:
     raise UserError(f"--topology=SLICE is missing, such as {EXAMPLES}")
+  if output not in (None, "-"):
+    # Before minutes of compiling.
+    output = paths.check_output("--json", output)
+  given = any("config.mesh." in word for word in rest)
+  is_default = not given and config.mesh == Mesh() and config.strategy == "jit"
+  if is_default:
+    config = dataclasses.replace(config, mesh=Mesh(data=-1))
   # What is compiled for a TPU is traced on the CPU, whatever else is here.
   jax.config.update("jax_platforms", "cpu")
-  made = plan(config, topology)
+  try:
+    made = plan(config, topology)
+  except UserError as error:
+    if is_default and "config.batch_size" in str(error):
+      raise UserError(f"{error}; {_DEFAULT}") from error
+    raise
+  if is_default:
+    (warn if output == "-" else emit)(_DEFAULT)
   if output != "-":
-    print(table(made), flush=True)
+    emit(table(made))
   found = None if made.fits else suggest(config, made)
   whole = document(made)
   if not made.fits:
     whole["suggestion"] = found and {"flags": found[0], **document(found[1])}
   if output == "-":
-    print(json.dumps(whole, indent=2))
+    emit(json.dumps(whole, indent=2))
   else:
     _say(made, found)
   if output not in (None, "-"):
-    _write(output, whole)
+    paths.write("--json", output, json.dumps(whole, indent=2).encode())
   return 0 if made.fits else 1
 
 
@@ -242,19 +254,10 @@ def _say(made: Plan, found: tuple[list[str], Plan] | None) -> None:
   if made.fits:
     return
   if found is None:
-    print("\nnone of the layouts that were tried fits: take more chips, fewer")
-    print("sequences an update, or a smaller model")
+    emit("\nnone of the layouts that were tried fits: take more chips, fewer")
+    emit("sequences an update, or a smaller model")
   else:
-    print(f"\nthis fits: {' '.join(found[0])}\n\n{table(found[1])}")
-
-
-def _write(path: str, whole: dict[str, Any]) -> None:
-  try:
-    with open(path, "w") as file:
-      json.dump(whole, file, indent=2)
-  except OSError as error:
-    reason = error.strerror or str(error)
-    raise UserError(f"cannot write to --json={path}: {reason}") from error
+    emit(f"\nthis fits: {' '.join(found[0])}\n\n{table(found[1])}")
 
 
 if __name__ == "__main__":

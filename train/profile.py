@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from train.errors import UserError
+from train.errors import UserError, one_line
 
 
 def parse_steps(text: str, steps: int) -> range:
@@ -26,16 +26,17 @@ def parse_steps(text: str, steps: int) -> range:
   Raises:
     UserError: It is no such thing, or the run has no such step.
   """
-  found = re.fullmatch(r"\s*(\d+)\s*,\s*(\d+)\s*", text)
+  found = re.fullmatch(r"\s*([0-9]{1,18})\s*,\s*([0-9]{1,18})\s*", text)
+  shown = one_line(text, 80)
   first, last = (int(number) for number in found.groups()) if found else (0, 0)
   if not 1 <= first < last:
     raise UserError(
-      f"--profile_steps={text} must be FIRST,LAST with 1 <= FIRST < LAST, such"
+      f"--profile_steps={shown} must be FIRST,LAST with 1 <= FIRST < LAST, such"
       " as 10,20, which traces steps 10 to 19"
     )
   if first > steps:
     raise UserError(
-      f"--profile_steps={text} begins after the last step, which is {steps}"
+      f"--profile_steps={shown} begins after the last step, which is {steps}"
     )
   return range(first, last)
 

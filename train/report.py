@@ -6,13 +6,13 @@ numbers is left out.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import io
 import math
 import os
 import pathlib
 import sys
+from array import array
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,8 +22,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter
 
-from train import files
-from train.metrics import FILE_NAME, read_metrics
+from train import files, paths
+from train.command import Parser, main_with_errors
+from train.errors import UserError, one_line
+from train.metrics import FILE_NAME, iterate_metrics
+from train.streams import say
 
 _COLORS = (
   "#0072b2",
@@ -67,46 +70,62 @@ _PANELS = (
 )
 
 
+# Metrics that are read: those of the panels, and what counts tokens.
+_READ = {panel.metric for panel in _PANELS} | {"tokens", "tokens_seen"}
+# A curve of more points is no clearer, and takes long to draw.
+_POINTS = 4000
+
+
 class _Run:
-  """The metrics of one run, by split and name."""
+  """The metrics of one run, by split and name.
+
+  Attributes:
+    path: The run's directory.
+    baselines: What simple methods reach, in bits.
+  """
 
   def __init__(self, workdir: str | os.PathLike[str]):
     self.path = pathlib.Path(workdir)
+    self.baselines: dict[str, float] = {}
+    # Steps and values of every curve.
+    self._curves: dict[tuple[str, str], tuple[array, array]] = {}
+    is_empty = True
     try:
-      lines = read_metrics(self.path)
+      for line in iterate_metrics(self.path):
+        is_empty = False
+        self._add(line)
     except OSError as error:
-      raise ValueError(
+      raise UserError(
         f"no run in {str(self.path)!r}: there is no {FILE_NAME} to read"
       ) from error
-    if not lines:
-      raise ValueError(
+    if is_empty:
+      raise UserError(
         f"nothing to draw of {str(self.path)!r}: its {FILE_NAME} is empty"
       )
-    self._lines = [_with_bits(line) for line in lines]
 
-  @property
-  def baselines(self) -> dict[str, float]:
-    """What simple methods reach, in bits."""
-    found: dict[str, float] = {}
-    for line in self._lines:
-      if line["split"] == "baseline":
-        found |= {
-          name: value
-          for name, value in line.items()
-          if name not in ("step", "split", _BITS) and math.isfinite(value)
-        }
-    return found
+  def _add(self, line: dict[str, Any]) -> None:
+    """Adds the finite numbers of a line to the curves."""
+    split, step = line.get("split", "train"), line["step"]
+    if _BITS not in line and "loss" in line:
+      line[_BITS] = line["loss"] / math.log(2)
+    if split == "baseline":
+      own = line.keys() - {"step", "split", _BITS}
+      self.baselines |= {x: line[x] for x in own if math.isfinite(line[x])}
+    for name in line.keys() & _READ:
+      if math.isfinite(line[name]):
+        key = split, name
+        if key not in self._curves:
+          self._curves[key] = array("d"), array("d")
+        steps, values = self._curves[key]
+        steps.append(step)
+        values.append(line[name])
 
   def curve(
     self, split: str, metric: str, against: str
   ) -> tuple[np.ndarray, np.ndarray]:
     """Returns x and y [n] of the points that are finite."""
-    points = [
-      (line["step"], line[metric])
-      for line in self._lines
-      if line["split"] == split and math.isfinite(line.get(metric, math.nan))
-    ]
-    steps, values = np.array(points, float).reshape(-1, 2).T
+    columns = self._curves.get((split, metric), (array("d"), array("d")))
+    steps, values = map(np.array, columns)
     return (steps if against == "step" else self._tokens(steps)), values
 
   def _tokens(self, steps: np.ndarray) -> np.ndarray:
@@ -123,13 +142,6 @@ class _Run:
     return np.interp(steps, [0, *known], [0, *seen])
 
 
-def _with_bits(line: dict[str, Any]) -> dict[str, Any]:
-  line = {"split": "train", **line}
-  if _BITS not in line and "loss" in line:
-    line[_BITS] = line["loss"] / math.log(2)
-  return line
-
-
 def write_report(
   workdirs: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str]
 ) -> None:
@@ -140,12 +152,23 @@ def write_report(
     output: the file to write; its suffix gives the format, such as ".png".
 
   Raises:
-    ValueError: if a run is missing or has nothing to draw.
+    UserError: if a run is missing, has nothing to draw or holds what is no
+      metrics, or if the picture cannot be written.
   """
+  output = paths.check_output("--output", os.fspath(output))
+  if pathlib.Path(output).parent in map(pathlib.Path, workdirs):
+    # Whoever made the run may have laid a link there.
+    files.refuse_link(output)
+  kinds = Figure().canvas.get_supported_filetypes()
+  kind = os.path.splitext(output)[1][1:].lower()
+  if kind not in kinds:
+    raise UserError(
+      f"--output={output} must end in one of .{', .'.join(sorted(kinds))}"
+    )
   runs = [_Run(workdir) for workdir in workdirs]
   panels = [panel for panel in _PANELS if any(_has(run, panel) for run in runs)]
   if not panels:
-    raise ValueError(
+    raise UserError(
       f"nothing to draw of {', '.join(map(str, workdirs))}: the metrics hold"
       f" none of {', '.join(sorted({panel.metric for panel in _PANELS}))}"
     )
@@ -160,11 +183,13 @@ def write_report(
   for axes in list(grid)[len(panels) :]:
     axes.remove()
   _legend(figure, runs, panels)
-  pathlib.Path(output).parent.mkdir(parents=True, exist_ok=True)
   picture = io.BytesIO()
-  kind = pathlib.Path(output).suffix[1:] or "png"
-  figure.savefig(picture, dpi=130, format=kind)
-  files.replace(os.fspath(output), picture.getvalue())
+  try:
+    figure.savefig(picture, dpi=130, format=kind)
+  # Some formats need other programs, such as LaTeX.
+  except Exception as error:
+    raise UserError(f"cannot draw {output}: {one_line(error)}") from error
+  paths.write("--output", output, picture.getvalue())
 
 
 def _has(run: _Run, panel: _Panel) -> bool:
@@ -174,15 +199,14 @@ def _has(run: _Run, panel: _Panel) -> bool:
 
 def _draw(axes: Axes, panel: _Panel, runs: Sequence[_Run]) -> None:
   """Draws every run's curves, and the baselines where the unit is bits."""
-  heights: list[float] = []
+  heights: list[np.ndarray] = []
   for number, run in enumerate(runs):
     color = _COLORS[number % len(_COLORS)]
     for split in panel.splits:
       x, y = run.curve(split, panel.metric, panel.against)
       if len(x) and split == "validation":
         axes.plot(
-          x,
-          y,
+          *_thin(x, y),
           "o-",
           color=color,
           markersize=3.5,
@@ -191,9 +215,10 @@ def _draw(axes: Axes, panel: _Panel, runs: Sequence[_Run]) -> None:
         )
       elif len(x):
         _draw_training(axes, x, y, color, panel)
-      heights.extend(y.tolist())
+      heights.append(y)
   if panel.metric == _BITS:
-    axes.set_ylim(_limits(heights, _draw_baselines(axes, runs)))
+    every = np.concatenate(heights)
+    axes.set_ylim(_limits(every, _draw_baselines(axes, runs)))
   axes.set_title(panel.title, loc="left", fontsize=11, fontweight="bold")
   axes.set_xlabel("step" if panel.against == "step" else "tokens")
   axes.set_ylabel(panel.unit)
@@ -208,11 +233,11 @@ def _draw(axes: Axes, panel: _Panel, runs: Sequence[_Run]) -> None:
 
 
 def _limits(
-  heights: Sequence[float], baselines: Sequence[float]
+  heights: np.ndarray, baselines: Sequence[float]
 ) -> tuple[float, float]:
   """Chooses the range of losses to show, with all the baselines in it."""
   # The first steps are far above all that follows; they may leave the top.
-  low = min([*heights, *baselines])
+  low = min([heights.min(), *baselines])
   high = max([float(np.quantile(heights, 0.95)), *baselines])
   margin = 0.1 * (high - low) or 0.1
   return low - margin, high + margin
@@ -222,9 +247,10 @@ def _draw_training(
   axes: Axes, x: np.ndarray, y: np.ndarray, color: str, panel: _Panel
 ) -> None:
   """Draws a curve behind that of validation, or what is noisy as its mean."""
-  window = len(y) // 40
-  if panel.noisy and window > 1:
-    axes.plot(x, y, color=color, alpha=0.25, linewidth=0.8)
+  if panel.noisy and len(y) >= 80:
+    axes.plot(*_thin(x, y), color=color, alpha=0.25, linewidth=0.8)
+    x, y = _means(x), _means(y)
+    window = len(y) // 40
     # Of the mean only where the window is full.
     x, y = (
       np.convolve(values, np.ones(window) / window, "valid")
@@ -232,12 +258,34 @@ def _draw_training(
     )
   alone = "validation" not in panel.splits
   axes.plot(
-    x,
-    y,
+    *_thin(x, y),
     color=color,
     alpha=1 if alone else 0.45,
     linewidth=_LINE_WIDTH if alone else 1,
   )
+
+
+def _pieces(x: np.ndarray) -> np.ndarray:
+  """Cuts a long curve [n] into equal pieces [at most _POINTS, m]."""
+  size = -(-len(x) // _POINTS)
+  # The last piece is filled up with the last point.
+  return np.pad(x, (0, -len(x) % size), mode="edge").reshape(-1, size)
+
+
+def _means(x: np.ndarray) -> np.ndarray:
+  """Returns the means of the pieces of a long curve; a short one as it is."""
+  return _pieces(x).mean(axis=1) if len(x) else x
+
+
+def _thin(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Keeps the lowest and the highest point of each piece of a long curve."""
+  if len(x) <= 2 * _POINTS:
+    return x, y
+  pieces = _pieces(y)
+  ends = np.stack([pieces.argmin(axis=1), pieces.argmax(axis=1)], axis=1)
+  first = np.arange(len(pieces))[:, None] * pieces.shape[1]
+  kept = np.unique(np.minimum(first + ends, len(y) - 1))
+  return x[kept], y[kept]
 
 
 def _draw_baselines(axes: Axes, runs: Sequence[_Run]) -> list[float]:
@@ -294,10 +342,11 @@ def _legend(
   )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-  """Runs the command; returns its exit status."""
-  parser = argparse.ArgumentParser(
-    prog="python -m train.report", description="Draws the curves of runs."
+def _run(argv: Sequence[str]) -> int:
+  parser = Parser(
+    prog="python -m train.report",
+    description="Draws the curves of runs.",
+    allow_abbrev=False,
   )
   parser.add_argument("workdirs", metavar="RUNDIR", nargs="+")
   parser.add_argument(
@@ -305,17 +354,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     help="the picture to write; report.png in the folder of a single run,"
     " or in the current one for several",
   )
-  options = parser.parse_args(arguments)
-  single = len(options.workdirs) == 1
-  folder = pathlib.Path(options.workdirs[0] if single else ".")
-  output = options.output or folder / "report.png"
-  try:
-    write_report(options.workdirs, output)
-  except ValueError as error:
-    print(error, file=sys.stderr)
-    return 1
-  print(f"wrote {output}")
+  options = parser.parse_args(argv)
+  workdirs = [paths.local("RUNDIR", word) for word in options.workdirs]
+  folder = workdirs[0] if len(workdirs) == 1 else "."
+  output = options.output
+  if output is None:
+    output = pathlib.Path(folder, "report.png")
+  write_report(workdirs, output)
+  say(f"wrote {output}")
   return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs the command; returns its exit status."""
+  return main_with_errors(_run, argv, needs_output=False)
 
 
 if __name__ == "__main__":

@@ -5,14 +5,13 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import flax
 import jax
 import numpy as np
 
-from train import checkpoint, files, processes, serialize
+from train import checkpoint, files, memory, processes, serialize
 from train.config import Config, Mesh, validate
 from train.data import Codec, Dataset, digest
-from train.errors import UserError, is_disk_full, one_line
+from train.errors import UserError, described, is_disk_full, one_line
 from train.mesh import check_pieces
 from train.metrics import FILE_NAME
 from train.optimizer import make_optimizer, schedule
@@ -69,8 +68,9 @@ def open_split(data: Any, split: str) -> Dataset:
   """
   try:
     dataset = data.open(split)
-  except (OSError, ValueError, KeyError, ImportError) as error:
-    raise UserError(f"config.data: {one_line(error)}") from error
+  # Data may be the user's own too; `~` without a home is a RuntimeError.
+  except Exception as error:
+    raise UserError(f"config.data: {described(error)}") from error
   if len(dataset) == 0:
     raise UserError(f"config.data: the {split} split has no examples")
   return dataset
@@ -130,8 +130,9 @@ def new_state(
   draw = initial_state(task.model, task.optimizer, config.seed, length)
   try:
     return draw, jax.eval_shape(draw)
-  except (TypeError, ValueError, KeyError, flax.errors.FlaxError) as error:
-    raise UserError(f"config.model: {one_line(error)}") from error
+  # A model may be the user's own, and fail in any way.
+  except Exception as error:
+    raise UserError(f"config.model: {described(error)}") from error
 
 
 def begin(
@@ -170,6 +171,7 @@ def begin(
   task = make_task(config)
   draw, shapes = new_state(config, task, length)
   check_pieces(mesh, task.model, shapes.params, length)
+  memory.check(config, mesh, shapes, length)
   document = serialize.to_json(config)
   digests = {"train": digest(train), "validation": digest(validation)}
   processes.check_same(

@@ -1,13 +1,16 @@
 """Dataclasses of a config as a typed `ConfigDict`, and back."""
 
+import dataclasses
+import types
 import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from flax import linen as nn
 from ml_collections import ConfigDict, config_dict
 
 from train import serialize
-from train.errors import UserError, one_line
+from train.errors import UserError, one_line, shown
 
 _SCALARS = (bool, int, float, str)
 
@@ -26,12 +29,17 @@ def config_dict_of(value: Any) -> ConfigDict:
   """Turns a dataclass, and those inside it, into a ConfigDict."""
   fields = serialize.config_fields(value)
   wanted = hints(type(value))
-  entries = {k: _entry(v, wanted.get(k, Any)) for k, v in fields.items()}
   try:
+    entries = {k: _entry(v, wanted.get(k, Any)) for k, v in fields.items()}
     return ConfigDict({k: v for k, v in entries.items() if v is not _HIDDEN})
-  except KeyError as error:
+  except UserError:
+    raise
+  # ConfigDict refuses names that it has itself, for one.
+  except Exception as error:
     name = type(value).__name__
-    raise UserError(f"a field of {name} has a reserved name: {error}") from None
+    raise UserError(
+      f"a field of {name} cannot be set by flags: {one_line(error)}"
+    ) from error
 
 
 # Marks what no flag can reach: functions, modules in tuples, arrays.
@@ -61,6 +69,8 @@ def _entry(value: Any, hint: Any) -> Any:
 
 def _plain(value: Mapping[str, Any]) -> dict[str, Any]:
   """Copies a mapping of options, which Linen may have frozen."""
+  if not all(isinstance(key, str) for key in value):
+    raise ValueError(f"options are named by strings, not as in {shown(value)}")
   return {
     key: _plain(v) if isinstance(v, Mapping) else _plain_leaf(v)
     for key, v in value.items()
@@ -86,6 +96,46 @@ def _optional(hint: Any) -> type:
   if len(options) == 1 and options[0] in (*_SCALARS, tuple):
     return options[0]
   return object
+
+
+def check(value: Any, key: str) -> None:
+  """Compares the fields of a dataclass, inner ones too, with their annotations.
+
+  Args:
+    value: A dataclass.
+    key: Its dotted path.
+
+  Raises:
+    UserError: Names the first field whose value is of another type.
+  """
+  wanted = hints(type(value))
+  for field in dataclasses.fields(value):
+    hint = wanted.get(field.name, Any)
+    found, name = getattr(value, field.name), f"{key}.{field.name}"
+    if not _fits(found, hint):
+      kind = hint.__name__ if isinstance(hint, type) else str(hint)
+      if isinstance(found, int) and abs(found) >= 2**63:
+        kind += ", of 64 bits"
+      raise UserError(f"{name} is {shown(found)}, but must be of type {kind}")
+    # A module checks its own fields; `nn.Module` is a dataclass too.
+    if dataclasses.is_dataclass(hint) and not isinstance(found, nn.Module):
+      check(found, name)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+  """Says whether a value is of the type of an annotation."""
+  options = typing.get_args(hint)
+  if typing.get_origin(hint) in (typing.Union, types.UnionType):
+    return any(_fits(value, option) for option in options)
+  if typing.get_origin(hint) is tuple and options[1:] == (...,):
+    return isinstance(value, tuple) and all(_fits(x, options[0]) for x in value)
+  if hint in (int, float):
+    # A whole number may stand for a real one, but a bool for neither.
+    if isinstance(value, int) and not isinstance(value, bool):
+      return abs(value) < 2**63
+    return hint is float and isinstance(value, float)
+  is_open = hint is Any or not isinstance(hint, type)
+  return is_open or isinstance(value, hint)
 
 
 def rebuild(old: Any, new: Any, key: str) -> Any:
@@ -143,5 +193,6 @@ def _named(build: Callable[[], Any], key: str) -> Any:
 def _build(cls: type, fields: dict[str, Any], key: str) -> Any:
   try:
     return cls(**fields)
-  except (TypeError, ValueError) as error:
+  # The class may be the user's own, and check its fields as it likes.
+  except Exception as error:
     raise UserError(f"{key}: {one_line(error)}") from error

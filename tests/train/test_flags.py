@@ -189,6 +189,23 @@ def test_a_mesh_takes_the_rest_of_the_devices():
 
 
 @pytest.mark.parametrize(
+  ("sizes", "changes", "line"),
+  [
+    ({}, {}, "7 of 8 devices are idle: --config.mesh.data=-1 uses all of them"),
+    ({"data": 2, "fsdp": 2}, {}, "4 of 8 devices are idle: --config.mesh.data"),
+    ({}, {"batch_size": 4}, "all of them, with a config.batch_size that 8 div"),
+    ({"data": -1}, {}, None),
+    ({}, {"strategy": "pmap"}, None),
+  ],
+)
+def test_idle_devices_are_told_with_the_flag(sizes, changes, line):
+  config = dataclasses.replace(with_mesh(**sizes), **changes)
+  found = config_lib.idle_line(config, config_lib.layout(config, 8), 8)
+  assert (line is None) == (found is None)
+  assert line is None or line in found
+
+
+@pytest.mark.parametrize(
   ("words", "part"),
   [
     ("--config.mesh.data=3", "config.mesh is data=3, fsdp=1, sequence=1"),

@@ -197,6 +197,7 @@ def test_the_mildest_change_that_fits_is_suggested(
 def test_what_the_compiler_refuses_gets_a_layout_that_it_takes(capsys):
   rows = 2**24
   words = (TINY, "--topology=v5e:2x2", f"--config.batch_size={rows}")
+  words = (*words, "--config.mesh.data=1")
   assert command(*words, "--json=-") == 1
   made = json.loads(capsys.readouterr().out)
   memory = made["bytes_per_chip"]
@@ -248,6 +249,41 @@ def test_without_libtpu_one_line_says_what_to_install(monkeypatch, capsys):
   assert command(TINY, "--topology=v5e:2x2") == 2
   line = capsys.readouterr().err.strip()
   assert line.endswith("pip install jaxmodels[aot]") and "\n" not in line
+
+
+# The mesh of a config that does not say it.
+
+
+@pytest.mark.parametrize(
+  ("words", "mesh"),
+  [
+    ((), Mesh(data=-1)),
+    (("--config.mesh.data=1",), Mesh()),
+    (("--config.mesh.fsdp=2",), Mesh(fsdp=2)),
+    (("--config.strategy=pmap",), Mesh()),
+  ],
+)
+def test_a_default_mesh_is_the_whole_slice(words, mesh, monkeypatch, capsys):
+  def planned(config, name):
+    assert config.mesh == mesh
+    memory, none = aot.Memory(0, 0, 0, 0, 0, 1), aot.Flops(1.0, None, None, 1.0)
+    return aot.Plan(name, mesh, 1, 1, memory, True, [], none, 1, 0.0)
+
+  monkeypatch.setattr(plan, "plan", planned)
+  assert command(TINY, "--topology=v5e:2x4", *words) == 0
+  says = "the mesh is left at its default" in capsys.readouterr().out
+  assert says == (mesh == Mesh(data=-1))
+
+
+@pytest.mark.tpu_aot
+@pytest.mark.skipif(not topology.is_there(), reason=topology.MISSING)
+def test_a_batch_that_the_whole_slice_cannot_share(capsys):
+  words = (TINY, "--topology=v5e:4x4")
+  assert command(*words) == 2
+  line = capsys.readouterr().err
+  assert "config.batch_size is 8, but must be divisible by" in line
+  assert "--config.mesh.data=1 plans for one chip" in line
+  assert line.count("\n") == 1
 
 
 # Large runs: minutes each.

@@ -1,7 +1,9 @@
+import json
 import math
 import pathlib
 import subprocess
 import sys
+import time
 
 import matplotlib.image
 import numpy as np
@@ -116,6 +118,45 @@ def test_what_is_not_finite_is_a_gap_and_not_an_error(tmp_path, drawing):
   np.testing.assert_allclose(training, [[0, 3], [1, 2], [4, 1]])
 
 
+def write_many(folder, count):
+  """A run of many steps, with one outlier that must be seen."""
+  folder.mkdir()
+  with open(folder / "metrics.jsonl", "w") as file:
+    for step in range(1, count + 1):
+      value = 100.0 if step == count // 3 else 1 + 1 / step
+      line = {"step": step, "split": "train", "tokens": 2, "accuracy": 0.5}
+      line |= {"loss": value, "grad_norm": value, "tokens_per_second": 5.0}
+      file.write(json.dumps(line) + "\n")
+      line = {"step": step, "split": "validation", "bits_per_token": value}
+      file.write(json.dumps(line) + "\n")
+  return folder
+
+
+def test_a_long_run_is_thinned_and_keeps_its_outliers(tmp_path, drawing):
+  count = 30_000
+  run = write_many(tmp_path / "run", count)
+  write_report([run], tmp_path / "a.png")
+  for title in ("Loss by step", "Loss by tokens seen", "Gradient norm"):
+    curves = drawing.curves(title)
+    assert all(len(curve) <= 8001 for curve in curves)
+    peak = curves[0][curves[0][:, 1].argmax()]
+    x = count // 3 * (2 if title == "Loss by tokens seen" else 1)
+    height = 100 if title == "Gradient norm" else 100 / math.log(2)
+    np.testing.assert_allclose(peak, [x, height])
+    assert curves[0][-1, 0] > 0.999 * x * 3
+  light, mean = drawing.curves("Gradient norm")
+  # Means of a fortieth of the run, of which one holds the outlier.
+  assert 1 < mean[:, 1].max() < 2 < light[:, 1].max()
+
+
+@pytest.mark.slow
+def test_a_report_of_a_million_lines_takes_seconds(tmp_path):
+  run = write_many(tmp_path / "run", 500_000)
+  begun = time.process_time()
+  write_report([run], tmp_path / "a.png")
+  assert time.process_time() - begun < 30
+
+
 def test_baselines_are_named_lines(tmp_path, drawing):
   run = write_run(tmp_path / "run", unigram=4.7, gzip=1.97)
   write_report([run, run], tmp_path / "a.png")
@@ -194,9 +235,9 @@ def test_a_run_without_metrics_gives_one_line(
   if content is not None:
     run.mkdir()
     (run / "metrics.jsonl").write_text(content)
-  assert report.main([str(run), f"--output={tmp_path / 'a.png'}"]) == 1
+  assert report.main([str(run), f"--output={tmp_path / 'a.png'}"]) == 2
   out, err = capsys.readouterr()
   assert out == ""
-  assert err.startswith(message.format(run))
+  assert err.startswith("error: " + message.format(run))
   assert err.count("\n") == 1
   assert not (tmp_path / "a.png").exists()

@@ -68,7 +68,8 @@ def find_documents(path: str, pattern: str) -> list[Document]:
     ValueError: if there is nothing at `path`, or nothing in it, or a folder or
       a file in it cannot be read.
   """
-  root = pathlib.Path(path or sysconfig.get_path("stdlib")).expanduser()
+  # pathlib raises a RuntimeError where there is no user of that name.
+  root = pathlib.Path(os.path.expanduser(path or sysconfig.get_path("stdlib")))
   if root.is_file():
     documents = [Document(root.name, root, 0, root.stat().st_size)]
   elif root.is_dir():

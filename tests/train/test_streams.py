@@ -1,0 +1,408 @@
+"""Streams that are closed, full, narrow or gone; the farewell of a run."""
+
+import errno
+import io
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from tests.train import launch
+from train import __main__ as train
+from train import command, evaluate, generate, streams
+from train.command import main_with_errors
+from train.metrics import read_metrics
+
+TINY = "--config=tests/train/tiny.py"
+
+
+class Broken(io.StringIO):
+  """A stream that fails after some writes."""
+
+  def __init__(self, number, writes=0):
+    super().__init__()
+    self._number, self._writes = number, writes
+
+  def write(self, text):
+    if self._writes == 0:
+      raise OSError(self._number, os.strerror(self._number))
+    self._writes -= 1
+    return super().write(text)
+
+
+def narrow(encoding):
+  return io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+
+
+def text_of(stream):
+  stream.seek(0)
+  return stream.read()
+
+
+@pytest.fixture
+def workdir(finished, tmp_path):
+  return shutil.copytree(finished[0], tmp_path / "run")
+
+
+def end(workdir, *words):
+  """The same command again: the run is complete, and says farewell."""
+  words = (TINY, f"--workdir={workdir}", *words)
+  return main_with_errors(train._run, words, needs_output=False)
+
+
+def one_warning(capsys):
+  line = capsys.readouterr().err
+  assert line.startswith("warning: ") and line.count("\n") == 1, line
+  return line
+
+
+# The farewell.
+
+
+def test_the_report_is_written_before_the_sample(workdir, monkeypatch):
+  found = []
+
+  def continuation(*_):
+    found.append((workdir / "report.png").stat().st_size)
+    yield "x"
+
+  (workdir / "report.png").unlink(missing_ok=True)
+  monkeypatch.setattr(train, "continuation", continuation)
+  assert end(workdir) == 0
+  assert found[0] > 1000
+
+
+@pytest.mark.parametrize(
+  "error", [ValueError("no\nsample"), RuntimeError(), KeyboardInterrupt()]
+)
+def test_a_sample_that_fails_is_a_warning(workdir, monkeypatch, capsys, error):
+  def continuation(*_):
+    raise error
+
+  monkeypatch.setattr(train, "continuation", continuation)
+  assert end(workdir) == 0
+  assert (workdir / "report.png").exists()
+  assert "not its sample" in one_warning(capsys)
+
+
+def test_a_report_that_fails_is_a_warning(workdir, capsys):
+  (workdir / "report.png").unlink(missing_ok=True)
+  (workdir / "report.png").mkdir()
+  assert end(workdir) == 0
+  printed = capsys.readouterr()
+  assert "sample, after 'abc':" in printed.out
+  assert "curves in" not in printed.out
+  assert printed.err.startswith("warning: the run is complete, but not its rep")
+  assert printed.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("number", [errno.EPIPE, errno.ENOSPC, errno.EIO])
+def test_a_run_goes_on_where_it_cannot_print(
+  workdir, monkeypatch, capsys, number
+):
+  (workdir / "report.png").unlink(missing_ok=True)
+  monkeypatch.setattr(sys, "stdout", Broken(number))
+  assert end(workdir) == 0
+  assert (workdir / "report.png").exists()
+  assert os.strerror(number) in one_warning(capsys)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_a_run_replaces_what_it_cannot_print(
+  workdir, monkeypatch, capsys, encoding
+):
+  stream = narrow(encoding)
+  monkeypatch.setattr(sys, "stdout", stream)
+  monkeypatch.setattr(train, "continuation", lambda *_: iter(["a€", "\ufffd"]))
+  (workdir / "report.png").unlink(missing_ok=True)
+  assert end(workdir) == 0
+  assert "a??" in text_of(stream)
+  assert (workdir / "report.png").exists()
+  assert "2 characters are printed as '?'" in one_warning(capsys)
+
+
+@pytest.mark.parametrize("name", ["stdout", "stderr", "stdin"])
+def test_a_run_needs_no_stream(workdir, monkeypatch, name):
+  monkeypatch.setattr(sys, name, None)
+  (workdir / "report.png").unlink(missing_ok=True)
+  assert end(workdir) == 0
+  assert (workdir / "report.png").exists()
+
+
+def test_a_wrong_command_needs_no_stderr(monkeypatch):
+  monkeypatch.setattr(sys, "stderr", Broken(errno.EPIPE))
+  assert main_with_errors(train._run, [TINY, "--config.steps=0"]) == 2
+  monkeypatch.setattr(sys, "stderr", None)
+  assert main_with_errors(train._run, [TINY, "--config.steps=0"]) == 2
+
+
+def test_a_run_says_which_devices_are_idle(workdir, capsys):
+  import jax
+
+  count = jax.device_count()
+  assert count > 1
+  assert end(workdir) == 0
+  line = f"{count - 1} of {count} devices are idle: --config.mesh.data=-1"
+  assert line in capsys.readouterr().out
+  assert end(workdir, "--config.mesh.data=-1") == 0
+  assert "idle" not in capsys.readouterr().out
+
+
+# Metrics that were damaged or deleted.
+
+
+@pytest.mark.parametrize(
+  ("line", "count"),
+  [
+    (b'{"step": 3, "split": "train", "loss": "abc"}', 1),
+    (b'{"step": "x", "loss": 1}', 1),
+    (b'{"step": true, "loss": [1]}', 1),
+    (b'{"step": 3, "loss": 1e308}', 1),
+    (b"\xff\xfe" + b"[" * 50_000, 0),
+    (b'{"step": ' + b"9" * 10_000 + b"}", 0),
+  ],
+)
+def test_a_resumed_run_drops_what_is_no_metrics(workdir, capsys, line, count):
+  path = workdir / "metrics.jsonl"
+  before = path.read_bytes()
+  path.write_bytes(line + b"\n" + before)
+  assert end(workdir) == 0
+  printed = capsys.readouterr()
+  assert ("dropped 1 lines that are no metrics" in printed.out) == bool(count)
+  assert not printed.err
+  assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("content", [None, b"", os.urandom(999)])
+def test_a_resumed_run_says_that_its_metrics_are_lost(workdir, capsys, content):
+  path = workdir / "metrics.jsonl"
+  path.unlink() if content is None else path.write_bytes(content)
+  assert end(workdir) == 0
+  printed = capsys.readouterr()
+  assert f"{path} has no lines up to step 12" in printed.out
+  assert "the run is complete, but not its report" in printed.err
+  assert printed.err.count("\n") == 1
+  assert read_metrics(workdir) == []
+
+
+# A command whose result is printed.
+
+
+def ask(workdir, *words):
+  words = (f"--workdir={workdir}", "--length=4", *words)
+  return main_with_errors(generate._run, words)
+
+
+def one_error(capsys):
+  line = capsys.readouterr().err
+  assert line.startswith("error: ") and line.count("\n") == 1, line
+  return line
+
+
+@pytest.mark.parametrize("writes", [0, 1])
+def test_a_reader_that_goes_is_no_error(workdir, monkeypatch, capsys, writes):
+  monkeypatch.setattr(sys, "stdout", Broken(errno.EPIPE, writes))
+  assert ask(workdir, "--prompt=a", "--length=40") == 0
+  assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize("run", [generate, evaluate])
+def test_a_result_that_cannot_be_printed(workdir, monkeypatch, capsys, run):
+  words = [f"--workdir={workdir}", *["--prompt=a"] * (run is generate)]
+  monkeypatch.setattr(sys, "stdout", Broken(errno.ENOSPC))
+  assert main_with_errors(run._run, words) == 1
+  line = one_error(capsys)
+  assert "cannot write to standard output: No space left on device" in line
+  monkeypatch.setattr(sys, "stdout", None)
+  assert main_with_errors(run._run, words) == 2
+  assert "standard output is closed" in one_error(capsys)
+
+
+def test_text_of_a_narrow_encoding_is_not_the_result(
+  workdir, monkeypatch, capsys
+):
+  stream = narrow("ascii")
+  monkeypatch.setattr(sys, "stdout", stream)
+  monkeypatch.setattr(generate, "continuation", lambda *_: iter("é€a"))
+  assert ask(workdir, "--prompt=a") == 1
+  assert text_of(stream) == "??a\n"
+  assert "2 characters are printed as '?'" in one_error(capsys)
+
+
+def test_standard_input_that_is_not_there(workdir, monkeypatch, capsys):
+  monkeypatch.setattr(sys, "stdin", None)
+  assert ask(workdir) == 2
+  assert "give --prompt=TEXT" in one_error(capsys)
+  stdin = narrow("utf-8")
+  stdin.close()
+  monkeypatch.setattr(sys, "stdin", stdin)
+  assert ask(workdir) == 2
+  assert "standard input" in one_error(capsys)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00", "é".encode()])
+def test_any_bytes_are_a_prompt(workdir, monkeypatch, capsys, content):
+  stdin = io.TextIOWrapper(io.BytesIO(content), encoding="ascii")
+  monkeypatch.setattr(sys, "stdin", stdin)
+  assert ask(workdir) == 0
+  assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize("word", ["--length=0", "--prompt=", "--prompt=\udcff"])
+def test_what_is_small_is_not_wrong(workdir, capsys, word):
+  assert ask(workdir, "--prompt=a", word) == 0
+  assert not capsys.readouterr().err
+
+
+# Errors that nobody foresaw.
+
+
+def fails(error):
+  def run(argv):
+    raise error
+
+  return run
+
+
+@pytest.mark.parametrize(
+  ("error", "code", "part"),
+  [
+    (KeyboardInterrupt(), 130, "interrupted"),
+    (OSError(errno.EACCES, "Permission denied", "a/b"), 1, "a/b: Permission"),
+    (OSError(errno.ENOSPC, "No space left on device"), 1, "the disk is full"),
+    (OSError(errno.EFBIG, "File too large"), 1, "ulimit -f"),
+    (ValueError("[OS error 27: EFBIG File too large]"), 1, "ulimit -f"),
+    (MemoryError("Unable to allocate 3 TiB"), 1, "out of memory (Unable"),
+    (RuntimeError("RESOURCE_EXHAUSTED: Out of\nmemory"), 1, "out of memory ("),
+    (RuntimeError("Unable to initialize backend 'x': no"), 2, "backend 'x'"),
+  ],
+)
+def test_an_error_of_the_machine(error, code, part, capsys):
+  assert main_with_errors(fails(error), []) == code
+  assert part in one_error(capsys)
+
+
+def test_an_unforeseen_error_keeps_its_traceback(capsys):
+  assert main_with_errors(fails(IndexError("a\nb")), []) == 1
+  line = one_error(capsys)
+  assert "unexpected IndexError: a b (" in line and "test_streams.py:" in line
+  path = line.split("the traceback is in ")[1].strip()
+  with open(path) as file:
+    assert "Traceback (most recent call last)" in file.read()
+  os.remove(path)
+
+
+def test_a_long_line_is_cut(capsys):
+  word = "x" * 100_000
+  assert main_with_errors(fails(command.UserError(word)), []) == 2
+  assert len(one_error(capsys)) < 2100
+
+
+# In processes of their own.
+
+
+def shell(script, **env):
+  """Runs a script of /bin/sh, in which `$py` is Python."""
+  return subprocess.run(
+    ["/bin/sh", "-c", script],
+    cwd=launch.ROOT,
+    env={**os.environ, "py": sys.executable, **env},
+    stdin=subprocess.DEVNULL,
+    capture_output=True,
+    text=True,
+    timeout=300,
+  )
+
+
+def test_a_variable_that_jax_refuses_is_one_line():
+  done = shell("$py -m train.evaluate --workdir=x", JAX_NUM_CPU_DEVICES="abc")
+  assert done.returncode == 1
+  assert done.stderr.startswith("error: Invalid value")
+  assert done.stderr.count("\n") == 1
+
+
+def test_a_closed_output_takes_no_file(workdir):
+  # The report must not get the number of standard output.
+  script = f"$py -m train.report {workdir} >&- 2>&-"
+  (workdir / "report.png").unlink(missing_ok=True)
+  done = shell(script)
+  assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+  assert (workdir / "report.png").read_bytes()[:4] == b"\x89PNG"
+
+
+SCRIPTS = {
+  "$py -m train.generate --workdir={} --length=4 <&-": 2,
+  "$py -m train.generate --workdir={} --prompt=a >&-": 2,
+  "$py -m train.generate --workdir={} --prompt=a >/dev/full": 1,
+  "$py -m train.evaluate --workdir={} >/dev/full": 1,
+  "JAX_PLATFORMS=nosuch $py -m train --config=tests/train/tiny.py"
+  " --workdir={}": 2,
+  "JAX_PLATFORMS=nosuch $py -m train.generate --workdir={} --prompt=a": 2,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_process_ends_in_one_line(workdir, script):
+  done = shell(script.format(workdir))
+  assert done.returncode == SCRIPTS[script]
+  assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ("before", "after"),
+  [
+    ("PYTHONIOENCODING=ascii", ""),
+    ("PYTHONIOENCODING=latin-1", ""),
+    ("", "| head -n 1"),
+    ("", ">/dev/full"),
+    ("", ">&-"),
+    ("", "2>&-"),
+    ("", ">&- 2>&- <&-"),
+  ],
+)
+def test_a_run_is_finished_whatever_its_streams(tmp_path, before, after):
+  run = f"$py -m train {TINY} --workdir={tmp_path}/run"
+  code = tmp_path / "code"
+  # The code of the run, not that of what reads it.
+  done = shell(f"{{ {before} {run}; echo $? >{code}; }} {after}")
+  assert code.read_text() == "0\n"
+  assert (tmp_path / "run" / "report.png").exists()
+  lines = done.stderr.splitlines()
+  assert len(lines) <= 1 and all(x.startswith("warning: ") for x in lines)
+
+
+@pytest.mark.slow
+def test_ctrl_c_is_one_line(workdir):
+  words = [f"--workdir={workdir}", "--prompt=a", "--length=100000000"]
+  process = subprocess.Popen(
+    [sys.executable, "-m", "train.generate", *words],
+    cwd=launch.ROOT,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+  )
+  process.stdout.read(1)
+  process.send_signal(signal.SIGINT)
+  _, errors = process.communicate(timeout=60)
+  assert (process.returncode, errors) == (130, b"error: interrupted\n")
+
+
+@pytest.mark.slow
+def test_a_limit_of_file_sizes_is_one_line(tmp_path):
+  # 512 blocks of 512 bytes; a checkpoint is less, its report is more.
+  run = f"$py -m train {TINY} --workdir={tmp_path}/run --config.model.width=512"
+  done = shell(f"ulimit -f 64; {run}")
+  assert done.returncode == 1, done.stderr
+  assert "ulimit -f" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_prepare_says_if_standard_output_is_there(monkeypatch):
+  assert streams.prepare()
+  monkeypatch.setattr(sys, "stdout", None)
+  assert not streams.prepare()
+  # What libraries print goes nowhere, and fails nowhere.
+  print("lost")

@@ -1,0 +1,539 @@
+"""What a user types wrong ends in one line, for every command."""
+
+import os
+import pathlib
+import shutil
+import stat
+
+import pytest
+
+from train import __main__ as train
+from train import distributed, evaluate, flags, generate, plan, report
+from train.command import main_with_errors
+from train.errors import UserError
+
+TINY = "--config=tests/train/tiny.py"
+DIGITS = "9" * 100_000
+
+
+def refused(command, words, capfd, *, code=2):
+  """Runs a command that must be refused; returns its one line."""
+  assert main_with_errors(command, words) == code
+  error = capfd.readouterr().err
+  assert error.startswith("error: ") and error.count("\n") == 1, error
+  # An error that nobody foresaw, or a paste of all that was typed.
+  assert "unexpected" not in error and len(error) < 2500, error
+  return error
+
+
+def content_of(folder):
+  """All that is in a folder."""
+  return {
+    path: path.read_bytes()
+    for path in pathlib.Path(folder).rglob("*")
+    if path.is_file()
+  }
+
+
+@pytest.fixture(scope="module")
+def workdir(finished, tmp_path_factory):
+  """A copy of a run; nothing in it may change."""
+  folder = tmp_path_factory.mktemp("run") / "copy"
+  shutil.copytree(finished[0], folder)
+  before = content_of(folder)
+  yield str(folder)
+  assert content_of(folder) == before
+
+
+# Overrides of the config: the word, and what the line must say.
+
+COUNT = "1 to 2147483647"
+WORDS = [
+  ("--config.", "unknown key config."),
+  ("--config.=1", "unknown key config."),
+  ("--config.model=", "config.model= is wrong: it has keys of its own"),
+  ("--config.model", "--config.model"),
+  ("--config.model.=3", "unknown key config.model."),
+  ("--config..width=3", "did you mean config.model.width"),
+  ("--config.model..width=3", "did you mean config.model.width"),
+  ("--config.steps.x=3", "unknown key config.steps.x"),
+  ("--config.model.width.x=3", "did you mean config.model.width"),
+  ("--config.model.__class__=3", "unknown key config.model.__class__"),
+  ("--config.model.parent=3", "unknown key config.model.parent"),
+  ("--config.model.mixer_options=3", "keys of its own"),
+  ("--config.model.mixer_options.=3", "cannot be the name of an option"),
+  ("--config.model.mixer_options.items.x=3", "cannot be the name"),
+  ("--config.model.mixer_options.sum[decay]=3", "cannot be the name"),
+  ("--config.model.mixer_options." + "x." * 5000 + "y=1", "cannot be the name"),
+  ("--config.model.mixers=(1,)", "config.model.mixers"),
+  ("--config.model.mixers=" + "(1," * 5000, "the overrides cannot be read"),
+  ("--config.model.dtype=", "config.model.dtype"),
+  ("--config.model.dtype=float64", "JAX_ENABLE_X64=1"),
+  ("--config.model.param_dtype=float64", "JAX_ENABLE_X64=1"),
+  ("--config.model.dtype=int32", "must be a floating-point dtype"),
+  ("--config.model.dtype=ndarray", "'ndarray' is not a dtype"),
+  ("--config.model.width=0", "config.model: width must be positive"),
+  ("--config.model.width=-8", "config.model: width must be positive"),
+  ("--config.model.vocab_size=99999999999", "at most 2147483647"),
+  (
+    "--config.model.width=2000000000",
+    "parameters and optimizer need 11.29 TiB",
+  ),
+  ("--config.steps=", "the value must be int"),
+  ("--config.steps=²", "the value must be int"),
+  ("--config.steps=1e3", "the value must be int"),
+  ("--config.steps=True", "the value must be int"),
+  ("--config.steps=" + DIGITS, "the value must be int"),
+  ("--config.steps=2147483648", "config.steps is 2147483648, but must be 1 to"),
+  ("--config.steps=4294967296", COUNT),
+  ("--config.batch_size=99999999999", COUNT),
+  ("--config.batch_size=2147483640", "this machine has"),
+  ("--config.accumulation=99999999999", COUNT),
+  ("--config.log_every=99999999999", COUNT),
+  ("--config.eval_every=99999999999", COUNT),
+  ("--config.checkpoint_every=99999999999", COUNT),
+  ("--config.keep=99999999999", COUNT),
+  ("--config.eval_batches=99999999999", COUNT),
+  ("--config.seed=4294967296", "config.seed is 4294967296, but must be 0 to"),
+  ("--config.seed=99999999999999999999", "config.seed"),
+  ("--config.seed=-1", "config.seed is -1"),
+  ("--config.debug=maybe", "the value must be bool"),
+  ("--config.debug=", "the value must be bool"),
+  ("--config.strategy=", "config.strategy is ''"),
+  ("--config.mesh.data=99999999999999999999", "config.mesh.data is 999"),
+  ("--config.mesh.data=999999999999", "must divide the"),
+  ("--config.optimizer.warmup_steps=99999999999", "warmup_steps"),
+  ("--config.optimizer.decay_steps=99999999999", "decay_steps"),
+  ("--config.optimizer.decay_steps=1.5", "the value must be int"),
+  *(
+    (f"--config.optimizer.{key}={value}", f"config.optimizer.{key} is ")
+    for key in ("learning_rate", "weight_decay", "epsilon", "clip")
+    for value in ("inf", "nan", "-1", "1e39", "1e400")
+  ),
+  # 0 in float32.
+  ("--config.optimizer.learning_rate=1e-50", "finite in float32"),
+  ("--config.optimizer.epsilon=1e-50", "finite in float32"),
+  ("--config.optimizer.clip=1e-50", "finite in float32"),
+  ("--config.optimizer.learning_rate=-0.0", "is -0.0"),
+  # 1 in float32.
+  ("--config.optimizer.b2=0.99999999999", "less than 1 in float32"),
+  ("--config.optimizer.b1=nan", "config.optimizer.b1 is nan"),
+  ("--config.optimizer.floor=nan", "config.optimizer.floor is nan"),
+  ("--config.sample.length=99999999999", "config.sample.length"),
+  ("--config.sample.top_k=99999999999", "config.sample.top_k"),
+  ("--config.sample.top_p=nan", "config.sample.top_p is nan"),
+  ("--config.sample.temperature=nan", "config.sample.temperature is nan"),
+  ("--config.sample.temperature=inf", "config.sample.temperature is inf"),
+  ("--config.data.length=9999999999999", "out of memory"),
+  ("--config.\udcff=1", "unknown key"),
+  ("--config.steps=1\n2", "config.steps"),
+  ("--flagfile=x", "unknown flag --flagfile"),
+  ("--", "unknown flag --"),
+  ("", "unknown argument ''"),
+  ("--workdir", "--workdir needs a value"),
+  ("--profile_steps=²,³", "FIRST,LAST"),
+  (f"--profile_steps=1,{DIGITS}", "FIRST,LAST"),
+  ("--profile_steps=", "FIRST,LAST"),
+]
+
+
+@pytest.mark.parametrize(
+  ("word", "part"), WORDS, ids=[word[:60] for word, _ in WORDS]
+)
+def test_a_wrong_override(word, part, workdir, capfd):
+  words = (TINY, f"--workdir={workdir}", word)
+  code = 1 if part == "out of memory" else 2
+  assert part in refused(train._run, words, capfd, code=code)
+
+
+def test_the_next_flag_is_no_value(workdir, capfd):
+  words = (TINY, "--workdir", "--config.steps=3")
+  assert "--workdir needs a value" in refused(train._run, words, capfd)
+
+
+@pytest.mark.parametrize("seed", [2**31, 2**32 - 1])
+def test_seeds_of_32_bits_are_all_different(seed):
+  import jax
+
+  one, other = (jax.random.key_data(jax.random.key(s)) for s in (seed, 0))
+  assert (one != other).any()
+  config = flags.parse([TINY, f"--config.seed={seed}"]).config
+  assert config.seed == seed
+
+
+# Paths.
+
+LONG = "/".join(["x" * 200] * 30)
+
+
+def paths(tmp_path):
+  """Wrong values of --workdir, and what the line must say."""
+  os.mkfifo(tmp_path / "pipe")
+  (tmp_path / "file").write_text("")
+  (tmp_path / "loop").symlink_to("loop")
+  return [
+    ("", "--workdir is empty"),
+    ("gs://bucket/run", "no local path"),
+    ("s3://bucket/run", "no local path"),
+    ("~nosuchuser/x", "there is no user of that name"),
+    ("a\0b", "is not text"),
+    ("\udcff", "is not text"),
+    (LONG, "File name too long"),
+    ("x" * 300, "File name too long"),
+    ("/dev/full", "/dev/full"),
+    ("/proc/x", "/proc/x"),
+    (tmp_path / "pipe", "pipe"),
+    (tmp_path / "file", "file"),
+    (tmp_path / "file" / "x", "Not a directory"),
+    (tmp_path / "loop", "symbolic links"),
+  ]
+
+
+def test_a_wrong_workdir(tmp_path, capfd):
+  for path, part in paths(tmp_path):
+    words = (TINY, f"--workdir={path}")
+    assert part in refused(train._run, words, capfd), path
+    for command in (generate, evaluate):
+      words = (f"--workdir={path}", *["--prompt=a"] * (command is generate))
+      refused(command._run, words, capfd)
+    refused(report._run, [str(path)], capfd)
+
+
+def test_a_home_directory_is_expanded(tmp_path, monkeypatch):
+  monkeypatch.setenv("HOME", str(tmp_path))
+  assert flags.parse([TINY, "--workdir=~/x"]).workdir == str(tmp_path / "x")
+
+
+# Config files.
+
+FILES = {
+  "def get_config(:": "line 1: SyntaxError",
+  "x = 1\nimport nosuchmodule": "line 2: ModuleNotFoundError",
+  "\nfoo": "line 2: NameError: name 'foo' is not defined",
+  "from train.config import nosuch": "line 1: ImportError",
+  "raise SystemExit(3)": "line 1: SystemExit",
+  "1 / 0": "line 1: ZeroDivisionError",
+  "x = 1": "has no function get_config()",
+  "get_config = 3": "TypeError",
+  "def get_config():\n  return {}": "must return a Config, not dict",
+  "def get_config(x):\n  return x": "missing 1 required positional",
+  "def get_config():\n  return {}['x']": "line 2: KeyError: 'x'",
+  "def get_config():\n  raise SystemExit": "line 2: SystemExit",
+  "def get_config():\n  return get_config()": "RecursionError",
+  "def get_config():\n  raise OSError('a\\nb')": "line 2: OSError: a b",
+}
+FIELDS = {
+  "steps='10'": "config.steps is '10', but must be of type int",
+  "steps=10.5": "config.steps is 10.5, but must be of type int",
+  "steps=True": "config.steps is True, but must be of type int",
+  "steps=10**5000": "config.steps is a number of thousands of digits",
+  "steps=None": "config.steps is None",
+  "seed=10**400": "config.seed",
+  "model=None": "config.model is None, but must be of type Module",
+  "model=tiny.Model": "config.model",
+  "data=None": "config.data is None, but must be one of train.data",
+  "data=tiny.Data": "config.data",
+  "optimizer=None": "config.optimizer is None, but must be of type Optimizer",
+  "optimizer=Optimizer(learning_rate='1')": "config.optimizer.learning_rate",
+  "optimizer=Optimizer(clip=10**400)": "config.optimizer.clip is 1000",
+  "optimizer=Optimizer(decay_names='kernel')": "config.optimizer.decay_names",
+  "optimizer=Optimizer(decay_names=(1,))": "config.optimizer.decay_names",
+  "mesh={'data': 2}": "config.mesh is {'data': 2}, but must be of type Mesh",
+  "sample='a'": "config.sample is 'a', but must be of type Sample",
+  "sample=Sample(prompt=b'a')": "config.sample.prompt",
+  "sample=Sample(prompt='\\ud800')": "config.sample.prompt",
+  "debug=1": "config.debug is 1, but must be of type bool",
+  "nosuch=1": "unexpected keyword argument 'nosuch'",
+  "model=tiny.Model(mixer_options={1: 2})": "options are named by strings",
+  "model=tiny.Model(mixer_options={'get': 2})": "config.model: KeyError: 'sum'",
+}
+HEAD = """
+import dataclasses
+from tests.train import tiny
+from train.config import *
+
+def get_config():
+  return dataclasses.replace(tiny.get_config(), {})
+"""
+
+
+@pytest.mark.parametrize(
+  ("text", "part"),
+  [*FILES.items(), *((HEAD.format(f), part) for f, part in FIELDS.items())],
+)
+def test_a_wrong_config_file(text, part, tmp_path, workdir, capfd):
+  path = tmp_path / "wrong_config.py"
+  path.write_text(text)
+  words = (f"--config={path}", f"--workdir={workdir}")
+  error = refused_file(words, capfd)
+  assert part in error
+
+
+def refused_file(words, capfd):
+  assert main_with_errors(train._run, words) == 2
+  error = capfd.readouterr().err
+  assert error.startswith("error: ") and error.count("\n") == 1, error
+  return error
+
+
+@pytest.mark.parametrize(
+  ("name", "content"),
+  [
+    ("not_text.py", b"x = '\xff\xfe'"),
+    ("null.py", b"x = 1\0"),
+    ("README.md", b"# a page"),
+    ("no_suffix", b""),
+    ("folder.py", None),
+  ],
+)
+def test_a_file_that_is_no_config(name, content, tmp_path, workdir, capfd):
+  path = tmp_path / name
+  path.mkdir() if content is None else path.write_bytes(content)
+  words = (f"--config={path}", f"--workdir={workdir}")
+  assert name in refused_file(words, capfd)
+
+
+@pytest.mark.parametrize("path", ["", "nosuch.py", "gs://x/y.py", "a\0b.py"])
+def test_a_config_that_is_not_there(path, workdir, capfd):
+  words = (f"--config={path}", f"--workdir={workdir}")
+  assert "config" in refused(train._run, words, capfd)
+
+
+# The commands beside training.
+
+GENERATE = [
+  ("--top_k=99999999999", "--top_k is 99999999999"),
+  ("--top_k=0", "--top_k is 0"),
+  ("--top_k=²", "--top_k: invalid int value"),
+  ("--seed=99999999999999999999", "--seed is 99999999999999999999"),
+  ("--seed=4294967296", "--seed is 4294967296"),
+  ("--seed=-1", "--seed is -1"),
+  ("--seed=" + DIGITS, "--seed: invalid int value"),
+  ("--length=-1", "--length is -1"),
+  ("--length=99999999999", "--length is 99999999999"),
+  ("--length=", "--length: invalid int value"),
+  ("--temperature=nan", "--temperature is nan"),
+  ("--temperature=inf", "--temperature is inf"),
+  ("--temperature=1e-50", "--temperature is 1e-50"),
+  ("--temperature=x", "--temperature: invalid float value"),
+  ("--top_p=nan", "--top_p is nan"),
+  ("--top_p=0", "--top_p is 0"),
+  ("--top_p=2", "--top_p is 2"),
+  ("--step=²", "no checkpoint '²'"),
+  ("--step=-1", "no checkpoint '-1'"),
+  ("--step=", "no checkpoint ''"),
+  ("--step=../12", "no checkpoint '../12'"),
+  ("--step=012", "no checkpoint '012'"),
+  ("--leng=3", "unrecognized arguments: --leng=3"),
+  ("--nosuch", "unrecognized arguments: --nosuch"),
+  ("stray", "unrecognized arguments: stray"),
+  ("--workdir", "--workdir: expected one argument"),
+]
+EVALUATE = [
+  ("--batches=0", "--batches is 0"),
+  ("--batches=99999999999999999999", "--batches is 99999999999999999999"),
+  ("--batches=x", "--batches: invalid int value"),
+  ("--split=foo", "split must be one of"),
+  ("--split=", "split must be one of"),
+  ("--step=²", "no checkpoint '²'"),
+  ("--steps=3", "unrecognized arguments: --steps=3"),
+]
+
+
+@pytest.mark.parametrize(
+  ("command", "word", "part"),
+  [
+    *((generate, word, part) for word, part in GENERATE),
+    *((evaluate, word, part) for word, part in EVALUATE),
+  ],
+)
+def test_a_wrong_flag(command, word, part, workdir, capfd):
+  words = [f"--workdir={workdir}", word]
+  if command is generate:
+    words.insert(0, "--prompt=a")
+  assert part in refused(command._run, words, capfd)
+
+
+@pytest.mark.parametrize("command", [generate, evaluate])
+def test_a_flag_that_is_missing(command, capfd):
+  error = refused(command._run, [], capfd)
+  assert "the following arguments are required: --workdir" in error
+
+
+def test_a_name_that_is_no_step(finished, tmp_path, capfd):
+  workdir = shutil.copytree(finished[0], tmp_path / "run")
+  os.mkdir(workdir / "checkpoints" / "²")
+  for command, words in (
+    (generate, [f"--workdir={workdir}", "--prompt=a"]),
+    (evaluate, [f"--workdir={workdir}"]),
+    (train, [TINY, f"--workdir={workdir}"]),
+  ):
+    assert "checkpoints/²" in refused(command._run, words, capfd)
+
+
+@pytest.mark.parametrize("command", [generate, evaluate, plan, report, train])
+def test_help_is_no_mistake(command, capfd):
+  assert main_with_errors(command._run, ["--help"]) == 0
+  printed = capfd.readouterr()
+  assert "train" in printed.out and not printed.err
+
+
+PLAN = [
+  (("--topology=",), "--topology= is unknown"),
+  (("--topology=v5e:²x2",), "is unknown"),
+  (("--topology=gpu:2x2",), "is unknown"),
+  (("--topology",), "--topology needs a value"),
+  (("--topology=v5e:2x2", "--json="), "--json is empty"),
+  (("--topology=v5e:2x2", "--json=tests"), "--json=tests is a directory"),
+  (("--topology=v5e:2x2", "--json=README.md/x"), "is not a directory"),
+  (("--topology=v5e:2x2", "--json=gs://x/y"), "no local path"),
+  (("--topology=v5e:2x2", "--config.steps=0"), "config.steps is 0"),
+]
+
+
+@pytest.mark.parametrize(("words", "part"), PLAN)
+def test_a_wrong_plan(words, part, capfd):
+  assert part in refused(plan._run, (TINY, *words), capfd)
+
+
+PROCESSES = [
+  ("--coordinator_address=a:²", "must be HOST:PORT"),
+  ("--coordinator_address=a:0", "must be HOST:PORT"),
+  ("--coordinator_address=a:65536", "must be HOST:PORT"),
+  ("--coordinator_address=a:" + DIGITS, "must be HOST:PORT"),
+  ("--num_processes=" + "9" * 30, "--num_processes is 9"),
+  ("--num_processes=²", "--num_processes: invalid int value"),
+  ("--num_processes=0", "--num_processes is 0"),
+  ("--process_id=-1", "--process_id is -1"),
+  ("--process_id=" + DIGITS, "--process_id: invalid int value"),
+  ("--initialization_timeout=" + "9" * 30, "--initialization_timeout is 9"),
+  ("--heartbeat_timeout_seconds=0", "--heartbeat_timeout_seconds is 0"),
+]
+
+
+@pytest.mark.parametrize(("word", "part"), PROCESSES)
+def test_a_wrong_flag_of_processes(word, part, capfd):
+  words = ["--coordinator_address=a:1", "--num_processes=2", "--process_id=0"]
+  words = [TINY, "--distributed", *words, word]
+  assert part in refused(train._run, words, capfd)
+  with pytest.raises(UserError):
+    distributed.parse(words)
+
+
+# Reports.
+
+
+def run_of(folder, content):
+  folder.mkdir()
+  with open(folder / "metrics.jsonl", "wb") as file:
+    file.write(content)
+  return folder
+
+
+GOOD = b'{"step": 1, "split": "train", "loss": 1.0}\n'
+LINES = [
+  (b'{"step": 2, "loss": "abc"}', "line 2: loss is 'abc'"),
+  (b'{"step": 2, "loss": [1]}', "line 2: loss is [1]"),
+  (b'{"step": 2, "loss": {"a": 1}}', "line 2: loss is {'a': 1}"),
+  (b'{"step": 2, "loss": true}', "line 2: loss is True"),
+  (b'{"step": 2, "loss": 1e308}', "loss is 1e+308"),
+  (b'{"step": 2, "loss": -1e308}', "loss is -1e+308"),
+  (b'{"step": 2, "loss": 1' + b"0" * 400 + b"}", "loss is 1000"),
+  (b'{"step": 2, "tokens": "x", "loss": 1}', "tokens is 'x'"),
+  (b'{"step": true, "loss": 1}', "step is True"),
+  (b'{"step": "2", "loss": 1}', "step is '2'"),
+  (b'{"step": 2.5, "loss": 1}', "step is 2.5"),
+  (b'{"step": null, "loss": 1}', "step is None"),
+  (b'{"step": -2, "loss": 1}', "step is -2"),
+  (b'{"step": 1' + b"0" * 30 + b', "loss": 1}', "step is 1000"),
+  (b'{"step": 2, "split": 3, "loss": 1}', "split is 3"),
+  (b'{"step": 2, "split": ["train"], "loss": 1}', "split is ['train']"),
+  (b'{"step": 0, "split": "baseline", "gzip": "y"}', "gzip is 'y'"),
+  (b'{"step": 0, "split": "baseline", "gzip": {}}', "gzip is {}"),
+]
+
+
+@pytest.mark.parametrize(("line", "part"), LINES)
+def test_a_line_of_metrics_that_is_wrong(line, part, tmp_path, capfd):
+  good = run_of(tmp_path / "good", GOOD)
+  bad = run_of(tmp_path / "bad", GOOD + line + b"\n")
+  for runs in ([bad], [good, bad]):
+    error = refused(report._run, [*map(str, runs), "--output=x.png"], capfd)
+    assert part in error and str(bad / "metrics.jsonl") in error
+  assert not os.path.exists("x.png")
+
+
+@pytest.mark.parametrize(
+  "line",
+  [
+    b"\xff\xfe\x00",
+    b"[" * 100_000,
+    b'{"a":' * 100_000,
+    b'{"step": ' + b"9" * 10_000 + b"}",
+    b'{"step": 2, "loss": NaN}',
+    b'{"step": 2, "loss": -Infinity}',
+    b'{"loss": 2}',
+    b"null",
+    b"",
+    '{"step": 2, "é": null, "split": "é"}'.encode(),
+    b'{"step": 9000000000000000000, "loss": 3e38}',
+  ],
+)
+def test_a_line_of_metrics_that_is_left_out(line, tmp_path, capfd):
+  run = run_of(tmp_path / "run", GOOD + line + b"\n" + GOOD)
+  assert main_with_errors(report._run, [str(run)]) == 0
+  assert (run / "report.png").stat().st_size > 1000
+  assert not capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+  ("content", "part"),
+  [
+    (b"", "is empty"),
+    (os.urandom(1000).replace(b"{", b""), "is empty"),
+    (b'{"step": 1, "x": 2}\n', "the metrics hold none of"),
+  ],
+)
+def test_metrics_with_nothing_to_draw(content, part, tmp_path, capfd):
+  run = run_of(tmp_path / "run", content)
+  assert part in refused(report._run, [str(run)], capfd)
+
+
+def test_metrics_that_are_no_file(tmp_path, capfd):
+  for make in (os.mkdir, os.mkfifo):
+    run = tmp_path / make.__name__
+    run.mkdir()
+    make(run / "metrics.jsonl")
+    assert "metrics.jsonl" in refused(report._run, [str(run)], capfd)
+
+
+@pytest.mark.parametrize(
+  ("output", "part"),
+  [
+    ("x.nosuch", ".png, "),
+    ("x", ".png, "),
+    ("x.png/", "must be a file"),
+    ("tests", "is a directory"),
+    ("README.md/x.png", "is not a directory"),
+    ("/proc/x.png", "cannot write to --output=/proc/x.png"),
+    ("gs://x/y.png", "no local path"),
+    ("x" * 300 + ".png", "File name too long"),
+    ("", "--output is empty"),
+  ],
+)
+def test_a_picture_that_cannot_be_written(output, part, tmp_path, capfd):
+  run = run_of(tmp_path / "run", GOOD)
+  words = [str(run), f"--output={output}"]
+  assert part in refused(report._run, words, capfd)
+  assert not os.path.exists(output) or os.path.isdir(output)
+
+
+def test_a_device_is_written_to_and_not_replaced(tmp_path, capfd):
+  run = run_of(tmp_path / "run", GOOD)
+  (tmp_path / "full.png").symlink_to("/dev/full")
+  (tmp_path / "null.png").symlink_to("/dev/null")
+  words = [str(run), f"--output={tmp_path / 'full.png'}"]
+  assert "No space left on device" in refused(report._run, words, capfd)
+  words = [str(run), f"--output={tmp_path / 'null.png'}"]
+  assert main_with_errors(report._run, words) == 0
+  assert stat.S_ISCHR(os.stat("/dev/null").st_mode)

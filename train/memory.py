@@ -1,0 +1,79 @@
+"""What a run needs of memory at least, before anything is allocated."""
+
+import math
+import os
+from typing import Any
+
+import jax
+
+from train.config import Config, Mesh
+from train.errors import UserError
+
+# What a container may use, as Linux says it inside.
+_LIMIT = "/sys/fs/cgroup/memory.max"
+# inputs, targets, weights and segment ids: four bytes each per token.
+_TOKEN = 16
+
+
+def readable(size: int | None) -> str:
+  """Returns bytes in the unit that suits them."""
+  if size is None:
+    return "unknown"
+  power = min(max(size.bit_length() - 1, 0) // 10, 4)
+  unit = ("B", "KiB", "MiB", "GiB", "TiB")[power]
+  return f"{size / 2 ** (10 * power):.4g} {unit}"
+
+
+def check(config: Config, mesh: Mesh, state: Any, length: int) -> None:
+  """Refuses what cannot fit, since to try may take minutes or the machine.
+
+  Args:
+    config: The run.
+    mesh: Devices along each axis.
+    state: The shapes of its state.
+    length: Tokens per sequence.
+
+  Raises:
+    UserError: The state, or a batch, is larger than the memory.
+  """
+  host = _of_host()
+  batch = config.batch_size // jax.process_count() * length * _TOKEN
+  if host is not None and batch > host:
+    raise UserError(
+      f"config.batch_size is {config.batch_size}: a batch needs"
+      f" {readable(batch)}, and this machine has {readable(host)} of memory"
+    )
+  device = _of_device(host)
+  # No array is cut into more pieces than these.
+  needed = sum(
+    math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(state)
+  )
+  needed //= mesh.fsdp
+  if device is not None and needed > device:
+    raise UserError(
+      f"config.model: parameters and optimizer need {readable(needed)} per"
+      f" device, which has {readable(device)} of memory; take a smaller model,"
+      " or share it among devices by config.mesh.fsdp"
+    )
+
+
+def _of_host() -> int | None:
+  """Returns the bytes of this machine, or of the container; None if unknown."""
+  try:
+    found = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+  except (OSError, ValueError):
+    return None
+  try:
+    with open(_LIMIT) as file:
+      return min(found, int(file.read()))
+  # There is no such file, or it says "max".
+  except (OSError, ValueError):
+    return found
+
+
+def _of_device(host: int | None) -> int | None:
+  """Returns the bytes of a device; None if unknown."""
+  device = jax.local_devices()[0]
+  if device.platform == "cpu":
+    return host
+  return (device.memory_stats() or {}).get("bytes_limit")
