@@ -143,10 +143,11 @@ def begin(config: Config, workdir: str, say: Callable[[str], None]) -> Start:
       shapes,
       places,
     )
-    state = checkpoint.restore(workdir, snapshot.step, wanted)
+    snapshot, state = checkpoint.restore_latest(workdir, snapshot, wanted, say)
     # What stopped it is for the step to find again.
     going = jax.device_put(np.zeros((), bool), places.stopped)
     state = state.replace(stopped=going)
+  checkpoint.clear(workdir, snapshot, say)
   if processes.is_first():
     with open(os.path.join(workdir, "config.json"), "w") as file:
       json.dump(document, file, indent=2)
