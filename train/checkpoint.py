@@ -3,36 +3,52 @@
 A checkpoint holds the state, the data position and the config. Every file of
 it is listed with its size and checksum once it is complete, so that a damaged
 one is known before anything of it is used. Where several processes run, each
-writes and reads the pieces of the state that its devices hold. This is the
-only file that knows orbax, and it uses its v0 interface: v1 is still
-experimental.
+writes and reads the pieces of the state that its devices hold.
+
+This is the only file that knows orbax, and it uses its v0 interface: v1 is
+still experimental. Orbax writes and reads arrays; which checkpoints stay is
+decided here, from the metrics that each checkpoint holds, since orbax would
+remember them no longer than its process lives.
 """
 
+import contextlib
 import dataclasses
 import errno
 import json
 import os
-import re
 import shutil
-import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from flax import serialization
+from jax.experimental import multihost_utils
 
+from train.checkpoint_folder import (
+  CHECKSUMS,
+  TEMPORARY,
+  checksums,
+  path_of,
+  ranked,
+  read_meta,
+  read_metrics,
+  remove,
+  set_aside,
+  steps,
+  superfluous,
+  verify,
+)
 from train.config import BEST_METRICS
-from train.errors import UserError, one_line
-from train.processes import on_first
-from train.untrusted import check_listed, check_meta, read_json
+from train.errors import RunError, UserError, is_disk_full, one_line
+from train.files import refuse_link
+from train.plain_path import plain_path
+from train.processes import is_first, on_first
+from train.untrusted import check_meta
 
-_CHECKSUMS = "checksums.json"
-_ITEMS = ("state", "meta")
 # Bytes that a checkpoint may take beside its arrays.
 _SLACK = 1 << 20
-_TEMPORARY = ".orbax-checkpoint-tmp"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,27 +74,6 @@ class Snapshot:
   evaluated: bool
 
 
-def _folder(workdir: str) -> str:
-  # Orbax wants absolute paths.
-  return os.path.join(os.path.abspath(workdir), "checkpoints")
-
-
-def steps(workdir: str) -> list[int]:
-  """Returns the steps of the checkpoints there are, readable or not.
-
-  Raises:
-    UserError: A name there is a number, but not as a step is written.
-  """
-  folder = _folder(workdir)
-  names = os.listdir(folder) if os.path.isdir(folder) else []
-  names = [name for name in names if name.isdigit()]
-  for name in names:
-    if re.fullmatch("0|[1-9][0-9]*", name) is None:
-      path = os.path.join(folder, name)
-      raise UserError(f"{path} is not named by a step, such as 100: remove it")
-  return sorted(map(int, names))
-
-
 class Checkpoints:
   """Writes the checkpoints of one run, in the background.
 
@@ -91,24 +86,30 @@ class Checkpoints:
   """
 
   def __init__(self, workdir: str, *, keep: int, best_metric: str):
-    self._folder = _folder(workdir)
+    self._workdir = workdir
+    self._folder = path_of(workdir)
+    self._keep = keep
+    self._best_metric = best_metric
     self._step = -1
-    policies = ocp.checkpoint_managers
-    best = policies.BestN(
-      get_metric_fn=lambda metrics: metrics[best_metric],
-      reverse=BEST_METRICS[best_metric] is min,
-      n=1,
-      keep_checkpoints_without_metrics=False,
+    # Of the checkpoints there are, by step.
+    self._metrics: dict[int, Mapping[str, float]] = {}
+    self._open = contextlib.ExitStack()
+    self._path = self._open.enter_context(plain_path(self._folder))
+    options = ocp.AsyncOptions(
+      post_finalization_callback=self._add_checksums,
+      # Otherwise, where a directory cannot be made, threads of orbax keep the
+      # process for five minutes.
+      create_directories_asynchronously=False,
     )
-    latest = policies.LatestN(keep)
-    self._manager = ocp.CheckpointManager(
-      self._folder,
-      options=ocp.CheckpointManagerOptions(
-        preservation_policy=policies.AnyPreservationPolicy([latest, best]),
-        async_options=ocp.AsyncOptions(
-          post_finalization_callback=self._add_checksums
-        ),
-      ),
+    self._writer = self._open.enter_context(
+      contextlib.closing(
+        ocp.AsyncCheckpointer(
+          ocp.CompositeCheckpointHandler(
+            composite_options=ocp.CompositeOptions(async_options=options)
+          ),
+          async_options=options,
+        )
+      )
     )
 
   def save(self, snapshot: Snapshot) -> None:
@@ -120,35 +121,75 @@ class Checkpoints:
         is not written yet is on the host, or kept from being written over.
 
     Raises:
-      OSError: This one, or the one before, could not be written. Checkpoints
-        that were complete stay.
+      OSError: The disk is full. Checkpoints that were complete stay, as they
+        do after the other errors.
+      RunError: This one, or the one before, could not be written.
     """
-    self._manager.wait_until_finished()
+    with self._explained():
+      self._writer.wait_until_finished()
     self._step = snapshot.step
     state = serialization.to_state_dict(snapshot.state)
-    on_first(lambda: self._require_space(state))
     meta = {
       field.name: getattr(snapshot, field.name)
       for field in dataclasses.fields(snapshot)
       if field.name != "state"
     }
-    self._manager.save(
-      snapshot.step,
-      args=ocp.args.Composite(
-        state=ocp.args.StandardSave(state),
-        meta=ocp.args.JsonSave(meta),
-      ),
-      metrics=dict(snapshot.metrics) or None,
-    )
+    with self._explained():
+      on_first(lambda: self._make_room(state))
+      self._writer.save(
+        os.path.join(self._path, str(snapshot.step)),
+        args=ocp.args.Composite(
+          state=ocp.args.StandardSave(state),
+          meta=ocp.args.JsonSave(meta),
+        ),
+      )
 
-  def _require_space(self, state: Any) -> None:
-    """Raises the error of a full disk before orbax begins to fill it.
+  @contextlib.contextmanager
+  def _explained(self) -> Iterator[None]:
+    """Turns what the writer raises into one line."""
+    try:
+      yield
+    except Exception as error:
+      is_lost = isinstance(error, jax.errors.JaxRuntimeError | TimeoutError)
+      is_ours = isinstance(error, UserError | RunError)
+      if is_lost or is_ours or is_disk_full(error):
+        raise
+      raise RunError(
+        f"the checkpoint of step {self._step} cannot be written to"
+        f" {self._folder}: {_reason(error)}; the same command resumes from the"
+        " last complete checkpoint"
+      ) from error
 
-    Its threads would report the failure many times over.
+  def _make_room(self, state: Any) -> None:
+    """Sees that a checkpoint can be written, and removes what it replaces.
+
+    A full disk is found before orbax begins to fill it: its threads would
+    report the failure many times over.
     """
+    refuse_link(self._folder)
+    os.makedirs(self._folder, exist_ok=True)
+    self._remove_superfluous()
+    path = os.path.join(self._folder, str(self._step))
+    if os.path.lexists(path):
+      raise FileExistsError(errno.EEXIST, f"there is {path} already")
     needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + _SLACK
     if shutil.disk_usage(self._folder).free < needed:
       raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._folder)
+
+  def _remove_superfluous(self) -> None:
+    """Removes the checkpoints that do not stay, once later ones are complete.
+
+    What the metrics are is read from the checkpoints, so that it does not
+    matter whether this process wrote them or one before it.
+    """
+    known = self._metrics
+    self._metrics = {
+      step: known[step] if step in known else read_metrics(self._workdir, step)
+      for step in steps(self._workdir)
+    }
+    for step in superfluous(self._metrics, self._best_metric, self._keep):
+      remove(os.path.join(self._folder, str(step)))
+      del self._metrics[step]
 
   def _add_checksums(self) -> None:
     """Lists the files of the checkpoint that is about to be completed.
@@ -157,55 +198,28 @@ class Checkpoints:
     and before the directory gets its final name, so a complete checkpoint
     always has its list.
     """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
     for name in os.listdir(self._folder):
       if name.split(".")[0] == str(self._step):
         folder = os.path.join(self._folder, name)
-        with open(os.path.join(folder, _CHECKSUMS), "w") as file:
-          json.dump(_checksums(folder), file)
+        descriptor = os.open(os.path.join(folder, CHECKSUMS), flags, 0o666)
+        with open(descriptor, "w") as file:
+          json.dump(checksums(folder), file)
 
   def close(self) -> None:
     """Waits for what is being written, then ends the threads."""
-    try:
-      self._manager.wait_until_finished()
-    finally:
-      self._manager.close()
+    with self._open, self._explained():
+      self._writer.wait_until_finished()
+      if is_first():
+        self._remove_superfluous()
 
 
-def _checksums(folder: str) -> dict[str, list[int]]:
-  """Returns size and CRC-32 of every file of a checkpoint's contents."""
-  sums: dict[str, list[int]] = {}
-  for item in _ITEMS:
-    for parent, _, names in os.walk(os.path.join(folder, item)):
-      for name in names:
-        path = os.path.join(parent, name)
-        sums[os.path.relpath(path, folder)] = _checksum(path)
-  return sums
-
-
-def _checksum(path: str) -> list[int]:
-  size, crc = 0, 0
-  with open(path, "rb") as file:
-    while chunk := file.read(1 << 20):
-      size, crc = size + len(chunk), zlib.crc32(chunk, crc)
-  return [size, crc]
-
-
-def _verify(folder: str) -> None:
-  """Compares a checkpoint's files with its list."""
-  path = os.path.join(folder, _CHECKSUMS)
-  if not os.path.exists(path):
-    raise ValueError(f"{_CHECKSUMS} is missing, so it was never completed")
-  listed = read_json(path)
-  check_listed(folder, listed)
-  for name, (size, crc) in listed.items():
-    found = os.path.join(folder, name)
-    if not os.path.exists(found):
-      raise ValueError(f"{name} is missing")
-    actual = os.path.getsize(found)
-    if actual != size:
-      raise ValueError(f"{name} has {actual} bytes instead of {size}")
-    if _checksum(found)[1] != crc:
-      raise ValueError(f"{name} has changed since it was written")
+def _reason(error: BaseException) -> str:
+  """Returns why something failed, without the path that is named already."""
+  text = getattr(error, "strerror", None) or one_line(error)
+  if "File too large" in text:
+    return "a file is larger than this process may write (`ulimit -f`)"
+  return text[:200]
 
 
 def _alone() -> ocp.options.MultiprocessingOptions:
@@ -218,20 +232,20 @@ def _alone() -> ocp.options.MultiprocessingOptions:
 
 def _read(workdir: str, step: int) -> Snapshot:
   """Reads one checkpoint without its state; raises what is wrong with it."""
-  folder = os.path.join(_folder(workdir), str(step))
-  _verify(folder)
-  handler = ocp.JsonCheckpointHandler(multiprocessing_options=_alone())
-  with ocp.Checkpointer(handler, multiprocessing_options=_alone()) as reader:
-    meta = reader.restore(os.path.join(folder, "meta"))
-  return Snapshot(state=None, **check_meta(meta, step))
+  folder = os.path.join(path_of(workdir), str(step))
+  verify(folder)
+  return Snapshot(state=None, **check_meta(read_meta(folder), step))
 
 
 def _read_whole(workdir: str, step: int) -> Snapshot:
   """Reads one checkpoint, its state as numpy arrays, in this process alone."""
   snapshot = _read(workdir, step)
-  folder = os.path.join(_folder(workdir), str(step), "state")
   handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=_alone())
-  with ocp.Checkpointer(handler, multiprocessing_options=_alone()) as reader:
+  with (
+    plain_path(path_of(workdir)) as path,
+    ocp.Checkpointer(handler, multiprocessing_options=_alone()) as reader,
+  ):
+    folder = os.path.join(path, str(step), "state")
     # Without the type, orbax looks for the devices that the arrays were on.
     as_numpy = jax.tree.map(
       lambda _: ocp.RestoreArgs(restore_type=np.ndarray),
@@ -255,11 +269,74 @@ def restore(workdir: str, step: int, shapes: Any) -> Any:
   Returns:
     A state like `shapes`, of arrays on these devices.
   """
-  folder = os.path.join(_folder(workdir), str(step), "state")
   wanted = serialization.to_state_dict(shapes)
-  with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
+  with (
+    plain_path(path_of(workdir)) as path,
+    ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader,
+  ):
+    folder = os.path.join(path, str(step), "state")
     state = reader.restore(folder, args=ocp.args.StandardRestore(wanted))
   return serialization.from_state_dict(shapes, state)
+
+
+def restore_latest(
+  workdir: str,
+  snapshot: Snapshot,
+  shapes: Any,
+  say: Callable[[str], None],
+) -> tuple[Snapshot, Any]:
+  """Reads the state of a checkpoint, or of an older one; changes nothing.
+
+  All processes call this.
+
+  Args:
+    workdir: The run's directory.
+    snapshot: What `latest` returned.
+    shapes: As for `restore`.
+    say: Takes one line about every checkpoint that is skipped.
+
+  Returns:
+    The checkpoint that could be restored, without its state, and the state.
+
+  Raises:
+    UserError: None can be restored.
+  """
+  found: Snapshot | None = snapshot
+  while found is not None:
+    step, reason = found.step, ""
+    try:
+      state = restore(workdir, step, shapes)
+    # No fault of the checkpoint: too little memory, or another process lost.
+    except (MemoryError, TimeoutError, jax.errors.JaxRuntimeError):
+      raise
+    except Exception as error:
+      reason = one_line(error)[:200]
+    if not _any(bool(reason)):
+      return found, state
+    say(
+      f"skipping the checkpoint of step {step}, it is whole but cannot be"
+      f" restored: {reason}"
+    )
+    found = _on_first(lambda step=step: _latest_before(workdir, step, say))
+  raise UserError(
+    f"none of the checkpoints in {path_of(workdir)} can be restored; if the"
+    " code of the model has changed, go back to that which wrote them, or give"
+    " another --workdir"
+  )
+
+
+def _any(own: bool) -> bool:
+  """Says whether something holds in any process."""
+  if jax.process_count() == 1:
+    return own
+  return bool(multihost_utils.process_allgather(np.array(own)).any())
+
+
+def _latest_before(
+  workdir: str, step: int, say: Callable[[str], None]
+) -> Snapshot | None:
+  older = [number for number in steps(workdir) if number < step]
+  return _first(older[::-1], workdir, say, _read)
 
 
 def latest(workdir: str, say: Callable[[str], None]) -> Snapshot | None:
@@ -278,12 +355,17 @@ def latest(workdir: str, say: Callable[[str], None]) -> Snapshot | None:
     UserError: There are checkpoints, and none can be read. To start again in
       silence would throw a run away.
   """
+  return _on_first(lambda: _latest(workdir, say))
 
-  def find() -> dict[str, Any] | None:
-    found = _latest(workdir, say)
+
+def _on_first(find: Callable[[], Snapshot | None]) -> Snapshot | None:
+  """Calls a function in the first process; all get the checkpoint it finds."""
+
+  def run() -> dict[str, Any] | None:
+    found = find()
     return None if found is None else dataclasses.asdict(found)
 
-  found = on_first(find)
+  found = on_first(run)
   return None if found is None else Snapshot(**found)
 
 
@@ -291,19 +373,19 @@ def _latest(workdir: str, say: Callable[[str], None]) -> Snapshot | None:
   available = steps(workdir)[::-1]
   if not available:
     return None
-  try:
-    return _try(available, workdir, say, _read)
-  except UserError as error:
+  found = _first(available, workdir, say, _read)
+  if found is None:
     raise UserError(
-      f"none of the checkpoints in {_folder(workdir)} can be read; to start"
+      f"none of the checkpoints in {path_of(workdir)} can be read; to start"
       " again from nothing, remove that directory"
-    ) from error
+    )
+  return found
 
 
 def clear(
   workdir: str, snapshot: Snapshot | None, say: Callable[[str], None]
 ) -> None:
-  """Makes room for a run that goes on from the checkpoint of `latest`.
+  """Makes room for a run that goes on from a checkpoint.
 
   Half-written checkpoints are removed. Later ones, which could not be read,
   are moved to `corrupt/`, so that the run can write their steps again. Of
@@ -311,7 +393,7 @@ def clear(
 
   Args:
     workdir: The run's directory.
-    snapshot: What `latest` returned.
+    snapshot: Where the run goes on; None for a new run.
     say: Takes one line about every checkpoint that is removed.
   """
   on_first(lambda: _clear(workdir, snapshot, say))
@@ -320,23 +402,16 @@ def clear(
 def _clear(
   workdir: str, snapshot: Snapshot | None, say: Callable[[str], None]
 ) -> None:
-  folder = _folder(workdir)
+  folder = path_of(workdir)
+  refuse_link(folder)
   for name in os.listdir(folder) if os.path.isdir(folder) else ():
-    path = os.path.join(folder, name)
-    if _TEMPORARY in name:
+    if TEMPORARY in name:
+      path = os.path.join(folder, name)
       say(f"skipping {path}, which is half-written")
-      os.unlink(path) if os.path.islink(path) else shutil.rmtree(path)
+      remove(path)
   for step in steps(workdir)[::-1]:
     if snapshot is not None and step > snapshot.step:
-      _set_aside(workdir, step)
-
-
-def _set_aside(workdir: str, step: int) -> None:
-  corrupt = os.path.join(os.path.abspath(workdir), "corrupt")
-  os.makedirs(corrupt, exist_ok=True)
-  taken = len(os.listdir(corrupt))
-  source = os.path.join(_folder(workdir), str(step))
-  os.rename(source, os.path.join(corrupt, f"{taken}-step-{step}"))
+      set_aside(workdir, step)
 
 
 def load(workdir: str, which: str, say: Callable[[str], None]) -> Snapshot:
@@ -354,7 +429,7 @@ def load(workdir: str, which: str, say: Callable[[str], None]) -> Snapshot:
   if not available:
     raise UserError(f"there is no checkpoint in {workdir}")
   if which == "best":
-    return _try([_best_step(workdir, available)], workdir, say)
+    return _try(_best_first(workdir, available), workdir, say)
   if which == "latest":
     return _try(available[::-1], workdir, say)
   if which in map(str, available):
@@ -366,12 +441,22 @@ def load(workdir: str, which: str, say: Callable[[str], None]) -> Snapshot:
 
 
 def _try(
+  candidates: list[int], workdir: str, say: Callable[[str], None]
+) -> Snapshot:
+  """Reads the first of some checkpoints that can be read, as a whole."""
+  found = _first(candidates, workdir, say, _read_whole)
+  if found is None:
+    raise UserError(f"the checkpoints asked for in {workdir} cannot be read")
+  return found
+
+
+def _first(
   candidates: list[int],
   workdir: str,
   say: Callable[[str], None],
-  read: Callable[[str, int], Snapshot] = _read_whole,
-) -> Snapshot:
-  """Reads the first of some checkpoints that can be read."""
+  read: Callable[[str, int], Snapshot],
+) -> Snapshot | None:
+  """Reads the first of some checkpoints that can be read, if any can."""
   for step in candidates:
     try:
       return read(workdir, step)
@@ -379,22 +464,19 @@ def _try(
     except Exception as error:
       reason = one_line(error)[:200]
       say(f"skipping the checkpoint of step {step}, it is damaged: {reason}")
-  raise UserError(f"the checkpoints asked for in {workdir} cannot be read")
+  return None
 
 
-def _best_step(workdir: str, available: list[int]) -> int:
-  scores: dict[int, float] = {}
-  choose = min
+def _best_first(workdir: str, available: list[int]) -> list[int]:
+  """Returns the steps that have validation metrics, the best one first."""
+  metrics: dict[int, Mapping[str, float]] = {}
+  metric = ""
   for step in available:
-    try:
-      snapshot = _read(workdir, step)
-    except Exception:
-      # It cannot be the best one to use if it cannot be read.
-      continue
-    metric = snapshot.config["best_metric"]
-    choose = BEST_METRICS[metric]
-    if metric in snapshot.metrics:
-      scores[step] = snapshot.metrics[metric]
-  if not scores:
+    with contextlib.suppress(Exception):
+      meta = read_meta(os.path.join(path_of(workdir), str(step)))
+      metric = meta["config"]["best_metric"]
+      metrics[step] = meta["metrics"]
+  found = ranked(metrics, metric) if metric in BEST_METRICS else []
+  if not found:
     raise UserError(f"no checkpoint in {workdir} has validation metrics")
-  return choose(scores, key=lambda step: scores[step])
+  return found

@@ -205,7 +205,7 @@ def begin(
   if snapshot is None:
     state = drawn()
   else:
-    state = checkpoint.restore(workdir, snapshot.step, wanted)
+    snapshot, state = checkpoint.restore_latest(workdir, snapshot, wanted, say)
     # What stopped it is for the step to find again.
     going = jax.device_put(np.zeros((), bool), places.stopped)
     state = state.replace(stopped=going)
