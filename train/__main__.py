@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from train import distributed, flags, processes
 from train.command import main_with_errors
 from train.config import Config
+from train.errors import UserError
 from train.generate import continuation
 from train.loop import Result, run
 from train.report import write_report
@@ -49,8 +50,12 @@ def _finish(config: Config, workdir: str, result: Result) -> None:
     prompt = config.sample.prompt
     print(f"\nsample, after {prompt!r}:")
     pieces = continuation(config, result.params, prompt.encode(), config.sample)
-    for text in pieces:
-      print(text, end="", flush=True)
+    try:
+      for text in pieces:
+        print(text, end="", flush=True)
+    except UserError as error:
+      # The run is complete all the same, and gets its report.
+      print(f"none: {error}", end="")
     print()
   report = os.path.join(workdir, "report.png")
   write_report([workdir], report)

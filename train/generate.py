@@ -21,7 +21,7 @@ from train import checkpoint, serialize
 from train.command import main_with_errors, warn
 from train.config import Config, Sample, check_sample
 from train.data import Dataset
-from train.errors import UserError
+from train.errors import UserError, one_line
 from train.start import open_split
 
 
@@ -87,10 +87,12 @@ def generate(
     Every token as soon as it is drawn.
 
   Raises:
-    UserError: The prompt is empty.
+    UserError: The prompt is empty, or the model cannot read so many tokens.
   """
   if not prompt:
     raise UserError("the prompt is empty, and gives nothing to continue")
+  tokens_read = max(1, len(prompt) + length - 1)
+  state = _zero_state(model, params, tokens_read)
   draw = functools.partial(
     pick, temperature=temperature, top_k=top_k, top_p=top_p
   )
@@ -102,10 +104,6 @@ def generate(
     logits, state = model.apply({"params": params}, tokens, state)
     return draw(logits[0, -1], key), state
 
-  # `nn.Module` does not declare what a sequence model has beside it.
-  state = cast(Any, model).init_state(1)
-  # Leaves may share a buffer of zeros, and donating wants one for each.
-  state = jax.tree.map(jnp.copy, state)
   params = jax.device_put(params)
   tokens = jnp.asarray(np.asarray(prompt, np.int32)[None])
   key = jax.random.key(seed)
@@ -115,6 +113,22 @@ def generate(
     )
     yield int(token)
     tokens = token[None, None]
+
+
+def _zero_state(model: nn.Module, params: Any, tokens: int) -> Any:
+  """The state to start from, if the model can read so many tokens from it."""
+  try:
+    # `nn.Module` does not declare what a sequence model has beside it.
+    state = cast(Any, model).init_state(1)
+    row = jax.ShapeDtypeStruct((1, tokens), np.int32)
+    # A mixer with a bound on its context refuses a sequence beyond it.
+    jax.eval_shape(model.apply, {"params": params}, row, state)
+  except ValueError as error:
+    raise UserError(
+      f"the model cannot read {tokens} tokens, the prompt and what is to be "
+      f"generated: {one_line(error)}"
+    ) from error
+  return state
 
 
 def as_text(dataset: Dataset, tokens: Iterable[int]) -> Iterator[str]:

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from train import checkpoint, processes, serialize
+from train.capacity import check_fits
 from train.config import Config, Mesh, validate
 from train.data import Dataset
 from train.errors import UserError, is_disk_full, one_line
@@ -121,6 +122,7 @@ def begin(config: Config, workdir: str, say: Callable[[str], None]) -> Start:
   )
   task = make_task(config)
   draw, shapes = new_state(config, task, length)
+  check_fits(shapes)
   check_pieces(mesh, task.model, shapes.params, length)
   document = serialize.to_json(config)
   processes.check_same(
