@@ -128,7 +128,9 @@ def _zero_state(model: nn.Module, params: Any, tokens: int) -> Any:
       f"the model cannot read {tokens} tokens, the prompt and what is to be "
       f"generated: {one_line(error)}"
     ) from error
-  return state
+  # A model of one's own may use an array for several leaves, and donating
+  # wants a buffer for each.
+  return jax.tree.map(jnp.copy, state)
 
 
 def as_text(dataset: Dataset, tokens: Iterable[int]) -> Iterator[str]:
