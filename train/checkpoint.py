@@ -29,7 +29,6 @@ from jax.experimental import multihost_utils
 from train.checkpoint_folder import (
   CHECKSUMS,
   TEMPORARY,
-  checksums,
   path_of,
   ranked,
   read_meta,
@@ -40,6 +39,7 @@ from train.checkpoint_folder import (
   superfluous,
   verify,
 )
+from train.checkpoint_folder import checksums as _checksums
 from train.config import BEST_METRICS
 from train.errors import RunError, UserError, is_disk_full, one_line
 from train.files import refuse_link
@@ -204,7 +204,7 @@ class Checkpoints:
         folder = os.path.join(self._folder, name)
         descriptor = os.open(os.path.join(folder, CHECKSUMS), flags, 0o666)
         with open(descriptor, "w") as file:
-          json.dump(checksums(folder), file)
+          json.dump(_checksums(folder), file)
 
   def close(self) -> None:
     """Waits for what is being written, then ends the threads."""

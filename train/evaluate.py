@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from train import checkpoint, modules, paths, serialize, trust
+from train import checkpoint, modules, paths, saved, trust
 from train.command import Parser, main_with_errors, warn, whole
 from train.config import MOST
 from train.data import Batches, Dataset
@@ -74,7 +74,7 @@ def _run(argv: Sequence[str]) -> int:
   workdir = paths.local("--workdir", options.workdir)
   snapshot = checkpoint.load(workdir, options.step, warn)
   trusted = modules.import_trusted(options.trust)
-  config = serialize.read_config(snapshot.config, trusted)
+  config = saved.read_config(snapshot.config, trusted)
   strategy = make_strategy("jit", make_task(config))
   dataset = open_split(read_only(config.data), options.split)
   state = TrainState(

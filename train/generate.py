@@ -17,11 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from train import checkpoint, modules, paths, serialize, trust
+from train import checkpoint, modules, paths, saved, trust
 from train.command import Parser, main_with_errors, warn, whole
 from train.config import MOST, MOST_SEED, Config, Sample, check_sample
 from train.data import Codec
-from train.errors import UserError, reason
+from train.errors import UserError, one_line, reason
 from train.start import open_codec
 from train.streams import emit
 
@@ -88,10 +88,12 @@ def generate(
     Every token as soon as it is drawn.
 
   Raises:
-    UserError: The prompt is empty.
+    UserError: The prompt is empty, or the model cannot read so many tokens.
   """
   if not prompt:
     raise UserError("the prompt is empty, and gives nothing to continue")
+  tokens_read = max(1, len(prompt) + length - 1)
+  state = _zero_state(model, params, tokens_read)
   draw = functools.partial(
     pick, temperature=temperature, top_k=top_k, top_p=top_p
   )
@@ -103,10 +105,6 @@ def generate(
     logits, state = model.apply({"params": params}, tokens, state)
     return draw(logits[0, -1], key), state
 
-  # `nn.Module` does not declare what a sequence model has beside it.
-  state = cast(Any, model).init_state(1)
-  # Leaves may share a buffer of zeros, and donating wants one for each.
-  state = jax.tree.map(jnp.copy, state)
   params = jax.device_put(params)
   tokens = jnp.asarray(np.asarray(prompt, np.int32)[None])
   key = jax.random.key(seed)
@@ -116,6 +114,24 @@ def generate(
     )
     yield int(token)
     tokens = token[None, None]
+
+
+def _zero_state(model: nn.Module, params: Any, tokens: int) -> Any:
+  """The state to start from, if the model can read so many tokens from it."""
+  try:
+    # `nn.Module` does not declare what a sequence model has beside it.
+    state = cast(Any, model).init_state(1)
+    row = jax.ShapeDtypeStruct((1, tokens), np.int32)
+    # A mixer with a bound on its context refuses a sequence beyond it.
+    jax.eval_shape(model.apply, {"params": params}, row, state)
+  except ValueError as error:
+    raise UserError(
+      f"the model cannot read {tokens} tokens, the prompt and what is to be "
+      f"generated: {one_line(error)}"
+    ) from error
+  # A model of one's own may use an array for several leaves, and donating
+  # wants a buffer for each.
+  return jax.tree.map(jnp.copy, state)
 
 
 def as_text(codec: Codec, tokens: Iterable[int]) -> Iterator[str]:
@@ -229,7 +245,7 @@ def _run(argv: Sequence[str]) -> int:
   workdir = paths.local("--workdir", options.workdir)
   snapshot = checkpoint.load(workdir, options.step, warn)
   trusted = modules.import_trusted(options.trust)
-  config = serialize.read_config(snapshot.config, trusted)
+  config = saved.read_config(snapshot.config, trusted)
   beside = snapshot.config.get("$data")
   pieces = continuation(
     config,

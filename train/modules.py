@@ -49,13 +49,14 @@ def import_file(path: str) -> types.ModuleType:
     if "." in name:
       importlib.import_module(name.rpartition(".")[0])
     spec.loader.exec_module(module)
-  except Exception as error:
+  # SystemExit too: the file may call `sys.exit`.
+  except (Exception, SystemExit) as error:
     sys.modules.pop(name, None)
     raise UserError(explain(path, error)) from error
   return module
 
 
-def explain(path: str, error: Exception) -> str:
+def explain(path: str, error: BaseException) -> str:
   """Returns a line about an error in a file: where, of which type, and what."""
   line = getattr(error, "lineno", None)
   trace = error.__traceback__
@@ -144,7 +145,7 @@ def _import_trusted(name: str) -> str:
     sys.path.append(os.getcwd())
   try:
     importlib.import_module(name)
-  except Exception as error:
+  except (Exception, SystemExit) as error:
     reason = f"{type(error).__name__}: {one_line(error)}"
     raise UserError(f"--trust={name}: {reason}") from error
   return name

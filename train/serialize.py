@@ -14,7 +14,6 @@ import numpy as np
 from flax import linen as nn
 
 from train import trust, untrusted
-from train.config import Config
 from train.errors import UserError
 
 # Fields that Linen adds to every module, which are no configuration.
@@ -102,30 +101,6 @@ def from_json(document: Any, trusted: Collection[str] = ()) -> Any:
   except ValueError as error:
     raise UserError(f"the saved config is not one of ours: {error}") from error
   return _from_json(document, trusted)
-
-
-def read_config(document: Any, trusted: Collection[str] = ()) -> Config:
-  """Returns the config that a checkpoint holds; see `from_json`.
-
-  Args:
-    document: What was read, perhaps of somebody else's run.
-    trusted: Modules and packages whose classes it may name too.
-
-  Raises:
-    UserError: It is no config, or names what is not trusted.
-  """
-  try:
-    config = from_json(document, trusted)
-  except UserError as error:
-    source = trust.source_of(document)
-    if source is None:
-      raise
-    started = f"the run was started with --config={source!r}"
-    raise UserError(f"{error} ({started})") from error
-  if not isinstance(config, Config):
-    kind = type(config).__name__
-    raise UserError(f"the saved config is a {kind}, not a Config")
-  return config
 
 
 def _from_json(document: Any, trusted: Collection[str]) -> Any:

@@ -1,6 +1,6 @@
 """Everything that a step reads and returns."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -47,13 +47,16 @@ def initial_state(
   Returns:
     Gives the state before the first step; to be called under `jax.jit`, where
     only the shapes of the forward pass are worked out, not its values, which
-    nothing here uses.
+    nothing here uses. It raises a ValueError for a model with variables other
+    than parameters.
   """
 
   def build() -> TrainState:
     params_key, run_key = jax.random.split(jax.random.key(seed))
     tokens = jnp.zeros((1, length), jnp.int32)
-    params = model.init(params_key, tokens)["params"]
+    variables = model.init(params_key, tokens)
+    _check_collections(model, variables)
+    params = variables["params"]
     return TrainState(
       step=jnp.zeros((), jnp.int32),
       params=params,
@@ -63,6 +66,16 @@ def initial_state(
     )
 
   return build
+
+
+def _check_collections(model: nn.Module, variables: Mapping[str, Any]) -> None:
+  """Refuses a model with variables that a run would silently lose."""
+  others = sorted(set(variables) - {"params"})
+  if others:
+    raise ValueError(
+      f"{type(model).__name__} has variables in {', '.join(others)}; a run "
+      'keeps and trains those in "params" only'
+    )
 
 
 def init_state(

@@ -1,13 +1,20 @@
 """What the layers share: projections, their initialisation, and guards."""
 
+import math
+import numbers
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxmodels.ops import checks
 
 __all__ = [
+  "check_fields",
   "check_input",
+  "check_positive",
   "divide",
   "log_uniform",
   "merge_heads",
@@ -78,6 +85,72 @@ def check_input(
   checks.shape(name, "x", x, (None, None, layer.width), "[B, L, width]")
   checks.dtype(name, "x", x, jnp.floating, "real floating point")
   checks.segment_ids(name, segment_ids, x.shape[:2])
+
+
+def check_fields(layer: nn.Module, *sizes: str) -> None:
+  """Checks the fields that most modules share, and further sizes.
+
+  Args:
+    layer: Any module; of the fields width, chunk_size, output_scale, dtype and
+      param_dtype those that it has are checked.
+    *sizes: Names of further fields that must be integers of at least 1. A
+      field that is None is left to its default.
+
+  Raises:
+    ValueError: Names the module, the field, its value, and what it must be.
+  """
+  name = type(layer).__name__
+  for field in ("width", "chunk_size", *sizes):
+    value = getattr(layer, field, None)
+    if value is None:
+      continue
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    checks.require(whole, f"{name}: {field} must be an integer, got {value!r}")
+    checks.require(
+      value >= 1, f"{name}: {field} must be at least 1, got {value}"
+    )
+  for field in ("dtype", "param_dtype"):
+    if hasattr(layer, field):
+      _check_dtype(name, field, getattr(layer, field))
+  if hasattr(layer, "output_scale"):
+    scale = layer.output_scale
+    checks.require(
+      _is_finite(scale) and scale >= 0,
+      f"{name}: output_scale must be a number of at least 0, got {scale!r}",
+    )
+
+
+def check_positive(layer: nn.Module, *fields: str) -> None:
+  """Checks that fields are finite numbers above 0."""
+  for field in fields:
+    value = getattr(layer, field)
+    checks.require(
+      _is_finite(value) and value > 0,
+      f"{type(layer).__name__}: {field} must be a number above 0, "
+      f"got {value!r}",
+    )
+
+
+def _is_finite(value: Any) -> bool:
+  return isinstance(value, numbers.Real) and math.isfinite(value)
+
+
+def _check_dtype(name: str, field: str, dtype: Any) -> None:
+  """Checks that a dtype is real, floating, and one that JAX computes in."""
+  try:
+    kind = jnp.dtype(dtype)
+  except TypeError:
+    kind = None
+  checks.require(
+    kind is not None and jnp.issubdtype(kind, jnp.floating),
+    f"{name}: {field} must be a real floating-point dtype, got {dtype!r}",
+  )
+  used = jax.typeof(np.zeros((), kind)).dtype
+  checks.require(
+    used == kind,
+    f"{name}: {field} is {kind}, which JAX computes as {used}: switch "
+    "jax_enable_x64 on, or choose float32",
+  )
 
 
 def divide(layer: nn.Module, field: str, total: int, whole: str) -> int:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxmodels.layers.common import (
+  check_fields,
   check_input,
   divide,
   merge_heads,
@@ -38,7 +39,7 @@ class DeltaNet(nn.Module):
 
   Per head, with x_t the input and S_t [K, V] the memory:
 
-    q_t, k_t = l2(SiLU(conv(W_q x)_t)), l2(SiLU(conv(W_k x)_t))
+    q_t = l2(SiLU(conv(W_q x)_t)) / sqrt(K),  k_t = l2(SiLU(conv(W_k x)_t))
     v_t = SiLU(conv(W_v x)_t),  beta_t = sigmoid(w_b x_t)
     log a_t = -exp(A_log) softplus(W_a x_t + dt_bias)     (0 without a gate)
     S_t = (I - beta_t k_t k_t^T) diag(a_t) S_{t-1} + beta_t k_t v_t^T
@@ -53,8 +54,9 @@ class DeltaNet(nn.Module):
 
   exp(A_log) starts uniform in (0, 16], one a head, and softplus(dt_bias)
   log-uniform in [0.001, 0.1] as in the published code of the gated forms.
-  Departures: the output gate of KDA has full rank; queries are not divided
-  by sqrt(K), which the norm of y would undo; LeCun initialisation.
+  The published code of all three divides the query by sqrt(K). The RMSNorm
+  does not undo that where S_t^T q_t is small: there its epsilon decides.
+  Departures: the output gate of KDA has full rank; LeCun initialisation.
 
   Attributes:
     width: D.
@@ -109,12 +111,8 @@ class DeltaNet(nn.Module):
     Returns:
       y: [B, L, D], and the state.
     """
-    check_input(self, x, segment_ids)
-    checks.require(
-      self.gate in GATES,
-      f"DeltaNet: gate must be one of {GATES}, got {self.gate!r}",
-    )
     key_width, value_width = self._widths()
+    check_input(self, x, segment_ids)
     tails = {}
 
     def heads(name: str, features: int) -> jax.Array:
@@ -127,7 +125,7 @@ class DeltaNet(nn.Module):
     q, k = heads("query", key_width), heads("key", key_width)
     v = heads("value", value_width)
     y, memory = delta_rule(
-      l2_normalize(q).astype(self.dtype),
+      (l2_normalize(q) * key_width**-0.5).astype(self.dtype),
       l2_normalize(k).astype(self.dtype),
       v,
       self._beta(x),
@@ -192,6 +190,18 @@ class DeltaNet(nn.Module):
     )
 
   def _widths(self) -> tuple[int, int]:
+    """K and V, once all fields are checked."""
+    sizes = ("heads", "key_width", "value_width", "gate_rank", "kernel_width")
+    check_fields(self, *sizes)
+    checks.require(
+      self.gate in GATES,
+      f"DeltaNet: gate must be one of {GATES}, got {self.gate!r}",
+    )
+    checks.require(
+      self.gate_rank is None or self.gate == "key",
+      'DeltaNet: gate_rank is used by gate "key" only, got gate_rank='
+      f"{self.gate_rank} with gate={self.gate!r}",
+    )
     key_width = self.key_width or divide(self, "heads", self.width, "D")
     value_width = self.value_width or divide(self, "heads", self.width, "D")
     return key_width, value_width

@@ -4,10 +4,21 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxmodels.layers.common import wide
+from jaxmodels.layers.common import check_fields, wide
 from jaxmodels.ops import checks
 
-__all__ = ["TokenEmbedding"]
+__all__ = ["TokenEmbedding", "check_vocabulary"]
+
+
+def check_vocabulary(module: nn.Module) -> None:
+  """Checks the fields of a module with a vocabulary, such as `vocab_size`."""
+  check_fields(module, "vocab_size")
+  size = getattr(module, "vocab_size", 1)
+  checks.require(
+    size < 2**31,
+    f"{type(module).__name__}: vocab_size must be below 2^31, since tokens "
+    f"are int32, got {size}",
+  )
 
 
 class TokenEmbedding(nn.Module):
@@ -20,7 +31,7 @@ class TokenEmbedding(nn.Module):
   uniform: their deviation is 0.02 sqrt(width).
 
   Attributes:
-    vocab_size: The number of tokens.
+    vocab_size: The number of tokens, below 2^31: tokens are int32.
     width: D.
     tied: Whether both ways share the table.
     dtype: Of the embeddings, and of the operands of the read-out, which is
@@ -36,6 +47,7 @@ class TokenEmbedding(nn.Module):
 
   def setup(self) -> None:
     """Makes the tables."""
+    check_vocabulary(self)
     shape = (self.vocab_size, self.width)
     init = nn.initializers.normal(0.02)
     self.table = self.param("table", init, shape, self.param_dtype)
@@ -47,6 +59,7 @@ class TokenEmbedding(nn.Module):
     name = type(self).__name__
     checks.shape(name, "tokens", tokens, (None, None), "[B, L]")
     checks.dtype(name, "tokens", tokens, jnp.integer, "integers")
+    checks.between(name, "tokens", tokens, 0, self.vocab_size - 1)
     return jnp.take(self.table.astype(self.dtype), tokens, axis=0)
 
   def decode(self, x: jax.Array) -> jax.Array:

@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxmodels.layers.common import (
+  check_fields,
   check_input,
+  check_positive,
   divide,
   merge_heads,
   projection,
@@ -15,7 +17,7 @@ from jaxmodels.layers.common import (
   wide,
 )
 from jaxmodels.layers.norms import RMSNorm
-from jaxmodels.ops import linear_attention
+from jaxmodels.ops import checks, linear_attention
 
 __all__ = ["GLA", "GLAState"]
 
@@ -87,8 +89,8 @@ class GLA(nn.Module):
     Returns:
       y: [B, L, D], and the state.
     """
-    check_input(self, x, segment_ids)
     key_width, value_width = self._widths()
+    check_input(self, x, segment_ids)
 
     def heads(name: str, features: int) -> jax.Array:
       y = projection(self, self.heads * features, name)(x)
@@ -122,6 +124,13 @@ class GLA(nn.Module):
     return split_heads(nn.log_sigmoid(logits) / self.temperature, self.heads)
 
   def _widths(self) -> tuple[int, int]:
+    """K and V, once all fields are checked."""
+    check_fields(self, "heads", "key_width", "value_width", "gate_rank")
+    check_positive(self, "temperature")
+    checks.require(
+      self.key_width is not None or self.width % 2 == 0,
+      f"GLA: width must be even where key_width is None, got {self.width}",
+    )
     key_width = self.key_width or divide(
       self, "heads", self.width // 2, "D / 2"
     )

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxmodels.layers.common import (
+  check_fields,
   check_input,
   divide,
   merge_heads,
@@ -94,8 +95,8 @@ class Mamba2(nn.Module):
     Returns:
       y: [B, L, D], and the state.
     """
-    check_input(self, x, segment_ids)
     inner, heads, shared = self._sizes()
+    check_input(self, x, segment_ids)
     z = projection(self, inner, "gate")(x)
     y = projection(self, inner + 2 * shared, "input")(x)
     y, tail = self._convolution("convolution")(
@@ -156,7 +157,9 @@ class Mamba2(nn.Module):
     )
 
   def _sizes(self) -> tuple[int, int, int]:
-    """E, H and G N."""
+    """E, H and G N, once all fields are checked."""
+    sizes = ("expand", "head_width", "state_width", "groups", "kernel_width")
+    check_fields(self, *sizes)
     inner = self.expand * self.width
     heads = divide(self, "head_width", inner, "expand * D")
     divide(self, "groups", heads, "the number of heads")

@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxmodels.layers.common import check_input, projection
+from jaxmodels.layers.common import check_fields, check_input, projection
 
 __all__ = ["MLP", "GatedMLP"]
 
@@ -33,6 +33,7 @@ class GatedMLP(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """[B, L, D] to [B, L, D]."""
+    check_fields(self, "hidden")
     check_input(self, x, None)
     hidden = self.hidden or -(-self.width * 8 // 24) * 8
     gate = nn.silu(projection(self, hidden, "gate")(x))
@@ -64,6 +65,7 @@ class MLP(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """[B, L, D] to [B, L, D]."""
+    check_fields(self, "hidden")
     check_input(self, x, None)
     hidden = self.hidden or 4 * self.width
     x = nn.gelu(projection(self, hidden, "input", use_bias=True)(x))

@@ -9,7 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmodels.layers.common import (
+  check_fields,
   check_input,
+  check_positive,
   divide,
   log_uniform,
   projection,
@@ -119,6 +121,7 @@ class S5(nn.Module):
     Returns:
       y: [B, L, D], and the state.
     """
+    self._check()
     check_input(self, x, segment_ids)
     u = x.astype(wide(self.dtype))
     decay, drive, read, skip = self._discretise(u.dtype)
@@ -190,10 +193,6 @@ class S5(nn.Module):
 
   def _basis(self) -> tuple[np.ndarray, np.ndarray]:
     """Eigenvalues [N/2] and eigenvectors [N, N/2] of the initial matrix."""
-    checks.require(
-      self.state_width > 0 and self.state_width % 2 == 0,
-      f"S5: state_width must be even, got {self.state_width}",
-    )
     size = 2 * divide(self, "blocks", self.state_width // 2, "state_width / 2")
     eigenvalues, vectors = hippo_normal_eigenvalues(size)
     return (
@@ -201,8 +200,23 @@ class S5(nn.Module):
       np.kron(np.eye(self.blocks), vectors).astype(np.complex64),
     )
 
+  def _check(self) -> None:
+    """Checks all fields but `blocks`."""
+    check_fields(self, "state_width", "blocks")
+    checks.require(
+      self.state_width % 2 == 0,
+      f"S5: state_width must be even, got {self.state_width}",
+    )
+    check_positive(self, "step_min", "step_max")
+    checks.require(
+      self.step_min <= self.step_max,
+      f"S5: step_min must be at most step_max = {self.step_max}, "
+      f"got {self.step_min}",
+    )
+
   def init_state(self, batch_size: int) -> S5State:
     """Zeros."""
+    self._check()
     shape = (batch_size, self.state_width // 2)
     complex_ = np.result_type(wide(self.dtype), np.complex64)
     return S5State(jnp.zeros(shape, complex_))

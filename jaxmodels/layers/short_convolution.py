@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxmodels.layers.common import wide
+from jaxmodels.layers.common import check_fields, wide
 from jaxmodels.ops import causal_convolution
 
 __all__ = ["ShortConvolution", "zero_tail"]
@@ -52,6 +52,7 @@ class ShortConvolution(nn.Module):
     Returns:
       y: [B, L, D], and the state.
     """
+    check_fields(self, "kernel_width")
 
     def init(key, shape, dtype):
       bound = self.kernel_width**-0.5

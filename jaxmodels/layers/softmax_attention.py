@@ -5,9 +5,12 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxmodels.layers.common import (
+  check_fields,
   check_input,
+  check_positive,
   divide,
   merge_heads,
   projection,
@@ -16,9 +19,15 @@ from jaxmodels.layers.common import (
 )
 from jaxmodels.layers.norms import RMSNorm
 from jaxmodels.layers.rotary import advance_positions, rotate
-from jaxmodels.ops import Cache, attention
+from jaxmodels.ops import Cache, attention, checks
 
 __all__ = ["SoftmaxAttention", "SoftmaxAttentionState"]
+
+MAX_LENGTH = 2048
+_REMEDY = (
+  "raise max_length (the cache grows with it), or set window to see only the "
+  "latest tokens"
+)
 
 
 class SoftmaxAttentionState(NamedTuple):
@@ -41,16 +50,25 @@ class SoftmaxAttention(nn.Module):
   arXiv:2010.04245, in the form that most models use now (a learned scale a
   channel).
 
-  Full attention has a bound, too: `max_length`, so that its cache has a fixed
-  size and decoding one program. Beyond it, it is a window of that size.
+  Full attention (`window` None) has the bound `max_length`, so that its cache
+  has a fixed size and decoding is one program. It never becomes a window: a
+  token with `max_length` others or more before it in its segment has no
+  output, since the cache has lost some of them.
+    - A call with more than `max_length` tokens is a `ValueError`, in training
+      too, and whatever the segments. `window` is the way to train on rows
+      longer than what a token may see.
+    - Decoding from a state beyond `max_length` is a `ValueError` where the
+      position is known outside of `jit`, and under `checks.numerics`. A
+      compiled program cannot raise; there the outputs of such tokens are NaN.
 
   Attributes:
     width: D.
     heads: H, the query heads.
     kv_heads: Key and value heads, a divisor of H; H by default.
     head_width: K, by default D / H; even.
-    window: Tokens a query sees, itself among them; None for `max_length`.
-    max_length: As many a query sees where `window` is None.
+    window: Tokens a query sees, itself among them; None for all of them.
+    max_length: The most tokens of a segment, for full attention; the cache
+      has room for so many. It must not be set beside `window`.
     qk_norm: Whether to norm queries and keys before they are rotated.
     rotary_base: Of the wavelengths, see `rotate`.
     output_scale: Factor on the initial weights of the output projection.
@@ -66,7 +84,7 @@ class SoftmaxAttention(nn.Module):
   kv_heads: int | None = None
   head_width: int | None = None
   window: int | None = None
-  max_length: int = 2048
+  max_length: int = MAX_LENGTH
   qk_norm: bool = False
   rotary_base: float = 10_000.0
   output_scale: float = 1.0
@@ -94,8 +112,9 @@ class SoftmaxAttention(nn.Module):
     Returns:
       y: [B, L, D], and the state.
     """
-    check_input(self, x, segment_ids)
     kv_heads, head_width = self._sizes()
+    check_input(self, x, segment_ids)
+    self._check_length(x.shape[1])
     # Zeros made from x, so that they lie on a mesh as x does.
     before = jnp.sum(jnp.zeros_like(x, jnp.int32), (1, 2))
     if state is not None:
@@ -119,7 +138,7 @@ class SoftmaxAttention(nn.Module):
       turned("query", self.heads) * head_width**-0.5,
       turned("key", kv_heads),
       heads("value", kv_heads),
-      self.window or self.max_length,
+      self._context(),
       None if state is None else state.cache,
       segment_ids=segment_ids,
       method=self.method,
@@ -127,19 +146,69 @@ class SoftmaxAttention(nn.Module):
       axis_name=self.axis_name,
     )
     output = projection(self, self.width, "output", scale=self.output_scale)
-    return output(merge_heads(y)), SoftmaxAttentionState(cache, after)
+    y = output(merge_heads(y))
+    if state is not None and self.window is None:
+      y = self._within_cache(y, positions)
+    return y, SoftmaxAttentionState(cache, after)
+
+  def _context(self) -> int:
+    """Tokens that a query sees at most, itself among them."""
+    return self.window or self.max_length
+
+  def _check_length(self, length: int) -> None:
+    """Raises where a call has more tokens than full attention may see."""
+    if self.axis_name is not None:
+      length *= jax.lax.axis_size(self.axis_name)
+    checks.require(
+      self.window is not None or length <= self.max_length,
+      f"SoftmaxAttention: max_length is {self.max_length}, but the sequence "
+      f"has {length} tokens: {_REMEDY}",
+    )
+
+  def _within_cache(self, y: jax.Array, positions: jax.Array) -> jax.Array:
+    """Raises where tokens are beyond the cache, or makes their y NaN."""
+    if not isinstance(positions, jax.core.Tracer):
+      last = int(np.max(positions, initial=0))
+      checks.require(
+        last < self.max_length,
+        f"SoftmaxAttention: max_length is {self.max_length}, but a token has "
+        f"{last} others before it: {_REMEDY}",
+      )
+    bounded = f"the position (max_length is {self.max_length}; raise it)"
+    checks.between(
+      "SoftmaxAttention", bounded, positions, 0, self.max_length - 1
+    )
+    beyond = (positions >= self.max_length)[..., None]
+    return jnp.where(beyond, jnp.asarray(jnp.nan, y.dtype), y)
 
   def _sizes(self) -> tuple[int, int]:
-    """Key heads and K."""
+    """Key heads and K, once all fields are checked."""
+    sizes = ("heads", "kv_heads", "head_width", "window", "max_length")
+    check_fields(self, *sizes)
+    check_positive(self, "rotary_base")
+    checks.require(
+      self.window is None or self.max_length == MAX_LENGTH,
+      f"SoftmaxAttention: max_length is for full attention, but window is "
+      f"{self.window}: set one of them",
+    )
     if self.kv_heads is not None:
       divide(self, "kv_heads", self.heads, "heads")
     head_width = self.head_width or divide(self, "heads", self.width, "D")
+    checks.require(
+      head_width % 2 == 0,
+      "SoftmaxAttention: head_width, D / heads by default, must make K even, "
+      f"got {head_width}",
+    )
     return self.kv_heads or self.heads, head_width
 
   def init_state(self, batch_size: int) -> SoftmaxAttentionState:
     """An empty cache."""
     kv_heads, head_width = self._sizes()
-    past = (batch_size, (self.window or self.max_length) - 1)
-    entries = jnp.zeros((*past, kv_heads, head_width), wide(self.dtype))
-    cache = Cache(entries, entries, jnp.zeros(past, bool))
+    past = (batch_size, self._context() - 1)
+
+    def entries() -> jax.Array:
+      return jnp.zeros((*past, kv_heads, head_width), wide(self.dtype))
+
+    # Keys and values have a buffer each, so that a caller can donate them.
+    cache = Cache(entries(), entries(), jnp.zeros(past, bool))
     return SoftmaxAttentionState(cache, jnp.zeros((batch_size,), jnp.int32))

@@ -8,8 +8,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxmodels.layers import MIXERS, MLPS, RMSNorm
-from jaxmodels.layers.common import wide
+from jaxmodels.layers import MIXERS, MLPS, RMSNorm, contract
+from jaxmodels.layers.common import check_fields, wide
 from jaxmodels.models.registry import make_mixer, make_mlp, pick
 from jaxmodels.ops import checks
 
@@ -60,18 +60,19 @@ class Block(nn.Module):
   ) -> tuple[jax.Array, State]:
     """[B, L, D] to [B, L, D], and the mixer's state."""
     mixer = self._mixer(name="mixer")
-    y, state = mixer(
-      self._norm("mixer_norm")(x), state, segment_ids=segment_ids
+    y, state = contract.mix(
+      mixer, self._norm("mixer_norm")(x), state, segment_ids
     )
     x = x + y.astype(x.dtype)
     mlp = make_mlp(self.mlp, self.mlp_options, **self._common(), name="mlp")
     if mlp is not None:
-      x = x + mlp(self._norm("mlp_norm")(x)).astype(x.dtype)
+      y = contract.mix_channels(mlp, self._norm("mlp_norm")(x))
+      x = x + y.astype(x.dtype)
     return x, state
 
   def init_state(self, batch_size: int) -> State:
     """The mixer's zero state."""
-    return self._mixer(parent=None).init_state(batch_size)
+    return contract.zero_state(self._mixer(parent=None), batch_size)
 
   def _mixer(self, **scope: Any) -> nn.Module:
     if self.axis_name is not None:
@@ -173,6 +174,7 @@ class Backbone(nn.Module):
       layer, or with `scan_layers` one a mixer of the pattern, stacked over
       the repeats.
     """
+    self._check()
     checks.shape("Backbone", "x", x, (None, None, self.width), "[B, L, width]")
     x = x.astype(wide(self.dtype))
     if self.scan_layers:
@@ -185,6 +187,7 @@ class Backbone(nn.Module):
   def _unrolled(
     self, x: jax.Array, states: State, segment_ids: jax.Array | None
   ) -> tuple[jax.Array, State]:
+    _check_entries(states, self.depth)
     after = []
     for i, block in enumerate(self._blocks(self.depth)):
       own = _checkpointed(block, self.remat, f"layer_{i}", in_scan=False)
@@ -195,10 +198,13 @@ class Backbone(nn.Module):
   def _scan(
     self, x: jax.Array, state: State, segment_ids: jax.Array | None
   ) -> tuple[jax.Array, State]:
+    _check_entries(state, len(self.mixers))
+    # True stands for every name: whatever variables and random streams mixers
+    # use, each layer has its own, as in the unrolled stack.
     scanned = nn.scan(
       Repeat,
-      variable_axes={"params": 0},
-      split_rngs={"params": True},
+      variable_axes={True: 0},
+      split_rngs={True: True},
       in_axes=(0, nn.broadcast),
       length=self._repeats(),
     )
@@ -206,13 +212,13 @@ class Backbone(nn.Module):
     return scanned(blocks, self.remat, name="repeats")(x, state, segment_ids)
 
   def init_state(self, batch_size: int) -> State:
-    """The zero state of every mixer."""
+    """The zero state of every mixer; each leaf has a buffer of its own."""
     if not self.scan_layers:
       blocks = self._blocks(self.depth)
-      return tuple(block.init_state(batch_size) for block in blocks)
+      return _distinct(tuple(b.init_state(batch_size) for b in blocks))
     repeats = self._repeats()
     return jax.tree.map(
-      lambda leaf: jnp.zeros((repeats, *leaf.shape), leaf.dtype),
+      lambda leaf: jnp.repeat(jnp.asarray(leaf)[None], repeats, 0),
       tuple(b.init_state(batch_size) for b in self._blocks(len(self.mixers))),
     )
 
@@ -245,14 +251,41 @@ class Backbone(nn.Module):
     )
 
   def _check(self) -> None:
-    checks.require(len(self.mixers) > 0, "Backbone: mixers must not be empty")
+    check_fields(self, "depth")
     checks.require(
-      self.depth > 0, f"Backbone: depth must be at least 1, got {self.depth}"
+      not isinstance(self.mixers, str),
+      f"Backbone: mixers must be a tuple of names, got {self.mixers!r}",
     )
+    checks.require(len(self.mixers) > 0, "Backbone: mixers must not be empty")
     pick("remat", self.remat, REMAT)
     for name in (*self.mixers, *self.mixer_options):
       pick("mixer", name, MIXERS)
     pick("mlp", self.mlp, MLPS)
+
+
+def _check_entries(state: State, count: int) -> None:
+  """Checks that a state is a tuple of so many entries."""
+  checks.require(
+    state is None or (isinstance(state, tuple | list) and len(state) == count),
+    f"Backbone: state must be a tuple of {count} entries, as init_state and a "
+    f"call return it, got {jax.tree.structure(state)}",
+  )
+
+
+def _distinct(state: State) -> State:
+  """Copies an array that stands in a state more than once.
+
+  A caller who donates the state to `jit` needs a buffer per leaf.
+  """
+  seen: set[int] = set()
+
+  def own(leaf: Any) -> Any:
+    if id(leaf) in seen:
+      return jnp.copy(leaf)
+    seen.add(id(leaf))
+    return leaf
+
+  return jax.tree.map(own, state)
 
 
 def _checkpointed(

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxmodels.layers import TokenEmbedding
+from jaxmodels.layers.embedding import check_vocabulary
 from jaxmodels.models.backbone import Backbone, State
 
 __all__ = ["LanguageModel"]
@@ -22,7 +23,7 @@ class LanguageModel(nn.Module):
   zero, so predictions start near uniform (see `TokenEmbedding`).
 
   Attributes:
-    vocab_size: The number of tokens.
+    vocab_size: The number of tokens, below 2^31.
     width: D.
     depth: Number of layers.
     mixers: Names from `jaxmodels.layers.MIXERS`, repeated to the depth.
@@ -75,6 +76,7 @@ class LanguageModel(nn.Module):
       ValueError: For an unknown name or option (with near matches), or a
         field that does not fit.
     """
+    check_vocabulary(self)
     embedding = TokenEmbedding(
       self.vocab_size,
       self.width,

@@ -1,8 +1,8 @@
 """Layers by name, with errors that help."""
 
-import dataclasses
 import difflib
 import functools
+import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -28,15 +28,17 @@ def make_mixer(
     **common: Fields that the model sets.
 
   Raises:
-    ValueError: For an unknown name or field, with near matches.
+    ValueError: For an unknown name or field, with near matches, or a module
+      without the fields that the model sets.
   """
   make = pick("mixer", name, MIXERS)
-  _check_options(f"options of mixer {name!r}", make, options, common)
-  if "axis_name" in common and "axis_name" not in _fields(make):
+  fields = _fields(make)
+  if "axis_name" in common and not (fields is None or "axis_name" in fields):
     raise ValueError(
       f"mixer {name!r} cannot have its sequences cut over a mesh axis: it has"
       " no field axis_name"
     )
+  _check_fields(f"mixer {name!r}", make, options, common)
   return make(**common, **options)
 
 
@@ -47,7 +49,7 @@ def make_mlp(
   make = pick("mlp", name, MLPS)
   if make is None:
     return None
-  _check_options(f"options of mlp {name!r}", make, options, common)
+  _check_fields(f"mlp {name!r}", make, options, common)
   return make(**common, **options)
 
 
@@ -58,31 +60,44 @@ def pick(kind: str, name: str, table: Mapping[str, Any]) -> Any:
   return table[name]
 
 
-def _check_options(
+def _check_fields(
   what: str,
   make: Callable[..., nn.Module],
   options: Mapping[str, Any],
   common: Mapping[str, Any],
 ) -> None:
-  fields = _fields(make) - {"parent", "name", "axis_name", *common}
+  """Checks that `make` takes what the model sets, and the options."""
+  fields = _fields(make)
+  if fields is None:
+    return
+  for field in common:
+    if field not in fields:
+      module = make.func if isinstance(make, functools.partial) else make
+      module_name = getattr(module, "__name__", repr(module))
+      raise ValueError(
+        f"{what}: {module_name} has no field {field}, which the model "
+        f"sets; it needs {', '.join(common)}"
+      )
+  fields -= {"parent", "name", "axis_name", *common}
   for option in options:
     if option in common or option == "axis_name":
-      raise ValueError(f"{what}: {option!r} is set by the model itself")
+      raise ValueError(
+        f"options of {what}: {option!r} is set by the model itself"
+      )
     if option not in fields:
       raise ValueError(
-        f"{what}: unknown field {option!r}{_near(option, fields)}"
+        f"options of {what}: unknown field {option!r}{_near(option, fields)}"
       )
 
 
-def _fields(make: Callable[..., nn.Module]) -> set[str]:
-  """The names of a module's fields."""
-  module = make.func if isinstance(make, functools.partial) else make
-  if not dataclasses.is_dataclass(module):
-    raise ValueError(
-      f"{make!r} is registered as a layer, but is neither a Linen module nor a"
-      " functools.partial of one"
-    )
-  return {field.name for field in dataclasses.fields(module)}
+def _fields(make: Callable[..., nn.Module]) -> set[str] | None:
+  """The fields of a module or parameters of a function; None: takes any."""
+  if not callable(make):
+    raise ValueError(f"{make!r} is registered as a layer, but makes none")
+  parameters = inspect.signature(make).parameters
+  if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+    return None
+  return set(parameters)
 
 
 def _near(name: str, known: Iterable[str]) -> str:

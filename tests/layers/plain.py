@@ -68,7 +68,7 @@ def delta_net(p, x, layer):
     )
     for name in ("query", "key", "value")
   )
-  q, k = unit(q), unit(k)
+  q, k = unit(q) / np.sqrt(k.shape[-1]), unit(k)
   beta = sigmoid(dense(p["beta"], x)) * (1 + layer.negative_eigenvalues)
   a = np.ones(k.shape)
   if layer.gate is not None:

@@ -126,6 +126,27 @@ def test_packed_documents_follow_the_equation_of_the_paper(case):
     assert_close(y[row, start:end], wanted, 2e-5)
 
 
+@pytest.mark.parametrize(
+  "case",
+  [
+    "delta_net",
+    pytest.param("gated_deltanet", marks=pytest.mark.slow),
+    pytest.param("kda", marks=pytest.mark.slow),
+  ],
+)
+def test_a_faint_memory_is_read_as_in_the_published_layer(case):
+  """What is read is as small as the norm's epsilon: its scale counts."""
+  layer, params, x = prepared(case)
+  value = jax.tree.map(lambda p: 3e-3 * p, params["value"])
+  params = {**params, "value": value}
+  x = x[:, :LENGTH]
+  ids = np.zeros((BATCH, LENGTH), IDS.dtype)
+  y, _ = compiled(case)(params, x, layer.init_state(BATCH), ids)
+  exact = jax.tree.map(lambda p: np.asarray(p, np.float64), params)
+  wanted = CASES[case][2](exact, np.asarray(x[0], np.float64), layer)
+  assert_close(y[0], wanted, 2e-5)
+
+
 @each_class
 def test_the_contract_of_mixers(case):
   # One case an op compares the forms; the others share its engine.

@@ -24,7 +24,7 @@ OPTIONS = {
   "kda": {"heads": 2, "gate_rank": 3},
   "mamba2": {"head_width": 8, "state_width": 4},
   "s5": {"state_width": 8},
-  "softmax_attention": {"heads": 2, "max_length": LENGTH},
+  "softmax_attention": {"heads": 2, "max_length": 2 * LENGTH},
   "sliding_attention": {"heads": 2, "window": 5},
 }
 

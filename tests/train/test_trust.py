@@ -13,7 +13,15 @@ from flax import linen as nn
 
 from jaxmodels.layers.short_convolution import ShortConvolution
 from tests.train import tiny
-from train import checkpoint, evaluate, generate, modules, serialize
+from train import (
+  checkpoint,
+  checkpoint_folder,
+  evaluate,
+  generate,
+  modules,
+  saved,
+  serialize,
+)
 from train.command import main_with_errors
 from train.data import Mqar, Text, Tfds
 from train.errors import UserError
@@ -31,7 +39,7 @@ def changed(finished, folder, change):
     with open(path, "w") as file:
       json.dump(meta, file)
     with open(os.path.join(there, "checksums.json"), "w") as file:
-      json.dump(checkpoint._checksums(there), file)
+      json.dump(checkpoint_folder.checksums(there), file)
   return workdir
 
 
@@ -243,14 +251,14 @@ def nested(depth):
 def test_a_config_that_is_wrong_is_one_line(change, part):
   document = {**serialize.to_json(tiny.get_config()), **change}
   with pytest.raises(UserError) as error:
-    serialize.read_config(document)
+    saved.read_config(document)
   assert part in str(error.value) and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("document", [None, 3, [], {}, "x", {"a": {}}])
 def test_what_is_no_config_is_one_line(document):
   with pytest.raises(UserError, match="not a Config"):
-    serialize.read_config(document)
+    saved.read_config(document)
 
 
 def test_generate_needs_no_data(finished, tmp_path, capsys):
@@ -314,6 +322,6 @@ def test_a_config_of_trusted_classes_comes_back(finished):
   config = tiny.get_config()
   document = json.loads(json.dumps(serialize.to_json(config)))
   document |= {"$source": "x.py", "$data": {"train": "1"}}
-  again = serialize.read_config(document)
+  again = saved.read_config(document)
   assert serialize.to_json(again) == serialize.to_json(config)
   assert dataclasses.replace(again, model=config.model) == config

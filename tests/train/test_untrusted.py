@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from tests.train import tiny
-from train import checkpoint
+from train import checkpoint, checkpoint_folder
 from train.errors import UserError
 from train.loop import run
 
@@ -21,7 +21,7 @@ def copied(finished, tmp_path):
 
 def sums(folder):
   with open(os.path.join(folder, "checksums.json"), "w") as file:
-    json.dump(checkpoint._checksums(folder), file)
+    json.dump(checkpoint_folder.checksums(folder), file)
 
 
 def assert_skipped(workdir, part):
@@ -41,7 +41,7 @@ def test_a_list_of_files_stays_inside(copied, tmp_path, name):
   path = os.path.join(folder, "checksums.json")
   with open(path) as file:
     listed = json.load(file)
-  listed[name] = checkpoint._checksum(str(tmp_path / "secret"))
+  listed[name] = checkpoint_folder._checksum(str(tmp_path / "secret"))
   with open(path, "w") as file:
     json.dump(listed, file)
   assert_skipped(workdir, "not inside")

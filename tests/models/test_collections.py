@@ -1,0 +1,146 @@
+"""Random streams and variables of a mixer survive `scan_layers` and `remat`."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxmodels.layers import MIXERS
+from jaxmodels.models import Backbone
+
+DEPTH, WIDTH = 4, 6
+X = np.random.default_rng(0).normal(size=(2, 5, WIDTH)).astype(np.float32)
+
+
+class Noisy(nn.Module):
+  """Dropout, frozen random features, a running mean and a sown loss."""
+
+  width: int
+  output_scale: float
+  dtype: jnp.dtype
+  param_dtype: jnp.dtype
+
+  @nn.compact
+  def __call__(self, x, state=None, *, segment_ids=None):
+    def draw():
+      key = self.make_rng("params")
+      return jax.random.normal(key, (self.width, self.width))
+
+    x = nn.Dense(self.width)(
+      x @ self.variable("frozen", "features", draw).value
+    )
+    self.sow("losses", "size", jnp.mean(x * x))
+    mean = self.variable("stats", "mean", jnp.zeros, ())
+    if self.is_mutable_collection("stats"):
+      mean.value = mean.value + jnp.mean(jnp.abs(x))
+    # Two streams, each of which is off where no key is given.
+    for stream in ("dropout", "noise"):
+      if self.has_rng(stream):
+        mask = jax.random.bernoulli(self.make_rng(stream), 0.5, x.shape)
+        self.sow("masks", stream, mask)
+        x = jnp.where(mask, 2 * x, 0)
+    return x, state
+
+  def init_state(self, batch_size):
+    return None
+
+
+@pytest.fixture(autouse=True)
+def registered(monkeypatch):
+  monkeypatch.setitem(MIXERS, "noisy", Noisy)
+  monkeypatch.setitem(MIXERS, "noisy_too", Noisy)
+
+
+def build(scan_layers, remat="none"):
+  return Backbone(
+    WIDTH,
+    DEPTH,
+    ("noisy", "noisy_too"),
+    mlp="none",
+    scan_layers=scan_layers,
+    remat=remat,
+  )
+
+
+def scanned_from(variables):
+  """The variables of an unrolled stack as the scanned one holds them."""
+
+  def restack(collection):
+    layers = [collection[f"layer_{i}"] for i in range(DEPTH)]
+    rounds = {
+      f"block_{j}": jax.tree.map(lambda *x: jnp.stack(x), *layers[j::2])
+      for j in range(2)
+    }
+    rest = {k: v for k, v in collection.items() if k[:6] != "layer_"}
+    return {**rest, "repeats": rounds}
+
+  return {name: restack(collection) for name, collection in variables.items()}
+
+
+def variables_of(model):
+  variables = dict(model.init(jax.random.key(0), X))
+  # `init` sows too; what a call adds is to be seen alone.
+  variables.pop("losses")
+  variables.pop("masks", None)
+  return variables
+
+
+@pytest.mark.parametrize("remat", ["none", "full"])
+def test_every_collection_is_as_in_the_unrolled_stack(remat):
+  unrolled = variables_of(build(False))
+  names = ["losses", "stats"]
+  (wanted, _), after = build(False, remat).apply(unrolled, X, mutable=names)
+  model = build(True, remat)
+  (y, _), got = model.apply(scanned_from(unrolled), X, mutable=names)
+  np.testing.assert_allclose(y, wanted, rtol=1e-5, atol=1e-6)
+  after = scanned_from(after)
+  assert jax.tree.structure(dict(got)) == jax.tree.structure(after)
+  for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(after), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-5)
+  # Without keys nothing is random, and without `mutable` nothing changes.
+  again, _ = model.apply(scanned_from(unrolled), X)
+  np.testing.assert_array_equal(again, y)
+
+
+def test_scanned_layers_start_with_variables_of_their_own():
+  shapes = jax.tree.map(jnp.shape, scanned_from(variables_of(build(False))))
+  variables = variables_of(build(True))
+  assert jax.tree.map(jnp.shape, variables) == shapes
+  for block in variables["frozen"]["repeats"].values():
+    features = block["mixer"]["features"]
+    assert np.abs(features[0] - features[1]).max() > 0.1
+
+
+@pytest.mark.parametrize("scan_layers", [False, True])
+@pytest.mark.parametrize("stream", ["dropout", "noise"])
+def test_each_layer_draws_from_each_stream(scan_layers, stream):
+  model = build(scan_layers)
+  variables = variables_of(model)
+  rngs = {stream: jax.random.key(1)}
+  (y, _), sown = model.apply(variables, X, rngs=rngs, mutable=["masks"])
+  masks = np.concatenate(
+    [np.reshape(leaf, (-1, X.size)) for leaf in jax.tree.leaves(sown)]
+  )
+  assert masks.shape[0] == DEPTH
+  assert len({mask.tobytes() for mask in masks}) == DEPTH
+  assert np.abs(y - model.apply(variables, X)[0]).max() > 0.1
+
+
+@pytest.mark.parametrize("scan_layers", [False, True])
+def test_rematerialised_layers_draw_what_they_drew(scan_layers):
+  variables = variables_of(build(scan_layers))
+  params = variables.pop("params")
+
+  def slopes(remat):
+    def loss(params):
+      y, _ = build(scan_layers, remat).apply(
+        {"params": params, **variables}, X, rngs={"dropout": jax.random.key(1)}
+      )
+      return jnp.sum(y[..., 0])
+
+    return jax.grad(loss)(params)
+
+  leaves = [jax.tree.leaves(slopes(remat)) for remat in ("full", "none")]
+  for a, b in zip(*leaves, strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
