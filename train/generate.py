@@ -118,9 +118,9 @@ def generate(
 
 def _zero_state(model: nn.Module, params: Any, tokens: int) -> Any:
   """The state to start from, if the model can read so many tokens from it."""
+  # `nn.Module` does not declare what a sequence model has beside it.
+  state = cast(Any, model).init_state(1)
   try:
-    # `nn.Module` does not declare what a sequence model has beside it.
-    state = cast(Any, model).init_state(1)
     row = jax.ShapeDtypeStruct((1, tokens), np.int32)
     # A mixer with a bound on its context refuses a sequence beyond it.
     jax.eval_shape(model.apply, {"params": params}, row, state)

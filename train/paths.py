@@ -73,21 +73,23 @@ def check_output(flag: str, path: str) -> str:
   return path
 
 
-def write(flag: str, path: str, content: bytes) -> None:
+def write(flag: str, path: str, content: bytes, *, follow: bool = True) -> None:
   """Writes a file as a whole, or leaves the old one as it is.
 
   Args:
     flag: What an error names.
-    path: The file; folders that are missing are made. A pipe or a device is
-      written to.
+    path: The file; folders that are missing are made.
     content: All of it.
+    follow: Whether a pipe or a device, also one that a link leads to, is
+      written to. Else a file takes its place.
 
   Raises:
     UserError: It cannot be written.
   """
   folder = os.path.dirname(path) or "."
   try:
-    if os.path.exists(path) and not stat.S_ISREG(os.stat(path).st_mode):
+    is_there = follow and os.path.exists(path)
+    if is_there and not stat.S_ISREG(os.stat(path).st_mode):
       with open(path, "wb") as file:
         file.write(content)
       return

@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter
 
-from train import files, paths
+from train import paths
 from train.command import Parser, main_with_errors
 from train.errors import UserError, one_line
 from train.metrics import FILE_NAME, iterate_metrics
@@ -156,9 +156,6 @@ def write_report(
       metrics, or if the picture cannot be written.
   """
   output = paths.check_output("--output", os.fspath(output))
-  if pathlib.Path(output).parent in map(pathlib.Path, workdirs):
-    # Whoever made the run may have laid a link there.
-    files.refuse_link(output)
   kinds = Figure().canvas.get_supported_filetypes()
   kind = os.path.splitext(output)[1][1:].lower()
   if kind not in kinds:
@@ -189,7 +186,9 @@ def write_report(
   # Some formats need other programs, such as LaTeX.
   except Exception as error:
     raise UserError(f"cannot draw {output}: {one_line(error)}") from error
-  paths.write("--output", output, picture.getvalue())
+  # Whoever made a run may have laid a link there.
+  own = pathlib.Path(output).parent in map(pathlib.Path, workdirs)
+  paths.write("--output", output, picture.getvalue(), follow=not own)
 
 
 def _has(run: _Run, panel: _Panel) -> bool:
