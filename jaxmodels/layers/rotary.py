@@ -57,7 +57,7 @@ def advance_positions(
   Args:
     entering: [B] how many tokens of segment 0 came before.
     length: L.
-    segment_ids: [B, L] integers that only grow, or None.
+    segment_ids: [B, L] integers, a run of equal ids per segment, or None.
     axis_name: Mesh axis that L is cut over, inside `shard_map`; `entering`
       and what is returned beside the positions are the whole sequence's.
 

@@ -71,8 +71,8 @@ def delta_rule(
     beta: [..., L, H], in [0, 2].
     log_decay: None, [..., L, H] or [..., L, H, K]; at most 0, -inf allowed.
     initial_state: [..., H, K, V]; zero by default.
-    segment_ids: [..., L] integers that only grow. The entering state has id
-      0, and each token sees only what has its own id.
+    segment_ids: [..., L] integers; a segment is a run of equal ids. The
+      entering state has id 0, and each token sees only its own segment.
     reverse: run from the last token to the first.
     method: a form of the engine, see `jaxmodels.ops.recurrence`; "auto" is
       "chunked", but on GPU "parallel", and on CPU "recurrent" if K <= 64 and

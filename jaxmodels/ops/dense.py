@@ -61,8 +61,8 @@ def dense_recurrence(
     b: [..., L, N], or [..., L, G, M] with `block_diagonal`.
     initial_state: [..., N], or [..., G, M]; zero by default.
     block_diagonal: A and b have an axis of blocks.
-    segment_ids: [..., L] integers that only grow. The entering state has id
-      0, and each token sees only what has its own id.
+    segment_ids: [..., L] integers; a segment is a run of equal ids. The
+      entering state has id 0, and each token sees only its own segment.
     reverse: run from the last token to the first.
     method: a form of the engine, see `jaxmodels.ops.recurrence`; "auto" is
       "recurrent" on CPU, where it is fastest, and "parallel" elsewhere.

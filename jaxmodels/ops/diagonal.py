@@ -47,8 +47,8 @@ def diagonal_recurrence(
     a: [B, L, ...] real (of any sign, zero too) or complex.
     b: [B, L, ...] like a.
     initial_state: [B, ...]; zero by default.
-    segment_ids: [B, L] integers that only grow. The entering state has id 0,
-      and each token sees only what has its own id.
+    segment_ids: [B, L] integers; a segment is a run of equal ids. The
+      entering state has id 0, and each token sees only its own segment.
     reverse: run from the last token to the first.
     method: a form of the engine, see `jaxmodels.ops.recurrence`; "auto" is
       "recurrent" on CPU, where it is fastest and keeps no more than y, and

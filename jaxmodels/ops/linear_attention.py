@@ -57,8 +57,8 @@ def linear_attention(
     v: [..., L, H, V].
     log_decay: None, [..., L, H] or [..., L, H, K]; at most 0, -inf allowed.
     initial_state: [..., H, K, V]; zero by default.
-    segment_ids: [..., L] integers that only grow. The entering state has id
-      0, and each token sees only what has its own id.
+    segment_ids: [..., L] integers; a segment is a run of equal ids. The
+      entering state has id 0, and each token sees only its own segment.
     reverse: run from the last token to the first.
     method: a form of the engine, see `jaxmodels.ops.recurrence`; "auto" is
       "parallel", but on TPU "chunked" with a decay a key channel; on CPU

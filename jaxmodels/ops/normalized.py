@@ -98,8 +98,8 @@ def normalized_linear_attention(
       default: zeros, and m = -1e30.
     floor: above 0. By default 1 with an input gate, as in the mLSTM, and
       1e-6 without, for positive feature maps.
-    segment_ids: [..., L] integers that only grow. The entering state has id
-      0, and each token sees only what has its own id.
+    segment_ids: [..., L] integers; a segment is a run of equal ids. The
+      entering state has id 0, and each token sees only its own segment.
     reverse: run from the last token to the first.
     method: a form of the engine, see `jaxmodels.ops.recurrence`; "auto" is
       "parallel", but on CPU "chunked" unless a gradient of a short sequence

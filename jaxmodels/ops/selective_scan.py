@@ -71,8 +71,8 @@ def selective_scan(
     C: [..., L, N].
     D: [D] or None, the skip.
     initial_state: [..., D, N]; zero by default.
-    segment_ids: [..., L] integers that only grow. The entering state has id
-      0, and each token sees only what has its own id.
+    segment_ids: [..., L] integers; a segment is a run of equal ids. The
+      entering state has id 0, and each token sees only its own segment.
     reverse: run from the last token to the first.
     method: a form of the engine, see `jaxmodels.ops.recurrence`; "auto" is
       "recurrent" for one token and else "chunked", on every platform.
