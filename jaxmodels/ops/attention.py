@@ -8,6 +8,7 @@ import numpy as np
 from jax import lax
 
 from jaxmodels.ops import checks, halo, kv_cache
+from jaxmodels.ops.explicit import by_letters
 from jaxmodels.ops.kv_cache import Cache
 from jaxmodels.ops.links import count_changes
 from jaxmodels.ops.platform import platform
@@ -29,6 +30,17 @@ PARALLEL_SCORES = 512 * 512
 WINDOW_CHUNK = 128
 
 
+_CACHE = Cache("..._G", "..._G", "..._")
+
+
+@by_letters(
+  ("...LH", _CACHE),
+  of="q",
+  q="...LH_",
+  k="...LG",
+  v="...LG",
+  initial_state=_CACHE,
+)
 def attention(
   q: jax.Array,
   k: jax.Array,

@@ -14,11 +14,20 @@ import numpy as np
 from jaxmodels.ops import checks, halo
 from jaxmodels.ops.decay import between
 from jaxmodels.ops.dtypes import wide
+from jaxmodels.ops.explicit import by_letters
 from jaxmodels.ops.linear_attention import linear_attention
 from jaxmodels.ops.links import count_changes
 from jaxmodels.ops.schedule import METHODS
 
 
+@by_letters(
+  "...LH",
+  of="v",
+  q="...LH",
+  k="...LH",
+  v="...LH_",
+  log_decay="...LH",
+)
 def bidirectional(
   q: jax.Array,
   k: jax.Array,

@@ -6,6 +6,7 @@ import numpy as np
 from jax import lax
 
 from jaxmodels.ops import checks, halo
+from jaxmodels.ops.explicit import by_letters
 from jaxmodels.ops.links import count_changes
 
 __all__ = ["causal_convolution"]
@@ -13,6 +14,13 @@ __all__ = ["causal_convolution"]
 METHODS = ("auto", "parallel", "recurrent")
 
 
+@by_letters(
+  ("...LD", "..._D"),
+  of="x",
+  x="...LD",
+  kernel="_D",
+  initial_state="..._D",
+)
 def causal_convolution(
   x: jax.Array,
   kernel: jax.Array,

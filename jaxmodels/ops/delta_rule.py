@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmodels.ops.decay import boundary_decay, pair_decay, scores
+from jaxmodels.ops.explicit import by_letters
 from jaxmodels.ops.kernels import DeltaFactors, walk_delta
 from jaxmodels.ops.matrix_state import run_matrix_state
 from jaxmodels.ops.recurrence import Family, Kernel, Method, Segment
@@ -36,6 +37,16 @@ class Tokens(NamedTuple):
   log_decay: jax.Array | None
 
 
+@by_letters(
+  ("...LH", "...H"),
+  of="v",
+  q="...LH",
+  k="...LH",
+  v="...LH_",
+  beta="...LH",
+  log_decay="...LH",
+  initial_state="...H",
+)
 def delta_rule(
   q: jax.Array,
   k: jax.Array,

@@ -14,6 +14,7 @@ from jax import lax
 
 from jaxmodels.ops import checks
 from jaxmodels.ops.dtypes import wide
+from jaxmodels.ops.explicit import by_letters
 from jaxmodels.ops.recurrence import Family, Method, Segment
 from jaxmodels.ops.schedule import run_chosen
 
@@ -27,6 +28,9 @@ class Tokens(NamedTuple):
   b: Any
 
 
+@by_letters(
+  ("BLN", "BN"), a="BLN", b="BLN", initial_state="BN", segment_ids="BL"
+)
 def diagonal_recurrence(
   a: jax.Array,
   b: jax.Array,

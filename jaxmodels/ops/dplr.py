@@ -19,6 +19,7 @@ import numpy as np
 
 from jaxmodels.ops.decay import boundary_decay, pair_decay, scores
 from jaxmodels.ops.delta_rule import advance, compose
+from jaxmodels.ops.explicit import by_letters
 from jaxmodels.ops.matrix_state import decays_per_key, run_matrix_state
 from jaxmodels.ops.platform import platform
 from jaxmodels.ops.recurrence import (
@@ -42,6 +43,17 @@ class Tokens(NamedTuple):
   log_decay: jax.Array | None
 
 
+@by_letters(
+  ("...LH", "...H"),
+  of="v",
+  q="...LH",
+  k="...LH",
+  v="...LH_",
+  a="...LH",
+  b="...LH",
+  log_decay="...LH",
+  initial_state="...H",
+)
 def dplr_recurrence(
   q: jax.Array,
   k: jax.Array,

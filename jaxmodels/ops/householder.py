@@ -11,9 +11,20 @@ import jax.numpy as jnp
 
 from jaxmodels.ops import checks
 from jaxmodels.ops.delta_rule import delta_rule
+from jaxmodels.ops.explicit import by_letters
 from jaxmodels.ops.recurrence import Method
 
 
+@by_letters(
+  ("...LH", "...H"),
+  of="q",
+  q="...LH_",
+  k="...L_H",
+  v="...L_H",
+  beta="...L_H",
+  log_decay="...LH",
+  initial_state="...H",
+)
 def householder_product(
   q: jax.Array,
   k: jax.Array,

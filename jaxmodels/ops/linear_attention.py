@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax
 
 from jaxmodels.ops.decay import boundary_decay, decayed_scores
+from jaxmodels.ops.explicit import by_letters
 from jaxmodels.ops.kernels import walk_decayed
 from jaxmodels.ops.matrix_state import decays_per_key, run_matrix_state
 from jaxmodels.ops.recurrence import Family, Kernel, Method, Segment
@@ -26,6 +27,15 @@ class Tokens(NamedTuple):
   log_decay: jax.Array | None
 
 
+@by_letters(
+  ("...LH", "...H"),
+  of="v",
+  q="...LH",
+  k="...LH",
+  v="...LH_",
+  log_decay="...LH",
+  initial_state="...H",
+)
 def linear_attention(
   q: jax.Array,
   k: jax.Array,

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from jaxmodels.ops import checks
 from jaxmodels.ops.decay import between, clip
 from jaxmodels.ops.dtypes import wide
+from jaxmodels.ops.explicit import by_letters
 from jaxmodels.ops.links import Links
 from jaxmodels.ops.recurrence import Family, Method, Segment
 from jaxmodels.ops.schedule import CACHED, default_chunk_size, run_chosen
@@ -58,6 +59,16 @@ class _State(NamedTuple):
   m: jax.Array
 
 
+@by_letters(
+  ("...LH", "...H"),
+  of="v",
+  q="...LH",
+  k="...LH",
+  v="...LH_",
+  log_input_gate="...LH",
+  log_forget_gate="...LH",
+  initial_state="...H",
+)
 def normalized_linear_attention(
   q: jax.Array,
   k: jax.Array,

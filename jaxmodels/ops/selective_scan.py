@@ -15,6 +15,7 @@ from jax import lax
 
 from jaxmodels.ops import checks, diagonal
 from jaxmodels.ops.dtypes import wide
+from jaxmodels.ops.explicit import by_letters
 from jaxmodels.ops.platform import platform
 from jaxmodels.ops.recurrence import Family, Method
 from jaxmodels.ops.schedule import run_chosen
@@ -31,6 +32,17 @@ class Tokens(NamedTuple):
   C: jax.Array
 
 
+@by_letters(
+  ("...LD", "...D"),
+  of="x",
+  x="...LD",
+  dt="...LD",
+  A="D",
+  B="...L",
+  C="...L",
+  D="D",
+  initial_state="...D",
+)
 def selective_scan(
   x: jax.Array,
   dt: jax.Array,
