@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxmodels.ops import checks, halo
+from jaxmodels.ops.explicit import by_letters
 
 __all__ = ["advance_positions", "rotate"]
 
@@ -46,6 +47,7 @@ def rotate(
   return turned.astype(x.dtype)
 
 
+@by_letters(("BL", "B"), entering="B", segment_ids="BL")
 def advance_positions(
   entering: jax.Array,
   length: int,
