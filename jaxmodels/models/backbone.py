@@ -12,6 +12,7 @@ from jaxmodels.layers import MIXERS, MLPS, RMSNorm
 from jaxmodels.layers.common import wide
 from jaxmodels.models.registry import make_mixer, make_mlp, pick
 from jaxmodels.ops import checks
+from jaxmodels.ops.explicit import place_like
 
 __all__ = ["REMAT", "Backbone", "Block"]
 
@@ -63,10 +64,11 @@ class Block(nn.Module):
     y, state = mixer(
       self._norm("mixer_norm")(x), state, segment_ids=segment_ids
     )
-    x = x + y.astype(x.dtype)
+    x = x + place_like(y.astype(x.dtype), x)
     mlp = make_mlp(self.mlp, self.mlp_options, **self._common(), name="mlp")
     if mlp is not None:
-      x = x + mlp(self._norm("mlp_norm")(x)).astype(x.dtype)
+      y = mlp(self._norm("mlp_norm")(x))
+      x = x + place_like(y.astype(x.dtype), x)
     return x, state
 
   def init_state(self, batch_size: int) -> State:

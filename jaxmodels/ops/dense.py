@@ -88,7 +88,12 @@ def dense_recurrence(
   return run_by_letters(
     op,
     lambda arrays: _run(op, block_diagonal, options, **arrays),
-    {"A": A, "b": b, "initial_state": initial_state, "segment_ids": segment_ids},
+    {
+      "A": A,
+      "b": b,
+      "initial_state": initial_state,
+      "segment_ids": segment_ids,
+    },
     {"A": axes, "b": axes, "initial_state": state, "segment_ids": "...L"},
     (axes, state),
     batch=jnp.ndim(b) - (3 if block_diagonal else 2),

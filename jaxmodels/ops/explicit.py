@@ -18,7 +18,7 @@ from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
 from jaxmodels.ops.checks import require
 
-__all__ = ["by_letters", "explicit_mesh", "run_by_letters"]
+__all__ = ["by_letters", "explicit_mesh", "place_like", "run_by_letters"]
 
 
 def explicit_mesh(arrays: Any) -> AbstractMesh | None:
@@ -108,7 +108,9 @@ def run_by_letters(
     if tree is None:
       continue
     axes = jax.tree.broadcast(letters[argument], tree)
-    for x, own in zip(jax.tree.leaves(tree), jax.tree.leaves(axes), strict=True):
+    for x, own in zip(
+      jax.tree.leaves(tree), jax.tree.leaves(axes), strict=True
+    ):
       _bind(cuts, f"{name}: {argument}", x, _expand(own, batch))
 
   def sharding(axes):
@@ -124,6 +126,13 @@ def run_by_letters(
     function, axes=explicit, out_sharding=jax.tree.map(sharding, returns)
   )
   return run(dict(arrays))
+
+
+def place_like(x: jax.Array, other: jax.Array) -> jax.Array:
+  """x, cut over Explicit axes as `other` of the same shape is."""
+  if explicit_mesh((x, other)) is None:
+    return x
+  return jax.sharding.reshard(x, jax.typeof(other).sharding)
 
 
 def _expand(axes: str, batch: int) -> list[Any]:

@@ -17,7 +17,6 @@ from tests.ops import draws
 LENGTH = 5
 TOKENS, STATE = P("d", None, "h"), P("d", "h")
 IDS = np.array([[0, 0, 1, 1, 0], [0, 0, 0, 0, -1]], np.int32)
-REPLICATED = P()
 
 
 def attention_draw(rng, length):
@@ -109,7 +108,7 @@ CASES = {
   "selective_scan": (
     ops.selective_scan,
     draws.selective_scan,
-    {"A": P("h"), "D": REPLICATED, "B": P("d"), "C": P("d")},
+    {"A": P("h"), "D": P(), "B": P("d"), "C": P("d")},
     (TOKENS, STATE),
   ),
   "causal_convolution": (
@@ -196,17 +195,16 @@ def assert_close(got, wanted):
     assert relative_error(np.asarray(a), np.asarray(b)) < 2e-5
 
 
-def check(name, method=None, ids=None):
+def check(name, method=None):
   """On a mesh as without one, and results are cut as arguments are."""
   op, draw, specs, returns = CASES[name]
+  if name != "long_convolution":
+    op = functools.partial(op, segment_ids=IDS)
   if method is not None:
     op = functools.partial(op, method=method, chunk_size=4)
-  if ids is not None:
-    op = functools.partial(op, segment_ids=ids)
   arguments = drawn(draw)
   wanted = jax.jit(results(op))(arguments)
-  mesh = explicit("d", "h")
-  on_mesh = placed(mesh, arguments, specs)
+  on_mesh = placed(explicit("d", "h"), arguments, specs)
   slopes, outputs = jax.jit(results(op))(on_mesh)
   assert_close((slopes, outputs), wanted)
   given = [x for x in jax.tree.leaves(on_mesh) if x.dtype != bool]
@@ -217,4 +215,177 @@ def check(name, method=None, ids=None):
 
 @pytest.mark.parametrize("name", CASES)
 def test_an_op_keeps_how_its_arguments_are_cut(name):
-  check(name, ids=None if name == "long_convolution" else IDS)
+  check(name)
+
+
+LOCAL = ("causal_convolution", "attention", "attention, window")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ("name", "method"),
+  [
+    (name, method)
+    for name in CASES
+    if name != "long_convolution"
+    for method in ("recurrent", "associative", "chunked", "parallel")
+    if not (name in LOCAL and method == "associative")
+    and not (name == "causal_convolution" and method == "chunked")
+  ],
+)
+def test_every_form_keeps_how_its_arguments_are_cut(name, method):
+  check(name, method)
+
+
+@pytest.mark.parametrize(
+  "op", [ops.kalman_filter, ops.kalman_smoother], ids=lambda op: op.__name__
+)
+def test_a_batch_of_kalman_scans(op):
+  y = np.random.default_rng(0).normal(size=(2, LENGTH, 1)).astype(np.float32)
+  F = np.array([[1, 0.5], [0, 1]], np.float32)
+  H, unit = np.eye(2, dtype=np.float32)[:1], np.eye(2, dtype=np.float32)
+
+  @jax.jit
+  @functools.partial(jax.value_and_grad, has_aux=True)
+  def evaluate(y):
+    states, likelihood = jax.vmap(
+      lambda y: op(y, F, unit, H, unit[:1, :1], np.zeros_like(F[0]), unit)
+    )(y)
+    return jnp.sum(jnp.sin(states.mean)) + jnp.sum(likelihood), states
+
+  on_mesh = jax.device_put(y, NamedSharding(explicit("d"), P("d")))
+  got = evaluate(on_mesh)
+  assert_close(got, evaluate(y))
+  assert specs_of((got[0][1], got[1])) == [P("d")] * 3
+
+
+def linear(name="linear_attention"):
+  _, draw, _, _ = CASES[name]
+  arguments = drawn(draw)
+  op = functools.partial(getattr(ops, name), method="chunked", chunk_size=4)
+  return op, arguments, jax.jit(results(op))(arguments)
+
+
+@pytest.mark.parametrize("jitted", [False, True])
+def test_in_the_context_of_the_mesh(jitted):
+  op, arguments, wanted = linear()
+  mesh = explicit("d", "h")
+  evaluate = jax.jit(results(op)) if jitted else results(op)
+  with jax.set_mesh(mesh):
+    got = evaluate(placed(mesh, arguments, {}))
+  assert_close(got, wanted)
+
+
+def test_without_a_context_and_without_jit():
+  op, arguments, (_, wanted) = linear()
+  got = op(**placed(explicit("d", "h"), arguments, {}))
+  assert_close(got, wanted)
+  assert specs_of(got) == [TOKENS, STATE]
+
+
+def test_beside_an_auto_axis_and_under_transformations():
+  op, arguments, wanted = linear("delta_rule")
+  kinds = (AxisType.Explicit, AxisType.Auto)
+  mesh = jax.make_mesh((2, 2), ("d", "a"), axis_types=kinds)
+  specs = dict.fromkeys(arguments, P("d", None))
+  on_mesh = placed(mesh, arguments, specs)
+  got = jax.jit(jax.checkpoint(results(jax.jit(op))))(on_mesh)
+  assert_close(got, wanted)
+  assert specs_of(got[1]) == [P("d")] * 2
+
+  @jax.jit
+  def repeat(on_mesh):
+    def body(state, _):
+      y, state = op(**{**on_mesh, "initial_state": state})
+      return state, y
+
+    return jax.lax.scan(body, on_mesh["initial_state"], length=2)
+
+  assert_close(repeat(on_mesh), repeat(arguments))
+
+
+def test_a_batch_that_is_mapped_over():
+  op, arguments, (_, wanted) = linear("delta_rule")
+  mesh = explicit("d")
+  on_mesh = placed(mesh, arguments, dict.fromkeys(arguments, P("d")))
+
+  def one(arguments):
+    y, state = op(**jax.tree.map(lambda x: x[None], arguments))
+    return y[0], state[0]
+
+  got = jax.jit(jax.vmap(one))(on_mesh)
+  assert_close(got, wanted)
+  assert specs_of(got) == [P("d")] * 2
+
+
+def test_a_cut_batch_beside_a_whole_state_and_the_reverse():
+  op, arguments, (_, wanted) = linear()
+  mesh = explicit("d")
+  whole = dict.fromkeys(arguments, P())
+  for cut in ("v", "initial_state"):
+    on_mesh = placed(mesh, arguments, {**whole, cut: P("d")})
+    got = jax.jit(op)(**on_mesh)
+    assert_close(got, wanted)
+    assert specs_of(got) == [P("d")] * 2
+
+
+@pytest.mark.parametrize(
+  ("name", "first"), [("linear_attention", "q"), ("causal_convolution", "x")]
+)
+def test_a_cut_length_is_named(name, first):
+  op, draw, _, _ = CASES[name]
+  arguments = drawn(draw, 8)
+  on_mesh = placed(explicit("d"), arguments, dict.fromkeys(arguments, P()))
+  spec = NamedSharding(explicit("d"), P(None, "d"))
+  on_mesh[first] = jax.device_put(arguments[first], spec)
+  words = f"{name}: {first} must not have its length cut .*'d'.*shard_map"
+  with pytest.raises(ValueError, match=words):
+    jax.jit(op)(**on_mesh)
+
+
+def test_within_shard_map_the_batch_may_stay_explicit():
+  op = functools.partial(ops.linear_attention, axis_name="s")
+  arguments = drawn(CASES["linear_attention"][1], 8)
+  wanted = ops.linear_attention(**arguments)
+  mesh = explicit("d", "s")
+  on_mesh = placed(
+    mesh,
+    arguments,
+    {**dict.fromkeys(arguments, P("d", "s")), "initial_state": P("d")},
+  )
+  specs = {**dict.fromkeys(arguments, P(None, "s")), "initial_state": P()}
+  with jax.set_mesh(mesh):
+    got = jax.jit(
+      jax.shard_map(
+        lambda arguments: op(**arguments),
+        in_specs=(specs,),
+        out_specs=(P(None, "s"), P()),
+        axis_names={"s"},
+      )
+    )(on_mesh)
+  assert_close(got, wanted)
+  assert specs_of(got) == [P("d", "s"), P("d")]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_nothing_is_added_without_explicit_axes(name):
+  """On one device, under Auto axes and in `shard_map`."""
+  op, draw, _, _ = CASES[name]
+  arguments = drawn(draw)
+
+  def program(function):
+    return str(jax.make_jaxpr(function)(arguments))
+
+  def call(x):
+    return op(**x)
+
+  assert "reshard" not in program(call)
+  auto = jax.make_mesh((2,), ("d",), axis_types=(AxisType.Auto,))
+  with jax.set_mesh(auto):
+    assert "reshard" not in program(call)
+  manual = jax.shard_map(
+    call, mesh=explicit("d"), in_specs=P(), out_specs=P(), check_vma=False
+  )
+  assert "reshard" not in program(manual)
+  with jax.set_mesh(explicit("d")):
+    assert "reshard" in program(call)  # So the word is the right one.
