@@ -8,8 +8,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from jaxmodels.ops import checks
+from jaxmodels.ops.explicit import run_by_letters
 
 __all__ = [
   "check_fields",
@@ -58,7 +60,22 @@ def projection(
     kernel_init=nn.initializers.variance_scaling(
       scale**2, "fan_in", "truncated_normal"
     ),
+    dot_general=_product,
     name=name,
+  )
+
+
+def _product(x: jax.Array, kernel: jax.Array, *args, **options) -> jax.Array:
+  """`lax.dot_general` of x [..., D] and a kernel [D, F]."""
+  return run_by_letters(
+    "projection",
+    lambda arrays: lax.dot_general(
+      arrays["x"], arrays["kernel"], *args, **options
+    ),
+    {"x": x, "kernel": kernel},
+    {"x": "...", "kernel": "_F"},
+    "...F",
+    batch=x.ndim - 1,
   )
 
 

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 
 from jaxmodels.layers.common import check_fields, wide
 from jaxmodels.ops import checks
+from jaxmodels.ops.explicit import by_letters
 
 __all__ = ["TokenEmbedding", "check_vocabulary"]
 
@@ -18,6 +19,18 @@ def check_vocabulary(module: nn.Module) -> None:
     size < 2**31,
     f"{type(module).__name__}: vocab_size must be below 2^31, since tokens "
     f"are int32, got {size}",
+  )
+
+
+@by_letters("BLD", tokens="BL", table="_D")
+def _look_up(table: jax.Array, tokens: jax.Array) -> jax.Array:
+  return jnp.take(table, tokens, axis=0)
+
+
+@by_letters("BLV", x="BL", table="V")
+def _read_out(x: jax.Array, table: jax.Array) -> jax.Array:
+  return jnp.einsum(
+    "bld,vd->blv", x, table, preferred_element_type=wide(x.dtype)
   )
 
 
@@ -60,17 +73,12 @@ class TokenEmbedding(nn.Module):
     checks.shape(name, "tokens", tokens, (None, None), "[B, L]")
     checks.dtype(name, "tokens", tokens, jnp.integer, "integers")
     checks.between(name, "tokens", tokens, 0, self.vocab_size - 1)
-    return jnp.take(self.table.astype(self.dtype), tokens, axis=0)
+    return _look_up(self.table.astype(self.dtype), tokens)
 
   def decode(self, x: jax.Array) -> jax.Array:
     """[B, L, D] to logits [B, L, vocab_size] in float32 or wider."""
     table = self.table if self.tied else self.readout
-    return jnp.einsum(
-      "bld,vd->blv",
-      x.astype(self.dtype),
-      table.astype(self.dtype),
-      preferred_element_type=wide(self.dtype),
-    )
+    return _read_out(x.astype(self.dtype), table.astype(self.dtype))
 
   def __call__(self, tokens: jax.Array) -> jax.Array:
     """The way in: `encode`."""

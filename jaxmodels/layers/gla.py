@@ -84,7 +84,7 @@ class GLA(nn.Module):
     Args:
       x: [B, L, D].
       state: As returned or made by `init_state`; None is its zero.
-      segment_ids: [B, L] integers that only grow, or None.
+      segment_ids: [B, L] integers, a run of equal ids per segment, or None.
 
     Returns:
       y: [B, L, D], and the state.

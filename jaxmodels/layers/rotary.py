@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxmodels.ops import checks, halo
+from jaxmodels.ops.explicit import by_letters
 
 __all__ = ["advance_positions", "rotate"]
 
@@ -46,6 +47,7 @@ def rotate(
   return turned.astype(x.dtype)
 
 
+@by_letters(("BL", "B"), entering="B", segment_ids="BL")
 def advance_positions(
   entering: jax.Array,
   length: int,
@@ -57,7 +59,7 @@ def advance_positions(
   Args:
     entering: [B] how many tokens of segment 0 came before.
     length: L.
-    segment_ids: [B, L] integers that only grow, or None.
+    segment_ids: [B, L] integers, a run of equal ids per segment, or None.
     axis_name: Mesh axis that L is cut over, inside `shard_map`; `entering`
       and what is returned beside the positions are the whole sequence's.
 

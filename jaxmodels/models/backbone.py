@@ -12,6 +12,7 @@ from jaxmodels.layers import MIXERS, MLPS, RMSNorm, contract
 from jaxmodels.layers.common import check_fields, wide
 from jaxmodels.models.registry import make_mixer, make_mlp, pick
 from jaxmodels.ops import checks
+from jaxmodels.ops.explicit import place_like
 
 __all__ = ["REMAT", "Backbone", "Block"]
 
@@ -63,11 +64,11 @@ class Block(nn.Module):
     y, state = contract.mix(
       mixer, self._norm("mixer_norm")(x), state, segment_ids
     )
-    x = x + y.astype(x.dtype)
+    x = x + place_like(y.astype(x.dtype), x)
     mlp = make_mlp(self.mlp, self.mlp_options, **self._common(), name="mlp")
     if mlp is not None:
       y = contract.mix_channels(mlp, self._norm("mlp_norm")(x))
-      x = x + y.astype(x.dtype)
+      x = x + place_like(y.astype(x.dtype), x)
     return x, state
 
   def init_state(self, batch_size: int) -> State:
@@ -167,7 +168,7 @@ class Backbone(nn.Module):
     Args:
       x: [B, L, D].
       state: As returned or made by `init_state`; None is its zero.
-      segment_ids: [B, L] integers that only grow, or None.
+      segment_ids: [B, L] integers, a run of equal ids per segment, or None.
 
     Returns:
       The normed stream [B, L, D], and the state: a tuple with one entry a

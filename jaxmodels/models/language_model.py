@@ -66,8 +66,9 @@ class LanguageModel(nn.Module):
     Args:
       tokens: [B, L] integers in [0, vocab_size).
       state: As returned or made by `init_state`; None is its zero.
-      segment_ids: [B, L] integers that only grow: documents that do not see
-        one another. Id 0 continues `state`. None joins all.
+      segment_ids: [B, L] integers: each run of equal ids is a document, and
+        documents do not see one another. Id 0 at the first token continues
+        `state`. None joins all.
 
     Returns:
       logits [B, L, vocab_size] in float32 or wider, and the state.

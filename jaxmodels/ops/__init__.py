@@ -14,10 +14,13 @@ and the Kalman scans have their own, said in their docstrings):
     is hidden.
   - The state is float32 or wider, and exactly what the op takes back: a
     sequence cut anywhere and continued equals the uncut one.
-  - Segment ids only grow along L. The state that enters has id 0: tokens of
-    id 0 continue it, later ids start afresh, so `cumsum(resets)` resets at
-    the first token too. To continue a cut sequence, count on from the cut:
-    `segment_ids[:, t:] - segment_ids[:, t - 1 : t]`.
+  - A segment is a run of equal segment ids along L: each change of the id
+    resets the state, also to an id that was there before. Ids are any
+    integers, such as 0 or -1 for padding. The state that enters has id 0: a
+    first token of id 0 continues it, any other id starts afresh, so
+    `cumsum(resets)` resets at the first token too. With `reverse` the state
+    enters at the last token and has its id. To continue a cut sequence, count
+    on from the cut: `segment_ids[:, t:] - segment_ids[:, t - 1 : t]`.
 """
 
 from jaxmodels.ops.attention import Cache, attention

@@ -8,7 +8,9 @@ import numpy as np
 from jax import lax
 
 from jaxmodels.ops import checks, halo, kv_cache
+from jaxmodels.ops.explicit import by_letters
 from jaxmodels.ops.kv_cache import Cache
+from jaxmodels.ops.links import count_changes
 from jaxmodels.ops.platform import platform
 from jaxmodels.ops.softmax import (
   Keys,
@@ -28,6 +30,17 @@ PARALLEL_SCORES = 512 * 512
 WINDOW_CHUNK = 128
 
 
+_CACHE = Cache("..._G", "..._G", "..._")
+
+
+@by_letters(
+  ("...LH", _CACHE),
+  of="q",
+  q="...LH_",
+  k="...LG",
+  v="...LG",
+  initial_state=_CACHE,
+)
 def attention(
   q: jax.Array,
   k: jax.Array,
@@ -69,7 +82,8 @@ def attention(
     window: How many tokens a query sees, itself among them, or None for all.
     initial_state: The cache to continue from; it belongs to segment 0. With
       a window its length is window - 1, without one it is any.
-    segment_ids: [..., L] integers that only grow along L; None joins all.
+    segment_ids: [..., L] integers; a segment is a run of equal ids. None
+      joins all.
     reverse: Run from the last token to the first: a query sees itself and
       what comes after. The cache is then in the order of that walk too.
     method: "auto", "parallel", "chunked" or "recurrent".
@@ -98,8 +112,7 @@ def attention(
     ids = None if segment_ids is None else jnp.asarray(segment_ids)
     if reverse:
       q, k, v = (jnp.flip(a, -3) for a in (q, k, v))
-      if ids is not None:
-        ids = halo.reverse_ids(ids, axis_name)
+      ids = None if ids is None else jnp.flip(ids, -1)
     if initial_state is not None:
       ids = kv_cache.numbered(ids, k)
     cache = kv_cache.entering(k, v, initial_state)
@@ -111,6 +124,7 @@ def attention(
       method = _choose(q, cache, near, axis_name)
     size = _size(method, chunk_size, near)
     if axis_name is None:
+      ids = _number(ids, None, reverse)
       y = _local(q, k, v, ids, cache, near, size)
       state = kv_cache.leaving(k, v, ids, cache, window)
     else:
@@ -154,6 +168,15 @@ def _size(
   if size is None:
     size = _tile() if window is None else max(WINDOW_CHUNK, window)
   return (1 if method == "recurrent" else size), size
+
+
+def _number(
+  ids: jax.Array | None, axis_name: str | None, reverse: bool
+) -> jax.Array | None:
+  """Numbers the segments from that of the cache, which is 0."""
+  if ids is None:
+    return None
+  return count_changes(ids, halo.id_before(ids, axis_name, reverse))
 
 
 def _local(
@@ -226,12 +249,11 @@ def _sharded(
   """The same for a sequence that is cut over a mesh axis."""
   length = q.shape[-3]
   if window is not None and window <= length:
-    ids = kv_cache.numbered(ids, k)
+    ids = _number(kv_cache.numbered(ids, k), axis_name, reverse)
     own = kv_cache.leaving(k, v, ids, cache, window)
     passed = functools.partial(
       halo.from_previous, axis_name=axis_name, reverse=reverse
     )
-    before = passed(ids[..., -1:], jnp.zeros_like(ids[..., -1:]))
     cache = kv_cache.fill(cache, window - 1)
     tail = Cache(*(passed(a, b) for a, b in zip(own, cache, strict=True)))
     own = Cache(
@@ -239,8 +261,8 @@ def _sharded(
       halo.from_last(own.v, axis_name, reverse),
       halo.from_last(own.live.astype(jnp.int32), axis_name, reverse) > 0,
     )
-    return _local(q, k, v, ids - before, tail, window, size), own
-  axis = k.ndim - 3
+    return _local(q, k, v, ids, tail, window, size), own
+  axis, before = k.ndim - 3, halo.rank(axis_name, reverse) * length
   all_k = halo.gather(k, axis, axis_name, reverse)
   all_v = halo.gather(v, axis, axis_name, reverse)
   if not cache.live.shape[-1]:
@@ -249,8 +271,9 @@ def _sharded(
   all_ids = ids
   if ids is not None:
     all_ids = halo.gather(ids, axis, axis_name, reverse)
-  places = cache.k.shape[-3] + jnp.arange(length)
-  places = places + halo.rank(axis_name, reverse) * length
+    all_ids = _number(all_ids, None, reverse)
+    ids = lax.dynamic_slice_in_dim(all_ids, before, length, axis)
+  places = cache.k.shape[-3] + jnp.arange(length) + before
   keys = kv_cache.joined(all_k, all_v, all_ids, cache)
   y = _attend(Queries(q, places, ids), keys, window, size)
   return y, kv_cache.leaving(all_k, all_v, all_ids, cache, window)

@@ -14,10 +14,20 @@ import numpy as np
 from jaxmodels.ops import checks, halo
 from jaxmodels.ops.decay import between
 from jaxmodels.ops.dtypes import wide
+from jaxmodels.ops.explicit import by_letters
 from jaxmodels.ops.linear_attention import linear_attention
+from jaxmodels.ops.links import count_changes
 from jaxmodels.ops.schedule import METHODS
 
 
+@by_letters(
+  "...LH",
+  of="v",
+  q="...LH",
+  k="...LH",
+  v="...LH_",
+  log_decay="...LH",
+)
 def bidirectional(
   q: jax.Array,
   k: jax.Array,
@@ -58,8 +68,8 @@ def bidirectional(
     log_decay: None, or [..., L, H]; at most 0, -inf allowed.
     normalize: divide by the sum of the row, for positive feature maps.
     floor: of that sum, above 0.
-    segment_ids: [..., L] integers that only grow from 0; each token sees
-      only what has its own id.
+    segment_ids: [..., L] integers; each token sees only its own segment, a
+      run of equal ids.
     method: "full", the masked product, or a form of the engine, see
       `jaxmodels.ops.recurrence`; "auto" is that of `linear_attention`.
     chunk_size: as for `linear_attention`.
@@ -136,7 +146,8 @@ def _full(q, k, v, log_decay, segment_ids):
     earlier = np.expand_dims(earlier, tuple(range(past.ndim - 2)))
     scores = scores * jnp.exp(jnp.where(earlier, past, future.mT))
   if segment_ids is not None:
-    same = segment_ids[..., :, None] == segment_ids[..., None, :]
+    ids = count_changes(segment_ids, segment_ids[..., :1])
+    same = ids[..., :, None] == ids[..., None, :]
     scores = jnp.where(same[..., None, :, :], scores, 0)
   return jnp.einsum("...hij,...jhv->...ihv", scores, v)
 

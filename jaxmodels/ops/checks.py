@@ -86,15 +86,11 @@ def dtype(op: str, name: str, x: Any, kind: Any, words: str) -> None:
 
 
 def segment_ids(op: str, ids: Any, leading: Sequence[int]) -> None:
-  """Checks segment ids [..., L]: integers that only grow, from 0."""
+  """Checks segment ids [..., L]: any integers."""
   if ids is None:
     return
   shape(op, "segment_ids", ids, leading, "[..., L]")
   dtype(op, "segment_ids", ids, jnp.integer, "integers")
-  if not _NUMERICS.get() or ids.size == 0:
-    return
-  steps = jnp.diff(ids, axis=-1, prepend=jnp.zeros_like(ids[..., :1]))
-  _all(steps >= 0, f"{op}: segment_ids must only grow along L, from 0")
 
 
 def finite(op: str, **arrays: Any) -> None:

@@ -54,11 +54,8 @@ def orient(
 ) -> tuple[jax.Array, jax.Array]:
   """The ids in the order of the run, and the id [B] before their first."""
   if reverse:
-    ids = halo.reverse_ids(ids, axis_name)
-  before = jnp.zeros_like(ids[:, 0])  # The entering state has id 0.
-  if axis_name is not None:
-    before = halo.from_previous(ids[:, -1], before, axis_name, reverse)
-  return ids, before
+    ids = jnp.flip(ids, 1)
+  return ids, halo.id_before(ids, axis_name, reverse)[:, 0]
 
 
 def links_from(ids: jax.Array | None, size: int) -> Links:

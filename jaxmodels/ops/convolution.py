@@ -6,12 +6,21 @@ import numpy as np
 from jax import lax
 
 from jaxmodels.ops import checks, halo
+from jaxmodels.ops.explicit import by_letters
+from jaxmodels.ops.links import count_changes
 
 __all__ = ["causal_convolution"]
 
 METHODS = ("auto", "parallel", "recurrent")
 
 
+@by_letters(
+  ("...LD", "..._D"),
+  of="x",
+  x="...LD",
+  kernel="_D",
+  initial_state="..._D",
+)
 def causal_convolution(
   x: jax.Array,
   kernel: jax.Array,
@@ -42,7 +51,8 @@ def causal_convolution(
     kernel: [W, D], W >= 1.
     initial_state: [..., W - 1, D], the inputs before the first token, oldest
       first; None stands for zeros. It belongs to segment 0.
-    segment_ids: [..., L] integers that only grow along L; None joins all.
+    segment_ids: [..., L] integers; a segment is a run of equal ids. None
+      joins all.
     reverse: Run from the last token to the first. The states are then in the
       order of that walk too.
     method: "parallel" (W shifted products, all tokens at once), "recurrent"
@@ -68,13 +78,19 @@ def causal_convolution(
   wide = np.result_type(x.dtype, kernel.dtype, np.float32)
   with jax.named_scope("causal_convolution"):
     inputs = jnp.asarray(x, wide)
-    ids = None if segment_ids is None else jnp.asarray(segment_ids)
+    ids = None
+    if segment_ids is not None and inputs.shape[-2] > 0:
+      ids = jnp.asarray(segment_ids)
     if reverse:
       inputs = jnp.flip(inputs, -2)
-      ids = None if ids is None else halo.reverse_ids(ids, axis_name)
+      ids = None if ids is None else jnp.flip(ids, -1)
     tail = _tail(inputs, kernel.shape[0] - 1, initial_state)
     if method == "recurrent":
-      y, state = _recurrent(inputs, jnp.asarray(kernel, wide), tail, ids)
+      fresh = None
+      if ids is not None:
+        before = halo.id_before(ids, axis_name, reverse)
+        fresh = jnp.diff(ids, axis=-1, prepend=before) != 0
+      y, state = _recurrent(inputs, jnp.asarray(kernel, wide), tail, fresh)
     else:
       y, state = _parallel(
         inputs, jnp.asarray(kernel, wide), tail, ids, axis_name, reverse
@@ -112,46 +128,52 @@ def _parallel(
     own = inputs[..., length - width + 1 :, :]
     tail = halo.from_previous(own, tail, axis_name, reverse)
   span = jnp.concatenate([tail, inputs], -2)
-  span_ids = None if ids is None else _span_ids(ids, width, axis_name, reverse)
+  changes = None
+  if ids is not None:
+    changes = _span_changes(ids, width, axis_name, reverse)
   y = jnp.zeros_like(inputs)
   for tap in range(width):
     past = span[..., tap : tap + length, :]
-    if span_ids is not None and tap < width - 1:
-      present = span_ids[..., width - 1 :]
-      joined = span_ids[..., tap : tap + length] == present
+    if changes is not None and tap < width - 1:
+      present = changes[..., width - 1 :]
+      joined = changes[..., tap : tap + length] == present
       past = jnp.where(joined[..., None], past, 0)
     weight = jnp.expand_dims(kernel[tap], range(inputs.ndim - 1))
     y = y + past * weight
   state = span[..., length:, :]
-  if span_ids is not None and length > 0:
-    joined = span_ids[..., length:] == span_ids[..., -1:]
+  if changes is not None:
+    joined = changes[..., length:] == changes[..., -1:]
     state = jnp.where(joined[..., None], state, 0)
   if axis_name is not None:
     state = halo.from_last(state, axis_name, reverse)
   return y, state
 
 
-def _span_ids(
+def _span_changes(
   ids: jax.Array, width: int, axis_name: str | None, reverse: bool
 ) -> jax.Array:
-  """The ids of the tail and of the tokens, [..., W - 1 + L]."""
-  tail = jnp.zeros((*ids.shape[:-1], width - 1), ids.dtype)
+  """How often the id changes, over the tail and the tokens, [..., W - 1 + L].
+
+  Equal counts are one segment.
+  """
+  tail = halo.id_before(ids, None, reverse)
+  tail = jnp.broadcast_to(tail, (*ids.shape[:-1], width - 1))
   if axis_name is not None and width > 1:
     own = ids[..., ids.shape[-1] - width + 1 :]
     tail = halo.from_previous(own, tail, axis_name, reverse)
-  return jnp.concatenate([tail, ids], -1)
+  span = jnp.concatenate([tail, ids], -1)
+  return count_changes(span, span[..., :1])
 
 
 def _recurrent(
   inputs: jax.Array,
   kernel: jax.Array,
   tail: jax.Array,
-  ids: jax.Array | None,
+  fresh: jax.Array | None,
 ) -> tuple[jax.Array, jax.Array]:
-  """Token after token, the tail as the carry."""
-  fresh = jnp.zeros(inputs.shape[:-1], bool)
-  if ids is not None:
-    fresh = jnp.diff(ids, axis=-1, prepend=jnp.zeros_like(ids[..., :1])) != 0
+  """Token after token, the tail as the carry; empty where a token is fresh."""
+  if fresh is None:
+    fresh = jnp.zeros(inputs.shape[:-1], bool)
 
   def step(
     tail: jax.Array, token: tuple[jax.Array, jax.Array]

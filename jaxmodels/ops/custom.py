@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from jaxmodels.ops import checks
 from jaxmodels.ops.dtypes import wide
+from jaxmodels.ops.explicit import run_by_letters
 from jaxmodels.ops.links import one_segment
 from jaxmodels.ops.recurrence import Family, Method
 from jaxmodels.ops.schedule import default_chunk_size, run_chosen
@@ -48,7 +49,27 @@ def make_op(
     axis_name: str | None = None,
     **named: Any,
   ) -> tuple[jax.Array, Any]:
-    sequence = jax.tree.map(jnp.asarray, tokens(*args, **named))
+    given = tokens(*args, **named)._asdict()
+    options = {
+      "reverse": reverse,
+      "method": method,
+      "chunk_size": chunk_size,
+      "axis_name": axis_name,
+    }
+    return run_by_letters(
+      name,
+      lambda arrays: run_op(options, **arrays),
+      {**given, "initial_state": initial_state, "segment_ids": segment_ids},
+      {
+        **dict.fromkeys(given, "BLH"),
+        "initial_state": "BH",
+        "segment_ids": "BL",
+      },
+      ("BLH", "BH"),
+    )
+
+  def run_op(options, initial_state, segment_ids, **sequence):
+    sequence = jax.tree.map(jnp.asarray, tokens(**sequence))
     _check(name, sequence, segment_ids)
     with jax.named_scope(name):
       state = _zero_state(family, sequence)
@@ -60,11 +81,8 @@ def make_op(
         sequence,
         state,
         segment_ids,
-        reverse=reverse,
-        method=method,
-        chunk_size=chunk_size,
         default=default_chunk_size(),
-        axis_name=axis_name,
+        **options,
       )
     checks.finite(name, y=y, final_state=state)
     return y, state

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmodels.ops.decay import boundary_decay, pair_decay, scores
+from jaxmodels.ops.explicit import by_letters
 from jaxmodels.ops.kernels import DeltaFactors, walk_delta
 from jaxmodels.ops.matrix_state import run_matrix_state
 from jaxmodels.ops.recurrence import Family, Kernel, Method, Segment
@@ -36,6 +37,16 @@ class Tokens(NamedTuple):
   log_decay: jax.Array | None
 
 
+@by_letters(
+  ("...LH", "...H"),
+  of="v",
+  q="...LH",
+  k="...LH",
+  v="...LH_",
+  beta="...LH",
+  log_decay="...LH",
+  initial_state="...H",
+)
 def delta_rule(
   q: jax.Array,
   k: jax.Array,
@@ -71,8 +82,8 @@ def delta_rule(
     beta: [..., L, H], in [0, 2].
     log_decay: None, [..., L, H] or [..., L, H, K]; at most 0, -inf allowed.
     initial_state: [..., H, K, V]; zero by default.
-    segment_ids: [..., L] integers that only grow. The entering state has id
-      0, and each token sees only what has its own id.
+    segment_ids: [..., L] integers; a segment is a run of equal ids. The
+      entering state has id 0, and each token sees only its own segment.
     reverse: run from the last token to the first.
     method: a form of the engine, see `jaxmodels.ops.recurrence`; "auto" is
       "chunked", but on GPU "parallel", and on CPU "recurrent" if K <= 64 and

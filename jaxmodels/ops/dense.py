@@ -16,6 +16,7 @@ from jax import lax
 
 from jaxmodels.ops import checks
 from jaxmodels.ops.dtypes import wide
+from jaxmodels.ops.explicit import run_by_letters
 from jaxmodels.ops.recurrence import Family, Method, Segment
 from jaxmodels.ops.schedule import run_chosen
 
@@ -61,8 +62,8 @@ def dense_recurrence(
     b: [..., L, N], or [..., L, G, M] with `block_diagonal`.
     initial_state: [..., N], or [..., G, M]; zero by default.
     block_diagonal: A and b have an axis of blocks.
-    segment_ids: [..., L] integers that only grow. The entering state has id
-      0, and each token sees only what has its own id.
+    segment_ids: [..., L] integers; a segment is a run of equal ids. The
+      entering state has id 0, and each token sees only its own segment.
     reverse: run from the last token to the first.
     method: a form of the engine, see `jaxmodels.ops.recurrence`; "auto" is
       "recurrent" on CPU, where it is fastest, and "parallel" elsewhere.
@@ -77,6 +78,30 @@ def dense_recurrence(
     ValueError: a shape, dtype or option does not fit; names the argument.
   """
   op = "dense_recurrence"
+  options = {
+    "reverse": reverse,
+    "method": method,
+    "chunk_size": chunk_size,
+    "axis_name": axis_name,
+  }
+  axes, state = ("...LG", "...G") if block_diagonal else ("...L", "...")
+  return run_by_letters(
+    op,
+    lambda arrays: _run(op, block_diagonal, options, **arrays),
+    {
+      "A": A,
+      "b": b,
+      "initial_state": initial_state,
+      "segment_ids": segment_ids,
+    },
+    {"A": axes, "b": axes, "initial_state": state, "segment_ids": "...L"},
+    (axes, state),
+    batch=jnp.ndim(b) - (3 if block_diagonal else 2),
+  )
+
+
+def _run(op, block_diagonal, options, A, b, initial_state, segment_ids):
+  """The op on arrays without types of a mesh."""
   _check(op, A, b, initial_state, block_diagonal, segment_ids)
   *batch, length = b.shape[: -2 if block_diagonal else -1]
   if initial_state is None:
@@ -96,13 +121,10 @@ def dense_recurrence(
       tokens,
       initial_state.astype(dtype).reshape(count, groups, width),
       None if segment_ids is None else segment_ids.reshape(count, length),
-      reverse=reverse,
-      method=method,
-      chunk_size=chunk_size,
       default=_CHUNK,
       on_cpu=("recurrent", "recurrent"),
-      axis_name=axis_name,
       dtype=b.dtype,
+      **options,
     )
   y, state = y.reshape(b.shape), state.reshape(initial_state.shape)
   checks.finite(op, y=y, final_state=state)

@@ -14,6 +14,7 @@ from jax import lax
 
 from jaxmodels.ops import checks
 from jaxmodels.ops.dtypes import wide
+from jaxmodels.ops.explicit import by_letters
 from jaxmodels.ops.recurrence import Family, Method, Segment
 from jaxmodels.ops.schedule import run_chosen
 
@@ -27,6 +28,9 @@ class Tokens(NamedTuple):
   b: Any
 
 
+@by_letters(
+  ("BLN", "BN"), a="BLN", b="BLN", initial_state="BN", segment_ids="BL"
+)
 def diagonal_recurrence(
   a: jax.Array,
   b: jax.Array,
@@ -47,8 +51,8 @@ def diagonal_recurrence(
     a: [B, L, ...] real (of any sign, zero too) or complex.
     b: [B, L, ...] like a.
     initial_state: [B, ...]; zero by default.
-    segment_ids: [B, L] integers that only grow. The entering state has id 0,
-      and each token sees only what has its own id.
+    segment_ids: [B, L] integers; a segment is a run of equal ids. The
+      entering state has id 0, and each token sees only its own segment.
     reverse: run from the last token to the first.
     method: a form of the engine, see `jaxmodels.ops.recurrence`; "auto" is
       "recurrent" on CPU, where it is fastest and keeps no more than y, and

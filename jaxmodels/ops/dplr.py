@@ -19,6 +19,7 @@ import numpy as np
 
 from jaxmodels.ops.decay import boundary_decay, pair_decay, scores
 from jaxmodels.ops.delta_rule import advance, compose
+from jaxmodels.ops.explicit import by_letters
 from jaxmodels.ops.matrix_state import decays_per_key, run_matrix_state
 from jaxmodels.ops.platform import platform
 from jaxmodels.ops.recurrence import (
@@ -42,6 +43,17 @@ class Tokens(NamedTuple):
   log_decay: jax.Array | None
 
 
+@by_letters(
+  ("...LH", "...H"),
+  of="v",
+  q="...LH",
+  k="...LH",
+  v="...LH_",
+  a="...LH",
+  b="...LH",
+  log_decay="...LH",
+  initial_state="...H",
+)
 def dplr_recurrence(
   q: jax.Array,
   k: jax.Array,
@@ -81,8 +93,8 @@ def dplr_recurrence(
     b: [..., L, H, K].
     log_decay: None, [..., L, H] or [..., L, H, K]; at most 0, -inf allowed.
     initial_state: [..., H, K, V]; zero by default.
-    segment_ids: [..., L] integers that only grow. The entering state has id
-      0, and each token sees only what has its own id.
+    segment_ids: [..., L] integers; a segment is a run of equal ids. The
+      entering state has id 0, and each token sees only its own segment.
     reverse: run from the last token to the first.
     method: a form of the engine, see `jaxmodels.ops.recurrence`; "auto" is
       "chunked", but on GPU "parallel", and on CPU "recurrent" if K <= 64 and

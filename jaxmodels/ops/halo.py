@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-__all__ = ["from_last", "from_previous", "gather", "rank", "reverse_ids"]
+__all__ = ["from_last", "from_previous", "gather", "id_before", "rank"]
 
 
 def rank(axis_name: str, reverse: bool) -> jax.Array:
@@ -61,20 +61,23 @@ def gather(
   return pieces.reshape((*shape[:axis], joined, *shape[axis + 1 :]))
 
 
-def reverse_ids(ids: jax.Array, axis_name: str | None = None) -> jax.Array:
-  """Segment ids of the flipped sequence: they grow again, from 0.
+def id_before(
+  ids: jax.Array, axis_name: str | None, reverse: bool
+) -> jax.Array:
+  """The segment id before this device's first token.
 
-  The last token's segment becomes segment 0, the one that the entering state
-  belongs to.
+  The state that enters the sequence has id 0, and in reverse the id of the
+  last token, at which it enters.
 
   Args:
-    ids: [..., L] integers that only grow along L.
+    ids: [..., L] in the order of time: flipped for `reverse`.
     axis_name: The mesh axis that L is cut over, if it is.
+    reverse: Whether time runs from the last device to the first.
 
   Returns:
-    [..., L], of the same dtype.
+    [..., 1].
   """
-  last = ids[..., -1:]
-  if axis_name is not None:
-    last = lax.pmax(last, axis_name)
-  return jnp.flip(last - ids, -1)
+  before = ids[..., :1] if reverse else jnp.zeros_like(ids[..., :1])
+  if axis_name is None:
+    return before
+  return from_previous(ids[..., -1:], before, axis_name, reverse)

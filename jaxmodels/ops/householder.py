@@ -11,9 +11,20 @@ import jax.numpy as jnp
 
 from jaxmodels.ops import checks
 from jaxmodels.ops.delta_rule import delta_rule
+from jaxmodels.ops.explicit import by_letters
 from jaxmodels.ops.recurrence import Method
 
 
+@by_letters(
+  ("...LH", "...H"),
+  of="q",
+  q="...LH_",
+  k="...L_H",
+  v="...L_H",
+  beta="...L_H",
+  log_decay="...LH",
+  initial_state="...H",
+)
 def householder_product(
   q: jax.Array,
   k: jax.Array,
@@ -48,8 +59,8 @@ def householder_product(
     beta: [..., L, M, H], in [0, 2].
     log_decay: None, [..., L, H] or [..., L, H, K]; at most 0, -inf allowed.
     initial_state: [..., H, K, V]; zero by default.
-    segment_ids: [..., L] integers that only grow. The entering state has id
-      0, and each token sees only what has its own id.
+    segment_ids: [..., L] integers; a segment is a run of equal ids. The
+      entering state has id 0, and each token sees only its own segment.
     reverse: run from the last token to the first.
     method: as for `delta_rule`.
     chunk_size: steps (not tokens) a chunk, a power of two; as for

@@ -18,6 +18,7 @@ from jax import lax
 
 from jaxmodels.ops import checks
 from jaxmodels.ops.dtypes import wide
+from jaxmodels.ops.explicit import by_letters
 from jaxmodels.ops.gaussian import (
   Gaussian,
   Model,
@@ -28,8 +29,20 @@ from jaxmodels.ops.gaussian import (
 from jaxmodels.ops.platform import platform
 
 _METHODS = ("auto", "recurrent", "parallel", "associative")
+_placed = by_letters(
+  "",
+  y="L",
+  F="",
+  Q="",
+  H="",
+  R="",
+  mean="",
+  covariance="",
+  observed="L",
+)
 
 
+@_placed
 def kalman_filter(
   y: jax.Array,
   F: jax.Array,
@@ -88,6 +101,7 @@ def kalman_filter(
   return filtered, log_likelihood
 
 
+@_placed
 def kalman_smoother(
   y: jax.Array,
   F: jax.Array,

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax
 
 from jaxmodels.ops.decay import boundary_decay, decayed_scores
+from jaxmodels.ops.explicit import by_letters
 from jaxmodels.ops.kernels import walk_decayed
 from jaxmodels.ops.matrix_state import decays_per_key, run_matrix_state
 from jaxmodels.ops.recurrence import Family, Kernel, Method, Segment
@@ -26,6 +27,15 @@ class Tokens(NamedTuple):
   log_decay: jax.Array | None
 
 
+@by_letters(
+  ("...LH", "...H"),
+  of="v",
+  q="...LH",
+  k="...LH",
+  v="...LH_",
+  log_decay="...LH",
+  initial_state="...H",
+)
 def linear_attention(
   q: jax.Array,
   k: jax.Array,
@@ -57,8 +67,8 @@ def linear_attention(
     v: [..., L, H, V].
     log_decay: None, [..., L, H] or [..., L, H, K]; at most 0, -inf allowed.
     initial_state: [..., H, K, V]; zero by default.
-    segment_ids: [..., L] integers that only grow. The entering state has id
-      0, and each token sees only what has its own id.
+    segment_ids: [..., L] integers; a segment is a run of equal ids. The
+      entering state has id 0, and each token sees only its own segment.
     reverse: run from the last token to the first.
     method: a form of the engine, see `jaxmodels.ops.recurrence`; "auto" is
       "parallel", but on TPU "chunked" with a decay a key channel; on CPU

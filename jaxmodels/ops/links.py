@@ -46,14 +46,34 @@ class Links(NamedTuple):
     return jnp.where(joined, x, 0)
 
 
+def count_changes(ids: jax.Array, before: jax.Array) -> jax.Array:
+  """How often the id has changed up to each token.
+
+  A segment is a run of equal ids, so two tokens are joined if and only if
+  their counts are equal, and a count of 0 is the segment of `before`.
+
+  Args:
+    ids: [..., L] integers.
+    before: [..., 1], the id before the first token.
+
+  Returns:
+    [..., L] of int32.
+  """
+  ids = jnp.asarray(ids)
+  before = jnp.asarray(before, ids.dtype)
+  previous = jnp.concatenate([before, ids[..., :-1]], axis=-1)
+  return jnp.cumsum(ids != previous, axis=-1, dtype=jnp.int32)
+
+
 def links_of(ids: jax.Array, before: jax.Array) -> Links:
   """Links of one chunk from its segment ids [C] and the id [] before it."""
-  causal = np.tri(ids.shape[0], dtype=bool)
+  changes = count_changes(ids, jnp.reshape(before, 1))
+  causal = np.tri(changes.shape[0], dtype=bool)
   return Links(
-    pair=causal & (ids[:, None] == ids[None, :]),
-    entry=ids == before,
-    exit=ids == ids[-1],
-    through=ids[-1] == before,
+    pair=causal & (changes[:, None] == changes[None, :]),
+    entry=changes == 0,
+    exit=changes == changes[-1],
+    through=changes[-1] == 0,
   )
 
 

@@ -12,8 +12,10 @@ from jax import lax
 
 from jaxmodels.ops import checks, halo
 from jaxmodels.ops.dtypes import wide
+from jaxmodels.ops.explicit import by_letters
 
 
+@by_letters("...LD", of="x", x="...LD", kernel="_D")
 def long_convolution(
   x: jax.Array,
   kernel: jax.Array,

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from jaxmodels.ops import checks
 from jaxmodels.ops.decay import between, clip
 from jaxmodels.ops.dtypes import wide
+from jaxmodels.ops.explicit import by_letters
 from jaxmodels.ops.links import Links
 from jaxmodels.ops.recurrence import Family, Method, Segment
 from jaxmodels.ops.schedule import CACHED, default_chunk_size, run_chosen
@@ -58,6 +59,16 @@ class _State(NamedTuple):
   m: jax.Array
 
 
+@by_letters(
+  ("...LH", "...H"),
+  of="v",
+  q="...LH",
+  k="...LH",
+  v="...LH_",
+  log_input_gate="...LH",
+  log_forget_gate="...LH",
+  initial_state="...H",
+)
 def normalized_linear_attention(
   q: jax.Array,
   k: jax.Array,
@@ -98,8 +109,8 @@ def normalized_linear_attention(
       default: zeros, and m = -1e30.
     floor: above 0. By default 1 with an input gate, as in the mLSTM, and
       1e-6 without, for positive feature maps.
-    segment_ids: [..., L] integers that only grow. The entering state has id
-      0, and each token sees only what has its own id.
+    segment_ids: [..., L] integers; a segment is a run of equal ids. The
+      entering state has id 0, and each token sees only its own segment.
     reverse: run from the last token to the first.
     method: a form of the engine, see `jaxmodels.ops.recurrence`; "auto" is
       "parallel", but on CPU "chunked" unless a gradient of a short sequence

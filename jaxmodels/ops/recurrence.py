@@ -133,7 +133,8 @@ def run(
     tokens: pytree of [B, L, H, ...]. Narrow floats are widened to float32
       chunk by chunk.
     state: the state that enters, pytree of [B, H, ...], float32 or wider.
-    segment_ids: [B, L] integers that only grow; the entering state has id 0.
+    segment_ids: [B, L] integers; a segment is a run of equal ids, and the
+      entering state has id 0.
     reverse: run from the last token to the first; the state then enters at
       the last token and belongs to its segment.
     method: "recurrent", "associative", "chunked", "parallel" or, for a

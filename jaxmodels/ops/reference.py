@@ -252,8 +252,10 @@ def bidirectional(
   M = jnp.prod(jnp.where(between[None, None], decay, 1), axis=-1)
   scores = M * jnp.einsum("bihk,bjhk->bhij", q, k)
   if segment_ids is not None:
-    same = segment_ids[:, :, None] == segment_ids[:, None, :]
-    scores = jnp.where(same[:, None], scores, 0)
+    edge = segment_ids != jnp.roll(segment_ids, 1, axis=1)
+    crossed = (jnp.minimum(i, j) < t) & (t <= jnp.maximum(i, j))
+    apart = jnp.any(edge[:, None, None] & crossed[None], axis=-1)
+    scores = jnp.where(apart[:, None], 0, scores)
   y = jnp.einsum("bhij,bjhv->bihv", scores, v)
   if normalize:
     row = jnp.moveaxis(jnp.sum(scores, axis=-1), 1, 2)

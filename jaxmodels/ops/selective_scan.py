@@ -15,6 +15,7 @@ from jax import lax
 
 from jaxmodels.ops import checks, diagonal
 from jaxmodels.ops.dtypes import wide
+from jaxmodels.ops.explicit import by_letters
 from jaxmodels.ops.platform import platform
 from jaxmodels.ops.recurrence import Family, Method
 from jaxmodels.ops.schedule import run_chosen
@@ -31,6 +32,17 @@ class Tokens(NamedTuple):
   C: jax.Array
 
 
+@by_letters(
+  ("...LD", "...D"),
+  of="x",
+  x="...LD",
+  dt="...LD",
+  A="D",
+  B="...L",
+  C="...L",
+  D="D",
+  initial_state="...D",
+)
 def selective_scan(
   x: jax.Array,
   dt: jax.Array,
@@ -71,8 +83,8 @@ def selective_scan(
     C: [..., L, N].
     D: [D] or None, the skip.
     initial_state: [..., D, N]; zero by default.
-    segment_ids: [..., L] integers that only grow. The entering state has id
-      0, and each token sees only what has its own id.
+    segment_ids: [..., L] integers; a segment is a run of equal ids. The
+      entering state has id 0, and each token sees only its own segment.
     reverse: run from the last token to the first.
     method: a form of the engine, see `jaxmodels.ops.recurrence`; "auto" is
       "recurrent" for one token and else "chunked", on every platform.

@@ -29,4 +29,9 @@ def resets(length: int, chunk: int) -> dict[str, np.ndarray | None]:
     ids[name] = np.cumsum(starts, dtype=np.int32)
   # Ids that are left out: documents of no tokens between the others.
   ids["with empty segments"] = 3 * ids["everywhere"]
+  # Ids that come back: another segment each time.
+  ids["that come back"] = ids["everywhere"] % 2
+  padded = np.where(np.arange(length) < length - 3, ids["inside a chunk"], 0)
+  ids["padding of 0"] = padded
+  ids["padding of -1"] = np.where(np.arange(length) < length - 3, padded, -1)
   return ids

@@ -130,6 +130,7 @@ class _Trial:
     self.ids = np.zeros((_BATCH, length), np.int32)
     for row, start in self.starts:
       self.ids[row, start:] += start > 0
+    self.ids %= 2  # Ids come back, and each time it is another document.
     self.call = jax.jit(self._call(module, contract.mix))
     # A function of its own: jax keeps what it traced, with guards or without.
     whole = self._call(module, contract.mix)

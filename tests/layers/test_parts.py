@@ -108,6 +108,12 @@ def test_positions_count_from_the_start_of_each_document():
     positions, [[5, 6, 0, 1, 2, 0], [0, 1, 2, 3, 4, 5]]
   )
   np.testing.assert_array_equal(after, [1, 6])
+  ids = np.array([[0, 0, 1, 1, 0, 0], [-1, 0, 0, 2, 0, -1]], np.int32)
+  positions, after = advance_positions(entering, 6, ids)
+  np.testing.assert_array_equal(
+    positions, [[5, 6, 0, 1, 0, 1], [0, 0, 1, 0, 0, 0]]
+  )
+  np.testing.assert_array_equal(after, [2, 1])
   positions, after = advance_positions(entering, 2, None)
   np.testing.assert_array_equal(positions, [[5, 6], [9, 10]])
   np.testing.assert_array_equal(after, [7, 11])

@@ -13,6 +13,9 @@ RESETS = {
   "none": None,
   "at_0": np.array([[1] * 11, [0] * 7 + [1] * 4]),
   "middle": np.array([[0] * 2 + [1] * 1 + [2] * 8, [0] * 10 + [3]]),
+  "back": np.array(
+    [[0] * 4 + [1] * 2 + [0] * 3 + [-1] * 2, [3, 0, 3, 3, 0, 3, 3] + [0] * 4]
+  ),
 }
 
 
@@ -84,10 +87,12 @@ def exact_gradients(window, arguments, ids, size, cotangents):
     (1, "middle", True),
     (5, "at_0", True),
     (5, "middle", True),
+    (5, "back", True),
     *(
       pytest.param(*case, marks=pytest.mark.slow)
       for case in [
         (None, "none", True),
+        (None, "back", True),
         (None, "at_0", True),
         (1, "none", False),
         (1, "none", True),
@@ -199,9 +204,10 @@ def test_the_cache_of_a_window_keeps_its_size_and_says_what_lives():
 
 
 @pytest.mark.parametrize("window", [None, 4])
-def test_reverse_is_the_flipped_sequence(window):
+@pytest.mark.parametrize("resets", ["middle", "back"])
+def test_reverse_is_the_flipped_sequence(window, resets):
   arrays, entering = draw(past=3)
-  ids = RESETS["middle"]
+  ids = RESETS[resets]
   flipped = ids[:, -1:] - ids[:, ::-1]
   size = 3 if window else 3 + LENGTH
   y, keys, values = definition(

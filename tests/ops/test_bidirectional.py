@@ -41,8 +41,8 @@ def results(op, arguments):
 
 
 @functools.cache
-def truth(kind, normalize):
-  options = {"normalize": normalize, "segment_ids": ids()}
+def truth(kind, normalize, back=False):
+  options = {"normalize": normalize, "segment_ids": ids(back)}
   op = functools.partial(reference.bidirectional, **options)
   with jax.enable_x64(True):
     exact = {k: np.float64(x) for k, x in drawn(kind).items()}
@@ -50,8 +50,10 @@ def truth(kind, normalize):
   return {k: np.asarray(x) for k, x in found.items()}
 
 
-def ids():
-  return np.repeat([[0, 1, 2]], [5, 7, 1], axis=1) * np.array([[1], [0]])
+def ids(back=False):
+  """Three documents in one row; the third has the id of the first."""
+  numbers = [[0, 1, 0 if back else 2]]
+  return np.repeat(numbers, [5, 7, 1], axis=1) * np.array([[1], [0]])
 
 
 def cases():
@@ -75,6 +77,18 @@ def test_every_form(kind, method, normalize):
   got = jax.jit(functools.partial(results, op))(drawn(kind))
   for name, wanted in truth(kind, normalize).items():
     assert relative_error(got[name], wanted) < 2e-5, name
+
+
+@pytest.mark.parametrize("method", FORMS)
+def test_ids_that_come_back_are_another_segment(method):
+  op = functools.partial(
+    ops.bidirectional,
+    method=method,
+    chunk_size=16,
+    segment_ids=jnp.asarray(ids(back=True)),
+  )
+  got = jax.jit(op)(**drawn("LIT"))
+  assert relative_error(got, truth("LIT", False, back=True)["y"]) < 2e-5
 
 
 @pytest.mark.slow

@@ -13,6 +13,9 @@ RESETS = {
   "none": None,
   "at_0": np.array([[1] * 13, [0] * 7 + [1] * 6]),
   "middle": np.array([[0] * 2 + [1] * 1 + [2] * 10, [0] * 12 + [3]]),
+  "back": np.array(
+    [[0] * 4 + [1] * 2 + [0] * 5 + [-1] * 2, [3, 0, 3, 3, 0, 3, 3] + [0] * 6]
+  ),
 }
 
 
@@ -118,7 +121,7 @@ def test_cut_anywhere_and_continue(cut):
   assert_close((jnp.concatenate([first, second], 1), final), whole, 1e-6)
 
 
-@pytest.mark.parametrize("resets", ["none", "middle"])
+@pytest.mark.parametrize("resets", ["none", "middle", "back"])
 def test_reverse_is_the_flipped_sequence(resets):
   x, kernel, state = draw()
   ids = RESETS[resets]

@@ -10,7 +10,6 @@ from jaxmodels.ops import attention, causal_convolution, checks
 X = np.ones((1, 3, 2), np.float32)
 NAN = np.where(np.arange(2) == 1, np.nan, X).astype(np.float32)
 Q, BAD = X[:, :, None], NAN[:, :, None]
-FALLING = np.array([[1, 0, 2]])
 
 
 def convolve(**arguments):
@@ -27,10 +26,8 @@ def attend(**arguments):
     (convolve, {"x": NAN}, "causal_convolution: x must be finite"),
     (convolve, {"kernel": NAN[0]}, "kernel must be finite"),
     (convolve, {"initial_state": NAN[:, 1:]}, "initial_state must be finite"),
-    (convolve, {"segment_ids": FALLING}, "segment_ids must only grow"),
     (attend, {"q": BAD}, "attention: q must be finite"),
     (attend, {"v": BAD}, "attention: v must be finite"),
-    (attend, {"segment_ids": FALLING}, "segment_ids must only grow"),
   ],
 )
 def test_wrong_numbers_are_named_where_guards_are_on(call, wrong, match):

@@ -66,6 +66,9 @@ GIVEN = (
   "at a chunk's edge",
   "everywhere",
   "with empty segments",
+  "that come back",
+  "padding of 0",
+  "padding of -1",
 )
 
 

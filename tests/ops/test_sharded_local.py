@@ -23,6 +23,11 @@ ALONG, WHOLE = PartitionSpec(None, "s"), PartitionSpec()
 IDS = np.array(
   [[0] * 5 + [1] * 6 + [2] * 5 + [3] * 16, [1] * 2 + [2] + [4] * 29]
 )
+# Ids that come back in the next piece, in the same, and as padding.
+BACK = np.array(
+  [[0] * 8 + [1] * 3 + [0] * 7 + [1] * 14, [0] * 3 + [2] + [0] * 24 + [-1] * 4]
+)
+IDS_BY_NAME = {"joined": None, "packed": IDS, "back": BACK}
 
 
 def draw(*shape):
@@ -87,7 +92,7 @@ each_way = pytest.mark.parametrize("reverse", [False, True])
 
 @each_number
 @each_way
-@pytest.mark.parametrize("ids", [None, IDS], ids=["joined", "packed"])
+@pytest.mark.parametrize("ids", IDS_BY_NAME.values(), ids=IDS_BY_NAME)
 def test_a_sharded_convolution_is_the_whole_one(devices, reverse, ids):
   ids = [] if ids is None else [ids]
 
@@ -103,15 +108,17 @@ def test_a_sharded_convolution_is_the_whole_one(devices, reverse, ids):
 # All keys and values are gathered without a window, and for one that is
 # longer than the pieces, which 9 is on four devices; else a tail is passed on.
 @pytest.mark.parametrize(
-  ("devices", "window", "reverse"),
+  ("devices", "window", "reverse", "ids"),
   [
-    (4, None, False),
-    (8, None, True),
-    (8, 4, False),
-    (2, 4, True),
-    (4, 9, True),
+    (4, None, False, IDS),
+    (8, None, True, IDS),
+    (8, 4, False, IDS),
+    (2, 4, True, IDS),
+    (4, 9, True, IDS),
+    (4, 4, True, BACK),
+    (4, None, True, BACK),
     *(
-      pytest.param(*case, marks=pytest.mark.slow)
+      pytest.param(*case, IDS, marks=pytest.mark.slow)
       for case in [
         (2, None, False),
         (2, None, True),
@@ -125,7 +132,7 @@ def test_a_sharded_convolution_is_the_whole_one(devices, reverse, ids):
     ),
   ],
 )
-def test_sharded_attention_is_the_whole_one(devices, window, reverse):
+def test_sharded_attention_is_the_whole_one(devices, window, reverse, ids):
   past = 3 if window is None else window - 1
   live = np.ones((2, past), bool)
 
@@ -147,7 +154,7 @@ def test_sharded_attention_is_the_whole_one(devices, window, reverse):
     draw(LENGTH, 2, 5),
     draw(past, 2, 3),
     draw(past, 2, 5),
-    IDS,
+    ids,
   )
   assert_sharded_is_whole(devices, op, arguments, 5, whole=(3, 4))
 
@@ -185,6 +192,7 @@ def test_sharded_chunks_of_attention_without_a_past_are_the_whole(
   ("devices", "ids"),
   [
     pytest.param(4, IDS, id="packed-4"),
+    pytest.param(4, BACK, id="back-4", marks=pytest.mark.slow),
     *(
       pytest.param(n, ids, id=f"{name}-{n}", marks=pytest.mark.slow)
       for n in (2, 4, 8)

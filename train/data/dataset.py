@@ -7,9 +7,9 @@ An example is a dictionary of four arrays of one length L:
   weights      float32  how much each prediction counts (0: not at all)
   segment_ids  int32    which document a token belongs to, within its row
 
-Segment ids start at 0 in every row and only grow along it, so that packed
-documents do not see each other and padding, which is a segment of its own,
-sees nothing.
+A document is a run of equal segment ids, of which the first in a row has id 0.
+So packed documents do not see each other, and padding, which is a segment of
+its own, sees nothing.
 """
 
 from __future__ import annotations
