@@ -217,10 +217,11 @@ _ELEMENTWISE = {
   "round": (1, 1),
   "square": (1, 6),
   "conj": (0, 1),
+  "one_minus_square": (3, 10),  # (1 - x) (1 + x)
 }
 _TRANSCENDENTAL = {
   "atan2", "cbrt", "cos", "erf", "erf_inv", "exp", "exp2", "expm1", "log",
-  "log1p", "logistic", "pow", "rsqrt", "sin", "sqrt", "tan", "tanh",
+  "log1p", "log2", "logistic", "pow", "rsqrt", "sin", "sqrt", "tan", "tanh",
 }  # fmt: skip
 _REDUCE = {"reduce_sum", "reduce_max", "reduce_min", "reduce_prod"}
 # Primitives whose parameters may hold a program that is not called as such.

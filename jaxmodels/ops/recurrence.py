@@ -163,14 +163,18 @@ def run(
     state, final = sequence_parallel.exchange(
       lift(family.advance), whole, state, axis_name, reverse
     )
-  if method in ("recurrent", "chunked"):
-    through = functools.partial(_one_by_one, family, size)
-  else:
-    through = functools.partial(_all_at_once, family, size, method)
+
+  def through(family):
+    if method in ("recurrent", "chunked"):
+      return functools.partial(_one_by_one, family, size)
+    return functools.partial(_all_at_once, family, size, method)
+
   if family.tangent is None:
-    y, last = through(dtype, inputs, state)
+    y, last = through(family)(dtype, inputs, state)
   else:
-    y, last = by_tangent(family.tangent, through, dtype)(inputs, state)
+    linear = through(family._replace(step=None))  # It stands in a `by_use`.
+    go = by_tangent(family.tangent, through(family), linear, dtype)
+    y, last = go(inputs, state)
   y = merge(y, length)
   return jnp.flip(y, 1) if reverse else y, last if final is None else final
 

@@ -16,9 +16,13 @@ import jax.numpy as jnp
 from jaxmodels.ops.chunks import Inputs, Tree, lift, links_from, widen
 
 
+Through = Callable[[Any, Inputs, Tree], tuple[jax.Array, Tree]]
+
+
 def by_tangent(
   tangent: Callable[[Tree, Tree, Tree], Tree],
-  through: Callable[[Any, Inputs, Tree], tuple[jax.Array, Tree]],
+  through: Through,
+  linear: Through,
   dtype: Any,
 ) -> Callable[[Inputs, Tree], tuple[jax.Array, Tree]]:
   """A run through chunks, differentiated as the run that its tangent is.
@@ -29,6 +33,9 @@ def by_tangent(
     through: `(dtype, inputs, state) -> (y, last)`, the run; y
       [n, B, H, C, ...] are all its states, of dtype or, for None, as wide as
       the state [B, H, ...].
+    linear: the same run of plain operations, for the tangent. A gradient
+      transposes it, and JAX transposes what is inside a `custom_jvp` as it is
+      written, without first taking apart what is linear and what is not.
     dtype: the first argument of `through`.
 
   Returns:
@@ -39,13 +46,12 @@ def by_tangent(
   @function.defjvp
   def _(primals, changes):
     (inputs, state), (change, state_change) = primals, changes
-    wide = by_tangent(tangent, through, None)
-    y, last = wide(inputs, state)
+    y, last = by_tangent(tangent, through, linear, None)(inputs, state)
     links = links_from(inputs.ids, y.shape[3])
     tokens = _lifted(tangent, links)(
       widen(inputs.chunks), widen(change.chunks), links, _before(y, state)
     )
-    dy, dlast = wide(inputs._replace(chunks=tokens), state_change)
+    dy, dlast = linear(None, inputs._replace(chunks=tokens), state_change)
     as_asked = dtype or y.dtype
     return (y.astype(as_asked), last), (dy.astype(as_asked), dlast)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxmodels import ops
-from jaxmodels.ops import reference
+from jaxmodels.ops import dense, reference
 from jaxmodels.testing import relative_error, tolerance
 from tests.ops import draws
 
@@ -30,7 +30,13 @@ def change_of_gradient(op):
 
 
 @pytest.mark.parametrize(
-  ("method", "reverse"), [("recurrent", False), ("chunked", True)]
+  ("method", "reverse"),
+  [
+    ("recurrent", False),
+    ("chunked", True),
+    ("parallel", False),
+    ("associative", True),
+  ],
 )
 @pytest.mark.parametrize("name", CASES)
 def test_second_order(name, method, reverse):
@@ -52,6 +58,33 @@ def test_second_order(name, method, reverse):
     jax.tree.leaves(found), jax.tree.leaves(expected), strict=True
   ):
     assert relative_error(one, other) < tolerance(np.float32)
+
+
+def test_the_gradient_of_a_family_that_has_a_step_too():
+  """The run of the tangent is transposed; a step of its own is left out."""
+
+  def step(token, links, state):
+    state = dense.advance(dense.summarize(token, links), state)
+    return state[None], state
+
+  family = dense.FAMILY._replace(step=step)
+  stepping = ops.make_op("stepping", family, dense.Tokens)
+  drawn = jax.tree.map(
+    jnp.float32, draws.dense((1,))(np.random.default_rng(0), 6)
+  )
+
+  def loss(drawn):
+    padding = jnp.zeros(drawn["b"].shape[:3])
+    y, last = stepping(**drawn, padding=padding, method="recurrent")
+    return jnp.sum(jnp.sin(y)) + jnp.sum(last**2)
+
+  def defined(drawn):
+    y, last = reference.dense_recurrence(**drawn, block_diagonal=True)
+    return jnp.sum(jnp.sin(y)) + jnp.sum(last**2)
+
+  found, expected = (jax.jit(jax.grad(f))(drawn) for f in (loss, defined))
+  for name, gradient in expected.items():
+    assert relative_error(found[name], gradient) < tolerance(np.float32)
 
 
 @pytest.mark.parametrize("name", CASES)
