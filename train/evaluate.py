@@ -88,7 +88,8 @@ def _run(argv: Sequence[str]) -> int:
       strategy,
       strategy.prepare(state),
       dataset,
-      config.batch_size,
+      # More rows than there are examples would weigh nothing.
+      min(config.batch_size, len(dataset)),
       options.batches,
     )
   print(f"step {snapshot.step}, {options.split}:")

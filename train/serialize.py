@@ -126,6 +126,9 @@ def read_config(document: Any, trusted: Collection[str] = ()) -> Config:
   if not isinstance(config, Config):
     kind = type(config).__name__
     raise UserError(f"the saved config is a {kind}, not a Config")
+  if not hasattr(config.data, "open"):
+    kind = type(config.data).__name__
+    raise UserError(f"the data of the saved config are of type {kind}")
   return config
 
 

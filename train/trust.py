@@ -36,7 +36,14 @@ from train.errors import UserError, one_line
 _NO_ACTIVATIONS = ("load", "save", "savez", "fromfile")
 _LIBRARIES = (jax.nn, jnp, nn)
 # What a model raises that is not made of what its config says.
-_MISFITS = (flax.errors.FlaxError, ArithmeticError, TypeError, ValueError)
+_MISFITS = (
+  flax.errors.FlaxError,
+  ArithmeticError,
+  LookupError,
+  NameError,
+  TypeError,
+  ValueError,
+)
 _PURE = ("jaxmodels.layers", "jaxmodels.ops")
 
 
@@ -237,8 +244,10 @@ def _fits(value: Any, hint: Any) -> bool:
     return type(value) in (int, float)
   if hint in (bool, int, str, type(None)):
     return type(value) is hint
-  if dataclasses.is_dataclass(hint):
-    return isinstance(value, typing.cast(type, hint))
+  if isinstance(hint, type) and (
+    dataclasses.is_dataclass(hint) or issubclass(hint, nn.Module)
+  ):
+    return isinstance(value, hint)
   return True
 
 
