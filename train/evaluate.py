@@ -1,4 +1,8 @@
-"""Validation, in the loop and as `python -m train.evaluate --workdir=DIR`."""
+"""Validation, in the loop and as `python -m train.evaluate --workdir=DIR`.
+
+`--trust` is as in `train.generate`. The data are opened as the run's config
+names them, but nothing is downloaded or written.
+"""
 
 import argparse
 import itertools
@@ -60,7 +64,9 @@ def evaluate(
 
 
 def _run(argv: Sequence[str]) -> int:
-  parser = argparse.ArgumentParser("train.evaluate", description=__doc__)
+  parser = argparse.ArgumentParser(
+    "train.evaluate", description="Validates a checkpoint."
+  )
   parser.add_argument("--workdir", required=True, help="directory of the run")
   parser.add_argument(
     "--step", default="latest", help="latest, best, or a step"

@@ -7,7 +7,7 @@ from jaxmodels.models.registry import UnknownNameError, make_mixer, pick
 
 
 def test_an_unknown_name_can_be_told_from_other_mistakes():
-  with pytest.raises(UnknownNameError, match="unknown mixer 'glaa'.*'gla'"):
+  with pytest.raises(UnknownNameError, match=r"unknown mixer 'glaa'.*'gla'"):
     make_mixer("glaa", {}, width=8)
   with pytest.raises(UnknownNameError, match="unknown remat 'x'"):
     pick("remat", "x", {"full": None})

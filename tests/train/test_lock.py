@@ -14,7 +14,7 @@ import pytest
 from tests.train import tiny
 from tests.train.test_untrusted import everything
 from train import __main__ as command
-from train import lock
+from train import evaluate, lock, report
 from train.command import main_with_errors
 from train.errors import UserError
 from train.loop import run
@@ -72,6 +72,14 @@ def test_a_failed_run_releases_the_lock(tmp_path):
     raise KeyError
   with lock.held(str(tmp_path)), pytest.raises(UserError, match="is writing"):
     run(tiny.get_config(), str(tmp_path))
+
+
+def test_reading_needs_no_lock(finished, capsys):
+  with lock.held(finished[0]):
+    words = (f"--workdir={finished[0]}", "--batches=1")
+    assert main_with_errors(evaluate._run, words) == 0
+    assert report.main([finished[0]]) == 0
+  assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("kind", ["link", "dangling", "folder", "pipe"])
