@@ -33,6 +33,9 @@ class Mine(GLA):
 class Settings:
   size: int = 1
 
+  def open(self, split):
+    raise ValueError
+
 
 MIXERS["mine"] = Mine
 
