@@ -231,7 +231,8 @@ def _rewrite(path: pathlib.Path, step: int | None) -> None:
     for line, values in _lines(before)
     if step is None or values["step"] <= step
   )
-  if after != before:
+  # A file with two names may lie outside; what is added must not go there.
+  if after != before or path.stat().st_nlink > 1:
     files.replace(str(path), after.encode())
 
 

@@ -82,14 +82,19 @@ def test_reading_needs_no_lock(finished, capsys):
   assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize("kind", ["link", "dangling", "folder", "pipe"])
+KINDS = ["link", "hard link", "dangling", "folder", "pipe"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_lock_is_a_file_of_the_directory(tmp_path, kind):
   outside, path = tmp_path / "outside", tmp_path / "run" / lock.FILE_NAME
   path.parent.mkdir()
-  if kind == "link":
+  if kind in ("link", "hard link"):
     outside.write_text("mine")
   if kind in ("link", "dangling"):
     path.symlink_to(outside)
+  elif kind == "hard link":
+    path.hardlink_to(outside)
   elif kind == "folder":
     path.mkdir()
   else:
@@ -97,8 +102,8 @@ def test_the_lock_is_a_file_of_the_directory(tmp_path, kind):
   with pytest.raises(UserError, match=re.escape(str(path.parent))) as error:
     run(tiny.get_config(), str(path.parent))
   assert "\n" not in str(error.value)
-  assert outside.exists() == (kind == "link")
-  assert kind != "link" or outside.read_text() == "mine"
+  assert outside.exists() == ("link" in kind)
+  assert "link" not in kind or outside.read_text() == "mine"
 
 
 @pytest.fixture
