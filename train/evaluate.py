@@ -1,4 +1,8 @@
-"""Validation, in the loop and as `python -m train.evaluate --workdir=DIR`."""
+"""Validation, in the loop and as `python -m train.evaluate --workdir=DIR`.
+
+`--trust` is as in `train.generate`. The data are opened as the run's config
+names them, but nothing is downloaded or written.
+"""
 
 import itertools
 import sys
@@ -60,7 +64,11 @@ def evaluate(
 
 
 def _run(argv: Sequence[str]) -> int:
-  parser = Parser("train.evaluate", description=__doc__, allow_abbrev=False)
+  parser = Parser(
+    "train.evaluate",
+    description="Validates a checkpoint.",
+    allow_abbrev=False,
+  )
   parser.add_argument("--workdir", required=True, help="directory of the run")
   parser.add_argument(
     "--step", default="latest", help="latest, best, or a step"
@@ -89,7 +97,8 @@ def _run(argv: Sequence[str]) -> int:
       strategy,
       strategy.prepare(state),
       dataset,
-      config.batch_size,
+      # More rows than there are examples would weigh nothing.
+      min(config.batch_size, len(dataset)),
       options.batches,
     )
   emit(f"step {snapshot.step}, {options.split}:")

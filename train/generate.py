@@ -3,6 +3,9 @@
 The prompt goes through the model once; then one token at a time goes in and
 out with the model's state, so that memory and time a token do not grow with
 what was written before (for mixers whose state does not).
+
+A run of classes or mixers of your own needs their code again: `--trust=FILE`,
+FILE being its config, or `--trust=MODULE`. Nothing else of a run is imported.
 """
 
 import argparse

@@ -67,8 +67,9 @@ def _acquire(workdir: str) -> int:
     reason = error.strerror or str(error)
     raise UserError(f"cannot write to --workdir={workdir}: {reason}") from error
   try:
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-      raise UserError(f"{path} is not a file: remove it")
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+      raise UserError(f"{path} is not a file of its own: remove it")
     _take(descriptor, workdir)
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, f"{os.getpid()} {socket.gethostname()}\n".encode(), 0)

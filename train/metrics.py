@@ -125,7 +125,7 @@ class MetricsWriter:
     not be joined to it.
     """
     self._workdir.mkdir(parents=True, exist_ok=True)
-    if not _ends_whole(self._path):
+    if not _is_whole(self._path):
       _rewrite(self._path, None)
     return files.open_append(str(self._path))
 
@@ -272,9 +272,13 @@ def _problem(values: Mapping[str, Any]) -> str | None:
   return None
 
 
-def _ends_whole(path: pathlib.Path) -> bool:
-  """Says whether a file is empty, or ends with a line break."""
-  if not path.is_file() or not path.stat().st_size:
+def _is_whole(path: pathlib.Path) -> bool:
+  """Says whether a file has one name, and ends with a line break if at all."""
+  if not path.is_file():
+    return True
+  if path.stat().st_nlink > 1:
+    return False
+  if not path.stat().st_size:
     return True
   with path.open("rb") as file:
     file.seek(-1, os.SEEK_END)
@@ -301,7 +305,8 @@ def _rewrite(path: pathlib.Path, step: int | None) -> tuple[int, int]:
     else:
       is_same = False
       wrong += values is not None and not is_metrics
-  if not is_same:
+  # A file with two names may lie outside; what is added must not go there.
+  if not is_same or path.stat().st_nlink > 1:
     files.replace(str(path), "".join(kept).encode())
   return len(kept), wrong
 

@@ -20,13 +20,17 @@ def read_config(document: Any, trusted: Collection[str] = ()) -> Config:
   """
   try:
     config = serialize.from_json(document, trusted)
-  except UserError as error:
+  except trust.NotTrustedError as error:
     source = trust.source_of(document)
     if source is None:
       raise
-    started = f"the run was started with --config={source!r}"
-    raise UserError(f"{error} ({started})") from error
+    raise UserError(
+      f"{error}, or --trust={source}, the config that the run was started with"
+    ) from error
   if not isinstance(config, Config):
     kind = type(config).__name__
     raise UserError(f"the saved config is a {kind}, not a Config")
+  if not hasattr(config.data, "open"):
+    kind = type(config.data).__name__
+    raise UserError(f"the data of the saved config are of type {kind}")
   return config

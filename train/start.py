@@ -172,17 +172,8 @@ def begin(
   draw, shapes = new_state(config, task, length)
   check_pieces(mesh, task.model, shapes.params, length)
   memory.check(config, mesh, shapes, length)
-  document = serialize.to_json(config)
   digests = {"train": digest(train), "validation": digest(validation)}
-  processes.check_same(
-    {
-      "the version of JAX": jax.__version__,
-      "the config": json.dumps(document),
-      "the flag --new_data": str(new_data),
-      "the train split": digests["train"],
-      "the validation split": digests["validation"],
-    }
-  )
+  document = _document(config, digests, new_data)
   document |= {
     "$data": {**digests, "vocab_size": train.vocab_size},
     "$source": source,
@@ -214,6 +205,27 @@ def begin(
     content = json.dumps(document, indent=2).encode()
     files.replace(os.path.join(workdir, "config.json"), content)
   return Start(strategy, mesh, state, train, validation, snapshot, document)
+
+
+def _document(
+  config: Config, digests: Mapping[str, str], new_data: bool
+) -> dict[str, Any]:
+  """Returns a config as JSON, after all processes have seen they have it.
+
+  Raises:
+    UserError: They have another, or other data; raised by all.
+  """
+  document: dict[str, Any] = serialize.to_json(config)
+  splits = {f"the {split} split": text for split, text in digests.items()}
+  processes.check_same(
+    {
+      "the version of JAX": jax.__version__,
+      "the config": json.dumps(document),
+      "the flag --new_data": str(new_data),
+      **splits,
+    }
+  )
+  return document
 
 
 def _check_programs(
@@ -284,7 +296,7 @@ def _make_writable(workdir: str) -> None:
     reason = error.strerror or str(error)
     raise UserError(f"cannot write to --workdir={workdir}: {reason}") from error
   if not os.access(workdir, os.W_OK | os.X_OK):
-    raise UserError(f"cannot write to --workdir={workdir}")
+    raise UserError(f"cannot write to --workdir={workdir}: permission denied")
   for name in ("checkpoints", "corrupt", FILE_NAME):
     files.refuse_link(os.path.join(workdir, name))
   # The profiler makes folders in folders, and follows what it finds.

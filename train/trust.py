@@ -36,7 +36,14 @@ from train.errors import UserError, one_line
 _NO_ACTIVATIONS = ("load", "save", "savez", "fromfile")
 _LIBRARIES = (jax.nn, jnp, nn)
 # What a model raises that is not made of what its config says.
-_MISFITS = (flax.errors.FlaxError, ArithmeticError, TypeError, ValueError)
+_MISFITS = (
+  flax.errors.FlaxError,
+  ArithmeticError,
+  LookupError,
+  NameError,
+  TypeError,
+  ValueError,
+)
 _PURE = ("jaxmodels.layers", "jaxmodels.ops")
 
 
@@ -65,15 +72,43 @@ def _is_the_users(module: str) -> bool:
   )
 
 
-def _allowed(module: str, trusted: Collection[str]) -> bool:
-  return _within(module, trusted) or _is_the_users(module)
+class NotTrustedError(UserError):
+  """A saved config names what is in a module that nobody trusts."""
 
 
 def path_of(value: Any) -> str:
   """Returns the name under which a class or a function is saved."""
   # A jitted function of JAX has no qualified name.
-  name = getattr(value, "__qualname__", None) or value.__name__
+  name = getattr(value, "__qualname__", None) or getattr(value, "__name__", "")
   return f"{value.__module__}:{name}"
+
+
+def _trusted_module(
+  what: str, module: str, packages: Collection[str], trusted: Collection[str]
+) -> str:
+  """Returns the module to look in for what a saved config names.
+
+  Args:
+    what: For the error, such as "class a.b:C".
+    module: As it is named.
+    packages: Of this project, which may be named.
+    trusted: See `find_class`.
+
+  Raises:
+    NotTrustedError: It may not be named.
+  """
+  if _within(module, (*packages, *trusted)) or _is_the_users(module):
+    return module
+  if _within(module, ("train", "flax")):
+    raise UserError(f"the saved config names the {what}, which is no config")
+  for name in trusted:
+    # A file has another name if it is imported from another directory.
+    if name.rpartition(".")[2] == module.rpartition(".")[2]:
+      return name
+  raise NotTrustedError(
+    f"the saved config names the {what}: if you trust the code of the module"
+    f" {module}, add --trust={module}"
+  )
 
 
 def find_class(path: Any, trusted: Collection[str]) -> type:
@@ -88,15 +123,10 @@ def find_class(path: Any, trusted: Collection[str]) -> type:
   """
   module, names = _split(path)
   own = ("jaxmodels", "flax.linen", "train.config", "train.data")
-  if not _within(module, own) and not _allowed(module, trusted):
-    if _within(module, ("train", "flax")):
-      raise UserError(f"the saved config names {path!r}, which is no config")
-    raise UserError(
-      f"the saved config names the class {path!r}: if you trust the code of the"
-      f" module {module}, add --trust={module}"
-    )
+  module = _trusted_module(f"class {path!r}", module, own, trusted)
   found = _look_up(path, module, names)
-  if not isinstance(found, type) or path_of(found) != path:
+  wanted = f"{module}:{'.'.join(names)}"
+  if not isinstance(found, type) or path_of(found) != wanted:
     raise UserError(
       f"the saved config names {path!r}, which is not a class of that module"
     )
@@ -134,14 +164,10 @@ def find_function(path: Any, trusted: Collection[str]) -> Any:
   # No config needs a function of the standard library, trusted or not.
   if module.partition(".")[0] in sys.stdlib_module_names:
     raise UserError(f"the saved config names {path!r}, which is no activation")
-  if not _within(module, _PURE) and not _allowed(module, trusted):
-    raise UserError(
-      f"the saved config names the function {path!r}, which is none of jax.nn,"
-      f" jax.numpy or flax.linen: if you trust the code of the module {module},"
-      f" add --trust={module}"
-    )
+  module = _trusted_module(f"function {path!r}", module, _PURE, trusted)
   found = _look_up(path, module, names)
-  if not callable(found) or isinstance(found, type) or path_of(found) != path:
+  wanted = f"{module}:{'.'.join(names)}"
+  if isinstance(found, type) or path_of(found) != wanted or not callable(found):
     raise UserError(
       f"the saved config names {path!r}, which is not a function of that module"
     )
@@ -218,8 +244,10 @@ def _fits(value: Any, hint: Any) -> bool:
     return type(value) in (int, float)
   if hint in (bool, int, str, type(None)):
     return type(value) is hint
-  if dataclasses.is_dataclass(hint):
-    return isinstance(value, typing.cast(type, hint))
+  if isinstance(hint, type) and (
+    dataclasses.is_dataclass(hint) or issubclass(hint, nn.Module)
+  ):
+    return isinstance(value, hint)
   return True
 
 

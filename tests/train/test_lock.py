@@ -14,7 +14,7 @@ import pytest
 from tests.train import tiny
 from tests.train.test_untrusted import everything
 from train import __main__ as command
-from train import lock
+from train import evaluate, lock, report
 from train.command import main_with_errors
 from train.errors import UserError
 from train.loop import run
@@ -74,14 +74,27 @@ def test_a_failed_run_releases_the_lock(tmp_path):
     run(tiny.get_config(), str(tmp_path))
 
 
-@pytest.mark.parametrize("kind", ["link", "dangling", "folder", "pipe"])
+def test_reading_needs_no_lock(finished, capsys):
+  with lock.held(finished[0]):
+    words = (f"--workdir={finished[0]}", "--batches=1")
+    assert main_with_errors(evaluate._run, words) == 0
+    assert report.main([finished[0]]) == 0
+  assert capsys.readouterr().err == ""
+
+
+KINDS = ["link", "hard link", "dangling", "folder", "pipe"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_lock_is_a_file_of_the_directory(tmp_path, kind):
   outside, path = tmp_path / "outside", tmp_path / "run" / lock.FILE_NAME
   path.parent.mkdir()
-  if kind == "link":
+  if kind in ("link", "hard link"):
     outside.write_text("mine")
   if kind in ("link", "dangling"):
     path.symlink_to(outside)
+  elif kind == "hard link":
+    path.hardlink_to(outside)
   elif kind == "folder":
     path.mkdir()
   else:
@@ -89,8 +102,8 @@ def test_the_lock_is_a_file_of_the_directory(tmp_path, kind):
   with pytest.raises(UserError, match=re.escape(str(path.parent))) as error:
     run(tiny.get_config(), str(path.parent))
   assert "\n" not in str(error.value)
-  assert outside.exists() == (kind == "link")
-  assert kind != "link" or outside.read_text() == "mine"
+  assert outside.exists() == ("link" in kind)
+  assert "link" not in kind or outside.read_text() == "mine"
 
 
 @pytest.fixture

@@ -71,6 +71,23 @@ def test_half_a_line_is_dropped(tmp_path, rest):
   assert [line["step"] for line in lines_of(tmp_path)] == [1, 2, 3]
 
 
+def test_a_copy_by_hard_links_stays_as_it_is(tmp_path):
+  write_steps(tmp_path, [1])
+  copy = tmp_path / "copy"
+  copy.hardlink_to(tmp_path / "metrics.jsonl")
+  before = copy.read_bytes()
+  write_steps(tmp_path, [2])
+  assert copy.read_bytes() == before
+  assert [line["step"] for line in lines_of(tmp_path)] == [1, 2]
+
+
+def test_nothing_is_made_before_something_is_written(tmp_path):
+  workdir = tmp_path / "run"
+  with MetricsWriter(workdir, total_steps=10, tensorboard=False) as writer:
+    writer.text("hello")
+  assert not workdir.exists()
+
+
 @pytest.mark.parametrize("step", [0, 1, 2, 9])
 def test_truncating_forgets_later_steps_only(tmp_path, step):
   write_steps(tmp_path, [1, 2, 3, 4])

@@ -1,5 +1,6 @@
 """Config files, wherever they are and whatever they are called."""
 
+import dataclasses
 import json
 import os
 import re
@@ -10,11 +11,13 @@ import pytest
 
 from jaxmodels.layers import MIXERS
 from train import __main__ as train_command
-from train import evaluate, flags, generate, modules
+from train import evaluate, flags, generate, modules, serialize
 from train.command import main_with_errors
 from train.errors import UserError
 
 CONFIG = """
+import dataclasses
+
 import parts_of_it
 from jaxmodels.layers import GLA, MIXERS
 from jaxmodels.models import LanguageModel
@@ -24,6 +27,14 @@ from train.data import Text
 
 class Mine(GLA):
   heads: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  size: int = 1
+
+  def open(self, split):
+    raise ValueError
 
 
 MIXERS["mine"] = Mine
@@ -66,9 +77,8 @@ def forget(folder):
   sys.path[:] = [path for path in sys.path if str(folder) not in path]
 
 
-@pytest.mark.parametrize("flag", ["--trust", "--config"])
 def test_a_mixer_of_a_config_is_found_by_later_commands(
-  folder, tmp_path, capsys, flag
+  folder, tmp_path, capsys
 ):
   path, workdir = folder / "mine.py", f"--workdir={tmp_path / 'run'}"
   words = (f"--config={path}", workdir)
@@ -76,18 +86,37 @@ def test_a_mixer_of_a_config_is_found_by_later_commands(
   with open(tmp_path / "run" / "config.json") as file:
     assert json.load(file)["$source"] == str(path)
   capsys.readouterr()
-  for command in (
-    (generate._run, workdir, "--prompt=a", "--length=1"),
-    (evaluate._run, workdir),
+  for flag, command, *words in (
+    ("--trust", generate._run, workdir, "--prompt=a", "--length=1"),
+    ("--config", evaluate._run, workdir),
   ):
     forget(folder)
-    assert main_with_errors(command[0], command[1:]) == 2
+    assert main_with_errors(command, words) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "'mine'" in error
     assert f"--trust={path}" in error
     assert "mine" not in MIXERS and "parts_of_it" not in sys.modules
-    assert main_with_errors(command[0], (*command[1:], f"{flag}={path}")) == 0
+    assert main_with_errors(command, (*words, f"{flag}={path}")) == 0
     assert capsys.readouterr().err == ""
+
+
+def test_classes_of_a_config_are_found_from_any_directory(
+  folder, tmp_path, monkeypatch
+):
+  monkeypatch.chdir(tmp_path)
+  config = flags.load("own/mine.py")
+  settings = sys.modules["own.mine"].Settings(size=3)
+  config = dataclasses.replace(config, data=settings)
+  document = {**serialize.to_json(config), "$source": str(folder / "mine.py")}
+  forget(folder)
+  monkeypatch.chdir("/")
+  with pytest.raises(UserError) as error:
+    serialize.read_config(document)
+  for part in ("own.mine:Settings", "--trust=own.mine", f"={folder}/mine.py"):
+    assert part in str(error.value)
+  trusted = modules.import_trusted([str(folder / "mine.py")])
+  assert "own.mine" not in trusted
+  assert serialize.read_config(document, trusted).data.size == 3
 
 
 @pytest.mark.parametrize("name", ["json", "wave", "numpy", "ml_collections"])

@@ -1,0 +1,25 @@
+import functools
+
+import pytest
+
+from jaxmodels.layers import GLA, MIXERS
+from jaxmodels.models.registry import UnknownNameError, make_mixer, pick
+
+
+def test_an_unknown_name_can_be_told_from_other_mistakes():
+  with pytest.raises(UnknownNameError, match=r"unknown mixer 'glaa'.*'gla'"):
+    make_mixer("glaa", {}, width=8)
+  with pytest.raises(UnknownNameError, match="unknown remat 'x'"):
+    pick("remat", "x", {"full": None})
+  with pytest.raises(ValueError, match="unknown field 'heds'") as error:
+    make_mixer("gla", {"heds": 2}, width=8)
+  assert not isinstance(error.value, UnknownNameError)
+
+
+def test_a_registered_thing_must_be_a_module(monkeypatch):
+  monkeypatch.setitem(MIXERS, "half", functools.partial(GLA, heads=2))
+  assert make_mixer("half", {}, width=8).heads == 2
+  for wrong in (lambda width: None, 3, functools.partial(print)):
+    monkeypatch.setitem(MIXERS, "wrong", wrong)
+    with pytest.raises(ValueError, match="is registered as a layer, but is"):
+      make_mixer("wrong", {}, width=8)
