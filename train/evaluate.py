@@ -71,6 +71,8 @@ def _run(argv: Sequence[str]) -> int:
   parser.add_argument("--split", default="validation", help="or train")
   options = parser.parse_args(argv)
   workdir = paths.local("--workdir", options.workdir)
+  # Without devices, every checkpoint would look damaged.
+  jax.devices()
   snapshot = checkpoint.load(workdir, options.step, warn)
   config = serialize.from_json(snapshot.config)
   strategy = make_strategy("jit", make_task(config))

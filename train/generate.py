@@ -220,6 +220,8 @@ def _run(argv: Sequence[str]) -> int:
   check_sample(sample, "--")
   prompt = _prompt(options.prompt)
   workdir = paths.local("--workdir", options.workdir)
+  # Without devices, every checkpoint would look damaged.
+  jax.devices()
   snapshot = checkpoint.load(workdir, options.step, warn)
   config = serialize.from_json(snapshot.config)
   pieces = continuation(

@@ -196,7 +196,7 @@ def test_a_wrong_workdir(tmp_path, capfd):
     for command in (generate, evaluate):
       words = (f"--workdir={path}", *["--prompt=a"] * (command is generate))
       refused(command._run, words, capfd)
-    refused(report._run, [str(path)], capfd)
+    refused(report.main, [str(path)], capfd)
 
 
 def test_a_home_directory_is_expanded(tmp_path, monkeypatch):
@@ -371,9 +371,12 @@ def test_a_name_that_is_no_step(finished, tmp_path, capfd):
     assert "checkpoints/²" in refused(command._run, words, capfd)
 
 
-@pytest.mark.parametrize("command", [generate, evaluate, plan, report, train])
-def test_help_is_no_mistake(command, capfd):
-  assert main_with_errors(command._run, ["--help"]) == 0
+@pytest.mark.parametrize(
+  "run",
+  [generate._run, evaluate._run, plan._run, report.main, train._run],
+)
+def test_help_is_no_mistake(run, capfd):
+  assert main_with_errors(run, ["--help"]) == 0
   printed = capfd.readouterr()
   assert "train" in printed.out and not printed.err
 
@@ -458,7 +461,7 @@ def test_a_line_of_metrics_that_is_wrong(line, part, tmp_path, capfd):
   good = run_of(tmp_path / "good", GOOD)
   bad = run_of(tmp_path / "bad", GOOD + line + b"\n")
   for runs in ([bad], [good, bad]):
-    error = refused(report._run, [*map(str, runs), "--output=x.png"], capfd)
+    error = refused(report.main, [*map(str, runs), "--output=x.png"], capfd)
     assert part in error and str(bad / "metrics.jsonl") in error
   assert not os.path.exists("x.png")
 
@@ -481,7 +484,7 @@ def test_a_line_of_metrics_that_is_wrong(line, part, tmp_path, capfd):
 )
 def test_a_line_of_metrics_that_is_left_out(line, tmp_path, capfd):
   run = run_of(tmp_path / "run", GOOD + line + b"\n" + GOOD)
-  assert main_with_errors(report._run, [str(run)]) == 0
+  assert main_with_errors(report.main, [str(run)]) == 0
   assert (run / "report.png").stat().st_size > 1000
   assert not capfd.readouterr().err
 
@@ -496,7 +499,7 @@ def test_a_line_of_metrics_that_is_left_out(line, tmp_path, capfd):
 )
 def test_metrics_with_nothing_to_draw(content, part, tmp_path, capfd):
   run = run_of(tmp_path / "run", content)
-  assert part in refused(report._run, [str(run)], capfd)
+  assert part in refused(report.main, [str(run)], capfd)
 
 
 def test_metrics_that_are_no_file(tmp_path, capfd):
@@ -504,7 +507,7 @@ def test_metrics_that_are_no_file(tmp_path, capfd):
     run = tmp_path / make.__name__
     run.mkdir()
     make(run / "metrics.jsonl")
-    assert "metrics.jsonl" in refused(report._run, [str(run)], capfd)
+    assert "metrics.jsonl" in refused(report.main, [str(run)], capfd)
 
 
 @pytest.mark.parametrize(
@@ -524,7 +527,7 @@ def test_metrics_that_are_no_file(tmp_path, capfd):
 def test_a_picture_that_cannot_be_written(output, part, tmp_path, capfd):
   run = run_of(tmp_path / "run", GOOD)
   words = [str(run), f"--output={output}"]
-  assert part in refused(report._run, words, capfd)
+  assert part in refused(report.main, words, capfd)
   assert not os.path.exists(output) or os.path.isdir(output)
 
 
@@ -533,7 +536,7 @@ def test_a_device_is_written_to_and_not_replaced(tmp_path, capfd):
   (tmp_path / "full.png").symlink_to("/dev/full")
   (tmp_path / "null.png").symlink_to("/dev/null")
   words = [str(run), f"--output={tmp_path / 'full.png'}"]
-  assert "No space left on device" in refused(report._run, words, capfd)
+  assert "No space left on device" in refused(report.main, words, capfd)
   words = [str(run), f"--output={tmp_path / 'null.png'}"]
-  assert main_with_errors(report._run, words) == 0
+  assert main_with_errors(report.main, words) == 0
   assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
