@@ -1,6 +1,7 @@
 """The trainer: `python -m train --config=configs/NAME.py`."""
 
 import glob
+import logging
 import os
 import sys
 from types import TracebackType
@@ -23,6 +24,9 @@ def _one_line(
 # JAX on JAX_NUM_CPU_DEVICES=abc.
 if sys.argv[:1] == ["-m"]:
   sys.excepthook = _one_line
+
+# Where the home directory cannot be written, matplotlib says so on import.
+logging.getLogger("matplotlib").setLevel(logging.ERROR)
 
 # Where libtpu is installed for compiling ahead of time and there is no chip,
 # JAX looks for one all the same, prints what it lacks and may wait for it.

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from train import checkpoint, paths, serialize
+from train import checkpoint, paths, processes, serialize
 from train.command import Parser, main_with_errors, warn, whole
 from train.config import MOST
 from train.data import Batches, Dataset
@@ -72,7 +72,7 @@ def _run(argv: Sequence[str]) -> int:
   options = parser.parse_args(argv)
   workdir = paths.local("--workdir", options.workdir)
   # Without devices, every checkpoint would look damaged.
-  jax.devices()
+  processes.start_jax()
   snapshot = checkpoint.load(workdir, options.step, warn)
   config = serialize.from_json(snapshot.config)
   strategy = make_strategy("jit", make_task(config))

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from train import checkpoint, paths, serialize
+from train import checkpoint, paths, processes, serialize
 from train.command import Parser, main_with_errors, warn, whole
 from train.config import MOST, MOST_SEED, Config, Sample, check_sample
 from train.data import Dataset
@@ -221,7 +221,7 @@ def _run(argv: Sequence[str]) -> int:
   prompt = _prompt(options.prompt)
   workdir = paths.local("--workdir", options.workdir)
   # Without devices, every checkpoint would look damaged.
-  jax.devices()
+  processes.start_jax()
   snapshot = checkpoint.load(workdir, options.step, warn)
   config = serialize.from_json(snapshot.config)
   pieces = continuation(

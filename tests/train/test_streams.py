@@ -301,6 +301,22 @@ def test_a_long_line_is_cut(capsys):
   assert len(one_error(capsys)) < 2100
 
 
+def test_a_platform_that_is_not_there(workdir, monkeypatch, capsys):
+  import jax
+
+  def devices():
+    raise AssertionError
+
+  monkeypatch.setattr(jax, "devices", devices)
+  monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+  for code in (ask(workdir, "--prompt=a"), end(workdir)):
+    assert code == 2
+    line = one_error(capsys)
+    assert (
+      "JAX finds no devices with JAX_PLATFORMS=cuda: AssertionError" in line
+    )
+
+
 # In processes of their own.
 
 
@@ -341,6 +357,8 @@ SCRIPTS = {
   "JAX_PLATFORMS=nosuch $py -m train --config=tests/train/tiny.py"
   " --workdir={}": 2,
   "JAX_PLATFORMS=nosuch $py -m train.generate --workdir={} --prompt=a": 2,
+  "JAX_PLATFORMS=cuda $py -m train.evaluate --workdir={}": 2,
+  "JAX_NUM_CPU_DEVICES=0 $py -m train.evaluate --workdir={}": 2,
 }
 
 

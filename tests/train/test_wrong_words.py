@@ -385,6 +385,8 @@ PLAN = [
   (("--topology=",), "--topology= is unknown"),
   (("--topology=v5e:²x2",), "is unknown"),
   (("--topology=gpu:2x2",), "is unknown"),
+  (("--topology=v5e:0x0",), "is unknown"),
+  (("--topology=v5e:9999x9999",), "99980001 chips"),
   (("--topology",), "--topology needs a value"),
   (("--topology=v5e:2x2", "--json="), "--json is empty"),
   (("--topology=v5e:2x2", "--json=tests"), "--json=tests is a directory"),
