@@ -312,12 +312,8 @@ def _draw_baselines(axes: Axes, runs: Sequence[_Run]) -> list[float]:
 
 
 def _plain(name: str) -> str:
-  """Returns a name that matplotlib draws as it is.
-
-  It leaves out of a legend what begins with "_", and reads what stands between
-  "$" as a formula.
-  """
-  return (" " if name.startswith("_") else "") + name.replace("$", r"\$")
+  """Returns a name that matplotlib does not read as a formula."""
+  return name.replace("$", r"\$")
 
 
 def _legend(

@@ -309,8 +309,8 @@ def test_a_platform_that_is_not_there(workdir, monkeypatch, capsys):
 
   monkeypatch.setattr(jax, "devices", devices)
   monkeypatch.setenv("JAX_PLATFORMS", "cuda")
-  for code in (ask(workdir, "--prompt=a"), end(workdir)):
-    assert code == 2
+  for run, words in ((ask, ["--prompt=a"]), (end, [])):
+    assert run(workdir, *words) == 2
     line = one_error(capsys)
     assert (
       "JAX finds no devices with JAX_PLATFORMS=cuda: AssertionError" in line
