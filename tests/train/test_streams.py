@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 
 import pytest
 
@@ -40,6 +41,12 @@ def narrow(encoding):
 def text_of(stream):
   stream.seek(0)
   return stream.read()
+
+
+@pytest.fixture(autouse=True)
+def tracebacks(tmp_path, monkeypatch):
+  """Tracebacks of unforeseen errors go to the folder of the test."""
+  monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
 
 @pytest.fixture
@@ -292,7 +299,6 @@ def test_an_unforeseen_error_keeps_its_traceback(capsys):
   path = line.split("the traceback is in ")[1].strip()
   with open(path) as file:
     assert "Traceback (most recent call last)" in file.read()
-  os.remove(path)
 
 
 def test_a_long_line_is_cut(capsys):
