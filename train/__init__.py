@@ -13,6 +13,7 @@ if sys.argv[:1] == ["-m"]:
   sys.path.sort(key=lambda folder: folder not in _own)
 
 import glob
+import logging
 from types import TracebackType
 
 
@@ -32,6 +33,9 @@ def _one_line(
 # has set, such as JAX on JAX_NUM_CPU_DEVICES=abc.
 if sys.argv[:1] == ["-m"]:
   sys.excepthook = _one_line
+
+# Where the home directory cannot be written, matplotlib says so on import.
+logging.getLogger("matplotlib").setLevel(logging.ERROR)
 
 # Where libtpu is installed for compiling ahead of time and there is no chip,
 # JAX looks for one all the same, prints what it lacks and may wait for it.

@@ -29,11 +29,12 @@ from train.streams import say
 
 def _run(argv: Sequence[str]) -> int:
   if any(word in ("-h", "--help") for word in argv):
-    print(__doc__)
+    say(__doc__)
     return 0
   options, argv = distributed.parse(argv)
   with distributed.joined(options):
     command = flags.parse(argv)
+    processes.start_jax()
     result = run(
       command.config,
       command.workdir,

@@ -16,7 +16,7 @@ from jaxmodels.ops.platform import trace_for
 from train import config as configs
 from train import flops
 from train.collectives import Collective, collectives
-from train.config import Config, validate
+from train.config import MOST, Config, validate
 from train.cycles import expected_cycles
 from train.errors import RunError, UserError, one_line
 from train.mesh import BATCH, check_pieces
@@ -145,7 +145,10 @@ def plan(config: Config, topology: str) -> Plan:
     step: Any = strategy.step
     traced = step.trace(*arguments)
   begun = time.perf_counter()
-  compiled, needed = _compile(traced.lower())
+  compiled, needed = None, None
+  # The compiler takes long over what is far too large, and cannot do it.
+  if _bytes(arguments) <= chip.memory:
+    compiled, needed = _compile(traced.lower())
   seconds = time.perf_counter() - begun
   memory = _memory(arguments, compiled, needed, chip.memory)
   total = memory.total
@@ -173,6 +176,10 @@ def sequence_length(data: Any) -> int:
   """
   length = getattr(data, "length", None)
   if isinstance(length, int):
+    if not 1 <= length <= MOST:
+      raise UserError(
+        f"config.data.length is {length}, but must be 1 to {MOST}"
+      )
     return length
   return np.shape(open_split(data, "train")[0]["inputs"])[0]
 

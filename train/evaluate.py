@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from train import checkpoint, modules, paths, saved, trust
+from train import checkpoint, modules, paths, processes, saved, trust
 from train.command import Parser, main_with_errors, warn, whole
 from train.config import MOST
 from train.data import Batches, Dataset
@@ -80,6 +80,8 @@ def _run(argv: Sequence[str]) -> int:
   trust.add_flag(parser)
   options = parser.parse_args(argv)
   workdir = paths.local("--workdir", options.workdir)
+  # Without devices, every checkpoint would look damaged.
+  processes.start_jax()
   snapshot = checkpoint.load(workdir, options.step, warn)
   trusted = modules.import_trusted(options.trust)
   config = saved.read_config(snapshot.config, trusted)

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from train import checkpoint, modules, paths, saved, trust
+from train import checkpoint, modules, paths, processes, saved, trust
 from train.command import Parser, main_with_errors, warn, whole
 from train.config import MOST, MOST_SEED, Config, Sample, check_sample
 from train.data import Codec
@@ -246,6 +246,8 @@ def _run(argv: Sequence[str]) -> int:
   check_sample(sample, "--")
   prompt = _prompt(options.prompt)
   workdir = paths.local("--workdir", options.workdir)
+  # Without devices, every checkpoint would look damaged.
+  processes.start_jax()
   snapshot = checkpoint.load(workdir, options.step, warn)
   trusted = modules.import_trusted(options.trust)
   config = saved.read_config(snapshot.config, trusted)

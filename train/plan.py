@@ -210,7 +210,7 @@ def suggest(config: Config, made: Plan) -> tuple[list[str], Plan] | None:
 
 def _run(argv: Sequence[str]) -> int:
   if any(word in ("-h", "--help") for word in argv):
-    print(__doc__)
+    emit(__doc__)
     return 0
   topology, rest = flags.take("topology", argv)
   output, rest = flags.take("json", rest)

@@ -4,6 +4,7 @@ Every function here has to be called by all processes, in the same order.
 """
 
 import json
+import os
 import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -14,6 +15,22 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from train.errors import RunError, UserError, one_line
+
+
+def start_jax() -> None:
+  """Looks for devices, before anything that fails without them.
+
+  Raises:
+    UserError: JAX finds none of what the environment asks for.
+  """
+  try:
+    jax.devices()
+  # Which error it is depends on the platform and on what is installed.
+  except Exception as error:
+    platforms = os.environ.get("JAX_PLATFORMS", "")
+    raise UserError(
+      f"JAX finds no devices with JAX_PLATFORMS={platforms}: {one_line(error)}"
+    ) from error
 
 
 def is_first() -> bool:

@@ -12,6 +12,7 @@ import math
 import os
 import pathlib
 import sys
+import warnings
 from array import array
 from collections.abc import Sequence
 from typing import Any
@@ -182,7 +183,10 @@ def write_report(
   _legend(figure, runs, panels)
   picture = io.BytesIO()
   try:
-    figure.savefig(picture, dpi=130, format=kind)
+    with warnings.catch_warnings():
+      # Of letters in the name of a run that the font lacks.
+      warnings.filterwarnings("ignore", "Glyph .* missing from font")
+      figure.savefig(picture, dpi=130, format=kind)
   # Some formats need other programs, such as LaTeX.
   except Exception as error:
     raise UserError(f"cannot draw {output}: {one_line(error)}") from error
@@ -295,7 +299,7 @@ def _draw_baselines(axes: Axes, runs: Sequence[_Run]) -> list[float]:
   for name, value in sorted(lines):
     axes.axhline(value, color=_GREY, linewidth=1, linestyle=(0, (4, 3)))
     axes.annotate(
-      f"{name} {value:.2f}",
+      f"{_plain(name)} {value:.2f}",
       (1, value),
       xycoords=("axes fraction", "data"),
       # Below the line: curves come from above.
@@ -309,6 +313,11 @@ def _draw_baselines(axes: Axes, runs: Sequence[_Run]) -> list[float]:
   return [value for _, value in lines]
 
 
+def _plain(name: str) -> str:
+  """Returns a name that matplotlib does not read as a formula."""
+  return name.replace("$", r"\$")
+
+
 def _legend(
   figure: Figure, runs: Sequence[_Run], panels: Sequence[_Panel]
 ) -> None:
@@ -316,6 +325,7 @@ def _legend(
   names = [run.path.resolve().name for run in runs]
   if len(set(names)) < len(names):
     names = [str(run.path) for run in runs]
+  names = list(map(_plain, names))
   entries = [
     Line2D(
       [],

@@ -1,6 +1,7 @@
 """Chips by name: their memory and peak, and slices of them to compile for."""
 
 import importlib.util
+import math
 import os
 import re
 from typing import Any, NamedTuple
@@ -23,6 +24,8 @@ _ENVIRONMENT = {
   # Or only one process at a time gets to compile.
   "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
+# More than any slice has; the compiler would take for ever.
+_MOST = 2**16
 EXAMPLES = "v5e:16x16, v5p:2x2x4 or v6e:16x16"
 
 
@@ -81,11 +84,15 @@ def slice_devices(name: str) -> list[Any]:
     UserError: There is no such slice, or libtpu is not installed.
   """
   chip, _, shape = name.partition(":")
-  if chip not in SLICES or not re.fullmatch(r"\d+(x\d+)+", shape):
+  is_shape = re.fullmatch("[1-9][0-9]{0,3}(x[1-9][0-9]{0,3})+", shape)
+  if chip not in SLICES or not is_shape:
     raise UserError(
       f"--topology={name} is unknown: give one of {', '.join(SLICES)} and its"
       f" shape in chips, such as {EXAMPLES}"
     )
+  chips = math.prod(map(int, shape.split("x")))
+  if chips > _MOST:
+    raise UserError(f"--topology={name} has {chips} chips, more than {_MOST}")
   if not is_there():
     raise UserError(MISSING)
   for variable, value in _ENVIRONMENT.items():

@@ -11,7 +11,7 @@ import pytest
 
 from jaxmodels.layers import MIXERS
 from train import __main__ as train_command
-from train import evaluate, flags, generate, modules, serialize
+from train import evaluate, flags, generate, modules, saved, serialize
 from train.command import main_with_errors
 from train.errors import UserError
 
@@ -111,12 +111,12 @@ def test_classes_of_a_config_are_found_from_any_directory(
   forget(folder)
   monkeypatch.chdir("/")
   with pytest.raises(UserError) as error:
-    serialize.read_config(document)
+    saved.read_config(document)
   for part in ("own.mine:Settings", "--trust=own.mine", f"={folder}/mine.py"):
     assert part in str(error.value)
   trusted = modules.import_trusted([str(folder / "mine.py")])
   assert "own.mine" not in trusted
-  assert serialize.read_config(document, trusted).data.size == 3
+  assert saved.read_config(document, trusted).data.size == 3
 
 
 @pytest.mark.parametrize("name", ["json", "wave", "numpy", "ml_collections"])

@@ -229,6 +229,13 @@ def test_what_the_compiler_refuses_gets_a_layout_that_it_takes(capsys):
       (TINY, "--topology=v5e:2x2", "--config.strategy=pmap"), r"only 'jit' can"
     ),
     compiling(
+      (TINY, "--topology=v5e:2x2", "--config.data.length=-5"), r"length is -5"
+    ),
+    compiling(
+      (TINY, "--topology=v5e:2x2", "--config.data.length=9999999999999"),
+      r"length is 9+, but must be 1 to",
+    ),
+    compiling(
       (TINY, "--topology=v5e:2x2", "--config.mesh.sequence=2"),
       r"mesh\.sequence must be 1",
     ),
@@ -273,6 +280,17 @@ def test_a_default_mesh_is_the_whole_slice(words, mesh, monkeypatch, capsys):
   assert command(TINY, "--topology=v5e:2x4", *words) == 0
   says = "the mesh is left at its default" in capsys.readouterr().out
   assert says == (mesh == Mesh(data=-1))
+
+
+@pytest.mark.tpu_aot
+@pytest.mark.skipif(not topology.is_there(), reason=topology.MISSING)
+def test_what_is_far_too_large_is_not_compiled(monkeypatch, capsys):
+  monkeypatch.setattr(aot, "_compile", pytest.fail)
+  words = (TINY, "--topology=v5e:2x2", "--config.model.width=2000000000")
+  assert command(*words, "--json=-") == 1
+  made = json.loads(capsys.readouterr().out)
+  assert not made["fits"] and made["suggestion"] is None
+  assert made["bytes_per_chip"]["parameters"] > 4 * 2 * tiny.VOCAB * 2 * 10**9
 
 
 @pytest.mark.tpu_aot

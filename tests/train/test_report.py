@@ -195,6 +195,15 @@ def test_runs_of_one_name_are_called_by_their_paths(tmp_path, drawing):
   assert labels[:2] == [str(run) for run in runs]
 
 
+@pytest.mark.parametrize("name", ["a$b$", "_x", "$\\frac{$", "日本"])
+def test_any_name_of_a_run_is_drawn(tmp_path, drawing, recwarn, name):
+  write_report([write_run(tmp_path / name)], tmp_path / "a.png")
+  (legend,) = drawing.figure.legends
+  label = legend.get_texts()[0].get_text()
+  assert label.replace("\\$", "$") == name
+  assert not recwarn.list
+
+
 def run_command(*arguments):
   return subprocess.run(
     [sys.executable, "-W", "error", "-m", "train.report", *map(str, arguments)],

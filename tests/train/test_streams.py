@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 
 import pytest
 
@@ -40,6 +41,12 @@ def narrow(encoding):
 def text_of(stream):
   stream.seek(0)
   return stream.read()
+
+
+@pytest.fixture(autouse=True)
+def tracebacks(tmp_path, monkeypatch):
+  """Tracebacks of unforeseen errors go to the folder of the test."""
+  monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
 
 @pytest.fixture
@@ -292,13 +299,28 @@ def test_an_unforeseen_error_keeps_its_traceback(capsys):
   path = line.split("the traceback is in ")[1].strip()
   with open(path) as file:
     assert "Traceback (most recent call last)" in file.read()
-  os.remove(path)
 
 
 def test_a_long_line_is_cut(capsys):
   word = "x" * 100_000
   assert main_with_errors(fails(command.UserError(word)), []) == 2
   assert len(one_error(capsys)) < 2100
+
+
+def test_a_platform_that_is_not_there(workdir, monkeypatch, capsys):
+  import jax
+
+  def devices():
+    raise AssertionError
+
+  monkeypatch.setattr(jax, "devices", devices)
+  monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+  for run, words in ((ask, ["--prompt=a"]), (end, [])):
+    assert run(workdir, *words) == 2
+    line = one_error(capsys)
+    assert (
+      "JAX finds no devices with JAX_PLATFORMS=cuda: AssertionError" in line
+    )
 
 
 # In processes of their own.
@@ -341,6 +363,8 @@ SCRIPTS = {
   "JAX_PLATFORMS=nosuch $py -m train --config=tests/train/tiny.py"
   " --workdir={}": 2,
   "JAX_PLATFORMS=nosuch $py -m train.generate --workdir={} --prompt=a": 2,
+  "JAX_PLATFORMS=cuda $py -m train.evaluate --workdir={}": 2,
+  "JAX_NUM_CPU_DEVICES=0 $py -m train.evaluate --workdir={}": 2,
 }
 
 
@@ -393,9 +417,10 @@ def test_ctrl_c_is_one_line(workdir):
 
 @pytest.mark.slow
 def test_a_limit_of_file_sizes_is_one_line(tmp_path):
-  # 512 blocks of 512 bytes; a checkpoint is less, its report is more.
+  # Blocks of 512 bytes: too few for the third checkpoint.
   run = f"$py -m train {TINY} --workdir={tmp_path}/run --config.model.width=512"
-  done = shell(f"ulimit -f 64; {run}")
+  # JAX warns of each program that its cache has no room for.
+  done = shell(f"ulimit -f 64; {run}", JAX_COMPILATION_CACHE_DIR="")
   assert done.returncode == 1, done.stderr
   assert "ulimit -f" in done.stderr and done.stderr.count("\n") == 1
 

@@ -15,6 +15,7 @@ from absl import logging
 from train.data import mqar
 from train.data.dataset import SPLITS
 from train.data.guard import known_features
+from train.streams import say
 
 
 @dataclasses.dataclass(eq=False)
@@ -66,7 +67,7 @@ def read(settings: mqar.Mqar, split: str) -> Sequence[dict[str, np.ndarray]]:
   root = pathlib.Path(settings.data_dir).expanduser()
   folder = root / MqarBuilder.name / config.name / version
   if not folder.exists():
-    print(f"making the examples of associative recall: {folder}", flush=True)
+    say(f"making the examples of associative recall: {folder}")
     _make(config, root, folder)
   with known_features():
     return tfds.builder_from_directory(folder).as_data_source(split=split)
