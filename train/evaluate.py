@@ -2,6 +2,7 @@
 
 import argparse
 import itertools
+import math
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 from train import checkpoint, serialize
 from train.command import main_with_errors, warn
 from train.data import Batches, Dataset
-from train.errors import UserError
+from train.errors import NonFiniteError, UserError
 from train.sharding import Strategy, make_strategy
 from train.start import make_task, open_split
 from train.state import TrainState
@@ -37,7 +38,8 @@ def evaluate(
     batches: How many batches to take; None for all.
 
   Returns:
-    "loss" (nats a token), "bits_per_token", "accuracy", and "tokens".
+    "loss" (nats a target), "bits_per_token", "accuracy", "targets" (their
+    summed weight), and "tokens" (positions of the examples, each once).
   """
   stream = Batches(
     dataset,
@@ -56,7 +58,10 @@ def evaluate(
     name: np.sum([p[name] for p in jax.device_get(parts)], dtype=np.float64)
     for name in parts[0]
   }
-  return {name: float(value) for name, value in means(sums).items()}
+  values = {name: float(value) for name, value in means(sums).items()}
+  # Rows that fill up the last batch are none of the examples.
+  examples = min(len(parts) * batch_size, len(dataset))
+  return {**values, "tokens": float(examples * len(dataset[0]["inputs"]))}
 
 
 def _run(argv: Sequence[str]) -> int:
@@ -91,6 +96,8 @@ def _run(argv: Sequence[str]) -> int:
   print(f"step {snapshot.step}, {options.split}:")
   for name, value in values.items():
     print(f"  {name:15} {value:.6g}")
+  if not math.isfinite(values["loss"]):
+    raise NonFiniteError(f"the {options.split} loss is {values['loss']}")
   return 0
 
 

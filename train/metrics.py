@@ -25,7 +25,7 @@ _WIDTH = 100
 
 
 # In the file and TensorBoard, but not on the screen: the line would not fit.
-_FILE_ONLY = ("param_norm", "update_norm", "tokens", "step_seconds")
+_FILE_ONLY = ("param_norm", "update_norm", "tokens", "targets", "step_seconds")
 
 
 class MetricsWriter:
@@ -34,6 +34,12 @@ class MetricsWriter:
   The file holds one JSON object a line: `{"step": ..., "split": ..., name:
   value, ...}`. A value that is not finite is written as null, which JSON has
   and every reader takes for missing.
+
+  Of training lines "tokens" are the positions of the step's batch that the
+  model read, padding included, and "tokens_per_second" counts these; of
+  validation lines they are those of the examples. "targets" is the summed
+  weight of what was to be predicted, which "loss" (in nats), "bits_per_token"
+  and "accuracy" are means over.
 
   On a terminal the training lines become a progress bar and the others are
   printed above it; elsewhere every line is printed.
@@ -93,7 +99,7 @@ class MetricsWriter:
     else:
       self._bar.write(line)
 
-  def truncate(self, step: int) -> None:
+  def truncate(self, step: int, *, evaluated: bool = True) -> None:
     """Forgets what was written after `step`; to be called on resuming.
 
     Lines that cannot be read are dropped too. The file is replaced at once, so
@@ -101,9 +107,11 @@ class MetricsWriter:
 
     Args:
       step: the last step whose lines stay.
+      evaluated: whether its validation lines stay too. Otherwise the run
+        repeats that validation, and writes them again.
     """
     self._file.close()
-    _rewrite(self._path, step)
+    _rewrite(self._path, step, evaluated)
     self._file = self._path.open("a", encoding="utf-8")
     self._purge_step = step + 1
 
@@ -163,7 +171,7 @@ class NoWriter:
   def text(self, line: str) -> None:
     """Does nothing."""
 
-  def truncate(self, step: int) -> None:
+  def truncate(self, step: int, *, evaluated: bool = True) -> None:
     """Does nothing."""
 
   def __enter__(self) -> NoWriter:
@@ -206,15 +214,25 @@ def _lines(text: str) -> Iterator[tuple[str, dict[str, Any]]]:
       yield line, values
 
 
-def _rewrite(path: pathlib.Path, step: int | None) -> None:
-  """Drops lines after `step`, if it is given, and those that are not whole."""
+def _rewrite(
+  path: pathlib.Path, step: int | None, evaluated: bool = True
+) -> None:
+  """Drops lines after `step`, if it is given, and those that are not whole.
+
+  Without `evaluated`, those of the validation at `step` are dropped too.
+  """
   if not path.exists():
     return
   before = path.read_text(encoding="utf-8", errors="replace")
   after = "".join(
     line + "\n"
     for line, values in _lines(before)
-    if step is None or values["step"] <= step
+    if step is None
+    or values["step"] < step
+    or (
+      values["step"] == step
+      and (evaluated or values.get("split") != "validation")
+    )
   )
   if after != before:
     temporary = path.with_suffix(".partial")
