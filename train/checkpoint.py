@@ -16,6 +16,7 @@ import dataclasses
 import errno
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -45,6 +46,7 @@ from train.errors import RunError, UserError, is_disk_full, one_line
 from train.files import refuse_link
 from train.plain_path import plain_path
 from train.processes import is_first, on_first
+from train.quiet import quiet_threads
 from train.untrusted import check_meta
 
 # Bytes that a checkpoint may take beside its arrays.
@@ -93,6 +95,7 @@ class Checkpoints:
     self._step = -1
     # Of the checkpoints there are, by step.
     self._metrics: dict[int, Mapping[str, float]] = {}
+    quiet_threads()
     self._open = contextlib.ExitStack()
     self._path = self._open.enter_context(plain_path(self._folder))
     options = ocp.AsyncOptions(
@@ -154,10 +157,12 @@ class Checkpoints:
       is_ours = isinstance(error, UserError | RunError)
       if is_lost or is_ours or is_disk_full(error):
         raise
+      is_gone = not os.path.isdir(self._folder)
+      reason = "it is no directory now" if is_gone else _reason(error)
       raise RunError(
         f"the checkpoint of step {self._step} cannot be written to"
-        f" {self._folder}: {_reason(error)}; the same command resumes from the"
-        " last complete checkpoint"
+        f" {self._folder}: {reason}; the same command resumes from the last"
+        " complete checkpoint"
       ) from error
 
   def _make_room(self, state: Any) -> None:
@@ -171,7 +176,10 @@ class Checkpoints:
     self._remove_superfluous()
     path = os.path.join(self._folder, str(self._step))
     if os.path.lexists(path):
-      raise FileExistsError(errno.EEXIST, f"there is {path} already")
+      raise RunError(
+        f"{path} is not of this run: move it away, and the same command resumes"
+        " from the last complete checkpoint"
+      )
     needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + _SLACK
     if shutil.disk_usage(self._folder).free < needed:
       raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._folder)
@@ -215,11 +223,16 @@ class Checkpoints:
 
 
 def _reason(error: BaseException) -> str:
-  """Returns why something failed, without the path that is named already."""
-  text = getattr(error, "strerror", None) or one_line(error)
-  if "File too large" in text:
+  """Returns why a write failed, without the paths of the library's files."""
+  # TensorStore tells the number of the system's error in its text.
+  found = re.search(r"os_error_code='(\d+)'", str(error))
+  number = int(found[1]) if found else getattr(error, "errno", None)
+  if number == errno.EFBIG:
     return "a file is larger than this process may write (`ulimit -f`)"
-  return text[:200]
+  if number:
+    return os.strerror(number)
+  # The cause is at the end, before what the library was asked for.
+  return one_line(error).partition(" [tensorstore_spec=")[0][-200:]
 
 
 def _alone() -> ocp.options.MultiprocessingOptions:

@@ -5,6 +5,7 @@ names them, but nothing is downloaded or written.
 """
 
 import itertools
+import math
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -16,6 +17,7 @@ from train import checkpoint, modules, paths, processes, saved, trust
 from train.command import Parser, main_with_errors, warn, whole
 from train.config import MOST
 from train.data import Batches, Dataset
+from train.errors import NonFiniteError
 from train.sharding import Strategy, make_strategy
 from train.start import make_task, open_split, read_only
 from train.state import TrainState
@@ -41,7 +43,8 @@ def evaluate(
     batches: How many batches to take; None for all.
 
   Returns:
-    "loss" (nats a token), "bits_per_token", "accuracy", and "tokens".
+    "loss" (nats a target), "bits_per_token", "accuracy", "targets" (their
+    summed weight), and "tokens" (positions of the examples, each once).
   """
   stream = Batches(
     dataset,
@@ -60,7 +63,10 @@ def evaluate(
     name: np.sum([p[name] for p in jax.device_get(parts)], dtype=np.float64)
     for name in parts[0]
   }
-  return {name: float(value) for name, value in means(sums).items()}
+  values = {name: float(value) for name, value in means(sums).items()}
+  # Rows that fill up the last batch are none of the examples.
+  examples = min(len(parts) * batch_size, len(dataset))
+  return {**values, "tokens": float(examples * len(dataset[0]["inputs"]))}
 
 
 def _run(argv: Sequence[str]) -> int:
@@ -106,6 +112,8 @@ def _run(argv: Sequence[str]) -> int:
   emit(f"step {snapshot.step}, {options.split}:")
   for name, value in values.items():
     emit(f"  {name:15} {value:.6g}")
+  if not math.isfinite(values["loss"]):
+    raise NonFiniteError(f"the {options.split} loss is {values['loss']}")
   return 0
 
 

@@ -18,6 +18,7 @@ resumed run writes exactly those that follow.
 
 import dataclasses
 import io
+import math
 import os
 import signal
 import time
@@ -149,6 +150,7 @@ class _Loop:
     self._pending: _Pending | None = None
     self._clock = _Clock()
     self._compiled = False
+    self._warned = False
     self._share_of_peak = share_of_peak(
       config.model,
       start.state.params,
@@ -227,6 +229,8 @@ class _Loop:
     values = {name: float(metrics[name]) for name in names}
     if not values.pop("finite"):
       self._stop_non_finite(pending, values)
+    if values["grad_norm"] == 0:
+      self._warn_of_no_gradient(pending.step, values)
     self._clock.count(values["tokens"])
     last = pending.step == self._config.steps
     if last or pending.step % self._config.log_every == 0:
@@ -241,9 +245,27 @@ class _Loop:
   ) -> None:
     # The step did not apply what was not finite, nor did the one after it.
     where = self._save_for_reproduction(pending.step - 1, pending.batch)
-    raise NonFiniteError(
-      f"step {pending.step} is not finite: loss {values['loss']}, gradient norm"
-      f" {values['grad_norm']}; {where}"
+    found = (
+      f"loss {values['loss']}, gradient norm {values['grad_norm']}, update norm"
+      f" {values['update_norm']}, parameter norm {values['param_norm']}"
+    )
+    if all(map(math.isfinite, values.values())):
+      found += ", but something in the optimizer's state"
+    raise NonFiniteError(f"step {pending.step} is not finite: {found}; {where}")
+
+  def _warn_of_no_gradient(
+    self, step: int, values: Mapping[str, float]
+  ) -> None:
+    """Says once that a step had something to learn, and learned nothing."""
+    # A loss of exactly 0 cannot fall; and many steps say no more than one.
+    if self._warned or not (values["targets"] and values["loss"]):
+      return
+    self._warned = True
+    self._writer.text(
+      f"warning: the gradient of step {step} is 0, with"
+      f" {values['targets']:g} targets and a loss of {values['loss']:.4g}: the"
+      " loss does not depend on the parameters; often a mixer overflows, such"
+      " as by a log decay above 0 (jaxmodels.testing.check_mixer looks for it)"
     )
 
   def _save_for_reproduction(self, step: int, batch: Placed) -> str:
@@ -264,13 +286,22 @@ class _Loop:
 
   def _evaluate(self) -> None:
     begun = time.perf_counter()
-    self._metrics = evaluate(
+    metrics = evaluate(
       self._strategy,
       self._state,
       self._validation,
       self._config.batch_size,
       self._config.eval_batches,
     )
+    if not math.isfinite(metrics["loss"]):
+      if self._saved != self._step:
+        self._save()
+      raise NonFiniteError(
+        f"the validation at step {self._step} is not finite: loss"
+        f" {metrics['loss']}; the state is checkpoint {self._step}, and the"
+        " same command repeats the validation"
+      )
+    self._metrics = metrics
     self._writer.write(self._step, "validation", self._metrics)
     self._evaluated = self._step
     self._clock.leave_out(time.perf_counter() - begun)
@@ -321,7 +352,8 @@ def run(
   Raises:
     UserError: The command was wrong.
     RunError: The run failed; the same command repeats the failing step.
-    OSError: The disk is full; checkpoints that were complete stay.
+      Checkpoints that were complete stay, as with the next error.
+    OSError: The disk is full.
   """
   validate(config, devices=jax.device_count(), processes=jax.process_count())
   make_workdir(workdir)
@@ -334,10 +366,11 @@ def run(
       config, workdir, writer.text, source=source, new_data=new_data
     )
     step = start.snapshot.step if start.snapshot else 0
+    evaluated = start.snapshot is not None and start.snapshot.evaluated
     # Nothing of a run without a checkpoint is kept, not even its step 0.
-    writer.truncate(step if start.snapshot else -1)
+    writer.truncate(step if start.snapshot else -1, evaluated=evaluated)
     writer.text(parameter_table(start.state.params))
-    writer.text(_first_line(config, workdir, step))
+    writer.text(_first_line(config, workdir, step, evaluated))
     writer.text(_layout_line(config, start.mesh))
     idle = idle_line(config, start.mesh, jax.device_count())
     if idle is not None:
@@ -373,8 +406,10 @@ def _writer(config: Config, workdir: str) -> MetricsWriter | NoWriter:
   return NoWriter()
 
 
-def _first_line(config: Config, workdir: str, step: int) -> str:
-  if step == config.steps:
+def _first_line(
+  config: Config, workdir: str, step: int, evaluated: bool
+) -> str:
+  if step == config.steps and evaluated:
     return f"the run in {workdir} is complete, at step {step}"
   if step:
     return f"resuming at step {step} of {config.steps} in {workdir}"

@@ -32,7 +32,7 @@ _LARGEST = float(np.finfo(np.float32).max)
 
 
 # In the file and TensorBoard, but not on the screen: the line would not fit.
-_FILE_ONLY = ("param_norm", "update_norm", "tokens", "step_seconds")
+_FILE_ONLY = ("param_norm", "update_norm", "tokens", "targets", "step_seconds")
 
 
 class MetricsWriter:
@@ -41,6 +41,12 @@ class MetricsWriter:
   The file holds one JSON object a line: `{"step": ..., "split": ..., name:
   value, ...}`. A value that is not finite is written as null, which JSON has
   and every reader takes for missing.
+
+  Of training lines "tokens" are the positions of the step's batch that the
+  model read, padding included, and "tokens_per_second" counts these; of
+  validation lines they are those of the examples. "targets" is the summed
+  weight of what was to be predicted, which "loss" (in nats), "bits_per_token"
+  and "accuracy" are means over.
 
   On a terminal the training lines become a progress bar and the others are
   printed above it; elsewhere every line is printed.
@@ -99,7 +105,7 @@ class MetricsWriter:
     else:
       self._bar.write(line)
 
-  def truncate(self, step: int) -> None:
+  def truncate(self, step: int, *, evaluated: bool = True) -> None:
     """Forgets what was written after `step`; to be called on resuming.
 
     Lines that are no metrics are dropped too, with a word about them. The file
@@ -107,10 +113,12 @@ class MetricsWriter:
 
     Args:
       step: the last step whose lines stay.
+      evaluated: whether its validation lines stay too. Otherwise the run
+        repeats that validation, and writes them again.
     """
     if self._file is not None:
       self._file.close()
-    kept, wrong = _rewrite(self._path, step)
+    kept, wrong = _rewrite(self._path, step, evaluated)
     if wrong:
       self.text(f"{self._path}: dropped {wrong} lines that are no metrics")
     if not kept and step > 0:
@@ -188,7 +196,7 @@ class NoWriter:
   def text(self, line: str) -> None:
     """Does nothing."""
 
-  def truncate(self, step: int) -> None:
+  def truncate(self, step: int, *, evaluated: bool = True) -> None:
     """Does nothing."""
 
   def __enter__(self) -> NoWriter:
@@ -285,8 +293,12 @@ def _is_whole(path: pathlib.Path) -> bool:
     return file.read() == b"\n"
 
 
-def _rewrite(path: pathlib.Path, step: int | None) -> tuple[int, int]:
+def _rewrite(
+  path: pathlib.Path, step: int | None, evaluated: bool = True
+) -> tuple[int, int]:
   """Drops lines after `step`, if it is given, and those that are no metrics.
+
+  Without `evaluated`, those of the validation at `step` are dropped too.
 
   Returns:
     How many lines stay, and how many whole ones were no metrics.
@@ -299,7 +311,7 @@ def _rewrite(path: pathlib.Path, step: int | None) -> tuple[int, int]:
   for text in _texts(path):
     values = _parse(text)
     is_metrics = values is not None and _problem(values) is None
-    if is_metrics and values and (step is None or values["step"] <= step):
+    if is_metrics and values and _stays(values, step, evaluated):
       kept.append(text if text.endswith("\n") else text + "\n")
       is_same &= kept[-1] is text
     else:
@@ -309,6 +321,16 @@ def _rewrite(path: pathlib.Path, step: int | None) -> tuple[int, int]:
   if not is_same or path.stat().st_nlink > 1:
     files.replace(str(path), "".join(kept).encode())
   return len(kept), wrong
+
+
+def _stays(
+  values: Mapping[str, Any], step: int | None, evaluated: bool
+) -> bool:
+  """Says whether a line is of what was done up to `step`."""
+  if step is None or values["step"] < step:
+    return True
+  repeated = values.get("split") == "validation" and not evaluated
+  return values["step"] == step and not repeated
 
 
 def _installed(module: str) -> bool:

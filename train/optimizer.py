@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from train.config import Optimizer
+from train.norm import norm
 
 
 def schedule(config: Optimizer, steps: int) -> optax.Schedule:
@@ -77,9 +78,23 @@ def make_optimizer(
   )
   if config.clip is None:
     return _own_promotion(adamw)
-  return _own_promotion(
-    optax.chain(optax.clip_by_global_norm(config.clip), adamw)
-  )
+  return _own_promotion(optax.chain(_clip_by_global_norm(config.clip), adamw))
+
+
+def _clip_by_global_norm(largest: float) -> optax.GradientTransformation:
+  """As optax has it, with a norm that float16 does not make infinite."""
+
+  def update(updates: Any, state: Any, params: Any = None) -> Any:
+    del params
+    size = norm(updates)
+
+    def clip(x: jax.Array) -> jax.Array:
+      clipped = (x.astype(jnp.float32) / size) * largest
+      return jnp.where(size < largest, x, clipped.astype(x.dtype))
+
+    return jax.tree.map(clip, updates), state
+
+  return optax.GradientTransformation(lambda _: optax.EmptyState(), update)
 
 
 def _own_promotion(

@@ -2,10 +2,13 @@
 
 import contextlib
 import dataclasses
+import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType
+from typing import TextIO
 
 import jax
 
@@ -43,8 +46,10 @@ class Stop:
 def stop_signals() -> Iterator[Stop]:
   """Turns SIGTERM and Ctrl-C into a request that the loop looks at.
 
-  A second Ctrl-C or SIGTERM does what it would do without this, so that a run
-  that hangs can still be ended.
+  A second one ends the process at once, with one line and the exit code 128 +
+  the signal's number, whatever the process is doing: Python itself answers no
+  signal while XLA compiles. Only in an interactive interpreter, which holds
+  more than the run, a second one does what it would do without this.
 
   Yields:
     The request. It stays empty outside the main thread, where Python allows
@@ -56,6 +61,8 @@ def stop_signals() -> Iterator[Stop]:
     return
   numbers = (signal.SIGTERM, signal.SIGINT)
   before = {number: signal.getsignal(number) for number in numbers}
+  # IPython and notebooks set this, too.
+  is_interactive = hasattr(sys, "ps1")
 
   def restore() -> None:
     for number, handler in before.items():
@@ -63,11 +70,59 @@ def stop_signals() -> Iterator[Stop]:
 
   def ask(number: int, frame: FrameType | None) -> None:
     stop.asked = number
-    restore()
+    if is_interactive:
+      restore()
 
   for number in numbers:
     signal.signal(number, ask)
   try:
-    yield stop
+    with contextlib.nullcontext() if is_interactive else _watch(numbers):
+      yield stop
   finally:
     restore()
+
+
+@contextlib.contextmanager
+def _watch(numbers: tuple[int, ...]) -> Iterator[None]:
+  """Ends the process at the second of some signals.
+
+  Python writes the number of every signal to a pipe as soon as it comes, even
+  while the main thread is busy in a library.
+  """
+  source, sink = os.pipe()
+  os.set_blocking(sink, False)
+  before = signal.set_wakeup_fd(sink, warn_on_full_buffer=False)
+
+  def watch() -> None:
+    count = 0
+    while received := os.read(source, 1):
+      number = received[0]
+      if number not in numbers:
+        continue
+      count += 1
+      name = signal.Signals(number).name
+      if count == 1:
+        line = f"{name}: saving after the step under way; again to end at once"
+        _write(sys.stdout, line)
+      else:
+        _write(sys.stderr, f"error: a second {name}: ended without saving")
+        # Neither threads nor the exit of libraries are waited for.
+        os._exit(128 + number)
+
+  watcher = threading.Thread(target=watch, name="signals", daemon=True)
+  watcher.start()
+  try:
+    yield
+  finally:
+    signal.set_wakeup_fd(before)
+    os.close(sink)
+    watcher.join()
+    os.close(source)
+
+
+def _write(stream: TextIO | None, line: str) -> None:
+  """Prints a line without the locks that the main thread may hold."""
+  # There may be no stream, or one that is no file, or nobody who reads it.
+  with contextlib.suppress(OSError, ValueError):
+    if stream is not None:
+      os.write(stream.fileno(), f"{line}\n".encode())

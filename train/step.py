@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
+from train.norm import norm, zero_if_finite
 from train.state import TrainState
 
 Batch = Mapping[str, jax.Array]
@@ -105,8 +106,8 @@ def means(sums: Mapping[str, Any]) -> dict[str, Any]:
     sums: Arrays of JAX or numpy.
 
   Returns:
-    "loss" in nats, "bits_per_token", "accuracy", and "tokens", the summed
-    weight. Without tokens, zeros.
+    "loss" in nats, "bits_per_token", "accuracy", and "targets", the summed
+    weight of what was to be predicted. Without weight, zeros.
   """
   weight = sums["weight"]
   scale = _inverse(weight)
@@ -115,7 +116,7 @@ def means(sums: Mapping[str, Any]) -> dict[str, Any]:
     "loss": loss,
     "bits_per_token": loss / math.log(2),
     "accuracy": sums["correct"] * scale,
-    "tokens": weight,
+    "targets": weight,
   }
 
 
@@ -183,10 +184,12 @@ def train_step(
       one device and on many.
 
   Returns:
-    The state after, and metrics: "loss" (nats a token), "bits_per_token",
-    "accuracy", "tokens", "grad_norm" (before clipping), "update_norm",
-    "param_norm", "learning_rate", and "finite". An update that is not finite
-    leaves the state as it was, but for `stopped`.
+    The state after, and metrics: "loss" (nats a target), "bits_per_token",
+    "accuracy", "targets" (their summed weight), "tokens" (positions of the
+    batch that the model read, padding included), "grad_norm" (before
+    clipping), "update_norm", "param_norm", "learning_rate", and "finite". If
+    the loss, the gradient, or anything in the state after is not finite, the
+    state stays as it was, but for `stopped`.
   """
   rng = jax.random.wrap_key_data(state.rng)
   rng = jax.random.fold_in(rng, state.step)
@@ -205,11 +208,15 @@ def train_step(
     params = optax.apply_updates(state.params, updates)
   with jax.named_scope("metrics"):
     metrics = means(sums)
-    metrics["grad_norm"] = optax.tree.norm(grads)
-    metrics["update_norm"] = optax.tree.norm(updates)
-    metrics["param_norm"] = optax.tree.norm(params)
+    devices = 1 if axis_name is None else jax.lax.axis_size(axis_name)
+    metrics["tokens"] = jnp.float32(devices * batch["inputs"].size)
+    metrics["grad_norm"] = norm(grads)
+    metrics["update_norm"] = norm(updates)
+    metrics["param_norm"] = norm(params)
     metrics["learning_rate"] = task.schedule(state.step)
-    finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
+    finite = jnp.isfinite(zero_if_finite(opt_state))
+    for name in ("loss", "grad_norm", "update_norm", "param_norm"):
+      finite &= jnp.isfinite(metrics[name])
     metrics["finite"] = finite
   with jax.named_scope("select"):
     apply = finite & ~state.stopped

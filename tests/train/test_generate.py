@@ -174,7 +174,8 @@ def test_validation_counts_every_token_once(finished):
   rows = tiny.Data().open("validation")
   assert len(rows) % 8
   total = sum(rows[i]["weights"].sum() for i in range(len(rows)))
-  assert finished[1].metrics["tokens"] == total
+  assert finished[1].metrics["targets"] == total
+  assert finished[1].metrics["tokens"] == len(rows) * 12
   row = {k: np.stack([rows[i][k] for i in range(11)]) for k in rows[0]}
   logits, _ = tiny.Model().apply(
     {"params": finished[1].params},

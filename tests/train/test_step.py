@@ -73,7 +73,8 @@ def test_loss_is_the_weighted_mean_in_float64():
   np.testing.assert_allclose(
     metrics["accuracy"], (correct * weights).sum() / weights.sum(), rtol=1e-6
   )
-  assert metrics["tokens"] == weights.sum()
+  assert metrics["targets"] == weights.sum()
+  assert metrics["tokens"] == batch["inputs"].size
 
 
 @pytest.mark.parametrize("count", [2, 8])
