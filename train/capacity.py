@@ -38,14 +38,14 @@ def _memory() -> int | None:
   """Bytes of all devices together; None where they do not say."""
   if jax.default_backend() == "cpu":
     # Devices of one process share what the machine has.
-    return jax.process_count() * _machine() if _machine() else None
-  limits = [
-    (device.memory_stats() or {}).get("bytes_limit")
-    for device in jax.local_devices()
-  ]
-  if not limits or None in limits:
-    return None
-  return jax.process_count() * sum(int(limit) for limit in limits)
+    return jax.process_count() * _machine() or None
+  total = 0
+  for device in jax.local_devices():
+    limit = (device.memory_stats() or {}).get("bytes_limit")
+    if limit is None:
+      return None
+    total += limit
+  return jax.process_count() * total
 
 
 def _machine() -> int:
