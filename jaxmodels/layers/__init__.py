@@ -6,6 +6,8 @@ same as None. The state is an explicit pytree. A channel mixer is
 `mlp(x) -> y`. Fields are the configuration; all have `width` (D), `dtype`,
 `param_dtype` and `output_scale`, and mixers `axis_name`, the mesh axis that L
 is cut over inside `shard_map`; None, as it is by default, for whole sequences.
+A state that is returned has the structure, shapes and dtypes of the zero state.
+Models check all this while they are traced: see `contract`.
 
 `MIXERS` and `MLPS` name them; the backbone takes them by name. To add one,
 put it into the dict.

@@ -116,7 +116,7 @@ class SoftmaxAttention(nn.Module):
     check_input(self, x, segment_ids)
     self._check_length(x.shape[1])
     # Zeros made from x, so that they lie on a mesh as x does.
-    before = jnp.sum(jnp.zeros_like(x, jnp.int32), (1, 2))
+    before = jnp.sum(jnp.zeros_like(x, jnp.int32), (1, 2), jnp.int32)
     if state is not None:
       before = state.position
     positions, after = advance_positions(

@@ -19,7 +19,9 @@ class LanguageModel(nn.Module):
 
   The state carries everything the past has left: a sequence cut anywhere and
   continued gives the logits of the uncut one, so the same call trains, reads
-  a prompt and generates token by token in constant memory. Logits start near
+  a prompt and generates token by token in constant memory. Full attention
+  alone has a bound, its `max_length`: it refuses longer sequences and has no
+  outputs beyond (see `SoftmaxAttention`). Logits start near
   zero, so predictions start near uniform (see `TokenEmbedding`).
 
   Attributes:
@@ -74,8 +76,9 @@ class LanguageModel(nn.Module):
       logits [B, L, vocab_size] in float32 or wider, and the state.
 
     Raises:
-      ValueError: For an unknown name or option (with near matches), or a
-        field that does not fit.
+      ValueError: For an unknown name or option (with near matches), a field
+        that does not fit, a sequence longer than the `max_length` of full
+        attention, or a mixer that breaks the contract of `jaxmodels.layers`.
     """
     check_vocabulary(self)
     embedding = TokenEmbedding(

@@ -48,6 +48,8 @@ def make_mlp(
   """The channel mixer of that name, as `make_mixer`; None for "none"."""
   make = pick("mlp", name, MLPS)
   if make is None:
+    if options:
+      raise ValueError(f"mlp {name!r} has no options, got {', '.join(options)}")
     return None
   _check_fields(f"mlp {name!r}", make, options, common)
   return make(**common, **options)

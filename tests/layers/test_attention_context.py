@@ -86,6 +86,18 @@ def test_decoding_past_max_length_is_never_a_window():
       guarded(params, x[:, 5:7], late)
 
 
+def test_positions_are_int32_in_every_precision():
+  """A state that is returned is like the zero state, also beside int64."""
+  with jax.enable_x64(True):
+    layer = SoftmaxAttention(
+      8, heads=2, dtype=jnp.float64, param_dtype=jnp.float64
+    )
+    x = jax.ShapeDtypeStruct((1, 3, 8), np.float64)
+    params = jax.eval_shape(layer.init, jax.random.key(0), x)
+    _, state = jax.eval_shape(layer.apply, params, x)
+    assert state.position.dtype == np.int32
+
+
 def test_a_model_names_the_field():
   model = LanguageModel(
     5, 8, 1, ("softmax_attention",), {"softmax_attention": {"max_length": 4}}

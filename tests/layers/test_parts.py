@@ -10,6 +10,7 @@ from jaxmodels.layers.common import log_uniform, step_bias
 from jaxmodels.layers.norms import LayerNorm, RMSNorm, l2_normalize
 from jaxmodels.layers.rotary import advance_positions, rotate
 from jaxmodels.layers.short_convolution import ShortConvolution
+from jaxmodels.ops import checks
 from tests.layers import plain
 
 
@@ -86,6 +87,16 @@ def test_embedding_and_read_out(tied):
   np.testing.assert_allclose(logits[0], x[0] @ table.T, rtol=1e-5, atol=1e-8)
   with pytest.raises(ValueError, match="tokens must be integers"):
     layer.apply(params, tokens.astype(np.float32))
+
+
+@pytest.mark.parametrize("token", [-1, 7])
+def test_a_token_outside_the_vocabulary_is_named(token):
+  layer = TokenEmbedding(7, 4)
+  params = {"params": {"table": draw(7, 4)}}
+  layer.apply(params, np.array([[0, 6]]))
+  match = r"TokenEmbedding: tokens must lie in \[0, 6\]"
+  with checks.numerics(), pytest.raises(ValueError, match=match):
+    layer.apply(params, np.array([[0, token]]))
 
 
 def test_rotary_products_depend_on_the_distance_alone():

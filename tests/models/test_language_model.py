@@ -252,6 +252,10 @@ def test_under_shard_map_and_auto_mesh():
     ({"mlp": "gated_mpl"}, "unknown mlp 'gated_mpl'.*mean 'gated_mlp'"),
     ({"mlp_options": {"hiden": 3}}, "mlp 'gated_mlp'.*mean 'hidden'"),
     (
+      {"mlp": "none", "mlp_options": {"hidden": 3}},
+      "mlp 'none' has no options, got hidden",
+    ),
+    (
       {"mixer_options": {"s5": {"state_with": 3}}},
       "mixer 's5': unknown field 'state_with'; did you mean 'state_width'",
     ),
