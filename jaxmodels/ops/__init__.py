@@ -21,6 +21,10 @@ and the Kalman scans have their own, said in their docstrings):
     `cumsum(resets)` resets at the first token too. With `reverse` the state
     enters at the last token and has its id. To continue a cut sequence, count
     on from the cut: `segment_ids[:, t:] - segment_ids[:, t - 1 : t]`.
+
+Meshes: arrays may be cut over Auto or Explicit mesh axes (JAX's default) along
+the batch and along heads or channels, and results are cut likewise. Where L is
+cut, call the op inside `jax.shard_map` and name the mesh axis by `axis_name`.
 """
 
 from jaxmodels.ops.attention import Cache, attention

@@ -30,7 +30,7 @@ PARALLEL_SCORES = 512 * 512
 WINDOW_CHUNK = 128
 
 
-_CACHE = Cache("..._G", "..._G", "..._")
+_CACHE = Cache._make(("..._G", "..._G", "..._"))
 
 
 @by_letters(
@@ -268,10 +268,10 @@ def _sharded(
   if not cache.live.shape[-1]:
     # Made from a piece it would count as that device's own.
     cache = kv_cache.entering(all_k, all_v, None)
-  all_ids = ids
+  all_ids = None
   if ids is not None:
-    all_ids = halo.gather(ids, axis, axis_name, reverse)
-    all_ids = _number(all_ids, None, reverse)
+    ids = halo.gather(ids, axis, axis_name, reverse)
+    all_ids = count_changes(ids, halo.id_before(ids, None, reverse))
     ids = lax.dynamic_slice_in_dim(all_ids, before, length, axis)
   places = cache.k.shape[-3] + jnp.arange(length) + before
   keys = kv_cache.joined(all_k, all_v, all_ids, cache)

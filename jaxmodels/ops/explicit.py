@@ -114,11 +114,13 @@ def run_by_letters(
       _bind(cuts, f"{name}: {argument}", x, _expand(own, batch))
 
   def sharding(axes):
-    spec, used = [], set()
-    for key in _expand(axes, batch):  # A mesh axis cuts one axis of an array.
-      spec.append(tuple(a for a in cuts.get(key, ()) if a not in used))
-      used.update(spec[-1])
-    return NamedSharding(mesh, PartitionSpec(*(over or None for over in spec)))
+    used: list[str] = []  # A mesh axis cuts one axis of an array.
+    spec: list[Any] = []
+    for key in _expand(axes, batch):
+      over = tuple(axis for axis in cuts.get(key, ()) if axis not in used)
+      used += over
+      spec.append(over or None)
+    return NamedSharding(mesh, PartitionSpec(*spec))
 
   types = zip(mesh.axis_names, mesh.axis_types, strict=True)
   explicit = tuple(axis for axis, kind in types if kind == AxisType.Explicit)

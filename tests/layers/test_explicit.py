@@ -11,12 +11,14 @@ from jaxmodels.layers import MIXERS, MLPS
 from jaxmodels.testing import relative_error
 
 BATCH, LENGTH, WIDTH = 2, 4, 8
+# Token by token, which compiles fastest: the ops have tests of their forms.
+RECURRENT = {"method": "recurrent"}
 OPTIONS = {
-  "gla": {"heads": 2, "gate_rank": 2},
-  "delta_net": {"heads": 2},
-  "gated_deltanet": {"heads": 2},
-  "kda": {"heads": 2, "gate_rank": 2},
-  "mamba2": {"head_width": 8, "state_width": 4},
+  "gla": {"heads": 2, "gate_rank": 2, **RECURRENT},
+  "delta_net": {"heads": 2, **RECURRENT},
+  "gated_deltanet": {"heads": 2, **RECURRENT},
+  "kda": {"heads": 2, "gate_rank": 2, **RECURRENT},
+  "mamba2": {"head_width": 8, "state_width": 4, **RECURRENT},
   "s5": {"state_width": 8},
   "softmax_attention": {"heads": 2, "max_length": 4},
   "sliding_attention": {"heads": 2, "window": 3},
@@ -70,6 +72,18 @@ def results(module):
   return jax.jit(evaluate)
 
 
+def draw(module):
+  """Inputs and parameters; as they start would take a program more."""
+  rng = np.random.default_rng(0)
+
+  def normal(shape):
+    return (rng.normal(size=shape) / 2).astype(np.float32)
+
+  x = normal((BATCH, LENGTH, WIDTH))
+  shapes = jax.eval_shape(module.init, jax.random.key(0), x)
+  return x, jax.tree.map(lambda leaf: normal(leaf.shape), shapes)
+
+
 def assert_close(got, wanted):
   for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
     assert relative_error(np.asarray(a), np.asarray(b)) < 2e-5
@@ -87,10 +101,8 @@ def mesh():
 @pytest.mark.parametrize("name", MIXERS)
 def test_a_mixer_keeps_how_batch_and_heads_are_cut(mesh, name):
   module = MIXERS[name](width=WIDTH, **OPTIONS[name])
-  x = np.random.default_rng(0).normal(size=(BATCH, LENGTH, WIDTH))
-  x = x.astype(np.float32)
+  x, params = draw(module)
   state = module.init_state(BATCH)
-  params = jax.jit(module.init)(jax.random.key(0), x)
   wanted = results(module)(params, x, state, IDS)
   on_mesh = (
     # The gate of S5 has no heads.
@@ -108,9 +120,7 @@ def test_a_mixer_keeps_how_batch_and_heads_are_cut(mesh, name):
 @pytest.mark.parametrize("name", [name for name in MLPS if name != "none"])
 def test_a_channel_mixer_keeps_how_the_batch_is_cut(mesh, name):
   module = MLPS[name](width=WIDTH)
-  x = np.random.default_rng(0).normal(size=(BATCH, LENGTH, WIDTH))
-  x = x.astype(np.float32)
-  params = jax.jit(module.init)(jax.random.key(0), x)
+  x, params = draw(module)
   on_mesh = place(mesh, params, by_heads), place(mesh, x, P("d"))
   y = jax.jit(module.apply)(*on_mesh)
   assert jax.typeof(y) == jax.typeof(on_mesh[1])

@@ -24,7 +24,7 @@ def hybrid(scan_layers):
     depth=2,
     mixers=("gla", "sliding_attention"),
     mixer_options={
-      "gla": {"heads": 2, "gate_rank": 2},
+      "gla": {"heads": 2, "gate_rank": 2, "method": "recurrent"},
       "sliding_attention": {"heads": 2, "window": 3},
     },
     scan_layers=scan_layers,

@@ -1,5 +1,6 @@
 """Ops on arrays whose types carry their sharding: meshes of Explicit axes."""
 
+import contextlib
 import functools
 
 import jax
@@ -259,14 +260,18 @@ def test_a_batch_of_kalman_scans(op):
   assert specs_of((got[0][1], got[1])) == [P("d")] * 3
 
 
+@functools.cache
 def linear(name="linear_attention"):
+  """The op, its arguments, and its results without a mesh."""
   _, draw, _, _ = CASES[name]
   arguments = drawn(draw)
   op = functools.partial(getattr(ops, name), method="chunked", chunk_size=4)
   return op, arguments, jax.jit(results(op))(arguments)
 
 
-@pytest.mark.parametrize("jitted", [False, True])
+@pytest.mark.parametrize(
+  "jitted", [pytest.param(False, marks=pytest.mark.slow), True]
+)
 def test_in_the_context_of_the_mesh(jitted):
   op, arguments, wanted = linear()
   mesh = explicit("d", "h")
@@ -276,9 +281,12 @@ def test_in_the_context_of_the_mesh(jitted):
   assert_close(got, wanted)
 
 
-def test_without_a_context_and_without_jit():
+@pytest.mark.parametrize("context", [False, True])
+def test_without_jit(context):
   op, arguments, (_, wanted) = linear()
-  got = op(**placed(explicit("d", "h"), arguments, {}))
+  mesh = explicit("d", "h")
+  with jax.set_mesh(mesh) if context else contextlib.nullcontext():
+    got = op(**placed(mesh, arguments, {}))
   assert_close(got, wanted)
   assert specs_of(got) == [TOKENS, STATE]
 
@@ -367,7 +375,9 @@ def test_within_shard_map_the_batch_may_stay_explicit():
   assert specs_of(got) == [P("d", "s"), P("d")]
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+  "name", ["linear_attention", "make_op", "causal_convolution", "attention"]
+)
 def test_nothing_is_added_without_explicit_axes(name):
   """On one device, under Auto axes and in `shard_map`."""
   op, draw, _, _ = CASES[name]

@@ -90,9 +90,20 @@ each_number = pytest.mark.parametrize("devices", [2, 4, 8])
 each_way = pytest.mark.parametrize("reverse", [False, True])
 
 
-@each_number
+@pytest.mark.parametrize(
+  ("devices", "ids"),
+  [
+    pytest.param(
+      devices,
+      ids,
+      id=f"{name}-{devices}",
+      marks=pytest.mark.slow if name == "back" and devices != 4 else (),
+    )
+    for devices in (2, 4, 8)
+    for name, ids in IDS_BY_NAME.items()
+  ],
+)
 @each_way
-@pytest.mark.parametrize("ids", IDS_BY_NAME.values(), ids=IDS_BY_NAME)
 def test_a_sharded_convolution_is_the_whole_one(devices, reverse, ids):
   ids = [] if ids is None else [ids]
 
