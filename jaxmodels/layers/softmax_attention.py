@@ -17,10 +17,12 @@ from jaxmodels.layers.common import (
 from jaxmodels.layers.norms import RMSNorm
 from jaxmodels.layers.rotary import advance_positions, rotate
 from jaxmodels.ops import Cache, attention
+from jaxmodels.ops.exporting import serializable
 
 __all__ = ["SoftmaxAttention", "SoftmaxAttentionState"]
 
 
+@serializable
 class SoftmaxAttentionState(NamedTuple):
   """The cache of keys and values, and how many tokens came before, [B]."""
 

@@ -15,7 +15,6 @@ import jax.numpy as jnp
 
 from jaxmodels.ops.chunks import Inputs, Tree, lift, links_from, widen
 
-
 Through = Callable[[Any, Inputs, Tree], tuple[jax.Array, Tree]]
 
 
