@@ -19,12 +19,14 @@ from jaxmodels.layers.common import (
 from jaxmodels.layers.norms import RMSNorm, l2_normalize
 from jaxmodels.layers.short_convolution import ShortConvolution, zero_tail
 from jaxmodels.ops import checks, delta_rule
+from jaxmodels.ops.exporting import serializable
 
 __all__ = ["DeltaNet", "DeltaNetState"]
 
 GATES = (None, "head", "key")
 
 
+@serializable
 class DeltaNetState(NamedTuple):
   """Tails [B, W - 1, H K | H V] of the convolutions, memory [B, H, K, V]."""
 

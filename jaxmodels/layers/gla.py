@@ -18,10 +18,12 @@ from jaxmodels.layers.common import (
 )
 from jaxmodels.layers.norms import RMSNorm
 from jaxmodels.ops import checks, linear_attention
+from jaxmodels.ops.exporting import serializable
 
 __all__ = ["GLA", "GLAState"]
 
 
+@serializable
 class GLAState(NamedTuple):
   """The memory [B, H, K, V]."""
 

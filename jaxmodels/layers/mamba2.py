@@ -19,10 +19,12 @@ from jaxmodels.layers.common import (
 from jaxmodels.layers.norms import RMSNorm
 from jaxmodels.layers.short_convolution import ShortConvolution, zero_tail
 from jaxmodels.ops import linear_attention
+from jaxmodels.ops.exporting import serializable
 
 __all__ = ["Mamba2", "Mamba2State"]
 
 
+@serializable
 class Mamba2State(NamedTuple):
   """Tail [B, W - 1, E + 2 G N] of the convolution, memory [B, H, N, P]."""
 

@@ -18,10 +18,12 @@ from jaxmodels.layers.common import (
   wide,
 )
 from jaxmodels.ops import checks, diagonal_recurrence
+from jaxmodels.ops.exporting import serializable
 
 __all__ = ["S5", "S5State", "hippo_normal_eigenvalues"]
 
 
+@serializable
 class S5State(NamedTuple):
   """The states [B, N / 2], complex: one of each conjugate pair."""
 

@@ -20,6 +20,7 @@ from jaxmodels.layers.common import (
 from jaxmodels.layers.norms import RMSNorm
 from jaxmodels.layers.rotary import advance_positions, rotate
 from jaxmodels.ops import Cache, attention, checks
+from jaxmodels.ops.exporting import serializable
 
 __all__ = ["SoftmaxAttention", "SoftmaxAttentionState"]
 
@@ -30,6 +31,7 @@ _REMEDY = (
 )
 
 
+@serializable
 class SoftmaxAttentionState(NamedTuple):
   """The cache of keys and values, and how many tokens came before, [B]."""
 

@@ -9,6 +9,7 @@ from jax import lax
 
 from jaxmodels.ops import checks, halo, kv_cache
 from jaxmodels.ops.explicit import by_letters
+from jaxmodels.ops.exporting import at_most, is_open
 from jaxmodels.ops.kv_cache import Cache
 from jaxmodels.ops.links import count_changes
 from jaxmodels.ops.platform import platform
@@ -119,7 +120,9 @@ def attention(
     # A window that holds all there is cuts nothing off.
     length, past = k.shape[-3], cache.k.shape[-3]
     most = past + length - 1 if axis_name is None else length
-    near = window if window is not None and window <= most else None
+    near = window
+    if window is not None and not is_open(most) and window > most:
+      near = None
     if method == "auto":
       method = _choose(q, cache, near, axis_name)
     size = _size(method, chunk_size, near)
@@ -142,7 +145,7 @@ def _choose(
   keys = cache.k.shape[-3] + length
   if axis_name is not None:
     keys = cache.k.shape[-3] + length * lax.axis_size(axis_name)
-  few = length * keys <= PARALLEL_SCORES
+  few = at_most(length * keys, PARALLEL_SCORES)
   if few and platform() == "cpu" and window is None:
     # Tiles, which stay in the cache, are faster as soon as there are some.
     few = length < 2 * _tile()
@@ -190,7 +193,7 @@ def _local(
 ) -> jax.Array:
   """The outputs of tokens that start in the segment of `cache`."""
   length = q.shape[-3]
-  if window is not None and size is not None and length > size[0]:
+  if window is not None and size is not None and not at_most(length, size[0]):
     return _windowed_chunks(q, k, v, ids, cache, window, size[0])
   places = cache.k.shape[-3] + jnp.arange(length)
   keys = kv_cache.joined(k, v, ids, cache)
@@ -201,7 +204,7 @@ def _attend(
   queries: Queries, keys: Keys, window: int | None, size: Size | None
 ) -> jax.Array:
   """At once where there are no more queries than go into a tile."""
-  if size is None or queries.q.shape[-3] <= size[0]:
+  if size is None or at_most(queries.q.shape[-3], size[0]):
     return attend(queries, keys, window)
   return attend_in_tiles(queries, keys, window, size)
 

@@ -15,6 +15,7 @@ from jaxmodels.ops import checks, halo
 from jaxmodels.ops.decay import between
 from jaxmodels.ops.dtypes import wide
 from jaxmodels.ops.explicit import by_letters
+from jaxmodels.ops.exporting import require_length
 from jaxmodels.ops.linear_attention import linear_attention
 from jaxmodels.ops.links import count_changes
 from jaxmodels.ops.schedule import METHODS
@@ -164,6 +165,9 @@ def _check(op, q, k, v, log_decay, floor, method, axis_name, segment_ids):
     f"(axis_name={axis_name!r})",
   )
   checks.rank_at_least(op, "k", k, 3, "[..., L, H, K]")
+  if method in ("full", "associative"):
+    form = f'method "{method}"'
+    require_length(op, k.shape[-3], form, '"auto" or "recurrent"')
   checks.shape(op, "q", q, k.shape, "[..., L, H, K] like k")
   checks.shape(op, "v", v, (*k.shape[:-1], None), "[..., L, H, V]")
   if log_decay is not None:

@@ -25,13 +25,19 @@ def split(tokens: Tree, size: int, neutral: Tree) -> Tree:
 
   def to_chunks(x, fill):
     batch, length, heads, *rest = x.shape
-    pad = [(0, 0), (0, -length % size)] + [(0, 0)] * (x.ndim - 2)
+    count = _count(length, size)
+    pad = [(0, 0), (0, count * size - length)] + [(0, 0)] * (x.ndim - 2)
     x = jnp.pad(x, pad, constant_values=fill)
-    x = x.reshape(batch, -1, size, heads, *rest)
+    x = x.reshape(batch, count, size, heads, *rest)
     return jnp.moveaxis(x, (1, 3), (0, 2))
 
   fill = jax.tree.broadcast(neutral, tokens)
   return jax.tree.map(to_chunks, tokens, fill)
+
+
+def _count(length: int, size: int) -> int:
+  """Chunks of a sequence, rounded up; of a symbolic length too."""
+  return -(-length // size)
 
 
 def merge(y: jax.Array, length: int) -> jax.Array:
@@ -43,8 +49,10 @@ def merge(y: jax.Array, length: int) -> jax.Array:
 
 def split_ids(ids: jax.Array, before: jax.Array, size: int) -> jax.Array:
   """[B, L] to [n, B, 1 + C]: each chunk's ids behind the id before it."""
-  ids = jnp.pad(ids, [(0, 0), (0, -ids.shape[1] % size)], mode="edge")
-  ids = jnp.moveaxis(ids.reshape(ids.shape[0], -1, size), 1, 0)
+  batch, length = ids.shape
+  count = _count(length, size)
+  ids = jnp.pad(ids, [(0, 0), (0, count * size - length)], mode="edge")
+  ids = jnp.moveaxis(ids.reshape(batch, count, size), 1, 0)
   before = jnp.concatenate([before[None], ids[:-1, :, -1]])
   return jnp.concatenate([before[..., None], ids], axis=-1)
 
@@ -113,7 +121,7 @@ def _map(function, axes):
 
   def mapped(*args):
     along = [arg for arg, axis in zip(args, axes, strict=True) if axis == 0]
-    if jax.tree.leaves(along)[0].shape[0] > 1:
+    if jax.tree.leaves(along)[0].shape[0] != 1:  # Symbolic ones too.
       return jax.vmap(function, axes)(*args)
     single = (
       arg if axis is None else jax.tree.map(lambda x: x[0], arg)

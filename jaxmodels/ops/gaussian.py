@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmodels.ops import halo, spans
+from jaxmodels.ops.exporting import serializable
 from jaxmodels.ops.recurrence import Segment
 from jaxmodels.ops.small_matrices import (
   act,
@@ -26,6 +27,7 @@ from jaxmodels.ops.small_matrices import (
 )
 
 
+@serializable
 class Gaussian(NamedTuple):
   """Means [L, N] and covariances [L, N, N] of every state."""
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxmodels.ops import checks
 from jaxmodels.ops.delta_rule import delta_rule
 from jaxmodels.ops.explicit import by_letters
+from jaxmodels.ops.exporting import require_length
 from jaxmodels.ops.recurrence import Method
 
 
@@ -76,6 +77,9 @@ def householder_product(
   """
   op = "householder_product"
   _check(op, q, k, v, beta, log_decay, segment_ids)
+  if method == "associative":
+    instead = '"auto", "recurrent" or "chunked"'
+    require_length(op, k.shape[-4], 'method "associative"', instead)
   *batch, length, steps, heads, _ = k.shape
   if reverse:  # The delta rule will turn the steps too.
     k, v, beta = (jnp.flip(x, len(batch) + 1) for x in (k, v, beta))

@@ -19,6 +19,7 @@ from jax import lax
 from jaxmodels.ops import checks
 from jaxmodels.ops.dtypes import wide
 from jaxmodels.ops.explicit import by_letters
+from jaxmodels.ops.exporting import is_open, require_length
 from jaxmodels.ops.gaussian import (
   Gaussian,
   Model,
@@ -94,7 +95,7 @@ def kalman_filter(
     model, start = _prepare(
       op, y, F, Q, H, R, mean, covariance, observed, method
     )
-    form = _choose(method)
+    form = _choose(op, method, y.shape[0])
     filtered, before = filter_states(model, start, form, axis_name)
     log_likelihood = _total(log_likelihoods(model, before), axis_name)
   checks.finite(op, filtered=filtered, log_likelihood=log_likelihood)
@@ -147,7 +148,7 @@ def kalman_smoother(
     model, start = _prepare(
       op, y, F, Q, H, R, mean, covariance, observed, method
     )
-    form = _choose(method)
+    form = _choose(op, method, y.shape[0])
     filtered, before = filter_states(model, start, form, axis_name)
     smoothed = smooth_states(model, filtered, form, axis_name)
     log_likelihood = _total(log_likelihoods(model, before), axis_name)
@@ -161,10 +162,13 @@ def _total(values, axis_name):
   return total if axis_name is None else lax.psum(total, axis_name)
 
 
-def _choose(method):
-  if method != "auto":
-    return method
-  return "recurrent" if platform() == "cpu" else "parallel"
+def _choose(op, method, length):
+  if method == "auto":
+    by_token = platform() == "cpu" or is_open(length)
+    return "recurrent" if by_token else "parallel"
+  if method != "recurrent":
+    require_length(op, length, f'method "{method}"', '"auto" or "recurrent"')
+  return method
 
 
 def _prepare(op, y, F, Q, H, R, mean, covariance, observed, method):

@@ -10,11 +10,13 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxmodels.ops.exporting import is_open, serializable
 from jaxmodels.ops.softmax import Keys
 
 __all__ = ["Cache", "entering", "fill", "joined", "leaving", "numbered"]
 
 
+@serializable
 class Cache(NamedTuple):
   """The past that a query may still see, oldest first.
 
@@ -52,6 +54,11 @@ def fill(cache: Cache, size: int) -> Cache:
 
   def fit(array: jax.Array, axis: int) -> jax.Array:
     axis += array.ndim
+    if is_open(past):  # Which of the two it is cannot be said.
+      dead = [(0, 0)] * array.ndim
+      dead[axis] = (size, 0)
+      padded = jnp.pad(array, dead)
+      return lax.slice_in_dim(padded, past, past + size, axis=axis)
     kept = lax.slice_in_dim(array, max(past - size, 0), past, axis=axis)
     widths = [(0, 0)] * array.ndim
     widths[axis] = (max(size - past, 0), 0)

@@ -13,6 +13,7 @@ from jax import lax
 from jaxmodels.ops import checks, halo
 from jaxmodels.ops.dtypes import wide
 from jaxmodels.ops.explicit import by_letters
+from jaxmodels.ops.exporting import require_length
 
 
 @by_letters("...LD", of="x", x="...LD", kernel="_D")
@@ -68,6 +69,9 @@ def long_convolution(
     own = lax.axis_index(axis_name) * length
     return lax.dynamic_slice_in_dim(y, own, length, axis=-2)
   dtype = wide(x, kernel)
+  require_length(
+    op, length, "its FFT", "a recurrence, such as diagonal_recurrence"
+  )
   size = 1 << (2 * length - 1).bit_length()  # Powers of two are fastest.
   with jax.named_scope(op):
     inputs = jnp.flip(x, -2) if reverse else x

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from jaxmodels.ops import checks
 from jaxmodels.ops.dtypes import wide
+from jaxmodels.ops.exporting import at_most
 from jaxmodels.ops.platform import platform
 from jaxmodels.ops.recurrence import Family
 from jaxmodels.ops.schedule import NARROW, default_chunk_size, run_chosen
@@ -82,7 +83,7 @@ def run_matrix_state(
       default=default_chunk_size(short=per_key or narrow),
       on_cpu=(
         "recurrent" if by_token and narrow else "chunked",
-        "parallel" if tokens.k.size <= cached else "chunked",
+        "parallel" if at_most(tokens.k.size, cached) else "chunked",
       ),
       elsewhere=_on_accelerators(family, per_key),
       axis_name=axis_name,

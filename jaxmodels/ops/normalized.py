@@ -23,6 +23,7 @@ from jaxmodels.ops import checks
 from jaxmodels.ops.decay import between, clip
 from jaxmodels.ops.dtypes import wide
 from jaxmodels.ops.explicit import by_letters
+from jaxmodels.ops.exporting import at_most, serializable
 from jaxmodels.ops.links import Links
 from jaxmodels.ops.recurrence import Family, Method, Segment
 from jaxmodels.ops.schedule import CACHED, default_chunk_size, run_chosen
@@ -44,6 +45,7 @@ class Tokens(NamedTuple):
   log_f: jax.Array | float
 
 
+@serializable
 class Normalized(NamedTuple):
   """The state `e^m (S, z)`: S [..., H, K, V], z [..., H, K], m [..., H]."""
 
@@ -158,7 +160,10 @@ def normalized_linear_attention(
       method=method,
       chunk_size=chunk_size,
       default=default_chunk_size(),
-      on_cpu=("chunked", "parallel" if k.size <= 2 * CACHED else "chunked"),
+      on_cpu=(
+        "chunked",
+        "parallel" if at_most(k.size, 2 * CACHED) else "chunked",
+      ),
       axis_name=axis_name,
       dtype=v.dtype,
     )

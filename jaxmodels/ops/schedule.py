@@ -13,6 +13,7 @@ import jax
 
 from jaxmodels.ops.by_use import by_use
 from jaxmodels.ops.checks import require
+from jaxmodels.ops.exporting import is_open, require_length
 from jaxmodels.ops.platform import platform
 from jaxmodels.ops.recurrence import Family, run
 
@@ -131,6 +132,11 @@ def choose(
     else:
       on_cpu, elsewhere = auto
       method = on_cpu if platform() == "cpu" else elsewhere
+  if method == "associative":
+    instead = '"recurrent", "chunked" or "parallel"'
+    require_length(op, length, 'method "associative"', instead)
+  if is_open(length):
+    return method, size
   return method, min(size, 1 << max(length - 1, 0).bit_length())
 
 

@@ -18,6 +18,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxmodels.ops.exporting import is_open
+
 __all__ = [
   "Keys",
   "Queries",
@@ -165,6 +167,8 @@ def _columns(keys: Keys, size: int) -> _Columns:
 
 def _even(length: int, size: int) -> int:
   """Of pieces of at most `size`, all alike, as few as there must be."""
+  if is_open(length):
+    return size
   return -(-length // -(-length // size))
 
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxmodels.ops.chunks import Tree
+from jaxmodels.ops.exporting import is_open
 from jaxmodels.ops.recurrence import Segment
 from jaxmodels.ops.sequence_parallel import exchange
 
@@ -60,7 +61,8 @@ def run(
     the state that enters, this device's shard where there are shards, and all
     [L, ...] after it.
   """
-  size = 2 ** round(math.log2(_length(tokens)) / 2)
+  length = _length(tokens)
+  size = 0 if is_open(length) else 2 ** round(math.log2(length) / 2)
   if axis_name is not None:
     segments = along(_summarize(walk, tokens, size, reverse))
     whole = _fold(walk, lambda one: one, segments, reverse)
