@@ -25,9 +25,10 @@ def split(tokens: Tree, size: int, neutral: Tree) -> Tree:
 
   def to_chunks(x, fill):
     batch, length, heads, *rest = x.shape
-    pad = [(0, 0), (0, -length % size)] + [(0, 0)] * (x.ndim - 2)
+    count = -(-length // size)
+    pad = [(0, 0), (0, count * size - length)] + [(0, 0)] * (x.ndim - 2)
     x = jnp.pad(x, pad, constant_values=fill)
-    x = x.reshape(batch, -1, size, heads, *rest)
+    x = x.reshape(batch, count, size, heads, *rest)
     return jnp.moveaxis(x, (1, 3), (0, 2))
 
   fill = jax.tree.broadcast(neutral, tokens)
@@ -94,7 +95,7 @@ def lift(
     # devices behind the chunks, each device would gather all of it.
     count, batch = jax.tree.leaves(args[0])[0].shape[:2]
     folded = (
-      arg if one is None else _reshape(_swap(arg), 2, (-1,))
+      arg if one is None else _reshape(_swap(arg), 2, (batch * count,))
       for arg, one in zip(args, per_batch, strict=True)
     )
     return _swap(_reshape(lifted(*folded), 1, (batch, count)))

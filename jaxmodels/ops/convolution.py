@@ -6,6 +6,7 @@ import numpy as np
 from jax import lax
 
 from jaxmodels.ops import checks, halo
+from jaxmodels.ops.arguments import arrays
 
 __all__ = ["causal_convolution"]
 
@@ -62,13 +63,19 @@ def causal_convolution(
     ValueError: For a wrong shape, dtype or method, naming the argument.
   """
   del chunk_size
-  _check(x, kernel, initial_state, segment_ids, method, axis_name)
+  x, kernel, initial_state, ids = arrays(
+    "causal_convolution",
+    x=x,
+    kernel=kernel,
+    initial_state=initial_state,
+    segment_ids=segment_ids,
+  )
+  _check(x, kernel, initial_state, ids, method, axis_name)
   if method == "auto":
     method = "parallel"
   wide = np.result_type(x.dtype, kernel.dtype, np.float32)
   with jax.named_scope("causal_convolution"):
     inputs = jnp.asarray(x, wide)
-    ids = None if segment_ids is None else jnp.asarray(segment_ids)
     if reverse:
       inputs = jnp.flip(inputs, -2)
       ids = None if ids is None else halo.reverse_ids(ids, axis_name)

@@ -15,6 +15,7 @@ import numpy as np
 from jax import lax
 
 from jaxmodels.ops import checks
+from jaxmodels.ops.arguments import arrays
 from jaxmodels.ops.dtypes import wide
 from jaxmodels.ops.recurrence import Family, Method, Segment
 from jaxmodels.ops.schedule import run_chosen
@@ -77,6 +78,9 @@ def dense_recurrence(
     ValueError: a shape, dtype or option does not fit; names the argument.
   """
   op = "dense_recurrence"
+  A, b, initial_state, segment_ids = arrays(
+    op, A=A, b=b, initial_state=initial_state, segment_ids=segment_ids
+  )
   _check(op, A, b, initial_state, block_diagonal, segment_ids)
   *batch, length = b.shape[: -2 if block_diagonal else -1]
   if initial_state is None:
