@@ -16,6 +16,7 @@ from jaxmodels.layers.common import (
   step_bias,
   wide,
 )
+from jaxmodels.layers.gates import log_decay
 from jaxmodels.layers.norms import RMSNorm, l2_normalize
 from jaxmodels.layers.short_convolution import ShortConvolution, zero_tail
 from jaxmodels.ops import checks, delta_rule
@@ -177,10 +178,10 @@ class DeltaNet(nn.Module):
     rate = self.param(
       "A_log", log_of_uniform, (self.heads,), self.param_dtype
     ).astype(gates)
-    step = nn.softplus(logits + bias.astype(gates)[None, None])
+    logits = logits + bias.astype(gates)[None, None]
     if self.gate == "key":
-      return -jnp.exp(rate)[None, None, :, None] * split_heads(step, self.heads)
-    return -jnp.exp(rate)[None, None] * step
+      logits, rate = split_heads(logits, self.heads), rate[:, None]
+    return log_decay(rate[None, None], logits)
 
   def _convolution(self, name: str) -> ShortConvolution:
     return ShortConvolution(

@@ -16,6 +16,7 @@ from jaxmodels.layers.common import (
   step_bias,
   wide,
 )
+from jaxmodels.layers.gates import log_decay
 from jaxmodels.layers.norms import RMSNorm
 from jaxmodels.layers.short_convolution import ShortConvolution, zero_tail
 from jaxmodels.ops import linear_attention
@@ -105,7 +106,7 @@ class Mamba2(nn.Module):
       y, None if state is None else state.tail, segment_ids=segment_ids
     )
     u, b, c = jnp.split(y, (inner, inner + shared), -1)
-    u, step, log_decay = split_heads(u, heads), *self._steps(x, heads)
+    u, step, gate = split_heads(u, heads), *self._steps(x, heads)
     b, c = (
       jnp.repeat(split_heads(part, self.groups), heads // self.groups, 2)
       for part in (b, c)
@@ -114,7 +115,7 @@ class Mamba2(nn.Module):
       c,
       b,
       u.astype(step.dtype) * step[..., None],
-      log_decay,
+      gate,
       None if state is None else state.memory,
       segment_ids=segment_ids,
       method=self.method,
@@ -145,8 +146,9 @@ class Mamba2(nn.Module):
     bias = self.param("dt_bias", init, (heads,), self.param_dtype)
     rate = self.param("A_log", log_of_uniform, (heads,), self.param_dtype)
     logits = projection(self, heads, "step", dtype=gates)(x.astype(gates))
-    step = nn.softplus(logits + bias.astype(gates)[None, None])
-    return step, -jnp.exp(rate.astype(gates))[None, None] * step
+    logits = logits + bias.astype(gates)[None, None]
+    decay = log_decay(rate.astype(gates)[None, None], logits)
+    return nn.softplus(logits), decay
 
   def _convolution(self, name: str) -> ShortConvolution:
     return ShortConvolution(

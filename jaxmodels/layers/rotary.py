@@ -1,7 +1,10 @@
 """Rotary positions, and positions of packed documents."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jaxmodels.ops import checks, halo
@@ -22,29 +25,60 @@ def rotate(
 
   Args:
     x: [B, L, H, K], K even.
-    positions: [B, L] integers.
-    base: The longest wavelength is 2 pi base.
+    positions: [B, L] integers of any size and sign.
+    base: The longest wavelength is 2 pi base; above 0.
 
   Returns:
     [B, L, H, K], computed in float32 or wider, of the dtype of `x`.
 
   Raises:
-    ValueError: If K is odd.
+    ValueError: If K is odd or the base is not above 0.
   """
   width = x.shape[-1]
   checks.require(width % 2 == 0, f"rotate: x must have K even, got {width}")
   wide = x.astype(jnp.float32) if jnp.finfo(x.dtype).bits < 32 else x
-  channels = jnp.arange(width // 2, dtype=wide.dtype)
-  speeds = jnp.asarray(base, wide.dtype) ** (-2 * channels / width)
-  angles = positions[..., None, None].astype(wide.dtype) * jnp.expand_dims(
-    speeds, range(positions.ndim + 1)
-  )
+  angles = _angles(positions[..., None, None], _speeds(base, width), wide.dtype)
   sine, cosine = jnp.sin(angles), jnp.cos(angles)
   first, second = jnp.split(wide, 2, -1)
   turned = jnp.concatenate(
     [first * cosine - second * sine, second * cosine + first * sine], -1
   )
   return turned.astype(x.dtype)
+
+
+def _speeds(base: Any, width: int) -> Any:
+  """Radians per position [K/2]; in float64 unless the base is traced."""
+  powers = -2 * np.arange(width // 2) / width
+  if isinstance(base, jax.core.Tracer):
+    return jnp.asarray(base, jnp.float32) ** powers.astype(np.float32)
+  checks.require(base > 0, f"rotate: base must be above 0, got {base}")
+  return float(base) ** powers
+
+
+def _angles(positions: jax.Array, speeds: Any, dtype: jnp.dtype) -> jax.Array:
+  """`positions * speeds` [..., N], less whole turns, of positions [..., 1].
+
+  The product has no room in float32: at position 1e6 its rounding is 0.06.
+  A turn is 2^32 in the arithmetic of 32-bit integers, which drops whole turns
+  by itself; the speed, in turns, has 64 bits, so that what is lost of the
+  product is less than 1e-8.
+  """
+  speeds = speeds.reshape((1,) * (positions.ndim - 1) + speeds.shape)
+  if dtype == jnp.float64 or positions.dtype.itemsize > 4:
+    angles = positions.astype(jnp.float64) * speeds.astype(np.float64)
+    return (angles % (2 * np.pi)).astype(dtype)
+  turns = speeds / np.asarray(2 * np.pi, speeds.dtype) % 1 * 2.0**32
+  high = turns.astype(np.uint32)
+  low = ((turns - high.astype(turns.dtype)) * 2.0**32).astype(np.uint32)
+  # The upper half of position * low, from products of 16 bits, but for what
+  # the lowest would carry. A negative position p is 2^32 + p.
+  p = positions.astype(jnp.uint32)
+  p1, p0, low1, low0 = p >> 16, p & 0xFFFF, low >> 16, low & 0xFFFF
+  turned = p * high + p1 * low1 + (p1 * low0 >> 16) + (p0 * low1 >> 16)
+  turned -= jnp.where(positions < 0, low, 0)
+  # From -half a turn to half a turn.
+  signed = lax.bitcast_convert_type(turned, jnp.int32)
+  return signed.astype(dtype) * np.asarray(2 * np.pi / 2**32, dtype)
 
 
 @by_letters(("BL", "B"), entering="B", segment_ids="BL")

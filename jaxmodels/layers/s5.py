@@ -59,6 +59,55 @@ def hippo_normal_eigenvalues(size: int) -> tuple[np.ndarray, np.ndarray]:
   return -0.5 + 1j * imaginary[half:], vectors[:, half:]
 
 
+def zero_order_hold(
+  log_rate: jax.Array, frequency: jax.Array, log_step: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """Discretises `h' = lambda h + u`, `lambda = -exp(log_rate) + i frequency`.
+
+  Finite, and so are the gradients, for any finite arguments: a rate and a step
+  may each be beyond the largest number where their product is ordinary.
+
+  Args:
+    log_rate: [N].
+    frequency: [N].
+    log_step: [N].
+
+  Returns:
+    `a = exp(lambda step)` and `(a - 1) / lambda`, complex [N].
+  """
+  info = np.finfo(log_step.dtype)
+  largest = float(np.log(info.max)) - 2
+  step = jnp.exp(jnp.minimum(log_step, largest))
+  decay = jnp.exp(jnp.minimum(log_rate + log_step, 40))
+  # Nothing has a phase whose digits are all behind the point, nor has a state
+  # that is gone.
+  turns = float(4 / info.eps)
+  phase = jnp.clip(frequency * step, -turns, turns)
+  phase = jnp.where(decay < np.exp(8), phase, 0)
+  exponent = jax.lax.complex(-decay, phase)
+  # (a - 1) / lambda is step (a - 1) / exponent, but divides by lambda where
+  # the step is large, and is a series where the exponent is small.
+  size = jnp.abs(exponent)
+  small, large = size < 1e-3, size > 1e3
+  near = jnp.where(small, exponent, 0)
+  series = 1 + near / 2 * (1 + near / 3 * (1 + near / 4))
+  other = jnp.where(small | large, 1, exponent)
+  # expm1: the difference to 1 is small where steps are.
+  by_step = step.astype(exponent.dtype) * jnp.where(
+    small, series, jnp.expm1(other) / other
+  )
+  # Over the larger part first: the square of lambda may have no number.
+  log_rate = jnp.clip(log_rate, -largest, largest)
+  scale = jnp.maximum(jnp.exp(log_rate), jnp.abs(frequency))
+  scale = jax.lax.stop_gradient(jnp.where(large, scale, 1))
+  unit = jax.lax.complex(
+    -jnp.exp(jnp.where(large, log_rate - jnp.log(scale), 0)), frequency / scale
+  )
+  by_rate = jnp.expm1(exponent) / jnp.where(large, unit, 1)
+  by_rate = by_rate / scale.astype(unit.dtype)
+  return jnp.exp(exponent), jnp.where(large, by_rate, by_step)
+
+
 class S5(nn.Module):
   """A multi-input multi-output diagonal state space, gated.
 
@@ -183,12 +232,9 @@ class S5(nn.Module):
     skip = parameter(
       "D", nn.initializers.normal(self.output_scale), (self.width,)
     )
-    rate = jax.lax.complex(-jnp.exp(real), imaginary)
-    exponent = rate * jnp.exp(log_step).astype(rate.dtype)
-    # expm1: the difference to 1 is small where steps are.
-    gain = jnp.expm1(exponent) / rate
+    decay, gain = zero_order_hold(real, imaginary, log_step)
     drive = gain[:, None] * jax.lax.complex(b[0], b[1])
-    return jnp.exp(exponent), drive, jax.lax.complex(c[0], c[1]), skip
+    return decay, drive, jax.lax.complex(c[0], c[1]), skip
 
   def _log_steps(self, key, shape, dtype):
     return jnp.log(log_uniform(self.step_min, self.step_max)(key, shape, dtype))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxmodels.ops import checks, halo, kv_cache
+from jaxmodels.ops import arguments, checks, halo, kv_cache
 from jaxmodels.ops.explicit import by_letters
 from jaxmodels.ops.exporting import at_most, is_open
 from jaxmodels.ops.kv_cache import Cache
@@ -105,12 +105,16 @@ def attention(
   Raises:
     ValueError: For a wrong shape, window or method, naming the argument.
   """
-  _check(q, k, v, window, initial_state, segment_ids, method, chunk_size)
+  q, k, v, ids = arguments.arrays(
+    "attention", q=q, k=k, v=v, segment_ids=segment_ids
+  )
+  if initial_state is not None:
+    initial_state = arguments.state("attention", initial_state, Cache)
+  _check(q, k, v, window, initial_state, ids, method, chunk_size)
   with jax.named_scope("attention"):
     wide = np.result_type(q.dtype, k.dtype, v.dtype, np.float32)
     out = v.dtype
     q, k, v = (jnp.asarray(a, wide) for a in (q, k, v))
-    ids = None if segment_ids is None else jnp.asarray(segment_ids)
     if reverse:
       q, k, v = (jnp.flip(a, -3) for a in (q, k, v))
       ids = None if ids is None else jnp.flip(ids, -1)
@@ -204,6 +208,9 @@ def _attend(
   queries: Queries, keys: Keys, window: int | None, size: Size | None
 ) -> jax.Array:
   """At once where there are no more queries than go into a tile."""
+  outputs = (*queries.q.shape[:-1], keys.v.shape[-1])
+  if 0 in outputs:
+    return jnp.zeros(outputs, keys.v.dtype)
   if size is None or at_most(queries.q.shape[-3], size[0]):
     return attend(queries, keys, window)
   return attend_in_tiles(queries, keys, window, size)
@@ -308,7 +315,7 @@ def _check(
   *batch, length, q_heads, width = q.shape
   heads = k.shape[-2]
   checks.require(
-    heads > 0 and q_heads % heads == 0,
+    q_heads == heads or (heads > 0 and q_heads % heads == 0),
     f"{op}: k must have a number of heads that divides q's {q_heads}, "
     f"got {heads}",
   )

@@ -12,7 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmodels.ops import checks, halo
-from jaxmodels.ops.decay import between
+from jaxmodels.ops.arguments import arrays
+from jaxmodels.ops.decay import between, clip
+from jaxmodels.ops.division import divide
 from jaxmodels.ops.dtypes import wide
 from jaxmodels.ops.explicit import by_letters
 from jaxmodels.ops.exporting import require_length
@@ -84,6 +86,9 @@ def bidirectional(
     ValueError: a shape, dtype or option does not fit; names the argument.
   """
   op = "bidirectional"
+  q, k, v, log_decay, segment_ids = arrays(
+    op, q=q, k=k, v=v, log_decay=log_decay, segment_ids=segment_ids
+  )
   _check(op, q, k, v, log_decay, floor, method, axis_name, segment_ids)
   dtype = wide(q, k, v)
   written = v.astype(dtype)
@@ -102,7 +107,7 @@ def bidirectional(
       }
       y = _both_ways(q, k, written, log_decay, options)
     if normalize:
-      y = y[..., :-1] / jnp.maximum(jnp.abs(y[..., -1:]), floor)
+      y = divide(y[..., :-1], jnp.maximum(jnp.abs(y[..., -1:]), floor))
   checks.finite(op, y=y)
   return y.astype(v.dtype)
 
@@ -138,10 +143,11 @@ def _full(q, k, v, log_decay, segment_ids):
   """The masked product of one row of scores a token."""
   scores = jnp.einsum("...ihk,...jhk->...hij", q, k)
   if log_decay is not None:
-    past, _ = _readers_decays(log_decay.astype(q.dtype), None)
+    log_decay = clip(log_decay.astype(q.dtype))
+    past, _ = _readers_decays(log_decay, None)
     past, future = (
       jnp.vectorize(between, signature="(l)->(l,l)")(jnp.moveaxis(x, -1, -2))
-      for x in (past, log_decay.astype(q.dtype))
+      for x in (past, log_decay)
     )
     earlier = np.tri(q.shape[-3], dtype=bool)  # j <= i
     earlier = np.expand_dims(earlier, tuple(range(past.ndim - 2)))

@@ -1,8 +1,8 @@
 """Guards of the ops: shapes and dtypes always, numbers when switched on.
 
-Shapes and dtypes are checked by static chex assertions while an op is traced;
-they cost nothing after. A wrong call is a `ValueError` that names the op, the
-argument, what it got and what it wanted.
+Shapes and dtypes are checked while an op is traced; they cost nothing after.
+A wrong call is a `ValueError` that names the op, the argument, what it got and
+what it wanted.
 
 Numbers are checked by chex value assertions inside `with numerics():`, and
 are absent from the program otherwise. In a jitted function they need
@@ -18,24 +18,43 @@ checks stays so.
 
 import contextlib
 import contextvars
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import chex
 import jax
 import jax.numpy as jnp
 
-_NUMERICS = contextvars.ContextVar("jaxmodels_numerics", default=False)
+# Which numbers are checked: none, those of arguments, or all.
+_NUMERICS = contextvars.ContextVar("jaxmodels_numerics", default="none")
+
+
+class NumberError(ValueError):
+  """A number that an op does not take, such as a log decay above 0."""
 
 
 @contextlib.contextmanager
-def numerics(enabled: bool = True) -> Iterator[None]:
-  """Switches the numeric guards on (or off) for what is traced inside."""
-  token = _NUMERICS.set(enabled)
+def numerics(
+  enabled: bool = True, *, arguments_only: bool = False
+) -> Iterator[None]:
+  """Switches the numeric guards on (or off) for what is traced inside.
+
+  Args:
+    enabled: whether they are on.
+    arguments_only: check only the arguments of ops, where they are known. The
+      recurrences are not run: what they return is zero.
+  """
+  which = "arguments" if arguments_only else "all"
+  token = _NUMERICS.set(which if enabled else "none")
   try:
     yield
   finally:
     _NUMERICS.reset(token)
+
+
+def runs() -> bool:
+  """Whether recurrences are run: not where only arguments are checked."""
+  return _NUMERICS.get() != "arguments"
 
 
 def require(condition: bool, message: str) -> None:
@@ -57,15 +76,13 @@ def shape(
     letters: the same in letters, such as "[..., L, H, K]".
   """
   wanted = tuple("any" if n is None else n for n in expected)
-  chex.assert_shape(
-    x,
-    tuple(expected),
-    custom_message=(
-      f"{op}: {name} must be {letters} = {_text(wanted)}, "
-      f"got shape {_text(x.shape)}"
-    ),
-    include_default_message=False,
-    exception_type=ValueError,
+  fits = len(x.shape) == len(wanted) and all(
+    n is None or n == size for n, size in zip(expected, x.shape, strict=True)
+  )
+  require(
+    fits,
+    f"{op}: {name} must be {letters} = {_text(wanted)}, "
+    f"got shape {_text(x.shape)}",
   )
 
 
@@ -95,37 +112,40 @@ def segment_ids(op: str, ids: Any, leading: Sequence[int]) -> None:
 
 def finite(op: str, **arrays: Any) -> None:
   """Checks that pytrees hold neither NaN nor infinity."""
-  if not _NUMERICS.get():
-    return
   for name, tree in arrays.items():
-    chex.assert_tree_all_finite(
-      tree,
-      custom_message=f"{op}: {name} must be finite",
-      exception_type=ValueError,
-    )
+    for x in jax.tree.leaves(tree):
+      _all(x, jnp.isfinite, f"{op}: {name} must be finite")
 
 
 def log_decay(op: str, x: Any) -> None:
   """Checks log decays: at most 0 and not NaN; -inf is a decay of 0."""
-  if x is None or not _NUMERICS.get() or x.size == 0:
-    return
-  _all(x <= 0, f"{op}: log_decay must be at most 0")  # And so not NaN.
+  # And so not NaN.
+  _all(x, lambda x: x <= 0, f"{op}: log_decay must be at most 0")
 
 
 def between(op: str, name: str, x: Any, low: float, high: float) -> None:
   """Checks that values lie in [low, high]."""
-  if not _NUMERICS.get() or x.size == 0:
+
+  def inside(x):
+    return (x >= low) & (x <= high)
+
+  _all(x, inside, f"{op}: {name} must lie in [{low}, {high}]")
+
+
+def _all(x: Any, holds: Callable[[Any], Any], message: str) -> None:
+  """Checks what holds of each number, where that is switched on."""
+  which = _NUMERICS.get()
+  if which == "none" or x is None or x.size == 0:
     return
-  inside = (x >= low) & (x <= high)
-  _all(inside, f"{op}: {name} must lie in [{low}, {high}]")
-
-
-def _all(condition: jax.Array, message: str) -> None:
+  if which == "arguments":
+    if not isinstance(x, jax.core.Tracer) and not jnp.all(holds(x)):
+      raise NumberError(message)
+    return
   chex.assert_trees_all_equal(
-    jnp.all(condition),
+    jnp.all(holds(x)),
     jnp.ones((), bool),
     custom_message=message,
-    exception_type=ValueError,
+    exception_type=NumberError,
   )
 
 

@@ -99,7 +99,7 @@ def lift(
     # devices behind the chunks, each device would gather all of it.
     count, batch = jax.tree.leaves(args[0])[0].shape[:2]
     folded = (
-      arg if one is None else _reshape(_swap(arg), 2, (-1,))
+      arg if one is None else _reshape(_swap(arg), 2, (batch * count,))
       for arg, one in zip(args, per_batch, strict=True)
     )
     return _swap(_reshape(lifted(*folded), 1, (batch, count)))

@@ -6,6 +6,7 @@ import numpy as np
 from jax import lax
 
 from jaxmodels.ops import checks, halo
+from jaxmodels.ops.arguments import arrays
 from jaxmodels.ops.explicit import by_letters
 from jaxmodels.ops.links import count_changes
 
@@ -72,15 +73,20 @@ def causal_convolution(
     ValueError: For a wrong shape, dtype or method, naming the argument.
   """
   del chunk_size
-  _check(x, kernel, initial_state, segment_ids, method, axis_name)
+  x, kernel, initial_state, ids = arrays(
+    "causal_convolution",
+    x=x,
+    kernel=kernel,
+    initial_state=initial_state,
+    segment_ids=segment_ids,
+  )
+  _check(x, kernel, initial_state, ids, method, axis_name)
   if method == "auto":
     method = "parallel"
   wide = np.result_type(x.dtype, kernel.dtype, np.float32)
   with jax.named_scope("causal_convolution"):
     inputs = jnp.asarray(x, wide)
-    ids = None
-    if segment_ids is not None and inputs.shape[-2] > 0:
-      ids = jnp.asarray(segment_ids)
+    ids = ids if inputs.shape[-2] > 0 else None
     if reverse:
       inputs = jnp.flip(inputs, -2)
       ids = None if ids is None else jnp.flip(ids, -1)

@@ -5,8 +5,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jaxmodels.ops import checks
+from jaxmodels.ops import arguments, checks
 from jaxmodels.ops.dtypes import wide
 from jaxmodels.ops.explicit import run_by_letters
 from jaxmodels.ops.links import one_segment
@@ -49,7 +50,8 @@ def make_op(
     axis_name: str | None = None,
     **named: Any,
   ) -> tuple[jax.Array, Any]:
-    given = tokens(*args, **named)._asdict()
+    given = _arrays(name, tokens(*args, **named))._asdict()
+    segment_ids = arguments.array(name, "segment_ids", segment_ids)
     options = {
       "reverse": reverse,
       "method": method,
@@ -69,7 +71,7 @@ def make_op(
     )
 
   def run_op(options, initial_state, segment_ids, **sequence):
-    sequence = jax.tree.map(jnp.asarray, tokens(**sequence))
+    sequence = tokens(**sequence)
     _check(name, sequence, segment_ids)
     with jax.named_scope(name):
       state = _zero_state(family, sequence)
@@ -91,6 +93,24 @@ def make_op(
   return op
 
 
+def _arrays(name: str, sequence: Any) -> Any:
+  """The tokens as arrays; a list of numbers is one, any other a pytree."""
+
+  def of_numbers(x):
+    return isinstance(x, list) and all(map(np.isscalar, jax.tree.leaves(x)))
+
+  return type(sequence)(
+    *(
+      jax.tree.map(
+        lambda x, field=field: arguments.array(name, field, x),
+        tree,
+        is_leaf=of_numbers,
+      )
+      for field, tree in zip(sequence._fields, sequence, strict=True)
+    )
+  )
+
+
 def _check(name: str, sequence: Any, segment_ids: jax.Array | None) -> None:
   """Checks that all tokens are [B, L, H, ...]."""
   leading: tuple[int, ...] = ()
@@ -100,6 +120,10 @@ def _check(name: str, sequence: Any, segment_ids: jax.Array | None) -> None:
       leading = leading or x.shape[:3]  # Of the first array.
       expected = *leading, *[None] * (x.ndim - 3)
       checks.shape(name, argument, x, expected, "[B, L, H, ...]")
+    if argument == "log_decay":
+      checks.log_decay(name, tree)
+    else:
+      checks.finite(name, **{argument: tree})
   checks.segment_ids(name, segment_ids, leading[:2])
 
 
@@ -119,13 +143,17 @@ def _zero_state(family, sequence):
 
 def _like(name, state, zero):
   """The state, at least as wide as the zero state and of its shapes."""
-  got, wanted = (str(jax.tree.structure(tree)) for tree in (state, zero))
-  checks.require(
-    got == wanted, f"{name}: initial_state must be {wanted}, got {got}"
-  )
+  try:
+    jax.tree.map(lambda zero, x: None, zero, state)
+  except ValueError as error:
+    structure = str(jax.tree.structure(zero))
+    wanted = structure.removeprefix("PyTreeDef(").removesuffix(")")
+    wrong = f"{name}: initial_state must be the pytree {wanted}, got "
+    raise ValueError(wrong + arguments.describe(state)) from error
 
-  def convert(x, zero):
+  def convert(zero, x):
+    x = arguments.array(name, "initial_state", x)
     checks.shape(name, "initial_state", x, zero.shape, "[B, H, ...]")
     return x.astype(wide(x, zero))
 
-  return jax.tree.map(convert, state, zero)
+  return jax.tree.map(convert, zero, state)

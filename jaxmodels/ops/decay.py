@@ -99,7 +99,7 @@ def pair_decay(log_decay: jax.Array | None) -> PairDecay:
     return None
   size, width = log_decay.shape
   if width == 1:
-    return jnp.exp(between(log_decay[:, 0]))
+    return jnp.exp(between(clip(log_decay[:, 0])))
   block = masked_block(size)
   if block == size:
     return _ladder_decay(log_decay)
@@ -139,9 +139,13 @@ def decayed_scores(
 
 
 def between(log_decay: jax.Array) -> jax.Array:
-  """`sum_{j<t<=i} log_decay_t` [C, C], of [C]: i counts t <= i, j t > j."""
+  """`sum_{j<t<=i} log_decay_t` [C, C]: i counts t <= i, j counts t > j.
+
+  Args:
+    log_decay: [C], finite.
+  """
   size = log_decay.shape[0]
-  terms = jnp.where(_through(size), clip(log_decay)[None, :], 0)
+  terms = jnp.where(_through(size), log_decay[None, :], 0)
   return jnp.matmul(
     terms,
     _behind(size).T.astype(terms.dtype),
@@ -207,7 +211,11 @@ def _scores_of_blocks(q, k, decay: Blocks):
 
 
 def clip(log_decay: jax.Array) -> jax.Array:
-  """Log decays with -inf made finite, so that masks can be matmuls."""
+  """Log decays with -inf made finite, so that masks can be matmuls.
+
+  Only for what is then an exponential: where something else is added to the
+  sum before, such as the logarithm of an input gate, -1e4 is not a zero.
+  """
   return jnp.maximum(log_decay, _ZERO_DECAY)
 
 

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmodels.ops.arguments import arrays
 from jaxmodels.ops.decay import boundary_decay, pair_decay, scores
 from jaxmodels.ops.explicit import by_letters
 from jaxmodels.ops.kernels import DeltaFactors, walk_delta
@@ -102,10 +103,12 @@ def delta_rule(
   Raises:
     ValueError: a shape, dtype or option does not fit; names the argument.
   """
+  op = "delta_rule"
+  given = arrays(op, q=q, k=k, v=v, beta=beta, log_decay=log_decay)
   return run_matrix_state(
-    "delta_rule",
+    op,
     FAMILY,
-    Tokens(q, k, v, beta, log_decay),
+    Tokens(*given),
     initial_state,
     segment_ids=segment_ids,
     reverse=reverse,

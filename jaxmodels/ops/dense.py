@@ -15,6 +15,7 @@ import numpy as np
 from jax import lax
 
 from jaxmodels.ops import checks
+from jaxmodels.ops.arguments import arrays
 from jaxmodels.ops.dtypes import wide
 from jaxmodels.ops.explicit import run_by_letters
 from jaxmodels.ops.recurrence import Family, Method, Segment
@@ -78,6 +79,9 @@ def dense_recurrence(
     ValueError: a shape, dtype or option does not fit; names the argument.
   """
   op = "dense_recurrence"
+  A, b, initial_state, segment_ids = arrays(
+    op, A=A, b=b, initial_state=initial_state, segment_ids=segment_ids
+  )
   options = {
     "reverse": reverse,
     "method": method,

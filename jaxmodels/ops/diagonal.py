@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxmodels.ops import checks
+from jaxmodels.ops.arguments import arrays
 from jaxmodels.ops.dtypes import wide
 from jaxmodels.ops.explicit import by_letters
 from jaxmodels.ops.recurrence import Family, Method, Segment
@@ -70,6 +71,9 @@ def diagonal_recurrence(
     ValueError: a shape, dtype or option does not fit; names the argument.
   """
   op = "diagonal_recurrence"
+  a, b, initial_state, segment_ids = arrays(
+    op, a=a, b=b, initial_state=initial_state, segment_ids=segment_ids
+  )
   _check(op, a, b, initial_state, segment_ids)
   if initial_state is None:
     initial_state = jnp.zeros_like(jnp.sum(b[:, :1], 1))

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmodels.ops.arguments import arrays
 from jaxmodels.ops.decay import boundary_decay, pair_decay, scores
 from jaxmodels.ops.delta_rule import advance, compose
 from jaxmodels.ops.explicit import by_letters
@@ -110,12 +111,14 @@ def dplr_recurrence(
   Raises:
     ValueError: a shape, dtype or option does not fit; names the argument.
   """
-  per_key = decays_per_key(log_decay, k)
-  narrow = platform() == "cpu" and k.shape[-1] <= NARROW
+  op = "dplr_recurrence"
+  tokens = Tokens(*arrays(op, q=q, k=k, v=v, a=a, b=b, log_decay=log_decay))
+  per_key = decays_per_key(tokens.log_decay, tokens.k)
+  narrow = platform() == "cpu" and tokens.k.shape[-1:] <= (NARROW,)
   return run_matrix_state(
-    "dplr_recurrence",
+    op,
     BY_TOKEN if per_key and narrow else FAMILY,
-    Tokens(q, k, v, a, b, log_decay),
+    tokens,
     initial_state,
     segment_ids=segment_ids,
     reverse=reverse,

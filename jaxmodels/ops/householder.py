@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxmodels.ops import checks
+from jaxmodels.ops.arguments import arrays
 from jaxmodels.ops.delta_rule import delta_rule
 from jaxmodels.ops.explicit import by_letters
 from jaxmodels.ops.exporting import require_length
@@ -76,7 +77,17 @@ def householder_product(
     ValueError: a shape, dtype or option does not fit; names the argument.
   """
   op = "householder_product"
-  _check(op, q, k, v, beta, log_decay, segment_ids)
+  q, k, v, beta, log_decay, initial_state, segment_ids = arrays(
+    op,
+    q=q,
+    k=k,
+    v=v,
+    beta=beta,
+    log_decay=log_decay,
+    initial_state=initial_state,
+    segment_ids=segment_ids,
+  )
+  _check(op, q, k, v, beta, log_decay, initial_state, segment_ids)
   if method == "associative":
     instead = '"auto", "recurrent" or "chunked"'
     require_length(op, k.shape[-4], 'method "associative"', instead)
@@ -114,7 +125,7 @@ def householder_product(
   return y[..., last, :, :], state
 
 
-def _check(op, q, k, v, beta, log_decay, segment_ids):
+def _check(op, q, k, v, beta, log_decay, initial_state, segment_ids):
   """Checks the shapes that the delta rule does not see."""
   checks.rank_at_least(op, "k", k, 4, "[..., L, M, H, K]")
   *leading, steps, heads, width = k.shape
@@ -128,4 +139,9 @@ def _check(op, q, k, v, beta, log_decay, segment_ids):
     letters = "[..., L, H, K]" if per_key else "[..., L, H] or [..., L, H, K]"
     wanted = tokens if per_key else tokens[:-1]
     checks.shape(op, "log_decay", log_decay, wanted, letters)
+    checks.log_decay(op, log_decay)
+  if initial_state is not None:
+    wanted = (*leading[:-1], heads, width, v.shape[-1])
+    checks.shape(op, "initial_state", initial_state, wanted, "[..., H, K, V]")
+  checks.between(op, "beta", beta, 0, 2)
   checks.segment_ids(op, segment_ids, leading)

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxmodels.ops import checks
+from jaxmodels.ops.arguments import arrays
 from jaxmodels.ops.dtypes import wide
 from jaxmodels.ops.explicit import by_letters
 from jaxmodels.ops.exporting import is_open, require_length
@@ -177,6 +178,17 @@ def _prepare(op, y, F, Q, H, R, mean, covariance, observed, method):
     method in _METHODS,
     f"{op}: method must be one of {', '.join(_METHODS)}, got {method!r}",
   )
+  y, F, Q, H, R, mean, covariance, observed = arrays(
+    op,
+    y=y,
+    F=F,
+    Q=Q,
+    H=H,
+    R=R,
+    mean=mean,
+    covariance=covariance,
+    observed=observed,
+  )
   checks.shape(op, "mean", mean, (None,), "[N]")
   checks.shape(op, "y", y, (None, None), "[L, M]")
   (length, seen), width = y.shape, mean.shape[0]
@@ -188,20 +200,20 @@ def _prepare(op, y, F, Q, H, R, mean, covariance, observed, method):
     "H": (H, (seen, width), "[M, N]"),
     "R": (R, (seen, seen), "[M, M]"),
   }
-  arrays = {"y": y, "mean": mean, "covariance": covariance}
+  floats = {"y": y, "mean": mean, "covariance": covariance}
   for name, (x, shape, letters) in given.items():
     wanted = (length, *shape) if x.ndim == 3 else shape
     letters = f"{letters} or [L, {letters[1:]}"
     checks.shape(op, name, x, wanted, letters)
-    arrays[name] = x
-  for name, x in arrays.items():
+    floats[name] = x
+  for name, x in floats.items():
     checks.dtype(op, name, x, jnp.floating, "real floating point")
   if observed is None:
     observed = jnp.ones(length, bool)
   checks.shape(op, "observed", observed, (length,), "[L]")
   checks.dtype(op, "observed", observed, jnp.bool_, "booleans")
-  checks.finite(op, **{n: x for n, x in arrays.items() if n != "y"})
-  dtype = wide(*arrays.values())
+  checks.finite(op, **{n: x for n, x in floats.items() if n != "y"})
+  dtype = wide(*floats.values())
 
   def each(x, shape):  # One a token.
     return jnp.broadcast_to(x.astype(dtype), (length, *shape))

@@ -34,7 +34,7 @@ class Cache(NamedTuple):
 def entering(k: jax.Array, v: jax.Array, state: Cache | None) -> Cache:
   """The cache to start from, in the dtype of `k`; an empty one for None."""
   if state is None:
-    live = jnp.ones_like(k[..., :0, 0, 0], bool)
+    live = jnp.ones_like(k, bool, shape=(*k.shape[:-3], 0))
     return Cache(k[..., :0, :, :], v[..., :0, :, :], live)
   return Cache(
     jnp.asarray(state.k, k.dtype),

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import jax
 
+from jaxmodels.ops.arguments import arrays
 from jaxmodels.ops.decay import boundary_decay, decayed_scores
 from jaxmodels.ops.explicit import by_letters
 from jaxmodels.ops.kernels import walk_decayed
@@ -88,16 +89,18 @@ def linear_attention(
   Raises:
     ValueError: a shape, dtype or option does not fit; names the argument.
   """
-  per_key = decays_per_key(log_decay, k)
+  op = "linear_attention"
+  tokens = Tokens(*arrays(op, q=q, k=k, v=v, log_decay=log_decay))
+  per_key = decays_per_key(tokens.log_decay, tokens.k)
   # Measured: the fewer decays a chunk makes, the more chunks fit.
   if log_decay is None:
     cached = 2 * CACHED
   else:
     cached = CACHED // 2 if per_key else CACHED
   return run_matrix_state(
-    "linear_attention",
+    op,
     FAMILY,
-    Tokens(q, k, v, log_decay),
+    tokens,
     initial_state,
     segment_ids=segment_ids,
     reverse=reverse,

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxmodels.ops import checks, halo
+from jaxmodels.ops.arguments import arrays
 from jaxmodels.ops.dtypes import wide
 from jaxmodels.ops.explicit import by_letters
 from jaxmodels.ops.exporting import require_length
@@ -55,6 +56,7 @@ def long_convolution(
     ValueError: a shape or dtype does not fit; names the argument.
   """
   op = "long_convolution"
+  x, kernel = arrays(op, x=x, kernel=kernel)
   checks.rank_at_least(op, "x", x, 2, "[..., L, D]")
   length, channels = x.shape[-2:]
   checks.shape(op, "kernel", kernel, (None, channels), "[W, D]")

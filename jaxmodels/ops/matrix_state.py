@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxmodels.ops import checks
+from jaxmodels.ops.arguments import arrays
 from jaxmodels.ops.dtypes import wide
 from jaxmodels.ops.exporting import at_most
 from jaxmodels.ops.platform import platform
@@ -55,6 +56,9 @@ def run_matrix_state(
   Returns:
     y [..., L, H, V] in the dtype of v, the final state [..., H, K, V].
   """
+  initial_state, segment_ids = arrays(
+    op, initial_state=initial_state, segment_ids=segment_ids
+  )
   _check(op, tokens, initial_state, segment_ids)
   *batch, _, _, _ = tokens.k.shape
   gate = tokens.log_decay

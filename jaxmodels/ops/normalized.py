@@ -18,9 +18,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
-from jaxmodels.ops import checks
-from jaxmodels.ops.decay import between, clip
+from jaxmodels.ops import arguments, checks
+from jaxmodels.ops.decay import between
+from jaxmodels.ops.division import divide
 from jaxmodels.ops.dtypes import wide
 from jaxmodels.ops.explicit import by_letters
 from jaxmodels.ops.exporting import at_most, serializable
@@ -31,7 +33,8 @@ from jaxmodels.ops.schedule import CACHED, default_chunk_size, run_chosen
 # The m of a state that nothing was written to, and of an input gate of zero:
 # finite, so that differences are.
 EMPTY = -1e30
-# The log decay of a span that is cut: takes any m well below EMPTY.
+# The log decay of a span that is cut, by a segment or a forget gate of zero:
+# takes any m well below EMPTY. Finite, and so are its sums over all tokens.
 _CUT = 4 * EMPTY
 
 
@@ -128,8 +131,17 @@ def normalized_linear_attention(
     ValueError: a shape, dtype or option does not fit; names the argument.
   """
   op = "normalized_linear_attention"
+  q, k, v, log_input_gate, log_forget_gate, segment_ids = arguments.arrays(
+    op,
+    q=q,
+    k=k,
+    v=v,
+    log_input_gate=log_input_gate,
+    log_forget_gate=log_forget_gate,
+    segment_ids=segment_ids,
+  )
   if initial_state is not None:
-    initial_state = Normalized(*initial_state)
+    initial_state = arguments.state(op, initial_state, Normalized)
   gates = {
     "log_input_gate": log_input_gate,
     "log_forget_gate": log_forget_gate,
@@ -145,10 +157,16 @@ def normalized_linear_attention(
 
   with jax.named_scope(op):
     log_i, log_f = (  # Wide at once: EMPTY is beyond float16.
-      (jnp.zeros_like(q[..., 0]) if gate is None else gate).astype(dtype)
+      (jnp.zeros_like(q, shape=q.shape[:-1]) if gate is None else gate).astype(
+        dtype
+      )
       for gate in (log_input_gate, log_forget_gate)
     )
-    tokens = Tokens(q, k, v, jnp.maximum(log_i, EMPTY), log_f)
+    # No gate that is a number is cut short: an input gate has no upper bound,
+    # so only a forget gate of zero forgets any of them.
+    tokens = Tokens(
+      q, k, v, jnp.maximum(log_i, EMPTY), jnp.maximum(log_f, _CUT)
+    )
     state = _enter(initial_state, tokens)
     y, state = run_chosen(
       op,
@@ -181,9 +199,9 @@ def _enter(state, tokens) -> _State:
     k, v = (
       jnp.sum(x[..., :1, :, :], -3).astype(dtype) for x in (tokens.k, tokens.v)
     )
-    v_and_one = jnp.concatenate([v, v[..., :1]], axis=-1)
+    v_and_one = jnp.pad(v, [(0, 0)] * (v.ndim - 1) + [(0, 1)])
     Sz = jnp.zeros_like(k[..., :, None] * v_and_one[..., None, :])
-    return _State(Sz, jnp.full_like(k[..., 0], EMPTY))
+    return _State(Sz, jnp.full_like(jnp.sum(k, axis=-1), EMPTY))
   dtype = wide(tokens.k, tokens.v, *state)
   S, z, m = (x.astype(dtype) for x in state)
   return _State(jnp.concatenate([S, z[..., None]], axis=-1), m)
@@ -206,15 +224,16 @@ def _writes(chunk, links: Links) -> jax.Array:
 def _weights(chunk, links, m) -> _Weights:
   """The gates that tokens are read with, if m is that of the state."""
   writes = _writes(chunk, links)
-  kept = m + jnp.cumsum(clip(chunk.log_f))
+  kept = m + jnp.cumsum(chunk.log_f)
   kept = jnp.where(links.entry, kept, _CUT)
-  m = jnp.maximum(kept, jnp.max(writes, axis=1))
+  # Any m gives the same y, so a gradient need not go through it.
+  m = lax.stop_gradient(jnp.maximum(kept, jnp.max(writes, axis=1)))
   return _Weights(jnp.exp(writes - m[:, None]), jnp.exp(kept - m), m)
 
 
 def summarize(chunk, links):
   """The span as if it started empty, and its log decay."""
-  log_f = jnp.sum(clip(chunk.log_f))
+  log_f = jnp.sum(chunk.log_f)
   writes = _writes(chunk, links)[-1]
   m = jnp.max(writes)
   k = chunk.k * jnp.exp(writes - m)[:, None]
@@ -248,11 +267,14 @@ def _family(floor: float) -> Family:
     scores = (chunk.q @ chunk.k.T) * weights.pair
     y = scores @ _with_one(chunk.v)
     y = y + weights.entry[:, None] * (chunk.q @ state.Sz)
-    # y / max(|z.q|, floor) for e^m y and e^m z, with no exponent above 0.
-    y = y * jnp.exp(jnp.minimum(weights.m, 0))[:, None]
-    lowest = floor * jnp.exp(-jnp.maximum(weights.m, 0))
-    lowest = jnp.maximum(lowest, jnp.finfo(y.dtype).tiny)
-    return y[:, :-1] / jnp.maximum(jnp.abs(y[:, -1]), lowest)[:, None]
+    # y / max(|z.q|, floor) for e^m y and e^m z, with no exponent above 0: all
+    # over the floor, and over e^m where that is above it.
+    m = weights.m - math.log(floor)
+    y = y * jnp.exp(jnp.minimum(m, 0))[:, None]
+    lowest = jnp.exp(-jnp.maximum(m, 0))
+    # Above the smallest number, so that a gradient over it is a number too.
+    lowest = jnp.maximum(lowest, 64 * jnp.finfo(y.dtype).tiny)
+    return divide(y[:, :-1], jnp.maximum(jnp.abs(y[:, -1]), lowest)[:, None])
 
   neutral = Tokens(0, 0, 0, EMPTY, 0)
   return Family(summarize, compose, advance, read, neutral=neutral)
@@ -260,7 +282,7 @@ def _family(floor: float) -> Family:
 
 def _with_one(v):
   """Appends to v a column of ones, which sums the normaliser."""
-  return jnp.concatenate([v, jnp.ones_like(v[:, :1])], axis=1)
+  return jnp.concatenate([v, jnp.ones_like(v, shape=(v.shape[0], 1))], axis=1)
 
 
 def _check(op, q, k, v, gates, state, floor, segment_ids):

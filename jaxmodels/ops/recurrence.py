@@ -80,7 +80,21 @@ class Kernel(NamedTuple):
   read: Callable[[Tree, Links, Tree], jax.Array]
 
 
-class Family(NamedTuple):
+class _Functions(NamedTuple):
+  """The fields of `Family`."""
+
+  summarize: Callable[[Tree, Links], Segment]
+  compose: Callable[[Segment, Segment], Segment]
+  advance: Callable[[Segment, Tree], Tree]
+  read: Callable[[Tree, Links, Tree], jax.Array]
+  walk: Callable[[Tree, Links, Tree], tuple[jax.Array, Tree]] | None = None
+  step: Callable[[Tree, Links, Tree], tuple[jax.Array, Tree]] | None = None
+  tangent: Callable[[Tree, Tree, Tree], Tree] | None = None
+  neutral: Tree = 0
+  kernel: Kernel | None = None
+
+
+class Family(_Functions):
   """A linear recurrence in four functions of one head and one chunk.
 
   Attributes:
@@ -103,15 +117,21 @@ class Family(NamedTuple):
     kernel: the form "pallas", where there is one.
   """
 
-  summarize: Callable[[Tree, Links], Segment]
-  compose: Callable[[Segment, Segment], Segment]
-  advance: Callable[[Segment, Tree], Tree]
-  read: Callable[[Tree, Links, Tree], jax.Array]
-  walk: Callable[[Tree, Links, Tree], tuple[jax.Array, Tree]] | None = None
-  step: Callable[[Tree, Links, Tree], tuple[jax.Array, Tree]] | None = None
-  tangent: Callable[[Tree, Tree, Tree], Tree] | None = None
-  neutral: Tree = 0
-  kernel: Kernel | None = None
+  __slots__ = ()
+
+  def _replace(self, /, **changes: Any) -> "Family":
+    """Another family, with some functions replaced.
+
+    `walk`, `step`, `tangent` and `kernel` are other ways to what `summarize`,
+    `advance` and `read` say. If one of those three is replaced, these are left
+    out unless they are replaced too: they would compute the old recurrence.
+    """
+    if {"summarize", "advance", "read"} & changes.keys():
+      other_ways = ("walk", "step", "tangent", "kernel")
+      changes = dict.fromkeys(other_ways) | changes
+    return super()._replace(**changes)
+
+  __replace__ = _replace  # For `copy.replace`.
 
 
 def run(
@@ -147,8 +167,9 @@ def run(
     y [B, L, H, ...], and the state that leaves. Under `axis_name` that is the
     state after the whole sequence, the same on every device.
   """
-  length = jax.tree.leaves(tokens)[0].shape[1]
-  if length == 0 and axis_name is None:
+  batch, length, heads = jax.tree.leaves(tokens)[0].shape[:3]
+  # Where the sequence is sharded a device without tokens has its neighbours'.
+  if 0 in (batch, heads) or (length == 0 and axis_name is None):
     return _empty(family, tokens, state, dtype), state
   size = 1 if method in ("recurrent", "associative") else chunk_size
   if reverse:
@@ -305,9 +326,15 @@ def _walk(family):
 
 
 def _empty(family, tokens, state, dtype):
-  """The outputs [B, 0, H, ...] of a sequence without tokens."""
-  one = jax.tree.map(
-    lambda x: jnp.zeros((x.shape[0], 1, *x.shape[2:]), x.dtype), tokens
-  )
-  y, _ = run(family, one, state, method="recurrent", dtype=dtype)
-  return y[:, :0]
+  """The outputs [B, L, H, ...] where B, L or H is 0."""
+
+  def alone(tree, axes):  # One of each, shapes alone.
+    return jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct((1,) * axes + x.shape[axes:], x.dtype),
+      tree,
+    )
+
+  step = functools.partial(run, family, method="recurrent", dtype=dtype)
+  y, _ = jax.eval_shape(step, alone(tokens, 3), alone(state, 2))
+  leading = jax.tree.leaves(tokens)[0].shape[:3]
+  return jnp.zeros((*leading, *y.shape[3:]), y.dtype)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxmodels.ops import checks, diagonal
+from jaxmodels.ops.arguments import arrays
 from jaxmodels.ops.dtypes import wide
 from jaxmodels.ops.explicit import by_letters
 from jaxmodels.ops.platform import platform
@@ -99,7 +100,11 @@ def selective_scan(
     ValueError: a shape, dtype or option does not fit; names the argument.
   """
   op = "selective_scan"
-  tokens = Tokens(x, dt, B, C)
+  tokens = Tokens(*arrays(op, x=x, dt=dt, B=B, C=C))
+  A, D, initial_state, segment_ids = arrays(
+    op, A=A, D=D, initial_state=initial_state, segment_ids=segment_ids
+  )
+  x = tokens.x
   _check(op, tokens, A, D, initial_state, segment_ids)
   *batch, _, _ = x.shape
   dtype = wide(*tokens, A) if initial_state is None else wide(initial_state, A)

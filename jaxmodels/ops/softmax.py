@@ -146,7 +146,7 @@ def _rows(queries: Queries, heads: int, size: int) -> _Rows:
   size = _even(q.shape[-3], size) * group
   q = q.reshape(*q.shape[:-2], heads, group, q.shape[-1])
   q = jnp.moveaxis(q, -4, -3)
-  q = q.reshape(*q.shape[:-3], -1, q.shape[-1])
+  q = q.reshape(*q.shape[:-3], q.shape[-3] * group, q.shape[-1])
   # A padded query stands where the last token does, and sees what it sees.
   places = split(jnp.repeat(places, group), -1, size)[:, :, None]
   if ids is not None:

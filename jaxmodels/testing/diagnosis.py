@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxmodels.testing.cases import SHARDED
+
 # One name a pattern; a report begins with it.
 LOST_CARRY = "lost carry"
 MISSING_DECAY = "missing decay"
@@ -16,6 +18,7 @@ FUTURE = "reads the future"
 STRICT_MASK = "off-by-one mask"
 LEAKED_RESET = "leaked reset"
 WRONG_GRADIENT = "wrong gradient"
+OTHER_WAY = "step, walk or kernel disagrees with read and advance"
 UNKNOWN = "no known pattern"
 
 
@@ -101,8 +104,8 @@ def diagnose(
   wrong = [o for o in values if o.wrong]
   if not wrong:
     return WRONG_GRADIENT, (
-      "values are right: look for a derivative rule written by hand, a "
-      "stop_gradient, or a mask after an exponential"
+      "values are right: look for a derivative rule written by hand (`tangent` "
+      "is one), a stop_gradient, or a mask after an exponential"
     )
   if all(o.has_resets for o in wrong) and not all(o.has_resets for o in values):
     return LEAKED_RESET, (
@@ -114,6 +117,41 @@ def diagnose(
     or _carry(probes, values, chunk)
     or (UNKNOWN, "wrong within the first chunk already, whatever the resets")
   )
+
+
+# Forms that may go another way than the four functions, and the form that does
+# with them what these would: with chunks of one token, or of several.
+_BY_FOUR_FUNCTIONS = {
+  "recurrent": "associative",
+  "chunked": "parallel",
+  SHARDED: "parallel",
+  "pallas": "parallel",
+}
+
+
+def other_way(outcomes: Iterable[Outcome]) -> dict[str, tuple[str, str]]:
+  """Finds forms that are wrong though the four functions are right.
+
+  Args:
+    outcomes: all comparisons of all forms.
+
+  Returns:
+    for each such form the pattern, and a sentence with the evidence for it.
+  """
+  right: dict[str, bool] = {}
+  for o in outcomes:
+    if not o.is_gradient:
+      right[o.form] = right.get(o.form, True) and not o.wrong
+  return {
+    form: (
+      OTHER_WAY,
+      f'"{other}" has the same chunks, goes by the four functions alone and is '
+      "right: the optional functions of the family were made for another "
+      "`summarize`, `advance` or `read`",
+    )
+    for form, other in _BY_FOUR_FUNCTIONS.items()
+    if not right.get(form, True) and right.get(other, False)
+  }
 
 
 def _mask(influences: Sequence[Influence]) -> tuple[str, str] | None:

@@ -43,21 +43,21 @@ class Evaluator:
     self.shards = shards if form == cases.SHARDED else 1
     self.whole = {"initial_state", *whole}
     self._function = function
-    self._options = options
+    self.options = options
     if form is not None:
       method = "chunked" if form == cases.SHARDED else form
-      self._options = {"method": method, **options}
+      self.options = {"method": method, **options}
     self._compiled = jax.jit(self._evaluate)
 
   def chunk(self, length: int) -> int:
     """Tokens that the form takes at once of a sequence of L."""
     if self.form in ("recurrent", "associative"):
       return 1
-    return min(self._options["chunk_size"], length // self.shards)
+    return min(self.options["chunk_size"], length // self.shards)
 
   def outputs(self, arguments, segment_ids):
     """(y, final_state)."""
-    call = functools.partial(self._function, **self._options)
+    call = functools.partial(self._function, **self.options)
     if self.form != cases.SHARDED:
       return call(**arguments, segment_ids=segment_ids)
     along, whole = PartitionSpec(None, _AXIS), PartitionSpec()

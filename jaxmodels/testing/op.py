@@ -10,10 +10,13 @@ from collections.abc import (
   Sequence,
 )
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
+from jaxmodels.ops import checks
 from jaxmodels.testing import cases, report
-from jaxmodels.testing.diagnosis import Outcome, diagnose
+from jaxmodels.testing.diagnosis import Outcome, diagnose, other_way
 from jaxmodels.testing.errors import first_wrong, relative_error, tolerance
 from jaxmodels.testing.evaluate import Evaluator, Run, default_shards, round_to
 from jaxmodels.testing.probes import probe
@@ -60,7 +63,9 @@ def check_op(
     seed: of the drawn arguments.
 
   Raises:
-    AssertionError: a report on what is wrong, where, and the likely cause.
+    AssertionError: a report on what is wrong, where, and the likely cause; or
+      a drawn number that the op's own guards refuse, such as a log decay
+      above 0.
   """
   truth = _definition(definition, reverse)
   shards = shards or default_shards()
@@ -79,6 +84,7 @@ def check_op(
     for name, ids in cases.resets(length, chunk_size).items()
     if resets is None or name in resets
   ]
+  _check_numbers(runs[-1], op, tried)
   outcomes: list[Outcome] = []
   for run in runs:
     outcomes += _compare(run, truth, tried, reverse)
@@ -89,8 +95,25 @@ def check_op(
     chunk = tried[form].chunk(max(run.length for run in runs))
     probes = probe(_longest_wrong(runs, own), truth, tried[form], reverse)
     guesses[form] = diagnose(own, probes, chunk)
+  guesses |= other_way(outcomes)
   if guesses:
     raise AssertionError(report.write(outcomes, guesses))
+
+
+def _check_numbers(
+  run: Run, op: Callable, tried: Mapping[str, Evaluator]
+) -> None:
+  """The op's own guards of numbers, such as of decays above 1."""
+  arguments = jax.tree.map(jnp.asarray, dict(run.arguments))
+  evaluate = next(iter(tried.values()))
+  try:
+    with checks.numerics(arguments_only=True):
+      op(**arguments, segment_ids=run.ids, **evaluate.options)
+  except checks.NumberError as error:
+    raise AssertionError(
+      f"{error}: the draw of length {run.length} is outside of what the op "
+      "takes, so that no form need be right"
+    ) from error
 
 
 @functools.lru_cache(maxsize=16)

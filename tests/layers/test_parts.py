@@ -150,3 +150,65 @@ def test_steps_start_log_uniform():
   assert steps.max() <= 1.001e-1
   # Half of them below the geometric mean.
   assert abs((steps < 1e-2).mean() - 0.5) < 0.03
+
+
+def turned(x, positions, base):
+  """Rotary positions in float64."""
+  half = x.shape[-1] // 2
+  angles = np.float64(positions)[..., None, None] * (
+    float(base) ** (-np.arange(half) / half)
+  )
+  first, second = x[..., :half].astype(float), x[..., half:].astype(float)
+  sine, cosine = np.sin(angles), np.cos(angles)
+  return np.concatenate(
+    [first * cosine - second * sine, second * cosine + first * sine], -1
+  )
+
+
+@pytest.mark.parametrize("base", [10_000.0, 500_000.0, 2.0, 0.5])
+def test_rotary_positions_of_any_size(base):
+  """To the last digits of float32, where a product of two has none left."""
+  ends = [0, 1, -1, 7, 10**6, -(10**6), 8 * 10**6, 2**31 - 1, -(2**31)]
+  positions = np.array([ends], np.int32)
+  x = draw(1, len(ends), 2, 64)
+  got = jax.jit(rotate, static_argnums=2)(x, positions, base)
+  np.testing.assert_allclose(got, turned(x, positions, base), atol=4e-6)
+  few = np.array([[3, 200]], np.uint8)
+  got = rotate(x[:, :2], few, base)
+  np.testing.assert_allclose(got, turned(x[:, :2], few, base), atol=4e-6)
+  large = np.array([[2**32 - 1, 5]], np.uint32)
+  got = rotate(x[:, :2], large, base)
+  np.testing.assert_allclose(got, turned(x[:, :2], large, base), atol=1e-5)
+
+
+@pytest.mark.parametrize("start", [10**6, 8 * 10**6, 2**31 - 8])
+def test_rotary_logits_depend_on_the_distance_alone(start):
+  q, k = draw(2, 1, 1, 1, 64)
+  q, k = (75**0.5 / np.linalg.norm(x) * x for x in (q, k))
+
+  @jax.jit
+  def logit(position):
+    position = position[None, None]
+    return jnp.sum(rotate(q, position + 7) * rotate(k, position))
+
+  at_zero = np.sum(turned(q, np.array([[7]]), 1e4) * k)
+  np.testing.assert_allclose(logit(jnp.int32(start)), at_zero, atol=1e-4)
+  # A base that is traced has the digits of float32, and the same for both.
+  other = jnp.sum(
+    jax.jit(rotate)(q, jnp.int32([[start + 7]]), 1e4)
+    * jax.jit(rotate)(k, jnp.int32([[start]]), 1e4)
+  )
+  np.testing.assert_allclose(other, at_zero, atol=2e-4)
+
+
+def test_rotary_in_float64_and_of_a_wrong_base():
+  x, positions = draw(1, 2, 1, 8).astype(float), np.array([[5, 10**9]])
+  with jax.enable_x64(True):
+    got = rotate(jnp.asarray(x), jnp.asarray(positions))
+    narrow = rotate(jnp.asarray(x, jnp.float32), jnp.asarray(positions))
+  wanted = turned(x, positions, 1e4)
+  np.testing.assert_allclose(got, wanted, atol=1e-6)
+  np.testing.assert_allclose(got[:, 0], wanted[:, 0], atol=1e-13)
+  np.testing.assert_allclose(narrow, wanted, atol=1e-6)
+  with pytest.raises(ValueError, match="base must be above 0, got 0"):
+    rotate(x, positions, 0.0)

@@ -11,8 +11,10 @@ from jaxmodels import ops
 from jaxmodels.ops import reference
 from jaxmodels.ops.custom import make_op
 from jaxmodels.ops.linear_attention import FAMILY
+from jaxmodels.ops.linear_attention import Tokens as LinearTokens
 from jaxmodels.ops.recurrence import Family, Segment
 from jaxmodels.testing import check_op
+from tests.ops import draws
 
 BATCH, HEADS = 2, 3
 
@@ -102,6 +104,76 @@ def test_equals_the_op_of_the_same_family():
   expected = ops.linear_attention(q, k, v)
   np.testing.assert_array_equal(op(q, k, v=v)[0], expected[0])
   np.testing.assert_array_equal(op(q, k, v)[1], expected[1])
+
+
+def read_before(chunk, links, state):
+  """What is there before each token is written."""
+  own = jnp.sum(chunk.q * chunk.k, axis=1, keepdims=True) * chunk.v
+  return FAMILY.read(chunk, links, state) - own
+
+
+def define_before(q, k, v, log_decay, initial_state, *, segment_ids, reverse):
+  def step(S, token):
+    q, k, v, log_decay = token
+    S = jnp.exp(log_decay)[..., None, None] * S
+    y = jnp.einsum("bhk,bhkv->bhv", q, S)
+    return S + k[..., :, None] * v[..., None, :], y
+
+  tokens = q, k, v, log_decay
+  return reference.step_through(
+    step, initial_state, tokens, segment_ids, reverse
+  )
+
+
+def check_before(family, forms):
+  op = make_op("before", family, LinearTokens)
+
+  def per_head(log_decay, **arguments):
+    return op(log_decay=log_decay[..., None], **arguments)
+
+  options = {"lengths": (11,), "chunk_size": 4, "resets": ("inside a chunk",)}
+  drawn = draws.linear_attention("head")
+  check_op(per_head, define_before, drawn, forms=forms, **options)
+
+
+def test_other_ways_of_a_family_are_left_out_with_what_they_do():
+  ways = ("walk", "step", "tangent", "kernel")
+  full = FAMILY._replace(walk=min, step=max, tangent=sum)
+  for name in ("summarize", "advance", "read"):
+    changed = full._replace(**{name: abs})
+    assert isinstance(changed, Family) and getattr(changed, name) is abs
+    assert [getattr(changed, way) for way in ways] == [None] * 4
+    assert full._replace(**{name: abs, "step": min}).step is min
+    assert full.__replace__(**{name: abs}).step is None
+  assert full._replace(compose=abs, neutral=1).step is max
+  check_before(FAMILY._replace(read=read_before), ("recurrent", "chunked"))
+
+
+def test_another_way_that_is_kept_is_named():
+  four = FAMILY.summarize, FAMILY.compose, FAMILY.advance, read_before
+  words = "recurrent: step, walk or kernel disagrees with read and advance"
+  with pytest.raises(AssertionError, match=words):
+    check_before(Family(*four, step=FAMILY.step), ("recurrent", "associative"))
+
+
+def test_a_log_decay_above_zero_is_named():
+  """A sigmoid without its logarithm, drawn or made in the op."""
+
+  def draw(rng, length):
+    drawn = draws.linear_attention("head")(rng, length)
+    return drawn | {"log_decay": 1 / (1 + np.exp(drawn["log_decay"]))}
+
+  def own(log_decay, **arguments):
+    return before(log_decay=jax.nn.sigmoid(log_decay)[..., None], **arguments)
+
+  before = make_op("linear_attention", FAMILY, LinearTokens)
+  words = "^linear_attention: log_decay must be at most 0: the draw of length"
+  for op, drawn in (
+    (ops.linear_attention, draw),
+    (own, draws.linear_attention("head")),
+  ):
+    with pytest.raises(AssertionError, match=words):
+      check_op(op, reference.linear_attention, drawn, lengths=(11,))
 
 
 @pytest.mark.parametrize("length", [0, 5])

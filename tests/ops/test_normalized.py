@@ -160,3 +160,94 @@ def test_wrong_arguments_are_named():
   ]:
     with pytest.raises(ValueError, match=words):
       ops.normalized_linear_attention(**{**arguments, name: wrong})
+
+
+FORMS = ("recurrent", "associative", "chunked", "parallel")
+
+
+@functools.cache
+def squares(method, floor):
+  """y and all gradients of the sum of its squares."""
+  op = reference.normalized_linear_attention
+  if method is not None:
+    options = {"method": method, "chunk_size": 8}
+    op = functools.partial(ops.normalized_linear_attention, **options)
+
+  def loss(arguments):
+    y, _ = op(**arguments, floor=floor)
+    return jnp.sum(y**2), y
+
+  @jax.jit
+  def results(arguments):
+    slopes, y = jax.grad(loss, has_aux=True)(arguments)
+    return {"y": y, **slopes}
+
+  return results
+
+
+@pytest.mark.parametrize("floor", [None, 1e-20])
+@pytest.mark.parametrize(
+  "method",
+  [
+    "recurrent",
+    pytest.param("associative", marks=pytest.mark.slow),
+    "chunked",
+    pytest.param("parallel", marks=pytest.mark.slow),
+  ],
+)
+def test_gradients_where_the_denominator_has_no_square(method, floor):
+  """e^-44 is a number of float32 and its square is not; nor is 1e-40."""
+  rng = np.random.default_rng(0)
+  q, k, v = np.abs(rng.standard_normal((3, 1, 20, 2, 4)))
+  for gate in (44.0, 80.0, 50.0, 0.0, -20.0):
+    for forget in (-0.1, -np.inf):
+      for zero in (False, True):
+        drawn = {"q": q.copy(), "k": k, "v": v}
+        drawn["log_input_gate"] = np.full((1, 20, 2), gate)
+        drawn["log_forget_gate"] = np.full((1, 20, 2), -0.1)
+        drawn["log_forget_gate"][:, 9] = forget
+        drawn["q"][:, 7] *= not zero
+        drawn = jax.tree.map(np.float32, drawn)
+        got = squares(method, floor)(drawn)
+        with jax.enable_x64(True):
+          exact = jax.tree.map(np.float64, drawn)
+          wanted = squares(None, floor)(exact)
+        for name, value in got.items():
+          error = relative_error(value, wanted[name])
+          assert error < 2e-5, (gate, forget, zero, name, error)
+
+
+def by_logarithms(q, k, v, log_input_gate, log_forget_gate):
+  """y for a floor of no weight, in numpy, from weights over the largest."""
+  outputs = np.zeros(v.shape)
+  for b, t, h in np.ndindex(q.shape[:3]):
+    logs = np.array(log_input_gate[b, : t + 1, h], float)
+    for j in range(t + 1):
+      logs[j] += log_forget_gate[b, j + 1 : t + 1, h].sum()
+    weights = np.exp(logs - logs.max()) * (k[b, : t + 1, h] @ q[b, t, h])
+    outputs[b, t, h] = weights @ v[b, : t + 1, h] / weights.sum()
+  return outputs
+
+
+@pytest.mark.parametrize("method", FORMS)
+def test_forget_gates_behind_input_gates_of_any_size(method):
+  """A gate of 0 forgets; any other keeps what it says.
+
+  All gates are eighths, for which float32 has room beside 1e6.
+  """
+  rng = np.random.default_rng(0)
+  drawn = dict(
+    zip("qkv", np.abs(rng.standard_normal((3, 1, 20, 1, 4))), strict=True)
+  )
+  i = np.round(8 * rng.standard_normal((1, 20, 1))) / 8
+  f = np.full((1, 20, 1), -0.125)
+  i[:, 2], f[:, 5] = 2e4, -np.inf  # Forgotten.
+  i[:, 6], f[:, 8], i[:, 9] = 3e4, -2.9e4, 1e3  # As much as what follows.
+  f[:, 10] = -np.inf
+  i[:, 12], f[:, 15], i[:, 16] = 1e6, -1e6, 0.5
+  drawn |= {"log_input_gate": i, "log_forget_gate": f}
+  drawn = jax.tree.map(np.float32, drawn)
+  y = squares(method, 1e-30)(drawn)
+  assert relative_error(y["y"], by_logarithms(**drawn)) < 2e-5
+  for value in y.values():
+    assert np.isfinite(value).all()
