@@ -16,7 +16,7 @@ EXTRAS := test,lint,aot
 # there is no glibc it does nothing.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: train test test-all test-peers lint format clean help
+.PHONY: train test test-all test-newest test-peers lint format clean help
 
 help: ## This text.
 	@sed -n 's/^\([a-z-]*\):.*## /\1  /p' $(MAKEFILE_LIST)
@@ -55,6 +55,10 @@ test-all: $(VENV)/.test ## The slow tests too.
 	$(BIN)/python -m pytest --numprocesses=auto --dist=worksteal \
 	  -m '' $(ARGS)
 
+# What pip takes for a newer Python, without constraints: the newest JAX.
+test-newest: ## A part of the tests on the newest Python, where there is one.
+	@DEFAULT=$(PYTHON) ARGS='$(ARGS)' bash .ci/test-newest
+
 test-peers: $(VENV)/.peers ## Compares with others' implementations.
 	$(BIN)/python -m pytest -m slow tests/peers $(ARGS)
 
@@ -68,4 +72,4 @@ format: $(VENV)/.test ## Rewrites the files in the house style.
 	$(BIN)/ruff format .
 
 clean: ## Removes the environment and caches, never runs.
-	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache build *.egg-info
+	rm -rf $(VENV) $(VENV)-newest .pytest_cache .ruff_cache .mypy_cache build *.egg-info
