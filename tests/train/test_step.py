@@ -197,7 +197,7 @@ def test_norms_are_those_of_float64():
   assert zero_if_finite({**low, "count": np.int32(3)}) == 0
   for bad in (np.inf, -np.inf, np.nan):
     for dtype in (np.float16, np.float32, np.complex64):
-      assert np.isnan(zero_if_finite({**low, "bad": np.full(2, bad, dtype)}))
+      assert np.isnan(zero_if_finite({**low, "bad": jnp.full(2, bad, dtype)}))
 
 
 def test_one_label_in_a_row_counts_all_tokens_that_are_read():
