@@ -14,6 +14,7 @@ remember them no longer than its process lives.
 import contextlib
 import dataclasses
 import errno
+import functools
 import json
 import os
 import re
@@ -330,7 +331,7 @@ def restore_latest(
       f"skipping the checkpoint of step {step}, it is whole but cannot be"
       f" restored: {reason}"
     )
-    found = _on_first(lambda step=step: _latest_before(workdir, step, say))
+    found = _on_first(functools.partial(_latest_before, workdir, step, say))
   raise UserError(
     f"none of the checkpoints in {path_of(workdir)} can be restored; if the"
     " code of the model has changed, go back to that which wrote them, or give"

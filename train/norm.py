@@ -15,8 +15,9 @@ def norm(tree: Any) -> jax.Array:
 
 
 def _square(x: jax.Array) -> jax.Array:
-  x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-  return jnp.sum((x * x.conj()).real).astype(jnp.float32)
+  parts = (x.real, x.imag) if jnp.iscomplexobj(x) else (x,)
+  squares = (jnp.sum(jnp.square(p.astype(jnp.float32))) for p in parts)
+  return sum(squares, jnp.float32(0))
 
 
 def zero_if_finite(tree: Any) -> jax.Array:

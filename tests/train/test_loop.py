@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import json
+import math
 import os
 import shutil
 import signal
@@ -13,8 +14,10 @@ import pytest
 
 from tests.train import tiny
 from train import __main__ as command
-from train import checkpoint
+from train import checkpoint, loop
+from train import step as pure_step
 from train.command import main_with_errors
+from train.config import Optimizer
 from train.data import Batches
 from train.errors import NonFiniteError, UserError
 from train.loop import run
@@ -319,3 +322,140 @@ def test_a_wrong_command_ends_in_one_line(tmp_path, capsys, words, parts):
   assert error.startswith("error: ") and error.count("\n") == 1
   for part in parts:
     assert part in error
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_an_update_that_overflows_ends_the_run_and_keeps_the_state(
+  tmp_path, capsys, steps
+):
+  words = (
+    f"--workdir={tmp_path}",
+    f"--config.steps={steps}",
+    # Finite in float32, and its product with a parameter is not.
+    "--config.optimizer.weight_decay=3e38",
+    "--config.optimizer.learning_rate=100",
+    "--config.optimizer.warmup_steps=0",
+  )
+  assert train(*words) == 1
+  printed = capsys.readouterr()
+  assert printed.err.startswith("error: step 1 is not finite: loss 5.")
+  assert "update norm" in printed.err and printed.err.count("\n") == 1
+  assert "complete" not in printed.out
+  snapshot = checkpoint.load(str(tmp_path), "latest", pytest.fail)
+  assert snapshot.step == 0
+  for leaf in jax.tree.leaves(snapshot.state):
+    assert np.isfinite(leaf).all()
+
+
+def test_a_validation_that_is_nan_ends_the_run(tmp_path, monkeypatch, capsys):
+  values = {"loss": math.nan, "bits_per_token": math.nan, "accuracy": 0.0}
+  words = (f"--workdir={tmp_path}", "--config.steps=4")
+  true_evaluate = loop.evaluate
+
+  def evaluate(strategy, state, *rest):
+    found = true_evaluate(strategy, state, *rest)
+    return {**found, **values} if int(state.step) == 4 else found
+
+  monkeypatch.setattr(loop, "evaluate", evaluate)
+  for _ in range(2):
+    assert train(*words) == 1
+    printed = capsys.readouterr()
+    assert "validation at step 4 is not finite: loss nan" in printed.err
+    assert printed.err.count("\n") == 1 and "complete" not in printed.out
+    snapshot = checkpoint.load(str(tmp_path), "latest", pytest.fail)
+    assert snapshot.step == 4 and not snapshot.evaluated
+    assert [x["step"] for x in lines(tmp_path)] == [0, 1, 2, 3, 4]
+
+
+def test_a_validation_of_a_stopped_run_is_written_once(
+  finished, tmp_path, monkeypatch
+):
+  def crash():
+    raise RuntimeError("power cut")
+
+  workdir = str(tmp_path)
+  with monkeypatch.context() as patch:
+    # While step 4, where a validation is due, is the last one done.
+    at_line(patch, 3, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    assert run(tiny.get_config(), workdir).step == 4
+  with monkeypatch.context() as patch:
+    at_line(patch, 5, crash)
+    with pytest.raises(RuntimeError, match="power cut"):
+      run(tiny.get_config(), workdir)
+  assert_same_run(workdir, run(tiny.get_config(), workdir), finished)
+
+
+def test_a_whole_checkpoint_that_cannot_be_restored_is_passed_over(
+  finished, tmp_path, capsys
+):
+  workdir = str(shutil.copytree(finished[0], tmp_path / "run"))
+  saved = checkpoint.load(workdir, "12", pytest.fail)
+  shutil.rmtree(os.path.join(workdir, "checkpoints", "12"))
+  writer = checkpoint.Checkpoints(workdir, keep=2, best_metric="loss")
+  other = {**saved.state, "params": {"Other_0": np.ones(3, np.float32)}}
+  writer.save(dataclasses.replace(saved, state=other))
+  writer.close()
+  result = run(tiny.get_config(), workdir)
+  printed = capsys.readouterr().out.splitlines()
+  (line,) = [x for x in printed if "skipping" in x]
+  assert "checkpoint of step 12, it is whole but cannot be restored" in line
+  assert any("resuming at step 9 of 12" in x for x in printed)
+  assert_same_run(workdir, result, finished)
+  assert os.listdir(os.path.join(workdir, "corrupt")) == ["0-step-12"]
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_gradient_of_zero_is_said_once(
+  tmp_path, monkeypatch, capsys, weighted
+):
+  sums = pure_step.token_sums
+
+  def constant(*args, **options):
+    found = sums(*args, **options)
+    return {
+      k: jax.lax.stop_gradient(v) * float(weighted) for k, v in found.items()
+    }
+
+  monkeypatch.setattr(pure_step, "token_sums", constant)
+  config = dataclasses.replace(tiny.get_config(), steps=3, eval_every=9)
+  run(config, str(tmp_path))
+  printed = capsys.readouterr().out.splitlines()
+  warnings = [x for x in printed if "gradient of step" in x]
+  assert len(warnings) == weighted
+  for line in warnings:
+    assert line.startswith("warning: the gradient of step 1 is 0, with")
+
+
+def test_tokens_are_those_that_are_read(finished):
+  for line in read_metrics(finished[0]):
+    if line["split"] == "train":
+      # The tiny data weigh four fifths of their targets.
+      assert line["tokens"] == 8 * 12
+      assert 60 < line["targets"] < 90
+      rate = line["tokens"] / line["step_seconds"]
+      assert line["tokens_per_second"] == pytest.approx(rate)
+
+
+@pytest.mark.parametrize("name", ["run[1]", "a*b?/**/c"])
+def test_a_run_in_a_directory_of_any_name_resumes(finished, tmp_path, name):
+  workdir = str(tmp_path / name)
+  shutil.copytree(finished[0], workdir)
+  shutil.rmtree(os.path.join(workdir, "checkpoints", "12"))
+  assert_same_run(workdir, run(tiny.get_config(), workdir), finished)
+
+
+def test_a_failed_step_is_saved_through_no_link(tmp_path):
+  outside = tmp_path / "outside"
+  outside.write_text("stays")
+  workdir = tmp_path / "run"
+  workdir.mkdir()
+  (workdir / "failed-step-1.npz").symlink_to(outside)
+  config = dataclasses.replace(
+    tiny.get_config(),
+    optimizer=Optimizer(weight_decay=3e38, learning_rate=100.0, warmup_steps=0),
+  )
+  with pytest.raises(NonFiniteError, match="step 1 is not finite"):
+    run(config, str(workdir))
+  assert outside.read_text() == "stays"
+  with np.load(workdir / "failed-step-1.npz") as saved:
+    assert saved["inputs"].shape == (8, 12)

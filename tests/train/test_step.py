@@ -6,12 +6,14 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from jaxmodels.models import LanguageModel
 from tests.train import tiny
 from train.config import Optimizer
 from train.data import Batches
+from train.norm import norm, zero_if_finite
 from train.optimizer import decay_mask, make_optimizer, schedule
 from train.start import make_task
 from train.state import init_state
@@ -126,6 +128,85 @@ def test_an_infinite_update_is_not_applied_nor_any_after_it():
     strict=True,
   ):
     np.testing.assert_array_equal(a, b)
+
+
+def assert_same(a, b):
+  for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+    np.testing.assert_array_equal(x, y)
+
+
+def assert_stops(task, state, batch):
+  after, metrics = jax.jit(functools.partial(train_step, task))(state, batch)
+  assert np.isfinite(metrics["loss"]) and np.isfinite(metrics["grad_norm"])
+  assert not metrics["finite"] and after.stopped
+  assert_same(after.replace(stopped=state.stopped), state)
+  return metrics
+
+
+def test_an_update_that_overflows_is_not_applied():
+  decay = Optimizer(weight_decay=math.inf, warmup_steps=0)
+  metrics = assert_stops(*setup(optimizer=decay))
+  assert np.isinf(metrics["update_norm"]) and np.isinf(metrics["param_norm"])
+
+
+def test_adam_that_divides_by_zero_in_float16_is_not_applied():
+  # Squares of small gradients and epsilon are 0 in float16.
+  assert_stops(*setup(model=tiny.Model(param_dtype=jnp.float16)))
+
+
+def test_an_optimizer_state_that_overflows_is_not_applied():
+  # The square of a gradient is infinite, and its update is then 0.
+  plain = optax.GradientTransformation(
+    lambda params: params,
+    lambda grads, state, params: (
+      jax.tree.map(jnp.zeros_like, grads),
+      jax.tree.map(lambda g: g / 0, grads),
+    ),
+  )
+  task, state, batch = setup()
+  state = state.replace(opt_state=state.params)
+  metrics = assert_stops(task._replace(optimizer=plain), state, batch)
+  assert metrics["update_norm"] == 0 and np.isfinite(metrics["param_norm"])
+
+
+def test_norms_and_clipping_do_not_overflow_in_float16():
+  grads = {"x": jnp.full(4, 300, jnp.float16), "y": jnp.float16(800)}
+  np.testing.assert_allclose(norm(grads), 1000.0)
+  optimizer = make_optimizer(
+    Optimizer(clip=1.0, warmup_steps=0, epsilon=1e-3), lambda count: 1.0
+  )
+  _, state = optimizer.update(grads, optimizer.init(grads), grads)
+  (mu,) = [
+    leaf
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state)
+    if ".mu" in jax.tree_util.keystr(path) and leaf.ndim
+  ]
+  # The first moment is a tenth of the clipped gradient.
+  np.testing.assert_allclose(mu, 0.03, rtol=2e-3)
+
+
+def test_norms_are_those_of_float64():
+  rng = np.random.default_rng(0)
+  parts = {"real": rng.normal(size=7), "complex": rng.normal(size=(2, 3)) * 1j}
+  expected = np.sqrt(sum((abs(x) ** 2).sum() for x in parts.values()))
+  low = {
+    "real": parts["real"].astype(np.float32),
+    "complex": parts["complex"].astype(np.complex64),
+  }
+  np.testing.assert_allclose(norm(low), expected, rtol=1e-6)
+  assert zero_if_finite({**low, "count": np.int32(3)}) == 0
+  for bad in (np.inf, -np.inf, np.nan):
+    for dtype in (np.float16, np.float32, np.complex64):
+      assert np.isnan(zero_if_finite({**low, "bad": jnp.full(2, bad, dtype)}))
+
+
+def test_one_label_in_a_row_counts_all_tokens_that_are_read():
+  task, state, batch = setup()
+  batch["weights"][:] = 0
+  batch["weights"][:, -1] = 1
+  _, metrics = compiled(task)(state, batch)
+  assert metrics["tokens"] == batch["inputs"].size == 96
+  assert metrics["targets"] == 8
 
 
 def test_a_batch_without_weight_gives_zeros():
