@@ -21,6 +21,10 @@ class LanguageModel(nn.Module):
   a prompt and generates token by token in constant memory. Logits start near
   zero, so predictions start near uniform (see `TokenEmbedding`).
 
+  `jax.export` takes `apply` with a symbolic batch and length, and a decoding
+  step with a symbolic batch; the shapes of the state are then
+  `jax.eval_shape(lambda: model.init_state(batch))`.
+
   Attributes:
     vocab_size: The number of tokens.
     width: D.
