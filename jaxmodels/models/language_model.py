@@ -24,6 +24,10 @@ class LanguageModel(nn.Module):
   outputs beyond (see `SoftmaxAttention`). Logits start near
   zero, so predictions start near uniform (see `TokenEmbedding`).
 
+  `jax.export` takes `apply` with a symbolic batch and length, and a decoding
+  step with a symbolic batch; the shapes of the state are then
+  `jax.eval_shape(lambda: model.init_state(batch))`.
+
   Attributes:
     vocab_size: The number of tokens, below 2^31.
     width: D.

@@ -19,6 +19,7 @@ def build(*mixers, **fields):
   options = {
     "softmax_attention": {"max_length": 8},
     "sliding_attention": {"window": 4},
+    "mamba2": {"head_width": 8},
   }
   return LanguageModel(
     vocab_size=VOCAB,
