@@ -96,7 +96,7 @@ def kalman_filter(
     model, start = _prepare(
       op, y, F, Q, H, R, mean, covariance, observed, method
     )
-    form = _choose(op, method, y.shape[0])
+    form = _choose(op, method, model.y.shape[0])
     filtered, before = filter_states(model, start, form, axis_name)
     log_likelihood = _total(log_likelihoods(model, before), axis_name)
   checks.finite(op, filtered=filtered, log_likelihood=log_likelihood)
@@ -149,7 +149,7 @@ def kalman_smoother(
     model, start = _prepare(
       op, y, F, Q, H, R, mean, covariance, observed, method
     )
-    form = _choose(op, method, y.shape[0])
+    form = _choose(op, method, model.y.shape[0])
     filtered, before = filter_states(model, start, form, axis_name)
     smoothed = smooth_states(model, filtered, form, axis_name)
     log_likelihood = _total(log_likelihoods(model, before), axis_name)
