@@ -39,7 +39,7 @@ def make_mixer(
       " no field axis_name"
     )
   _check_fields(f"mixer {name!r}", make, options, common)
-  return make(**common, **options)
+  return _made(make, **common, **options)
 
 
 def make_mlp(
@@ -52,7 +52,7 @@ def make_mlp(
       raise ValueError(f"mlp {name!r} has no options, got {', '.join(options)}")
     return None
   _check_fields(f"mlp {name!r}", make, options, common)
-  return make(**common, **options)
+  return _made(make, **common, **options)
 
 
 def pick(kind: str, name: str, table: Mapping[str, Any]) -> Any:
@@ -100,6 +100,13 @@ def _fields(make: Callable[..., nn.Module]) -> set[str] | None:
   if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
     return None
   return set(parameters)
+
+
+def _made(make: Callable[..., nn.Module], **fields: Any) -> nn.Module:
+  made = make(**fields)
+  if not isinstance(made, nn.Module):
+    raise ValueError(f"{make!r} is registered as a layer, but makes {made!r}")
+  return made
 
 
 def _near(name: str, known: Iterable[str]) -> str:

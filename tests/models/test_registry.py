@@ -19,7 +19,11 @@ def test_an_unknown_name_can_be_told_from_other_mistakes():
 def test_a_registered_thing_must_be_a_module(monkeypatch):
   monkeypatch.setitem(MIXERS, "half", functools.partial(GLA, heads=2))
   assert make_mixer("half", {}, width=8).heads == 2
-  for wrong in (lambda width: None, 3, functools.partial(print)):
+  for wrong, words in (
+    (lambda width: None, "is registered as a layer, but makes None"),
+    (3, "3 is registered as a layer, but makes none"),
+    (functools.partial(print), "print has no field width"),
+  ):
     monkeypatch.setitem(MIXERS, "wrong", wrong)
-    with pytest.raises(ValueError, match="is registered as a layer, but is"):
+    with pytest.raises(ValueError, match=words):
       make_mixer("wrong", {}, width=8)
