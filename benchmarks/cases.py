@@ -11,7 +11,7 @@ import numpy as np
 
 from benchmarks import scans
 from jaxmodels import ops
-from jaxmodels.ops.recurrence import Method
+from jaxmodels.ops.engine.recurrence import Method
 
 ENGINE = typing.get_args(Method)
 Inputs = Mapping[str, jax.Array]

@@ -11,7 +11,7 @@ import numpy as np
 from benchmarks import measure, programs
 from benchmarks.cases import CASES, Case, Sizes
 from jaxmodels import ops
-from train import flops
+from jaxmodels.analysis import flops
 
 SCAN, SOFTMAX, FULL_SOFTMAX = "lax.scan", "softmax", "jax.nn softmax"
 BASELINES = (SCAN, SOFTMAX, FULL_SOFTMAX)

@@ -18,9 +18,9 @@ import jax.numpy as jnp
 
 from benchmarks import programs, tpu
 from benchmarks.cases import CASES, Case, Sizes
-from jaxmodels.ops.platform import trace_for
-from train import flops, topology
-from train.cycles import expected_cycles
+from jaxmodels.analysis import chips, flops
+from jaxmodels.analysis.cycles import expected_cycles
+from jaxmodels.ops.engine.platform import trace_for
 
 _DTYPES = ("float32", "bfloat16")
 _DIRECTIONS = ("forward", "gradient")
@@ -53,7 +53,8 @@ class Row:
     method: of the op.
     flops_per_token: of all heads.
     memory: by platform.
-    cycles_per_token: of a TPU, as `train.cycles` reads them; none of kernels.
+    cycles_per_token: of a TPU, as `jaxmodels.analysis.cycles` reads them; none
+      of kernels.
     skipped: why there is nothing else.
   """
 
@@ -229,8 +230,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:]
   options = parser().parse_args(arguments)
   platforms = list(options.platforms)
-  if "tpu" in platforms and not topology.is_there():
-    print(topology.MISSING, file=sys.stderr)
+  if "tpu" in platforms and not chips.is_there():
+    print(chips.MISSING, file=sys.stderr)
     platforms.remove("tpu")
   sizes = Sizes(options.batch, 0, options.heads, options.width)
   lengths = sorted(options.lengths)

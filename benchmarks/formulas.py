@@ -3,7 +3,7 @@
 Each takes the chunk C and gives the flops of one token, all heads together.
 They are the larger part: what is neither a matrix product nor repeated for
 every number of a state is left out. Tests hold the counter of
-`train.flops` against them.
+`jaxmodels.analysis.flops` against them.
 """
 
 import math

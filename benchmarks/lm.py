@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmodels.layers import MIXERS
+from jaxmodels.mixers import MIXERS
 from jaxmodels.models import LanguageModel
 from train.config import Optimizer
 from train.optimizer import make_optimizer, schedule
@@ -41,7 +41,7 @@ def model(mixer: str, shape: Shape, length: int) -> LanguageModel:
   """A model with one kind of mixer.
 
   Args:
-    mixer: of `jaxmodels.layers.MIXERS`.
+    mixer: of `jaxmodels.mixers.MIXERS`.
     shape: of the model.
     length: as many tokens softmax attention remembers.
   """

@@ -20,13 +20,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from train import flags
-from train.config import Config
+from train.config import Config, command_line
 from train.data import Batches
+from train.devices.strategy import Strategy, make_strategy
 from train.loop import run
 from train.metrics import read_metrics
-from train.sharding import Strategy, make_strategy
-from train.start import make_task
+from train.setup import make_task
 from train.state import init_state
 
 
@@ -122,7 +121,7 @@ def _main() -> None:
   parser.add_argument("--rounds", type=int, default=3)
   options = parser.parse_args()
   config = dataclasses.replace(
-    flags.load(options.config),
+    command_line.load(options.config),
     steps=options.steps,
     log_every=10,
     eval_batches=1,

@@ -16,7 +16,7 @@ import jax
 from benchmarks import model_plots, model_runs
 from benchmarks.contest import Limits
 from benchmarks.lm import SOFTMAX, Shape
-from jaxmodels.layers import MIXERS
+from jaxmodels.mixers import MIXERS
 
 _LENGTHS = (512, 2048, 8192, 32768)
 _PARTS = ("training", "decoding", "compile")

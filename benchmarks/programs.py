@@ -21,7 +21,7 @@ class Program(NamedTuple):
     compile_seconds: tracing, lowering and compiling, on the wall.
     processor_seconds: the same, of all cores together.
     temp_bytes: memory beyond arguments and results, as compiled.
-    flops: see `train.flops`.
+    flops: see `jaxmodels.analysis.flops`.
   """
 
   call: Callable[..., Any]

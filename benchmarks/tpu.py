@@ -6,7 +6,7 @@ from typing import Any
 import jax
 from jax.sharding import SingleDeviceSharding
 
-from train.topology import slice_devices
+from jaxmodels.analysis.chips import slice_devices
 
 
 @functools.cache

@@ -17,9 +17,9 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from train import distributed, flags, processes
 from train.command import explain, main_with_errors, warn
-from train.config import Config
+from train.config import Config, command_line
+from train.devices import distributed, processes
 from train.generate import continuation
 from train.loop import Result, run
 from train.metrics import FILE_NAME
@@ -33,7 +33,7 @@ def _run(argv: Sequence[str]) -> int:
     return 0
   options, argv = distributed.parse(argv)
   with distributed.joined(options):
-    command = flags.parse(argv)
+    command = command_line.parse(argv)
     processes.start_jax()
     result = run(
       command.config,

@@ -28,7 +28,11 @@ import orbax.checkpoint as ocp
 from flax import serialization
 from jax.experimental import multihost_utils
 
-from train.checkpoint_folder import (
+from train.config import BEST_METRICS
+from train.devices.processes import is_first, on_first
+from train.errors import RunError, UserError, is_disk_full, one_line
+from train.files import refuse_link
+from train.files.checkpoint_folder import (
   CHECKSUMS,
   TEMPORARY,
   path_of,
@@ -41,14 +45,10 @@ from train.checkpoint_folder import (
   superfluous,
   verify,
 )
-from train.checkpoint_folder import checksums as _checksums
-from train.config import BEST_METRICS
-from train.errors import RunError, UserError, is_disk_full, one_line
-from train.files import refuse_link
-from train.plain_path import plain_path
-from train.processes import is_first, on_first
+from train.files.checkpoint_folder import checksums as _checksums
+from train.files.plain_path import plain_path
+from train.files.untrusted import check_meta
 from train.quiet import quiet_threads
-from train.untrusted import check_meta
 
 # Bytes that a checkpoint may take beside its arrays.
 _SLACK = 1 << 20

@@ -11,7 +11,8 @@ from typing import NoReturn
 
 from absl import logging
 
-from train import streams, threads
+from train import streams
+from train.devices import threads
 from train.errors import (
   RunError,
   UserError,

@@ -13,13 +13,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from train import checkpoint, modules, paths, processes, saved, trust
+from train import checkpoint
 from train.command import Parser, main_with_errors, warn, whole
-from train.config import MOST
+from train.config import MOST, modules, saved, trust
 from train.data import Batches, Dataset
+from train.devices import processes
+from train.devices.strategy import Strategy, make_strategy
 from train.errors import NonFiniteError
-from train.sharding import Strategy, make_strategy
-from train.start import make_task, open_split, read_only
+from train.files import paths
+from train.setup import make_task, open_split, read_only
 from train.state import TrainState
 from train.step import means
 from train.streams import emit

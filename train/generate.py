@@ -20,12 +20,23 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from train import checkpoint, modules, paths, processes, saved, trust
+from train import checkpoint
 from train.command import Parser, main_with_errors, warn, whole
-from train.config import MOST, MOST_SEED, Config, Sample, check_sample
+from train.config import (
+  MOST,
+  MOST_SEED,
+  Config,
+  Sample,
+  check_sample,
+  modules,
+  saved,
+  trust,
+)
 from train.data import Codec
+from train.devices import processes
 from train.errors import UserError, one_line, reason
-from train.start import open_codec
+from train.files import paths
+from train.setup import open_codec
 from train.streams import emit
 
 

@@ -28,19 +28,22 @@ from typing import Any
 import jax
 import numpy as np
 
-from train import checkpoint, files, lock, processes
+from jaxmodels.analysis.model_flops import share_of_peak
+from train import checkpoint, files
 from train.checkpoint import Checkpoints, Snapshot
 from train.command import warn
 from train.config import Config, Mesh, idle_line, validate
 from train.data import Batches, baselines
+from train.data.prefetch import Placed, Prefetched
+from train.devices import processes
+from train.devices.signals import Stop, stop_signals
 from train.errors import CheckError, NonFiniteError
 from train.evaluate import evaluate
-from train.metrics import MetricsWriter, NoWriter, parameter_table
-from train.model_flops import share_of_peak
-from train.prefetch import Placed, Prefetched
+from train.files import lock
+from train.metrics import MetricsWriter, NoWriter
+from train.parameters import parameter_table
 from train.profile import Profiler
-from train.signals import Stop, stop_signals
-from train.start import Start, begin, make_workdir
+from train.setup import Start, begin, make_workdir
 
 _FIRST = ("loss", "bits_per_token", "accuracy")
 

@@ -23,9 +23,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter
 
-from train import paths
 from train.command import Parser, main_with_errors
 from train.errors import UserError, one_line
+from train.files import paths
 from train.metrics import FILE_NAME, iterate_metrics
 from train.streams import say
 

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxmodels.ops import checks
-from jaxmodels.ops.explicit import run_by_letters
+from jaxmodels.ops.engine import checks
+from jaxmodels.ops.engine.explicit import run_by_letters
 
 __all__ = [
   "check_fields",

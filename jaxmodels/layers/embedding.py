@@ -5,8 +5,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxmodels.layers.common import check_fields, wide
-from jaxmodels.ops import checks
-from jaxmodels.ops.explicit import by_letters
+from jaxmodels.ops.engine import checks
+from jaxmodels.ops.engine.explicit import by_letters
 
 __all__ = ["TokenEmbedding", "check_vocabulary"]
 

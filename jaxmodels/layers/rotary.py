@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxmodels.ops import checks, halo
-from jaxmodels.ops.explicit import by_letters
+from jaxmodels.ops.engine import checks, halo
+from jaxmodels.ops.engine.explicit import by_letters
 
 __all__ = ["advance_positions", "rotate"]
 

@@ -8,11 +8,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxmodels.layers import MIXERS, MLPS, RMSNorm, contract
+from jaxmodels.layers import MLPS, RMSNorm
 from jaxmodels.layers.common import check_fields, wide
-from jaxmodels.models.registry import make_mixer, make_mlp, pick
-from jaxmodels.ops import checks
-from jaxmodels.ops.explicit import place_like
+from jaxmodels.mixers import MIXERS, contract
+from jaxmodels.mixers.registry import make_mixer, make_mlp, pick
+from jaxmodels.ops.engine import checks
+from jaxmodels.ops.engine.explicit import place_like
 
 __all__ = ["REMAT", "Backbone", "Block"]
 

@@ -32,7 +32,7 @@ class LanguageModel(nn.Module):
     vocab_size: The number of tokens, below 2^31.
     width: D.
     depth: Number of layers.
-    mixers: Names from `jaxmodels.layers.MIXERS`, repeated to the depth.
+    mixers: Names from `jaxmodels.mixers.MIXERS`, repeated to the depth.
     mixer_options: For each name, fields that differ from its defaults.
     mlp: A name from `jaxmodels.layers.MLPS`.
     mlp_options: Its fields that differ from the defaults.

@@ -27,17 +27,17 @@ the batch and along heads or channels, and results are cut likewise. Where L is
 cut, call the op inside `jax.shard_map` and name the mesh axis by `axis_name`.
 """
 
-from jaxmodels.ops.attention import Cache, attention
+from jaxmodels.ops.attention.attention import Cache, attention
 from jaxmodels.ops.bidirectional import bidirectional
 from jaxmodels.ops.convolution import causal_convolution
-from jaxmodels.ops.custom import make_op
 from jaxmodels.ops.delta_rule import delta_rule
 from jaxmodels.ops.dense import dense_recurrence
 from jaxmodels.ops.diagonal import diagonal_recurrence
 from jaxmodels.ops.dplr import dplr_recurrence
-from jaxmodels.ops.gaussian import Gaussian
+from jaxmodels.ops.engine.make_op import make_op
 from jaxmodels.ops.householder import householder_product
-from jaxmodels.ops.kalman import kalman_filter, kalman_smoother
+from jaxmodels.ops.kalman.gaussian import Gaussian
+from jaxmodels.ops.kalman.kalman import kalman_filter, kalman_smoother
 from jaxmodels.ops.linear_attention import linear_attention
 from jaxmodels.ops.long_convolution import long_convolution
 from jaxmodels.ops.normalized import Normalized, normalized_linear_attention

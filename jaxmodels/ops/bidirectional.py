@@ -11,16 +11,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmodels.ops import checks, halo
-from jaxmodels.ops.arguments import arrays
-from jaxmodels.ops.decay import between, clip
-from jaxmodels.ops.division import divide
-from jaxmodels.ops.dtypes import wide
-from jaxmodels.ops.explicit import by_letters
-from jaxmodels.ops.exporting import require_length
+from jaxmodels.ops.engine import checks, halo
+from jaxmodels.ops.engine.arguments import arrays
+from jaxmodels.ops.engine.decay import between, clip
+from jaxmodels.ops.engine.division import divide
+from jaxmodels.ops.engine.explicit import by_letters
+from jaxmodels.ops.engine.exporting import require_length
+from jaxmodels.ops.engine.method import METHODS
+from jaxmodels.ops.engine.platform import wide
+from jaxmodels.ops.engine.segments import count_changes
 from jaxmodels.ops.linear_attention import linear_attention
-from jaxmodels.ops.links import count_changes
-from jaxmodels.ops.schedule import METHODS
 
 
 @by_letters(
@@ -74,7 +74,7 @@ def bidirectional(
     segment_ids: [..., L] integers; each token sees only its own segment, a
       run of equal ids.
     method: "full", the masked product, or a form of the engine, see
-      `jaxmodels.ops.recurrence`; "auto" is that of `linear_attention`.
+      `jaxmodels.ops.engine.recurrence`; "auto" is that of `linear_attention`.
     chunk_size: as for `linear_attention`.
     axis_name: mesh axis over which L is sharded, inside `shard_map`; not
       for "full".

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxmodels.ops import checks, halo
-from jaxmodels.ops.arguments import arrays
-from jaxmodels.ops.explicit import by_letters
-from jaxmodels.ops.links import count_changes
+from jaxmodels.ops.engine import checks, halo
+from jaxmodels.ops.engine.arguments import arrays
+from jaxmodels.ops.engine.explicit import by_letters
+from jaxmodels.ops.engine.segments import count_changes
 
 __all__ = ["causal_convolution"]
 

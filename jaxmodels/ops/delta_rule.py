@@ -19,13 +19,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmodels.ops.arguments import arrays
-from jaxmodels.ops.decay import boundary_decay, pair_decay, scores
-from jaxmodels.ops.explicit import by_letters
+from jaxmodels.ops.engine.arguments import arrays
+from jaxmodels.ops.engine.decay import boundary_decay, pair_decay, scores
+from jaxmodels.ops.engine.explicit import by_letters
+from jaxmodels.ops.engine.matrix_state import run_matrix_state
+from jaxmodels.ops.engine.recurrence import Family, Kernel, Method, Segment
+from jaxmodels.ops.engine.triangular import solve_unit_lower
 from jaxmodels.ops.kernels import DeltaFactors, walk_delta
-from jaxmodels.ops.matrix_state import run_matrix_state
-from jaxmodels.ops.recurrence import Family, Kernel, Method, Segment
-from jaxmodels.ops.triangular import solve_unit_lower
 
 
 class Tokens(NamedTuple):
@@ -86,7 +86,7 @@ def delta_rule(
     segment_ids: [..., L] integers; a segment is a run of equal ids. The
       entering state has id 0, and each token sees only its own segment.
     reverse: run from the last token to the first.
-    method: a form of the engine, see `jaxmodels.ops.recurrence`; "auto" is
+    method: a form, see `jaxmodels.ops.engine.recurrence`; "auto" is
       "chunked", but on GPU "parallel", and on CPU "recurrent" if K <= 64 and
       only the value is asked. "pallas" is for TPU, see
       `jaxmodels.ops.kernels` for what it can and cannot do.

@@ -14,12 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxmodels.ops import checks
-from jaxmodels.ops.arguments import arrays
-from jaxmodels.ops.dtypes import wide
-from jaxmodels.ops.explicit import run_by_letters
-from jaxmodels.ops.recurrence import Family, Method, Segment
-from jaxmodels.ops.schedule import run_chosen
+from jaxmodels.ops.engine import checks
+from jaxmodels.ops.engine.arguments import arrays
+from jaxmodels.ops.engine.explicit import run_by_letters
+from jaxmodels.ops.engine.method import run_chosen
+from jaxmodels.ops.engine.platform import wide
+from jaxmodels.ops.engine.recurrence import Family, Method, Segment
 
 _CHUNK = 16
 
@@ -66,7 +66,7 @@ def dense_recurrence(
     segment_ids: [..., L] integers; a segment is a run of equal ids. The
       entering state has id 0, and each token sees only its own segment.
     reverse: run from the last token to the first.
-    method: a form of the engine, see `jaxmodels.ops.recurrence`; "auto" is
+    method: a form, see `jaxmodels.ops.engine.recurrence`; "auto" is
       "recurrent" on CPU, where it is fastest, and "parallel" elsewhere.
     chunk_size: a power of two; 16 by default.
     axis_name: mesh axis over which L is sharded, inside `shard_map`.

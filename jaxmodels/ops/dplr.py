@@ -17,20 +17,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmodels.ops.arguments import arrays
-from jaxmodels.ops.decay import boundary_decay, pair_decay, scores
 from jaxmodels.ops.delta_rule import advance, compose
-from jaxmodels.ops.explicit import by_letters
-from jaxmodels.ops.matrix_state import decays_per_key, run_matrix_state
-from jaxmodels.ops.platform import platform
-from jaxmodels.ops.recurrence import (
+from jaxmodels.ops.engine.arguments import arrays
+from jaxmodels.ops.engine.decay import boundary_decay, pair_decay, scores
+from jaxmodels.ops.engine.explicit import by_letters
+from jaxmodels.ops.engine.matrix_state import decays_per_key, run_matrix_state
+from jaxmodels.ops.engine.method import NARROW
+from jaxmodels.ops.engine.platform import platform
+from jaxmodels.ops.engine.recurrence import (
   Family,
   Method,
   Segment,
   token_by_token,
 )
-from jaxmodels.ops.schedule import NARROW
-from jaxmodels.ops.triangular import solve_unit_lower
+from jaxmodels.ops.engine.triangular import solve_unit_lower
 
 
 class Tokens(NamedTuple):
@@ -97,7 +97,7 @@ def dplr_recurrence(
     segment_ids: [..., L] integers; a segment is a run of equal ids. The
       entering state has id 0, and each token sees only its own segment.
     reverse: run from the last token to the first.
-    method: a form of the engine, see `jaxmodels.ops.recurrence`; "auto" is
+    method: a form, see `jaxmodels.ops.engine.recurrence`; "auto" is
       "chunked", but on GPU "parallel", and on CPU "recurrent" if K <= 64 and
       only the value is asked.
     chunk_size: a power of two; 64 by default, 128 on TPU, 32 on CPU if

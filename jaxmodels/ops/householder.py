@@ -9,12 +9,12 @@ delta rule, of which the first decays and the last is read.
 import jax
 import jax.numpy as jnp
 
-from jaxmodels.ops import checks
-from jaxmodels.ops.arguments import arrays
 from jaxmodels.ops.delta_rule import delta_rule
-from jaxmodels.ops.explicit import by_letters
-from jaxmodels.ops.exporting import require_length
-from jaxmodels.ops.recurrence import Method
+from jaxmodels.ops.engine import checks
+from jaxmodels.ops.engine.arguments import arrays
+from jaxmodels.ops.engine.explicit import by_letters
+from jaxmodels.ops.engine.exporting import require_length
+from jaxmodels.ops.engine.recurrence import Method
 
 
 @by_letters(

@@ -10,13 +10,13 @@ from typing import NamedTuple
 
 import jax
 
-from jaxmodels.ops.arguments import arrays
-from jaxmodels.ops.decay import boundary_decay, decayed_scores
-from jaxmodels.ops.explicit import by_letters
+from jaxmodels.ops.engine.arguments import arrays
+from jaxmodels.ops.engine.decay import boundary_decay, decayed_scores
+from jaxmodels.ops.engine.explicit import by_letters
+from jaxmodels.ops.engine.matrix_state import decays_per_key, run_matrix_state
+from jaxmodels.ops.engine.method import CACHED
+from jaxmodels.ops.engine.recurrence import Family, Kernel, Method, Segment
 from jaxmodels.ops.kernels import walk_decayed
-from jaxmodels.ops.matrix_state import decays_per_key, run_matrix_state
-from jaxmodels.ops.recurrence import Family, Kernel, Method, Segment
-from jaxmodels.ops.schedule import CACHED
 
 
 class Tokens(NamedTuple):
@@ -71,7 +71,7 @@ def linear_attention(
     segment_ids: [..., L] integers; a segment is a run of equal ids. The
       entering state has id 0, and each token sees only its own segment.
     reverse: run from the last token to the first.
-    method: a form of the engine, see `jaxmodels.ops.recurrence`; "auto" is
+    method: a form, see `jaxmodels.ops.engine.recurrence`; "auto" is
       "parallel", but on TPU "chunked" with a decay a key channel; on CPU
       "chunked" unless a gradient of a short sequence is asked, and with a
       decay and K <= 64 "recurrent" there if only the value is. "pallas" is

@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxmodels.ops import checks, halo
-from jaxmodels.ops.arguments import arrays
-from jaxmodels.ops.dtypes import wide
-from jaxmodels.ops.explicit import by_letters
-from jaxmodels.ops.exporting import require_length
+from jaxmodels.ops.engine import checks, halo
+from jaxmodels.ops.engine.arguments import arrays
+from jaxmodels.ops.engine.explicit import by_letters
+from jaxmodels.ops.engine.exporting import require_length
+from jaxmodels.ops.engine.platform import wide
 
 
 @by_letters("...LD", of="x", x="...LD", kernel="_D")

@@ -20,15 +20,15 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxmodels.ops import arguments, checks
-from jaxmodels.ops.decay import between
-from jaxmodels.ops.division import divide
-from jaxmodels.ops.dtypes import wide
-from jaxmodels.ops.explicit import by_letters
-from jaxmodels.ops.exporting import at_most, serializable
-from jaxmodels.ops.links import Links
-from jaxmodels.ops.recurrence import Family, Method, Segment
-from jaxmodels.ops.schedule import CACHED, default_chunk_size, run_chosen
+from jaxmodels.ops.engine import arguments, checks
+from jaxmodels.ops.engine.decay import between
+from jaxmodels.ops.engine.division import divide
+from jaxmodels.ops.engine.explicit import by_letters
+from jaxmodels.ops.engine.exporting import at_most, serializable
+from jaxmodels.ops.engine.method import CACHED, default_chunk_size, run_chosen
+from jaxmodels.ops.engine.platform import wide
+from jaxmodels.ops.engine.recurrence import Family, Method, Segment
+from jaxmodels.ops.engine.segments import Links
 
 # The m of a state that nothing was written to, and of an input gate of zero:
 # finite, so that differences are.
@@ -117,7 +117,7 @@ def normalized_linear_attention(
     segment_ids: [..., L] integers; a segment is a run of equal ids. The
       entering state has id 0, and each token sees only its own segment.
     reverse: run from the last token to the first.
-    method: a form of the engine, see `jaxmodels.ops.recurrence`; "auto" is
+    method: a form, see `jaxmodels.ops.engine.recurrence`; "auto" is
       "parallel", but on CPU "chunked" unless a gradient of a short sequence
       is asked.
     chunk_size: a power of two; 64 by default, 128 on TPU.

@@ -13,13 +13,13 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxmodels.ops import checks, diagonal
-from jaxmodels.ops.arguments import arrays
-from jaxmodels.ops.dtypes import wide
-from jaxmodels.ops.explicit import by_letters
-from jaxmodels.ops.platform import platform
-from jaxmodels.ops.recurrence import Family, Method
-from jaxmodels.ops.schedule import run_chosen
+from jaxmodels.ops import diagonal
+from jaxmodels.ops.engine import checks
+from jaxmodels.ops.engine.arguments import arrays
+from jaxmodels.ops.engine.explicit import by_letters
+from jaxmodels.ops.engine.method import run_chosen
+from jaxmodels.ops.engine.platform import platform, wide
+from jaxmodels.ops.engine.recurrence import Family, Method
 
 _CHUNK = 16
 
@@ -87,7 +87,7 @@ def selective_scan(
     segment_ids: [..., L] integers; a segment is a run of equal ids. The
       entering state has id 0, and each token sees only its own segment.
     reverse: run from the last token to the first.
-    method: a form of the engine, see `jaxmodels.ops.recurrence`; "auto" is
+    method: a form, see `jaxmodels.ops.engine.recurrence`; "auto" is
       "recurrent" for one token and else "chunked", on every platform.
     chunk_size: a power of two; 16 by default.
     axis_name: mesh axis over which L is sharded, inside `shard_map`.

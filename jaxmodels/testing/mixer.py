@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmodels.layers import contract
-from jaxmodels.ops import checks
+from jaxmodels.mixers import contract
+from jaxmodels.ops.engine import checks
 from jaxmodels.testing.diagnosis import FUTURE, diagnose_mixer
 from jaxmodels.testing.errors import relative_error, tolerance, wrong_tokens
 from jaxmodels.testing.evaluate import named
@@ -42,7 +42,7 @@ def check_mixer(
   `init_state(batch_size)`. Checked is that
     - y and the state have the right shapes and dtypes;
     - the arguments that it gives to ops pass their numeric guards (finite, log
-      decays at most 0, ...: see `jaxmodels.ops.checks`);
+      decays at most 0, ...: see `jaxmodels.ops.engine.checks`);
     - no gradient comes from the future or from another document, and every
       parameter has one, finite and not zero;
     - no state is the zero state;

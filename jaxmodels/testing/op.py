@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmodels.ops import checks
+from jaxmodels.ops.engine import checks
 from jaxmodels.testing import cases, report
 from jaxmodels.testing.diagnosis import Outcome, diagnose, other_way
 from jaxmodels.testing.errors import first_wrong, relative_error, tolerance

@@ -19,8 +19,8 @@ from benchmarks.formulas import (
   kalman_filter_in_parallel,
 )
 from jaxmodels import ops
-from jaxmodels.ops.platform import trace_for
-from train import flops, topology
+from jaxmodels.analysis import chips, flops
+from jaxmodels.ops.engine.platform import trace_for
 
 SIZES = Sizes(batch=1, length=256, heads=1, width=64)
 FACTOR = 1.5
@@ -177,14 +177,14 @@ def test_a_method_that_cannot_run_is_left_out_with_the_reason():
 def test_without_libtpu_only_the_cpu_is_compiled_for(
   monkeypatch, tmp_path, capsys
 ):
-  monkeypatch.setattr(topology, "is_there", lambda: False)
+  monkeypatch.setattr(chips, "is_there", lambda: False)
   files = tmp_path / "COST.md", tmp_path / "cost.json"
   cost.main(
     "--ops causal_convolution --methods parallel --dtypes bfloat16"
     " --directions forward --lengths 32 16 --batch 1 --heads 1 --width 4"
     f" --out {files[0]} --json {files[1]}".split()
   )
-  assert topology.MISSING in capsys.readouterr().err
+  assert chips.MISSING in capsys.readouterr().err
   page = files[0].read_text()
   assert f"jax {jax.__version__}" in page and "lengths 16 and 32" in page
   assert "| causal_convolution | bfloat16 | parallel |" in page
@@ -214,7 +214,7 @@ def test_rows_that_are_there_are_not_made_again(monkeypatch, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.tpu_aot
-@pytest.mark.skipif(not topology.is_there(), reason=topology.MISSING)
+@pytest.mark.skipif(not chips.is_there(), reason=chips.MISSING)
 def test_a_tpu_keeps_the_states_of_the_recurrence():
   """4 B L H K V bytes for the gradient token by token, and not in chunks."""
   sizes = Sizes(2, 0, 4, 64)

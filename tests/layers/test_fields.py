@@ -5,13 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxmodels.layers import (
-  MIXERS,
-  MLPS,
-  RMSNorm,
-  ShortConvolution,
-  TokenEmbedding,
-)
+from jaxmodels.layers import MLPS, RMSNorm, ShortConvolution, TokenEmbedding
+from jaxmodels.mixers import MIXERS
 from jaxmodels.models import LanguageModel
 
 X = np.zeros((1, 2, 16), np.float32)

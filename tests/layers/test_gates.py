@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxmodels.layers import MIXERS
 from jaxmodels.layers.gates import log_decay
-from jaxmodels.layers.s5 import zero_order_hold
+from jaxmodels.mixers import MIXERS
+from jaxmodels.mixers.s5 import zero_order_hold
 
 # Of float32, and where its exponential and softplus have none.
 NUMBERS = [-1e30, -300, -200, -120, -100, -40, -21, -20, -19, -5, -1, 0]

@@ -10,8 +10,8 @@ from jaxmodels.layers.common import log_uniform, step_bias
 from jaxmodels.layers.norms import LayerNorm, RMSNorm, l2_normalize
 from jaxmodels.layers.rotary import advance_positions, rotate
 from jaxmodels.layers.short_convolution import ShortConvolution
-from jaxmodels.ops import checks
-from tests.layers import plain
+from jaxmodels.ops.engine import checks
+from tests.mixers import plain
 
 
 def draw(*shape):

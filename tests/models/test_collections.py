@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxmodels.layers import MIXERS
+from jaxmodels.mixers import MIXERS
 from jaxmodels.models import Backbone
 
 DEPTH, WIDTH = 4, 6

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxmodels.layers import GLA, MIXERS, MLPS
+from jaxmodels.layers import MLPS
+from jaxmodels.mixers import GLA, MIXERS
 from jaxmodels.models import LanguageModel
 
 TOKENS = np.zeros((2, 3), np.int32)

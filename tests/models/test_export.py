@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax import export
 
-from jaxmodels.layers import MIXERS
+from jaxmodels.mixers import MIXERS
 from jaxmodels.models import LanguageModel
 from jaxmodels.testing import relative_error
 

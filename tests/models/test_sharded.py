@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, PartitionSpec
 
-from jaxmodels.layers import MIXERS
 from jaxmodels.layers.rotary import advance_positions
+from jaxmodels.mixers import MIXERS
 from jaxmodels.models import LanguageModel
 from jaxmodels.testing import relative_error, tolerance
 

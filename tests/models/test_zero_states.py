@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxmodels.layers import MIXERS
+from jaxmodels.mixers import MIXERS
 from jaxmodels.models import LanguageModel
 
 OPTIONS = {"mamba2": {"head_width": 8, "state_width": 4}}

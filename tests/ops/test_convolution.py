@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxmodels.ops import reference_local
 from jaxmodels.ops.convolution import causal_convolution
+from jaxmodels.ops.reference import local
 
 BATCH, LENGTH, CHANNELS, WIDTH = 2, 13, 3, 4
 RESETS = {
@@ -31,7 +31,7 @@ def draw(length=LENGTH, width=WIDTH, dtype=np.float32):
 
 def definition(x, kernel, state, ids):
   outs = [
-    reference_local.causal_convolution(
+    local.causal_convolution(
       x[b],
       kernel,
       None if state is None else state[b],

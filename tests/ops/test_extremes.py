@@ -9,7 +9,7 @@ import pytest
 
 from jaxmodels import ops
 from jaxmodels.ops import reference
-from jaxmodels.ops.platform import trace_for
+from jaxmodels.ops.engine.platform import trace_for
 from jaxmodels.testing import relative_error
 from jaxmodels.testing.evaluate import named
 from tests.ops import draws

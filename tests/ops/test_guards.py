@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxmodels import ops
-from jaxmodels.ops import checks
+from jaxmodels.ops.engine import checks
 
 SHAPE = (1, 3, 2)
 GOOD = {

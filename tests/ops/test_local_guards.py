@@ -5,7 +5,8 @@ import jax
 import numpy as np
 import pytest
 
-from jaxmodels.ops import attention, causal_convolution, checks
+from jaxmodels.ops import attention, causal_convolution
+from jaxmodels.ops.engine import checks
 
 X = np.ones((1, 3, 2), np.float32)
 NAN = np.where(np.arange(2) == 1, np.nan, X).astype(np.float32)

@@ -9,13 +9,14 @@ import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxmodels import ops
-from jaxmodels.ops import kernels, reference, schedule
+from jaxmodels.analysis import chips
+from jaxmodels.ops import kernels, reference
+from jaxmodels.ops.engine import method
+from jaxmodels.ops.engine.platform import trace_for
 from jaxmodels.ops.kernels import grid
-from jaxmodels.ops.platform import trace_for
 from jaxmodels.testing import check_op, relative_error, tolerance
 from tests.ops import draws
 from tests.ops.test_matrix import GIVEN
-from train import topology
 
 OPS = {
   f"{op}, {decay} decay" if decay else op: (op, getattr(draws, op)(decay))
@@ -213,12 +214,12 @@ def test_interpreter_refuses_types_of_shard_map():
 
 def test_auto_leaves_kernels_alone():
   with trace_for("tpu"):
-    assert schedule.choose("op", "auto", None, 9, 8, True) == ("parallel", 8)
-    assert schedule.default_chunk_size() == 128
-    assert schedule.default_chunk_size(short=True) == 128
-  assert schedule.default_chunk_size() == 64
-  assert schedule.default_chunk_size(short=True) == 32
-  assert schedule.choose("op", "auto", None, 9, 8, True) == ("chunked", 8)
+    assert method.choose("op", "auto", None, 9, 8, True) == ("parallel", 8)
+    assert method.default_chunk_size() == 128
+    assert method.default_chunk_size(short=True) == 128
+  assert method.default_chunk_size() == 64
+  assert method.default_chunk_size(short=True) == 32
+  assert method.choose("op", "auto", None, 9, 8, True) == ("chunked", 8)
 
 
 # What cannot run says so.
@@ -247,21 +248,21 @@ def test_states_without_room_are_named():
 
 aot = [
   pytest.mark.tpu_aot,
-  pytest.mark.skipif(not topology.is_there(), reason=topology.MISSING),
+  pytest.mark.skipif(not chips.is_there(), reason=chips.MISSING),
 ]
 
 
-def compiled(name, slice_, chips):
+def compiled(name, slice_, count):
   """Text of the compiled gradient of an op in its kernel's form.
 
   On one chip as it is, on several with the sequence over them.
   """
   op, arguments = drawn(name, 64)
-  devices = topology.slice_devices(slice_)
-  mesh = Mesh(np.array(devices[:chips]), ("s",))
+  devices = chips.slice_devices(slice_)
+  mesh = Mesh(np.array(devices[:count]), ("s",))
   along, whole = PartitionSpec(None, "s"), PartitionSpec()
   specs = {n: whole if n == "initial_state" else along for n in arguments}
-  axis = "s" if chips > 1 else None
+  axis = "s" if count > 1 else None
 
   def run(arguments):
     return op(**arguments, method="pallas", chunk_size=8, axis_name=axis)
@@ -285,7 +286,7 @@ def compiled(name, slice_, chips):
 
 
 @pytest.mark.parametrize(
-  ("slice_", "chips"),
+  ("slice_", "count"),
   [
     pytest.param("v5e:2x2", 1, marks=aot),
     pytest.param("v6e:2x2", 1, marks=aot),
@@ -293,8 +294,8 @@ def compiled(name, slice_, chips):
   ],
 )
 @one_of_each
-def test_compiles(name, slice_, chips):
-  text = compiled(name, slice_, chips)
+def test_compiles(name, slice_, count):
+  text = compiled(name, slice_, count)
   kernel = "decayed" if "linear" in name else "delta"
   calls = [x for x in text.splitlines() if '"tpu_custom_call"' in x]
   # One walk forth and one back.
@@ -313,7 +314,7 @@ def test_compiles(name, slice_, chips):
 )
 def test_kernels_compile_for_any_width(slice_, widths):
   keys, values = widths
-  devices = topology.slice_devices(slice_)
+  devices = chips.slice_devices(slice_)
   chip = NamedSharding(Mesh(np.array(devices[:1]), ("s",)), PartitionSpec())
 
   def like(*shape):

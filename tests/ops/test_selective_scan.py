@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxmodels import ops
-from jaxmodels.ops import checks
+from jaxmodels.ops.engine import checks
 from jaxmodels.testing import relative_error
 from tests.ops import draws
 from tests.ops.compiled import compiled

@@ -6,12 +6,12 @@ import pytest
 
 from benchmarks import tpu
 from jaxmodels import ops
-from jaxmodels.ops.platform import trace_for
-from train import topology
+from jaxmodels.analysis import chips
+from jaxmodels.ops.engine.platform import trace_for
 
 pytestmark = [
   pytest.mark.tpu_aot,
-  pytest.mark.skipif(not topology.is_there(), reason=topology.MISSING),
+  pytest.mark.skipif(not chips.is_there(), reason=chips.MISSING),
 ]
 BATCH, HEADS, WIDTH = 2, 4, 64
 

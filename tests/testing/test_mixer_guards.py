@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxmodels.layers import GLA, S5
 from jaxmodels.layers.common import merge_heads, split_heads
+from jaxmodels.mixers import GLA, S5
 from jaxmodels.ops import delta_rule, diagonal_recurrence, linear_attention
 from jaxmodels.testing import check_mixer
 

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from jaxmodels.ops import reference
-from jaxmodels.ops.decay import boundary_decay, decayed_scores
 from jaxmodels.ops.delta_rule import FAMILY as DELTA
 from jaxmodels.ops.delta_rule import Tokens as DeltaTokens
+from jaxmodels.ops.engine.decay import boundary_decay, decayed_scores
+from jaxmodels.ops.engine.matrix_state import run_matrix_state
+from jaxmodels.ops.engine.recurrence import Segment
 from jaxmodels.ops.linear_attention import FAMILY as LINEAR
 from jaxmodels.ops.linear_attention import Tokens as LinearTokens
-from jaxmodels.ops.matrix_state import run_matrix_state
-from jaxmodels.ops.recurrence import Segment
 from jaxmodels.testing import check_op
 from tests.ops import draws
 

@@ -17,7 +17,7 @@ from jax.sharding import PartitionSpec as P
 from train import checkpoint
 from train.checkpoint import Checkpoints, Snapshot
 from train.errors import RunError, UserError
-from train.plain_path import plain_path
+from train.files.plain_path import plain_path
 
 
 def save_all(workdir, metric, values, keep=2, after=0):

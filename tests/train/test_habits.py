@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from tests.train import tiny
-from train import loop, sharding, start
+from train import loop, setup
 from train.config import Mesh
 from train.data import Batches
+from train.devices import strategy
+from train.devices.strategy import Strategy, make_strategy
 from train.loop import run
-from train.sharding import Strategy, make_strategy
-from train.start import make_task
+from train.setup import make_task
 from train.state import init_state
 
 STRATEGIES = {
@@ -61,8 +62,8 @@ def test_a_run_transfers_nothing_unasked_and_compiles_once(
   name, tmp_path, monkeypatch
 ):
   traces, compiled = collections.Counter(), []
-  count_calls(monkeypatch, sharding, "train_step", traces)
-  count_calls(monkeypatch, sharding, "eval_step", traces)
+  count_calls(monkeypatch, strategy, "train_step", traces)
+  count_calls(monkeypatch, strategy, "eval_step", traces)
   unguarded = loop._Loop.run
 
   def guarded(self, stop):
@@ -152,7 +153,7 @@ def test_the_next_batch_is_sent_before_anything_is_waited_for(
 
   place = make_strategy("jit", make_task(config)).place
   strategy = Strategy(1, place, prepare, range, batch, step, None, saved)
-  monkeypatch.setattr(start, "make_strategy", lambda *_, **__: strategy)
+  monkeypatch.setattr(setup, "make_strategy", lambda *_, **__: strategy)
   monkeypatch.setattr(
     loop, "evaluate", lambda *_: events.append("evaluate") or {"loss": 1.0}
   )

@@ -11,11 +11,11 @@ import pytest
 from jaxmodels.models import LanguageModel
 from tests.train import tiny
 from train import __main__ as command
-from train import memory
 from train.config import Config, Mesh, Sample
+from train.devices import memory
 from train.errors import UserError
 from train.generate import generate
-from train.start import make_task, new_state
+from train.setup import make_task, new_state
 
 BOUND = "SoftmaxAttention: max_length is 6, but the sequence has"
 

@@ -7,14 +7,19 @@ import sys
 import pytest
 
 from tests.train import tiny
-from train import flags
+from train.config import command_line
 from train.errors import UserError
 
 ROOT = pathlib.Path(__file__).parents[2]
 
 
 def test_a_profile_holds_its_steps_and_no_others(tmp_path):
-  words = [sys.executable, "-m", "tests.train.stop_and_profile", str(tmp_path)]
+  words = [
+    sys.executable,
+    "-m",
+    "tests.train.programs.stop_and_profile",
+    str(tmp_path),
+  ]
   done = subprocess.run(
     words, cwd=ROOT, capture_output=True, text=True, timeout=300
   )
@@ -23,14 +28,14 @@ def test_a_profile_holds_its_steps_and_no_others(tmp_path):
 
 def parse(value):
   words = ("--config=tests/train/tiny.py", f"--profile_steps={value}")
-  return flags.parse(words)
+  return command_line.parse(words)
 
 
 def test_the_flag_is_half_open_and_no_part_of_the_config():
   command = parse("3,6")
   assert list(command.profile_steps) == [3, 4, 5]
   assert command.config == tiny.get_config()
-  assert not flags.parse(["--config=tests/train/tiny.py"]).profile_steps
+  assert not command_line.parse(["--config=tests/train/tiny.py"]).profile_steps
 
 
 @pytest.mark.parametrize(

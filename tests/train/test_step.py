@@ -15,7 +15,7 @@ from train.config import Optimizer
 from train.data import Batches
 from train.norm import norm, zero_if_finite
 from train.optimizer import decay_mask, make_optimizer, schedule
-from train.start import make_task
+from train.setup import make_task
 from train.state import init_state
 from train.step import eval_step, means, train_step
 

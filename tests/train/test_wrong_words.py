@@ -8,9 +8,12 @@ import pytest
 
 from tests.train.refusals import refused
 from train import __main__ as train
-from train import distributed, evaluate, flags, generate, plan, report
+from train import evaluate, generate, report
 from train.command import main_with_errors
+from train.config import command_line
+from train.devices import distributed
 from train.errors import UserError
+from train.plan import __main__ as plan
 
 TINY = "--config=tests/train/tiny.py"
 DIGITS = "9" * 100_000
@@ -147,7 +150,7 @@ def test_seeds_of_32_bits_are_all_different(seed):
 
   one, other = (jax.random.key_data(jax.random.key(s)) for s in (seed, 0))
   assert (one != other).any()
-  config = flags.parse([TINY, f"--config.seed={seed}"]).config
+  config = command_line.parse([TINY, f"--config.seed={seed}"]).config
   assert config.seed == seed
 
 
@@ -191,7 +194,9 @@ def test_a_wrong_workdir(tmp_path, capfd):
 
 def test_a_home_directory_is_expanded(tmp_path, monkeypatch):
   monkeypatch.setenv("HOME", str(tmp_path))
-  assert flags.parse([TINY, "--workdir=~/x"]).workdir == str(tmp_path / "x")
+  assert command_line.parse([TINY, "--workdir=~/x"]).workdir == str(
+    tmp_path / "x"
+  )
 
 
 # Config files.

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from jaxmodels.ops import checks
+from jaxmodels.ops.engine import checks
 from train.config import Config, Optimizer, Sample
 
 VOCAB = 258

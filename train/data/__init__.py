@@ -8,9 +8,9 @@
 from train.data.baselines import baselines
 from train.data.batches import Batches
 from train.data.dataset import Codec, DataConfig, Dataset, Example, digest
-from train.data.mqar import Mqar
-from train.data.named import Tfds
+from train.data.tasks.mqar import Mqar
 from train.data.text import Text
+from train.data.tfds import Tfds
 
 __all__ = [
   "Batches",

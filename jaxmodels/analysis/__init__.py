@@ -1,0 +1,1 @@
+"""Facts about compiled programs: flops, collectives, cycles, chips."""

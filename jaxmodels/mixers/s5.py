@@ -1,0 +1,242 @@
+"""S5, a diagonal state space with many inputs and outputs."""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmodels.layers.common import (
+  check_fields,
+  check_input,
+  check_positive,
+  divide,
+  log_uniform,
+  projection,
+  wide,
+)
+from jaxmodels.layers.hippo import hippo_normal_eigenvalues
+from jaxmodels.ops import diagonal_recurrence
+from jaxmodels.ops.engine import checks
+from jaxmodels.ops.engine.exporting import serializable
+
+__all__ = ["S5", "S5State"]
+
+
+@serializable
+class S5State(NamedTuple):
+  """The states [B, N / 2], complex: one of each conjugate pair."""
+
+  hidden: jax.Array
+
+
+def zero_order_hold(
+  log_rate: jax.Array, frequency: jax.Array, log_step: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """Discretises `h' = lambda h + u`, `lambda = -exp(log_rate) + i frequency`.
+
+  Finite, and so are the gradients, for any finite arguments: a rate and a step
+  may each be beyond the largest number where their product is ordinary.
+
+  Args:
+    log_rate: [N].
+    frequency: [N].
+    log_step: [N].
+
+  Returns:
+    `a = exp(lambda step)` and `(a - 1) / lambda`, complex [N].
+  """
+  info = np.finfo(log_step.dtype)
+  largest = float(np.log(info.max)) - 2
+  step = jnp.exp(jnp.minimum(log_step, largest))
+  decay = jnp.exp(jnp.minimum(log_rate + log_step, 40))
+  # Nothing has a phase whose digits are all behind the point, nor has a state
+  # that is gone.
+  turns = float(4 / info.eps)
+  phase = jnp.clip(frequency * step, -turns, turns)
+  phase = jnp.where(decay < np.exp(8), phase, 0)
+  exponent = jax.lax.complex(-decay, phase)
+  # (a - 1) / lambda is step (a - 1) / exponent, but divides by lambda where
+  # the step is large, and is a series where the exponent is small.
+  size = jnp.abs(exponent)
+  small, large = size < 1e-3, size > 1e3
+  near = jnp.where(small, exponent, 0)
+  series = 1 + near / 2 * (1 + near / 3 * (1 + near / 4))
+  other = jnp.where(small | large, 1, exponent)
+  # expm1: the difference to 1 is small where steps are.
+  by_step = step.astype(exponent.dtype) * jnp.where(
+    small, series, jnp.expm1(other) / other
+  )
+  # Over the larger part first: the square of lambda may have no number.
+  log_rate = jnp.clip(log_rate, -largest, largest)
+  scale = jnp.maximum(jnp.exp(log_rate), jnp.abs(frequency))
+  scale = jax.lax.stop_gradient(jnp.where(large, scale, 1))
+  unit = jax.lax.complex(
+    -jnp.exp(jnp.where(large, log_rate - jnp.log(scale), 0)), frequency / scale
+  )
+  by_rate = jnp.expm1(exponent) / jnp.where(large, unit, 1)
+  by_rate = by_rate / scale.astype(unit.dtype)
+  return jnp.exp(exponent), jnp.where(large, by_rate, by_step)
+
+
+class S5(nn.Module):
+  """A multi-input multi-output diagonal state space, gated.
+
+  With h_t in C^(N/2) and one of each conjugate pair kept:
+
+    a = exp(lambda dt),  b = (a - 1) / lambda                 (zero-order hold)
+    h_t = a * h_{t-1} + b * (B u_t)
+    y_t = 2 Re(C h_t) + D * u_t
+    out_t = GELU(y_t) * sigmoid(W GELU(y_t))
+
+  Smith et al. 2022, "Simplified State Space Layers for Sequence Modeling",
+  arXiv:2208.04933; a new segment starts from h = 0, as the resets of Lu et
+  al. 2023, arXiv:2303.03982. The initial lambda are the eigenvalues of
+  HiPPO-LegS's normal part (`blocks` copies of a smaller one), B and C are
+  normal in the basis of its eigenvectors, and dt log-uniform in
+  [step_min, step_max], one a state. Departures: the real part is stored as
+  the logarithm of its negative, so that training cannot make it unstable;
+  the state space is computed in float32 or wider whatever the dtype, only
+  the gate is not.
+
+  Attributes:
+    width: D.
+    state_width: N, real dimensions of the state; even.
+    blocks: Blocks of the initial matrix, a divisor of N / 2.
+    step_min: Smallest initial dt.
+    step_max: Largest initial dt.
+    output_scale: Factor on the initial C and D, which start the output.
+    method: Of the op.
+    chunk_size: Of the op.
+    axis_name: Mesh axis that L is cut over, inside `shard_map`.
+    dtype: Of the computation of the gate.
+    param_dtype: Of the parameters, all real.
+  """
+
+  width: int
+  state_width: int = 64
+  blocks: int = 1
+  step_min: float = 1e-3
+  step_max: float = 1e-1
+  output_scale: float = 1.0
+  method: str = "auto"
+  chunk_size: int | None = None
+  axis_name: str | None = None
+  dtype: jnp.dtype = jnp.float32
+  param_dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self,
+    x: jax.Array,
+    state: S5State | None = None,
+    *,
+    segment_ids: jax.Array | None = None,
+  ) -> tuple[jax.Array, S5State]:
+    """Mixes along L.
+
+    Args:
+      x: [B, L, D].
+      state: As returned or made by `init_state`; None is its zero.
+      segment_ids: [B, L] integers, a run of equal ids per segment, or None.
+
+    Returns:
+      y: [B, L, D], and the state.
+    """
+    self._check()
+    check_input(self, x, segment_ids)
+    u = x.astype(wide(self.dtype))
+    decay, drive, read, skip = self._discretise(u.dtype)
+    # Products of real matrices: half the work of complex ones, and `jax`
+    # cannot checkpoint the result of a complex product.
+    inputs = jax.lax.complex(
+      jnp.einsum("bld,nd->bln", u, drive.real),
+      jnp.einsum("bld,nd->bln", u, drive.imag),
+    )
+    decays = jnp.broadcast_to(decay[None, None], inputs.shape)
+    hidden, last = diagonal_recurrence(
+      decays,
+      inputs,
+      None if state is None else state.hidden,
+      segment_ids=segment_ids,
+      method=self.method,
+      chunk_size=self.chunk_size,
+      axis_name=self.axis_name,
+    )
+    y = 2 * jnp.einsum("bln,dn->bld", hidden.real, read.real)
+    y = y - 2 * jnp.einsum("bln,dn->bld", hidden.imag, read.imag)
+    y = nn.gelu(y + skip[None, None] * u).astype(self.dtype)
+    gate = projection(self, self.width, "gate")(y)
+    return y * nn.sigmoid(gate), S5State(last)
+
+  def _discretise(
+    self, dtype: jnp.dtype
+  ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """Makes a [N/2], b B [N/2, D], C [D, N/2] and D [D], from real `dtype`."""
+    eigenvalues, vectors = self._basis()
+    count, inputs = eigenvalues.size, (self.state_width, self.width)
+    normal = nn.initializers.lecun_normal(in_axis=-1, out_axis=-2)
+
+    def in_basis(key, shape, dtype):
+      b = vectors.conj().T @ normal(key, inputs).astype(jnp.complex64)
+      return jnp.stack([b.real, b.imag]).astype(dtype)
+
+    def out_of_basis(key, shape, dtype):
+      c = normal(key, (2, self.width, self.state_width))
+      c = jax.lax.complex(c[0], c[1]) @ vectors
+      c = c * (self.output_scale * 0.5**0.5)
+      return jnp.stack([c.real, c.imag]).astype(dtype)
+
+    def constant(value):
+      return lambda key, shape, dtype: jnp.asarray(value, dtype)
+
+    def parameter(name, init, shape):
+      return self.param(name, init, shape, self.param_dtype).astype(dtype)
+
+    real = parameter(
+      "log_decay_rate", constant(np.log(-eigenvalues.real)), (count,)
+    )
+    imaginary = parameter("frequency", constant(eigenvalues.imag), (count,))
+    log_step = parameter("log_step", self._log_steps, (count,))
+    b = parameter("B", in_basis, (2, count, self.width))
+    c = parameter("C", out_of_basis, (2, self.width, count))
+    skip = parameter(
+      "D", nn.initializers.normal(self.output_scale), (self.width,)
+    )
+    decay, gain = zero_order_hold(real, imaginary, log_step)
+    drive = gain[:, None] * jax.lax.complex(b[0], b[1])
+    return decay, drive, jax.lax.complex(c[0], c[1]), skip
+
+  def _log_steps(self, key, shape, dtype):
+    return jnp.log(log_uniform(self.step_min, self.step_max)(key, shape, dtype))
+
+  def _basis(self) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenvalues [N/2] and eigenvectors [N, N/2] of the initial matrix."""
+    size = 2 * divide(self, "blocks", self.state_width // 2, "state_width / 2")
+    eigenvalues, vectors = hippo_normal_eigenvalues(size)
+    return (
+      np.tile(eigenvalues, self.blocks),
+      np.kron(np.eye(self.blocks), vectors).astype(np.complex64),
+    )
+
+  def _check(self) -> None:
+    """Checks all fields but `blocks`."""
+    check_fields(self, "state_width", "blocks")
+    checks.require(
+      self.state_width % 2 == 0,
+      f"S5: state_width must be even, got {self.state_width}",
+    )
+    check_positive(self, "step_min", "step_max")
+    checks.require(
+      self.step_min <= self.step_max,
+      f"S5: step_min must be at most step_max = {self.step_max}, "
+      f"got {self.step_min}",
+    )
+
+  def init_state(self, batch_size: int) -> S5State:
+    """Zeros."""
+    self._check()
+    shape = (batch_size, self.state_width // 2)
+    complex_ = np.result_type(wide(self.dtype), np.complex64)
+    return S5State(jnp.zeros(shape, complex_))

@@ -1,0 +1,217 @@
+"""Softmax attention, full or in a window, the partner of linear mixers."""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmodels.layers.common import (
+  check_fields,
+  check_input,
+  check_positive,
+  divide,
+  merge_heads,
+  projection,
+  split_heads,
+  wide,
+)
+from jaxmodels.layers.norms import RMSNorm
+from jaxmodels.layers.rotary import advance_positions, rotate
+from jaxmodels.ops import Cache, attention
+from jaxmodels.ops.engine import checks
+from jaxmodels.ops.engine.exporting import serializable
+
+__all__ = ["SoftmaxAttention", "SoftmaxAttentionState"]
+
+MAX_LENGTH = 2048
+_REMEDY = (
+  "raise max_length (the cache grows with it), or set window to see only the "
+  "latest tokens"
+)
+
+
+@serializable
+class SoftmaxAttentionState(NamedTuple):
+  """The cache of keys and values, and how many tokens came before, [B]."""
+
+  cache: Cache
+  position: jax.Array
+
+
+class SoftmaxAttention(nn.Module):
+  """Causal attention with rotary positions and grouped heads.
+
+    q_t, k_t = rotate(W_q x_t, t) / sqrt(K), rotate(W_k x_t, t)
+    y_t = W_o concat_heads(sum_s softmax_s(q_t . k_s) W_v x_s)
+
+  over the window - 1 tokens before t in its segment, and t. Vaswani et al.
+  2017, arXiv:1706.03762; rotary positions: Su et al. 2021, arXiv:2104.09864,
+  counted from the start of each segment; grouped heads: Ainslie et al. 2023,
+  arXiv:2305.13245; RMSNorm of q and k a head: Henry et al. 2020,
+  arXiv:2010.04245, in the form that most models use now (a learned scale a
+  channel).
+
+  Full attention (`window` None) has the bound `max_length`, so that its cache
+  has a fixed size and decoding is one program. It never becomes a window: a
+  token with `max_length` others or more before it in its segment has no
+  output, since the cache has lost some of them.
+    - A call with more than `max_length` tokens is a `ValueError`, in training
+      too, and whatever the segments. `window` is the way to train on rows
+      longer than what a token may see.
+    - Decoding from a state beyond `max_length` is a `ValueError` where the
+      position is known outside of `jit`, and under `checks.numerics`. A
+      compiled program cannot raise; there the outputs of such tokens are NaN.
+
+  Attributes:
+    width: D.
+    heads: H, the query heads.
+    kv_heads: Key and value heads, a divisor of H; H by default.
+    head_width: K, by default D / H; even.
+    window: Tokens a query sees, itself among them; None for all of them.
+    max_length: The most tokens of a segment, for full attention; the cache
+      has room for so many. It must not be set beside `window`.
+    qk_norm: Whether to norm queries and keys before they are rotated.
+    rotary_base: Of the wavelengths, see `rotate`.
+    output_scale: Factor on the initial weights of the output projection.
+    method: Of the op.
+    chunk_size: Of the op.
+    axis_name: Mesh axis that L is cut over, inside `shard_map`.
+    dtype: Of the computation; scores, softmax and cache are float32 or wider.
+    param_dtype: Of the parameters.
+  """
+
+  width: int
+  heads: int = 4
+  kv_heads: int | None = None
+  head_width: int | None = None
+  window: int | None = None
+  max_length: int = MAX_LENGTH
+  qk_norm: bool = False
+  rotary_base: float = 10_000.0
+  output_scale: float = 1.0
+  method: str = "auto"
+  chunk_size: int | None = None
+  axis_name: str | None = None
+  dtype: jnp.dtype = jnp.float32
+  param_dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self,
+    x: jax.Array,
+    state: SoftmaxAttentionState | None = None,
+    *,
+    segment_ids: jax.Array | None = None,
+  ) -> tuple[jax.Array, SoftmaxAttentionState]:
+    """Mixes along L.
+
+    Args:
+      x: [B, L, D].
+      state: As returned or made by `init_state`; None is its zero.
+      segment_ids: [B, L] integers, a run of equal ids per segment, or None.
+
+    Returns:
+      y: [B, L, D], and the state.
+    """
+    kv_heads, head_width = self._sizes()
+    check_input(self, x, segment_ids)
+    self._check_length(x.shape[1])
+    # Zeros made from x, so that they lie on a mesh as x does.
+    before = jnp.sum(jnp.zeros_like(x, jnp.int32), (1, 2), jnp.int32)
+    if state is not None:
+      before = state.position
+    positions, after = advance_positions(
+      before, x.shape[1], segment_ids, self.axis_name
+    )
+
+    def heads(name: str, count: int) -> jax.Array:
+      return split_heads(projection(self, count * head_width, name)(x), count)
+
+    def turned(name: str, count: int) -> jax.Array:
+      y = heads(name, count)
+      if self.qk_norm:
+        y = RMSNorm(
+          dtype=self.dtype, param_dtype=self.param_dtype, name=f"{name}_norm"
+        )(y)
+      return rotate(y, positions, self.rotary_base)
+
+    y, cache = attention(
+      turned("query", self.heads) * head_width**-0.5,
+      turned("key", kv_heads),
+      heads("value", kv_heads),
+      self._context(),
+      None if state is None else state.cache,
+      segment_ids=segment_ids,
+      method=self.method,
+      chunk_size=self.chunk_size,
+      axis_name=self.axis_name,
+    )
+    output = projection(self, self.width, "output", scale=self.output_scale)
+    y = output(merge_heads(y))
+    if state is not None and self.window is None:
+      y = self._within_cache(y, positions)
+    return y, SoftmaxAttentionState(cache, after)
+
+  def _context(self) -> int:
+    """Tokens that a query sees at most, itself among them."""
+    return self.window or self.max_length
+
+  def _check_length(self, length: int) -> None:
+    """Raises where a call has more tokens than full attention may see."""
+    if self.axis_name is not None:
+      length *= jax.lax.axis_size(self.axis_name)
+    checks.require(
+      self.window is not None or length <= self.max_length,
+      f"SoftmaxAttention: max_length is {self.max_length}, but the sequence "
+      f"has {length} tokens: {_REMEDY}",
+    )
+
+  def _within_cache(self, y: jax.Array, positions: jax.Array) -> jax.Array:
+    """Raises where tokens are beyond the cache, or makes their y NaN."""
+    if not isinstance(positions, jax.core.Tracer):
+      last = int(np.max(positions, initial=0))
+      checks.require(
+        last < self.max_length,
+        f"SoftmaxAttention: max_length is {self.max_length}, but a token has "
+        f"{last} others before it: {_REMEDY}",
+      )
+    bounded = f"the position (max_length is {self.max_length}; raise it)"
+    checks.between(
+      "SoftmaxAttention", bounded, positions, 0, self.max_length - 1
+    )
+    beyond = (positions >= self.max_length)[..., None]
+    return jnp.where(beyond, jnp.asarray(jnp.nan, y.dtype), y)
+
+  def _sizes(self) -> tuple[int, int]:
+    """Key heads and K, once all fields are checked."""
+    sizes = ("heads", "kv_heads", "head_width", "window", "max_length")
+    check_fields(self, *sizes)
+    check_positive(self, "rotary_base")
+    checks.require(
+      self.window is None or self.max_length == MAX_LENGTH,
+      f"SoftmaxAttention: max_length is for full attention, but window is "
+      f"{self.window}: set one of them",
+    )
+    if self.kv_heads is not None:
+      divide(self, "kv_heads", self.heads, "heads")
+    head_width = self.head_width or divide(self, "heads", self.width, "D")
+    checks.require(
+      head_width % 2 == 0,
+      "SoftmaxAttention: head_width, D / heads by default, must make K even, "
+      f"got {head_width}",
+    )
+    return self.kv_heads or self.heads, head_width
+
+  def init_state(self, batch_size: int) -> SoftmaxAttentionState:
+    """An empty cache."""
+    kv_heads, head_width = self._sizes()
+    past = (batch_size, self._context() - 1)
+
+    def entries() -> jax.Array:
+      return jnp.zeros((*past, kv_heads, head_width), wide(self.dtype))
+
+    # Keys and values have a buffer each, so that a caller can donate them.
+    cache = Cache(entries(), entries(), jnp.zeros(past, bool))
+    return SoftmaxAttentionState(cache, jnp.zeros((batch_size,), jnp.int32))

@@ -1,0 +1,339 @@
+"""Causal softmax attention, full or in a window, with its cache as state."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxmodels.ops.attention import cache as kv_cache
+from jaxmodels.ops.attention.cache import Cache
+from jaxmodels.ops.attention.tiles import (
+  Keys,
+  Queries,
+  Size,
+  attend,
+  attend_in_tiles,
+  merge,
+  split,
+)
+from jaxmodels.ops.engine import arguments, checks, halo
+from jaxmodels.ops.engine.explicit import by_letters
+from jaxmodels.ops.engine.exporting import at_most, is_open
+from jaxmodels.ops.engine.platform import platform
+from jaxmodels.ops.engine.segments import count_changes
+
+__all__ = ["Cache", "attention"]
+
+METHODS = ("auto", "parallel", "chunked", "recurrent")
+# Up to this many scores a head, "auto" takes them all at once.
+PARALLEL_SCORES = 512 * 512
+WINDOW_CHUNK = 128
+
+
+_CACHE = Cache._make(("..._G", "..._G", "..._"))
+
+
+@by_letters(
+  ("...LH", _CACHE),
+  of="q",
+  q="...LH_",
+  k="...LG",
+  v="...LG",
+  initial_state=_CACHE,
+)
+def attention(
+  q: jax.Array,
+  k: jax.Array,
+  v: jax.Array,
+  window: int | None = None,
+  initial_state: Cache | None = None,
+  *,
+  segment_ids: jax.Array | None = None,
+  reverse: bool = False,
+  method: str = "auto",
+  chunk_size: int | None = None,
+  axis_name: str | None = None,
+) -> tuple[jax.Array, Cache]:
+  """Causal softmax attention (Vaswani et al. 2017, arXiv:1706.03762).
+
+  y_t = sum_s softmax_s(q_t . k_s) v_s,
+  s over the tokens of t's segment with t - window < s <= t.
+
+  There is no hidden scale: the caller multiplies q by 1/sqrt(K) or by what
+  else it likes. Query head h reads key head h // (Hq / Hkv): grouped heads
+  (Ainslie et al. 2023, arXiv:2305.13245).
+
+  "parallel" holds all L x (M + L) scores. "chunked" takes `chunk_size`
+  queries and as many keys at a time, passes over keys that come after all of
+  these queries, and recomputes the scores in the backward pass, so that
+  memory grows linearly with L. With a window it takes `chunk_size` queries,
+  their own keys and the window - 1 before them, and work is linear too.
+  "recurrent" is "chunked" with chunks of one query. "auto" takes "parallel"
+  up to 512 x 512 scores a head, but without a window on a CPU only below 256
+  queries, and else "chunked", whatever the dtype.
+
+  Cost: about 2 L (K + V) flops a token and query head, "chunked" half of it,
+  since it passes over what comes after; with a window 2 (C + window) (K + V).
+
+  Args:
+    q: [..., L, Hq, K] queries, any number of batch axes, any length.
+    k: [..., L, Hkv, K] keys; Hq is a multiple of Hkv.
+    v: [..., L, Hkv, V] values.
+    window: How many tokens a query sees, itself among them, or None for all.
+    initial_state: The cache to continue from; it belongs to segment 0. With
+      a window its length is window - 1, without one it is any.
+    segment_ids: [..., L] integers; a segment is a run of equal ids. None
+      joins all.
+    reverse: Run from the last token to the first: a query sees itself and
+      what comes after. The cache is then in the order of that walk too.
+    method: "auto", "parallel", "chunked" or "recurrent".
+    chunk_size: Queries a chunk; None stands for 128 on a CPU and 512
+      elsewhere, with a window for 128 or for the window if that is larger.
+    axis_name: Mesh axis that L is cut over, inside `shard_map`. A window no
+      longer than a piece asks the neighbour for its last window - 1 entries;
+      otherwise all keys and values are gathered (LASP-2H, Sun et al. 2025,
+      arXiv:2502.07563). `initial_state` and the state returned are the whole
+      sequence's, on every device.
+
+  Returns:
+    y: [..., L, Hq, V], of the dtype of `v`; sums are in float32 or wider.
+    state: `Cache`; with a window always of window - 1 entries, so that
+      decoding has one program and constant memory, else M + L entries. What
+      is not joined to the last token is not live, and zero.
+
+  Raises:
+    ValueError: For a wrong shape, window or method, naming the argument.
+  """
+  q, k, v, ids = arguments.arrays(
+    "attention", q=q, k=k, v=v, segment_ids=segment_ids
+  )
+  if initial_state is not None:
+    initial_state = arguments.state("attention", initial_state, Cache)
+  _check(q, k, v, window, initial_state, ids, method, chunk_size)
+  with jax.named_scope("attention"):
+    wide = np.result_type(q.dtype, k.dtype, v.dtype, np.float32)
+    out = v.dtype
+    q, k, v = (jnp.asarray(a, wide) for a in (q, k, v))
+    if reverse:
+      q, k, v = (jnp.flip(a, -3) for a in (q, k, v))
+      ids = None if ids is None else jnp.flip(ids, -1)
+    if initial_state is not None:
+      ids = kv_cache.numbered(ids, k)
+    cache = kv_cache.entering(k, v, initial_state)
+    # A window that holds all there is cuts nothing off.
+    length, past = k.shape[-3], cache.k.shape[-3]
+    most = past + length - 1 if axis_name is None else length
+    near = window
+    if window is not None and not is_open(most) and window > most:
+      near = None
+    if method == "auto":
+      method = _choose(q, cache, near, axis_name)
+    size = _size(method, chunk_size, near)
+    if axis_name is None:
+      ids = _number(ids, None, reverse)
+      y = _local(q, k, v, ids, cache, near, size)
+      state = kv_cache.leaving(k, v, ids, cache, window)
+    else:
+      y, state = _sharded(q, k, v, ids, cache, window, size, axis_name, reverse)
+    if reverse:
+      y = jnp.flip(y, -3)
+    checks.finite("attention", y=y, final_state=state[:2])
+    return y.astype(out), state
+
+
+def _choose(
+  q: jax.Array, cache: Cache, window: int | None, axis_name: str | None
+) -> str:
+  length = q.shape[-3]
+  keys = cache.k.shape[-3] + length
+  if axis_name is not None:
+    keys = cache.k.shape[-3] + length * lax.axis_size(axis_name)
+  few = at_most(length * keys, PARALLEL_SCORES)
+  if few and platform() == "cpu" and window is None:
+    # Tiles, which stay in the cache, are faster as soon as there are some.
+    few = length < 2 * _tile()
+  return "parallel" if few else "chunked"
+
+
+def _tile() -> int:
+  """Queries and keys of a tile.
+
+  Few on a CPU, so that the scores stay in its cache; elsewhere, where none was
+  timed, more for fewer steps.
+  """
+  return 128 if platform() == "cpu" else 512
+
+
+def _size(
+  method: str, chunk_size: int | None, window: int | None
+) -> Size | None:
+  """Queries and keys at a time, or None for all scores at once."""
+  if method == "parallel":
+    return None
+  size = chunk_size
+  if size is None:
+    size = _tile() if window is None else max(WINDOW_CHUNK, window)
+  return (1 if method == "recurrent" else size), size
+
+
+def _number(
+  ids: jax.Array | None, axis_name: str | None, reverse: bool
+) -> jax.Array | None:
+  """Numbers the segments from that of the cache, which is 0."""
+  if ids is None:
+    return None
+  return count_changes(ids, halo.id_before(ids, axis_name, reverse))
+
+
+def _local(
+  q: jax.Array,
+  k: jax.Array,
+  v: jax.Array,
+  ids: jax.Array | None,
+  cache: Cache,
+  window: int | None,
+  size: Size | None,
+) -> jax.Array:
+  """The outputs of tokens that start in the segment of `cache`."""
+  length = q.shape[-3]
+  if window is not None and size is not None and not at_most(length, size[0]):
+    return _windowed_chunks(q, k, v, ids, cache, window, size[0])
+  places = cache.k.shape[-3] + jnp.arange(length)
+  keys = kv_cache.joined(k, v, ids, cache)
+  return _attend(Queries(q, places, ids), keys, window, size)
+
+
+def _attend(
+  queries: Queries, keys: Keys, window: int | None, size: Size | None
+) -> jax.Array:
+  """At once where there are no more queries than go into a tile."""
+  outputs = (*queries.q.shape[:-1], keys.v.shape[-1])
+  if 0 in outputs:
+    return jnp.zeros(outputs, keys.v.dtype)
+  if size is None or at_most(queries.q.shape[-3], size[0]):
+    return attend(queries, keys, window)
+  return attend_in_tiles(queries, keys, window, size)
+
+
+def _windowed_chunks(
+  q: jax.Array,
+  k: jax.Array,
+  v: jax.Array,
+  ids: jax.Array | None,
+  cache: Cache,
+  window: int,
+  chunk: int,
+) -> jax.Array:
+  """Chunk after chunk, the window's cache as the carry."""
+  ids = kv_cache.numbered(ids, k)
+
+  @jax.checkpoint
+  def body(
+    carry: tuple[Cache, jax.Array], some: tuple[jax.Array, ...]
+  ) -> tuple[tuple[Cache, jax.Array], jax.Array]:
+    cache, before = carry
+    q, k, v, ids = some
+    # Counted from the segment of the cache, which is segment 0.
+    own = ids - before
+    y = _local(q, k, v, own, cache, window, None)
+    return (kv_cache.leaving(k, v, own, cache, window), ids[..., -1:]), y
+
+  chunks = (*(split(a, -3, chunk) for a in (q, k, v)), split(ids, -1, chunk))
+  start = (kv_cache.fill(cache, window - 1), jnp.zeros_like(ids[..., :1]))
+  _, y = lax.scan(body, start, chunks)
+  return merge(y, q.shape[-3])
+
+
+def _sharded(
+  q: jax.Array,
+  k: jax.Array,
+  v: jax.Array,
+  ids: jax.Array | None,
+  cache: Cache,
+  window: int | None,
+  size: Size | None,
+  axis_name: str,
+  reverse: bool,
+) -> tuple[jax.Array, Cache]:
+  """The same for a sequence that is cut over a mesh axis."""
+  length = q.shape[-3]
+  if window is not None and window <= length:
+    ids = _number(kv_cache.numbered(ids, k), axis_name, reverse)
+    own = kv_cache.leaving(k, v, ids, cache, window)
+    passed = functools.partial(
+      halo.from_previous, axis_name=axis_name, reverse=reverse
+    )
+    cache = kv_cache.fill(cache, window - 1)
+    tail = Cache(*(passed(a, b) for a, b in zip(own, cache, strict=True)))
+    own = Cache(
+      halo.from_last(own.k, axis_name, reverse),
+      halo.from_last(own.v, axis_name, reverse),
+      halo.from_last(own.live.astype(jnp.int32), axis_name, reverse) > 0,
+    )
+    return _local(q, k, v, ids, tail, window, size), own
+  axis, before = k.ndim - 3, halo.rank(axis_name, reverse) * length
+  all_k = halo.gather(k, axis, axis_name, reverse)
+  all_v = halo.gather(v, axis, axis_name, reverse)
+  if not cache.live.shape[-1]:
+    # Made from a piece it would count as that device's own.
+    cache = kv_cache.entering(all_k, all_v, None)
+  all_ids = None
+  if ids is not None:
+    ids = halo.gather(ids, axis, axis_name, reverse)
+    all_ids = count_changes(ids, halo.id_before(ids, None, reverse))
+    ids = lax.dynamic_slice_in_dim(all_ids, before, length, axis)
+  places = cache.k.shape[-3] + jnp.arange(length) + before
+  keys = kv_cache.joined(all_k, all_v, all_ids, cache)
+  y = _attend(Queries(q, places, ids), keys, window, size)
+  return y, kv_cache.leaving(all_k, all_v, all_ids, cache, window)
+
+
+def _check(
+  q: jax.Array,
+  k: jax.Array,
+  v: jax.Array,
+  window: int | None,
+  initial_state: Cache | None,
+  segment_ids: jax.Array | None,
+  method: str,
+  chunk_size: int | None,
+) -> None:
+  """Checks shapes and dtypes, and numbers where that is switched on."""
+  op = "attention"
+  checks.require(
+    method in METHODS,
+    f"{op}: method must be one of {', '.join(METHODS)}, got {method!r}",
+  )
+  for name, number in (("window", window), ("chunk_size", chunk_size)):
+    checks.require(
+      number is None or number > 0,
+      f"{op}: {name} must be None or at least 1, got {number}",
+    )
+  checks.rank_at_least(op, "q", q, 3, "[..., L, Hq, K]")
+  checks.rank_at_least(op, "k", k, 3, "[..., L, Hkv, K]")
+  *batch, length, q_heads, width = q.shape
+  heads = k.shape[-2]
+  checks.require(
+    q_heads == heads or (heads > 0 and q_heads % heads == 0),
+    f"{op}: k must have a number of heads that divides q's {q_heads}, "
+    f"got {heads}",
+  )
+  keys = (*batch, length, heads, width)
+  checks.shape(op, "k", k, keys, "[..., L, Hkv, K]")
+  checks.shape(op, "v", v, (*keys[:-1], None), "[..., L, Hkv, V]")
+  for name, array in (("q", q), ("k", k), ("v", v)):
+    checks.dtype(op, name, array, jnp.floating, "real floating point")
+  checks.segment_ids(op, segment_ids, (*batch, length))
+  if initial_state is not None:
+    past = initial_state.live.shape[-1] if window is None else window - 1
+    entries = (*batch, past, heads)
+    for name, array, wanted, letters in (
+      ("live", initial_state.live, entries[:-1], "[..., M]"),
+      ("k", initial_state.k, (*entries, width), "[..., M, Hkv, K]"),
+      ("v", initial_state.v, (*entries, v.shape[-1]), "[..., M, Hkv, V]"),
+    ):
+      checks.shape(op, f"initial_state.{name}", array, wanted, letters)
+    checks.finite(op, initial_state=initial_state[:2])
+  checks.finite(op, q=q, k=k, v=v)

@@ -1,0 +1,142 @@
+"""From sequences to chunks, and from one head and chunk to all of them."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxmodels.ops.engine import halo
+from jaxmodels.ops.engine.platform import wide
+from jaxmodels.ops.engine.segments import Links, links_of, one_segment
+
+Tree = Any  # A pytree of arrays.
+
+
+class Inputs(NamedTuple):
+  """The sequence in n chunks: tokens [n, B, H, C, ...], ids [n, B, 1 + C]."""
+
+  chunks: Tree
+  ids: jax.Array | None
+
+
+def split(tokens: Tree, size: int, neutral: Tree) -> Tree:
+  """[B, L, H, ...] to [n, B, H, C, ...]; neutral tokens fill the last chunk."""
+
+  def to_chunks(x, fill):
+    batch, length, heads, *rest = x.shape
+    count = _count(length, size)
+    pad = [(0, 0), (0, count * size - length)] + [(0, 0)] * (x.ndim - 2)
+    x = jnp.pad(x, pad, constant_values=fill)
+    x = x.reshape(batch, count, size, heads, *rest)
+    return jnp.moveaxis(x, (1, 3), (0, 2))
+
+  fill = jax.tree.broadcast(neutral, tokens)
+  return jax.tree.map(to_chunks, tokens, fill)
+
+
+def _count(length: int, size: int) -> int:
+  """Chunks of a sequence, rounded up; of a symbolic length too."""
+  return -(-length // size)
+
+
+def merge(y: jax.Array, length: int) -> jax.Array:
+  """[n, B, H, C, ...] back to [B, L, H, ...]."""
+  count, batch, heads, size, *rest = y.shape
+  y = jnp.moveaxis(y, (0, 2), (1, 3)).reshape(batch, count * size, heads, *rest)
+  return y[:, :length]
+
+
+def split_ids(ids: jax.Array, before: jax.Array, size: int) -> jax.Array:
+  """[B, L] to [n, B, 1 + C]: each chunk's ids behind the id before it."""
+  batch, length = ids.shape
+  count = _count(length, size)
+  ids = jnp.pad(ids, [(0, 0), (0, count * size - length)], mode="edge")
+  ids = jnp.moveaxis(ids.reshape(batch, count, size), 1, 0)
+  before = jnp.concatenate([before[None], ids[:-1, :, -1]])
+  return jnp.concatenate([before[..., None], ids], axis=-1)
+
+
+def orient(
+  ids: jax.Array, reverse: bool, axis_name: str | None
+) -> tuple[jax.Array, jax.Array]:
+  """The ids in the order of the run, and the id [B] before their first."""
+  if reverse:
+    ids = jnp.flip(ids, 1)
+  return ids, halo.id_before(ids, axis_name, reverse)[:, 0]
+
+
+def links_from(ids: jax.Array | None, size: int) -> Links:
+  """Links of chunks with ids [..., 1 + C], or of chunks of one segment."""
+  if ids is None:
+    return one_segment(size)
+  links = links_of
+  for _ in range(ids.ndim - 1):
+    links = jax.vmap(links)
+  return links(ids[..., 1:], ids[..., 0])
+
+
+def lift(
+  function: Callable[..., Tree],
+  links: Links | None = None,
+  chunks: bool = False,
+) -> Callable[..., Tree]:
+  """Lifts a function of one head to [B, H], or with `chunks` to [n, B, H].
+
+  Heads share the links; batch and chunks do so too where they are constants.
+  """
+
+  def lifted(*args):
+    linked = [isinstance(arg, Links) for arg in args]
+    per_head = [None if is_links else 0 for is_links in linked]
+    constant = links is not None and links.constant
+    per_batch = per_head if constant else [0] * len(args)
+    lifted = _map(_map(function, per_head), per_batch)
+    if not chunks:
+      return lifted(*args)
+    # Batch and chunks as one axis: compilers like fewer, and XLA on CPU has
+    # crashed in reductions of seven. The batch goes first: were it cut over
+    # devices behind the chunks, each device would gather all of it.
+    count, batch = jax.tree.leaves(args[0])[0].shape[:2]
+    folded = (
+      arg if one is None else _reshape(_swap(arg), 2, (batch * count,))
+      for arg, one in zip(args, per_batch, strict=True)
+    )
+    return _swap(_reshape(lifted(*folded), 1, (batch, count)))
+
+  return lifted
+
+
+def widen(tree: Tree) -> Tree:
+  """Floats narrower than float32 become float32."""
+  return jax.tree.map(lambda x: x.astype(wide(x)), tree)
+
+
+def _map(function, axes):
+  """`vmap` over axis 0 of the arguments whose entry in `axes` is not None.
+
+  An axis of one is taken away and put back: with it inside, XLA on a CPU
+  leaves loops unvectorised, at four times the time for a selective scan.
+  """
+
+  def mapped(*args):
+    along = [arg for arg, axis in zip(args, axes, strict=True) if axis == 0]
+    if jax.tree.leaves(along)[0].shape[0] != 1:  # Symbolic ones too.
+      return jax.vmap(function, axes)(*args)
+    single = (
+      arg if axis is None else jax.tree.map(lambda x: x[0], arg)
+      for arg, axis in zip(args, axes, strict=True)
+    )
+    return jax.tree.map(lambda x: x[None], function(*single))
+
+  return mapped
+
+
+def _swap(tree):
+  """The first two axes of all leaves in the other order."""
+  return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), tree)
+
+
+def _reshape(tree, count, shape):
+  """Another shape for the first `count` axes of all leaves."""
+  return jax.tree.map(lambda x: x.reshape(*shape, *x.shape[count:]), tree)

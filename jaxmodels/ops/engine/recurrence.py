@@ -1,0 +1,339 @@
+"""The engine: four small functions of a family give all its forms.
+
+Every linear-time mixer is a linear recurrence over a state,
+`S_t = T_t S_{t-1} + U_t`, read by `y_t = read(q_t, S_t)`. A span of tokens
+acts on the state as one `Segment(transition, update)`, and segments compose
+associatively. So a family says four things, for one head and one chunk,
+
+  summarize(chunk, links) -> Segment   what the chunk does to the state
+  compose(earlier, later) -> Segment   the monoid
+  advance(segment, state) -> state     the state after the chunk
+  read(chunk, links, state) -> y       the chunk's outputs, given the state
+                                       that entered it
+
+and `run` makes of them the forms
+
+  recurrent    one token after another under `lax.scan`: the definition
+  associative  `lax.associative_scan` over the segments of single tokens
+  chunked      one chunk after another under `lax.scan`, rematerialised
+  parallel     all chunks at once; only the state walks from one to the next
+  pallas       the same, and the state walks in a TPU kernel
+
+each forwards or in reverse, on packed sequences, from any state, on one
+device or with the sequence sharded over a mesh axis. "recurrent" is
+"chunked" with chunks of one token, "associative" is "parallel" with them.
+`jaxmodels.ops.engine.make_op.make_op` makes an op of a family of your own.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxmodels.ops.engine import layout, sequence_parallel
+from jaxmodels.ops.engine.chunks import (
+  Inputs,
+  Tree,
+  lift,
+  links_from,
+  merge,
+  orient,
+  split,
+  split_ids,
+  widen,
+)
+from jaxmodels.ops.engine.gradients import by_tangent, by_use
+from jaxmodels.ops.engine.segments import Links, by_token
+
+Method = Literal[
+  "auto", "recurrent", "associative", "chunked", "parallel", "pallas"
+]
+
+
+class Segment(NamedTuple):
+  """What a span of tokens does to a state: `transition . state + update`.
+
+  The update is a pytree like the state: what the span leaves of an empty one.
+  """
+
+  transition: Tree
+  update: Tree
+
+
+class Kernel(NamedTuple):
+  """The form of a family in which a kernel walks the state.
+
+  Attributes:
+    factor: `(chunk, links) -> factors`, what the walk needs of a chunk.
+    walk: `(factors, state) -> (entering, last)`, through all chunks: factors
+      are [n, B, H, ...], state and last [B, H, ...], and entering is
+      whatever `read` needs of the walk, [n, B, H, ...].
+    read: `(chunk, links, entering) -> y` [C, ...].
+  """
+
+  factor: Callable[[Tree, Links], Tree]
+  walk: Callable[[Tree, Tree], tuple[Tree, Tree]]
+  read: Callable[[Tree, Links, Tree], jax.Array]
+
+
+class _Functions(NamedTuple):
+  """The fields of `Family`."""
+
+  summarize: Callable[[Tree, Links], Segment]
+  compose: Callable[[Segment, Segment], Segment]
+  advance: Callable[[Segment, Tree], Tree]
+  read: Callable[[Tree, Links, Tree], jax.Array]
+  walk: Callable[[Tree, Links, Tree], tuple[jax.Array, Tree]] | None = None
+  step: Callable[[Tree, Links, Tree], tuple[jax.Array, Tree]] | None = None
+  tangent: Callable[[Tree, Tree, Tree], Tree] | None = None
+  neutral: Tree = 0
+  kernel: Kernel | None = None
+
+
+class Family(_Functions):
+  """A linear recurrence in four functions of one head and one chunk.
+
+  Attributes:
+    summarize: `(chunk, links) -> Segment`; chunk is a pytree of [C, ...].
+    compose: `(earlier, later) -> Segment`, associative.
+    advance: `(segment, state) -> state`.
+    read: `(chunk, links, state) -> y` [C, ...].
+    walk: optional `(chunk, links, state) -> (y, state)`, which is `read` and
+      `advance` after `summarize` in one, for families where the state allows
+      a cheaper way through the chunk than its segment.
+    step: optional, `walk` of a chunk of one token where only its value is
+      asked: outputs that read the state after the token, `y_t = read(q_t,
+      S_t)`, spare a copy of the state before it.
+    tangent: optional, `(chunk, change, before) -> chunk` for families whose y
+      is every state: the tokens that write the tangent, see
+      `jaxmodels.ops.engine.gradients`; before [C, ...] are the states before
+      each token.
+    neutral: the token that leaves every state as it is, a pytree of scalars
+      like a chunk or one scalar for all leaves; it fills the last chunk.
+    kernel: the form "pallas", where there is one.
+  """
+
+  __slots__ = ()
+
+  def _replace(self, /, **changes: Any) -> "Family":
+    """Another family, with some functions replaced.
+
+    `walk`, `step`, `tangent` and `kernel` are other ways to what `summarize`,
+    `advance` and `read` say. If one of those three is replaced, these are left
+    out unless they are replaced too: they would compute the old recurrence.
+    """
+    if {"summarize", "advance", "read"} & changes.keys():
+      other_ways = ("walk", "step", "tangent", "kernel")
+      changes = dict.fromkeys(other_ways) | changes
+    return super()._replace(**changes)
+
+  __replace__ = _replace  # For `copy.replace`.
+
+
+def run(
+  family: Family,
+  tokens: Tree,
+  state: Tree,
+  *,
+  segment_ids: jax.Array | None = None,
+  reverse: bool = False,
+  method: str = "chunked",
+  chunk_size: int = 64,
+  axis_name: str | None = None,
+  dtype: Any = None,
+) -> tuple[jax.Array, Tree]:
+  """Runs a family over a sequence in one of its forms.
+
+  Args:
+    family: the recurrence.
+    tokens: pytree of [B, L, H, ...]. Narrow floats are widened to float32
+      chunk by chunk.
+    state: the state that enters, pytree of [B, H, ...], float32 or wider.
+    segment_ids: [B, L] integers; a segment is a run of equal ids, and the
+      entering state has id 0.
+    reverse: run from the last token to the first; the state then enters at
+      the last token and belongs to its segment.
+    method: "recurrent", "associative", "chunked", "parallel" or, for a
+      family with a kernel, "pallas".
+    chunk_size: C, the tokens of a chunk, for the last three.
+    axis_name: mesh axis over which L is sharded, inside `shard_map`.
+    dtype: dtype of y; as `read` returns it by default.
+
+  Returns:
+    y [B, L, H, ...], and the state that leaves. Under `axis_name` that is the
+    state after the whole sequence, the same on every device.
+  """
+  batch, length, heads = jax.tree.leaves(tokens)[0].shape[:3]
+  # Where the sequence is sharded a device without tokens has its neighbours'.
+  if 0 in (batch, heads) or (length == 0 and axis_name is None):
+    return _empty(family, tokens, state, dtype), state
+  size = 1 if method in ("recurrent", "associative") else chunk_size
+  if reverse:
+    tokens = jax.tree.map(lambda x: jnp.flip(x, 1), tokens)
+  ids = None
+  if segment_ids is not None:
+    ids = split_ids(*orient(segment_ids, reverse, axis_name), size)
+  inputs = Inputs(split(tokens, size, family.neutral), ids)
+  final = None
+  if axis_name is not None:
+    whole = _fold(family, inputs, size)
+    state, final = sequence_parallel.exchange(
+      lift(family.advance), whole, state, axis_name, reverse
+    )
+
+  def through(family):
+    if method in ("recurrent", "chunked"):
+      return functools.partial(_one_by_one, family, size)
+    return functools.partial(_all_at_once, family, size, method)
+
+  if family.tangent is None:
+    y, last = through(family)(dtype, inputs, state)
+  else:
+    linear = through(family._replace(step=None))  # It stands in a `by_use`.
+    go = by_tangent(family.tangent, through(family), linear, dtype)
+    y, last = go(inputs, state)
+  y = merge(y, length)
+  return jnp.flip(y, 1) if reverse else y, last if final is None else final
+
+
+def token_by_token(walk: Callable) -> Callable:
+  """Goes through a chunk as the recurrence does, with a family's `walk`.
+
+  On a CPU it is quicker where a chunk has far more to do than its tokens. As
+  the walk of "chunked" it keeps, for a gradient, the states between chunks
+  and those of one chunk.
+  """
+
+  def through(chunk, links, state):
+    if jax.tree.leaves(chunk)[0].shape[0] == 1:
+      return walk(chunk, links, state)
+    linked = by_token(links)
+
+    def body(state, one):
+      token, joined = one
+      y, state = walk(_alone(token), linked(joined), state)
+      return state, y[0]
+
+    state, y = lax.scan(body, state, (chunk, links.previous))
+    return y, state
+
+  return through
+
+
+def _alone(token):
+  """A token as a chunk of one."""
+  return jax.tree.map(lambda x: x[None], token)
+
+
+# The two ways through the chunks.
+
+
+def _one_by_one(family, size, dtype, inputs, state):
+  """Walks the state from chunk to chunk."""
+
+  def by(walk):
+    def body(state, one):
+      links = links_from(one.ids, size)
+      chunk = widen(layout.restore(one.chunks))
+      y, state = lift(walk, links)(chunk, links, state)
+      return state, layout.lay(y.astype(dtype or y.dtype))
+
+    return body
+
+  body = by(family.walk or _walk(family))
+  if size == 1 and family.step is not None:
+    body = by_use(by(family.step), body)
+  count = jax.tree.leaves(inputs)[0].shape[0]
+  inputs = inputs._replace(chunks=jax.vmap(layout.lay)(inputs.chunks))
+  if count == 1:  # No loop: this is also the step of decoding.
+    state, y = body(state, jax.tree.map(lambda x: x[0], inputs))
+    return layout.restore(y)[None], state
+  if size > 1 or family.tangent is not None:
+    # The gradient keeps the states between chunks, no more. A tangent needs
+    # no states: it keeps the tokens as they are, not what a step makes of them.
+    body = jax.checkpoint(body, prevent_cse=False)
+  state, y = lax.scan(body, state, inputs)
+  return jax.vmap(layout.restore)(y), state
+
+
+def _all_at_once(family, size, method, dtype, inputs, state):
+  """Summarises all chunks, finds the states between them, reads all chunks."""
+  chunks = widen(inputs.chunks)
+  links = links_from(inputs.ids, size)
+  if method == "pallas":
+    form = family.kernel
+  else:
+    states = _associate if method == "associative" else _advance_through
+    walk = functools.partial(states, family)
+    form = Kernel(family.summarize, walk, family.read)
+  factors = lift(form.factor, links, chunks=True)(chunks, links)
+  entering, last = form.walk(factors, state)
+  y = lift(form.read, links, chunks=True)(chunks, links, entering)
+  return y.astype(dtype or y.dtype), last
+
+
+def _advance_through(family, segments, state):
+  """The states [n, ...] entering n segments, and the one leaving the last."""
+
+  def body(state, segment):
+    return lift(family.advance)(segment, state), state
+
+  last, entering = lax.scan(body, state, segments)
+  return entering, last
+
+
+def _associate(family, segments, state):
+  """As `_advance_through`, from an associative scan over the segments."""
+  prefix = lax.associative_scan(jax.vmap(lift(family.compose)), segments)
+  advance = jax.vmap(lift(family.advance), in_axes=(0, None))
+  leaving = advance(prefix, state)
+  entering = jax.tree.map(
+    lambda first, rest: jnp.concatenate([first[None], rest[:-1]]),
+    state,
+    leaving,
+  )
+  return entering, jax.tree.map(lambda x: x[-1], leaving)
+
+
+def _fold(family, inputs, size):
+  """The one segment of all chunks."""
+
+  def summarize(one):
+    links = links_from(one.ids, size)
+    return lift(family.summarize, links)(widen(one.chunks), links)
+
+  def body(earlier, one):
+    return lift(family.compose)(earlier, summarize(one)), None
+
+  first = summarize(jax.tree.map(lambda x: x[0], inputs))
+  rest = jax.tree.map(lambda x: x[1:], inputs)
+  whole, _ = lax.scan(jax.checkpoint(body, prevent_cse=False), first, rest)
+  return whole
+
+
+def _walk(family):
+  """The walk that follows from the four functions."""
+
+  def walk(chunk, links, state):
+    segment = family.summarize(chunk, links)
+    return family.read(chunk, links, state), family.advance(segment, state)
+
+  return walk
+
+
+def _empty(family, tokens, state, dtype):
+  """The outputs [B, L, H, ...] where B, L or H is 0."""
+
+  def alone(tree, axes):  # One of each, shapes alone.
+    return jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct((1,) * axes + x.shape[axes:], x.dtype),
+      tree,
+    )
+
+  step = functools.partial(run, family, method="recurrent", dtype=dtype)
+  y, _ = jax.eval_shape(step, alone(tokens, 3), alone(state, 2))
+  leading = jax.tree.leaves(tokens)[0].shape[:3]
+  return jnp.zeros((*leading, *y.shape[3:]), y.dtype)

@@ -1,0 +1,276 @@
+"""Filtering and smoothing of linear Gaussian models, span by span.
+
+What `jaxmodels.ops.kalman` runs. A span of tokens acts on the Gaussian that
+enters it as one element, and elements compose: forwards in the filter, from
+the last token back in the smoother.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmodels.ops.engine import halo
+from jaxmodels.ops.engine.exporting import serializable
+from jaxmodels.ops.engine.recurrence import Segment
+from jaxmodels.ops.kalman import scan
+from jaxmodels.ops.kalman.small_matrices import (
+  act,
+  around,
+  log_determinant,
+  solve,
+  solve_positive,
+  symmetric,
+  times,
+  turn,
+  unit,
+)
+
+
+@serializable
+class Gaussian(NamedTuple):
+  """Means [L, N] and covariances [L, N, N] of every state."""
+
+  mean: jax.Array
+  covariance: jax.Array
+
+
+class Model(NamedTuple):
+  """The model with an axis of tokens: [L, ...] each."""
+
+  y: jax.Array
+  F: jax.Array
+  Q: jax.Array
+  H: jax.Array
+  R: jax.Array
+  observed: jax.Array
+
+
+class Information(NamedTuple):
+  """How the state after a span depends on the one before it.
+
+  `p(x_t | x_s, y_{s+1..t})` has mean `A x_s + ...`, and what the observations
+  say of `x_s`, `p(y_{s+1..t} | x_s)`, is Gaussian with information eta, J.
+  """
+
+  A: jax.Array
+  eta: jax.Array
+  J: jax.Array
+
+
+# A span of the filter is `Segment(Information, Gaussian)`, the update being
+# what is known of x_t if `x_s = 0` for sure. A span of the smoother is
+# `Segment(E, Gaussian)`: `x_t | x_s, y ~ N(E x_s + mean, covariance)`, t < s.
+
+
+def filter_states(
+  model: Model, start: Gaussian, method: str, axis_name: str | None
+) -> tuple[Gaussian, Gaussian]:
+  """Every state given the observations up to it, and the state before each.
+
+  Args:
+    model: [L, ...].
+    start: what is known of x_0.
+    method: of `spans.run`.
+    axis_name: mesh axis over which L is sharded, or None.
+  """
+  none, F = jnp.zeros(()), jnp.eye(model.F.shape[1])
+  R = jnp.eye(model.R.shape[1])
+  nothing = Model(none, F, none, none, R, observed=none)
+  walk = scan.Walk(
+    _filter_element, _compose_filters, _filter_through, _filter, nothing
+  )
+  start, filtered = scan.run(walk, model, start, method, axis_name)
+  before = jax.tree.map(
+    lambda x0, x: jnp.concatenate([x0[None], x[:-1]]), start, filtered
+  )
+  return filtered, before
+
+
+def smooth_states(
+  model: Model, filtered: Gaussian, method: str, axis_name: str | None
+) -> Gaussian:
+  """Every state given all observations, from the filtered states."""
+  following = jax.tree.map(lambda x: jnp.roll(x, -1, axis=0), model)
+  at_end = jnp.arange(model.y.shape[0]) == model.y.shape[0] - 1
+  if axis_name is not None:
+    at_end &= halo.rank(axis_name, reverse=True) == 0
+    following = jax.tree.map(
+      lambda x, first: x.at[-1].set(
+        halo.from_previous(first[0], x[-1], axis_name, reverse=True)
+      ),
+      following,
+      model,
+    )
+  elements = scan.along(
+    _smoother_element(*scan.across((following, filtered, at_end)))
+  )
+  # Nothing follows the last token, so that what enters there is not looked at.
+  after = jax.tree.map(lambda x: jnp.zeros_like(x[-1]), elements.update)
+  none = jnp.zeros(())
+  walk = scan.Walk(
+    lambda element: element,
+    _compose_smoothers,
+    _smooth_through,
+    _smooth_through,
+    Segment(jnp.eye(model.F.shape[1]), Gaussian(none, none)),
+  )
+  _, smoothed = scan.run(walk, elements, after, method, axis_name, True)
+  return smoothed
+
+
+def log_likelihoods(model: Model, before: Gaussian) -> jax.Array:
+  """Of each observation [L], given those before; 0 where there is none."""
+  return _log_likelihood(*scan.across((model, before)))
+
+
+# All below is of one token, or of many side by side: [..., tokens].
+
+
+# The filter.
+
+
+def _filter(token, state) -> Gaussian:
+  """The filter of Kalman (1960); Joseph's form stays positive."""
+  mean, covariance = _predict(token, state)
+  S = _innovation(token, covariance)
+  gain = turn(solve_positive(S, times(token.H, covariance)))
+  gain = _observed(token, gain)
+  rest = unit(covariance) - times(gain, token.H)
+  return Gaussian(
+    mean + act(gain, _residual(token, mean)),
+    around(rest, covariance) + around(gain, token.R),
+  )
+
+
+def _predict(token, state) -> Gaussian:
+  """A state before its observation."""
+  mean, covariance = state
+  return Gaussian(
+    act(token.F, mean), around(token.F, covariance) + symmetric(token.Q)
+  )
+
+
+def _innovation(token, covariance):
+  """The covariance of the observation."""
+  return around(token.H, covariance) + symmetric(token.R)
+
+
+def _residual(token, mean):
+  return _observed(token, token.y) - act(token.H, mean)
+
+
+def _observed(token, x):
+  """Zero where nothing was observed."""
+  observed = jnp.expand_dims(
+    token.observed, range(x.ndim - token.observed.ndim)
+  )
+  return jnp.where(observed, x, 0)
+
+
+def _log_likelihood(token, before):
+  mean, covariance = _predict(token, before)
+  S, error = _innovation(token, covariance), _residual(token, mean)
+  distance = jnp.sum(error * solve_positive(S, error[:, None])[:, 0], 0)
+  constant = token.y.shape[0] * np.log(2 * np.pi)
+  value = -0.5 * (distance + log_determinant(S) + constant)
+  return _observed(token, value)
+
+
+def _filter_element(token) -> Segment:
+  """The element of one token."""
+  seen = times(token.H, token.F)
+  both = jnp.concatenate([times(token.H, token.Q), seen], axis=1)
+  both = _observed(token, solve_positive(_innovation(token, token.Q), both))
+  gain, weighed = jnp.split(both, 2, axis=1)  # Q H^T S^-1 and S^-1 H F
+  gain = turn(gain)
+  rest = unit(token.Q) - times(gain, token.H)
+  y = _observed(token, token.y)
+  return Segment(
+    Information(
+      times(rest, token.F),
+      act(turn(weighed), y),
+      symmetric(times(turn(seen), weighed)),
+    ),
+    Gaussian(act(gain, y), around(rest, token.Q) + around(gain, token.R)),
+  )
+
+
+def _compose_filters(earlier: Segment, later: Segment) -> Segment:
+  """The element of two spans one after the other."""
+  (A, eta, J), between = earlier
+  told = later.transition
+  known, weighed = _given(told, between, A)
+  back = turn(weighed)
+  return Segment(
+    Information(
+      times(told.A, weighed),
+      act(back, told.eta - act(told.J, between.mean)) + eta,
+      symmetric(times(back, times(told.J, A))) + J,
+    ),
+    _move(told.A, later.update, known),
+  )
+
+
+def _filter_through(segment: Segment, state: Gaussian) -> Gaussian:
+  """What is known after a span, from what was known before it."""
+  known, _ = _given(segment.transition, state, state.covariance[:, :0])
+  return _move(segment.transition.A, segment.update, known)
+
+
+def _given(told: Information, state: Gaussian, x):
+  """The state given what follows says of it, and `(I + C J)^-1 x`."""
+  mean, C = state
+  mean = (mean + act(C, told.eta))[:, None]
+  solved = solve(
+    unit(C) + times(C, told.J), jnp.concatenate([mean, C, x], axis=1)
+  )
+  mean, C, x = jnp.split(solved, [1, 1 + C.shape[0]], axis=1)
+  return Gaussian(mean[:, 0], C), x
+
+
+# The smoother.
+
+
+def _smoother_element(following, state, at_end) -> Segment:
+  """The element of one token, from the step that follows it if one does."""
+  mean, covariance = state
+  predicted = _predict(following, state)
+  E = times(following.F, covariance)
+  E = turn(solve_positive(predicted.covariance, E))
+  rest = unit(E) - times(E, following.F)
+  element = Segment(
+    E,
+    Gaussian(
+      mean - act(E, predicted.mean),
+      around(rest, covariance) + around(E, following.Q),
+    ),
+  )
+  end = Segment(jnp.zeros_like(E), state)
+  return jax.tree.map(
+    lambda x, y: jnp.where(jnp.broadcast_to(at_end, x.shape), x, y),
+    end,
+    element,
+  )
+
+
+def _compose_smoothers(later: Segment, earlier: Segment) -> Segment:
+  """The element of a token and those that follow it."""
+  return Segment(
+    times(earlier.transition, later.transition),
+    _smooth_through(earlier, later.update),
+  )
+
+
+def _smooth_through(segment: Segment, later: Gaussian) -> Gaussian:
+  """A state from the one that follows it."""
+  return _move(segment.transition, segment.update, later)
+
+
+def _move(A, update, state) -> Gaussian:
+  """`A x + w`, of a state x and a w ~ update."""
+  return Gaussian(
+    act(A, state.mean) + update.mean,
+    around(A, state.covariance) + update.covariance,
+  )

@@ -1,0 +1,35 @@
+"""Definitions of all ops, step by step: what every test compares with."""
+
+from jaxmodels.ops.reference.kalman import kalman_filter, kalman_smoother
+from jaxmodels.ops.reference.local import attention, causal_convolution
+from jaxmodels.ops.reference.recurrences import (
+  bidirectional,
+  delta_rule,
+  dense_recurrence,
+  diagonal_recurrence,
+  dplr_recurrence,
+  householder_product,
+  linear_attention,
+  long_convolution,
+  normalized_linear_attention,
+  selective_scan,
+  step_through,
+)
+
+__all__ = [
+  "attention",
+  "bidirectional",
+  "causal_convolution",
+  "delta_rule",
+  "dense_recurrence",
+  "diagonal_recurrence",
+  "dplr_recurrence",
+  "householder_product",
+  "kalman_filter",
+  "kalman_smoother",
+  "linear_attention",
+  "long_convolution",
+  "normalized_linear_attention",
+  "selective_scan",
+  "step_through",
+]

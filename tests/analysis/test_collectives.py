@@ -1,0 +1,84 @@
+"""Collectives read from text, as compilers for TPUs write it."""
+
+import pytest
+
+from jaxmodels.analysis.collectives import Collective, collectives
+
+FUSED = '"async_collective_fusion_config":{"flag_start":"%s"}'
+
+
+def program(*lines, rounds="constant(5)"):
+  """A loop of five rounds around some lines, and computations they call."""
+  body = "\n  ".join(lines)
+  return f"""HloModule jit_step
+%start.1 (p: f32[2,8]) -> f32[16,8] {{
+  %p = f32[2,8]{{1,0}} parameter(0)
+  %ag.1 = f32[16,8]{{1,0:T(8,128)}} all-gather(%p), backend_config={{\
+{FUSED % -1}}}
+  ROOT %c = (f32[16,8]) custom-call(%ag.1), \
+custom_call_target="AsyncCollectiveStart"
+}}
+%middle.2 (p: f32[2,8]) -> f32[16,8] {{
+  %ag.2 = f32[16,8]{{1,0}} all-gather(%p), backend_config={{{FUSED % 2}}}
+}}
+%all-reduce-scatter.3 (p: f32[64]) -> f32[8] {{
+  %ar = f32[64]{{0}} all-reduce(%p), replica_groups={{{{0,1}}}}, \
+to_apply=%add
+}}
+%add (a: f32[], b: f32[]) -> f32[] {{
+  ROOT %s = f32[] add(%a, %b)
+}}
+%condition (t: (s32[], f32[2,8])) -> pred[] {{
+  %bound = s32[]{{:T(128)}} {rounds}
+  ROOT %lt = pred[] compare(%i, %bound), direction=LT
+}}
+%body (t: (s32[], f32[2,8])) -> (s32[], f32[2,8]) {{
+  {body}
+}}
+ENTRY %main (x: f32[2,8]) -> f32[2,8] {{
+  %w = (s32[], f32[2,8]) while(%t), condition=%condition, body=%body
+}}
+"""
+
+
+@pytest.mark.parametrize(
+  ("line", "kind", "size"),
+  [
+    ("%f = (f32[16,8]) fusion(%x), calls=%start.1", "all-gather", 4 * 16 * 8),
+    ("%f = f32[8] fusion(%x), calls=%all-reduce-scatter.3", "reduce-scatter",
+     4 * 64),
+    ("%r = (bf16[3]{0}, s32[]) all-reduce(%a, %b), to_apply=%add",
+     "all-reduce", 2 * 3 + 4),
+    ("%r = f32[2,8]{1,0} reduce-scatter(%a), replica_groups=[32,8]<=[256]",
+     "reduce-scatter", 8 * 4 * 16),
+    ("%r = f32[2] reduce-scatter(%a), "
+     "replica_groups=mesh['a'=4,'b'=2] {'a'}", "reduce-scatter", 4 * 8),
+    ("%p = (pred[8,3]{1,0}, pred[8,3]{1,0}, u32[]) "
+     "collective-permute-start(%a), source_target_pairs={{0,1}}",
+     "collective-permute", 24),
+    ("%g = (f32[2]{0}, f32[16]{0}) all-gather-start(%a)", "all-gather", 64),
+    ("%t = f8e4m3fn[4,4]{1,0} all-to-all(%a)", "all-to-all", 16),
+  ],
+)  # fmt: skip
+def test_each_kind_counts_with_its_bytes_every_round(line, kind, size):
+  line += ', metadata={op_name="jit(step)/here"}'
+  (found,) = collectives(program(line))
+  assert found[:3] == (kind, size, 5)
+
+
+def test_pieces_and_ends_of_what_has_begun_are_not_counted_again():
+  text = program(
+    "%a = f32[16,8] fusion(%x), calls=%middle.2",
+    "%d = f32[16] all-gather-done(%g)",
+    "%e = pred[8,3] collective-permute-done(%p)",
+  )
+  assert collectives(text) == []
+
+
+def test_rounds_that_are_not_told_count_once():
+  text = program("%t = f32[4] all-to-all(%a)", rounds="parameter(1)")
+  assert collectives(text) == [Collective("all-to-all", 16, 1, "")]
+  told = text.replace(
+    "body=%body", 'body=%body, backend_config={"known_trip_count":{"n":"7"}}'
+  )
+  assert collectives(told)[0].times == 7

@@ -1,0 +1,128 @@
+"""Mixers on arrays whose types carry their sharding: Explicit axes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from jaxmodels.layers import MLPS
+from jaxmodels.mixers import MIXERS
+from jaxmodels.testing import relative_error
+
+BATCH, LENGTH, WIDTH = 2, 4, 8
+# Token by token, which compiles fastest: the ops have tests of their forms.
+RECURRENT = {"method": "recurrent"}
+OPTIONS = {
+  "gla": {"heads": 2, "gate_rank": 2, **RECURRENT},
+  "delta_net": {"heads": 2, **RECURRENT},
+  "gated_deltanet": {"heads": 2, **RECURRENT},
+  "kda": {"heads": 2, "gate_rank": 2, **RECURRENT},
+  "mamba2": {"head_width": 8, "state_width": 4, **RECURRENT},
+  "s5": {"state_width": 8},
+  "softmax_attention": {"heads": 2, "max_length": 4},
+  "sliding_attention": {"heads": 2, "window": 3},
+}
+IDS = np.array([[0, 1, 1, 0], [0, 0, 0, -1]], np.int32)
+# Projections to heads; `output` reads heads.
+TO_HEADS = ("query", "key", "value", "gate", "output_gate", "input")
+
+
+def place(mesh, tree, spec):
+  """Every leaf with the spec, or with what a function of its path gives."""
+
+  def put(path, x):
+    own = spec(path, x) if callable(spec) else spec
+    return jax.device_put(x, NamedSharding(mesh, own))
+
+  return jax.tree_util.tree_map_with_path(put, tree)
+
+
+def by_heads(path, x):
+  """Kernels that write or read heads are cut over heads, others are whole."""
+  names = [getattr(key, "key", None) for key in path]
+  if names[-1] != "kernel" or x.ndim != 2 or "convolution" in names[-2]:
+    return P()
+  if names[-2] == "output":
+    return P("h")
+  return P(None, "h") if names[-2] in TO_HEADS else P()
+
+
+def results(module):
+  """The outputs, and the gradients of parameters, inputs and state."""
+
+  def evaluate(params, x, state, ids):
+    at, structure = jax.tree.flatten(state)
+    kept = [leaf.dtype in (jnp.float32, jnp.complex64) for leaf in at]
+
+    def loss(params, x, given):
+      given = iter(given)
+      full = [
+        next(given) if floating else leaf
+        for floating, leaf in zip(kept, at, strict=True)
+      ]
+      y, last = module.apply(
+        params, x, jax.tree.unflatten(structure, full), segment_ids=ids
+      )
+      return jnp.sum(jnp.sin(y)), (y, last)
+
+    given = [leaf for floating, leaf in zip(kept, at, strict=True) if floating]
+    return jax.grad(loss, (0, 1, 2), has_aux=True)(params, x, given)
+
+  return jax.jit(evaluate)
+
+
+def draw(module):
+  """Inputs and parameters; as they start would take a program more."""
+  rng = np.random.default_rng(0)
+
+  def normal(shape):
+    return (rng.normal(size=shape) / 2).astype(np.float32)
+
+  x = normal((BATCH, LENGTH, WIDTH))
+  shapes = jax.eval_shape(module.init, jax.random.key(0), x)
+  return x, jax.tree.map(lambda leaf: normal(leaf.shape), shapes)
+
+
+def assert_close(got, wanted):
+  for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+    assert relative_error(np.asarray(a), np.asarray(b)) < 2e-5
+
+
+def types(tree):
+  return [jax.typeof(x) for x in jax.tree.leaves(tree)]
+
+
+@pytest.fixture(scope="module")
+def mesh():
+  return jax.make_mesh((2, 2), ("d", "h"))  # Explicit, JAX's default.
+
+
+@pytest.mark.parametrize("name", MIXERS)
+def test_a_mixer_keeps_how_batch_and_heads_are_cut(mesh, name):
+  module = MIXERS[name](width=WIDTH, **OPTIONS[name])
+  x, params = draw(module)
+  state = module.init_state(BATCH)
+  wanted = results(module)(params, x, state, IDS)
+  on_mesh = (
+    # The gate of S5 has no heads.
+    place(mesh, params, P() if name == "s5" else by_heads),
+    *(place(mesh, tree, P("d")) for tree in (x, state, IDS)),
+  )
+  slopes, (y, last) = results(module)(*on_mesh)
+  assert_close((slopes, (y, last)), wanted)
+  assert types(slopes[:2]) == types(on_mesh[:2])
+  assert jax.typeof(y) == jax.typeof(on_mesh[1])
+  for leaf in jax.tree.leaves(last):
+    assert jax.typeof(leaf).sharding.spec[0] == "d"
+
+
+@pytest.mark.parametrize("name", [name for name in MLPS if name != "none"])
+def test_a_channel_mixer_keeps_how_the_batch_is_cut(mesh, name):
+  module = MLPS[name](width=WIDTH)
+  x, params = draw(module)
+  on_mesh = place(mesh, params, by_heads), place(mesh, x, P("d"))
+  y = jax.jit(module.apply)(*on_mesh)
+  assert jax.typeof(y) == jax.typeof(on_mesh[1])
+  assert_close(y, jax.jit(module.apply)(params, x))

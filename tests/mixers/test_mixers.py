@@ -1,0 +1,193 @@
+"""One contract for all mixers, and each against its paper's equation."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxmodels.mixers import MIXERS
+from jaxmodels.testing import check_mixer
+from tests.mixers import plain
+
+BATCH, LENGTH, WIDTH = 2, 20, 16
+# Name of the case: name of the mixer, its options, its plain definition.
+CASES = {
+  "gla": ("gla", {}, plain.gla),
+  "delta_net": ("delta_net", {"heads": 2}, plain.delta_net),
+  "delta_net_negative": (
+    "delta_net",
+    {"negative_eigenvalues": True, "value_width": 6, "key_width": 8},
+    plain.delta_net,
+  ),
+  "gated_deltanet": ("gated_deltanet", {"heads": 2}, plain.delta_net),
+  "kda": (
+    "kda",
+    {"negative_eigenvalues": True, "gate_rank": 3},
+    plain.delta_net,
+  ),
+  "mamba2": (
+    "mamba2",
+    {"head_width": 8, "state_width": 6, "groups": 2},
+    plain.mamba2,
+  ),
+  "s5": ("s5", {"state_width": 12, "blocks": 2}, plain.s5),
+  "softmax_attention": (
+    "softmax_attention",
+    {"max_length": 50, "kv_heads": 2},
+    plain.softmax_attention,
+  ),
+  "sliding_attention": (
+    "sliding_attention",
+    {"window": 5, "qk_norm": True},
+    plain.softmax_attention,
+  ),
+}
+# Two rows of documents, in a sequence of twice LENGTH tokens.
+LENGTHS = ((3, 22, 15), (19, 1, 1, 19))
+IDS = np.stack([np.repeat(np.arange(len(row)), row) for row in LENGTHS])
+
+every_case = pytest.mark.parametrize("case", CASES)
+# The others differ by an option of the same class, or have it here.
+VARIANTS = ("delta_net", "delta_net_negative", "kda", "sliding_attention")
+each_class = pytest.mark.parametrize(
+  "case",
+  [
+    pytest.param(case, marks=pytest.mark.slow if case in VARIANTS else ())
+    for case in CASES
+  ],
+)
+
+
+def build(case, **fields):
+  name, options, _ = CASES[case]
+  return MIXERS[name](width=WIDTH, **options, **fields)
+
+
+@functools.cache
+def prepared(case):
+  """Layer, parameters of which none is at a special value, and inputs."""
+  layer = build(case)
+  rng = np.random.default_rng(1)
+  x = rng.normal(size=(BATCH, 2 * LENGTH, WIDTH)).astype(np.float32)
+  params = jax.jit(layer.init)(jax.random.key(0), x[:, :1])["params"]
+  params = jax.tree.map(
+    lambda p: p + 0.1 * rng.normal(size=p.shape).astype(p.dtype), params
+  )
+  return layer, params, x
+
+
+@functools.cache
+def compiled(case):
+  layer = build(case)
+
+  def apply(params, x, state, ids=None):
+    return layer.apply({"params": params}, x, state, segment_ids=ids)
+
+  return jax.jit(apply)
+
+
+def assert_close(got, wanted, tolerance):
+  scale = max(np.abs(wanted).max(), 1e-6)
+  np.testing.assert_allclose(
+    np.asarray(got, wanted.dtype), wanted, rtol=0, atol=tolerance * scale
+  )
+
+
+@functools.cache
+def in_two_halves(case):
+  """Packed, with the state handed over in the midst of a document."""
+  layer, params, x = prepared(case)
+  apply = compiled(case)
+  first, middle = apply(
+    params, x[:, :LENGTH], layer.init_state(BATCH), IDS[:, :LENGTH]
+  )
+  rest = IDS[:, LENGTH:] - IDS[:, LENGTH - 1 : LENGTH]
+  second, final = apply(params, x[:, LENGTH:], middle, rest)
+  return np.concatenate([first, second], 1), final
+
+
+def documents():
+  for row, lengths in enumerate(LENGTHS):
+    ends = np.cumsum(lengths)
+    for start, end in zip(ends - lengths, ends, strict=True):
+      yield row, start, end
+
+
+@every_case
+def test_packed_documents_follow_the_equation_of_the_paper(case):
+  layer, params, x = prepared(case)
+  y, _ = in_two_halves(case)
+  exact = jax.tree.map(lambda p: np.asarray(p, np.float64), params)
+  for row, start, end in documents():
+    document = np.asarray(x[row, start:end], np.float64)
+    wanted = CASES[case][2](exact, document, layer)
+    assert_close(y[row, start:end], wanted, 2e-5)
+
+
+@pytest.mark.parametrize(
+  "case",
+  [
+    "delta_net",
+    pytest.param("gated_deltanet", marks=pytest.mark.slow),
+    pytest.param("kda", marks=pytest.mark.slow),
+  ],
+)
+def test_a_faint_memory_is_read_as_in_the_published_layer(case):
+  """What is read is as small as the norm's epsilon: its scale counts."""
+  layer, params, x = prepared(case)
+  value = jax.tree.map(lambda p: 3e-3 * p, params["value"])
+  params = {**params, "value": value}
+  x = x[:, :LENGTH]
+  ids = np.zeros((BATCH, LENGTH), IDS.dtype)
+  y, _ = compiled(case)(params, x, layer.init_state(BATCH), ids)
+  exact = jax.tree.map(lambda p: np.asarray(p, np.float64), params)
+  wanted = CASES[case][2](exact, np.asarray(x[0], np.float64), layer)
+  assert_close(y[0], wanted, 2e-5)
+
+
+@each_class
+def test_the_contract_of_mixers(case):
+  # One case an op compares the forms; the others share its engine.
+  forms = case in ("gla", "kda", "mamba2", "s5", "sliding_attention")
+  check_mixer(
+    build(case),
+    params=prepared(case)[1],
+    methods=("recurrent", "chunked") if forms else (),
+  )
+
+
+@pytest.mark.slow
+@every_case
+def test_every_method(case):
+  check_mixer(build(case))
+
+
+@pytest.mark.parametrize(
+  ("case", "fields", "match"),
+  [
+    ("gla", {"heads": 3}, "GLA: heads must divide D / 2 = 8, got 3"),
+    ("gated_deltanet", {"heads": 3}, "DeltaNet: heads must divide D = 16"),
+    ("kda", {"gate": "value"}, "DeltaNet: gate must be one of"),
+    ("mamba2", {"head_width": 5}, "Mamba2: head_width must divide"),
+    ("mamba2", {"groups": 3}, "Mamba2: groups must divide the number of"),
+    ("s5", {"state_width": 7}, "S5: state_width must be even, got 7"),
+    ("s5", {"blocks": 4}, "S5: blocks must divide state_width / 2 = 6"),
+    ("softmax_attention", {"kv_heads": 3}, "kv_heads must divide heads = 4"),
+    ("softmax_attention", {"head_width": 3}, "K even, got 3"),
+  ],
+)
+def test_bad_fields_are_named(case, fields, match):
+  layer = build(case).clone(**fields)
+  with pytest.raises(ValueError, match=match):
+    layer.init(jax.random.key(0), jnp.zeros((1, 2, WIDTH)))
+
+
+@every_case
+def test_wrong_inputs_are_named(case):
+  layer, params, x = prepared(case)
+  with pytest.raises(ValueError, match=r"x must be \[B, L, width\]"):
+    layer.apply({"params": params}, x[..., :8])
+  with pytest.raises(ValueError, match="segment_ids must be"):
+    layer.apply({"params": params}, x, segment_ids=IDS[:, 1:])

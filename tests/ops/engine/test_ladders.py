@@ -1,0 +1,68 @@
+"""The ladders of a CPU and those of a TPU, in float64 against definitions."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxmodels.ops.engine import decay, triangular
+from jaxmodels.ops.engine.platform import masked_block, trace_for
+from jaxmodels.ops.engine.segments import one_segment
+
+SIZES = (1, 2, 8, 16, 64)
+PLATFORMS = ("cpu", "tpu")
+
+
+@pytest.fixture(autouse=True)
+def float64():
+  """Rounding aside, both are the definition."""
+  with jax.enable_x64(True):
+    yield
+
+
+def test_a_tpu_takes_the_whole_chunk():
+  found = {}
+  for name in PLATFORMS:
+    with trace_for(name):
+      found[name] = [masked_block(size) for size in SIZES]
+  assert found == {"cpu": [1, 2, 8, 8, 8], "tpu": list(SIZES)}
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("platform", PLATFORMS)
+def test_the_system_is_solved(platform, size):
+  rng = np.random.default_rng(size)
+  k = rng.standard_normal((size, 16)) + 2  # Alike, so that the system is hard.
+  k /= np.linalg.norm(k, axis=1, keepdims=True)
+  lower, b = np.tril(2 * k @ k.T, -1), rng.standard_normal((size, 3))
+  change = np.tril(rng.standard_normal((size, size)), -1)
+  with trace_for(platform):
+    x, dx = jax.jvp(
+      lambda lower: triangular.solve_unit_lower(lower, jnp.asarray(b)),
+      (jnp.asarray(lower),),
+      (jnp.asarray(change),),
+    )
+  system = np.eye(size) + lower
+  wanted = np.linalg.solve(system, b)
+  np.testing.assert_allclose(x, wanted, rtol=1e-11, atol=1e-11)
+  wanted = -np.linalg.solve(system, change @ wanted)
+  np.testing.assert_allclose(dx, wanted, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("platform", PLATFORMS)
+def test_scores_with_a_decay_a_key_channel(platform, size):
+  rng = np.random.default_rng(size)
+  q, k = rng.standard_normal((2, size, 3))
+  log_decay = -rng.exponential(size=(size, 3))
+  log_decay[size // 2, 0] = -np.inf
+  with trace_for(platform):
+    found = decay.decayed_scores(
+      *map(jnp.asarray, (q, k, log_decay)), one_segment(size)
+    )
+  wanted = np.zeros((size, size))
+  for i in range(size):
+    for j in range(i + 1):
+      kept = np.exp(log_decay[j + 1 : i + 1].sum(0))
+      wanted[i, j] = (q[i] * k[j] * kept).sum()
+  np.testing.assert_allclose(found, wanted, rtol=1e-12, atol=1e-12)

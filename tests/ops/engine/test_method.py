@@ -1,0 +1,86 @@
+"""What "auto" is, where a value is asked and where a gradient is."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from benchmarks.cases import CASES, Sizes
+from benchmarks.programs import directions
+from jaxmodels.ops.engine import method, recurrence
+from jaxmodels.ops.engine.platform import trace_for
+
+SHORT, LONG = Sizes(length=256), Sizes(length=4096)
+WIDE = Sizes(length=4096, width=128)
+
+
+@pytest.fixture
+def chosen(monkeypatch):
+  """`(op, sizes) ->` the method that "auto" takes, by direction."""
+  asked = []
+
+  def run(*args, method, **options):
+    asked.append(method)
+    return recurrence.run(*args, method=method, **options)
+
+  def found(op, sizes):
+    methods = {}
+    programs = directions(CASES[op].op, CASES[op].shapes(sizes))
+    for direction, (function, arguments) in programs.items():
+      asked.clear()
+      jax.eval_shape(function, *arguments)
+      methods[direction] = asked[-1]
+    return methods
+
+  monkeypatch.setattr(method, "run", run)
+  return found
+
+
+@pytest.mark.parametrize(
+  ("op", "sizes", "value", "gradient"),
+  [
+    ("linear_attention_no_decay", LONG, "chunked", "chunked"),
+    ("linear_attention", SHORT, "recurrent", "parallel"),
+    ("linear_attention", LONG, "recurrent", "chunked"),
+    ("linear_attention_key_decay", SHORT, "recurrent", "parallel"),
+    ("linear_attention_key_decay", LONG, "recurrent", "chunked"),
+    ("linear_attention_key_decay", WIDE, "chunked", "chunked"),
+    ("delta_rule", SHORT, "recurrent", "chunked"),
+    ("delta_rule", WIDE, "chunked", "chunked"),
+    ("dplr_recurrence", LONG, "recurrent", "chunked"),
+    ("normalized_linear_attention", SHORT, "chunked", "parallel"),
+    ("dense_recurrence", LONG, "recurrent", "recurrent"),
+    ("diagonal_recurrence", LONG, "recurrent", "recurrent"),
+    ("selective_scan", LONG, "chunked", "chunked"),
+  ],
+)
+def test_auto_on_a_cpu(chosen, op, sizes, value, gradient):
+  assert chosen(op, sizes) == {"forward": value, "gradient": gradient}
+
+
+@pytest.mark.parametrize(
+  ("op", "on_tpu", "on_gpu"),
+  [
+    ("linear_attention_no_decay", "parallel", "parallel"),
+    ("linear_attention", "parallel", "parallel"),
+    ("linear_attention_key_decay", "chunked", "parallel"),
+    ("delta_rule_no_decay", "chunked", "parallel"),
+    ("delta_rule", "chunked", "parallel"),
+    ("dplr_recurrence", "chunked", "parallel"),
+    ("householder_product", "chunked", "parallel"),
+    ("normalized_linear_attention", "parallel", "parallel"),
+    ("diagonal_recurrence", "parallel", "parallel"),
+    ("selective_scan", "chunked", "chunked"),
+  ],
+)
+def test_auto_on_accelerators(chosen, op, on_tpu, on_gpu):
+  for platform, form in (("tpu", on_tpu), ("gpu", on_gpu)):
+    with trace_for(platform):
+      assert chosen(op, SHORT) == {"forward": form, "gradient": form}
+
+
+def test_a_value_and_its_gradient_may_take_two_ways():
+  """The value is of one function; with a gradient both are of the other."""
+  function = method.by_use(lambda x: 2 * x, lambda x: 3 * x + 1)
+  assert function(jnp.ones(())) == 2
+  value, gradient = jax.value_and_grad(function)(jnp.ones(()))
+  assert (value, gradient) == (4, 3)

@@ -1,0 +1,228 @@
+import dataclasses
+import json
+import os
+
+import jax.numpy as jnp
+import pytest
+
+from tests.train import tiny
+from train.config import Mesh, command_line, overrides, serialize
+from train.config import schema as config_lib
+from train.errors import UserError
+
+
+def override(*words):
+  return overrides.override(tiny.get_config(), words)
+
+
+def test_overrides_reach_every_depth_and_keep_their_types():
+  config = override(
+    "--config.steps=7",
+    "--config.optimizer.learning_rate=1",
+    "--config.model.width=16",
+    "--config.model.mixer_options.sum.num_heads=4",
+    "--config.model.dtype=bfloat16",
+    "--config.model.mixers=sum,sum,sum",
+    "--config.optimizer.decay_steps=30",
+    "--config.data.infinite=3",
+    "--config.debug",
+    "--config.sample.prompt=None",
+  )
+  assert config.steps == 7
+  assert config.optimizer.learning_rate == 1.0
+  assert isinstance(config.optimizer.learning_rate, float)
+  assert config.model.width == 16
+  assert config.model.mixer_options["sum"]["num_heads"] == 4
+  assert config.model.mixer_options["sum"]["decay"] == 0.5
+  assert config.model.dtype is jnp.bfloat16
+  assert config.model.mixers == ("sum", "sum", "sum")
+  assert config.optimizer.decay_steps == 30
+  assert config.data.infinite == 3
+  assert config.debug is True
+  # A string is what it says; only an optional key can be None.
+  assert config.sample.prompt == "None"
+
+
+def test_options_may_be_new_since_the_module_checks_them():
+  config = override(
+    "--config.model.mixer_options.sum.window=8",
+    "--config.model.mixer_options.other.gate=True",
+    "--config.model.mixer_options.other.shares=(0.5, 2)",
+    "--config.model.mixer_options.other.kind=fast",
+  )
+  assert config.model.mixer_options == {
+    "sum": {"decay": 0.5, "num_heads": 1, "window": 8},
+    "other": {"gate": True, "shares": (0.5, 2), "kind": "fast"},
+  }
+
+
+def test_the_last_word_on_an_optional_key_counts():
+  first = override("--config.optimizer.clip=none", "--config.optimizer.clip=3")
+  assert first.optimizer.clip == 3.0
+  then = override("--config.optimizer.clip=3", "--config.optimizer.clip=none")
+  assert then.optimizer.clip is None
+
+
+@pytest.mark.parametrize(
+  ("word", "parts"),
+  [
+    ("--config.model.widht=2", ["config.model.widht", "config.model.width"]),
+    ("--config.width=2", ["config.width", "config.model.width"]),
+    ("--config.step=2", ["config.step;", "config.steps"]),
+    (
+      "--config.model.mixer_options.sum.num_heads.x=2",
+      ["config.model.mixer_options.sum.num_heads.x"],
+    ),
+    (
+      "--config.model.mixer_option.sum.num_heads=2",
+      ["config.model.mixer_options.sum.num_heads"],
+    ),
+    ("--confg.steps=2", ["--confg.steps", "--config.steps"]),
+    ("--workdri=x", ["--workdri", "--workdir"]),
+    ("--config.steps=abc", ["config.steps=abc", "int"]),
+    ("--config.steps=1.5", ["config.steps=1.5", "int"]),
+    ("--config.seed=None", ["config.seed=None", "int"]),
+    ("--config.debug=7", ["config.debug=7", "bool"]),
+    ("--config.model.dtype=float33", ["config.model.dtype", "float33"]),
+    ("--config.model.mixers=(1,2)", ["config.model.mixers", "tuple of str"]),
+    ("--config.steps", ["config.steps", "alue"]),
+    ("--config.optimizer=sgd", ["config.optimizer=sgd", "optimizer.floor,"]),
+    ("stray", ["stray"]),
+  ],
+)
+def test_mistakes_name_the_key_and_its_like_in_one_line(word, parts):
+  with pytest.raises(UserError) as error:
+    override(word)
+  message = str(error.value)
+  assert "\n" not in message
+  for part in parts:
+    assert part in message
+
+
+def test_missing_config_file_lists_those_there_are(tmp_path):
+  (tmp_path / "one.py").write_text("")
+  (tmp_path / "_hidden.py").write_text("")
+  with pytest.raises(UserError, match=r"one\.py") as error:
+    command_line.parse([f"--config={tmp_path}/two.py"])
+  assert "two.py" in str(error.value)
+  assert "_hidden" not in str(error.value)
+
+
+def test_config_file_must_return_a_config(tmp_path):
+  path = tmp_path / "wrong_kind.py"
+  path.write_text("def get_config():\n  return {}\n")
+  with pytest.raises(UserError, match="must return a Config, not dict"):
+    command_line.parse([f"--config={path}"])
+  path = tmp_path / "wrong_name.py"
+  path.write_text("def config():\n  return {}\n")
+  with pytest.raises(UserError, match="no function get_config"):
+    command_line.parse([f"--config={path}"])
+
+
+def test_workdir_is_named_after_the_config():
+  command = command_line.parse(["--config", "tests/train/tiny.py"])
+  assert command.workdir == os.path.join("runs", "tiny")
+
+
+def test_json_round_trip_keeps_everything():
+  config = override(
+    "--config.model.dtype=bfloat16", "--config.optimizer.clip=none"
+  )
+  document = json.loads(json.dumps(serialize.to_json(config)))
+  again = serialize.from_json(document)
+  assert again.model.dtype is jnp.bfloat16
+  assert again.optimizer == config.optimizer
+  assert again.data == config.data
+  assert again.model.mixers == ("sum", "sum")
+  assert serialize.difference(document, serialize.to_json(again)) == {}
+  other = serialize.to_json(tiny.get_config())
+  assert serialize.difference(other, document) == {
+    "config.model.dtype.$dtype": ("float32", "bfloat16"),
+    "config.optimizer.clip": (1.0, None),
+  }
+
+
+@pytest.mark.parametrize(
+  ("word", "part"),
+  [
+    ("--config.steps=-1", "config.steps is -1"),
+    ("--config.batch_size=0", "config.batch_size is 0"),
+    ("--config.seed=-1", "config.seed is -1"),
+    ("--config.accumulation=3", "divisible"),
+    ("--config.strategy=pmpa", "one of jit, pmap"),
+    ("--config.best_metric=perplexity", "one of loss"),
+    ("--config.eval_batches=0", "config.eval_batches is 0"),
+    ("--config.optimizer.floor=2", "config.optimizer.floor is 2.0"),
+    ("--config.optimizer.decay_steps=3", "more than warmup_steps"),
+    ("--config.sample.top_p=0", "config.sample.top_p is 0.0"),
+    ("--config.model.vocab_size=256", "at least the 257 tokens"),
+  ],
+)
+def test_values_that_cannot_be_are_named(word, part):
+  with pytest.raises(UserError) as error:
+    config_lib.validate(override(word), vocab_size=257)
+  assert part in str(error.value)
+
+
+def with_mesh(**sizes):
+  return dataclasses.replace(tiny.get_config(), mesh=Mesh(**sizes))
+
+
+def test_a_batch_must_divide_among_devices():
+  config_lib.validate(with_mesh(data=4), devices=4)
+  with pytest.raises(UserError, match=r"a batch \(3\)"):
+    config_lib.validate(with_mesh(data=3), devices=3)
+  pmap = dataclasses.replace(tiny.get_config(), strategy="pmap")
+  with pytest.raises(UserError, match=r"a batch \(3\)"):
+    config_lib.validate(pmap, devices=3)
+
+
+def test_a_mesh_takes_the_rest_of_the_devices():
+  for sizes, expected in (
+    ({}, Mesh()),
+    ({"data": -1}, Mesh(8, 1, 1)),
+    ({"data": 2, "fsdp": -1, "sequence": 2}, Mesh(2, 2, 2)),
+    ({"fsdp": 2, "data": 2}, Mesh(2, 2, 1)),
+  ):
+    assert config_lib.layout(with_mesh(**sizes), 8) == expected
+
+
+@pytest.mark.parametrize(
+  ("sizes", "changes", "line"),
+  [
+    ({}, {}, "7 of 8 devices are idle: --config.mesh.data=-1 uses all of them"),
+    ({"data": 2, "fsdp": 2}, {}, "4 of 8 devices are idle: --config.mesh.data"),
+    ({}, {"batch_size": 4}, "all of them, with a config.batch_size that 8 div"),
+    ({"data": -1}, {}, None),
+    ({}, {"strategy": "pmap"}, None),
+  ],
+)
+def test_idle_devices_are_told_with_the_flag(sizes, changes, line):
+  config = dataclasses.replace(with_mesh(**sizes), **changes)
+  found = config_lib.idle_line(config, config_lib.layout(config, 8), 8)
+  assert (line is None) == (found is None)
+  assert line is None or line in found
+
+
+@pytest.mark.parametrize(
+  ("words", "part"),
+  [
+    ("--config.mesh.data=3", "config.mesh is data=3, fsdp=1, sequence=1"),
+    ("--config.mesh.data=-1 --config.mesh.fsdp=5", "must divide the 8"),
+    ("--config.mesh.data=0", "config.mesh.data is 0"),
+    ("--config.mesh.fsdp=-2", "config.mesh.fsdp is -2"),
+    (
+      "--config.mesh.data=-1 --config.mesh.sequence=-1",
+      "config.mesh.sequence is -1, but must be positive, since config.mesh.d",
+    ),
+    ("--config.strategy=pmap --config.mesh.fsdp=2", "a mesh needs"),
+    ("--config.mesh.data=8 --config.accumulation=2", "config.batch_size is 8"),
+    ("--config.mesh.sequence=8", "config.mesh.sequence is 8, but must be a d"),
+    ("--config.mesh.fsdb=2", "did you mean config.mesh.fsdp"),
+  ],
+)
+def test_meshes_that_cannot_be_are_named(words, part):
+  with pytest.raises(UserError) as error:
+    config_lib.validate(override(*words.split()), devices=8, length=12)
+  assert part in str(error.value)
+  assert "\n" not in str(error.value)

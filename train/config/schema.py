@@ -1,0 +1,412 @@
+"""What one run is: nested frozen dataclasses, and the check of their values.
+
+A config file is `configs/NAME.py` with a function `get_config() -> Config`.
+The model is a Linen module whose fields are its configuration, and the data
+are a frozen dataclass that opens its own splits, so nothing is named twice.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from train.config import serialize, typed
+from train.errors import UserError, shown
+
+STRATEGIES = ("jit", "pmap")
+BEST_METRICS = {"loss": min, "bits_per_token": min, "accuracy": max}
+# Steps are counted, and tokens numbered, in int32.
+MOST = 2**31 - 1
+# A key of JAX is made of 32 bits; of a larger seed it would drop the rest.
+MOST_SEED = 2**32 - 1
+# Smaller numbers are 0 on most devices.
+_LEAST = float(np.finfo(np.float32).tiny)
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+  """AdamW with a linear warm-up, a cosine to a floor, and clipping.
+
+  Attributes:
+    learning_rate: The highest rate, at the end of the warm-up.
+    warmup_steps: Steps of the linear rise from 0.
+    decay_steps: The step at which the cosine reaches its floor; None for the
+      last step of the run. Give a number to be able to extend a run.
+    floor: The last rate as a share of the highest.
+    b1: Decay of the first moment.
+    b2: Decay of the second moment.
+    epsilon: Added to the root of the second moment.
+    weight_decay: Decoupled decay, scaled by the rate.
+    decay_names: Parameters that decay, by the last part of their path; those
+      of fewer than two dimensions never do. So norms, biases, embeddings and
+      the decay rates of a recurrence are left alone.
+    clip: The global norm that gradients are scaled down to; None for none.
+  """
+
+  learning_rate: float = 1e-3
+  warmup_steps: int = 100
+  decay_steps: int | None = None
+  floor: float = 0.1
+  b1: float = 0.9
+  b2: float = 0.95
+  epsilon: float = 1e-8
+  weight_decay: float = 0.1
+  decay_names: tuple[str, ...] = ("kernel",)
+  clip: float | None = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Mesh:
+  """How strategy "jit" lays out the devices; -1 stands for the rest of them.
+
+  Whatever the layout, the run computes the same numbers (up to rounding), so
+  it may change when a run goes on.
+
+  Attributes:
+    data: Devices that take different sequences.
+    fsdp: Devices that take different sequences too, and share parameters and
+      optimizer state among them, each keeping a piece.
+    sequence: Devices that share every sequence, each taking a piece.
+  """
+
+  data: int = 1
+  fsdp: int = 1
+  sequence: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+  """What is generated when a run ends; a length of 0 means nothing."""
+
+  prompt: str = "\n"
+  length: int = 256
+  temperature: float = 0.8
+  top_k: int | None = None
+  top_p: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """One run.
+
+  Attributes:
+    model: A module with the call of `LanguageModel`; its `dtype` field sets
+      the precision of the computation, `param_dtype` that of the parameters.
+    data: A dataset of `train.data`, or anything with its `open(split)`.
+    optimizer: The optimizer and its schedule.
+    steps: Updates in the run.
+    batch_size: Sequences an update, over all devices and microbatches.
+    accumulation: Microbatches that an update is summed from.
+    seed: Of the parameters, the order of the data, and dropout.
+    strategy: "jit" (the devices of `mesh`) or "pmap" (all devices of one
+      process, each with a whole copy of the state).
+    mesh: The devices of strategy "jit"; one by default.
+    log_every: Steps between lines of training metrics.
+    eval_every: Steps between validations; the last step always has one.
+    eval_batches: Batches a validation; None for the whole split.
+    checkpoint_every: Steps between checkpoints; the last step has one.
+    keep: How many of the latest checkpoints stay, beside the best one.
+    best_metric: The validation metric that chooses the best checkpoint.
+    sample: What is generated at the end.
+    debug: Checks every value inside the step: slow, and names what is wrong.
+  """
+
+  model: nn.Module
+  data: Any
+  optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)
+  steps: int = 1000
+  batch_size: int = 32
+  accumulation: int = 1
+  seed: int = 0
+  strategy: str = "jit"
+  mesh: Mesh = dataclasses.field(default_factory=Mesh)
+  log_every: int = 10
+  eval_every: int = 100
+  eval_batches: int | None = None
+  checkpoint_every: int = 100
+  keep: int = 2
+  best_metric: str = "loss"
+  sample: Sample = dataclasses.field(default_factory=Sample)
+  debug: bool = False
+
+
+def _check(condition: bool, key: str, value: object, wanted: str) -> None:
+  if not condition:
+    raise UserError(f"config.{key} is {shown(value)}, but must be {wanted}")
+
+
+def check_types(config: Config) -> None:
+  """Raises a UserError that names the first field of a wrong type."""
+  typed.check(config, "config")
+  is_open = callable(getattr(config.data, "open", None))
+  wanted = "one of train.data, or another object with open(split)"
+  _check(
+    is_open and not isinstance(config.data, type), "data", config.data, wanted
+  )
+
+
+def _as_float32(value: float) -> float:
+  """Returns a number as the devices see it: 1e39 is infinite, 1e-50 is 0."""
+  try:
+    with np.errstate(over="ignore", under="ignore"):
+      return float(np.float32(value))
+  except OverflowError:
+    return math.inf
+
+
+def _is_text(text: str) -> bool:
+  """Says whether a text has bytes; some of a command line are surrogates."""
+  try:
+    text.encode("utf-8", "surrogateescape")
+  except UnicodeEncodeError:
+    return False
+  return True
+
+
+def _is_count(value: int, least: int = 1) -> bool:
+  return least <= value <= MOST
+
+
+def _check_optimizer(optimizer: Optimizer) -> None:
+  def check(condition: bool, key: str, wanted: str) -> None:
+    _check(condition, f"optimizer.{key}", getattr(optimizer, key), wanted)
+
+  def number(key: str) -> float:
+    return _as_float32(getattr(optimizer, key))
+
+  end, clip = optimizer.decay_steps, optimizer.clip
+  real = "more than 0 and finite in float32"
+  for key in ("learning_rate", "epsilon"):
+    check(_LEAST <= number(key) < math.inf, key, real)
+  check(
+    0 <= number("weight_decay") < math.inf,
+    "weight_decay",
+    "0 or more and finite in float32",
+  )
+  check(
+    clip is None or _LEAST <= number("clip") < math.inf,
+    "clip",
+    f"{real}, or None",
+  )
+  for key in ("b1", "b2"):
+    check(0 <= number(key) < 1, key, "0 or more and less than 1 in float32")
+  check(0 <= optimizer.floor <= 1, "floor", "between 0 and 1")
+  warmup = optimizer.warmup_steps
+  check(_is_count(warmup, 0), "warmup_steps", f"0 to {MOST}")
+  check(
+    end is None or (end > warmup and _is_count(end)),
+    "decay_steps",
+    f"more than warmup_steps and at most {MOST}, or None",
+  )
+
+
+def _check_model(value: Any, prefix: str) -> None:
+  """Checks sizes and dtypes among the fields of a model, inner ones too."""
+  is_mapping = isinstance(value, Mapping)
+  fields = value if is_mapping else serialize.config_fields(value)
+  for name, inner in fields.items():
+    key = f"{prefix}.{name}"
+    if isinstance(inner, Mapping) or serialize.is_config(inner):
+      _check_model(inner, key)
+    if isinstance(inner, int):
+      _check(abs(inner) <= MOST, key, inner, f"at most {MOST}")
+    if str(name) not in ("dtype", "param_dtype"):
+      continue
+    dtype = serialize.dtype_name(inner)
+    if dtype is None:
+      continue
+    is_real = jnp.issubdtype(jnp.dtype(dtype), jnp.inexact)
+    _check(is_real, key, dtype, "a floating-point dtype")
+    _check(
+      jax.dtypes.canonicalize_dtype(dtype) == jnp.dtype(dtype),
+      key,
+      dtype,
+      "of at most 32 bits, or JAX_ENABLE_X64=1 set in the environment",
+    )
+
+
+def _check_mesh(config: Config) -> None:
+  sizes = dataclasses.asdict(config.mesh)
+  for name, size in sizes.items():
+    wanted = "positive, or -1 for the rest of the devices"
+    _check(size > 0 or size == -1, f"mesh.{name}", size, wanted)
+  rests = [name for name, size in sizes.items() if size == -1]
+  if len(rests) > 1:
+    wanted = f"positive, since config.mesh.{rests[0]} is -1 already"
+    _check(False, f"mesh.{rests[1]}", -1, wanted)
+  for name, size in sizes.items():
+    wanted = f'1 under config.strategy={config.strategy}; a mesh needs "jit"'
+    _check(config.strategy == "jit" or size == 1, f"mesh.{name}", size, wanted)
+  field = getattr(config.model, "axis_name", None)
+  _check(
+    field is None,
+    "model.axis_name",
+    field,
+    "None: config.mesh.sequence sets it",
+  )
+
+
+def layout(config: Config, available: int, processes: int = 1) -> Mesh:
+  """Returns how many devices a run has along each axis, with no -1 left.
+
+  Args:
+    config: The run.
+    available: Devices there are.
+    processes: That have them. Each must take part, so that several need a
+      mesh of all devices.
+
+  Raises:
+    UserError: They cannot be laid out as the config says.
+  """
+  _check_mesh(config)
+  if config.strategy != "jit":
+    wanted = f'"jit" with a mesh, since there are {processes} processes'
+    _check(processes == 1, "strategy", config.strategy, wanted)
+    return Mesh(data=available)
+  sizes = dataclasses.asdict(config.mesh)
+  fixed = math.prod(size for size in sizes.values() if size != -1)
+  if available % fixed:
+    given = ", ".join(f"{name}={size}" for name, size in sizes.items())
+    raise UserError(
+      f"config.mesh is {given}, which makes {fixed} devices, but must divide"
+      f" the {available} there are; change one, or set one to -1 for the rest"
+    )
+  rest = available // fixed
+  sizes = {k: rest if v == -1 else v for k, v in sizes.items()}
+  count = math.prod(sizes.values())
+  if processes > 1 and count < available:
+    raise UserError(
+      f"config.mesh has {count} of the {available} devices of {processes}"
+      " processes, but must have all: set config.mesh.data=-1, or another axis"
+    )
+  return Mesh(**sizes)
+
+
+def idle_line(config: Config, mesh: Mesh, available: int) -> str | None:
+  """Says how many devices have nothing to do, and what gives them work.
+
+  Args:
+    config: The run.
+    mesh: Devices along each axis, of `layout`.
+    available: Devices there are.
+
+  Returns:
+    The line; None where all have work.
+  """
+  idle = available - math.prod(dataclasses.astuple(mesh))
+  if idle <= 0:
+    return None
+  sharing = available // mesh.sequence * config.accumulation
+  line = f"{idle} of {available} devices are idle: --config.mesh.data=-1 uses"
+  line = f"{line} all of them"
+  if config.batch_size % sharing:
+    line += f", with a config.batch_size that {sharing} divides"
+  return line
+
+
+def check_sample(sample: Sample, prefix: str = "config.sample.") -> None:
+  """Raises a UserError that names the first setting that is wrong.
+
+  Args:
+    sample: The settings.
+    prefix: What stands before their names where the user has set them.
+  """
+
+  def check(condition: bool, key: str, wanted: str) -> None:
+    if not condition:
+      value = shown(getattr(sample, key))
+      raise UserError(f"{prefix}{key} is {value}, but must be {wanted}")
+
+  temperature, top_k = _as_float32(sample.temperature), sample.top_k
+  check(_is_text(sample.prompt), "prompt", "text that UTF-8 can hold")
+  check(_is_count(sample.length, 0), "length", f"0 to {MOST}")
+  check(
+    sample.temperature == 0 or _LEAST <= temperature < math.inf,
+    "temperature",
+    "0, or more and finite in float32",
+  )
+  check(top_k is None or _is_count(top_k), "top_k", f"1 to {MOST}, or None")
+  check(
+    sample.top_p is None or 0 < sample.top_p <= 1,
+    "top_p",
+    "more than 0 and at most 1, or None",
+  )
+
+
+def validate(
+  config: Config,
+  *,
+  devices: int = 1,
+  processes: int = 1,
+  vocab_size: int | None = None,
+  length: int | None = None,
+) -> Mesh:
+  """Checks every value of a config that can be wrong.
+
+  Args:
+    config: The config.
+    devices: Devices there are, of all processes.
+    processes: How many these are.
+    vocab_size: Of the dataset, where it is known by now.
+    length: Tokens a sequence of the dataset, likewise.
+
+  Returns:
+    How many devices the run has along each axis.
+
+  Raises:
+    UserError: Names the first key that is wrong, its value, and what it
+      must be.
+  """
+  check_types(config)
+  counts = ("batch_size", "accumulation", "log_every", "eval_every")
+  wanted = f"1 to {MOST}"
+  for key in (*counts, "checkpoint_every", "keep", "steps"):
+    count = getattr(config, key)
+    _check(_is_count(count), key, count, wanted)
+  batches, seed = config.eval_batches, config.seed
+  _check(
+    batches is None or _is_count(batches),
+    "eval_batches",
+    batches,
+    f"{wanted}, or None",
+  )
+  _check(0 <= seed <= MOST_SEED, "seed", seed, f"0 to {MOST_SEED}")
+  _check_optimizer(config.optimizer)
+  _check_model(config.model, "model")
+  check_sample(config.sample)
+  for key, options in (
+    ("strategy", STRATEGIES),
+    ("best_metric", tuple(BEST_METRICS)),
+  ):
+    value = getattr(config, key)
+    _check(value in options, key, value, "one of " + ", ".join(options))
+  mesh = layout(config, devices, processes)
+  sharing = mesh.data * mesh.fsdp
+  _check(
+    config.batch_size % (config.accumulation * sharing) == 0,
+    "batch_size",
+    config.batch_size,
+    f"divisible by accumulation ({config.accumulation}) times the devices that"
+    f" share a batch ({sharing})",
+  )
+  _check(
+    length is None or length % mesh.sequence == 0,
+    "mesh.sequence",
+    mesh.sequence,
+    f"a divisor of the {length} tokens of a sequence: change it, or the length"
+    " of the data",
+  )
+  model_size = getattr(config.model, "vocab_size", None)
+  if vocab_size is not None and model_size is not None:
+    _check(
+      model_size >= vocab_size,
+      "model.vocab_size",
+      model_size,
+      f"at least the {vocab_size} tokens of the data",
+    )
+  return mesh

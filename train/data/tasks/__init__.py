@@ -1,0 +1,1 @@
+"""Synthetic tasks that ask one thing of a model."""

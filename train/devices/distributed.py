@@ -1,0 +1,235 @@
+"""Starting and ending a run of several processes, usually one a host.
+
+`--distributed` joins them through JAX's coordination service, which process 0
+holds. Where JAX knows the launcher (Cloud TPU, Slurm, Open MPI, Kubernetes)
+it finds the rest out from the environment; elsewhere three flags say it.
+"""
+
+import argparse
+import contextlib
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from typing import NoReturn
+
+import jax
+
+from train.command import Parser, explain, warn
+from train.errors import RunError, UserError, one_line
+
+_RESUME = "the same command resumes from the last complete checkpoint"
+# Seconds that a process which is done waits for the others.
+_SHUTDOWN_TIMEOUT = 30
+# JAX numbers processes in int32, and counts nanoseconds in int64.
+_MOST = 2**31 - 1
+_LONGEST = 10**9
+
+
+def parse(
+  argv: Sequence[str],
+) -> tuple[argparse.Namespace | None, list[str]]:
+  """Takes the flags of a run of several processes out of the arguments.
+
+  Args:
+    argv: The arguments, without the program's name.
+
+  Returns:
+    What `joined` takes, None without `--distributed`; and the other arguments.
+
+  Raises:
+    UserError: A value is wrong, or a flag is missing.
+  """
+  parser = Parser("train", add_help=False, allow_abbrev=False)
+  parser.add_argument("--distributed", action="store_true")
+  parser.add_argument("--coordinator_address")
+  parser.add_argument("--num_processes", type=int)
+  parser.add_argument("--process_id", type=int)
+  parser.add_argument("--initialization_timeout", type=int, default=300)
+  parser.add_argument("--heartbeat_timeout_seconds", type=int, default=60)
+  defaults = parser.parse_args([])
+  options, rest = parser.parse_known_args(argv)
+  if not options.distributed:
+    if options != defaults:
+      changed = next(
+        name
+        for name, value in vars(options).items()
+        if value != getattr(defaults, name)
+      )
+      raise UserError(f"--{changed} needs --distributed")
+    return None, rest
+  three = ("coordinator_address", "num_processes", "process_id")
+  missing = [f"--{x}" for x in three if getattr(options, x) is None]
+  if len(missing) in (1, 2):
+    raise UserError(
+      f"{' and '.join(missing)} must be given too: all three of"
+      " --coordinator_address, --num_processes and --process_id, or none"
+    )
+  if not missing:
+    _check(options)
+  for name in ("initialization_timeout", "heartbeat_timeout_seconds"):
+    seconds = getattr(options, name)
+    if seconds < 1:
+      raise UserError(f"--{name} is {seconds}, must be positive")
+    if seconds > _LONGEST:
+      raise UserError(f"--{name} is {seconds}, must be at most {_LONGEST}")
+  return options, rest
+
+
+def _check(options: argparse.Namespace) -> None:
+  host, _, port = options.coordinator_address.rpartition(":")
+  is_port = re.fullmatch("[0-9]{1,5}", port) and 0 < int(port) < 2**16
+  if not host or not is_port:
+    raise UserError(
+      f"--coordinator_address is {options.coordinator_address!r}, but must be"
+      " HOST:PORT, of the host of process 0 and a free port there"
+    )
+  if not 1 <= options.num_processes <= _MOST:
+    raise UserError(
+      f"--num_processes is {options.num_processes}, but must be positive and"
+      f" at most {_MOST}"
+    )
+  if not 0 <= options.process_id < options.num_processes:
+    raise UserError(
+      f"--process_id is {options.process_id}, but must be at least 0 and below"
+      f" --num_processes={options.num_processes}"
+    )
+
+
+class _LastWords:
+  """Says why this process ended, when it cannot say so itself.
+
+  JAX's coordination service ends a process from C++, with a stack trace, when
+  another is lost; and nothing can be said on SIGKILL. A shell that waits for
+  the end of a pipe prints the last line it was given.
+  """
+
+  def __init__(self) -> None:
+    script = (
+      'while IFS= read -r line; do last=$line; done; [ -z "$last" ] ||'
+      ' printf "%s\\n" "$last" >&2'
+    )
+    # In a session of its own: Ctrl-C is not meant for it.
+    self._shell = subprocess.Popen(
+      ["/bin/sh", "-c", script],
+      stdin=subprocess.PIPE,
+      stdout=subprocess.DEVNULL,
+      start_new_session=True,
+      text=True,
+    )
+
+  def set(self, line: str) -> None:
+    """Sets what is said; "" for nothing."""
+    assert self._shell.stdin is not None
+    self._shell.stdin.write(line + "\n")
+    self._shell.stdin.flush()
+
+  def close(self) -> None:
+    """Ends it in silence: this process speaks for itself from here on."""
+    self.set("")
+    assert self._shell.stdin is not None
+    self._shell.stdin.close()
+    self._shell.wait()
+
+
+def _connect(options: argparse.Namespace) -> None:
+  """Joins the other processes.
+
+  Raises:
+    UserError: No launcher that JAX knows started this process, or its
+      settings, or those of the flags, are wrong.
+  """
+  # We agree on signals ourselves (`train.devices.signals`), so that a second
+  # one still ends a process that hangs.
+  jax.config.update("jax_enable_preemption_service", False)
+  try:
+    jax.distributed.initialize(
+      options.coordinator_address,
+      options.num_processes,
+      options.process_id,
+      initialization_timeout=options.initialization_timeout,
+      heartbeat_timeout_seconds=options.heartbeat_timeout_seconds,
+      shutdown_timeout_seconds=_SHUTDOWN_TIMEOUT,
+    )
+  except (ValueError, TypeError, OverflowError, RuntimeError) as error:
+    if options.coordinator_address is None and "defined" in str(error):
+      raise UserError(
+        "--distributed: this is not a job that JAX knows (Cloud TPU, Slurm,"
+        " Open MPI, Kubernetes); give --coordinator_address=HOST:PORT,"
+        " --num_processes=N and --process_id=I to every process"
+      ) from error
+    raise UserError(f"--distributed: {one_line(error)}") from error
+
+
+@contextlib.contextmanager
+def joined(options: argparse.Namespace | None) -> Iterator[None]:
+  """Makes this process one of several, for as long as the context lasts.
+
+  To be entered before JAX is used. When another process is lost, this one
+  ends: at once where a collective fails, else after
+  `--heartbeat_timeout_seconds` without a sign of life. An error inside is
+  said with the number of the process, and ends it.
+
+  Args:
+    options: Of `parse`; with None nothing happens.
+
+  Raises:
+    UserError: They cannot be joined.
+  """
+  if options is None:
+    yield
+    return
+  last_words = _LastWords()
+  where = options.coordinator_address or "the address that the launcher gives"
+  last_words.set(
+    f"error: the processes did not meet at {where} within"
+    f" {options.initialization_timeout} seconds; start all of them, with the"
+    " same address, which each must reach, and a free port"
+  )
+  try:
+    _connect(options)
+  except BaseException:
+    last_words.close()
+    raise
+  name = f"process {jax.process_index()} of {jax.process_count()}"
+  last_words.set(
+    f"error: {name}: another process was lost, or this one was killed;"
+    f" {_RESUME}"
+  )
+  try:
+    yield
+  except Exception as error:
+    last_words.close()
+    _leave(error, name)
+  last_words.close()
+  jax.distributed.shutdown()
+
+
+def _is_lost_connection(error: Exception) -> bool:
+  """Says whether a collective, or a barrier, failed for want of a process."""
+  signs = ("Gloo", "NCCL", "UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED")
+  found = isinstance(error, jax.errors.JaxRuntimeError | TimeoutError)
+  return found and any(x in f"{error} {error.__cause__}" for x in signs)
+
+
+def _leave(error: Exception, name: str) -> NoReturn:
+  """Says why this process ends, and ends it.
+
+  Without waiting for threads, since some may wait for other processes.
+  """
+  lost = _is_lost_connection(error)
+  if lost:
+    line = f"another process was lost ({one_line(error)[:150]}); {_RESUME}"
+    code = RunError.exit_code
+  else:
+    line, code = explain(error)
+  warn(f"error: {name}: {line}")
+  with contextlib.suppress(OSError):
+    sys.stdout.flush()
+  try:
+    # All may have met the same error: then they end in good order.
+    if not lost:
+      jax.distributed.shutdown()
+  finally:
+    os._exit(code)

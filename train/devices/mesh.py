@@ -1,0 +1,236 @@
+"""A mesh of devices, and what of a state and of a batch goes where.
+
+The axes are "data" (each group of devices takes other sequences), "fsdp" (so
+do these, and each keeps a piece of every large parameter and of its optimizer
+state, which the compiler gathers where a layer needs it: Zhao et al. 2023,
+arXiv:2304.11277) and "sequence" (each takes a piece of every sequence).
+"""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from flax import linen as nn
+from jax.experimental import mesh_utils
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from train.config import schema
+from train.errors import UserError, one_line
+
+AXES = ("data", "fsdp", "sequence")
+
+# Sequences and tokens of arrays [B, L].
+BATCH = PartitionSpec(("data", "fsdp"), "sequence")
+
+# Paths of what is looked up by tokens, or scores them.
+TABLES = r"(^|/)(table|readout|embedding)$"
+
+# Mesh axes of a parameter's last dimensions, by the end of its path; the first
+# that fits counts, and what none fits is whole on every device. Dimensions in
+# front (layers under a scan) are never cut. Of each matrix the input is cut,
+# which is the model's width or a multiple of it, of convolutions and
+# embeddings the channels: vocabularies divide badly.
+RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
+  (TABLES, (None, "fsdp")),
+  (r"convolution/kernel$", (None, "fsdp")),
+  (r"/kernel$", ("fsdp", None)),
+  (r"mixer/B$", (None, None, "fsdp")),
+  (r"mixer/C$", (None, "fsdp", None)),
+)
+
+
+def make_mesh(
+  mesh: schema.Mesh, devices: Sequence[Any] | None = None
+) -> jax.sharding.Mesh:
+  """Lays out devices.
+
+  Args:
+    mesh: How many along each axis, none of them -1.
+    devices: Of which the first are taken; those of JAX if None.
+  """
+  shape = tuple(getattr(mesh, name) for name in AXES)
+  first = list(devices or jax.devices())[: math.prod(shape)]
+  # `jax.make_mesh` splits the axes of a slice on a TPU v5e alone, and fails
+  # on 2 x 4 x 2 chips of another's 4 x 4.
+  laid_out = mesh_utils.create_device_mesh(
+    shape, first, allow_split_physical_axes=True
+  )
+  # Explicit axes make sharding a part of types; modules that know nothing of
+  # meshes fail there.
+  return jax.sharding.Mesh(
+    laid_out, AXES, axis_types=(AxisType.Auto,) * len(AXES)
+  )
+
+
+def _path(keys: tuple[Any, ...]) -> str:
+  """The path of a leaf: names joined by slashes."""
+  return jax.tree_util.keystr(keys, simple=True, separator="/")
+
+
+def partition(
+  path: str, shape: tuple[int, ...], sizes: dict[str, int]
+) -> PartitionSpec:
+  """Returns the mesh axes of an array of the state.
+
+  Args:
+    path: Its names, joined by slashes. The moments of the optimizer end in
+      the path of their parameter, and so go where it goes.
+    shape: Its shape.
+    sizes: Devices along each mesh axis.
+
+  Returns:
+    As `RULES` say; no axis where it does not divide its dimension.
+  """
+  for pattern, axes in RULES:
+    if re.search(pattern, path) and len(shape) >= len(axes):
+      lead = len(shape) - len(axes)
+      cut = (
+        axis if axis and size % sizes[axis] == 0 else None
+        for axis, size in zip(axes, shape[lead:], strict=True)
+      )
+      return PartitionSpec(*(None,) * lead, *cut)
+  return PartitionSpec()
+
+
+def shardings(mesh: jax.sharding.Mesh, state: Any) -> Any:
+  """Returns where every array of a state goes.
+
+  Args:
+    mesh: The mesh.
+    state: A state, or any pytree with the paths of its parameters; only
+      shapes are read.
+  """
+
+  def place(keys: tuple[Any, ...], leaf: Any) -> NamedSharding:
+    spec = partition(_path(keys), np.shape(leaf), dict(mesh.shape))
+    return NamedSharding(mesh, spec)
+
+  return jax.tree_util.tree_map_with_path(place, state)
+
+
+class Shares:
+  """Which part of every batch is this process's to read, and where it goes.
+
+  The rows of a batch are cut into equal parts, one for each place along "data"
+  and "fsdp"; a process reads the parts of its own devices. Where "sequence"
+  crosses processes, several read the same rows, and each keeps its pieces.
+  """
+
+  def __init__(self, mesh: jax.sharding.Mesh):
+    self._sharding = NamedSharding(mesh, BATCH)
+    self._parts = mesh.shape["data"] * mesh.shape["fsdp"]
+    cut = self._sharding.addressable_devices_indices_map(
+      (self._parts, mesh.shape["sequence"])
+    )
+    self._own = sorted(
+      {index[0].indices(self._parts)[0] for index in cut.values() if index}
+    )
+
+  def rows(self, batch_size: int) -> list[int]:
+    """Returns the rows to read of a batch."""
+    size = batch_size // self._parts
+    return [part * size + row for part in self._own for row in range(size)]
+
+  def put(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+    """Joins what all processes have read.
+
+    Args:
+      batch: Arrays `[len(rows), L]`.
+
+    Returns:
+      Arrays `[B, L]`, over all devices.
+    """
+    return {name: self._put(x) for name, x in batch.items()}
+
+  def _put(self, x: np.ndarray) -> jax.Array:
+    size = x.shape[0] // len(self._own)
+    shape = (size * self._parts, x.shape[1])
+
+    def piece(index: tuple[slice, ...]) -> np.ndarray:
+      part = index[0].indices(shape[0])[0] // size
+      first = self._own.index(part) * size
+      return x[first : first + size, index[1]]
+
+    # Sent piece by piece, which a guard of transfers sees to be meant.
+    places = self._sharding.addressable_devices_indices_map(shape)
+    pieces = [
+      jax.device_put(piece(index), device)
+      for device, index in places.items()
+      if index is not None
+    ]
+    return jax.make_array_from_single_device_arrays(
+      shape, self._sharding, pieces
+    )
+
+
+def gather_tables(mesh: jax.sharding.Mesh, tree: Any) -> Any:
+  """Asks for whole tables of tokens, in parameters or in their gradients.
+
+  Left to itself the compiler would rather cut what is looked up in them, and
+  then cannot get from there to pieces of the batch.
+  """
+  whole = NamedSharding(mesh, PartitionSpec())
+
+  def gather(keys: tuple[Any, ...], leaf: Any) -> Any:
+    if re.search(TABLES, _path(keys)):
+      return jax.lax.with_sharding_constraint(leaf, whole)
+    return leaf
+
+  return jax.tree_util.tree_map_with_path(gather, tree)
+
+
+def cut_model(model: nn.Module) -> nn.Module:
+  """Returns the model that takes pieces of sequences cut over "sequence".
+
+  Raises:
+    UserError: It cannot, having no field `axis_name`.
+  """
+  if not hasattr(model, "axis_name"):
+    raise UserError(
+      "config.mesh.sequence must be 1: the sequences of"
+      f" {type(model).__name__} cannot be cut, it has no field axis_name"
+    )
+  return model.clone(axis_name="sequence")
+
+
+def check_pieces(
+  layout: schema.Mesh,
+  model: nn.Module,
+  params: Any,
+  length: int,
+  devices: Sequence[Any] | None = None,
+) -> None:
+  """Sees, without computing, that the model can take pieces of sequences.
+
+  Args:
+    layout: Devices along each axis.
+    model: Of whole sequences.
+    params: Its parameters.
+    length: Tokens of a whole sequence.
+    devices: As `make_mesh` takes them.
+
+  Raises:
+    UserError: It cannot; a piece may be too short for a convolution.
+  """
+  if layout.sequence == 1:
+    return
+  cut = cut_model(model)
+  along = PartitionSpec(None, "sequence")
+  lifted = jax.shard_map(
+    lambda params, tokens: cut.apply({"params": params}, tokens)[0],
+    mesh=make_mesh(layout, devices),
+    in_specs=(PartitionSpec(), along),
+    out_specs=along,
+    axis_names={"sequence"},
+  )
+  tokens = jax.ShapeDtypeStruct((1, length), np.int32)
+  try:
+    jax.eval_shape(lifted, params, tokens)
+  except ValueError as error:
+    raise UserError(
+      f"config.mesh.sequence is {layout.sequence}, which the model cannot"
+      f" take: {one_line(error)}; lower it, or give longer sequences"
+    ) from error

@@ -1,0 +1,128 @@
+"""Signals that ask a run to end."""
+
+import contextlib
+import dataclasses
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from types import FrameType
+from typing import TextIO
+
+import jax
+
+from train.devices.processes import Agreement
+
+
+@dataclasses.dataclass
+class Stop:
+  """Whether, and by which signal, the run was asked to end.
+
+  Attributes:
+    asked: The signal that this process got, or None.
+    signal: The one that all processes know of, once `poll` says so.
+  """
+
+  asked: int | None = None
+  signal: int | None = None
+
+  def __post_init__(self) -> None:
+    alone = jax.process_count() == 1
+    self._agreement = None if alone else Agreement()
+
+  def poll(self) -> bool:
+    """Says whether to end now: to all processes in the same call.
+
+    With several, that is one call after one of them has got a signal.
+    """
+    self.signal = self.asked
+    if self._agreement is not None:
+      self.signal = self._agreement.exchange(self.asked or 0) or None
+    return self.signal is not None
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[Stop]:
+  """Turns SIGTERM and Ctrl-C into a request that the loop looks at.
+
+  A second one ends the process at once, with one line and the exit code 128 +
+  the signal's number, whatever the process is doing: Python itself answers no
+  signal while XLA compiles. Only in an interactive interpreter, which holds
+  more than the run, a second one does what it would do without this.
+
+  Yields:
+    The request. It stays empty outside the main thread, where Python allows
+    no handlers.
+  """
+  stop = Stop()
+  if threading.current_thread() is not threading.main_thread():
+    yield stop
+    return
+  numbers = (signal.SIGTERM, signal.SIGINT)
+  before = {number: signal.getsignal(number) for number in numbers}
+  # IPython and notebooks set this, too.
+  is_interactive = hasattr(sys, "ps1")
+
+  def restore() -> None:
+    for number, handler in before.items():
+      signal.signal(number, handler)
+
+  def ask(number: int, frame: FrameType | None) -> None:
+    stop.asked = number
+    if is_interactive:
+      restore()
+
+  for number in numbers:
+    signal.signal(number, ask)
+  try:
+    with contextlib.nullcontext() if is_interactive else _watch(numbers):
+      yield stop
+  finally:
+    restore()
+
+
+@contextlib.contextmanager
+def _watch(numbers: tuple[int, ...]) -> Iterator[None]:
+  """Ends the process at the second of some signals.
+
+  Python writes the number of every signal to a pipe as soon as it comes, even
+  while the main thread is busy in a library.
+  """
+  source, sink = os.pipe()
+  os.set_blocking(sink, False)
+  before = signal.set_wakeup_fd(sink, warn_on_full_buffer=False)
+
+  def watch() -> None:
+    count = 0
+    while received := os.read(source, 1):
+      number = received[0]
+      if number not in numbers:
+        continue
+      count += 1
+      name = signal.Signals(number).name
+      if count == 1:
+        line = f"{name}: saving after the step under way; again to end at once"
+        _write(sys.stdout, line)
+      else:
+        _write(sys.stderr, f"error: a second {name}: ended without saving")
+        # Neither threads nor the exit of libraries are waited for.
+        os._exit(128 + number)
+
+  watcher = threading.Thread(target=watch, name="signals", daemon=True)
+  watcher.start()
+  try:
+    yield
+  finally:
+    signal.set_wakeup_fd(before)
+    os.close(sink)
+    watcher.join()
+    os.close(source)
+
+
+def _write(stream: TextIO | None, line: str) -> None:
+  """Prints a line without the locks that the main thread may hold."""
+  # There may be no stream, or one that is no file, or nobody who reads it.
+  with contextlib.suppress(OSError, ValueError):
+    if stream is not None:
+      os.write(stream.fileno(), f"{line}\n".encode())

@@ -1,0 +1,292 @@
+"""How the pure step meets the devices.
+
+A strategy lifts `train_step` and `eval_step`, and moves states and batches to
+where these want them. Every strategy computes the same numbers: "jit" on one
+device or over a mesh of them (`train.devices.mesh`), "pmap" on copies of the
+state.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import chex
+import jax
+import numpy as np
+from jax.sharding import (
+  AxisType,
+  NamedSharding,
+  PartitionSpec,
+  SingleDeviceSharding,
+)
+
+from jaxmodels.ops.engine import checks
+from train.config import schema
+from train.devices.mesh import (
+  AXES,
+  BATCH,
+  Shares,
+  cut_model,
+  gather_tables,
+  make_mesh,
+  shardings,
+)
+from train.errors import CheckError, one_line
+from train.state import TrainState
+from train.step import Batch, Task, eval_step, train_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Strategy:
+  """What the loop asks of a strategy.
+
+  Attributes:
+    devices: How many there are.
+    place: The shapes of a state to where `prepare` wants its arrays, so that
+      none of them has to be on one device whole.
+    prepare: Moves a state to the devices.
+    rows: The size of a batch to the rows of it that this process reads.
+    batch: Moves these rows, arrays `[rows, L]`, to the devices.
+    step: Does one update: state and batch to state and metrics. The state
+      passed in is used up.
+    evaluate: State and batch to the sums of `eval_step` over all of it.
+    saved: The arrays of a state that a checkpoint holds.
+  """
+
+  devices: int
+  place: Callable[[Any], Any]
+  prepare: Callable[[TrainState], Any]
+  rows: Callable[[int], Sequence[int]]
+  batch: Callable[[Mapping[str, np.ndarray]], Any]
+  step: Callable[[Any, Any], tuple[Any, dict[str, Any]]]
+  evaluate: Callable[[Any, Any], dict[str, Any]]
+  saved: Callable[[Any], TrainState]
+
+
+def _on_one(device: Any, shapes: Any) -> Any:
+  """Places a state on one device."""
+  place = SingleDeviceSharding(device)
+  return jax.tree.map(lambda _: place, shapes)
+
+
+def _as_it_is(state: Any) -> Any:
+  return state
+
+
+# Chex puts the message of a check among its own words.
+_MESSAGE = re.compile(r"Custom message: (.*?)\.? \[failed at", re.DOTALL)
+
+
+@contextlib.contextmanager
+def _named_checks() -> Iterator[None]:
+  """Turns the error of a check into one that says which it is."""
+  try:
+    yield
+  except AssertionError as error:
+    found = _MESSAGE.search(str(error))
+    name = found[1] if found else one_line(error)
+    raise CheckError(f"a check failed: {name}") from error
+
+
+def _checked(function: Callable[..., Any]) -> Callable[..., Any]:
+  """Makes a lifted function run its numeric checks, and wait for them."""
+  chexified = chex.chexify(function, async_check=False)
+
+  @functools.wraps(function)
+  def run(*args: Any) -> Any:
+    # The switch is read while tracing, which the first call does.
+    with checks.numerics(True), _named_checks():
+      return chexified(*args)
+
+  return run
+
+
+def _lifted(
+  step: Callable[..., Any], evaluate: Callable[..., Any], debug: bool
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+  """Both under `jit`: the state is used up, unless checks may stop the step."""
+  if debug:
+    return _checked(jax.jit(step)), _checked(jax.jit(evaluate))
+  return jax.jit(step, donate_argnums=0), jax.jit(evaluate)
+
+
+def _jit(
+  task: Task,
+  layout: schema.Mesh,
+  debug: bool,
+  devices: Sequence[Any] | None,
+) -> Strategy:
+  """One device, or a mesh of them."""
+  if layout != schema.Mesh():
+    return _over_mesh(task, make_mesh(layout, devices), debug)
+  device = (devices or jax.local_devices())[0]
+  to_device = functools.partial(jax.device_put, device=device)
+
+  def step(state: TrainState, batch: Batch) -> Any:
+    return train_step(task, state, batch)
+
+  def evaluate(state: TrainState, batch: Batch) -> Any:
+    return eval_step(task, state.params, batch)
+
+  run_step, run_evaluate = _lifted(step, evaluate, debug)
+  return Strategy(
+    devices=1,
+    place=functools.partial(_on_one, device),
+    prepare=to_device,
+    rows=range,
+    batch=to_device,
+    step=run_step,
+    evaluate=run_evaluate,
+    saved=_as_it_is,
+  )
+
+
+def _over_mesh(task: Task, mesh: jax.sharding.Mesh, debug: bool) -> Strategy:
+  """A mesh: the compiler cuts batch and parameters, we cut sequences."""
+  task = task._replace(spread=_spreader(mesh))
+  if mesh.shape["sequence"] > 1:
+    task = task._replace(model=cut_model(task.model), axes=AXES)
+
+  def place(state: TrainState) -> Any:
+    return jax.lax.with_sharding_constraint(state, shardings(mesh, state))
+
+  def step(state: TrainState, batch: Batch) -> Any:
+    state, metrics = train_step(task, state, batch)
+    # As it came, so that the next state can take the memory of this one.
+    return place(state), metrics
+
+  def evaluate(state: TrainState, batch: Batch) -> Any:
+    return eval_step(task, state.params, batch)
+
+  run_step, run_evaluate = _lifted(step, evaluate, debug)
+  shares = Shares(mesh)
+  return Strategy(
+    devices=mesh.size,
+    place=functools.partial(shardings, mesh),
+    prepare=lambda state: jax.device_put(state, shardings(mesh, state)),
+    rows=shares.rows,
+    batch=shares.put,
+    step=run_step,
+    evaluate=run_evaluate,
+    saved=_as_it_is,
+  )
+
+
+def _spreader(mesh: jax.sharding.Mesh) -> Callable[..., Callable[..., Any]]:
+  """Makes the `spread` of a task for a mesh.
+
+  Whole sequences are left to the compiler: it cuts what it computes as the
+  batch is cut, gathers parameters layer by layer, and adds up. Where sequences
+  are cut, the model asks for its collectives itself, on its own share of the
+  batch; the parameters are gathered before it.
+  """
+  whole = PartitionSpec()
+
+  def spread(function: Callable[..., Any]) -> Callable[..., Any]:
+    def run(params: Any, batch: Batch, *rest: Any) -> Any:
+      batch = jax.lax.with_sharding_constraint(
+        dict(batch), NamedSharding(mesh, BATCH)
+      )
+      lifted = function
+      if mesh.shape["sequence"] > 1:
+        lifted = jax.shard_map(
+          function,
+          mesh=mesh,
+          in_specs=(whole, BATCH, *(whole for _ in rest)),
+          out_specs=whole,
+        )
+      result = lifted(gather_tables(mesh, params), batch, *rest)
+      result = gather_tables(mesh, result)
+      return jax.lax.with_sharding_constraint(result, shardings(mesh, result))
+
+    return run
+
+  return spread
+
+
+def _pmap(
+  task: Task,
+  layout: schema.Mesh,
+  debug: bool,
+  devices: Sequence[Any] | None,
+) -> Strategy:
+  """Local devices: the state on each, the batch split among them."""
+  count = layout.data
+  devices = list(devices or jax.local_devices())[:count]
+  lift = functools.partial(jax.pmap, axis_name="batch", devices=devices)
+  # What the lifted functions expect: device i has part i of the first axis.
+  parts = NamedSharding(
+    jax.make_mesh((count,), ("batch",), (AxisType.Auto,), devices=devices),
+    PartitionSpec("batch"),
+  )
+
+  def step(state: TrainState, batch: Batch) -> Any:
+    return train_step(task, state, batch, "batch")
+
+  def evaluate(state: TrainState, batch: Batch) -> Any:
+    return jax.lax.psum(eval_step(task, state.params, batch), "batch")
+
+  def split(batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+    shares = {
+      name: x.reshape(count, x.shape[0] // count, *x.shape[1:])
+      for name, x in batch.items()
+    }
+    return jax.device_put(shares, parts)
+
+  def replicate(state: TrainState) -> Any:
+    copies = jax.tree.map(
+      lambda x: np.broadcast_to(x, (count, *np.shape(x))),
+      jax.device_get(state),
+    )
+    return jax.device_put(copies, parts)
+
+  def first(state: Any) -> TrainState:
+    # A copy: the next step is free to write over the memory of this one. And
+    # not by an index of devices, which would be sent to them.
+    own = jax.device_get(jax.tree.map(lambda x: x.addressable_data(0), state))
+    return jax.tree.map(lambda x: np.array(x[0]), own)
+
+  # Metrics are equal on every device after the sum: one copy comes back.
+  if debug:
+    run_step = _checked(lift(step, out_axes=(0, None)))
+    run_evaluate = _checked(lift(evaluate, out_axes=None))
+  else:
+    run_step = lift(step, out_axes=(0, None), donate_argnums=0)
+    run_evaluate = lift(evaluate, out_axes=None)
+  return Strategy(
+    devices=count,
+    place=functools.partial(_on_one, devices[0]),
+    prepare=replicate,
+    rows=range,
+    batch=split,
+    step=run_step,
+    evaluate=run_evaluate,
+    saved=first,
+  )
+
+
+def make_strategy(
+  name: str,
+  task: Task,
+  *,
+  mesh: schema.Mesh | None = None,
+  debug: bool = False,
+  devices: Sequence[Any] | None = None,
+) -> Strategy:
+  """Builds a strategy.
+
+  Args:
+    name: "jit" or "pmap".
+    task: What a step is made of.
+    mesh: Devices along each axis, of `config.layout`; None for one device.
+    debug: Whether to check every value inside the step.
+    devices: Of which the first are taken; those of JAX if None.
+
+  Raises:
+    UserError: The model cannot have its sequences cut.
+  """
+  make = {"jit": _jit, "pmap": _pmap}[name]
+  return make(task, mesh or schema.Mesh(), debug, devices)

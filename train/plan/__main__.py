@@ -1,0 +1,264 @@
+"""What a run needs of a TPU slice, before there is one.
+
+  python -m train.plan --config=configs/NAME.py --topology=v5e:16x16
+
+compiles the training step of the config, with `--config.KEY=VALUE` over it,
+for a slice that need not be there: TPU v5e, v5p or v6e of any shape, through
+`libtpu` (`pip install jaxmodels[aot]`). It prints bytes a chip, whether they
+fit, what the chips tell one another, and flops. `--json=FILE` writes the same
+as JSON; `--json=-` prints that alone. Where the step does not fit, other
+layouts of the same run are tried, and the first that fits is printed as flags;
+the exit code is then 1. A config that leaves its mesh at the default is planned
+for the whole slice, as by `--config.mesh.data=-1`.
+
+A collective counts as often as a step runs it, with the bytes of the whole
+array that is gathered, reduced or passed on, each time. Loops whose rounds the
+compiled program does not tell count once.
+"""
+
+import dataclasses
+import itertools
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+
+from jaxmodels.analysis.chips import EXAMPLES
+from train.command import main_with_errors, warn
+from train.config import Config, Mesh, command_line
+from train.config.overrides import override
+from train.devices.memory import readable
+from train.errors import UserError
+from train.files import paths
+from train.plan.compile import Plan, plan
+from train.streams import emit
+
+# Compiling a large model takes minutes.
+_TRIES = 6
+_DEFAULT = (
+  "the mesh is left at its default, so all chips of the slice take sequences:"
+  " --config.mesh.data=-1 (--config.mesh.data=1 plans for one chip)"
+)
+
+
+def document(made: Plan) -> dict[str, Any]:
+  """Returns a plan as JSON: bytes, seconds, flops of a step of all chips."""
+  kinds: dict[str, dict[str, int]] = {}
+  for one in made.collectives:
+    sums = kinds.setdefault(one.kind, {"count": 0, "bytes": 0})
+    sums["count"] += one.times
+    sums["bytes"] += one.times * one.size
+  memory = {**dataclasses.asdict(made.memory), "total": made.memory.total}
+  return {
+    "topology": made.topology,
+    "mesh": dataclasses.asdict(made.mesh),
+    "parameters": made.parameters,
+    "tokens_per_step": made.tokens,
+    "bytes_per_chip": memory,
+    "fits": made.fits,
+    "collectives_per_step": kinds,
+    "flops_per_step": dataclasses.asdict(made.flops),
+    "expected_cycles_per_step": made.cycles,
+    "compile_seconds": made.compile_seconds,
+  }
+
+
+def table(made: Plan) -> str:
+  """Returns a plan as text."""
+  mesh = dataclasses.asdict(made.mesh).items()
+  lines = [
+    f"{made.parameters:,} parameters on {made.topology}"
+    f" ({', '.join(f'{name} {size}' for name, size in mesh)}),"
+    f" {made.tokens:,} tokens a step",
+    "",
+    *_memory_lines(made),
+    "",
+    *_collective_lines(made),
+    "",
+    *_flops_lines(made),
+    "",
+    *_cycle_lines(made),
+    f"compiled in {made.compile_seconds:.0f} s",
+  ]
+  return "\n".join(lines)
+
+
+def _memory_lines(made: Plan) -> list[str]:
+  memory = made.memory
+  rows = [
+    ("parameters", memory.parameters),
+    ("optimizer", memory.optimizer),
+    ("batch", memory.batch),
+    ("temporary (activations, gradients)", memory.temporary),
+    ("program", memory.program),
+    ("total", memory.total),
+    ("chip", memory.chip),
+  ]
+  verdict = "it fits" if made.fits else "it does NOT fit"
+  lines = [f"{name:34} {readable(size):>12}" for name, size in rows]
+  return [f"{'memory a chip':34}", *lines, verdict]
+
+
+def _collective_lines(made: Plan) -> list[str]:
+  kinds = document(made)["collectives_per_step"]
+  if not kinds:
+    return ["no collectives" if made.fits else "collectives unknown"]
+  return [
+    f"{'collectives a step':34} {'count':>12} {'bytes':>12}",
+    *(
+      f"{kind:34} {sums['count']:12,} {readable(sums['bytes']):>12}"
+      for kind, sums in sorted(kinds.items())
+    ),
+  ]
+
+
+def _flops_lines(made: Plan) -> list[str]:
+  flops = made.flops
+  rows = [
+    ("6 x parameters x tokens", flops.six_n),
+    ("model (with mixers, no remat)", flops.model),
+    ("program (as traced, with remat)", flops.program),
+  ]
+  lines = [f"{'flops a step':34} {'':>12} {'s at peak':>12}"]
+  for name, number in rows:
+    if number is None:
+      lines.append(f"{name:34} {'unknown':>12}")
+    else:
+      lines.append(f"{name:34} {number:12.3e} {number / flops.peak:12.3f}")
+  return lines
+
+
+def _cycle_lines(made: Plan) -> list[str]:
+  """Not as seconds: it is no clock, and compares plans for the same chip."""
+  if made.cycles is None:
+    return []
+  name = "cycles a step, by the compiler"
+  return [f"{name:34} {made.cycles:12.3e}", ""]
+
+
+def changes(config: Config, made: Plan) -> Iterator[list[str]]:
+  """Yields flags that make a step smaller, the mildest first.
+
+  First what costs least alone, recomputation and whole groups of chips that
+  share parameters; then these together with smaller microbatches and pieces
+  of sequences, for the same sequences an update.
+
+  Args:
+    config: What does not fit.
+    made: Its plan.
+  """
+  mesh = made.mesh
+  remat: dict[str, Any] = {}
+  stronger = {"none": ("dots", "full"), "dots": ("full",)}
+  for policy in stronger.get(getattr(config.model, "remat", ""), ()):
+    remat = {"model.remat": policy}
+    yield _flags(remat)
+  shared: dict[str, Any] = {}
+  if mesh.data > 1:
+    shared = _mesh(1, mesh.fsdp * mesh.data, mesh.sequence)
+    yield _flags(shared)
+  sharing = mesh.data * mesh.fsdp
+  most = config.batch_size // sharing
+  if most > config.accumulation:
+    yield _flags({**remat, **shared, "accumulation": most})
+  pieces = 2
+  while sharing % pieces == 0 and hasattr(config.model, "axis_name"):
+    own = config.batch_size * pieces // sharing
+    yield _flags(
+      {
+        **remat,
+        **_mesh(1, sharing // pieces, mesh.sequence * pieces),
+        "accumulation": own,
+      }
+    )
+    pieces *= 2
+
+
+def _mesh(data: int, fsdp: int, sequence: int) -> dict[str, int]:
+  return {"mesh.data": data, "mesh.fsdp": fsdp, "mesh.sequence": sequence}
+
+
+def _flags(values: dict[str, Any]) -> list[str]:
+  return [f"--config.{key}={value}" for key, value in values.items()]
+
+
+def suggest(config: Config, made: Plan) -> tuple[list[str], Plan] | None:
+  """Looks for a change with which the step fits.
+
+  Args:
+    config: What does not fit.
+    made: Its plan.
+
+  Returns:
+    The first of `changes` that fits, as flags, and its plan; None if none of
+    the first few does.
+  """
+  for words in itertools.islice(changes(config, made), _TRIES):
+    try:
+      other = plan(override(config, words), made.topology)
+    except UserError as error:
+      warn(f"not {' '.join(words)}: {error}")
+      continue
+    needs = readable(other.memory.total)
+    warn(f"tried {' '.join(words)}: {needs} a chip")
+    if other.fits:
+      return words, other
+  return None
+
+
+def _run(argv: Sequence[str]) -> int:
+  if any(word in ("-h", "--help") for word in argv):
+    emit(__doc__)
+    return 0
+  topology, rest = command_line.take("topology", argv)
+  output, rest = command_line.take("json", rest)
+  config = command_line.parse(rest).config
+  if topology is None:
+    raise UserError(f"--topology=SLICE is missing, such as {EXAMPLES}")
+  if output not in (None, "-"):
+    # Before minutes of compiling.
+    output = paths.check_output("--json", output)
+  given = any("config.mesh." in word for word in rest)
+  is_default = not given and config.mesh == Mesh() and config.strategy == "jit"
+  if is_default:
+    config = dataclasses.replace(config, mesh=Mesh(data=-1))
+  # What is compiled for a TPU is traced on the CPU, whatever else is here.
+  jax.config.update("jax_platforms", "cpu")
+  try:
+    made = plan(config, topology)
+  except UserError as error:
+    if is_default and "config.batch_size" in str(error):
+      raise UserError(f"{error}; {_DEFAULT}") from error
+    raise
+  if is_default:
+    (warn if output == "-" else emit)(_DEFAULT)
+  if output != "-":
+    emit(table(made))
+  found = None if made.fits else suggest(config, made)
+  whole = document(made)
+  if not made.fits:
+    whole["suggestion"] = found and {"flags": found[0], **document(found[1])}
+  if output == "-":
+    emit(json.dumps(whole, indent=2))
+  else:
+    _say(made, found)
+  if output not in (None, "-"):
+    paths.write("--json", output, json.dumps(whole, indent=2).encode())
+  return 0 if made.fits else 1
+
+
+def _say(made: Plan, found: tuple[list[str], Plan] | None) -> None:
+  """Prints what would fit."""
+  if made.fits:
+    return
+  if found is None:
+    emit("\nnone of the layouts that were tried fits: take more chips, fewer")
+    emit("sequences an update, or a smaller model")
+  else:
+    emit(f"\nthis fits: {' '.join(found[0])}\n\n{table(found[1])}")
+
+
+if __name__ == "__main__":
+  sys.exit(main_with_errors(_run))

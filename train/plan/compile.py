@@ -1,0 +1,267 @@
+"""Compiles the training step of a config for devices that are not there."""
+
+import contextlib
+import dataclasses
+import math
+import re
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding
+
+from jaxmodels.analysis import flops
+from jaxmodels.analysis.chips import SLICES, slice_devices
+from jaxmodels.analysis.collectives import Collective, collectives
+from jaxmodels.analysis.cycles import expected_cycles
+from jaxmodels.analysis.model_flops import model_flops
+from jaxmodels.ops.engine.platform import trace_for
+from train.config import MOST, Config, validate
+from train.config import schema as configs
+from train.devices.mesh import BATCH, check_pieces
+from train.devices.strategy import Strategy, make_strategy
+from train.errors import RunError, UserError, one_line
+from train.setup import make_task, new_state, open_split
+from train.state import TrainState
+
+_DTYPES = {
+  "inputs": np.int32,
+  "targets": np.int32,
+  "weights": np.float32,
+  "segment_ids": np.int32,
+}
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+# What the compiler says of a program that needs too much.
+_NEEDED = re.compile(r"(?:HLO temporaries \(|[Uu]sed )([\d.]+)([KMGT]?)B?\b")
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+  """Bytes a chip.
+
+  Attributes:
+    parameters: Its share of them, by their shardings.
+    optimizer: Of the rest of the state: moments, counters, the key.
+    batch: Its share of a batch.
+    temporary: What the step needs beside these while it runs: activations
+      kept for the backward pass, gradients, gathered parameters, buffers. By
+      the compiler; None if it did not say.
+    program: The code, and results that take the place of no argument.
+    chip: What a program may use.
+  """
+
+  parameters: int
+  optimizer: int
+  batch: int
+  temporary: int | None
+  program: int
+  chip: int
+
+  @property
+  def total(self) -> int | None:
+    """All together, if it is known."""
+    if self.temporary is None:
+      return None
+    held = self.parameters + self.optimizer + self.batch
+    return held + self.temporary + self.program
+
+
+@dataclasses.dataclass(frozen=True)
+class Flops:
+  """Floating-point operations of a step, over all chips.
+
+  Attributes:
+    six_n: 6 times parameters times tokens (Kaplan et al. 2020).
+    model: See `jaxmodels.analysis.model_flops`; None if they cannot be counted.
+    program: Of the step as it is traced, recomputation included (see
+      `jaxmodels.analysis.flops`); None likewise.
+    peak: What all chips do in a second at best.
+  """
+
+  six_n: float
+  model: float | None
+  program: float | None
+  peak: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """What the compiler made of a step.
+
+  Attributes:
+    topology: The slice.
+    mesh: Devices along each axis, none of them -1.
+    tokens: Of a step.
+    parameters: How many there are.
+    memory: Bytes a chip.
+    fits: Whether that is no more than a chip has.
+    collectives: Of a step; empty if it does not compile.
+    flops: Of a step.
+    cycles: Of a chip and a step, as the compiler expects: see
+      `jaxmodels.analysis.cycles`; None if it does not compile.
+    compile_seconds: Until it was compiled, or refused.
+  """
+
+  topology: str
+  mesh: configs.Mesh
+  tokens: int
+  parameters: int
+  memory: Memory
+  fits: bool
+  collectives: Sequence[Collective]
+  flops: Flops
+  cycles: int | None
+  compile_seconds: float
+
+
+def plan(config: Config, topology: str) -> Plan:
+  """Compiles the step that training runs, without arrays, for a TPU slice.
+
+  Args:
+    config: The run; of its data only the length of a sequence is read.
+    topology: Such as "v5e:16x16".
+
+  Raises:
+    UserError: The config or the topology is wrong, or libtpu is missing.
+    RunError: The compiler refuses the step for another reason than memory.
+  """
+  devices = slice_devices(topology)
+  chip = SLICES[topology.partition(":")[0]]
+  length = sequence_length(config.data)
+  mesh = validate(config, devices=len(devices), length=length)
+  if config.strategy != "jit":
+    raise UserError(
+      f"config.strategy is {config.strategy!r}, but only 'jit' can be planned"
+    )
+  task = make_task(config)
+  with trace_for("tpu"):
+    _, state = new_state(config, task, length)
+    check_pieces(mesh, task.model, state.params, length, devices)
+    strategy = make_strategy("jit", task, mesh=mesh, devices=devices)
+    arguments = lay_out(strategy, state, (config.batch_size, length))
+    # A jitted function, which the type of a strategy does not say.
+    step: Any = strategy.step
+    traced = step.trace(*arguments)
+  begun = time.perf_counter()
+  compiled, needed = None, None
+  # The compiler takes long over what is far too large, and cannot do it.
+  if _bytes(arguments) <= chip.memory:
+    compiled, needed = _compile(traced.lower())
+  seconds = time.perf_counter() - begun
+  memory = _memory(arguments, compiled, needed, chip.memory)
+  total = memory.total
+  used = math.prod(dataclasses.astuple(mesh))
+  text = compiled.as_text() if compiled else None
+  return Plan(
+    topology=topology,
+    mesh=mesh,
+    tokens=config.batch_size * length,
+    parameters=_count(state.params),
+    memory=memory,
+    fits=compiled is not None and total is not None and total <= chip.memory,
+    collectives=collectives(text) if text else [],
+    flops=_flops(config, state.params, length, traced, chip.peak * used),
+    cycles=expected_cycles(text) if text else None,
+    compile_seconds=seconds,
+  )
+
+
+def sequence_length(data: Any) -> int:
+  """Returns the tokens of a sequence.
+
+  By the field `length` of the data, so that they need not be here; where they
+  have none, by their first example.
+  """
+  length = getattr(data, "length", None)
+  if isinstance(length, int):
+    if not 1 <= length <= MOST:
+      raise UserError(
+        f"config.data.length is {length}, but must be 1 to {MOST}"
+      )
+    return length
+  return np.shape(open_split(data, "train")[0]["inputs"])[0]
+
+
+def lay_out(
+  strategy: Strategy, state: TrainState, shape: tuple[int, int]
+) -> tuple[Any, Any]:
+  """Returns the shapes of a state and a batch, and where they lie.
+
+  Args:
+    strategy: One device, or a mesh of them.
+    state: Its shapes.
+    shape: Of a batch: sequences, and tokens of each.
+  """
+  where = strategy.place(state)
+  where_batch = jax.tree.leaves(where)[0]
+  if isinstance(where_batch, NamedSharding):
+    where_batch = NamedSharding(where_batch.mesh, BATCH)
+
+  def lying(x: Any, where: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
+
+  batch = {
+    name: jax.ShapeDtypeStruct(shape, dtype, sharding=where_batch)
+    for name, dtype in _DTYPES.items()
+  }
+  return jax.tree.map(lying, state, where), batch
+
+
+def _compile(lowered: Any) -> tuple[Any, int | None]:
+  """The program, or None and the temporary bytes it would need if known."""
+  try:
+    return lowered.compile(), None
+  except jax.errors.JaxRuntimeError as error:
+    text = one_line(error)
+    if "RESOURCE_EXHAUSTED" not in text:
+      raise RunError(f"the step does not compile: {text[:500]}") from error
+  found = _NEEDED.search(text)
+  return None, found and round(float(found[1]) * _UNITS[found[2]])
+
+
+def _memory(
+  arguments: tuple[Any, Any], compiled: Any, needed: int | None, chip: float
+) -> Memory:
+  state, batch = arguments
+  parameters = _bytes(state.params)
+  temporary, program = needed, 0
+  if compiled is not None:
+    found = compiled.memory_analysis()
+    temporary = found.temp_size_in_bytes
+    program = found.generated_code_size_in_bytes
+    program += found.output_size_in_bytes - found.alias_size_in_bytes
+  return Memory(
+    parameters=parameters,
+    optimizer=_bytes(state) - parameters,
+    batch=_bytes(batch),
+    temporary=temporary,
+    program=program,
+    chip=int(chip),
+  )
+
+
+def _bytes(tree: Any) -> int:
+  """What one chip holds of arrays that lie somewhere."""
+  return sum(
+    math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+    for x in jax.tree.leaves(tree)
+  )
+
+
+def _count(tree: Any) -> int:
+  return sum(x.size for x in jax.tree.leaves(tree))
+
+
+def _flops(
+  config: Config, params: Any, length: int, traced: Any, peak: float
+) -> Flops:
+  tokens = config.batch_size * length
+  model: float | None = None
+  program: float | None = None
+  with contextlib.suppress(ValueError):
+    model = model_flops(config.model, params, length) * tokens
+  with contextlib.suppress(ValueError):
+    program = flops.of_jaxpr(traced.jaxpr.jaxpr).total
+  return Flops(6.0 * _count(params) * tokens, model, program, peak)

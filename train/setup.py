@@ -1,0 +1,364 @@
+"""What happens before the first step: open, check, restore."""
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from train import checkpoint, files
+from train.config import Config, Mesh, serialize, validate
+from train.data import Codec, Dataset, digest
+from train.devices import memory, processes
+from train.devices.mesh import check_pieces
+from train.devices.strategy import Strategy, make_strategy
+from train.errors import UserError, described, is_disk_full, one_line
+from train.metrics import FILE_NAME
+from train.optimizer import make_optimizer, schedule
+from train.state import TrainState, initial_state
+from train.step import Task
+
+# What may change when a run goes on, since no number of its training depends
+# on it.
+FREE: tuple[str, ...] = (
+  "config.log_every",
+  "config.eval_every",
+  "config.eval_batches",
+  "config.checkpoint_every",
+  "config.keep",
+  "config.sample",
+  "config.debug",
+  # Where a state lies is no part of it: it goes on on any devices.
+  "config.strategy",
+  "config.mesh",
+)
+# Entries of a saved config that are none of the config: see `begin`.
+_BESIDE = ("config.$data", "config.$source")
+
+
+class Start(NamedTuple):
+  """What the loop begins with.
+
+  Attributes:
+    strategy: Runs the steps.
+    mesh: Devices along each axis.
+    state: Where `strategy.prepare` wants it.
+    train: What is trained on.
+    validation: What is validated on.
+    snapshot: The checkpoint that the state is of, itself without it; None for
+      a new run.
+    document: The config and what a checkpoint keeps beside it, as JSON.
+  """
+
+  strategy: Strategy
+  mesh: Mesh
+  state: TrainState
+  train: Dataset
+  validation: Dataset
+  snapshot: checkpoint.Snapshot | None
+  document: Any
+
+
+def open_split(data: Any, split: str) -> Dataset:
+  """Opens a split of a config's data.
+
+  Raises:
+    UserError: It cannot be opened, or is empty.
+  """
+  try:
+    dataset = data.open(split)
+  # Data may be the user's own too; `~` without a home is a RuntimeError.
+  except Exception as error:
+    raise UserError(f"config.data: {described(error)}") from error
+  if len(dataset) == 0:
+    raise UserError(f"config.data: the {split} split has no examples")
+  return dataset
+
+
+def read_only(data: Any) -> Any:
+  """Returns data of a saved config that write and download nothing.
+
+  Raises:
+    UserError: They cannot do without.
+  """
+  make = getattr(data, "read_only", None)
+  try:
+    return data if make is None else make()
+  except ValueError as error:
+    raise UserError(f"config.data: {one_line(error)}") from error
+
+
+def open_codec(data: Any, vocab_size: object = None) -> Codec:
+  """Returns what turns text to tokens and back, without the data if it can.
+
+  Args:
+    data: Of a config. Data without a `codec` method are opened.
+    vocab_size: Of the data set, where it is known.
+
+  Raises:
+    UserError: They have to be opened, and cannot be.
+  """
+  known = vocab_size if type(vocab_size) is int else None
+  make = getattr(data, "codec", None)
+  codec = None if make is None else make(known)
+  if codec is not None:
+    return codec
+  return open_split(read_only(data), "validation")
+
+
+def make_task(config: Config) -> Task:
+  """Puts model and optimizer of a config together."""
+  rate = schedule(config.optimizer, config.steps)
+  optimizer = make_optimizer(config.optimizer, rate)
+  return Task(config.model, optimizer, rate, config.accumulation)
+
+
+def new_state(
+  config: Config, task: Task, length: int
+) -> tuple[Callable[[], TrainState], TrainState]:
+  """Returns what draws the state before the first step, and its shapes.
+
+  Args:
+    config: The run.
+    task: Made of it.
+    length: Tokens a sequence.
+
+  Raises:
+    UserError: The model refuses its configuration.
+  """
+  draw = initial_state(task.model, task.optimizer, config.seed, length)
+  try:
+    return draw, jax.eval_shape(draw)
+  # A model may be the user's own, and fail in any way.
+  except Exception as error:
+    raise UserError(f"config.model: {described(error)}") from error
+
+
+def begin(
+  config: Config,
+  workdir: str,
+  say: Callable[[str], None],
+  *,
+  source: str | None = None,
+  new_data: bool = False,
+) -> Start:
+  """Opens the data, builds the state, and takes up the run if there is one.
+
+  Nothing in the directory is changed before all that may be refused has been
+  checked.
+
+  Args:
+    config: The run.
+    workdir: Its directory, which is there.
+    say: Takes lines for the user.
+    source: The config file that the user named.
+    new_data: Whether a run may go on with other data.
+
+  Raises:
+    UserError: The config is wrong, or not that of the run in `workdir`.
+  """
+  train = open_split(config.data, "train")
+  validation = open_split(config.data, "validation")
+  length = np.shape(train[0]["inputs"])[0]
+  mesh = validate(
+    config,
+    devices=jax.device_count(),
+    processes=jax.process_count(),
+    vocab_size=train.vocab_size,
+    length=length,
+  )
+  task = make_task(config)
+  draw, shapes = new_state(config, task, length)
+  check_pieces(mesh, task.model, shapes.params, length)
+  memory.check(config, mesh, shapes, length)
+  digests = {"train": digest(train), "validation": digest(validation)}
+  document = _document(config, digests, new_data)
+  document |= {
+    "$data": {**digests, "vocab_size": train.vocab_size},
+    "$source": source,
+  }
+  snapshot = checkpoint.latest(workdir, say)
+  if snapshot is not None:
+    _refuse_changes(snapshot, document, config, workdir)
+    _refuse_new_data(snapshot, digests, workdir, say if new_data else None)
+  strategy = make_strategy(config.strategy, task, mesh=mesh, debug=config.debug)
+  places = strategy.place(shapes)
+  wanted = jax.tree.map(
+    lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+    shapes,
+    places,
+  )
+  # Drawn in pieces, so that no device ever holds the whole of a large one.
+  drawn = jax.jit(draw, out_shardings=places)
+  if jax.process_count() > 1:
+    _check_programs(strategy, drawn, wanted, train, config)
+  if snapshot is None:
+    state = drawn()
+  else:
+    snapshot, state = checkpoint.restore_latest(workdir, snapshot, wanted, say)
+    # What stopped it is for the step to find again.
+    going = jax.device_put(np.zeros((), bool), places.stopped)
+    state = state.replace(stopped=going)
+  checkpoint.clear(workdir, snapshot, say)
+  if processes.is_first():
+    content = json.dumps(document, indent=2).encode()
+    files.replace(os.path.join(workdir, "config.json"), content)
+  return Start(strategy, mesh, state, train, validation, snapshot, document)
+
+
+def _document(
+  config: Config, digests: Mapping[str, str], new_data: bool
+) -> dict[str, Any]:
+  """Returns a config as JSON, after all processes have seen they have it.
+
+  Raises:
+    UserError: They have another, or other data; raised by all.
+  """
+  document: dict[str, Any] = serialize.to_json(config)
+  splits = {f"the {split} split": text for split, text in digests.items()}
+  processes.check_same(
+    {
+      "the version of JAX": jax.__version__,
+      "the config": json.dumps(document),
+      "the flag --new_data": str(new_data),
+      **splits,
+    }
+  )
+  return document
+
+
+def _check_programs(
+  strategy: Strategy,
+  drawn: Any,
+  state: TrainState,
+  dataset: Dataset,
+  config: Config,
+) -> None:
+  """Sees that all processes have the same programs, before any runs.
+
+  Each process compiles its own. With other code in one of them, the copies of
+  the state would differ and nothing would say so.
+
+  Args:
+    strategy: Has the programs of the step and of the validation.
+    drawn: The program that draws the first state.
+    state: Shapes and shardings of the state.
+    dataset: Gives a row, to make a batch like those of the run.
+    config: The run.
+
+  Raises:
+    UserError: They differ; raised by all.
+  """
+  count = len(strategy.rows(config.batch_size))
+  batch = strategy.batch(
+    {name: np.stack([row] * count) for name, row in dataset[0].items()}
+  )
+  processes.check_same(
+    {
+      "the code of the initial parameters": drawn.lower().as_text(),
+      "the code of the training step": _lowered(strategy.step, state, batch),
+      "the code of the validation": _lowered(strategy.evaluate, state, batch),
+    }
+  )
+
+
+def _lowered(function: Any, *arguments: Any) -> str:
+  """Returns the program of a jitted function before it is compiled."""
+  if not hasattr(function, "lower"):
+    # Debug mode wraps it, to run checks.
+    function = function.__wrapped__
+  return function.lower(*arguments).as_text()
+
+
+def make_workdir(workdir: str) -> None:
+  """Makes the directory of a run, and sees that nothing leads out of it.
+
+  Of several processes, the first does; the others need to reach it too.
+
+  Raises:
+    UserError: It cannot.
+  """
+  processes.on_first(lambda: _make_writable(workdir))
+  if not os.path.isdir(workdir):
+    raise UserError(
+      f"--workdir={workdir} of process 0 is not to be seen here: give a"
+      " directory that all processes share"
+    )
+
+
+def _make_writable(workdir: str) -> None:
+  try:
+    os.makedirs(workdir, exist_ok=True)
+  except OSError as error:
+    if is_disk_full(error):
+      raise
+    reason = error.strerror or str(error)
+    raise UserError(f"cannot write to --workdir={workdir}: {reason}") from error
+  if not os.access(workdir, os.W_OK | os.X_OK):
+    raise UserError(f"cannot write to --workdir={workdir}: permission denied")
+  for name in ("checkpoints", "corrupt", FILE_NAME):
+    files.refuse_link(os.path.join(workdir, name))
+  # The profiler makes folders in folders, and follows what it finds.
+  files.refuse_link(os.path.join(workdir, "profile"), inside=True)
+
+
+def _refuse_changes(
+  snapshot: checkpoint.Snapshot, document: Any, config: Config, workdir: str
+) -> None:
+  """Raises a UserError if the run was started with another config.
+
+  `steps` may change only where the schedule does not depend on it.
+  """
+  free = FREE
+  if config.optimizer.decay_steps is not None:
+    free = (*free, "config.steps")
+  changes = [
+    f"{key} was {old!r} and is {new!r}"
+    for key, (old, new) in serialize.difference(
+      snapshot.config, document
+    ).items()
+    if not key.startswith((*free, *_BESIDE))
+  ]
+  if changes:
+    raise UserError(
+      f"{workdir} holds a run with another config: {'; '.join(changes)}."
+      " Undo the change, or give another --workdir"
+    )
+  if config.steps < snapshot.step:
+    raise UserError(
+      f"config.steps is {config.steps}, but the run in {workdir} is already"
+      f" at step {snapshot.step}"
+    )
+
+
+def _refuse_new_data(
+  snapshot: checkpoint.Snapshot,
+  digests: Mapping[str, str],
+  workdir: str,
+  allow: Callable[[str], None] | None,
+) -> None:
+  """Raises a UserError if the data are not those that the run began with.
+
+  Args:
+    snapshot: Of a run; those of earlier versions do not know their data.
+    digests: Of the data now, by split.
+    workdir: The run's directory.
+    allow: Takes the line instead, where the user wants other data.
+  """
+  known = snapshot.config.get("$data")
+  known = known if isinstance(known, dict) else {}
+  changed = [x for x in digests if known.get(x, digests[x]) != digests[x]]
+  if not changed:
+    return
+  which = " and ".join(f"the {split} split" for split in changed)
+  verb = "have" if len(changed) > 1 else "has"
+  line = f"{which} {verb} changed since the run in {workdir} was at step"
+  line = f"{line} {snapshot.step}"
+  if allow is None:
+    raise UserError(
+      f"{line}: put the old data back, give another --workdir, or add"
+      " --new_data to go on with the new data"
+    )
+  allow(f"{line}, and the run goes on with the new data")
