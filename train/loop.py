@@ -28,7 +28,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxmodels.analysis.model_flops import share_of_peak
+from jaxmodels.models.model_flops import share_of_peak
 from train import checkpoint, files
 from train.checkpoint import Checkpoints, Snapshot
 from train.command import warn

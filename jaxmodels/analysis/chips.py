@@ -8,8 +8,6 @@ from typing import Any, NamedTuple
 
 from jax.experimental import topologies
 
-from train.errors import UserError, one_line
-
 MISSING = (
   "libtpu is not installed, so nothing is compiled for a TPU: "
   "pip install jaxmodels[aot]"
@@ -81,28 +79,28 @@ def slice_devices(name: str) -> list[Any]:
     name: Chip and shape, such as "v5e:16x16".
 
   Raises:
-    UserError: There is no such slice, or libtpu is not installed.
+    ValueError: There is no such slice.
+    ModuleNotFoundError: libtpu is not installed.
   """
   chip, _, shape = name.partition(":")
   is_shape = re.fullmatch("[1-9][0-9]{0,3}(x[1-9][0-9]{0,3})+", shape)
   if chip not in SLICES or not is_shape:
-    raise UserError(
-      f"--topology={name} is unknown: give one of {', '.join(SLICES)} and its"
-      f" shape in chips, such as {EXAMPLES}"
+    raise ValueError(
+      f"{name} is unknown: give one of {', '.join(SLICES)} and its shape in"
+      f" chips, such as {EXAMPLES}"
     )
   chips = math.prod(map(int, shape.split("x")))
   if chips > _MOST:
-    raise UserError(f"--topology={name} has {chips} chips, more than {_MOST}")
+    raise ValueError(f"{name} has {chips} chips, more than {_MOST}")
   if not is_there():
-    raise UserError(MISSING)
+    raise ModuleNotFoundError(MISSING)
   for variable, value in _ENVIRONMENT.items():
     os.environ.setdefault(variable, value)
   try:
     found = topologies.get_topology_desc(name, platform="tpu")
   # An error of the runtime, whose type is no public name of JAX.
   except (RuntimeError, ValueError, NotImplementedError) as error:
-    raise UserError(
-      f"--topology={name} cannot be: {one_line(error)}; shapes are such as"
-      f" {EXAMPLES}"
+    raise ValueError(
+      f"{name} cannot be: {error}; shapes are such as {EXAMPLES}"
     ) from error
   return list(found.devices)

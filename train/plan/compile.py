@@ -16,7 +16,7 @@ from jaxmodels.analysis import flops
 from jaxmodels.analysis.chips import SLICES, slice_devices
 from jaxmodels.analysis.collectives import Collective, collectives
 from jaxmodels.analysis.cycles import expected_cycles
-from jaxmodels.analysis.model_flops import model_flops
+from jaxmodels.models.model_flops import model_flops
 from jaxmodels.ops.engine.platform import trace_for
 from train.config import MOST, Config, validate
 from train.config import schema as configs
@@ -74,7 +74,7 @@ class Flops:
 
   Attributes:
     six_n: 6 times parameters times tokens (Kaplan et al. 2020).
-    model: See `jaxmodels.analysis.model_flops`; None if they cannot be counted.
+    model: See `jaxmodels.models.model_flops`; None if they cannot be counted.
     program: Of the step as it is traced, recomputation included (see
       `jaxmodels.analysis.flops`); None likewise.
     peak: What all chips do in a second at best.
@@ -127,7 +127,12 @@ def plan(config: Config, topology: str) -> Plan:
     UserError: The config or the topology is wrong, or libtpu is missing.
     RunError: The compiler refuses the step for another reason than memory.
   """
-  devices = slice_devices(topology)
+  try:
+    devices = slice_devices(topology)
+  except ValueError as error:
+    raise UserError(f"--topology={one_line(error)}") from error
+  except ModuleNotFoundError as error:
+    raise UserError(str(error)) from error
   chip = SLICES[topology.partition(":")[0]]
   length = sequence_length(config.data)
   mesh = validate(config, devices=len(devices), length=length)

@@ -1,12 +1,18 @@
-"""Multi-query associative recall as a data set of tfds, without TensorFlow."""
+"""Stores the examples of synthetic tasks as data sets of tfds.
+
+A task is a frozen dataclass that draws its examples: see `Task`. They are made
+once, without TensorFlow, and kept under a name that spells out every setting.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import io
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -14,33 +20,55 @@ from absl import logging
 
 from train.data.dataset import SPLITS
 from train.data.guard import known_features
-from train.data.tasks import mqar
 from train.streams import say
 
 
+class Task(Protocol):
+  """What a synthetic task says of itself.
+
+  Attributes:
+    name: The folder of its examples.
+    version: To be raised whenever the same settings give other examples.
+  """
+
+  name: ClassVar[str]
+  version: ClassVar[str]
+
+  @property
+  def length(self) -> int:
+    """Tokens per row, L."""
+
+  @property
+  def data_dir(self) -> str:
+    """The folder that keeps the examples of all tasks."""
+
+  def settings(self) -> Mapping[str, Any]:
+    """Returns every setting that changes the examples, in a fixed order."""
+
+  def generate(self, split: str) -> Iterator[dict[str, np.ndarray]]:
+    """Draws the examples of a split: `inputs` and `targets`, int32 [L]."""
+
+
 @dataclasses.dataclass(eq=False)
-class MqarConfig(tfds.core.BuilderConfig):
-  """What tfds calls a config: a name, and the settings it stands for."""
+class _Config(tfds.core.BuilderConfig):
+  """What tfds calls a config: a name, and the task it stands for."""
 
-  settings: mqar.Mqar = mqar.Mqar()  # noqa: RUF009  (frozen)
+  task: Any = None
 
 
-class MqarBuilder(tfds.core.GeneratorBasedBuilder):
-  """Multi-query associative recall (Arora et al., 2023, arXiv:2312.04927)."""
+class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+  """Makes the examples of a task."""
 
-  name = "mqar"
-  # To be raised whenever other examples come of the same settings.
   VERSION = tfds.core.Version("1.0.0")
 
   def _info(self) -> tfds.core.DatasetInfo:
-    row = tfds.features.Tensor(
-      shape=(self.builder_config.settings.length,), dtype=np.int32
-    )
+    task = self.builder_config.task
+    row = tfds.features.Tensor(shape=(task.length,), dtype=np.int32)
     # Built here, because the usual way reads description files that lie
     # beside the module.
     return tfds.core.DatasetInfo(
       builder=self,
-      description=mqar.Mqar.__doc__,
+      description=type(task).__doc__,
       features=tfds.features.FeaturesDict({"inputs": row, "targets": row}),
     )
 
@@ -49,31 +77,42 @@ class MqarBuilder(tfds.core.GeneratorBasedBuilder):
     return {split: self._generate_examples(split) for split in SPLITS}
 
   def _generate_examples(self, split: str) -> Iterator:
-    return enumerate(mqar.generate(self.builder_config.settings, split))
+    return enumerate(self.builder_config.task.generate(split))
 
 
-def read(settings: mqar.Mqar, split: str) -> Sequence[dict[str, np.ndarray]]:
+@functools.cache
+def _builder(task: type[Task]) -> type[_Builder]:
+  """Returns the builder of a kind of task: tfds keeps name and version in it."""
+  version = tfds.core.Version(task.version)
+  return type(_Builder)(
+    task.__name__,
+    (_Builder,),
+    {"name": task.name, "VERSION": version},
+    skip_registration=True,
+  )
+
+
+def read(task: Task, split: str) -> Sequence[dict[str, np.ndarray]]:
   """Returns the stored examples, after making them if they are not there.
 
   Args:
-    settings: what to read.
+    task: What to read.
     split: "train" or "validation".
 
   Returns:
     Examples by number, each with `inputs` and `targets`, int32 [L].
   """
-  config = MqarConfig(name=_name(settings), description="", settings=settings)
-  version = str(MqarBuilder.VERSION)
-  root = pathlib.Path(settings.data_dir).expanduser()
-  folder = root / MqarBuilder.name / config.name / version
+  name = "-".join(f"{key}_{value}" for key, value in task.settings().items())
+  root = pathlib.Path(task.data_dir).expanduser()
+  folder = root / task.name / name / task.version
   if not folder.exists():
-    say(f"making the examples of associative recall: {folder}")
-    _make(config, root, folder)
+    say(f"making the examples of {task.name}: {folder}")
+    _make(_Config(name=name, description="", task=task), root, folder)
   with known_features():
     return tfds.builder_from_directory(folder).as_data_source(split=split)
 
 
-def _make(config: MqarConfig, root: pathlib.Path, folder: pathlib.Path) -> None:
+def _make(config: _Config, root: pathlib.Path, folder: pathlib.Path) -> None:
   """Writes the examples of all splits.
 
   tfds writes into a folder of another name and renames it when all is there,
@@ -81,7 +120,7 @@ def _make(config: MqarConfig, root: pathlib.Path, folder: pathlib.Path) -> None:
   """
   try:
     with _quiet():
-      builder = MqarBuilder(
+      builder = _builder(type(config.task))(
         config=config, data_dir=root, file_format="array_record"
       )
       builder.download_and_prepare()
@@ -103,11 +142,3 @@ def _quiet() -> Iterator[None]:
   finally:
     tfds.enable_progress_bar()
     logging.set_verbosity(verbosity)
-
-
-def _name(settings: mqar.Mqar) -> str:
-  """Spells out every setting that changes the examples."""
-  fields = dataclasses.asdict(settings)
-  del fields["data_dir"]
-  fields["num_queries"] = settings.queries
-  return "-".join(f"{name}_{value}" for name, value in fields.items())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, SupportsIndex
+from typing import Any, ClassVar, NamedTuple, SupportsIndex
 
 import numpy as np
 
@@ -57,6 +57,9 @@ class Mqar:
     data_dir: the folder that keeps them.
   """
 
+  name: ClassVar[str] = "mqar"
+  version: ClassVar[str] = "1.0.0"
+
   length: int = 128
   vocab_size: int = 256
   num_pairs: int = 8
@@ -99,6 +102,16 @@ class Mqar:
     """Queries a row."""
     return self.num_queries or self.num_pairs
 
+  def settings(self) -> dict[str, Any]:
+    """Returns every setting that changes the examples."""
+    fields = dataclasses.asdict(self)
+    del fields["data_dir"]
+    return {**fields, "num_queries": self.queries}
+
+  def generate(self, split: str) -> Iterator[dict[str, np.ndarray]]:
+    """Draws the examples of a split: `inputs` and `targets`, int32 [L]."""
+    return generate(self, split)
+
 
 class InMemory(NamedTuple):
   """Opens the examples of `Mqar` without a file, in the order of drawing.
@@ -112,7 +125,7 @@ class InMemory(NamedTuple):
     """Opens a split, as `Mqar.open` does."""
     check_split(split)
     _check(self.settings)
-    rows = list(generate(self.settings, split))
+    rows = list(self.settings.generate(split))
     return RecallDataset(rows, self.settings.vocab_size)
 
 

@@ -3,9 +3,9 @@
 import jax
 import pytest
 
-from jaxmodels.analysis import chips, model_flops
-from jaxmodels.analysis.model_flops import model_flops as count
-from jaxmodels.models import LanguageModel
+from jaxmodels.analysis import chips
+from jaxmodels.models import LanguageModel, model_flops
+from jaxmodels.models.model_flops import model_flops as count
 from tests.train import tiny
 from train.loop import run
 from train.metrics import read_metrics
