@@ -56,9 +56,10 @@ class _Config(tfds.core.BuilderConfig):
   task: Any = None
 
 
-class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class TaskBuilder(tfds.core.GeneratorBasedBuilder):
   """Makes the examples of a task."""
 
+  name = "task"
   VERSION = tfds.core.Version("1.0.0")
 
   def _info(self) -> tfds.core.DatasetInfo:
@@ -81,15 +82,11 @@ class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 
 @functools.cache
-def _builder(task: type[Task]) -> type[_Builder]:
-  """Returns the builder of a kind of task: tfds keeps name and version in it."""
-  version = tfds.core.Version(task.version)
-  return type(_Builder)(
-    task.__name__,
-    (_Builder,),
-    {"name": task.name, "VERSION": version},
-    skip_registration=True,
-  )
+def _builder(name: str, version: str) -> Any:
+  """Returns the builder of a task: tfds keeps name and version in a class."""
+  fields = {"name": name, "VERSION": tfds.core.Version(version)}
+  with tfds.core.registered.skip_registration():
+    return type("TaskBuilder", (TaskBuilder,), fields)
 
 
 def read(task: Task, split: str) -> Sequence[dict[str, np.ndarray]]:
@@ -120,7 +117,7 @@ def _make(config: _Config, root: pathlib.Path, folder: pathlib.Path) -> None:
   """
   try:
     with _quiet():
-      builder = _builder(type(config.task))(
+      builder = _builder(config.task.name, config.task.version)(
         config=config, data_dir=root, file_format="array_record"
       )
       builder.download_and_prepare()
