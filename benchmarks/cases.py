@@ -220,7 +220,7 @@ def _batched(op):
   return call
 
 
-_KALMAN = ("auto", "recurrent", "parallel", "associative")
+_KALMAN = ("auto", "recurrent", "chunk_parallel", "associative")
 _CASES = (
   Case("diagonal_recurrence", ops.diagonal_recurrence, _diagonal,
        scans.diagonal_recurrence),
@@ -246,11 +246,12 @@ _CASES = (
        _normalized, scans.normalized_linear_attention, matrix_state=True),
   Case("dense_recurrence", _block_diagonal, _dense, scans.dense_recurrence),
   Case("bidirectional", _without_state(ops.bidirectional),
-       _linear_attention("head"), None, (*ENGINE, "full"), matrix_state=True),
+       _linear_attention("head"), None, (*ENGINE, "quadratic"),
+       matrix_state=True),
   Case("causal_convolution", ops.causal_convolution, _convolution,
-       scans.causal_convolution, ("auto", "recurrent", "parallel")),
+       scans.causal_convolution, ("auto", "recurrent", "chunk_parallel")),
   Case("attention", ops.attention, _qkv, None,
-       ("auto", "recurrent", "chunked", "parallel")),
+       ("auto", "recurrent", "chunked", "chunk_parallel")),
   Case("kalman_filter", _batched(ops.kalman_filter), _kalman, None, _KALMAN),
   Case("kalman_smoother", _batched(ops.kalman_smoother), _kalman, None,
        _KALMAN),

@@ -23,7 +23,7 @@ from benchmarks.contest import BASELINES, SCAN, SOFTMAX, Contest, Limits, Result
 _LENGTHS = (256, 1024, 4096, 16384, 65536)
 _QUICK = {
   "ops": ["linear_attention", "delta_rule"],
-  "methods": ["auto", "recurrent", "chunked", "parallel"],
+  "methods": ["auto", "recurrent", "chunked", "chunk_parallel"],
   "baselines": [SCAN],
   "lengths": [4096],
   "repeats": 5,

@@ -102,7 +102,7 @@ def check_new_mixer(notebook):
 
 def check_scan_and_recurrence(notebook):
   """Forms agree to rounding, what is naive does not; chunks save memory."""
-  forms = "recurrent", "associative", "chunked", "parallel"
+  forms = "recurrent", "associative", "chunked", "chunk_parallel"
 
   def rows(cell_id):
     """The numbers behind each op and form."""

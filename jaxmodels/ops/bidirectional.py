@@ -61,7 +61,7 @@ def bidirectional(
 
   There is no state to enter or to leave: every token reads all others.
 
-  Cost: twice that of `linear_attention`, chunked; "full"
+  Cost: twice that of `linear_attention`, chunked; "quadratic"
   2 L (K + V) + 4 L^2 flops a token and head, of which the latter make decays.
 
   Args:
@@ -73,11 +73,11 @@ def bidirectional(
     floor: of that sum, above 0.
     segment_ids: [..., L] integers; each token sees only its own segment, a
       run of equal ids.
-    method: "full", the masked product, or a form of the engine, see
+    method: "quadratic", the masked product, or a form of the engine, see
       `jaxmodels.ops.engine.recurrence`; "auto" is that of `linear_attention`.
     chunk_size: as for `linear_attention`.
     axis_name: mesh axis over which L is sharded, inside `shard_map`; not
-      for "full".
+      for "quadratic".
 
   Returns:
     y [..., L, H, V] in the dtype of v.
@@ -95,7 +95,7 @@ def bidirectional(
   if normalize:
     written = jnp.concatenate([written, jnp.ones_like(written[..., :1])], -1)
   with jax.named_scope(op):
-    if method == "full":
+    if method == "quadratic":
       q, k = q.astype(dtype), k.astype(dtype)
       y = _full(q, k, written, log_decay, segment_ids)
     else:
@@ -162,16 +162,16 @@ def _full(q, k, v, log_decay, segment_ids):
 def _check(op, q, k, v, log_decay, floor, method, axis_name, segment_ids):
   """Checks shapes and dtypes, and numbers where that is switched on."""
   checks.require(
-    method == "full" or method in METHODS,
+    method == "quadratic" or method in METHODS,
     f"{op}: method must be one of full, {', '.join(METHODS)}, got {method!r}",
   )
   checks.require(
-    method != "full" or axis_name is None,
+    method != "quadratic" or axis_name is None,
     f"{op}: method must not be 'full' on a sharded sequence "
     f"(axis_name={axis_name!r})",
   )
   checks.rank_at_least(op, "k", k, 3, "[..., L, H, K]")
-  if method in ("full", "associative"):
+  if method in ("quadratic", "associative"):
     form = f'method "{method}"'
     require_length(op, k.shape[-3], form, '"auto" or "recurrent"')
   checks.shape(op, "q", q, k.shape, "[..., L, H, K] like k")

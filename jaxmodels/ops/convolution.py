@@ -12,7 +12,7 @@ from jaxmodels.ops.engine.segments import count_changes
 
 __all__ = ["causal_convolution"]
 
-METHODS = ("auto", "parallel", "recurrent")
+METHODS = ("auto", "chunk_parallel", "recurrent")
 
 
 @by_letters(
@@ -56,13 +56,14 @@ def causal_convolution(
       joins all.
     reverse: Run from the last token to the first. The states are then in the
       order of that walk too.
-    method: "parallel" (W shifted products, all tokens at once), "recurrent"
-      (token by token; for checking), or "auto", which is "parallel".
+    method: "chunk_parallel" (W shifted products, all tokens at once),
+      "recurrent" (token by token; for checking), or "auto", which is
+      "chunk_parallel".
     chunk_size: Not used.
     axis_name: Mesh axis that L is cut over, inside `shard_map`: the tail
-      then comes from the neighbouring device ("parallel" only; a piece must
-      hold at least W - 1 tokens). `initial_state` and the state returned are
-      the whole sequence's, on every device.
+      then comes from the neighbouring device ("chunk_parallel" only; a piece
+      must hold at least W - 1 tokens). `initial_state` and the state returned
+      are the whole sequence's, on every device.
 
   Returns:
     y: [..., L, D], of the dtype of `x`.
@@ -82,7 +83,7 @@ def causal_convolution(
   )
   _check(x, kernel, initial_state, ids, method, axis_name)
   if method == "auto":
-    method = "parallel"
+    method = "chunk_parallel"
   wide = np.result_type(x.dtype, kernel.dtype, np.float32)
   with jax.named_scope("causal_convolution"):
     inputs = jnp.asarray(x, wide)

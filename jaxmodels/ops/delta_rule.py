@@ -23,7 +23,7 @@ from jaxmodels.ops.engine.arguments import arrays
 from jaxmodels.ops.engine.decay import boundary_decay, pair_decay, scores
 from jaxmodels.ops.engine.explicit import by_letters
 from jaxmodels.ops.engine.matrix_state import run_matrix_state
-from jaxmodels.ops.engine.recurrence import Family, Kernel, Method, Segment
+from jaxmodels.ops.engine.recurrence import Family, Kernel, Method, Summary
 from jaxmodels.ops.engine.triangular import solve_unit_lower
 from jaxmodels.ops.kernels import DeltaFactors, walk_delta
 
@@ -87,8 +87,8 @@ def delta_rule(
       entering state has id 0, and each token sees only its own segment.
     reverse: run from the last token to the first.
     method: a form, see `jaxmodels.ops.engine.recurrence`; "auto" is
-      "chunked", but on GPU "parallel", and on CPU "recurrent" if K <= 64 and
-      only the value is asked. "pallas" is for TPU, see
+      "chunked", but on GPU "chunk_parallel", and on CPU "recurrent" if K <= 64
+      and only the value is asked. "pallas" is for TPU, see
       `jaxmodels.ops.kernels` for what it can and cannot do.
     chunk_size: a power of two; 64 by default, 128 on TPU, 32 on CPU if
       K <= 64 or with a decay a key channel.
@@ -119,36 +119,36 @@ def delta_rule(
   )
 
 
-def _system(chunk, between, links) -> jax.Array:
+def _system(chunk, between, masks) -> jax.Array:
   """`A` [C, C], strictly lower: what a key meets of what was written before."""
-  overlap = scores(chunk.k, chunk.k, between, links)
+  overlap = scores(chunk.k, chunk.k, between, masks)
   earlier = np.tri(chunk.k.shape[0], k=-1, dtype=bool)
   return jnp.where(earlier, chunk.beta[:, None] * overlap, 0)
 
 
-def factor(chunk, links):
+def factor(chunk, masks):
   """The writes are affine in the state, `u = from_v - from_k S`."""
-  decay = boundary_decay(chunk.log_decay, chunk.k, links)
+  decay = boundary_decay(chunk.log_decay, chunk.k, masks)
   v_and_k = jnp.concatenate([chunk.v, chunk.k * decay.entry], axis=1)
   solved = solve_unit_lower(
-    _system(chunk, pair_decay(chunk.log_decay), links),
+    _system(chunk, pair_decay(chunk.log_decay), masks),
     chunk.beta[:, None] * v_and_k,
   )
   from_v, from_k = jnp.split(solved, [chunk.v.shape[1]], axis=1)
   return DeltaFactors(decay.through, from_v, from_k, chunk.k * decay.exit)
 
 
-def summarize(chunk, links):
+def summarize(chunk, masks):
   """So is the state that leaves, `through S + k^T u`."""
-  through, from_v, from_k, k = factor(chunk, links)
+  through, from_v, from_k, k = factor(chunk, masks)
   same = np.eye(k.shape[1], dtype=bool)
   through = jnp.where(same, through[:, None], 0)
-  return Segment(through - k.T @ from_k, k.T @ from_v)
+  return Summary(through - k.T @ from_k, k.T @ from_v)
 
 
 def compose(earlier, later):
   """Affine maps one after the other."""
-  return Segment(
+  return Summary(
     later.transition @ earlier.transition, advance(later, earlier.update)
   )
 
@@ -158,25 +158,25 @@ def advance(segment, state):
   return segment.transition @ state + segment.update
 
 
-def read(chunk, links, state):
+def read(chunk, masks, state):
   """What tokens of the chunk wrote, and what the entering state holds."""
-  return walk(chunk, links, state)[0]
+  return read_and_advance(chunk, masks, state)[0]
 
 
-def walk(chunk, links, state):
+def read_and_advance(chunk, masks, state):
   """With the state at hand the writes `u` follow without the transition."""
-  decay = boundary_decay(chunk.log_decay, chunk.k, links)
+  decay = boundary_decay(chunk.log_decay, chunk.k, masks)
   between = pair_decay(chunk.log_decay)
   u = solve_unit_lower(
-    _system(chunk, between, links), _surprise(chunk, decay, state)
+    _system(chunk, between, masks), _surprise(chunk, decay, state)
   )
-  y = _outputs(chunk, links, decay, between, state, u)
+  y = _outputs(chunk, masks, decay, between, state, u)
   return y, _leaving(chunk, decay, state, u)
 
 
-def step(token, links, state):
+def step(token, masks, state):
   """One token after the other needs no scores and no system."""
-  decay = boundary_decay(token.log_decay, token.k, links)
+  decay = boundary_decay(token.log_decay, token.k, masks)
   state = _leaving(token, decay, state, _surprise(token, decay, state))
   return token.q @ state, state
 
@@ -191,17 +191,17 @@ def _leaving(chunk, decay, state, u):
   return decay.through[:, None] * state + (chunk.k * decay.exit).T @ u
 
 
-def read_writes(chunk, links, state_and_writes):
+def read_writes(chunk, masks, state_and_writes):
   """As `read`, with the writes `u` [C, V] of the chunk at hand too."""
   state, u = state_and_writes
-  decay = boundary_decay(chunk.log_decay, chunk.k, links)
+  decay = boundary_decay(chunk.log_decay, chunk.k, masks)
   between = pair_decay(chunk.log_decay)
-  return _outputs(chunk, links, decay, between, state, u)
+  return _outputs(chunk, masks, decay, between, state, u)
 
 
-def _outputs(chunk, links, decay, between, state, u):
+def _outputs(chunk, masks, decay, between, state, u):
   """What the chunk's writes and the entering state tell its queries."""
-  y = scores(chunk.q, chunk.k, between, links) @ u
+  y = scores(chunk.q, chunk.k, between, masks) @ u
   return y + (chunk.q * decay.entry) @ state
 
 
@@ -210,7 +210,7 @@ FAMILY = Family(
   compose,
   advance,
   read,
-  walk,
+  read_and_advance,
   step,
   kernel=Kernel(factor, walk_delta, read_writes),
 )

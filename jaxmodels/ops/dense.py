@@ -17,9 +17,9 @@ from jax import lax
 from jaxmodels.ops.engine import checks
 from jaxmodels.ops.engine.arguments import arrays
 from jaxmodels.ops.engine.explicit import run_by_letters
-from jaxmodels.ops.engine.method import run_chosen
+from jaxmodels.ops.engine.method import run
 from jaxmodels.ops.engine.platform import wide
-from jaxmodels.ops.engine.recurrence import Family, Method, Segment
+from jaxmodels.ops.engine.recurrence import Family, Method, Summary
 
 _CHUNK = 16
 
@@ -51,7 +51,7 @@ def dense_recurrence(
   at M / N of the work.
 
   Given the state, a token costs one matrix-vector product, and that is what
-  "chunked" and "recurrent" do; their gradient keeps A and y. "parallel",
+  "chunked" and "recurrent" do; their gradient keeps A and y. "chunk_parallel",
   "associative" and `axis_name` multiply the matrices of a span, M times the
   work, for a walk of L / C + C steps.
 
@@ -67,7 +67,7 @@ def dense_recurrence(
       entering state has id 0, and each token sees only its own segment.
     reverse: run from the last token to the first.
     method: a form, see `jaxmodels.ops.engine.recurrence`; "auto" is
-      "recurrent" on CPU, where it is fastest, and "parallel" elsewhere.
+      "recurrent" on CPU, where it is fastest, and "chunk_parallel" elsewhere.
     chunk_size: a power of two; 16 by default.
     axis_name: mesh axis over which L is sharded, inside `shard_map`.
 
@@ -119,7 +119,7 @@ def _run(op, block_diagonal, options, A, b, initial_state, segment_ids):
     jnp.zeros((count, length, groups), b.dtype),
   )
   with jax.named_scope(op):
-    y, state = run_chosen(
+    y, state = run(
       op,
       FAMILY,
       tokens,
@@ -135,18 +135,18 @@ def _run(op, block_diagonal, options, A, b, initial_state, segment_ids):
   return y, state
 
 
-def _segments(chunk, links):
+def _segments(chunk, masks):
   """Segments [C, ...] of single tokens; padding is the identity."""
   same = np.eye(chunk.b.shape[1], dtype=bool)[None]
   identity = jnp.where(same, jnp.ones_like(chunk.A), 0)
   padding = jnp.real(chunk.padding)[:, None, None] > 0
   A = jnp.where(padding, identity, chunk.A)
-  return Segment(links.cut(A), chunk.b)
+  return Summary(masks.cut(A), chunk.b)
 
 
-def summarize(chunk, links):
+def summarize(chunk, masks):
   """The tokens' segments one after the other."""
-  segments = _segments(chunk, links)
+  segments = _segments(chunk, masks)
 
   def body(earlier, later):
     return compose(earlier, later), None
@@ -158,7 +158,7 @@ def summarize(chunk, links):
 
 def compose(earlier, later):
   """Affine maps one after the other."""
-  return Segment(
+  return Summary(
     _product(later.transition, earlier.transition),
     advance(later, earlier.update),
   )
@@ -169,19 +169,19 @@ def advance(segment, state):
   return _product(segment.transition, state) + segment.update
 
 
-def read(chunk, links, state):
+def read(chunk, masks, state):
   """Every state of the chunk."""
-  return walk(chunk, links, state)[0]
+  return read_and_advance(chunk, masks, state)[0]
 
 
-def walk(chunk, links, state):
+def read_and_advance(chunk, masks, state):
   """With the state at hand a token is one matrix-vector product."""
 
   def body(state, segment):
     state = advance(segment, state)
     return state, state
 
-  last, y = lax.scan(body, state, _segments(chunk, links))
+  last, y = lax.scan(body, state, _segments(chunk, masks))
   return y, last
 
 
@@ -201,7 +201,7 @@ FAMILY = Family(
   compose,
   advance,
   read,
-  walk,
+  read_and_advance,
   tangent=tangent,
   neutral=Tokens(0, 0, 1),
 )

@@ -15,9 +15,9 @@ from jax import lax
 from jaxmodels.ops.engine import checks
 from jaxmodels.ops.engine.arguments import arrays
 from jaxmodels.ops.engine.explicit import by_letters
-from jaxmodels.ops.engine.method import run_chosen
+from jaxmodels.ops.engine.method import run
 from jaxmodels.ops.engine.platform import wide
-from jaxmodels.ops.engine.recurrence import Family, Method, Segment
+from jaxmodels.ops.engine.recurrence import Family, Method, Summary
 
 _CHUNK = 128
 
@@ -57,7 +57,7 @@ def diagonal_recurrence(
     reverse: run from the last token to the first.
     method: a form, see `jaxmodels.ops.engine.recurrence`; "auto" is
       "recurrent" on CPU, where it is fastest and keeps no more than y, and
-      "parallel" elsewhere.
+      "chunk_parallel" elsewhere.
     chunk_size: a power of two; 128 by default.
     axis_name: mesh axis over which L is sharded, inside `shard_map`; equal
       shards. `initial_state` and the final state are those of the whole
@@ -80,7 +80,7 @@ def diagonal_recurrence(
   dtype = wide(a, b, initial_state)
   channels = math.prod(b.shape[2:])
   with jax.named_scope(op):
-    y, state = run_chosen(
+    y, state = run(
       op,
       FAMILY,
       # One head, and one axis of channels.
@@ -102,19 +102,19 @@ def diagonal_recurrence(
   return y, state
 
 
-def _prefix(chunk, links):
+def _prefix(chunk, masks):
   """Segments [C, ...] of the chunk's first 1, 2, ..., C tokens."""
-  return lax.associative_scan(compose, Segment(links.cut(chunk.a), chunk.b))
+  return lax.associative_scan(compose, Summary(masks.cut(chunk.a), chunk.b))
 
 
-def summarize(chunk, links):
+def summarize(chunk, masks):
   """The last of the prefixes is the chunk."""
-  return jax.tree.map(lambda x: x[-1], _prefix(chunk, links))
+  return jax.tree.map(lambda x: x[-1], _prefix(chunk, masks))
 
 
 def compose(earlier, later):
   """Affine maps, elementwise."""
-  return Segment(
+  return Summary(
     later.transition * earlier.transition, advance(later, earlier.update)
   )
 
@@ -124,14 +124,14 @@ def advance(segment, state):
   return segment.transition * state + segment.update
 
 
-def read(chunk, links, state):
+def read(chunk, masks, state):
   """Every state of the chunk."""
-  return advance(_prefix(chunk, links), state[None])
+  return advance(_prefix(chunk, masks), state[None])
 
 
-def walk(chunk, links, state):
+def read_and_advance(chunk, masks, state):
   """One prefix serves both."""
-  y = read(chunk, links, state)
+  y = read(chunk, masks, state)
   return y, y[-1]
 
 
@@ -145,7 +145,7 @@ FAMILY = Family(
   compose,
   advance,
   read,
-  walk,
+  read_and_advance,
   tangent=tangent,
   neutral=Tokens(1, 0),
 )

@@ -22,13 +22,13 @@ from jaxmodels.ops.engine.arguments import arrays
 from jaxmodels.ops.engine.decay import boundary_decay, pair_decay, scores
 from jaxmodels.ops.engine.explicit import by_letters
 from jaxmodels.ops.engine.matrix_state import decays_per_key, run_matrix_state
-from jaxmodels.ops.engine.method import NARROW
+from jaxmodels.ops.engine.method import NARROW_KEYS
 from jaxmodels.ops.engine.platform import platform
 from jaxmodels.ops.engine.recurrence import (
   Family,
   Method,
-  Segment,
-  token_by_token,
+  Summary,
+  scan_tokens,
 )
 from jaxmodels.ops.engine.triangular import solve_unit_lower
 
@@ -98,8 +98,8 @@ def dplr_recurrence(
       entering state has id 0, and each token sees only its own segment.
     reverse: run from the last token to the first.
     method: a form, see `jaxmodels.ops.engine.recurrence`; "auto" is
-      "chunked", but on GPU "parallel", and on CPU "recurrent" if K <= 64 and
-      only the value is asked.
+      "chunked", but on GPU "chunk_parallel", and on CPU "recurrent" if K <= 64
+      and only the value is asked.
     chunk_size: a power of two; 64 by default, 128 on TPU, 32 on CPU if
       K <= 64 or with a decay a key channel.
     axis_name: mesh axis over which L is sharded, inside `shard_map`.
@@ -114,7 +114,7 @@ def dplr_recurrence(
   op = "dplr_recurrence"
   tokens = Tokens(*arrays(op, q=q, k=k, v=v, a=a, b=b, log_decay=log_decay))
   per_key = decays_per_key(tokens.log_decay, tokens.k)
-  narrow = platform() == "cpu" and tokens.k.shape[-1:] <= (NARROW,)
+  narrow = platform() == "cpu" and tokens.k.shape[-1:] <= (NARROW_KEYS,)
   return run_matrix_state(
     op,
     BY_TOKEN if per_key and narrow else FAMILY,
@@ -138,68 +138,68 @@ class _Scores(NamedTuple):
   b_a: jax.Array
 
 
-def _scores(chunk, links) -> _Scores:
+def _scores(chunk, masks) -> _Scores:
   """All four products; those of b stop before the decay of their token."""
   decay = pair_decay(chunk.log_decay)
-  earlier = np.tri(chunk.k.shape[0], k=-1, dtype=bool) & links.pair
+  earlier = np.tri(chunk.k.shape[0], k=-1, dtype=bool) & masks.pair
   # b of token i reads what is left behind token i - 1.
   next_b = jnp.roll(chunk.b, -1, axis=0)
 
   def before(write):
-    met = scores(next_b, write, decay, links)
+    met = scores(next_b, write, decay, masks)
     return jnp.where(earlier, jnp.roll(met, 1, axis=0), 0)
 
   return _Scores(
-    scores(chunk.q, chunk.k, decay, links),
-    scores(chunk.q, chunk.a, decay, links),
+    scores(chunk.q, chunk.k, decay, masks),
+    scores(chunk.q, chunk.a, decay, masks),
     before(chunk.k),
     before(chunk.a),
   )
 
 
-def _entering(chunk, decay, links) -> jax.Array:
+def _entering(chunk, decay, masks) -> jax.Array:
   """What b reads of the entering state [C, K]: decayed up to token i - 1."""
   before = jnp.roll(decay.entry, 1, axis=0)
   first = np.arange(chunk.b.shape[0])[:, None] == 0
   before = jnp.where(first, 1, before)
-  return chunk.b * jnp.where(links.entry[:, None], before, 0)
+  return chunk.b * jnp.where(masks.entry[:, None], before, 0)
 
 
-def summarize(chunk, links):
+def summarize(chunk, masks):
   """`u` is affine in the state, and so is what the chunk leaves."""
-  decay = boundary_decay(chunk.log_decay, chunk.k, links)
-  scores = _scores(chunk, links)
+  decay = boundary_decay(chunk.log_decay, chunk.k, masks)
+  scores = _scores(chunk, masks)
   met = jnp.concatenate(
-    [scores.b_k @ chunk.v, _entering(chunk, decay, links)], axis=1
+    [scores.b_k @ chunk.v, _entering(chunk, decay, masks)], axis=1
   )
   solved = solve_unit_lower(-scores.b_a, met)
   from_v, from_state = jnp.split(solved, [chunk.v.shape[1]], axis=1)
   k, a = chunk.k * decay.exit, chunk.a * decay.exit
   same = np.eye(chunk.k.shape[1], dtype=bool)
   through = jnp.where(same, decay.through[:, None], 0)
-  return Segment(through + a.T @ from_state, k.T @ chunk.v + a.T @ from_v)
+  return Summary(through + a.T @ from_state, k.T @ chunk.v + a.T @ from_v)
 
 
-def read(chunk, links, state):
+def read(chunk, masks, state):
   """What tokens of the chunk wrote, and what the entering state holds."""
-  return walk(chunk, links, state)[0]
+  return read_and_advance(chunk, masks, state)[0]
 
 
-def walk(chunk, links, state):
+def read_and_advance(chunk, masks, state):
   """With the state at hand `u` follows without the transition."""
-  decay = boundary_decay(chunk.log_decay, chunk.k, links)
-  scores = _scores(chunk, links)
-  met = scores.b_k @ chunk.v + _entering(chunk, decay, links) @ state
+  decay = boundary_decay(chunk.log_decay, chunk.k, masks)
+  scores = _scores(chunk, masks)
+  met = scores.b_k @ chunk.v + _entering(chunk, decay, masks) @ state
   u = solve_unit_lower(-scores.b_a, met)
   y = scores.q_k @ chunk.v + scores.q_a @ u
   y = y + (chunk.q * decay.entry) @ state
   return y, _leaving(chunk, decay, state, u)
 
 
-def step(token, links, state):
+def step(token, masks, state):
   """One token after the other needs no scores and no system."""
-  decay = boundary_decay(token.log_decay, token.k, links)
-  u = _entering(token, decay, links) @ state
+  decay = boundary_decay(token.log_decay, token.k, masks)
+  u = _entering(token, decay, masks) @ state
   state = _leaving(token, decay, state, u)
   return token.q @ state, state
 
@@ -210,5 +210,5 @@ def _leaving(chunk, decay, state, u):
   return decay.through[:, None] * state + k.T @ chunk.v + a.T @ u
 
 
-FAMILY = Family(summarize, compose, advance, read, walk, step)
-BY_TOKEN = FAMILY._replace(walk=token_by_token(walk))
+FAMILY = Family(summarize, compose, advance, read, read_and_advance, step)
+BY_TOKEN = FAMILY._replace(read_and_advance=scan_tokens(read_and_advance))

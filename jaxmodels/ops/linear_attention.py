@@ -14,8 +14,8 @@ from jaxmodels.ops.engine.arguments import arrays
 from jaxmodels.ops.engine.decay import boundary_decay, decayed_scores
 from jaxmodels.ops.engine.explicit import by_letters
 from jaxmodels.ops.engine.matrix_state import decays_per_key, run_matrix_state
-from jaxmodels.ops.engine.method import CACHED
-from jaxmodels.ops.engine.recurrence import Family, Kernel, Method, Segment
+from jaxmodels.ops.engine.method import CPU_CACHE_ELEMENTS
+from jaxmodels.ops.engine.recurrence import Family, Kernel, Method, Summary
 from jaxmodels.ops.kernels import walk_decayed
 
 
@@ -72,7 +72,7 @@ def linear_attention(
       entering state has id 0, and each token sees only its own segment.
     reverse: run from the last token to the first.
     method: a form, see `jaxmodels.ops.engine.recurrence`; "auto" is
-      "parallel", but on TPU "chunked" with a decay a key channel; on CPU
+      "chunk_parallel", but on TPU "chunked" with a decay a key channel; on CPU
       "chunked" unless a gradient of a short sequence is asked, and with a
       decay and K <= 64 "recurrent" there if only the value is. "pallas" is
       for TPU, see `jaxmodels.ops.kernels` for what it can and cannot do.
@@ -94,9 +94,9 @@ def linear_attention(
   per_key = decays_per_key(tokens.log_decay, tokens.k)
   # Measured: the fewer decays a chunk makes, the more chunks fit.
   if log_decay is None:
-    cached = 2 * CACHED
+    cached = 2 * CPU_CACHE_ELEMENTS
   else:
-    cached = CACHED // 2 if per_key else CACHED
+    cached = CPU_CACHE_ELEMENTS // 2 if per_key else CPU_CACHE_ELEMENTS
   return run_matrix_state(
     op,
     FAMILY,
@@ -112,15 +112,15 @@ def linear_attention(
   )
 
 
-def summarize(chunk, links):
+def summarize(chunk, masks):
   """The chunk decays the state and adds `sum_j exit_j k_j v_j^T`."""
-  decay = boundary_decay(chunk.log_decay, chunk.k, links)
-  return Segment(decay.through, (chunk.k * decay.exit).T @ chunk.v)
+  decay = boundary_decay(chunk.log_decay, chunk.k, masks)
+  return Summary(decay.through, (chunk.k * decay.exit).T @ chunk.v)
 
 
 def compose(earlier, later):
   """Decays multiply; the earlier update decays through the later span."""
-  return Segment(
+  return Summary(
     later.transition * earlier.transition, advance(later, earlier.update)
   )
 
@@ -130,16 +130,16 @@ def advance(segment, state):
   return segment.transition[:, None] * state + segment.update
 
 
-def read(chunk, links, state):
+def read(chunk, masks, state):
   """What tokens of the chunk wrote, and what the entering state holds."""
-  decay = boundary_decay(chunk.log_decay, chunk.k, links)
-  scores = decayed_scores(chunk.q, chunk.k, chunk.log_decay, links)
+  decay = boundary_decay(chunk.log_decay, chunk.k, masks)
+  scores = decayed_scores(chunk.q, chunk.k, chunk.log_decay, masks)
   return scores @ chunk.v + (chunk.q * decay.entry) @ state
 
 
-def step(token, links, state):
+def step(token, masks, state):
   """One token after the other needs no scores."""
-  state = advance(summarize(token, links), state)
+  state = advance(summarize(token, masks), state)
   return token.q @ state, state
 
 

@@ -25,10 +25,14 @@ from jaxmodels.ops.engine.decay import between
 from jaxmodels.ops.engine.division import divide
 from jaxmodels.ops.engine.explicit import by_letters
 from jaxmodels.ops.engine.exporting import at_most, serializable
-from jaxmodels.ops.engine.method import CACHED, default_chunk_size, run_chosen
+from jaxmodels.ops.engine.method import (
+  CPU_CACHE_ELEMENTS,
+  default_chunk_size,
+  run,
+)
 from jaxmodels.ops.engine.platform import wide
-from jaxmodels.ops.engine.recurrence import Family, Method, Segment
-from jaxmodels.ops.engine.segments import Links
+from jaxmodels.ops.engine.recurrence import Family, Method, Summary
+from jaxmodels.ops.engine.segments import Masks
 
 # The m of a state that nothing was written to, and of an input gate of zero:
 # finite, so that differences are.
@@ -118,8 +122,8 @@ def normalized_linear_attention(
       entering state has id 0, and each token sees only its own segment.
     reverse: run from the last token to the first.
     method: a form, see `jaxmodels.ops.engine.recurrence`; "auto" is
-      "parallel", but on CPU "chunked" unless a gradient of a short sequence
-      is asked.
+      "chunk_parallel", but on CPU "chunked" unless a gradient of a short
+      sequence is asked.
     chunk_size: a power of two; 64 by default, 128 on TPU.
     axis_name: mesh axis over which L is sharded, inside `shard_map`.
 
@@ -168,7 +172,7 @@ def normalized_linear_attention(
       q, k, v, jnp.maximum(log_i, EMPTY), jnp.maximum(log_f, _CUT)
     )
     state = _enter(initial_state, tokens)
-    y, state = run_chosen(
+    y, state = run(
       op,
       _family(floor),
       jax.tree.map(fold, tokens),
@@ -180,7 +184,9 @@ def normalized_linear_attention(
       default=default_chunk_size(),
       on_cpu=(
         "chunked",
-        "parallel" if at_most(k.size, 2 * CACHED) else "chunked",
+        "chunk_parallel"
+        if at_most(k.size, 2 * CPU_CACHE_ELEMENTS)
+        else "chunked",
       ),
       axis_name=axis_name,
       dtype=v.dtype,
@@ -215,36 +221,36 @@ class _Weights(NamedTuple):
   m: jax.Array  # [C]
 
 
-def _writes(chunk, links: Links) -> jax.Array:
+def _writes(chunk, masks: Masks) -> jax.Array:
   """`log i_j + sum_{j<t<=i} log f_t` [C, C], where j is joined to i >= j."""
   logs = between(chunk.log_f) + chunk.log_i[None, :]
-  return jnp.where(links.pair, logs, _CUT)
+  return jnp.where(masks.pair, logs, _CUT)
 
 
-def _weights(chunk, links, m) -> _Weights:
+def _weights(chunk, masks, m) -> _Weights:
   """The gates that tokens are read with, if m is that of the state."""
-  writes = _writes(chunk, links)
+  writes = _writes(chunk, masks)
   kept = m + jnp.cumsum(chunk.log_f)
-  kept = jnp.where(links.entry, kept, _CUT)
+  kept = jnp.where(masks.entry, kept, _CUT)
   # Any m gives the same y, so a gradient need not go through it.
   m = lax.stop_gradient(jnp.maximum(kept, jnp.max(writes, axis=1)))
   return _Weights(jnp.exp(writes - m[:, None]), jnp.exp(kept - m), m)
 
 
-def summarize(chunk, links):
+def summarize(chunk, masks):
   """The span as if it started empty, and its log decay."""
   log_f = jnp.sum(chunk.log_f)
-  writes = _writes(chunk, links)[-1]
+  writes = _writes(chunk, masks)[-1]
   m = jnp.max(writes)
   k = chunk.k * jnp.exp(writes - m)[:, None]
-  return Segment(
-    jnp.where(links.through, log_f, _CUT), _State(k.T @ _with_one(chunk.v), m)
+  return Summary(
+    jnp.where(masks.through, log_f, _CUT), _State(k.T @ _with_one(chunk.v), m)
   )
 
 
 def compose(earlier, later):
   """Log decays add; the earlier update goes through the later span."""
-  return Segment(
+  return Summary(
     later.transition + earlier.transition, advance(later, earlier.update)
   )
 
@@ -261,9 +267,9 @@ def advance(segment, state):
 
 
 def _family(floor: float) -> Family:
-  def read(chunk, links, state):
+  def read(chunk, masks, state):
     """Tokens of the chunk and the entering state, over the normaliser."""
-    weights = _weights(chunk, links, state.m)
+    weights = _weights(chunk, masks, state.m)
     scores = (chunk.q @ chunk.k.T) * weights.pair
     y = scores @ _with_one(chunk.v)
     y = y + weights.entry[:, None] * (chunk.q @ state.Sz)

@@ -17,7 +17,7 @@ from jaxmodels.ops import diagonal
 from jaxmodels.ops.engine import checks
 from jaxmodels.ops.engine.arguments import arrays
 from jaxmodels.ops.engine.explicit import by_letters
-from jaxmodels.ops.engine.method import run_chosen
+from jaxmodels.ops.engine.method import run
 from jaxmodels.ops.engine.platform import platform, wide
 from jaxmodels.ops.engine.recurrence import Family, Method
 
@@ -70,8 +70,8 @@ def selective_scan(
 
   "chunked" never holds [..., L, D, N], forward or backward: it keeps the
   states between chunks, 1 / C of that, and makes those of one chunk at a
-  time. "parallel" and "associative" hold it whole and are for checking and
-  short sequences; so does the gradient of "recurrent".
+  time. "chunk_parallel" and "associative" hold it whole and are for checking
+  and short sequences; so does the gradient of "recurrent".
 
   Cost: about 7 D N flops a token, chunked forward, on a CPU; 16 D N
   elsewhere, where a chunk is a scan of log C depth.
@@ -116,7 +116,7 @@ def selective_scan(
     return x.reshape(count, *x.shape[len(batch) :])
 
   with jax.named_scope(op):
-    y, state = run_chosen(
+    y, state = run(
       op,
       _family(A.astype(dtype), None if D is None else D.astype(dtype)),
       jax.tree.map(lambda x: fold(x)[:, :, None], tokens),  # One head.
@@ -143,20 +143,20 @@ def _family(A, D) -> Family:
     b = (chunk.dt * chunk.x)[:, :, None] * chunk.B[:, None, :]
     return diagonal.Tokens(a, b)
 
-  def summarize(chunk, links):
-    return diagonal.summarize(elementwise(chunk), links)
+  def summarize(chunk, masks):
+    return diagonal.summarize(elementwise(chunk), masks)
 
   def skip(chunk, y):
     return y if D is None else y + D[None] * chunk.x
 
-  def read(chunk, links, state):
-    return walk(chunk, links, state)[0]
+  def read(chunk, masks, state):
+    return read_and_advance(chunk, masks, state)[0]
 
-  def walk(chunk, links, state):
-    states, last = diagonal.walk(elementwise(chunk), links, state)
+  def read_and_advance(chunk, masks, state):
+    states, last = diagonal.read_and_advance(elementwise(chunk), masks, state)
     return skip(chunk, jnp.sum(states * chunk.C[:, None, :], axis=-1)), last
 
-  def walk_by_token(chunk, links, state):
+  def scan_by_token(chunk, masks, state):
     """No state but the last is kept, nor anything else of [C, D, N]."""
 
     def body(h, token):
@@ -165,7 +165,7 @@ def _family(A, D) -> Family:
       h = kept + (dt * x)[:, None] * B[None]
       return h, jnp.sum(h * C[None], axis=-1)
 
-    last, y = lax.scan(body, state, (chunk, links.previous))
+    last, y = lax.scan(body, state, (chunk, masks.previous))
     return skip(chunk, y), last
 
   return Family(
@@ -175,7 +175,7 @@ def _family(A, D) -> Family:
     read,
     # Half the time of a scan of log C depth on a CPU; an accelerator has
     # little to do in one token.
-    walk_by_token if platform() == "cpu" else walk,
+    scan_by_token if platform() == "cpu" else read_and_advance,
   )
 
 

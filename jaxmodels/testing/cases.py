@@ -4,7 +4,7 @@ import numpy as np
 
 # Simplest first. The last is "chunked" inside `shard_map`.
 SHARDED = "sequence-parallel"
-FORMS = ("recurrent", "associative", "chunked", "parallel", SHARDED)
+FORMS = ("recurrent", "associative", "chunked", "chunk_parallel", SHARDED)
 
 
 def lengths(chunk: int) -> tuple[int, ...]:
@@ -14,7 +14,7 @@ def lengths(chunk: int) -> tuple[int, ...]:
 
 
 def resets(length: int, chunk: int) -> dict[str, np.ndarray | None]:
-  """Segment ids [L] by name: where documents or episodes begin."""
+  """Summary ids [L] by name: where documents or episodes begin."""
   places = {
     "none": [],
     "at the first token": [0],

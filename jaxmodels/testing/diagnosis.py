@@ -18,7 +18,7 @@ FUTURE = "reads the future"
 STRICT_MASK = "off-by-one mask"
 LEAKED_RESET = "leaked reset"
 WRONG_GRADIENT = "wrong gradient"
-OTHER_WAY = "step, walk or kernel disagrees with read and advance"
+OTHER_WAY = "step, read_and_advance or kernel disagrees with read and advance"
 UNKNOWN = "no known pattern"
 
 
@@ -109,7 +109,7 @@ def diagnose(
     )
   if all(o.has_resets for o in wrong) and not all(o.has_resets for o in values):
     return LEAKED_RESET, (
-      "wrong only where a segment starts: `links` is ignored somewhere"
+      "wrong only where a segment starts: `masks` is ignored somewhere"
     )
   return (
     _mask(probes.influences)
@@ -123,9 +123,9 @@ def diagnose(
 # with them what these would: with chunks of one token, or of several.
 _BY_FOUR_FUNCTIONS = {
   "recurrent": "associative",
-  "chunked": "parallel",
-  SHARDED: "parallel",
-  "pallas": "parallel",
+  "chunked": "chunk_parallel",
+  SHARDED: "chunk_parallel",
+  "pallas": "chunk_parallel",
 }
 
 

@@ -30,7 +30,12 @@ def check_mixer(
   *,
   width: int | None = None,
   length: int = 20,
-  methods: Sequence[str] = ("recurrent", "associative", "chunked", "parallel"),
+  methods: Sequence[str] = (
+    "recurrent",
+    "associative",
+    "chunked",
+    "chunk_parallel",
+  ),
   params: Any = None,
   bfloat16: bool = True,
   causal: bool = True,

@@ -30,7 +30,7 @@ MATRIX = [name for name, case in CASES.items() if case.matrix_state]
 def counted(name, chunk):
   """Flops a token, chunked forward where there are chunks."""
   case = CASES[name]
-  method = "chunked" if "chunked" in case.methods else "parallel"
+  method = "chunked" if "chunked" in case.methods else "chunk_parallel"
 
   def op(**inputs):
     return case.op(**inputs, method=method, chunk_size=chunk)
@@ -72,7 +72,7 @@ def test_flops_of_the_ladders_of_a_tpu(name, chunk):
   ("op", "method", "stated"),
   [
     (ops.kalman_filter, "recurrent", kalman_filter),
-    (ops.kalman_filter, "parallel", kalman_filter_in_parallel),
+    (ops.kalman_filter, "chunk_parallel", kalman_filter_in_parallel),
     (
       ops.kalman_smoother,
       "recurrent",
@@ -80,7 +80,7 @@ def test_flops_of_the_ladders_of_a_tpu(name, chunk):
     ),
     (
       ops.kalman_smoother,
-      "parallel",
+      "chunk_parallel",
       lambda N, M: kalman_filter_in_parallel(N, M) + 32 * N**3,
     ),
   ],

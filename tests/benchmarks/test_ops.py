@@ -154,7 +154,7 @@ def test_the_command_prints_writes_and_draws(tmp_path, capsys):
   points = {
     (r["direction"], r["length"], r["name"]) for r in written["results"]
   }
-  names = ("auto", "recurrent", "parallel", "lax.scan")
+  names = ("auto", "recurrent", "chunk_parallel", "lax.scan")
   assert points == {
     (d, n, m) for d in ("forward", "gradient") for n in (8, 16) for m in names
   }

@@ -40,7 +40,7 @@ def test_bfloat16(name):
   truth = Evaluator(getattr(reference, op))
   forms = {
     form: Evaluator(getattr(ops, op), form, chunk_size=8)
-    for form in ("recurrent", "chunked", "parallel")
+    for form in ("recurrent", "chunked", "chunk_parallel")
   }
   for run in runs(draw):
     cotangents, wanted = run.truth(truth)

@@ -17,7 +17,7 @@ from tests.ops import draws
 
 LENGTH = 13
 KINDS = ["LIT", "D", "S"]
-FORMS = ["full", "recurrent", "associative", "chunked", "parallel"]
+FORMS = ["quadratic", "recurrent", "associative", "chunked", "chunk_parallel"]
 
 
 def drawn(kind, length=LENGTH):
@@ -106,7 +106,7 @@ def test_the_mask_is_the_one_of_the_paper():
   v = jnp.eye(3)[None, :, None, :]
   log_decay = jnp.asarray(np.log(decay), jnp.float32)[None, :, None]
   wanted = [[1, 0.7, 0.21], [0.5, 1, 0.3], [0.35, 0.7, 1]]
-  for method in ("full", "chunked"):
+  for method in ("quadratic", "chunked"):
     y = ops.bidirectional(one, one, v, log_decay, method=method)
     np.testing.assert_allclose(y[0, :, 0], wanted, rtol=1e-6)
 
@@ -114,7 +114,7 @@ def test_the_mask_is_the_one_of_the_paper():
 def test_decays_of_zero_and_no_tokens():
   arguments = drawn("S")
   arguments["log_decay"][:, 6] = -np.inf
-  full = ops.bidirectional(**arguments, method="full")
+  full = ops.bidirectional(**arguments, method="quadratic")
   y = ops.bidirectional(**arguments, method="chunked")
   assert relative_error(y, full) < 2e-6
   none = {k: x[:, :0] for k, x in arguments.items()}

@@ -58,7 +58,7 @@ def value_and_gradients(function, arguments, cotangents):
 
 
 @pytest.mark.parametrize("resets", RESETS)
-@pytest.mark.parametrize("method", ["parallel", "recurrent"])
+@pytest.mark.parametrize("method", ["chunk_parallel", "recurrent"])
 @pytest.mark.parametrize("given", [False, True])
 def test_values_and_gradients_are_the_definition_s(resets, method, given):
   ids = RESETS[resets]

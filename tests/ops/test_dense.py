@@ -15,7 +15,7 @@ FORMS = [
   "recurrent",
   pytest.param("associative", marks=pytest.mark.slow),
   "chunked",
-  "parallel",
+  "chunk_parallel",
 ]
 
 
@@ -43,7 +43,7 @@ def test_permutations_track_words_exactly(letters, method):
   np.testing.assert_array_equal(last[0], wanted)
 
 
-@pytest.mark.parametrize("method", ["chunked", "parallel"])
+@pytest.mark.parametrize("method", ["chunked", "chunk_parallel"])
 def test_rotations_keep_the_norm(method):
   rng = np.random.default_rng(0)
   angle = rng.uniform(0, 2 * np.pi, (2, LENGTH, 3))
@@ -70,7 +70,7 @@ def test_rotations_keep_the_norm(method):
   assert relative_error(y, wanted) < 2e-5
 
 
-@pytest.mark.parametrize("method", ["chunked", "parallel"])
+@pytest.mark.parametrize("method", ["chunked", "chunk_parallel"])
 def test_blocks_are_the_full_matrix(method):
   drawn = draws.dense((2,))(np.random.default_rng(1), 21)
   A, b, state = (

@@ -20,7 +20,7 @@ def as_float32(drawn):
 
 @pytest.mark.parametrize("decay", ["head", "key"])
 @pytest.mark.parametrize(
-  "method", ["chunked", pytest.param("parallel", marks=pytest.mark.slow)]
+  "method", ["chunked", pytest.param("chunk_parallel", marks=pytest.mark.slow)]
 )
 def test_delta_rule(decay, method):
   """`(I - beta k k^T) diag(w)` is `diag(w) + a b^T`, a = -beta k, b = w k."""
@@ -71,7 +71,7 @@ def test_a_decay_of_zero():
   drawn["log_decay"][:, ::5] = -np.inf
   with jax.enable_x64(True):
     wanted = reference.dplr_recurrence(**drawn)
-  for method in ("chunked", "parallel"):
+  for method in ("chunked", "chunk_parallel"):
     got = compiled("dplr_recurrence")(**as_float32(drawn), method=method)
     assert relative_error(got[0], wanted[0]) < 2e-5
     assert relative_error(got[1], wanted[1]) < 2e-5

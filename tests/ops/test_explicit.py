@@ -229,7 +229,7 @@ LOCAL = ("causal_convolution", "attention", "attention, window")
     (name, method)
     for name in CASES
     if name != "long_convolution"
-    for method in ("recurrent", "associative", "chunked", "parallel")
+    for method in ("recurrent", "associative", "chunked", "chunk_parallel")
     if not (name in LOCAL and method == "associative")
     and not (name == "causal_convolution" and method == "chunked")
   ],

@@ -13,7 +13,7 @@ from jaxmodels.testing import relative_error, tolerance
 from tests.ops import draws
 
 BATCHES, LENGTH, LENGTHS = (1, 3), 6, (1, 6)
-FORMS = ("auto", "recurrent", "associative", "chunked", "parallel")
+FORMS = ("auto", "recurrent", "associative", "chunked", "chunk_parallel")
 
 
 def convolution(rng, length):
@@ -77,36 +77,36 @@ CASES = {
   "householder_product": (draws.householder("head"), {}, FORMS),
   "normalized_linear_attention": (draws.normalized(gates=True), {}, FORMS),
   "selective_scan": (draws.selective_scan, {}, FORMS),
-  "bidirectional": (both_ways, {}, (*FORMS, "full")),
+  "bidirectional": (both_ways, {}, (*FORMS, "quadratic")),
   "causal_convolution": (convolution, {}, ("auto", "recurrent")),
   "long_convolution": (long_convolution, {}, (None,)),
   "attention": (
     attention(past=3),
     {},
-    ("auto", "recurrent", "chunked", "parallel"),
+    ("auto", "recurrent", "chunked", "chunk_parallel"),
   ),
   "attention, window": (
     attention(past=2),
     {"window": 3},
-    ("auto", "recurrent", "chunked", "parallel"),
+    ("auto", "recurrent", "chunked", "chunk_parallel"),
   ),
   "kalman_filter": (
     kalman,
     {},
-    ("auto", "recurrent", "associative", "parallel"),
+    ("auto", "recurrent", "associative", "chunk_parallel"),
   ),
   "kalman_smoother": (
     kalman,
     {},
-    ("auto", "recurrent", "associative", "parallel"),
+    ("auto", "recurrent", "associative", "chunk_parallel"),
   ),
 }
 # Arguments that have neither a batch axis nor, but for `initial_state`, L.
 WHOLE = ("A", "D", "kernel", "F", "Q", "H", "R", "mean", "covariance")
 # The forms that need the number of tokens.
 FIXED = {
-  "kalman_filter": ("associative", "parallel"),
-  "kalman_smoother": ("associative", "parallel"),
+  "kalman_filter": ("associative", "chunk_parallel"),
+  "kalman_smoother": ("associative", "chunk_parallel"),
   "long_convolution": (None,),
 }
 
@@ -204,7 +204,7 @@ def test_any_batch_in_every_form(case, method):
 
 
 def needs_length(case, method):
-  return method in FIXED.get(case, ("associative", "full"))
+  return method in FIXED.get(case, ("associative", "quadratic"))
 
 
 @pytest.mark.slow

@@ -65,7 +65,7 @@ def check(name, arguments, compare=True):
     forms.append(("chunked", "tpu"))
   # Only the delta rule computes otherwise in its parallel form.
   if name == "delta_rule":
-    forms.append(("parallel", "cpu"))
+    forms.append(("chunk_parallel", "cpu"))
   for form in forms:
     got = evaluator(op, *form)(narrow)
     for key, value in got.items():

@@ -33,7 +33,11 @@ def load(name):
 @needs_golden
 @pytest.mark.parametrize(
   "method",
-  ["recurrent", "chunked", pytest.param("parallel", marks=pytest.mark.slow)],
+  [
+    "recurrent",
+    "chunked",
+    pytest.param("chunk_parallel", marks=pytest.mark.slow),
+  ],
 )
 @pytest.mark.parametrize("name", NAMES)
 def test_matrix_states(name, method):
@@ -66,7 +70,7 @@ def test_matrix_states(name, method):
 
 @needs_golden
 @pytest.mark.parametrize(
-  "method", ["recurrent", "associative", "chunked", "parallel"]
+  "method", ["recurrent", "associative", "chunked", "chunk_parallel"]
 )
 def test_diagonal(method):
   golden = load("diagonal_recurrence")

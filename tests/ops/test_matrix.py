@@ -58,7 +58,7 @@ MORE = {
 each_op = pytest.mark.parametrize("name", OPS)
 # Five chunks of 8 and a rest; over four devices one and a rest on each.
 LENGTH = 44
-# Segment ids given, whether or not a segment starts: one program for all.
+# Summary ids given, whether or not a segment starts: one program for all.
 GIVEN = (
   "none",
   "at the first token",
@@ -114,7 +114,9 @@ def test_every_form(name):
   ],
 )
 def test_chunked_forms(name):
-  check(name, forms=("chunked", "parallel"), lengths=(LENGTH,), resets=GIVEN)
+  check(
+    name, forms=("chunked", "chunk_parallel"), lengths=(LENGTH,), resets=GIVEN
+  )
 
 
 @pytest.mark.slow
@@ -141,7 +143,9 @@ def test_short_lengths():
   ],
 )
 def test_chunked_forms_of_more(name):
-  check(name, forms=("chunked", "parallel"), lengths=(LENGTH,), resets=GIVEN)
+  check(
+    name, forms=("chunked", "chunk_parallel"), lengths=(LENGTH,), resets=GIVEN
+  )
 
 
 @pytest.mark.slow

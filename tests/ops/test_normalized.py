@@ -37,7 +37,7 @@ def unstabilised(q, k, v, log_input_gate, log_forget_gate, initial_state):
   return np.stack(outputs, 1), S, z
 
 
-@pytest.mark.parametrize("method", ["recurrent", "chunked", "parallel"])
+@pytest.mark.parametrize("method", ["recurrent", "chunked", "chunk_parallel"])
 def test_is_the_unstabilised_formula(method):
   with jax.enable_x64(True):
     arguments = drawn(dtype=np.float64)
@@ -66,7 +66,7 @@ def test_without_gates_it_is_the_row_normalised_product():
   [
     pytest.param("recurrent", marks=pytest.mark.slow),
     "chunked",
-    pytest.param("parallel", marks=pytest.mark.slow),
+    pytest.param("chunk_parallel", marks=pytest.mark.slow),
   ],
 )
 def test_input_gates_of_any_size(method):
@@ -162,7 +162,7 @@ def test_wrong_arguments_are_named():
       ops.normalized_linear_attention(**{**arguments, name: wrong})
 
 
-FORMS = ("recurrent", "associative", "chunked", "parallel")
+FORMS = ("recurrent", "associative", "chunked", "chunk_parallel")
 
 
 @functools.cache
@@ -192,7 +192,7 @@ def squares(method, floor):
     "recurrent",
     pytest.param("associative", marks=pytest.mark.slow),
     "chunked",
-    pytest.param("parallel", marks=pytest.mark.slow),
+    pytest.param("chunk_parallel", marks=pytest.mark.slow),
   ],
 )
 def test_gradients_where_the_denominator_has_no_square(method, floor):

@@ -214,12 +214,15 @@ def test_interpreter_refuses_types_of_shard_map():
 
 def test_auto_leaves_kernels_alone():
   with trace_for("tpu"):
-    assert method.choose("op", "auto", None, 9, 8, True) == ("parallel", 8)
+    assert method.resolve("op", "auto", None, 9, 8, True) == (
+      "chunk_parallel",
+      8,
+    )
     assert method.default_chunk_size() == 128
     assert method.default_chunk_size(short=True) == 128
   assert method.default_chunk_size() == 64
   assert method.default_chunk_size(short=True) == 32
-  assert method.choose("op", "auto", None, 9, 8, True) == ("chunked", 8)
+  assert method.resolve("op", "auto", None, 9, 8, True) == ("chunked", 8)
 
 
 # What cannot run says so.

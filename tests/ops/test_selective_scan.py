@@ -59,7 +59,7 @@ def test_memory_grows_far_slower_than_all_states():
   measure = functools.partial(temporary_bytes, width=width, state=state)
   assert measure(long) - measure(short) < 0.5 * all_states
   # The measure can tell: this form does hold them.
-  whole = {"method": "parallel", "chunk_size": 16}
+  whole = {"method": "chunk_parallel", "chunk_size": 16}
   assert measure(long, **whole) - measure(short, **whole) > all_states
 
 

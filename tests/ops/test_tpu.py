@@ -46,9 +46,9 @@ def temp_bytes(chip, op, length, **options):
   ("op", "method"),
   [
     pytest.param(ops.linear_attention, "chunked", marks=pytest.mark.slow),
-    (ops.linear_attention, "parallel"),
+    (ops.linear_attention, "chunk_parallel"),
     (ops.delta_rule, "chunked"),
-    pytest.param(ops.delta_rule, "parallel", marks=pytest.mark.slow),
+    pytest.param(ops.delta_rule, "chunk_parallel", marks=pytest.mark.slow),
   ],
 )
 def test_chunks_save_the_memory_of_states(chip, op, method):

@@ -17,7 +17,7 @@ import pytest
 
 from jaxmodels.testing import relative_error, tolerance
 
-FORMS = ("recurrent", "chunked", "parallel")
+FORMS = ("recurrent", "chunked", "chunk_parallel")
 INSTALL = "pip install -c constraints.txt -e '.[peers]'"
 
 

@@ -52,7 +52,9 @@ def expected():
   return filtered, smoothed, log_likelihood
 
 
-@pytest.mark.parametrize("method", ["recurrent", "parallel", "associative"])
+@pytest.mark.parametrize(
+  "method", ["recurrent", "chunk_parallel", "associative"]
+)
 @pytest.mark.parametrize("smooth", [False, True])
 def test_kalman(expected, smooth, method):
   op = ops.kalman_smoother if smooth else ops.kalman_filter

@@ -35,7 +35,7 @@ def test_causal_convolution():
   inputs = normal(
     x=(BATCH, LENGTH, WIDTH), kernel=(4, WIDTH), initial_state=(BATCH, 3, WIDTH)
   )
-  forms = "recurrent", "parallel"
+  forms = "recurrent", "chunk_parallel"
   check(ops.causal_convolution, torch_peer(peer), inputs, forms=forms)
 
 

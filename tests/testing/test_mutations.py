@@ -10,7 +10,7 @@ from jaxmodels.ops.delta_rule import FAMILY as DELTA
 from jaxmodels.ops.delta_rule import Tokens as DeltaTokens
 from jaxmodels.ops.engine.decay import boundary_decay, decayed_scores
 from jaxmodels.ops.engine.matrix_state import run_matrix_state
-from jaxmodels.ops.engine.recurrence import Segment
+from jaxmodels.ops.engine.recurrence import Summary
 from jaxmodels.ops.linear_attention import FAMILY as LINEAR
 from jaxmodels.ops.linear_attention import Tokens as LinearTokens
 from jaxmodels.testing import check_op
@@ -36,7 +36,7 @@ def linear_op(**faults):
 
 def delta_op(**faults):
   """The delta rule likewise, its walk too."""
-  family = DELTA._replace(**{"walk": None, "step": None, **faults})
+  family = DELTA._replace(**{"read_and_advance": None, "step": None, **faults})
 
   def op(q, k, v, beta, log_decay=None, initial_state=None, **options):
     tokens = DeltaTokens(q, k, v, beta, log_decay)
@@ -72,36 +72,36 @@ def forget_transition(segment, state):
 
 
 def compose_without_decay(earlier, later):
-  return Segment(
+  return Summary(
     later.transition * earlier.transition, earlier.update + later.update
   )
 
 
-def read_without_decay(chunk, links, state):
-  decay = boundary_decay(chunk.log_decay, chunk.k, links)
-  scores = decayed_scores(chunk.q, chunk.k, None, links)
+def read_without_decay(chunk, masks, state):
+  decay = boundary_decay(chunk.log_decay, chunk.k, masks)
+  scores = decayed_scores(chunk.q, chunk.k, None, masks)
   return scores @ chunk.v + (chunk.q * decay.entry) @ state
 
 
 def with_links(function, change):
-  def changed(chunk, links, *state):
-    return function(chunk, links._replace(**change(links)), *state)
+  def changed(chunk, masks, *state):
+    return function(chunk, masks._replace(**change(masks)), *state)
 
   return changed
 
 
-def strict(links):
-  return {"pair": links.pair & ~np.eye(links.pair.shape[0], dtype=bool)}
+def strict(masks):
+  return {"pair": masks.pair & ~np.eye(masks.pair.shape[0], dtype=bool)}
 
 
-def one_ahead(links):
-  return {"pair": links.pair | np.eye(links.pair.shape[0], k=1, dtype=bool)}
+def one_ahead(masks):
+  return {"pair": masks.pair | np.eye(masks.pair.shape[0], k=1, dtype=bool)}
 
 
 def ignored(name):
-  def change(links):
-    everything = {"pair": np.tri(links.pair.shape[0], dtype=bool)}
-    joined = everything.get(name, jnp.ones_like(getattr(links, name)))
+  def change(masks):
+    everything = {"pair": np.tri(masks.pair.shape[0], dtype=bool)}
+    joined = everything.get(name, jnp.ones_like(getattr(masks, name)))
     return {name: joined}
 
   return change
@@ -118,9 +118,9 @@ def _(primals, tangents):
 
 
 def steep(function, name):
-  def changed(chunk, links, *state):
+  def changed(chunk, masks, *state):
     value = twice_as_steep(getattr(chunk, name))
-    return function(chunk._replace(**{name: value}), links, *state)
+    return function(chunk._replace(**{name: value}), masks, *state)
 
   return changed
 
@@ -138,9 +138,9 @@ LINEAR_FAULTS = {
   ),
   "the last token is not read where only the value is asked": (
     {
-      "step": lambda token, links, state: (
+      "step": lambda token, masks, state: (
         token.q @ state,
-        LINEAR.step(token, links, state)[1],
+        LINEAR.step(token, masks, state)[1],
       )
     },
     "recurrent",
@@ -168,7 +168,7 @@ LINEAR_FAULTS = {
   ),
   "no decay within a chunk": (
     {"read": read_without_decay},
-    "parallel",
+    "chunk_parallel",
     "missing decay; right once log_decay is zero: lost within a chunk",
   ),
   "a token does not see itself": (
@@ -188,7 +188,7 @@ LINEAR_FAULTS = {
   ),
   "an old segment leaks into the state": (
     {"summarize": with_links(LINEAR.summarize, ignored("exit"))},
-    "parallel",
+    "chunk_parallel",
     "leaked reset",
   ),
   "the state leaks through": (
@@ -203,7 +203,7 @@ LINEAR_FAULTS = {
   ),
   "the gradient is wrong": (
     {"read": steep(LINEAR.read, "v")},
-    "parallel",
+    "chunk_parallel",
     "wrong gradient; values are right",
   ),
 }
@@ -226,7 +226,7 @@ DELTA_FAULTS = {
   ),
   "a token does not see itself": (
     {"read": with_links(DELTA.read, strict)},
-    "parallel",
+    "chunk_parallel",
     "off-by-one mask; beta of token 10",
   ),
   "the state leaks through": (
@@ -235,7 +235,7 @@ DELTA_FAULTS = {
     "leaked reset",
   ),
   "the gradient is wrong": (
-    {"walk": steep(DELTA.walk, "beta")},
+    {"read_and_advance": steep(DELTA.read_and_advance, "beta")},
     "chunked",
     "wrong gradient; values are right",
   ),
@@ -258,7 +258,7 @@ def test_the_report_groups_forms_and_says_what_is_right():
       op,
       reference.linear_attention,
       draws.linear_attention("head"),
-      forms=("recurrent", "parallel", "chunked"),
+      forms=("recurrent", "chunk_parallel", "chunked"),
       lengths=(1, 20),
       resets=("none",),
     )

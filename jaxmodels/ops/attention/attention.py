@@ -26,7 +26,7 @@ from jaxmodels.ops.engine.segments import count_changes
 
 __all__ = ["Cache", "attention"]
 
-METHODS = ("auto", "parallel", "chunked", "recurrent")
+METHODS = ("auto", "quadratic", "chunked", "recurrent")
 # Up to this many scores a head, "auto" takes them all at once.
 PARALLEL_SCORES = 512 * 512
 WINDOW_CHUNK = 128
@@ -65,12 +65,12 @@ def attention(
   else it likes. Query head h reads key head h // (Hq / Hkv): grouped heads
   (Ainslie et al. 2023, arXiv:2305.13245).
 
-  "parallel" holds all L x (M + L) scores. "chunked" takes `chunk_size`
+  "quadratic" holds all L x (M + L) scores. "chunked" takes `chunk_size`
   queries and as many keys at a time, passes over keys that come after all of
   these queries, and recomputes the scores in the backward pass, so that
   memory grows linearly with L. With a window it takes `chunk_size` queries,
   their own keys and the window - 1 before them, and work is linear too.
-  "recurrent" is "chunked" with chunks of one query. "auto" takes "parallel"
+  "recurrent" is "chunked" with chunks of one query. "auto" takes "quadratic"
   up to 512 x 512 scores a head, but without a window on a CPU only below 256
   queries, and else "chunked", whatever the dtype.
 
@@ -88,7 +88,7 @@ def attention(
       joins all.
     reverse: Run from the last token to the first: a query sees itself and
       what comes after. The cache is then in the order of that walk too.
-    method: "auto", "parallel", "chunked" or "recurrent".
+    method: "auto", "quadratic", "chunked" or "recurrent".
     chunk_size: Queries a chunk; None stands for 128 on a CPU and 512
       elsewhere, with a window for 128 or for the window if that is larger.
     axis_name: Mesh axis that L is cut over, inside `shard_map`. A window no
@@ -154,7 +154,7 @@ def _choose(
   if few and platform() == "cpu" and window is None:
     # Tiles, which stay in the cache, are faster as soon as there are some.
     few = length < 2 * _tile()
-  return "parallel" if few else "chunked"
+  return "quadratic" if few else "chunked"
 
 
 def _tile() -> int:
@@ -170,7 +170,7 @@ def _size(
   method: str, chunk_size: int | None, window: int | None
 ) -> Size | None:
   """Queries and keys at a time, or None for all scores at once."""
-  if method == "parallel":
+  if method == "quadratic":
     return None
   size = chunk_size
   if size is None:

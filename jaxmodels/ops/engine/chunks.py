@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jaxmodels.ops.engine import halo
 from jaxmodels.ops.engine.platform import wide
-from jaxmodels.ops.engine.segments import Links, links_of, one_segment
+from jaxmodels.ops.engine.segments import Masks, causal_masks, segment_masks
 
 Tree = Any  # A pytree of arrays.
 
@@ -57,7 +57,7 @@ def split_ids(ids: jax.Array, before: jax.Array, size: int) -> jax.Array:
   return jnp.concatenate([before[..., None], ids], axis=-1)
 
 
-def orient(
+def in_run_order(
   ids: jax.Array, reverse: bool, axis_name: str | None
 ) -> tuple[jax.Array, jax.Array]:
   """The ids in the order of the run, and the id [B] before their first."""
@@ -66,30 +66,30 @@ def orient(
   return ids, halo.id_before(ids, axis_name, reverse)[:, 0]
 
 
-def links_from(ids: jax.Array | None, size: int) -> Links:
-  """Links of chunks with ids [..., 1 + C], or of chunks of one segment."""
+def masks_from(ids: jax.Array | None, size: int) -> Masks:
+  """Masks of chunks with ids [..., 1 + C], or of chunks of one segment."""
   if ids is None:
-    return one_segment(size)
-  links = links_of
+    return causal_masks(size)
+  masks = segment_masks
   for _ in range(ids.ndim - 1):
-    links = jax.vmap(links)
-  return links(ids[..., 1:], ids[..., 0])
+    masks = jax.vmap(masks)
+  return masks(ids[..., 1:], ids[..., 0])
 
 
-def lift(
+def over_heads(
   function: Callable[..., Tree],
-  links: Links | None = None,
+  masks: Masks | None = None,
   chunks: bool = False,
 ) -> Callable[..., Tree]:
   """Lifts a function of one head to [B, H], or with `chunks` to [n, B, H].
 
-  Heads share the links; batch and chunks do so too where they are constants.
+  Heads share the masks; batch and chunks do so too where they are constants.
   """
 
   def lifted(*args):
-    linked = [isinstance(arg, Links) for arg in args]
+    linked = [isinstance(arg, Masks) for arg in args]
     per_head = [None if is_links else 0 for is_links in linked]
-    constant = links is not None and links.constant
+    constant = masks is not None and masks.constant
     per_batch = per_head if constant else [0] * len(args)
     lifted = _map(_map(function, per_head), per_batch)
     if not chunks:

@@ -16,7 +16,7 @@ import numpy as np
 from jax import lax
 
 from jaxmodels.ops.engine.platform import masked_block
-from jaxmodels.ops.engine.segments import Links
+from jaxmodels.ops.engine.segments import Masks
 
 # exp of this is 0 in float64 too; sums of it are finite where -inf times the
 # zeros of a mask is not.
@@ -38,14 +38,14 @@ class Decay(NamedTuple):
 
 
 def boundary_decay(
-  log_decay: jax.Array | None, like: jax.Array, links: Links
+  log_decay: jax.Array | None, like: jax.Array, masks: Masks
 ) -> Decay:
   """Decays between each token and the edges of its chunk; 0 where not joined.
 
   Args:
     log_decay: [C, K] or [C, 1] (one for all keys), or None for no decay.
     like: an array [C, ...] that gives size and dtype where there is no decay.
-    links: of the chunk.
+    masks: of the chunk.
   """
   if log_decay is None:
     entry = behind = jnp.ones_like(like[:, :1])
@@ -53,9 +53,9 @@ def boundary_decay(
     entry = jnp.exp(_sum(_through(log_decay.shape[0]), log_decay))
     behind = jnp.exp(_sum(_behind(log_decay.shape[0]), log_decay))
   return Decay(
-    entry=jnp.where(links.entry[:, None], entry, 0),
-    exit=jnp.where(links.exit[:, None], behind, 0),
-    through=jnp.where(links.through, entry[-1], 0),
+    entry=jnp.where(masks.entry[:, None], entry, 0),
+    exit=jnp.where(masks.exit[:, None], behind, 0),
+    through=jnp.where(masks.through, entry[-1], 0),
   )
 
 
@@ -107,7 +107,7 @@ def pair_decay(log_decay: jax.Array | None) -> PairDecay:
 
 
 def scores(
-  q: jax.Array, k: jax.Array, decay: PairDecay, links: Links
+  q: jax.Array, k: jax.Array, decay: PairDecay, masks: Masks
 ) -> jax.Array:
   """`sum_n q_in k_jn exp(sum_{j<t<=i} log_decay_tn)`, of joined j <= i.
 
@@ -115,7 +115,7 @@ def scores(
     q: [C, K].
     k: [C, K].
     decay: `pair_decay(log_decay)`.
-    links: of the chunk.
+    masks: of the chunk.
 
   Returns:
     [C, C], 0 where token j is not joined to token i.
@@ -128,14 +128,14 @@ def scores(
     met = _scores_of_blocks(q, k, decay)
   else:
     met = (q @ k.T) * decay
-  return jnp.where(links.pair, met, 0)
+  return jnp.where(masks.pair, met, 0)
 
 
 def decayed_scores(
-  q: jax.Array, k: jax.Array, log_decay: jax.Array | None, links: Links
+  q: jax.Array, k: jax.Array, log_decay: jax.Array | None, masks: Masks
 ) -> jax.Array:
   """`scores` where there is only one of them."""
-  return scores(q, k, pair_decay(log_decay), links)
+  return scores(q, k, pair_decay(log_decay), masks)
 
 
 def between(log_decay: jax.Array) -> jax.Array:

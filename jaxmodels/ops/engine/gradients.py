@@ -1,8 +1,9 @@
 """Gradients that cost less than those that JAX derives.
 
-`by_use`: what is fastest to compute need not be fastest to differentiate.
+`with_gradient_of`: what is fastest to compute need not be fastest to
+differentiate.
 
-`by_tangent`: the tangent of a recurrence whose outputs are its states is
+`tangent_scan`: the tangent of a recurrence whose outputs are its states is
 itself a recurrence. From `S_t = T_t S_{t-1} + U_t` follows
 `dS_t = T_t dS_{t-1} + (dT_t S_{t-1} + dU_t)`: the same transitions, and an
 update made from the states before the tokens. So where every state is an
@@ -16,12 +17,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxmodels.ops.engine.chunks import Inputs, Tree, lift, links_from, widen
+from jaxmodels.ops.engine.chunks import (
+  Inputs,
+  Tree,
+  masks_from,
+  over_heads,
+  widen,
+)
 
 Through = Callable[[Any, Inputs, Tree], tuple[jax.Array, Tree]]
 
 
-def by_use(
+def with_gradient_of(
   value: Callable[..., Any], gradient: Callable[..., Any]
 ) -> Callable[..., Any]:
   """Computes by `value`, but by `gradient` where it is differentiated.
@@ -42,7 +49,7 @@ def by_use(
   return function
 
 
-def by_tangent(
+def tangent_scan(
   tangent: Callable[[Tree, Tree, Tree], Tree],
   through: Through,
   linear: Through,
@@ -69,10 +76,10 @@ def by_tangent(
   @function.defjvp
   def _(primals, changes):
     (inputs, state), (change, state_change) = primals, changes
-    y, last = by_tangent(tangent, through, linear, None)(inputs, state)
-    links = links_from(inputs.ids, y.shape[3])
-    tokens = _lifted(tangent, links)(
-      widen(inputs.chunks), widen(change.chunks), links, _before(y, state)
+    y, last = tangent_scan(tangent, through, linear, None)(inputs, state)
+    masks = masks_from(inputs.ids, y.shape[3])
+    tokens = _lifted(tangent, masks)(
+      widen(inputs.chunks), widen(change.chunks), masks, _before(y, state)
     )
     dy, dlast = linear(None, inputs._replace(chunks=tokens), state_change)
     as_asked = dtype or y.dtype
@@ -81,14 +88,14 @@ def by_tangent(
   return function
 
 
-def _lifted(tangent, links):
+def _lifted(tangent, masks):
   """The tangent for [n, B, H]; of states that a token is not joined to, 0."""
 
-  def linked(chunk, change, links, before):
-    return tangent(chunk, change, links.cut(before))
+  def masked(chunk, change, masks, before):
+    return tangent(chunk, change, masks.cut(before))
 
-  axis = None if links.constant else 0
-  return jax.vmap(lift(linked, links), (0, 0, axis, 0))
+  axis = None if masks.constant else 0
+  return jax.vmap(over_heads(masked, masks), (0, 0, axis, 0))
 
 
 def _before(y, state):

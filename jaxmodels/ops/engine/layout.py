@@ -29,13 +29,13 @@ class Rows:
   shape: tuple[int, ...] = dataclasses.field(metadata={"static": True})
 
 
-def lay(tree: Tree) -> Tree:
+def pack(tree: Tree) -> Tree:
   """Arrays [B, H, C, ...] in rows, on a CPU; elsewhere as they are."""
   return jax.tree.map(_in_rows, tree) if platform() == "cpu" else tree
 
 
-def restore(tree: Tree) -> Tree:
-  """The arrays that `lay` was given."""
+def unpack(tree: Tree) -> Tree:
+  """The arrays that `pack` was given."""
 
   def read(x):
     return x.data.reshape(x.shape) if isinstance(x, Rows) else x

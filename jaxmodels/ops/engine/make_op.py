@@ -9,10 +9,10 @@ import numpy as np
 
 from jaxmodels.ops.engine import arguments, checks
 from jaxmodels.ops.engine.explicit import run_by_letters
-from jaxmodels.ops.engine.method import default_chunk_size, run_chosen
+from jaxmodels.ops.engine.method import default_chunk_size, run
 from jaxmodels.ops.engine.platform import wide
 from jaxmodels.ops.engine.recurrence import Family, Method
-from jaxmodels.ops.engine.segments import one_segment
+from jaxmodels.ops.engine.segments import causal_masks
 
 
 def make_op(
@@ -77,7 +77,7 @@ def make_op(
       state = _zero_state(family, sequence)
       if initial_state is not None:
         state = _like(name, initial_state, state)
-      y, state = run_chosen(
+      y, state = run(
         name,
         family,
         sequence,
@@ -131,7 +131,7 @@ def _zero_state(family, sequence):
   """Zeros like the update of a token, and so placed like the tokens."""
 
   def update(token):
-    return family.summarize(token, one_segment(1)).update
+    return family.summarize(token, causal_masks(1)).update
 
   def first(x):  # [B, H, C=1, ...]; a sum, since there may be none.
     x = jnp.sum(x[:, :1], axis=1, dtype=x.dtype)[:, :, None]

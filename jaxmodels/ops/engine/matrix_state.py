@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxmodels.ops.engine import checks
 from jaxmodels.ops.engine.arguments import arrays
 from jaxmodels.ops.engine.exporting import at_most
-from jaxmodels.ops.engine.method import NARROW, default_chunk_size, run_chosen
+from jaxmodels.ops.engine.method import NARROW_KEYS, default_chunk_size, run
 from jaxmodels.ops.engine.platform import platform, wide
 from jaxmodels.ops.engine.recurrence import Family
 
@@ -30,11 +30,12 @@ def run_matrix_state(
 ) -> tuple[jax.Array, jax.Array]:
   """Checks and runs an op.
 
-  On a CPU "auto" is "chunked"; but a gradient is "parallel" while all chunks
-  at once stay in the cache, and where only the value is asked "recurrent" is
-  quicker for narrow keys, if a chunk has far more to do than its tokens one
-  by one. On accelerators it is "parallel", but on a TPU "chunked" where all
-  chunks at once have more to do, or more to keep: see `_on_accelerators`.
+  On a CPU "auto" is "chunked"; but a gradient is "chunk_parallel" while all
+  chunks at once stay in the cache, and where only the value is asked
+  "recurrent" is quicker for narrow keys, if a chunk has far more to do than its
+  tokens one by one. On accelerators it is "chunk_parallel", but on a TPU
+  "chunked" where all chunks at once have more to do, or more to keep: see
+  `_on_accelerators`.
 
   Args:
     op: its name, for messages and for the scope in the compiled program.
@@ -72,9 +73,9 @@ def run_matrix_state(
   if gate is not None and not per_key:
     tokens = tokens._replace(log_decay=gate[..., None])
 
-  narrow = tokens.k.shape[-1] <= NARROW
+  narrow = tokens.k.shape[-1] <= NARROW_KEYS
   with jax.named_scope(op):
-    y, state = run_chosen(
+    y, state = run(
       op,
       family,
       jax.tree.map(fold, tokens),
@@ -86,7 +87,7 @@ def run_matrix_state(
       default=default_chunk_size(short=per_key or narrow),
       on_cpu=(
         "recurrent" if by_token and narrow else "chunked",
-        "parallel" if at_most(tokens.k.size, cached) else "chunked",
+        "chunk_parallel" if at_most(tokens.k.size, cached) else "chunked",
       ),
       elsewhere=_on_accelerators(family, per_key),
       axis_name=axis_name,
@@ -101,15 +102,15 @@ def run_matrix_state(
 def _on_accelerators(family: Family, per_key: bool) -> str:
   """What "auto" is there, by what the compiler for a TPU expects.
 
-  Where a family has a `walk`, "parallel" makes transitions [K, K] that it
-  spares; where each key channel decays, decays of all chunks at once fill the
-  memory. "chunked" then takes a tenth of the memory or less, and half the
-  cycles or as many; only of few narrow heads the delta rule takes half as many
-  again (benchmarks/NOTES.md). A GPU has more units to fill, and nobody has
-  asked one.
+  If the family defines `read_and_advance` or decays per key channel, a TPU
+  takes "chunked": "chunk_parallel" would build `[K, K]` transitions, or the
+  decays of all chunks, and needs 10 times the memory for the same or twice the
+  cycles. Exception: the delta rule with few narrow heads, where "chunked" takes
+  1.5 times as many cycles (benchmarks/NOTES.md). On a GPU "chunk_parallel" is a
+  guess; it is not measured.
   """
-  spares = per_key or family.walk is not None
-  return "chunked" if platform() == "tpu" and spares else "parallel"
+  spares = per_key or family.read_and_advance is not None
+  return "chunked" if platform() == "tpu" and spares else "chunk_parallel"
 
 
 def decays_per_key(log_decay: jax.Array | None, k: jax.Array) -> bool:

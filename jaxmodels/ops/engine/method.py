@@ -2,9 +2,9 @@
 
 "auto" never takes "pallas", which is to be asked for: `jit` cannot part a
 kernel over several chips, and no chip has run them yet. By the bytes that XLA
-counts for a gradient on a TPU v5e "pallas" moves less than "parallel" for wide
-heads of the delta rule (benchmarks/NOTES.md); but "chunked", which "auto" is
-there, needs a fourteenth of the memory of either.
+counts for a gradient on a TPU v5e "pallas" moves less than "chunk_parallel" for
+wide heads of the delta rule (benchmarks/NOTES.md); but "chunked", which "auto"
+is there, needs a fourteenth of the memory of either.
 """
 
 from typing import Any
@@ -12,21 +12,22 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxmodels.ops.engine import recurrence
 from jaxmodels.ops.engine.checks import require, runs
 from jaxmodels.ops.engine.exporting import is_open, require_length
-from jaxmodels.ops.engine.gradients import by_use
+from jaxmodels.ops.engine.gradients import with_gradient_of
 from jaxmodels.ops.engine.platform import platform
-from jaxmodels.ops.engine.recurrence import Family, run
+from jaxmodels.ops.engine.recurrence import Family
 
-# Numbers of k whose chunks, of linear attention, stay in a CPU's cache all at
-# once (measured; two cores).
-CACHED = 2**18
+# Largest k (in elements) for which all chunks of linear attention fit in the
+# cache of a CPU (measured; two cores).
+CPU_CACHE_ELEMENTS = 2**18
 # Keys up to here make states that stay in it from token to token.
-NARROW = 64
-METHODS = ("auto", "recurrent", "associative", "chunked", "parallel")
+NARROW_KEYS = 64
+METHODS = ("auto", "recurrent", "associative", "chunked", "chunk_parallel")
 
 
-def run_chosen(
+def run(
   op: str,
   family: Family,
   tokens: Any,
@@ -37,29 +38,29 @@ def run_chosen(
   chunk_size: int | None,
   default: int,
   on_cpu: tuple[str, str] = ("chunked", "chunked"),
-  elsewhere: str = "parallel",
+  elsewhere: str = "chunk_parallel",
   **options: Any,
 ) -> tuple[jax.Array, Any]:
-  """`run` in the form that `choose` names.
+  """Runs an op in the form that `resolve` names.
 
   Args:
     op: the op, for messages.
     family: the recurrence; without arrays in it if the two of `on_cpu` are
       not one.
-    tokens: as for `run`.
-    state: as for `run`.
-    segment_ids: as for `run`.
+    tokens: as for `recurrence.run`.
+    state: as for `recurrence.run`.
+    segment_ids: as for `recurrence.run`.
     method: as the op got it.
     chunk_size: as the op got it.
     default: the chunk size where none is given.
     on_cpu: what "auto" is on a CPU where only the value is asked, and where a
       gradient is.
     elsewhere: what it is on accelerators.
-    **options: of `run`.
+    **options: of `recurrence.run`.
   """
   length = jax.tree.leaves(tokens)[0].shape[1]
   (value, size), (gradient, _) = (
-    choose(
+    resolve(
       op,
       method,
       chunk_size,
@@ -73,7 +74,7 @@ def run_chosen(
 
   def in_form(method):
     def form(tokens, state, segment_ids):
-      return run(
+      return recurrence.run(
         family,
         tokens,
         state,
@@ -87,27 +88,27 @@ def run_chosen(
 
   program = in_form(gradient)
   if value != gradient:
-    program = by_use(in_form(value), program)
+    program = with_gradient_of(in_form(value), program)
   if not runs():
     shapes = jax.eval_shape(program, tokens, state, segment_ids)
     return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
   return program(tokens, state, segment_ids)
 
 
-def choose(
+def resolve(
   op: str,
   method: str,
   chunk_size: int | None,
   length: int,
   default: int,
   kernel: bool = False,
-  auto: tuple[str, str] = ("chunked", "parallel"),
+  auto: tuple[str, str] = ("chunked", "chunk_parallel"),
 ) -> tuple[str, int]:
   """The method and chunk size of a call.
 
   "auto" takes "recurrent" for a single token, else, unless an op does better
   otherwise, "chunked" on CPU, where chunk after chunk stays in the cache, and
-  "parallel" on accelerators, where many products at once fill more units.
+  "chunk_parallel" on accelerators, where many products at once fill more units.
   Chunks are no longer than the sequence, rounded up to a power of two.
 
   Args:
@@ -137,7 +138,7 @@ def choose(
       on_cpu, elsewhere = auto
       method = on_cpu if platform() == "cpu" else elsewhere
   if method == "associative":
-    instead = '"recurrent", "chunked" or "parallel"'
+    instead = '"recurrent", "chunked" or "chunk_parallel"'
     require_length(op, length, 'method "associative"', instead)
   if is_open(length):
     return method, size

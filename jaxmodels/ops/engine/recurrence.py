@@ -2,13 +2,13 @@
 
 Every linear-time mixer is a linear recurrence over a state,
 `S_t = T_t S_{t-1} + U_t`, read by `y_t = read(q_t, S_t)`. A span of tokens
-acts on the state as one `Segment(transition, update)`, and segments compose
+acts on the state as one `Summary(transition, update)`, and segments compose
 associatively. So a family says four things, for one head and one chunk,
 
-  summarize(chunk, links) -> Segment   what the chunk does to the state
-  compose(earlier, later) -> Segment   the monoid
+  summarize(chunk, masks) -> Summary   what the chunk does to the state
+  compose(earlier, later) -> Summary   the monoid
   advance(segment, state) -> state     the state after the chunk
-  read(chunk, links, state) -> y       the chunk's outputs, given the state
+  read(chunk, masks, state) -> y       the chunk's outputs, given the state
                                        that entered it
 
 and `run` makes of them the forms
@@ -21,7 +21,7 @@ and `run` makes of them the forms
 
 each forwards or in reverse, on packed sequences, from any state, on one
 device or with the sequence sharded over a mesh axis. "recurrent" is
-"chunked" with chunks of one token, "associative" is "parallel" with them.
+"chunked" with chunks of one token, "associative" is "chunk_parallel" with them.
 `jaxmodels.ops.engine.make_op.make_op` makes an op of a family of your own.
 """
 
@@ -37,23 +37,23 @@ from jaxmodels.ops.engine import layout, sequence_parallel
 from jaxmodels.ops.engine.chunks import (
   Inputs,
   Tree,
-  lift,
-  links_from,
+  in_run_order,
+  masks_from,
   merge,
-  orient,
+  over_heads,
   split,
   split_ids,
   widen,
 )
-from jaxmodels.ops.engine.gradients import by_tangent, by_use
-from jaxmodels.ops.engine.segments import Links, by_token
+from jaxmodels.ops.engine.gradients import tangent_scan, with_gradient_of
+from jaxmodels.ops.engine.segments import Masks, token_masks
 
 Method = Literal[
-  "auto", "recurrent", "associative", "chunked", "parallel", "pallas"
+  "auto", "recurrent", "associative", "chunked", "chunk_parallel", "pallas"
 ]
 
 
-class Segment(NamedTuple):
+class Summary(NamedTuple):
   """What a span of tokens does to a state: `transition . state + update`.
 
   The update is a pytree like the state: what the span leaves of an empty one.
@@ -67,27 +67,27 @@ class Kernel(NamedTuple):
   """The form of a family in which a kernel walks the state.
 
   Attributes:
-    factor: `(chunk, links) -> factors`, what the walk needs of a chunk.
+    factor: `(chunk, masks) -> factors`, what the walk needs of a chunk.
     walk: `(factors, state) -> (entering, last)`, through all chunks: factors
       are [n, B, H, ...], state and last [B, H, ...], and entering is
       whatever `read` needs of the walk, [n, B, H, ...].
-    read: `(chunk, links, entering) -> y` [C, ...].
+    read: `(chunk, masks, entering) -> y` [C, ...].
   """
 
-  factor: Callable[[Tree, Links], Tree]
+  factor: Callable[[Tree, Masks], Tree]
   walk: Callable[[Tree, Tree], tuple[Tree, Tree]]
-  read: Callable[[Tree, Links, Tree], jax.Array]
+  read: Callable[[Tree, Masks, Tree], jax.Array]
 
 
 class _Functions(NamedTuple):
   """The fields of `Family`."""
 
-  summarize: Callable[[Tree, Links], Segment]
-  compose: Callable[[Segment, Segment], Segment]
-  advance: Callable[[Segment, Tree], Tree]
-  read: Callable[[Tree, Links, Tree], jax.Array]
-  walk: Callable[[Tree, Links, Tree], tuple[jax.Array, Tree]] | None = None
-  step: Callable[[Tree, Links, Tree], tuple[jax.Array, Tree]] | None = None
+  summarize: Callable[[Tree, Masks], Summary]
+  compose: Callable[[Summary, Summary], Summary]
+  advance: Callable[[Summary, Tree], Tree]
+  read: Callable[[Tree, Masks, Tree], jax.Array]
+  walk: Callable[[Tree, Masks, Tree], tuple[jax.Array, Tree]] | None = None
+  step: Callable[[Tree, Masks, Tree], tuple[jax.Array, Tree]] | None = None
   tangent: Callable[[Tree, Tree, Tree], Tree] | None = None
   neutral: Tree = 0
   kernel: Kernel | None = None
@@ -97,11 +97,11 @@ class Family(_Functions):
   """A linear recurrence in four functions of one head and one chunk.
 
   Attributes:
-    summarize: `(chunk, links) -> Segment`; chunk is a pytree of [C, ...].
-    compose: `(earlier, later) -> Segment`, associative.
+    summarize: `(chunk, masks) -> Summary`; chunk is a pytree of [C, ...].
+    compose: `(earlier, later) -> Summary`, associative.
     advance: `(segment, state) -> state`.
-    read: `(chunk, links, state) -> y` [C, ...].
-    walk: optional `(chunk, links, state) -> (y, state)`, which is `read` and
+    read: `(chunk, masks, state) -> y` [C, ...].
+    walk: optional `(chunk, masks, state) -> (y, state)`, which is `read` and
       `advance` after `summarize` in one, for families where the state allows
       a cheaper way through the chunk than its segment.
     step: optional, `walk` of a chunk of one token where only its value is
@@ -156,7 +156,7 @@ def run(
       entering state has id 0.
     reverse: run from the last token to the first; the state then enters at
       the last token and belongs to its segment.
-    method: "recurrent", "associative", "chunked", "parallel" or, for a
+    method: "recurrent", "associative", "chunked", "chunk_parallel" or, for a
       family with a kernel, "pallas".
     chunk_size: C, the tokens of a chunk, for the last three.
     axis_name: mesh axis over which L is sharded, inside `shard_map`.
@@ -175,31 +175,32 @@ def run(
     tokens = jax.tree.map(lambda x: jnp.flip(x, 1), tokens)
   ids = None
   if segment_ids is not None:
-    ids = split_ids(*orient(segment_ids, reverse, axis_name), size)
+    ids = split_ids(*in_run_order(segment_ids, reverse, axis_name), size)
   inputs = Inputs(split(tokens, size, family.neutral), ids)
   final = None
   if axis_name is not None:
     whole = _fold(family, inputs, size)
     state, final = sequence_parallel.exchange(
-      lift(family.advance), whole, state, axis_name, reverse
+      over_heads(family.advance), whole, state, axis_name, reverse
     )
 
   def through(family):
     if method in ("recurrent", "chunked"):
-      return functools.partial(_one_by_one, family, size)
-    return functools.partial(_all_at_once, family, size, method)
+      return functools.partial(_chunked, family, size)
+    return functools.partial(_chunk_parallel, family, size, method)
 
   if family.tangent is None:
     y, last = through(family)(dtype, inputs, state)
   else:
-    linear = through(family._replace(step=None))  # It stands in a `by_use`.
-    go = by_tangent(family.tangent, through(family), linear, dtype)
+    # Without `step`, which stands in a `with_gradient_of`.
+    linear = through(family._replace(step=None))
+    go = tangent_scan(family.tangent, through(family), linear, dtype)
     y, last = go(inputs, state)
   y = merge(y, length)
   return jnp.flip(y, 1) if reverse else y, last if final is None else final
 
 
-def token_by_token(walk: Callable) -> Callable:
+def scan_tokens(walk: Callable) -> Callable:
   """Goes through a chunk as the recurrence does, with a family's `walk`.
 
   On a CPU it is quicker where a chunk has far more to do than its tokens. As
@@ -207,17 +208,17 @@ def token_by_token(walk: Callable) -> Callable:
   and those of one chunk.
   """
 
-  def through(chunk, links, state):
+  def through(chunk, masks, state):
     if jax.tree.leaves(chunk)[0].shape[0] == 1:
-      return walk(chunk, links, state)
-    linked = by_token(links)
+      return walk(chunk, masks, state)
+    masked = token_masks(masks)
 
     def body(state, one):
       token, joined = one
-      y, state = walk(_alone(token), linked(joined), state)
+      y, state = walk(_alone(token), masked(joined), state)
       return state, y[0]
 
-    state, y = lax.scan(body, state, (chunk, links.previous))
+    state, y = lax.scan(body, state, (chunk, masks.previous))
     return y, state
 
   return through
@@ -231,47 +232,47 @@ def _alone(token):
 # The two ways through the chunks.
 
 
-def _one_by_one(family, size, dtype, inputs, state):
+def _chunked(family, size, dtype, inputs, state):
   """Walks the state from chunk to chunk."""
 
   def by(walk):
     def body(state, one):
-      links = links_from(one.ids, size)
-      chunk = widen(layout.restore(one.chunks))
-      y, state = lift(walk, links)(chunk, links, state)
-      return state, layout.lay(y.astype(dtype or y.dtype))
+      masks = masks_from(one.ids, size)
+      chunk = widen(layout.unpack(one.chunks))
+      y, state = over_heads(walk, masks)(chunk, masks, state)
+      return state, layout.pack(y.astype(dtype or y.dtype))
 
     return body
 
   body = by(family.walk or _walk(family))
   if size == 1 and family.step is not None:
-    body = by_use(by(family.step), body)
+    body = with_gradient_of(by(family.step), body)
   count = jax.tree.leaves(inputs)[0].shape[0]
-  inputs = inputs._replace(chunks=jax.vmap(layout.lay)(inputs.chunks))
+  inputs = inputs._replace(chunks=jax.vmap(layout.pack)(inputs.chunks))
   if count == 1:  # No loop: this is also the step of decoding.
     state, y = body(state, jax.tree.map(lambda x: x[0], inputs))
-    return layout.restore(y)[None], state
+    return layout.unpack(y)[None], state
   if size > 1 or family.tangent is not None:
     # The gradient keeps the states between chunks, no more. A tangent needs
     # no states: it keeps the tokens as they are, not what a step makes of them.
     body = jax.checkpoint(body, prevent_cse=False)
   state, y = lax.scan(body, state, inputs)
-  return jax.vmap(layout.restore)(y), state
+  return jax.vmap(layout.unpack)(y), state
 
 
-def _all_at_once(family, size, method, dtype, inputs, state):
+def _chunk_parallel(family, size, method, dtype, inputs, state):
   """Summarises all chunks, finds the states between them, reads all chunks."""
   chunks = widen(inputs.chunks)
-  links = links_from(inputs.ids, size)
+  masks = masks_from(inputs.ids, size)
   if method == "pallas":
     form = family.kernel
   else:
     states = _associate if method == "associative" else _advance_through
     walk = functools.partial(states, family)
     form = Kernel(family.summarize, walk, family.read)
-  factors = lift(form.factor, links, chunks=True)(chunks, links)
+  factors = over_heads(form.factor, masks, chunks=True)(chunks, masks)
   entering, last = form.walk(factors, state)
-  y = lift(form.read, links, chunks=True)(chunks, links, entering)
+  y = over_heads(form.read, masks, chunks=True)(chunks, masks, entering)
   return y.astype(dtype or y.dtype), last
 
 
@@ -279,7 +280,7 @@ def _advance_through(family, segments, state):
   """The states [n, ...] entering n segments, and the one leaving the last."""
 
   def body(state, segment):
-    return lift(family.advance)(segment, state), state
+    return over_heads(family.advance)(segment, state), state
 
   last, entering = lax.scan(body, state, segments)
   return entering, last
@@ -287,8 +288,8 @@ def _advance_through(family, segments, state):
 
 def _associate(family, segments, state):
   """As `_advance_through`, from an associative scan over the segments."""
-  prefix = lax.associative_scan(jax.vmap(lift(family.compose)), segments)
-  advance = jax.vmap(lift(family.advance), in_axes=(0, None))
+  prefix = lax.associative_scan(jax.vmap(over_heads(family.compose)), segments)
+  advance = jax.vmap(over_heads(family.advance), in_axes=(0, None))
   leaving = advance(prefix, state)
   entering = jax.tree.map(
     lambda first, rest: jnp.concatenate([first[None], rest[:-1]]),
@@ -302,11 +303,11 @@ def _fold(family, inputs, size):
   """The one segment of all chunks."""
 
   def summarize(one):
-    links = links_from(one.ids, size)
-    return lift(family.summarize, links)(widen(one.chunks), links)
+    masks = masks_from(one.ids, size)
+    return over_heads(family.summarize, masks)(widen(one.chunks), masks)
 
   def body(earlier, one):
-    return lift(family.compose)(earlier, summarize(one)), None
+    return over_heads(family.compose)(earlier, summarize(one)), None
 
   first = summarize(jax.tree.map(lambda x: x[0], inputs))
   rest = jax.tree.map(lambda x: x[1:], inputs)
@@ -317,9 +318,9 @@ def _fold(family, inputs, size):
 def _walk(family):
   """The walk that follows from the four functions."""
 
-  def walk(chunk, links, state):
-    segment = family.summarize(chunk, links)
-    return family.read(chunk, links, state), family.advance(segment, state)
+  def walk(chunk, masks, state):
+    segment = family.summarize(chunk, masks)
+    return family.read(chunk, masks, state), family.advance(segment, state)
 
   return walk
 

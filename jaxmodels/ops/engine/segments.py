@@ -1,8 +1,8 @@
-"""Links: which tokens of a chunk may talk, and to which states.
+"""Masks: which tokens of a chunk may talk, and to which states.
 
 Computed once from the segment ids, so that packed documents, episode resets
 and padding are right for every family at once. Without ids every token is
-joined to every other and the links are constants, which the compiler folds.
+joined to every other and the masks are constants, which the compiler folds.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 
-class Links(NamedTuple):
+class Masks(NamedTuple):
   """Who is joined to whom in one chunk of C tokens (booleans).
 
   Attributes:
@@ -30,7 +30,7 @@ class Links(NamedTuple):
 
   @property
   def constant(self) -> bool:
-    """Whether they are those of `one_segment`, the same for all chunks."""
+    """Whether they are those of `causal_masks`, the same for all chunks."""
     return isinstance(self.pair, np.ndarray)
 
   @property
@@ -65,11 +65,11 @@ def count_changes(ids: jax.Array, before: jax.Array) -> jax.Array:
   return jnp.cumsum(ids != previous, axis=-1, dtype=jnp.int32)
 
 
-def links_of(ids: jax.Array, before: jax.Array) -> Links:
-  """Links of one chunk from its segment ids [C] and the id [] before it."""
+def segment_masks(ids: jax.Array, before: jax.Array) -> Masks:
+  """Masks of one chunk from its segment ids [C] and the id [] before it."""
   changes = count_changes(ids, jnp.reshape(before, 1))
   causal = np.tri(changes.shape[0], dtype=bool)
-  return Links(
+  return Masks(
     pair=causal & (changes[:, None] == changes[None, :]),
     entry=changes == 0,
     exit=changes == changes[-1],
@@ -77,14 +77,14 @@ def links_of(ids: jax.Array, before: jax.Array) -> Links:
   )
 
 
-def one_segment(size: int) -> Links:
-  """Links of a chunk of `size` tokens that are all joined."""
+def causal_masks(size: int) -> Masks:
+  """Masks of a chunk of `size` tokens that are all joined."""
   joined = np.ones(size, dtype=bool)
-  return Links(np.tri(size, dtype=bool), joined, joined, np.array(True))
+  return Masks(np.tri(size, dtype=bool), joined, joined, np.array(True))
 
 
-def by_token(links: Links) -> Callable[[jax.Array], Links]:
-  """Links of single tokens, from `links.previous` of each."""
-  if links.constant:
-    return lambda joined: one_segment(1)
-  return lambda joined: links_of(jnp.zeros(1, bool), ~joined)
+def token_masks(masks: Masks) -> Callable[[jax.Array], Masks]:
+  """Masks of single tokens, from `masks.previous` of each."""
+  if masks.constant:
+    return lambda joined: causal_masks(1)
+  return lambda joined: segment_masks(jnp.zeros(1, bool), ~joined)

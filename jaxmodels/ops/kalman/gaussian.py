@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxmodels.ops.engine import halo
 from jaxmodels.ops.engine.exporting import serializable
-from jaxmodels.ops.engine.recurrence import Segment
+from jaxmodels.ops.engine.recurrence import Summary
 from jaxmodels.ops.kalman import scan
 from jaxmodels.ops.kalman.small_matrices import (
   act,
@@ -59,9 +59,9 @@ class Information(NamedTuple):
   J: jax.Array
 
 
-# A span of the filter is `Segment(Information, Gaussian)`, the update being
+# A span of the filter is `Summary(Information, Gaussian)`, the update being
 # what is known of x_t if `x_s = 0` for sure. A span of the smoother is
-# `Segment(E, Gaussian)`: `x_t | x_s, y ~ N(E x_s + mean, covariance)`, t < s.
+# `Summary(E, Gaussian)`: `x_t | x_s, y ~ N(E x_s + mean, covariance)`, t < s.
 
 
 def filter_states(
@@ -78,7 +78,7 @@ def filter_states(
   none, F = jnp.zeros(()), jnp.eye(model.F.shape[1])
   R = jnp.eye(model.R.shape[1])
   nothing = Model(none, F, none, none, R, observed=none)
-  walk = scan.Walk(
+  walk = scan.ElementScan(
     _filter_element, _compose_filters, _filter_through, _filter, nothing
   )
   start, filtered = scan.run(walk, model, start, method, axis_name)
@@ -109,12 +109,12 @@ def smooth_states(
   # Nothing follows the last token, so that what enters there is not looked at.
   after = jax.tree.map(lambda x: jnp.zeros_like(x[-1]), elements.update)
   none = jnp.zeros(())
-  walk = scan.Walk(
+  walk = scan.ElementScan(
     lambda element: element,
     _compose_smoothers,
     _smooth_through,
     _smooth_through,
-    Segment(jnp.eye(model.F.shape[1]), Gaussian(none, none)),
+    Summary(jnp.eye(model.F.shape[1]), Gaussian(none, none)),
   )
   _, smoothed = scan.run(walk, elements, after, method, axis_name, True)
   return smoothed
@@ -178,7 +178,7 @@ def _log_likelihood(token, before):
   return _observed(token, value)
 
 
-def _filter_element(token) -> Segment:
+def _filter_element(token) -> Summary:
   """The element of one token."""
   seen = times(token.H, token.F)
   both = jnp.concatenate([times(token.H, token.Q), seen], axis=1)
@@ -187,7 +187,7 @@ def _filter_element(token) -> Segment:
   gain = turn(gain)
   rest = unit(token.Q) - times(gain, token.H)
   y = _observed(token, token.y)
-  return Segment(
+  return Summary(
     Information(
       times(rest, token.F),
       act(turn(weighed), y),
@@ -197,13 +197,13 @@ def _filter_element(token) -> Segment:
   )
 
 
-def _compose_filters(earlier: Segment, later: Segment) -> Segment:
+def _compose_filters(earlier: Summary, later: Summary) -> Summary:
   """The element of two spans one after the other."""
   (A, eta, J), between = earlier
   told = later.transition
   known, weighed = _given(told, between, A)
   back = turn(weighed)
-  return Segment(
+  return Summary(
     Information(
       times(told.A, weighed),
       act(back, told.eta - act(told.J, between.mean)) + eta,
@@ -213,7 +213,7 @@ def _compose_filters(earlier: Segment, later: Segment) -> Segment:
   )
 
 
-def _filter_through(segment: Segment, state: Gaussian) -> Gaussian:
+def _filter_through(segment: Summary, state: Gaussian) -> Gaussian:
   """What is known after a span, from what was known before it."""
   known, _ = _given(segment.transition, state, state.covariance[:, :0])
   return _move(segment.transition.A, segment.update, known)
@@ -233,21 +233,21 @@ def _given(told: Information, state: Gaussian, x):
 # The smoother.
 
 
-def _smoother_element(following, state, at_end) -> Segment:
+def _smoother_element(following, state, at_end) -> Summary:
   """The element of one token, from the step that follows it if one does."""
   mean, covariance = state
   predicted = _predict(following, state)
   E = times(following.F, covariance)
   E = turn(solve_positive(predicted.covariance, E))
   rest = unit(E) - times(E, following.F)
-  element = Segment(
+  element = Summary(
     E,
     Gaussian(
       mean - act(E, predicted.mean),
       around(rest, covariance) + around(E, following.Q),
     ),
   )
-  end = Segment(jnp.zeros_like(E), state)
+  end = Summary(jnp.zeros_like(E), state)
   return jax.tree.map(
     lambda x, y: jnp.where(jnp.broadcast_to(at_end, x.shape), x, y),
     end,
@@ -255,15 +255,15 @@ def _smoother_element(following, state, at_end) -> Segment:
   )
 
 
-def _compose_smoothers(later: Segment, earlier: Segment) -> Segment:
+def _compose_smoothers(later: Summary, earlier: Summary) -> Summary:
   """The element of a token and those that follow it."""
-  return Segment(
+  return Summary(
     times(earlier.transition, later.transition),
     _smooth_through(earlier, later.update),
   )
 
 
-def _smooth_through(segment: Segment, later: Gaussian) -> Gaussian:
+def _smooth_through(segment: Summary, later: Gaussian) -> Gaussian:
   """A state from the one that follows it."""
   return _move(segment.transition, segment.update, later)
 

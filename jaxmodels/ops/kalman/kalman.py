@@ -29,7 +29,7 @@ from jaxmodels.ops.kalman.gaussian import (
   smooth_states,
 )
 
-_METHODS = ("auto", "recurrent", "parallel", "associative")
+_METHODS = ("auto", "recurrent", "chunk_parallel", "associative")
 _placed = by_letters(
   "",
   y="L",
@@ -75,10 +75,10 @@ def kalman_filter(
     covariance: [N, N] of the same.
     observed: [L] booleans; y where it is False is not looked at. All by
       default.
-    method: "recurrent", token after token; "parallel", chunks side by side
-      in about 3 sqrt(L) steps; "associative", a scan of depth log L, with a
-      program that takes up to minutes to compile; "auto" is "recurrent" on CPU
-      and "parallel" elsewhere.
+    method: "recurrent", token after token; "chunk_parallel", chunks side by
+      side in about 3 sqrt(L) steps; "associative", a scan of depth log L, with
+      a program that takes up to minutes to compile; "auto" is "recurrent" on
+      CPU and "chunk_parallel" elsewhere.
     axis_name: mesh axis over which L is sharded, inside `shard_map`; equal
       shards of y, of observed and of what has one a token. One all-gather of
       elements, whatever the length.
@@ -165,7 +165,7 @@ def _total(values, axis_name):
 def _choose(op, method, length):
   if method == "auto":
     by_token = platform() == "cpu" or is_open(length)
-    return "recurrent" if by_token else "parallel"
+    return "recurrent" if by_token else "chunk_parallel"
   if method != "recurrent":
     require_length(op, length, f'method "{method}"', '"auto" or "recurrent"')
   return method

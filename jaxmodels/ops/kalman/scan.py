@@ -1,6 +1,6 @@
 """Scans over elements that compose, when the state is any pytree.
 
-A span of tokens acts on the state that enters it as one `Segment`, and
+A span of tokens acts on the state that enters it as one `Summary`, and
 segments compose. What runs many tokens or chunks at once has them side by
 side, in the last axis (`jaxmodels.ops.kalman.small_matrices`).
 """
@@ -15,31 +15,31 @@ from jax import lax
 
 from jaxmodels.ops.engine.chunks import Tree
 from jaxmodels.ops.engine.exporting import is_open
-from jaxmodels.ops.engine.recurrence import Segment
+from jaxmodels.ops.engine.recurrence import Summary
 from jaxmodels.ops.engine.sequence_parallel import exchange
 
 
-class Walk(NamedTuple):
+class ElementScan(NamedTuple):
   """A recurrence over tokens; of one token, or of many side by side.
 
   Attributes:
-    element: `token -> Segment`.
-    compose: `(earlier, later) -> Segment`.
+    element: `token -> Summary`.
+    compose: `(earlier, later) -> Summary`.
     advance: `(segment, state) -> state`.
     step: `(token, state) -> state`, as `advance` with the token's element,
       and cheaper.
     neutral: a token that leaves every state as it is.
   """
 
-  element: Callable[[Tree], Segment]
-  compose: Callable[[Segment, Segment], Segment]
-  advance: Callable[[Segment, Tree], Tree]
+  element: Callable[[Tree], Summary]
+  compose: Callable[[Summary, Summary], Summary]
+  advance: Callable[[Summary, Tree], Tree]
   step: Callable[[Tree, Tree], Tree]
   neutral: Tree
 
 
 def run(
-  walk: Walk,
+  walk: ElementScan,
   tokens: Tree,
   state: Tree,
   method: str,
@@ -52,8 +52,8 @@ def run(
     walk: the recurrence.
     tokens: [L, ...].
     state: the one that enters.
-    method: "recurrent", token after token; "parallel", chunks side by side,
-      in about 3 sqrt(L) steps; "associative", in log L.
+    method: "recurrent", token after token; "chunk_parallel", chunks side by
+      side, in about 3 sqrt(L) steps; "associative", in log L.
     axis_name: mesh axis over which L is sharded, or None.
     reverse: from the last token to the first.
 

@@ -120,7 +120,7 @@ def test_values_and_gradients_are_the_definition_s(window, resets, given):
   ]
   wanted = exact_gradients(window, arguments, ids, size, cotangents)
 
-  forms = {"parallel": None, "chunked": 4}
+  forms = {"quadratic": None, "chunked": 4}
   if resets == "middle":
     forms["recurrent"] = None
 
@@ -219,7 +219,7 @@ def test_reverse_is_the_flipped_sequence(window, resets):
   assert_close((got, state.k, state.v), (y[:, ::-1], keys, values), 2e-5)
 
 
-@pytest.mark.parametrize("method", ["parallel", "chunked"])
+@pytest.mark.parametrize("method", ["quadratic", "chunked"])
 @pytest.mark.parametrize("window", [None, 3])
 def test_no_token_sees_the_future_or_another_segment(method, window):
   arrays, _ = draw()
@@ -272,7 +272,7 @@ def test_auto_does_not_hold_all_scores_of_a_long_sequence():
     return compiled.memory_analysis().temp_size_in_bytes
 
   scores = 4096 * 4096 * 4
-  assert needs("parallel") > scores
+  assert needs("quadratic") > scores
   assert needs("auto") < scores / 4
 
 

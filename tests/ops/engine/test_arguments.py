@@ -95,10 +95,10 @@ WITHOUT_STATE = (*KALMAN, "bidirectional", "long_convolution")
 METHODS = {
   "long_convolution": (None,),
   "causal_convolution": ("auto", "recurrent"),
-  "attention": ("auto", "parallel", "chunked", "recurrent"),
+  "attention": ("auto", "chunk_parallel", "chunked", "recurrent"),
   "bidirectional": ("auto", "full"),
 }
-FORMS = ("auto", "recurrent", "associative", "chunked", "parallel")
+FORMS = ("auto", "recurrent", "associative", "chunked", "chunk_parallel")
 each_op = pytest.mark.parametrize("name", NAMES)
 
 

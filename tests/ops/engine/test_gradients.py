@@ -34,7 +34,7 @@ def change_of_gradient(op):
   [
     ("recurrent", False),
     ("chunked", True),
-    ("parallel", False),
+    ("chunk_parallel", False),
     ("associative", True),
   ],
 )
@@ -63,8 +63,8 @@ def test_second_order(name, method, reverse):
 def test_the_gradient_of_a_family_that_has_a_step_too():
   """The run of the tangent is transposed; a step of its own is left out."""
 
-  def step(token, links, state):
-    state = dense.advance(dense.summarize(token, links), state)
+  def step(token, masks, state):
+    state = dense.advance(dense.summarize(token, masks), state)
     return state[None], state
 
   family = dense.FAMILY._replace(step=step)

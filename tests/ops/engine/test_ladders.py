@@ -7,7 +7,7 @@ import pytest
 
 from jaxmodels.ops.engine import decay, triangular
 from jaxmodels.ops.engine.platform import masked_block, trace_for
-from jaxmodels.ops.engine.segments import one_segment
+from jaxmodels.ops.engine.segments import causal_masks
 
 SIZES = (1, 2, 8, 16, 64)
 PLATFORMS = ("cpu", "tpu")
@@ -58,7 +58,7 @@ def test_scores_with_a_decay_a_key_channel(platform, size):
   log_decay[size // 2, 0] = -np.inf
   with trace_for(platform):
     found = decay.decayed_scores(
-      *map(jnp.asarray, (q, k, log_decay)), one_segment(size)
+      *map(jnp.asarray, (q, k, log_decay)), causal_masks(size)
     )
   wanted = np.zeros((size, size))
   for i in range(size):

@@ -10,7 +10,7 @@ import pytest
 from jaxmodels import ops
 from jaxmodels.ops import reference
 from jaxmodels.ops.engine.make_op import make_op
-from jaxmodels.ops.engine.recurrence import Family, Segment
+from jaxmodels.ops.engine.recurrence import Family, Summary
 from jaxmodels.ops.linear_attention import FAMILY
 from jaxmodels.ops.linear_attention import Tokens as LinearTokens
 from jaxmodels.testing import check_op
@@ -24,14 +24,14 @@ class Tokens(NamedTuple):
   weight: jax.Array
 
 
-def summarize(chunk, links):
-  joined = jnp.where(links.exit, chunk.weight, 0)
+def summarize(chunk, masks):
+  joined = jnp.where(masks.exit, chunk.weight, 0)
   total = {"sum": joined @ chunk.value, "weight": jnp.sum(joined)}
-  return Segment(jnp.where(links.through, jnp.float32(1), 0), total)
+  return Summary(jnp.where(masks.through, jnp.float32(1), 0), total)
 
 
 def compose(earlier, later):
-  return Segment(
+  return Summary(
     later.transition * earlier.transition, advance(later, earlier.update)
   )
 
@@ -43,10 +43,10 @@ def advance(segment, state):
   return jax.tree.map(keep, state, segment.update)
 
 
-def read(chunk, links, state):
-  pair = jnp.where(links.pair, chunk.weight[None, :], 0)
+def read(chunk, masks, state):
+  pair = jnp.where(masks.pair, chunk.weight[None, :], 0)
   held = jax.tree.map(
-    lambda s: jnp.where(links.entry[:, None], s.reshape(1, -1), 0), state
+    lambda s: jnp.where(masks.entry[:, None], s.reshape(1, -1), 0), state
   )
   total = pair @ chunk.value + held["sum"]
   return total / (jnp.sum(pair, axis=1, keepdims=True) + held["weight"])
@@ -106,10 +106,10 @@ def test_equals_the_op_of_the_same_family():
   np.testing.assert_array_equal(op(q, k, v)[1], expected[1])
 
 
-def read_before(chunk, links, state):
+def read_before(chunk, masks, state):
   """What is there before each token is written."""
   own = jnp.sum(chunk.q * chunk.k, axis=1, keepdims=True) * chunk.v
-  return FAMILY.read(chunk, links, state) - own
+  return FAMILY.read(chunk, masks, state) - own
 
 
 def define_before(q, k, v, log_decay, initial_state, *, segment_ids, reverse):
@@ -137,8 +137,8 @@ def check_before(family, forms):
 
 
 def test_other_ways_of_a_family_are_left_out_with_what_they_do():
-  ways = ("walk", "step", "tangent", "kernel")
-  full = FAMILY._replace(walk=min, step=max, tangent=sum)
+  ways = ("read_and_advance", "step", "tangent", "kernel")
+  full = FAMILY._replace(read_and_advance=min, step=max, tangent=sum)
   for name in ("summarize", "advance", "read"):
     changed = full._replace(**{name: abs})
     assert isinstance(changed, Family) and getattr(changed, name) is abs
@@ -151,7 +151,7 @@ def test_other_ways_of_a_family_are_left_out_with_what_they_do():
 
 def test_another_way_that_is_kept_is_named():
   four = FAMILY.summarize, FAMILY.compose, FAMILY.advance, read_before
-  words = "recurrent: step, walk or kernel disagrees with read and advance"
+  words = "recurrent: step, read_and_advance or kernel disagrees with read and"
   with pytest.raises(AssertionError, match=words):
     check_before(Family(*four, step=FAMILY.step), ("recurrent", "associative"))
 

@@ -18,9 +18,11 @@ def chosen(monkeypatch):
   """`(op, sizes) ->` the method that "auto" takes, by direction."""
   asked = []
 
-  def run(*args, method, **options):
+  run = recurrence.run
+
+  def noted(*args, method, **options):
     asked.append(method)
-    return recurrence.run(*args, method=method, **options)
+    return run(*args, method=method, **options)
 
   def found(op, sizes):
     methods = {}
@@ -31,7 +33,7 @@ def chosen(monkeypatch):
       methods[direction] = asked[-1]
     return methods
 
-  monkeypatch.setattr(method, "run", run)
+  monkeypatch.setattr(recurrence, "run", noted)
   return found
 
 
@@ -39,15 +41,15 @@ def chosen(monkeypatch):
   ("op", "sizes", "value", "gradient"),
   [
     ("linear_attention_no_decay", LONG, "chunked", "chunked"),
-    ("linear_attention", SHORT, "recurrent", "parallel"),
+    ("linear_attention", SHORT, "recurrent", "chunk_parallel"),
     ("linear_attention", LONG, "recurrent", "chunked"),
-    ("linear_attention_key_decay", SHORT, "recurrent", "parallel"),
+    ("linear_attention_key_decay", SHORT, "recurrent", "chunk_parallel"),
     ("linear_attention_key_decay", LONG, "recurrent", "chunked"),
     ("linear_attention_key_decay", WIDE, "chunked", "chunked"),
     ("delta_rule", SHORT, "recurrent", "chunked"),
     ("delta_rule", WIDE, "chunked", "chunked"),
     ("dplr_recurrence", LONG, "recurrent", "chunked"),
-    ("normalized_linear_attention", SHORT, "chunked", "parallel"),
+    ("normalized_linear_attention", SHORT, "chunked", "chunk_parallel"),
     ("dense_recurrence", LONG, "recurrent", "recurrent"),
     ("diagonal_recurrence", LONG, "recurrent", "recurrent"),
     ("selective_scan", LONG, "chunked", "chunked"),
@@ -60,15 +62,15 @@ def test_auto_on_a_cpu(chosen, op, sizes, value, gradient):
 @pytest.mark.parametrize(
   ("op", "on_tpu", "on_gpu"),
   [
-    ("linear_attention_no_decay", "parallel", "parallel"),
-    ("linear_attention", "parallel", "parallel"),
-    ("linear_attention_key_decay", "chunked", "parallel"),
-    ("delta_rule_no_decay", "chunked", "parallel"),
-    ("delta_rule", "chunked", "parallel"),
-    ("dplr_recurrence", "chunked", "parallel"),
-    ("householder_product", "chunked", "parallel"),
-    ("normalized_linear_attention", "parallel", "parallel"),
-    ("diagonal_recurrence", "parallel", "parallel"),
+    ("linear_attention_no_decay", "chunk_parallel", "chunk_parallel"),
+    ("linear_attention", "chunk_parallel", "chunk_parallel"),
+    ("linear_attention_key_decay", "chunked", "chunk_parallel"),
+    ("delta_rule_no_decay", "chunked", "chunk_parallel"),
+    ("delta_rule", "chunked", "chunk_parallel"),
+    ("dplr_recurrence", "chunked", "chunk_parallel"),
+    ("householder_product", "chunked", "chunk_parallel"),
+    ("normalized_linear_attention", "chunk_parallel", "chunk_parallel"),
+    ("diagonal_recurrence", "chunk_parallel", "chunk_parallel"),
     ("selective_scan", "chunked", "chunked"),
   ],
 )
@@ -80,7 +82,7 @@ def test_auto_on_accelerators(chosen, op, on_tpu, on_gpu):
 
 def test_a_value_and_its_gradient_may_take_two_ways():
   """The value is of one function; with a gradient both are of the other."""
-  function = method.by_use(lambda x: 2 * x, lambda x: 3 * x + 1)
+  function = method.with_gradient_of(lambda x: 2 * x, lambda x: 3 * x + 1)
   assert function(jnp.ones(())) == 2
   value, gradient = jax.value_and_grad(function)(jnp.ones(()))
   assert (value, gradient) == (4, 3)

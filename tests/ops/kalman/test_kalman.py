@@ -14,7 +14,7 @@ from jaxmodels.ops.reference import kalman
 from jaxmodels.testing import relative_error
 
 LENGTH = 9
-METHODS = ["associative", "parallel", "recurrent"]
+METHODS = ["associative", "chunk_parallel", "recurrent"]
 # Those of which the first is slow to compile.
 EACH = [pytest.param("associative", marks=pytest.mark.slow), *METHODS[1:]]
 OPS = {
@@ -160,7 +160,7 @@ def test_one_token(method):
 
 @pytest.mark.parametrize(
   ("platform", "method"),
-  [("cpu", "recurrent"), ("gpu", "parallel"), ("tpu", "parallel")],
+  [("cpu", "recurrent"), ("gpu", "chunk_parallel"), ("tpu", "chunk_parallel")],
 )
 def test_auto(platform, method):
   with trace_for(platform):
