@@ -55,7 +55,7 @@ def causal_convolution(
     segment_ids: [..., L] integers; a segment is a run of equal ids. None
       joins all.
     reverse: Run from the last token to the first. The states are then in the
-      order of that walk too.
+      order of that run too.
     method: "chunk_parallel" (W shifted products, all tokens at once),
       "recurrent" (token by token; for checking), or "auto", which is
       "chunk_parallel".

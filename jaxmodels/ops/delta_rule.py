@@ -25,7 +25,7 @@ from jaxmodels.ops.engine.explicit import by_letters
 from jaxmodels.ops.engine.matrix_state import run_matrix_state
 from jaxmodels.ops.engine.recurrence import Family, Kernel, Method, Summary
 from jaxmodels.ops.engine.triangular import solve_unit_lower
-from jaxmodels.ops.kernels import DeltaFactors, walk_delta
+from jaxmodels.ops.kernels import DeltaFactors, scan_delta
 
 
 class Tokens(NamedTuple):
@@ -153,9 +153,9 @@ def compose(earlier, later):
   )
 
 
-def advance(segment, state):
+def advance(summary, state):
   """`transition S + update`."""
-  return segment.transition @ state + segment.update
+  return summary.transition @ state + summary.update
 
 
 def read(chunk, masks, state):
@@ -212,5 +212,5 @@ FAMILY = Family(
   read,
   read_and_advance,
   step,
-  kernel=Kernel(factor, walk_delta, read_writes),
+  kernel=Kernel(factor, scan_delta, read_writes),
 )

@@ -53,7 +53,7 @@ def dense_recurrence(
   Given the state, a token costs one matrix-vector product, and that is what
   "chunked" and "recurrent" do; their gradient keeps A and y. "chunk_parallel",
   "associative" and `axis_name` multiply the matrices of a span, M times the
-  work, for a walk of L / C + C steps.
+  work, for a scan of L / C + C steps.
 
   Cost: about 2 N^2 flops a token, 2 G M^2 of blocks, chunked forward.
 
@@ -145,14 +145,14 @@ def _segments(chunk, masks):
 
 
 def summarize(chunk, masks):
-  """The tokens' segments one after the other."""
-  segments = _segments(chunk, masks)
+  """The tokens' summaries one after the other."""
+  summaries = _segments(chunk, masks)
 
   def body(earlier, later):
     return compose(earlier, later), None
 
-  first = jax.tree.map(lambda x: x[0], segments)
-  rest = jax.tree.map(lambda x: x[1:], segments)
+  first = jax.tree.map(lambda x: x[0], summaries)
+  rest = jax.tree.map(lambda x: x[1:], summaries)
   return lax.scan(body, first, rest)[0]
 
 
@@ -164,9 +164,9 @@ def compose(earlier, later):
   )
 
 
-def advance(segment, state):
+def advance(summary, state):
   """`A h + b`."""
-  return _product(segment.transition, state) + segment.update
+  return _product(summary.transition, state) + summary.update
 
 
 def read(chunk, masks, state):
@@ -177,8 +177,8 @@ def read(chunk, masks, state):
 def read_and_advance(chunk, masks, state):
   """With the state at hand a token is one matrix-vector product."""
 
-  def body(state, segment):
-    state = advance(segment, state)
+  def body(state, summary):
+    state = advance(summary, state)
     return state, state
 
   last, y = lax.scan(body, state, _segments(chunk, masks))

@@ -119,9 +119,9 @@ def compose(earlier, later):
   )
 
 
-def advance(segment, state):
+def advance(summary, state):
   """`a h + b`."""
-  return segment.transition * state + segment.update
+  return summary.transition * state + summary.update
 
 
 def read(chunk, masks, state):

@@ -16,7 +16,7 @@ from jaxmodels.ops.engine.explicit import by_letters
 from jaxmodels.ops.engine.matrix_state import decays_per_key, run_matrix_state
 from jaxmodels.ops.engine.method import CPU_CACHE_ELEMENTS
 from jaxmodels.ops.engine.recurrence import Family, Kernel, Method, Summary
-from jaxmodels.ops.kernels import walk_decayed
+from jaxmodels.ops.kernels import scan_decayed
 
 
 class Tokens(NamedTuple):
@@ -125,9 +125,9 @@ def compose(earlier, later):
   )
 
 
-def advance(segment, state):
+def advance(summary, state):
   """`diag(transition) S + update`."""
-  return segment.transition[:, None] * state + segment.update
+  return summary.transition[:, None] * state + summary.update
 
 
 def read(chunk, masks, state):
@@ -149,5 +149,5 @@ FAMILY = Family(
   advance,
   read,
   step=step,
-  kernel=Kernel(summarize, walk_decayed, read),
+  kernel=Kernel(summarize, scan_decayed, read),
 )

@@ -255,13 +255,13 @@ def compose(earlier, later):
   )
 
 
-def advance(segment, state):
+def advance(summary, state):
   """Both sides over the larger `e^m`."""
-  kept = segment.transition + state.m
-  m = jnp.maximum(kept, segment.update.m)
+  kept = summary.transition + state.m
+  m = jnp.maximum(kept, summary.update.m)
   return _State(
     jnp.exp(kept - m) * state.Sz
-    + jnp.exp(segment.update.m - m) * segment.update.Sz,
+    + jnp.exp(summary.update.m - m) * summary.update.Sz,
     m,
   )
 

@@ -14,7 +14,7 @@ def lengths(chunk: int) -> tuple[int, ...]:
 
 
 def resets(length: int, chunk: int) -> dict[str, np.ndarray | None]:
-  """Summary ids [L] by name: where documents or episodes begin."""
+  """Segment ids [L] by name: where documents or episodes begin."""
   places = {
     "none": [],
     "at the first token": [0],

@@ -121,7 +121,7 @@ class Run(NamedTuple):
 
   @property
   def ids(self) -> np.ndarray | None:
-    """Summary ids [2, L]."""
+    """Segment ids [2, L]."""
     if self.starts is None:
       return None
     return np.stack([self.starts, 0 * self.starts])

@@ -58,7 +58,7 @@ MORE = {
 each_op = pytest.mark.parametrize("name", OPS)
 # Five chunks of 8 and a rest; over four devices one and a rest on each.
 LENGTH = 44
-# Summary ids given, whether or not a segment starts: one program for all.
+# Segment ids given, whether or not a segment starts: one program for all.
 GIVEN = (
   "none",
   "at the first token",

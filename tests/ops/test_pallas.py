@@ -73,15 +73,15 @@ def equal(results, expected):
   assert max(jax.tree.leaves(errors)) < tolerance("float32"), errors
 
 
-# The walks alone, against their equation.
+# The scans alone, against their equation.
 
 
-def decayed(segments, state):
-  def step(state, segment):
-    through, update = segment
+def decayed(summaries, state):
+  def step(state, summary):
+    through, update = summary
     return through[..., None] * state + update, state
 
-  last, entering = jax.lax.scan(step, state, segments)
+  last, entering = jax.lax.scan(step, state, summaries)
   return entering, last
 
 
@@ -91,25 +91,25 @@ def delta(factors, state):
     u = from_v - from_k @ state
     return through[..., None] * state + k.mT @ u, (state, u)
 
-  last, walked = jax.lax.scan(step, state, tuple(factors))
-  return walked, last
+  last, entering = jax.lax.scan(step, state, tuple(factors))
+  return entering, last
 
 
 @pytest.mark.parametrize(
-  ("walk", "definition", "room", "block"),
+  ("scan", "definition", "room", "block"),
   [
     pytest.param(
-      *(kernels.walk_decayed, decayed, 8 << 20, (4, 16)), marks=pytest.mark.slow
+      *(kernels.scan_decayed, decayed, 8 << 20, (4, 16)), marks=pytest.mark.slow
     ),
-    (kernels.walk_decayed, decayed, 200_000, (2, 16)),
-    (kernels.walk_decayed, decayed, 60_000, (1, 8)),
+    (kernels.scan_decayed, decayed, 200_000, (2, 16)),
+    (kernels.scan_decayed, decayed, 60_000, (1, 8)),
     pytest.param(
-      *(kernels.walk_delta, delta, 8 << 20, (4, 16)), marks=pytest.mark.slow
+      *(kernels.scan_delta, delta, 8 << 20, (4, 16)), marks=pytest.mark.slow
     ),
-    (kernels.walk_delta, delta, 120_000, (1, 8)),
+    (kernels.scan_delta, delta, 120_000, (1, 8)),
   ],
 )
-def test_heads_and_values_in_blocks(monkeypatch, walk, definition, room, block):
+def test_heads_and_values_in_blocks(monkeypatch, scan, definition, room, block):
   monkeypatch.setattr(grid, "ROOM", room)
   taken, blocks = [], grid.blocks
   monkeypatch.setattr(
@@ -125,7 +125,7 @@ def test_heads_and_values_in_blocks(monkeypatch, walk, definition, room, block):
   def stack(*shape):
     return jnp.stack([draw(*shape) for _ in range(chunks)])
 
-  if walk is kernels.walk_decayed:
+  if scan is kernels.scan_decayed:
     factors = stack(keys), stack(keys, values)
   else:
     factors = kernels.DeltaFactors(
@@ -133,7 +133,7 @@ def test_heads_and_values_in_blocks(monkeypatch, walk, definition, room, block):
     )
   arguments = factors, draw(keys, values)
   equal(
-    value_and_gradients(walk, arguments),
+    value_and_gradients(scan, arguments),
     value_and_gradients(definition, arguments),
   )
   assert taken[-1] == block  # Of the gradient.
@@ -301,7 +301,7 @@ def test_compiles(name, slice_, count):
   text = compiled(name, slice_, count)
   kernel = "decayed" if "linear" in name else "delta"
   calls = [x for x in text.splitlines() if '"tpu_custom_call"' in x]
-  # One walk forth and one back.
+  # One scan forth and one back.
   assert len(calls) == 2
   for way in ("forward", "backward"):
     assert any(f"{kernel}_{way}" in call for call in calls)
@@ -330,7 +330,7 @@ def test_kernels_compile_for_any_width(slice_, widths):
   )
 
   def loss(factors, state):
-    (entering, u), last = kernels.walk_delta(factors, state[0])
+    (entering, u), last = kernels.scan_delta(factors, state[0])
     return jnp.sum(entering**2) + jnp.sum(u**2) + jnp.sum(last**2)
 
   gradient = jax.jit(jax.grad(loss, argnums=(0, 1)))

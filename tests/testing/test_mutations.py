@@ -35,7 +35,7 @@ def linear_op(**faults):
 
 
 def delta_op(**faults):
-  """The delta rule likewise, its walk too."""
+  """The delta rule likewise, its `read_and_advance` too."""
   family = DELTA._replace(**{"read_and_advance": None, "step": None, **faults})
 
   def op(q, k, v, beta, log_decay=None, initial_state=None, **options):
@@ -63,12 +63,12 @@ def report(op, definition, draw, form):
 # Faults.
 
 
-def forget_state(segment, state):
-  return segment.update + jnp.zeros_like(state)
+def forget_state(summary, state):
+  return summary.update + jnp.zeros_like(state)
 
 
-def forget_transition(segment, state):
-  return segment.update + state
+def forget_transition(summary, state):
+  return summary.update + state
 
 
 def compose_without_decay(earlier, later):

@@ -87,7 +87,7 @@ def attention(
     segment_ids: [..., L] integers; a segment is a run of equal ids. None
       joins all.
     reverse: Run from the last token to the first: a query sees itself and
-      what comes after. The cache is then in the order of that walk too.
+      what comes after. The cache is then in the order of that run too.
     method: "auto", "quadratic", "chunked" or "recurrent".
     chunk_size: Queries a chunk; None stands for 128 on a CPU and 512
       elsewhere, with a window for 128 or for the window if that is larger.

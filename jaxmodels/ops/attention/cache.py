@@ -1,6 +1,6 @@
 """The cache of attention: the past that a query may still see.
 
-Summary ids [..., L] count from the segment of the cache, which is 0; None
+Segment ids [..., L] count from the segment of the cache, which is 0; None
 stands for a sequence without segments and without a past.
 """
 

@@ -50,7 +50,7 @@ def run_matrix_state(
     axis_name: as for `run`.
     cached: numbers of k up to which the chunks stay in a CPU's cache; none
       where all at once have more to do, such as the transitions of a family
-      that otherwise has a walk.
+      that otherwise has `read_and_advance`.
     by_token: whether the tokens of a chunk have less to do one by one.
 
   Returns:

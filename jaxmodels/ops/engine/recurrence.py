@@ -2,22 +2,22 @@
 
 Every linear-time mixer is a linear recurrence over a state,
 `S_t = T_t S_{t-1} + U_t`, read by `y_t = read(q_t, S_t)`. A span of tokens
-acts on the state as one `Summary(transition, update)`, and segments compose
+acts on the state as one `Summary(transition, update)`, and summaries compose
 associatively. So a family says four things, for one head and one chunk,
 
   summarize(chunk, masks) -> Summary   what the chunk does to the state
   compose(earlier, later) -> Summary   the monoid
-  advance(segment, state) -> state     the state after the chunk
+  advance(summary, state) -> state     the state after the chunk
   read(chunk, masks, state) -> y       the chunk's outputs, given the state
                                        that entered it
 
 and `run` makes of them the forms
 
   recurrent    one token after another under `lax.scan`: the definition
-  associative  `lax.associative_scan` over the segments of single tokens
+  associative  `lax.associative_scan` over the summaries of single tokens
   chunked      one chunk after another under `lax.scan`, rematerialised
-  parallel     all chunks at once; only the state walks from one to the next
-  pallas       the same, and the state walks in a TPU kernel
+  chunk_parallel  all chunks at once; a scan takes the state through them
+  pallas       the same, with the scan in a TPU kernel
 
 each forwards or in reverse, on packed sequences, from any state, on one
 device or with the sequence sharded over a mesh axis. "recurrent" is
@@ -64,18 +64,18 @@ class Summary(NamedTuple):
 
 
 class Kernel(NamedTuple):
-  """The form of a family in which a kernel walks the state.
+  """The form of a family in which a kernel takes the state through all chunks.
 
   Attributes:
-    factor: `(chunk, masks) -> factors`, what the walk needs of a chunk.
-    walk: `(factors, state) -> (entering, last)`, through all chunks: factors
-      are [n, B, H, ...], state and last [B, H, ...], and entering is
-      whatever `read` needs of the walk, [n, B, H, ...].
+    factor: `(chunk, masks) -> factors`, what the scan needs of a chunk.
+    scan_states: `(factors, state) -> (entering, last)`, through all chunks:
+      factors are [n, B, H, ...], state and last [B, H, ...], and entering is
+      whatever `read` needs of the scan, [n, B, H, ...].
     read: `(chunk, masks, entering) -> y` [C, ...].
   """
 
   factor: Callable[[Tree, Masks], Tree]
-  walk: Callable[[Tree, Tree], tuple[Tree, Tree]]
+  scan_states: Callable[[Tree, Tree], tuple[Tree, Tree]]
   read: Callable[[Tree, Masks, Tree], jax.Array]
 
 
@@ -86,7 +86,9 @@ class _Functions(NamedTuple):
   compose: Callable[[Summary, Summary], Summary]
   advance: Callable[[Summary, Tree], Tree]
   read: Callable[[Tree, Masks, Tree], jax.Array]
-  walk: Callable[[Tree, Masks, Tree], tuple[jax.Array, Tree]] | None = None
+  read_and_advance: (
+    Callable[[Tree, Masks, Tree], tuple[jax.Array, Tree]] | None
+  ) = None
   step: Callable[[Tree, Masks, Tree], tuple[jax.Array, Tree]] | None = None
   tangent: Callable[[Tree, Tree, Tree], Tree] | None = None
   neutral: Tree = 0
@@ -99,14 +101,14 @@ class Family(_Functions):
   Attributes:
     summarize: `(chunk, masks) -> Summary`; chunk is a pytree of [C, ...].
     compose: `(earlier, later) -> Summary`, associative.
-    advance: `(segment, state) -> state`.
+    advance: `(summary, state) -> state`.
     read: `(chunk, masks, state) -> y` [C, ...].
-    walk: optional `(chunk, masks, state) -> (y, state)`, which is `read` and
-      `advance` after `summarize` in one, for families where the state allows
-      a cheaper way through the chunk than its segment.
-    step: optional, `walk` of a chunk of one token where only its value is
-      asked: outputs that read the state after the token, `y_t = read(q_t,
-      S_t)`, spare a copy of the state before it.
+    read_and_advance: optional `(chunk, masks, state) -> (y, state)`, which is
+      `read` and `advance` after `summarize` in one, for families where the
+      state allows a cheaper way through the chunk than its summary.
+    step: optional, `read_and_advance` of a chunk of one token where only its
+      value is asked: outputs that read the state after the token,
+      `y_t = read(q_t, S_t)`, spare a copy of the state before it.
     tangent: optional, `(chunk, change, before) -> chunk` for families whose y
       is every state: the tokens that write the tangent, see
       `jaxmodels.ops.engine.gradients`; before [C, ...] are the states before
@@ -121,12 +123,13 @@ class Family(_Functions):
   def _replace(self, /, **changes: Any) -> "Family":
     """Another family, with some functions replaced.
 
-    `walk`, `step`, `tangent` and `kernel` are other ways to what `summarize`,
-    `advance` and `read` say. If one of those three is replaced, these are left
-    out unless they are replaced too: they would compute the old recurrence.
+    `read_and_advance`, `step`, `tangent` and `kernel` are other ways to what
+    `summarize`, `advance` and `read` say. If one of those three is replaced,
+    these are left out unless they are replaced too: they would compute the old
+    recurrence.
     """
     if {"summarize", "advance", "read"} & changes.keys():
-      other_ways = ("walk", "step", "tangent", "kernel")
+      other_ways = ("read_and_advance", "step", "tangent", "kernel")
       changes = dict.fromkeys(other_ways) | changes
     return super()._replace(**changes)
 
@@ -200,22 +203,22 @@ def run(
   return jnp.flip(y, 1) if reverse else y, last if final is None else final
 
 
-def scan_tokens(walk: Callable) -> Callable:
-  """Goes through a chunk as the recurrence does, with a family's `walk`.
+def scan_tokens(read_and_advance: Callable) -> Callable:
+  """Goes through a chunk token by token, with a family's `read_and_advance`.
 
-  On a CPU it is quicker where a chunk has far more to do than its tokens. As
-  the walk of "chunked" it keeps, for a gradient, the states between chunks
-  and those of one chunk.
+  On a CPU it is faster if a chunk has far more to do than its tokens. In
+  "chunked" it stores, for a gradient, the states between chunks and those of
+  one chunk.
   """
 
   def through(chunk, masks, state):
     if jax.tree.leaves(chunk)[0].shape[0] == 1:
-      return walk(chunk, masks, state)
+      return read_and_advance(chunk, masks, state)
     masked = token_masks(masks)
 
     def body(state, one):
       token, joined = one
-      y, state = walk(_alone(token), masked(joined), state)
+      y, state = read_and_advance(_alone(token), masked(joined), state)
       return state, y[0]
 
     state, y = lax.scan(body, state, (chunk, masks.previous))
@@ -233,18 +236,18 @@ def _alone(token):
 
 
 def _chunked(family, size, dtype, inputs, state):
-  """Walks the state from chunk to chunk."""
+  """Takes the state from chunk to chunk."""
 
-  def by(walk):
+  def by(read_and_advance):
     def body(state, one):
       masks = masks_from(one.ids, size)
       chunk = widen(layout.unpack(one.chunks))
-      y, state = over_heads(walk, masks)(chunk, masks, state)
+      y, state = over_heads(read_and_advance, masks)(chunk, masks, state)
       return state, layout.pack(y.astype(dtype or y.dtype))
 
     return body
 
-  body = by(family.walk or _walk(family))
+  body = by(family.read_and_advance or _read_and_advance(family))
   if size == 1 and family.step is not None:
     body = with_gradient_of(by(family.step), body)
   count = jax.tree.leaves(inputs)[0].shape[0]
@@ -268,27 +271,27 @@ def _chunk_parallel(family, size, method, dtype, inputs, state):
     form = family.kernel
   else:
     states = _associate if method == "associative" else _advance_through
-    walk = functools.partial(states, family)
-    form = Kernel(family.summarize, walk, family.read)
+    scan_states = functools.partial(states, family)
+    form = Kernel(family.summarize, scan_states, family.read)
   factors = over_heads(form.factor, masks, chunks=True)(chunks, masks)
-  entering, last = form.walk(factors, state)
+  entering, last = form.scan_states(factors, state)
   y = over_heads(form.read, masks, chunks=True)(chunks, masks, entering)
   return y.astype(dtype or y.dtype), last
 
 
-def _advance_through(family, segments, state):
-  """The states [n, ...] entering n segments, and the one leaving the last."""
+def _advance_through(family, summaries, state):
+  """The states [n, ...] entering n spans, and the one leaving the last."""
 
-  def body(state, segment):
-    return over_heads(family.advance)(segment, state), state
+  def body(state, summary):
+    return over_heads(family.advance)(summary, state), state
 
-  last, entering = lax.scan(body, state, segments)
+  last, entering = lax.scan(body, state, summaries)
   return entering, last
 
 
-def _associate(family, segments, state):
-  """As `_advance_through`, from an associative scan over the segments."""
-  prefix = lax.associative_scan(jax.vmap(over_heads(family.compose)), segments)
+def _associate(family, summaries, state):
+  """As `_advance_through`, from an associative scan over the summaries."""
+  prefix = lax.associative_scan(jax.vmap(over_heads(family.compose)), summaries)
   advance = jax.vmap(over_heads(family.advance), in_axes=(0, None))
   leaving = advance(prefix, state)
   entering = jax.tree.map(
@@ -300,7 +303,7 @@ def _associate(family, segments, state):
 
 
 def _fold(family, inputs, size):
-  """The one segment of all chunks."""
+  """The one summary of all chunks."""
 
   def summarize(one):
     masks = masks_from(one.ids, size)
@@ -315,14 +318,14 @@ def _fold(family, inputs, size):
   return whole
 
 
-def _walk(family):
-  """The walk that follows from the four functions."""
+def _read_and_advance(family):
+  """`read_and_advance` as it follows from the four functions."""
 
-  def walk(chunk, masks, state):
-    segment = family.summarize(chunk, masks)
-    return family.read(chunk, masks, state), family.advance(segment, state)
+  def read_and_advance(chunk, masks, state):
+    summary = family.summarize(chunk, masks)
+    return family.read(chunk, masks, state), family.advance(summary, state)
 
-  return walk
+  return read_and_advance
 
 
 def _empty(family, tokens, state, dtype):

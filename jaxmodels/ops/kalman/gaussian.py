@@ -78,10 +78,10 @@ def filter_states(
   none, F = jnp.zeros(()), jnp.eye(model.F.shape[1])
   R = jnp.eye(model.R.shape[1])
   nothing = Model(none, F, none, none, R, observed=none)
-  walk = scan.ElementScan(
+  forward = scan.ElementScan(
     _filter_element, _compose_filters, _filter_through, _filter, nothing
   )
-  start, filtered = scan.run(walk, model, start, method, axis_name)
+  start, filtered = scan.run(forward, model, start, method, axis_name)
   before = jax.tree.map(
     lambda x0, x: jnp.concatenate([x0[None], x[:-1]]), start, filtered
   )
@@ -109,14 +109,14 @@ def smooth_states(
   # Nothing follows the last token, so that what enters there is not looked at.
   after = jax.tree.map(lambda x: jnp.zeros_like(x[-1]), elements.update)
   none = jnp.zeros(())
-  walk = scan.ElementScan(
+  forward = scan.ElementScan(
     lambda element: element,
     _compose_smoothers,
     _smooth_through,
     _smooth_through,
     Summary(jnp.eye(model.F.shape[1]), Gaussian(none, none)),
   )
-  _, smoothed = scan.run(walk, elements, after, method, axis_name, True)
+  _, smoothed = scan.run(forward, elements, after, method, axis_name, True)
   return smoothed
 
 
@@ -213,10 +213,10 @@ def _compose_filters(earlier: Summary, later: Summary) -> Summary:
   )
 
 
-def _filter_through(segment: Summary, state: Gaussian) -> Gaussian:
+def _filter_through(summary: Summary, state: Gaussian) -> Gaussian:
   """What is known after a span, from what was known before it."""
-  known, _ = _given(segment.transition, state, state.covariance[:, :0])
-  return _move(segment.transition.A, segment.update, known)
+  known, _ = _given(summary.transition, state, state.covariance[:, :0])
+  return _move(summary.transition.A, summary.update, known)
 
 
 def _given(told: Information, state: Gaussian, x):
@@ -263,9 +263,9 @@ def _compose_smoothers(later: Summary, earlier: Summary) -> Summary:
   )
 
 
-def _smooth_through(segment: Summary, later: Gaussian) -> Gaussian:
+def _smooth_through(summary: Summary, later: Gaussian) -> Gaussian:
   """A state from the one that follows it."""
-  return _move(segment.transition, segment.update, later)
+  return _move(summary.transition, summary.update, later)
 
 
 def _move(A, update, state) -> Gaussian:

@@ -1,7 +1,7 @@
 """Scans over elements that compose, when the state is any pytree.
 
 A span of tokens acts on the state that enters it as one `Summary`, and
-segments compose. What runs many tokens or chunks at once has them side by
+summaries compose. What runs many tokens or chunks at once has them side by
 side, in the last axis (`jaxmodels.ops.kalman.small_matrices`).
 """
 
@@ -25,7 +25,7 @@ class ElementScan(NamedTuple):
   Attributes:
     element: `token -> Summary`.
     compose: `(earlier, later) -> Summary`.
-    advance: `(segment, state) -> state`.
+    advance: `(summary, state) -> state`.
     step: `(token, state) -> state`, as `advance` with the token's element,
       and cheaper.
     neutral: a token that leaves every state as it is.
@@ -39,7 +39,7 @@ class ElementScan(NamedTuple):
 
 
 def run(
-  walk: ElementScan,
+  recurrence: ElementScan,
   tokens: Tree,
   state: Tree,
   method: str,
@@ -49,7 +49,7 @@ def run(
   """The state that enters and the state after every token.
 
   Args:
-    walk: the recurrence.
+    recurrence: the recurrence.
     tokens: [L, ...].
     state: the one that enters.
     method: "recurrent", token after token; "chunk_parallel", chunks side by
@@ -64,15 +64,15 @@ def run(
   length = _length(tokens)
   size = 0 if is_open(length) else 2 ** round(math.log2(length) / 2)
   if axis_name is not None:
-    segments = along(_summarize(walk, tokens, size, reverse))
-    whole = _fold(walk, lambda one: one, segments, reverse)
-    state, _ = exchange(walk.advance, whole, state, axis_name, reverse)
+    summaries = along(_summarize(recurrence, tokens, size, reverse))
+    whole = _fold(recurrence, lambda one: one, summaries, reverse)
+    state, _ = exchange(recurrence.advance, whole, state, axis_name, reverse)
   if method == "recurrent":
-    states = _step_through(walk, tokens, state, reverse)
+    states = _step_through(recurrence, tokens, state, reverse)
   elif method == "associative":
-    states = _associate(walk, tokens, state, reverse)
+    states = _associate(recurrence, tokens, state, reverse)
   else:
-    states = _side_by_side(walk, tokens, state, size, reverse)
+    states = _side_by_side(recurrence, tokens, state, size, reverse)
   return state, states
 
 
@@ -93,9 +93,9 @@ def along(tree: Tree) -> Tree:
 # The ways through the tokens.
 
 
-def _step_through(walk, tokens, state, reverse):
+def _step_through(recurrence, tokens, state, reverse):
   def body(state, token):
-    state = walk.step(token, state)
+    state = recurrence.step(token, state)
     return state, state
 
   # The gradient keeps the states, and not what a step makes of them.
@@ -103,39 +103,39 @@ def _step_through(walk, tokens, state, reverse):
   return lax.scan(body, state, tokens, reverse=reverse)[1]
 
 
-def _associate(walk, tokens, state, reverse):
+def _associate(recurrence, tokens, state, reverse):
   """All states from the one that enters and the prefixes of the elements."""
 
   def compose(earlier, later):
-    return along(walk.compose(across(earlier), across(later)))
+    return along(recurrence.compose(across(earlier), across(later)))
 
-  elements = walk.element(across(tokens))
+  elements = recurrence.element(across(tokens))
   spans = lax.associative_scan(compose, along(elements), reverse=reverse)
   state = jax.tree.map(
     lambda x, xs: jnp.broadcast_to(x[..., None], xs.shape),
     state,
     elements.update,
   )
-  return along(walk.advance(across(spans), state))
+  return along(recurrence.advance(across(spans), state))
 
 
-def _side_by_side(walk, tokens, state, size, reverse):
+def _side_by_side(recurrence, tokens, state, size, reverse):
   """Finds the state that enters each chunk, then steps through all at once."""
-  segments = along(_summarize(walk, tokens, size, reverse))
+  summaries = along(_summarize(recurrence, tokens, size, reverse))
 
-  def body(state, segment):
-    return walk.advance(segment, state), state
+  def body(state, summary):
+    return recurrence.advance(summary, state), state
 
-  _, entering = lax.scan(body, state, segments, reverse=reverse)
+  _, entering = lax.scan(body, state, summaries, reverse=reverse)
   states = _step_through(
-    walk, _split(walk, tokens, size), across(entering), reverse
+    recurrence, _split(recurrence, tokens, size), across(entering), reverse
   )
   return jax.tree.map(
     lambda x: x.reshape(-1, *x.shape[2:])[: _length(tokens)], along(states)
   )
 
 
-def _split(walk, tokens, size):
+def _split(recurrence, tokens, size):
   """[L, ...] to [C, ..., n]; neutral tokens fill the last chunk."""
 
   def to_chunks(x, fill):
@@ -143,26 +143,28 @@ def _split(walk, tokens, size):
     x = jnp.concatenate([x, missing.astype(x.dtype)])
     return jnp.moveaxis(x.reshape(-1, size, *x.shape[1:]), 0, -1)
 
-  return jax.tree.map(to_chunks, tokens, walk.neutral)
+  return jax.tree.map(to_chunks, tokens, recurrence.neutral)
 
 
-def _summarize(walk, tokens, size, reverse):
-  """The segments of all chunks, side by side."""
-  return _fold(walk, walk.element, _split(walk, tokens, size), reverse)
+def _summarize(recurrence, tokens, size, reverse):
+  """The summaries of all chunks, side by side."""
+  return _fold(
+    recurrence, recurrence.element, _split(recurrence, tokens, size), reverse
+  )
 
 
-def _fold(walk, element, tokens, reverse):
-  """The segment of all tokens, side by side as they are."""
+def _fold(recurrence, element, tokens, reverse):
+  """The summary of all tokens, side by side as they are."""
   first, rest = (-1, slice(None, -1)) if reverse else (0, slice(1, None))
 
   def body(earlier, token):
-    return walk.compose(earlier, element(token)), None
+    return recurrence.compose(earlier, element(token)), None
 
   body = jax.checkpoint(body, prevent_cse=False)
-  segment, _ = lax.scan(
+  summary, _ = lax.scan(
     body,
     element(jax.tree.map(lambda x: x[first], tokens)),
     jax.tree.map(lambda x: x[rest], tokens),
     reverse=reverse,
   )
-  return segment
+  return summary

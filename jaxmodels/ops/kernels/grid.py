@@ -23,7 +23,7 @@ ROOM = 8 << 20
 Array = jax.Array | jax.ShapeDtypeStruct
 
 
-def walk(
+def scan_chunks(
   body: Callable[..., None],
   operands: Sequence[tuple[str, jax.Array]],
   results: Sequence[tuple[str, Array]],

@@ -36,11 +36,11 @@ def compose(earlier, later):
   )
 
 
-def advance(segment, state):
+def advance(summary, state):
   def keep(s, u):
-    return segment.transition.astype(s.dtype) * s + u
+    return summary.transition.astype(s.dtype) * s + u
 
-  return jax.tree.map(keep, state, segment.update)
+  return jax.tree.map(keep, state, summary.update)
 
 
 def read(chunk, masks, state):

@@ -1,4 +1,4 @@
-"""The walks: what the engine calls, the kernels, and their gradients."""
+"""The scans: what the engine calls, the kernels, and their gradients."""
 
 from typing import NamedTuple
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
 
-from jaxmodels.ops.kernels.grid import KEYS, STATE, TILE, VALUES, walk
+from jaxmodels.ops.kernels.grid import KEYS, STATE, TILE, VALUES, scan_chunks
 
 
 class DeltaFactors(NamedTuple):
@@ -28,13 +28,13 @@ class DeltaFactors(NamedTuple):
   k: jax.Array
 
 
-def walk_decayed(
-  segments: tuple[jax.Array, jax.Array], state: jax.Array
+def scan_decayed(
+  summaries: tuple[jax.Array, jax.Array], state: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
   """Walks `S' = diag(through) S + update` through n chunks.
 
   Args:
-    segments: through, the decays over the chunks [n, B, H, K] or
+    summaries: through, the decays over the chunks [n, B, H, K] or
       [n, B, H, 1], and update [n, B, H, K, V].
     state: [B, H, K, V], enters the first chunk.
 
@@ -42,8 +42,8 @@ def walk_decayed(
     the states [n, B, H, K, V] that enter the chunks, and the last one's
     [B, H, K, V] that leaves.
   """
-  through, update = segments
-  entering, last = _walk_decayed(
+  through, update = summaries
+  entering, last = _scan_decayed(
     *_alike(
       _fold(_row(through, state), 1),
       _fold(_by_value(update), 1),
@@ -53,7 +53,7 @@ def walk_decayed(
   return _by_key(entering, state, 1), _by_key(last, state, 0)
 
 
-def walk_delta(
+def scan_delta(
   factors: DeltaFactors, state: jax.Array
 ) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
   """Walks the state of the delta rule through n chunks.
@@ -67,7 +67,7 @@ def walk_delta(
     [n, B, H, C, V] of the chunks, and the state [B, H, K, V] that leaves.
   """
   through, from_v, from_k, k = factors
-  entering, u, last = _walk_delta(
+  entering, u, last = _scan_delta(
     *_alike(
       _fold(_row(through, state), 1),
       _fold(_by_value(from_v), 1),
@@ -146,22 +146,22 @@ def _matmul(x, y, x_axis, y_axis):
 
 
 @jax.custom_vjp
-def _walk_decayed(through, update, first):
-  return walk(
+def _scan_decayed(through, update, first):
+  return scan_chunks(
     _decayed_forward,
     [(KEYS, through), (VALUES, update), (STATE, first)],
     [(VALUES, update), (STATE, first)],
   )
 
 
-def _walk_decayed_forward(through, update, first):
-  entering, last = _walk_decayed(through, update, first)
+def _scan_decayed_forward(through, update, first):
+  entering, last = _scan_decayed(through, update, first)
   return (entering, last), (through, entering)
 
 
-def _walk_decayed_backward(saved, cotangents):
+def _scan_decayed_backward(saved, cotangents):
   (through, entering), (d_entering, d_last) = saved, cotangents
-  return walk(
+  return scan_chunks(
     _decayed_backward,
     [
       (KEYS, through),
@@ -174,13 +174,13 @@ def _walk_decayed_backward(saved, cotangents):
   )
 
 
-_walk_decayed.defvjp(_walk_decayed_forward, _walk_decayed_backward)
+_scan_decayed.defvjp(_scan_decayed_forward, _scan_decayed_backward)
 
 
 @jax.custom_vjp
-def _walk_delta(through, from_v, from_k, k, first):
+def _scan_delta(through, from_v, from_k, k, first):
   states = jax.ShapeDtypeStruct((through.shape[0], *first.shape), first.dtype)
-  return walk(
+  return scan_chunks(
     _delta_forward,
     [
       (KEYS, through),
@@ -193,15 +193,15 @@ def _walk_delta(through, from_v, from_k, k, first):
   )
 
 
-def _walk_delta_forward(through, from_v, from_k, k, first):
-  entering, u, last = _walk_delta(through, from_v, from_k, k, first)
+def _scan_delta_forward(through, from_v, from_k, k, first):
+  entering, u, last = _scan_delta(through, from_v, from_k, k, first)
   return (entering, u, last), (through, from_k, k, entering, u)
 
 
-def _walk_delta_backward(saved, cotangents):
+def _scan_delta_backward(saved, cotangents):
   through, from_k, k, entering, u = saved
   d_entering, d_u, d_last = cotangents
-  return walk(
+  return scan_chunks(
     _delta_backward,
     [
       (KEYS, through),
@@ -224,7 +224,7 @@ def _walk_delta_backward(saved, cotangents):
   )
 
 
-_walk_delta.defvjp(_walk_delta_forward, _walk_delta_backward)
+_scan_delta.defvjp(_scan_delta_forward, _scan_delta_backward)
 
 
 # From the engine's arrays to the kernels' and back.
