@@ -109,14 +109,14 @@ def smooth_states(
   # Nothing follows the last token, so that what enters there is not looked at.
   after = jax.tree.map(lambda x: jnp.zeros_like(x[-1]), elements.update)
   none = jnp.zeros(())
-  forward = scan.ElementScan(
+  backward = scan.ElementScan(
     lambda element: element,
     _compose_smoothers,
     _smooth_through,
     _smooth_through,
     Summary(jnp.eye(model.F.shape[1]), Gaussian(none, none)),
   )
-  _, smoothed = scan.run(forward, elements, after, method, axis_name, True)
+  _, smoothed = scan.run(backward, elements, after, method, axis_name, True)
   return smoothed
 
 
