@@ -180,14 +180,14 @@ def test_without_libtpu_only_the_cpu_is_compiled_for(
   monkeypatch.setattr(chips, "is_there", lambda: False)
   files = tmp_path / "COST.md", tmp_path / "cost.json"
   cost.main(
-    "--ops causal_convolution --methods parallel --dtypes bfloat16"
+    "--ops causal_convolution --methods chunk_parallel --dtypes bfloat16"
     " --directions forward --lengths 32 16 --batch 1 --heads 1 --width 4"
     f" --out {files[0]} --json {files[1]}".split()
   )
   assert chips.MISSING in capsys.readouterr().err
   page = files[0].read_text()
   assert f"jax {jax.__version__}" in page and "lengths 16 and 32" in page
-  assert "| causal_convolution | bfloat16 | parallel |" in page
+  assert "| causal_convolution | bfloat16 | chunk_parallel |" in page
   assert "TPU MiB" not in page and "Cut short" not in page
   (row,) = json.loads(files[1].read_text())["rows"]
   assert list(row["memory"]) == ["cpu"]

@@ -182,7 +182,7 @@ def test_sharded_chunks_of_attention_without_a_past_are_the_whole(
   ids = [] if ids is None else [ids]
 
   def op(q, k, v, ids=None, axis_name=None):
-    method = "chunk_parallel" if axis_name is None else "chunked"
+    method = "quadratic" if axis_name is None else "chunked"
     return attention(
       q,
       k,

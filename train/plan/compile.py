@@ -130,7 +130,7 @@ def plan(config: Config, topology: str) -> Plan:
   try:
     devices = slice_devices(topology)
   except ValueError as error:
-    raise UserError(f"--topology={one_line(error)}") from error
+    raise UserError(one_line(f"--topology={error}")) from error
   except ModuleNotFoundError as error:
     raise UserError(str(error)) from error
   chip = SLICES[topology.partition(":")[0]]
