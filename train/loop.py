@@ -254,6 +254,12 @@ class _Loop:
     )
     if all(map(math.isfinite, values.values())):
       found += ", but something in the optimizer's state"
+    elif math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"]):
+      settings = self._config.optimizer
+      found += (
+        f" (config.optimizer.learning_rate is {settings.learning_rate},"
+        f" weight_decay {settings.weight_decay})"
+      )
     raise NonFiniteError(f"step {pending.step} is not finite: {found}; {where}")
 
   def _warn_of_no_gradient(

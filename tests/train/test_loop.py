@@ -324,15 +324,18 @@ def test_a_wrong_command_ends_in_one_line(tmp_path, capsys, words, parts):
     assert part in error
 
 
-@pytest.mark.parametrize("steps", [1, 4])
+@pytest.mark.parametrize(
+  ("steps", "decay"),
+  # Finite in float32, but its product with a parameter is not; and infinite.
+  [(1, "3e38"), (4, "3e38"), (1, "inf"), (4, "inf")],
+)
 def test_an_update_that_overflows_ends_the_run_and_keeps_the_state(
-  tmp_path, capsys, steps
+  tmp_path, capsys, steps, decay
 ):
   words = (
     f"--workdir={tmp_path}",
     f"--config.steps={steps}",
-    # Finite in float32, and its product with a parameter is not.
-    "--config.optimizer.weight_decay=3e38",
+    f"--config.optimizer.weight_decay={decay}",
     "--config.optimizer.learning_rate=100",
     "--config.optimizer.warmup_steps=0",
   )
@@ -340,6 +343,7 @@ def test_an_update_that_overflows_ends_the_run_and_keeps_the_state(
   printed = capsys.readouterr()
   assert printed.err.startswith("error: step 1 is not finite: loss 5.")
   assert "update norm" in printed.err and printed.err.count("\n") == 1
+  assert f"weight_decay {float(decay)}" in printed.err
   assert "complete" not in printed.out
   snapshot = checkpoint.load(str(tmp_path), "latest", pytest.fail)
   assert snapshot.step == 0

@@ -100,8 +100,12 @@ WORDS = [
   ("--config.optimizer.decay_steps=1.5", "the value must be int"),
   *(
     (f"--config.optimizer.{key}={value}", f"config.optimizer.{key} is ")
-    for key in ("learning_rate", "weight_decay", "epsilon", "clip")
+    for key in ("learning_rate", "epsilon", "clip")
     for value in ("inf", "nan", "-1", "1e39", "1e400")
+  ),
+  *(
+    (f"--config.optimizer.weight_decay={value}", "optimizer.weight_decay is ")
+    for value in ("nan", "-1", "1e39")
   ),
   # 0 in float32.
   ("--config.optimizer.learning_rate=1e-50", "finite in float32"),

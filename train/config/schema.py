@@ -183,8 +183,11 @@ def _check_optimizer(optimizer: Optimizer) -> None:
   real = "more than 0 and finite in float32"
   for key in ("learning_rate", "epsilon"):
     check(_LEAST <= number(key) < math.inf, key, real)
+  # An infinite decay is what it says; a number that only float32 makes
+  # infinite is a mistake. The step refuses its update and keeps the state.
   check(
-    0 <= number("weight_decay") < math.inf,
+    0 <= number("weight_decay") < math.inf
+    or optimizer.weight_decay == math.inf,
     "weight_decay",
     "0 or more and finite in float32",
   )
