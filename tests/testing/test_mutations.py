@@ -265,9 +265,9 @@ def test_the_report_groups_forms_and_says_what_is_right():
   lines = str(caught.value).splitlines()
   # y and the gradients of all but the final state, at one length, twice.
   assert "of 42 comparisons with the definition failed." in lines[0]
-  assert lines[1].startswith("parallel, chunked: missing decay; ")
+  assert lines[1].startswith("chunk_parallel, chunked: missing decay; ")
   assert lines[2].startswith("  y is off by ")
-  assert "first at token 1: parallel, length 20, resets: none" in lines[2]
+  assert "first at token 1: chunk_parallel, length 20, resets: none" in lines[2]
   assert lines[-2:] == [
     "  length: wrong at 20; right at 1",
     "right: recurrent.",
