@@ -95,7 +95,8 @@ def memory_of(
   reached = np.cumsum(influence)
   if not reached[-1]:
     return 0
-  memory = 1 + int(np.searchsorted(reached, reached[-1] / 2))
+  half = 0.499 * reached[-1]  # Less for rounding, where n is just enough.
+  memory = 1 + int(np.searchsorted(reached, half))
   return memory if memory <= (reach + 1) // 4 else math.inf
 
 

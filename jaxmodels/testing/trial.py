@@ -325,13 +325,13 @@ def _initial(
 
 
 def _sharded(call: Callable) -> Callable:
-  """The call with the sequence sharded over devices."""
+  """The call with the sequence sharded over devices; gives y, and no state."""
   along, whole = PartitionSpec(None, AXIS), PartitionSpec()
   return jax.shard_map(
-    call,
+    lambda *given: (call(*given)[0], None),
     mesh=make_mesh(default_shards()),
     in_specs=(whole, along, whole, along),
-    out_specs=(along, whole),
+    out_specs=(along, None),
   )
 
 
