@@ -6,3 +6,7 @@ from jaxmodels.testing.mixer import check_mixer
 from jaxmodels.testing.op import check_op
 
 __all__ = ["FORMS", "check_mixer", "check_op", "relative_error", "tolerance"]
+
+
+def __dir__() -> list[str]:
+  return __all__

@@ -112,7 +112,7 @@ class Trial:
     """A function of parameters, x, state and segment ids."""
 
     def plain(module, x, state, ids):
-      return module(x, state, segment_ids=ids)
+      return module(x, state, segment_ids=ids)[:2]
 
     def call(params, x, state=None, ids=None):
       variables = {**self.constants, "params": params}
@@ -311,7 +311,7 @@ class Trial:
 
 
 def _initial(
-  module: nn.Module, x: jax.Array, params: Any, seed: int
+  module: nn.Module, x: np.ndarray, params: Any, seed: int
 ) -> tuple[Any, dict[str, Any]]:
   """Parameters as they start (or those given), and other collections."""
   key = jax.random.key(seed)
