@@ -320,7 +320,8 @@ def _initial(
     if set(known) <= {"params"}:
       return params, {}
   variables = dict(jax.jit(module.init)(key, x))
-  initial = variables.pop("params", {})
+  # As NumPy's arrays, so that noise is added without a program per shape.
+  initial = jax.tree.map(np.asarray, variables.pop("params", {}))
   return initial if params is None else params, variables
 
 
