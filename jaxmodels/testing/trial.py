@@ -25,11 +25,12 @@ from jaxmodels.testing.evaluate import AXIS, default_shards, make_mesh, named
 BATCH = 2
 _WIDE = ("float32", "float64", "complex64", "complex128", "int32", "bool")
 # Errors in bfloat16 are compared with what rounding x and the parameters alone
-# changes. A mixer rounds some ten times on its way: 3.1 times was the most
-# among 40 draws of the library's mixers. Beyond _LITTLE of it the form must not
-# be off by more than 1.5 times what "recurrent" is, the bar of
-# tests/ops/test_bfloat16.py; up to there, a program is spared.
-_ROUNDINGS, _LITTLE, _FORMS_DIFFER = 8, 2, 1.5
+# changes, in the worst of a few draws: one read that cancels may be most of it.
+# A mixer rounds some ten times on its way. Up to _LITTLE of that is right;
+# beyond it the form must not be off by more than 1.5 times what "recurrent" is,
+# the bar of tests/ops/test_bfloat16.py, nor by more than _ROUNDINGS.
+_ROUNDINGS, _LITTLE, _FORMS_DIFFER = 4, 2, 1.5
+_DRAWS = 6
 # Float32 rounds too, and may do so more in chunks: a few of its steps.
 _FLOOR = 2e-6
 # Chex puts the message of a check among its own words.
@@ -284,10 +285,13 @@ class Trial:
     for name, leaf in named("state ", state).items():
       if leaf.dtype.name not in _WIDE:
         yield f"bfloat16: {name} is {leaf.dtype}, narrower than float32"
-    rounded = jax.tree.map(_round, (self.params, self.x))
-    y_rounded, _ = self.whole(*rounded, None, self.ids)
-    inherent = relative_error(y_rounded, self.y)
-    error = relative_error(y, self.y)
+    error, inherent = relative_error(y, self.y), 0.0
+    for draw in range(_DRAWS):
+      rounded = _round((self.params, self.x), draw)
+      y_rounded, _ = self.whole(*rounded, None, self.ids)
+      inherent = max(inherent, relative_error(y_rounded, self.y))
+      if error <= _LITTLE * inherent:
+        return
     allowed = max(tolerance("bfloat16"), _ROUNDINGS * inherent)
     if not error <= allowed:
       yield (
@@ -295,7 +299,7 @@ class Trial:
         f"{allowed:.0e}; rounding x and the parameters alone: {inherent:.1e})"
       )
     method = getattr(self.module, "method", "recurrent")
-    if method == "recurrent" or error <= _LITTLE * inherent:
+    if method == "recurrent":
       return
     y_recurrent, _ = self._unpacked(narrow.clone(method="recurrent"))
     own = relative_error(y_recurrent, self.y)
@@ -336,10 +340,16 @@ def _sharded(call: Callable) -> Callable:
   )
 
 
-def _round(x: Any) -> np.ndarray:
-  """Numbers as bfloat16 holds them."""
-  x = np.asarray(x)
-  return x.astype(jnp.bfloat16).astype(x.dtype) if x.dtype.kind == "f" else x
+def _round(tree: Any, seed: int) -> Any:
+  """Numbers that are off by as much as bfloat16 may round them, at random."""
+  rng = np.random.default_rng(seed)
+
+  def rounded(x: Any) -> np.ndarray:
+    noise = 1 + 2.0**-8 * rng.uniform(-1, 1, np.shape(x))
+    x = np.asarray(x)
+    return (x * noise).astype(x.dtype) if x.dtype.kind in "fc" else x
+
+  return jax.tree.map(rounded, tree)
 
 
 def has_field(module: nn.Module, name: str) -> bool:

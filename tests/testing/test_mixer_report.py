@@ -65,7 +65,9 @@ def check(fault="", difference=1.0, **options):
 
 def test_bfloat16_may_be_as_inexact_as_its_inputs(monkeypatch):
   with monkeypatch.context() as patch:
-    patch.setattr(trial, "_ROUNDINGS", 0)  # The absolute bar alone.
+    # The absolute bar alone.
+    patch.setattr(trial, "_ROUNDINGS", 0)
+    patch.setattr(trial, "_LITTLE", 0)
     with pytest.raises(AssertionError, match=r"bfloat16: y is off by .*2e-02"):
       check(difference=0.03)
   check(difference=0.03)
