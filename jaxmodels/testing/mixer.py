@@ -47,10 +47,10 @@ def check_mixer(
       bfloat16, nor by much more than rounding its inputs and parameters
       alone; and its state is not narrower than float32.
 
-  By default this takes under five seconds of CPU, and the module's own method
-  is the only form that is run beside single tokens: a fault of another form
-  is found by `methods=jaxmodels.testing.FORMS` alone, which compiles a gradient
-  for each of them.
+  By default this takes under five seconds of CPU for a width of 16, most of it
+  to compile, and the module's own method is the only form that is run beside
+  single tokens: a fault of another form is found by
+  `methods=jaxmodels.testing.FORMS` alone, which compiles a gradient for each.
 
   Prints a line for each check as it ends, what is left out and why, and at
   last the sizes of y and of the gradients and the memory in tokens, see

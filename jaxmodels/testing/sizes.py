@@ -28,7 +28,7 @@ from jaxmodels.testing.evaluate import named
 from jaxmodels.testing.trial import Trial
 
 LENGTH = 256
-_DRAWS = 4
+_DRAWS = 3
 
 
 class Sizes(NamedTuple):
@@ -77,7 +77,8 @@ def memory_of(
   at = LENGTH // 2 if two_sided else LENGTH - 1
   reach = min(at, LENGTH - 1 - at) if two_sided else at
   # What lies far back changes slowly with the distance.
-  distances = np.unique([*range(1, 33), *range(40, reach, 8), reach])
+  distances = np.unique([*range(1, 17), *np.geomspace(16, reach, 20)]).round()
+  distances = distances.astype(int)
   rows = np.arange(1, len(distances) + 1)
   output = jax.jit(lambda x: function(x)[:, at])
   rng = np.random.default_rng(0)
