@@ -10,13 +10,16 @@ ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 FILES := pyproject.toml constraints.txt
-EXTRAS := test,lint,aot
+EXTRAS := test,lint,aot,docs
+# The public packages, and what those read who extend them.
+DOCUMENTED := jaxmodels jaxmodels.ops.engine jaxmodels.ops.kernels \
+  jaxmodels.ops.reference jaxmodels.testing.sizes
 # glibc then asks Linux for large pages: of small ones, the arrays that come and
 # go with every step cost a fifth of the time. Read as a process starts; where
 # there is no glibc it does nothing.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: train test test-all test-newest test-peers lint format clean help
+.PHONY: train test test-all test-newest test-peers lint format docs clean help
 
 help: ## This text.
 	@sed -n 's/^\([a-z-]*\):.*## /\1  /p' $(MAKEFILE_LIST)
@@ -70,6 +73,10 @@ lint: $(VENV)/.test ## Style and types.
 format: $(VENV)/.test ## Rewrites the files in the house style.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(VENV)/.test ## The API reference, into build/docs; warnings are errors.
+	$(BIN)/python -W error -m pdoc --docformat google \
+	  --output-directory build/docs $(DOCUMENTED)
 
 clean: ## Removes the environment and caches, never runs.
 	rm -rf $(VENV) $(VENV)-newest .pytest_cache .ruff_cache .mypy_cache build *.egg-info

@@ -32,3 +32,7 @@ MLPS: dict[str, Callable[..., nn.Module] | None] = {
   "mlp": MLP,
   "none": None,
 }
+
+
+def __dir__() -> list[str]:
+  return __all__

@@ -36,3 +36,7 @@ MIXERS: dict[str, Callable[..., nn.Module]] = {
   "softmax_attention": SoftmaxAttention,
   "sliding_attention": functools.partial(SoftmaxAttention, window=256),
 }
+
+
+def __dir__() -> list[str]:
+  return __all__

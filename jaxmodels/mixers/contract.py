@@ -82,7 +82,7 @@ def _check_signature(
 ) -> None:
   """Checks that a module can be called with these arguments."""
   name = type(module).__name__
-  call = getattr(module, "__call__", None)  # noqa: B004
+  call: Any = getattr(module, "__call__", None)  # noqa: B004
   _require(call is not None, f"{name} has no __call__: {contract}")
   try:
     inspect.signature(call).bind(*given, **named)
@@ -110,7 +110,7 @@ def _check_state(mixer: Any, after: Any, batch_size: int) -> None:
   """
   name = type(mixer).__name__
   wanted = jax.eval_shape(lambda: mixer.init_state(batch_size))
-  structures = [jax.tree.structure(tree) for tree in (after, wanted)]
+  structures: list[Any] = [jax.tree.structure(t) for t in (after, wanted)]
   _require(
     structures[0] == structures[1],
     f"{name} returns a state of the structure {structures[0]}, but its "

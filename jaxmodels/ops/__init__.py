@@ -27,6 +27,10 @@ the batch and along heads or channels, and results are cut likewise. Where L is
 cut, call the op inside `jax.shard_map` and name the mesh axis by `axis_name`.
 """
 
+import sys
+from types import FunctionType
+
+from jaxmodels.ops import families
 from jaxmodels.ops.attention.attention import Cache, attention
 from jaxmodels.ops.bidirectional import bidirectional
 from jaxmodels.ops.convolution import causal_convolution
@@ -54,6 +58,7 @@ __all__ = [
   "dense_recurrence",
   "diagonal_recurrence",
   "dplr_recurrence",
+  "families",
   "householder_product",
   "kalman_filter",
   "kalman_smoother",
@@ -63,3 +68,15 @@ __all__ = [
   "normalized_linear_attention",
   "selective_scan",
 ]
+
+# A function hides the file of its name: `import jaxmodels.ops.delta_rule as d`
+# gives the function, whatever stands in `sys.modules`. So it has all that its
+# file defines: `d.FAMILY` is there for whoever means the file.
+for _name in __all__:
+  _op, _file = globals()[_name], sys.modules.get(f"{__name__}.{_name}")
+  if isinstance(_op, FunctionType) and _file is not None:
+    vars(_op).update({k: v for k, v in vars(_file).items() if k[0] != "_"})
+
+
+def __dir__() -> list[str]:
+  return __all__

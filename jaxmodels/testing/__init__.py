@@ -1,7 +1,12 @@
 """The equivalence matrix as a public helper: proves a mixer in one line."""
 
+from jaxmodels.testing.cases import FORMS
 from jaxmodels.testing.errors import relative_error, tolerance
 from jaxmodels.testing.mixer import check_mixer
 from jaxmodels.testing.op import check_op
 
-__all__ = ["check_mixer", "check_op", "relative_error", "tolerance"]
+__all__ = ["FORMS", "check_mixer", "check_op", "relative_error", "tolerance"]
+
+
+def __dir__() -> list[str]:
+  return __all__

@@ -22,7 +22,7 @@ def resets(length: int, chunk: int) -> dict[str, np.ndarray | None]:
     "at a chunk's edge": [chunk],
     "everywhere": [0, 1, 2, chunk - 1, chunk, chunk + 3, 2 * chunk + 1],
   }
-  ids: dict[str, np.ndarray | None] = {"no segment ids": None}
+  ids: dict[str, np.ndarray] = {}
   for name, at in places.items():
     starts = np.zeros(length, np.int32)
     starts[[t for t in at if t < length]] = 1
@@ -34,4 +34,4 @@ def resets(length: int, chunk: int) -> dict[str, np.ndarray | None]:
   padded = np.where(np.arange(length) < length - 3, ids["inside a chunk"], 0)
   ids["padding of 0"] = padded
   ids["padding of -1"] = np.where(np.arange(length) < length - 3, padded, -1)
-  return ids
+  return {"no segment ids": None, **ids}

@@ -12,7 +12,7 @@ from jax.sharding import AxisType, PartitionSpec
 from jaxmodels.testing import cases
 from jaxmodels.testing.errors import widest
 
-_AXIS = "sequence"
+AXIS = "sequence"
 
 
 def default_shards() -> int:
@@ -60,14 +60,12 @@ class Evaluator:
     call = functools.partial(self._function, **self.options)
     if self.form != cases.SHARDED:
       return call(**arguments, segment_ids=segment_ids)
-    along, whole = PartitionSpec(None, _AXIS), PartitionSpec()
+    along, whole = PartitionSpec(None, AXIS), PartitionSpec()
     specs = {name: whole if name in self.whole else along for name in arguments}
     ids_spec = whole if segment_ids is None else along
     sharded = jax.shard_map(
-      lambda arguments, ids: call(
-        **arguments, segment_ids=ids, axis_name=_AXIS
-      ),
-      mesh=_mesh(self.shards),
+      lambda arguments, ids: call(**arguments, segment_ids=ids, axis_name=AXIS),
+      mesh=make_mesh(self.shards),
       in_specs=(specs, ids_spec),
       out_specs=(along, whole),
     )
@@ -96,8 +94,9 @@ class Evaluator:
 
 
 @functools.cache
-def _mesh(shards: int) -> jax.sharding.Mesh:
-  return jax.make_mesh((shards,), (_AXIS,), axis_types=(AxisType.Auto,))
+def make_mesh(shards: int) -> jax.sharding.Mesh:
+  """Devices in a row, over which the sequence is sharded."""
+  return jax.make_mesh((shards,), (AXIS,), axis_types=(AxisType.Auto,))
 
 
 class Run(NamedTuple):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxmodels.mixers import MIXERS
-from jaxmodels.testing import check_mixer
+from jaxmodels.testing import FORMS, check_mixer
 from tests.mixers import plain
 
 BATCH, LENGTH, WIDTH = 2, 20, 16
@@ -155,13 +155,14 @@ def test_the_contract_of_mixers(case):
     build(case),
     params=prepared(case)[1],
     methods=("recurrent", "chunked") if forms else (),
+    verbose=False,
   )
 
 
 @pytest.mark.slow
 @every_case
 def test_every_method(case):
-  check_mixer(build(case))
+  check_mixer(build(case), methods=FORMS, verbose=False)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import pytest
 
 from jaxmodels.ops import causal_convolution, diagonal_recurrence
-from jaxmodels.testing import check_mixer
+from jaxmodels.testing import FORMS, check_mixer
 
 
 class Mixer(nn.Module):
@@ -94,4 +94,4 @@ def test_a_fault_is_named(fault):
 
 @pytest.mark.slow
 def test_a_mixer_without_a_fault_passes():
-  check_mixer(Mixer())
+  check_mixer(Mixer(), methods=FORMS)

@@ -1,0 +1,23 @@
+"""The families of ops that have one: for another engine, or a changed one.
+
+Those of `normalized_linear_attention` and `selective_scan` depend on arguments
+of a call, and `householder_product` runs the delta rule's.
+"""
+
+from jaxmodels.ops.delta_rule import FAMILY as DELTA_RULE
+from jaxmodels.ops.dense import FAMILY as DENSE_RECURRENCE
+from jaxmodels.ops.diagonal import FAMILY as DIAGONAL_RECURRENCE
+from jaxmodels.ops.dplr import FAMILY as DPLR_RECURRENCE
+from jaxmodels.ops.linear_attention import FAMILY as LINEAR_ATTENTION
+
+__all__ = [
+  "DELTA_RULE",
+  "DENSE_RECURRENCE",
+  "DIAGONAL_RECURRENCE",
+  "DPLR_RECURRENCE",
+  "LINEAR_ATTENTION",
+]
+
+
+def __dir__() -> list[str]:
+  return __all__
