@@ -39,7 +39,7 @@ CASES = [
   ("mamba2", {"param_dtype": "float64"}, "param_dtype is float64, which JAX"),
   ("s5", {"step_min": 0.0}, "S5: step_min must be a number above 0, got 0.0"),
   ("s5", {"step_max": 1e-4}, "step_min must be at most step_max = 0.0001"),
-  ("gated_deltanet", {"gate_rank": 4}, 'gate_rank is used by gate "key" only'),
+  ("gated_deltanet", {"gate_rank": 4}, 'gate_rank is used by decay "key" only'),
   ("sliding_attention", {"max_length": 9}, "max_length is for full attention"),
   ("softmax_attention", {"rotary_base": 0.0}, "rotary_base must be a number"),
   ("softmax_attention", {"width": 12}, "must make K even, got 3"),

@@ -18,7 +18,12 @@ CASES = {
   "delta_net": ("delta_net", {"heads": 2}, plain.delta_net),
   "delta_net_negative": (
     "delta_net",
-    {"negative_eigenvalues": True, "value_width": 6, "key_width": 8},
+    {
+      "negative_eigenvalues": True,
+      "value_width": 6,
+      "key_width": 8,
+      "norm_epsilon": 1e-2,
+    },
     plain.delta_net,
   ),
   "gated_deltanet": ("gated_deltanet", {"heads": 2}, plain.delta_net),
@@ -29,7 +34,7 @@ CASES = {
   ),
   "mamba2": (
     "mamba2",
-    {"head_width": 8, "state_width": 6, "groups": 2},
+    {"head_width": 8, "state_width": 6, "groups": 2, "norm_epsilon": 1e-3},
     plain.mamba2,
   ),
   "s5": ("s5", {"state_width": 12, "blocks": 2}, plain.s5),
@@ -40,7 +45,7 @@ CASES = {
   ),
   "sliding_attention": (
     "sliding_attention",
-    {"window": 5, "qk_norm": True},
+    {"window": 5, "qk_norm": True, "norm_epsilon": 1e-3},
     plain.softmax_attention,
   ),
 }
@@ -169,7 +174,7 @@ def test_every_method(case):
   [
     ("gla", {"heads": 3}, "GLA: heads must divide D / 2 = 8, got 3"),
     ("gated_deltanet", {"heads": 3}, "DeltaNet: heads must divide D = 16"),
-    ("kda", {"gate": "value"}, "DeltaNet: gate must be one of"),
+    ("kda", {"decay": "value"}, "DeltaNet: decay must be one of"),
     ("mamba2", {"head_width": 5}, "Mamba2: head_width must divide"),
     ("mamba2", {"groups": 3}, "Mamba2: groups must divide the number of"),
     ("s5", {"state_width": 7}, "S5: state_width must be even, got 7"),
