@@ -22,6 +22,7 @@ from jaxmodels.mixers.delta_net import DeltaNet
 from jaxmodels.mixers.gla import GLA
 from jaxmodels.mixers.mamba2 import Mamba2
 from jaxmodels.mixers.mixer import Mixer
+from jaxmodels.mixers.retnet import RetNet
 from jaxmodels.mixers.s5 import S5
 from jaxmodels.mixers.softmax_attention import SoftmaxAttention
 
@@ -32,6 +33,7 @@ __all__ = [
   "DeltaNet",
   "Mamba2",
   "Mixer",
+  "RetNet",
   "SoftmaxAttention",
 ]
 
@@ -41,6 +43,7 @@ MIXERS: dict[str, Callable[..., nn.Module]] = {
   "gated_deltanet": functools.partial(DeltaNet, decay="head"),
   "kda": functools.partial(DeltaNet, decay="key"),
   "mamba2": Mamba2,
+  "retnet": RetNet,
   "s5": S5,
   "softmax_attention": SoftmaxAttention,
   "sliding_attention": functools.partial(SoftmaxAttention, window=256),

@@ -118,6 +118,34 @@ def mamba2(p, x, layer):
   return dense(p["output"], normed.reshape(len(x), -1))
 
 
+def retnet(p, x, layer):
+  heads = layer.heads
+  q, k, v = (
+    dense(p[name], x).reshape(len(x), heads, -1)
+    for name in ("query", "key", "value")
+  )
+  half = q.shape[-1] // 2
+  speeds = layer.rotary_base ** (-np.arange(half) / half)
+  turn = np.exp(1j * np.arange(len(x))[:, None] * speeds)[:, None]
+  # A pair of channels is a complex number, a product of pairs the real part.
+  q = (q[..., :half] + 1j * q[..., half:]) * turn / np.sqrt(2 * half)
+  k = (k[..., :half] + 1j * k[..., half:]) * turn
+  scale, bias = (
+    p["norm"][name].reshape(heads, -1) for name in ("scale", "bias")
+  )
+  out = np.zeros(v.shape)
+  for h in range(heads):
+    memory = np.zeros((half, v.shape[-1]), complex)
+    for t in range(len(x)):
+      memory = (1 - 2.0 ** (-5 - h)) * memory
+      memory = memory + np.outer(k[t, h].conj(), v[t, h])
+      y = (q[t, h] @ memory).real
+      y = (y - y.mean()) / np.sqrt(y.var() + layer.norm_epsilon)
+      out[t, h] = scale[h] * y + bias[h]
+  out = out.reshape(len(x), -1) * silu(dense(p["output_gate"], x))
+  return dense(p["output"], out)
+
+
 def s5(p, x, layer):
   del layer
   rate = -np.exp(p["log_decay_rate"]) + 1j * p["frequency"]
