@@ -43,7 +43,7 @@ class Hedgehog(nn.Module):
     heads, width = x.shape[2:]
 
     def eye(key, shape, dtype):
-      return jnp.broadcast_to(jnp.eye(*shape[1:], dtype=dtype), shape)
+      return jnp.broadcast_to(jnp.eye(shape[1], shape[2], dtype=dtype), shape)
 
     shape = (heads, width, self.features or width)
     kernel = self.param("kernel", eye, shape, self.param_dtype)

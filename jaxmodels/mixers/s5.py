@@ -148,8 +148,8 @@ class S5(Mixer):
     normal = nn.initializers.lecun_normal(in_axis=-1, out_axis=-2)
 
     def in_basis(key, shape, dtype):
-      b = normal(key, inputs, jnp.float32).astype(jnp.complex64)
-      b = vectors.conj().T @ b
+      drawn = normal(key, inputs, jnp.float32).astype(jnp.complex64)
+      b = vectors.conj().T @ drawn
       return jnp.stack([b.real, b.imag]).astype(dtype)
 
     def out_of_basis(key, shape, dtype):
