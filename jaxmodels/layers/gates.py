@@ -1,9 +1,126 @@
-"""Decays of mixers, finite with their gradients whatever the parameters are."""
+"""Decays and write strengths of mixers, finite whatever the parameters are.
 
+The functions that take a `layer` make parameters in its scope, of its
+`param_dtype`, and compute in float32 or wider whatever its `dtype`: a decay
+that is rounded to bfloat16 changes how long a state remembers. A head decay is
+[B, L, H], a key decay [B, L, H, K]; both are logarithms of at most 0.
+"""
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-__all__ = ["log_decay"]
+from jaxmodels.layers.common import projection, split_heads, step_bias, wide
+
+__all__ = [
+  "beta",
+  "fixed_decay",
+  "log_decay",
+  "low_rank",
+  "sigmoid_decay",
+  "softplus_decay",
+]
+
+
+def fixed_decay(heads: int) -> np.ndarray:
+  """The head decays of RetNet: log(1 - 2^(-5 - h)) for h from 0, [H].
+
+  Sun et al. 2023, arXiv:2307.08621.
+  """
+  return np.log1p(-(2.0 ** (-5 - np.arange(heads))))
+
+
+def sigmoid_decay(
+  logits: jax.Array, heads: int, temperature: float = 1.0
+) -> jax.Array:
+  """log(sigmoid(logits)^(1 / temperature)), [B, L, H * K] to [B, L, H, K].
+
+  The key decay of GLA (Yang et al. 2023, arXiv:2312.06635), whose high
+  temperature starts decays near 1.
+  """
+  return split_heads(nn.log_sigmoid(logits) / temperature, heads)
+
+
+def softplus_decay(
+  layer: nn.Module,
+  logits: jax.Array,
+  heads: int,
+  rates: tuple[float, float],
+  per_key: bool = False,
+) -> tuple[jax.Array, jax.Array]:
+  """-exp(A_log) softplus(logits + dt_bias), the decay of Mamba-2.
+
+  Dao & Gu 2024, arXiv:2405.21060; Gated DeltaNet and KDA share it. exp(A_log),
+  one per head, starts uniform in `rates`, and softplus(dt_bias) log-uniform in
+  [0.001, 0.1].
+
+  Args:
+    layer: Gets the parameters "dt_bias" [F] and "A_log" [H].
+    logits: [B, L, F] with F = H, or F = H K for a key decay.
+    heads: H.
+    rates: The range of the initial exp(A_log).
+    per_key: Whether the decay is a key decay.
+
+  Returns:
+    The log decay [B, L, H] or [B, L, H, K], and logits + dt_bias [B, L, F].
+  """
+  dtype = logits.dtype
+
+  def log_of_uniform(key, shape, dtype):
+    return jnp.log(jax.random.uniform(key, shape, dtype, *rates))
+
+  init, features = step_bias(1e-3, 1e-1), logits.shape[-1:]
+  bias = layer.param("dt_bias", init, features, layer.param_dtype)
+  rate = layer.param("A_log", log_of_uniform, (heads,), layer.param_dtype)
+  logits, rate = logits + bias.astype(dtype)[None, None], rate.astype(dtype)
+  if per_key:
+    decay = log_decay(rate[None, None, :, None], split_heads(logits, heads))
+    return decay, logits
+  return log_decay(rate[None, None], logits), logits
+
+
+def low_rank(
+  layer: nn.Module,
+  x: jax.Array,
+  rank: int,
+  features: int,
+  names: tuple[str, str] = ("decay_down", "decay_up"),
+  use_bias: bool = False,
+) -> jax.Array:
+  """W_2 W_1 x, or with a bias W_2 W_1 x + b: [B, L, D] to [B, L, features].
+
+  Args:
+    layer: Gets the two projections.
+    x: [B, L, D].
+    rank: Of W_2 W_1.
+    features: The width of the result.
+    names: Of W_1 and W_2.
+    use_bias: Whether W_2 has a bias, zero at first.
+  """
+  down, up = names
+  dtype = wide(layer.dtype)
+  x = projection(layer, rank, down, dtype=dtype)(x)
+  return projection(layer, features, up, use_bias=use_bias, dtype=dtype)(x)
+
+
+def beta(
+  layer: nn.Module, x: jax.Array, heads: int, largest: float = 1.0
+) -> jax.Array:
+  """The write strength `largest * sigmoid(W x)` of a delta rule.
+
+  Args:
+    layer: Gets the projection "beta".
+    x: [B, L, D].
+    heads: H.
+    largest: 1, or 2 for state transitions with negative eigenvalues (Grazzi
+      et al. 2024, arXiv:2411.12537).
+
+  Returns:
+    [B, L, H].
+  """
+  logits = projection(layer, heads, "beta", dtype=wide(layer.dtype))(x)
+  return largest * nn.sigmoid(logits)
 
 
 def log_decay(log_rate: jax.Array, x: jax.Array) -> jax.Array:

@@ -25,7 +25,7 @@ def l2_normalize(x: jax.Array, epsilon: float = 1e-6) -> jax.Array:
 
 
 class RMSNorm(nn.Module):
-  """x / sqrt(mean(x^2) + epsilon) * scale over the last axis.
+  """x / sqrt(mean(x^2) + epsilon) * (offset + scale) over the last axis.
 
   Zhang & Sennrich 2019, arXiv:1910.07467. Applied to [B, L, H, V] it norms
   each head on its own with one scale [V] for all heads. With `groups` the
@@ -33,6 +33,8 @@ class RMSNorm(nn.Module):
 
   Attributes:
     epsilon: What is added to the mean of squares.
+    offset: What is added to `scale`, which starts at 1 - offset. Gemma stores
+      scale - 1: offset 1 (Gemma Team 2024, arXiv:2403.08295).
     groups: Into how many parts the last axis is cut.
     dtype: Of the result.
     param_dtype: Of `scale`.
@@ -40,54 +42,76 @@ class RMSNorm(nn.Module):
 
   epsilon: float = 1e-6
   groups: int = 1
+  offset: float = 0.0
   dtype: jnp.dtype = jnp.float32
   param_dtype: jnp.dtype = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """[..., D] to [..., D]."""
-    width = x.shape[-1]
-    if self.groups < 1 or width % self.groups:
-      raise ValueError(
-        f"RMSNorm: groups must divide the width {width}, got {self.groups}"
-      )
-    scale = self.param(
-      "scale", nn.initializers.ones, (width,), self.param_dtype
-    )
-    parts = _widen(x).reshape(
-      (*x.shape[:-1], self.groups, width // self.groups)
-    )
-    mean = jnp.mean(parts * parts, -1, keepdims=True)
-    normed = (parts * jax.lax.rsqrt(mean + self.epsilon)).reshape(x.shape)
-    return (normed * _beside(scale, normed)).astype(self.dtype)
+    parts = _parts(self, x)
+    y = _over_root_mean_square(parts, self.epsilon).reshape(x.shape)
+    return (y * _scale(self, y)).astype(self.dtype)
 
 
 class LayerNorm(nn.Module):
-  """(x - mean) / sqrt(variance + epsilon) * scale + bias, over the last axis.
+  """(x - mean) / sqrt(variance + epsilon) * (offset + scale) + bias.
 
-  Ba et al. 2016, arXiv:1607.06450.
+  Over the last axis; Ba et al. 2016, arXiv:1607.06450. With `groups` the last
+  axis is cut into that many parts, each normed on its own, with a scale and a
+  bias for every channel: on heads joined to [B, L, H V] and with H groups it
+  is the group norm per head of RetNet and RWKV (Wu & He 2018,
+  arXiv:1803.08494).
 
   Attributes:
     epsilon: What is added to the variance.
+    groups: Into how many parts the last axis is cut.
+    offset: What is added to `scale`, which starts at 1 - offset.
     dtype: Of the result.
     param_dtype: Of `scale` and `bias`.
   """
 
   epsilon: float = 1e-6
+  groups: int = 1
+  offset: float = 0.0
   dtype: jnp.dtype = jnp.float32
   param_dtype: jnp.dtype = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """[..., D] to [..., D]."""
-    shape = (x.shape[-1],)
-    scale = self.param("scale", nn.initializers.ones, shape, self.param_dtype)
-    bias = self.param("bias", nn.initializers.zeros, shape, self.param_dtype)
-    x = _widen(x)
-    x = x - jnp.mean(x, -1, keepdims=True)
-    variance = jnp.mean(x * x, -1, keepdims=True)
-    normed = x * jax.lax.rsqrt(variance + self.epsilon)
-    return (normed * _beside(scale, x) + _beside(bias, x)).astype(self.dtype)
+    parts = _parts(self, x)
+    parts = parts - jnp.mean(parts, -1, keepdims=True)
+    y = _over_root_mean_square(parts, self.epsilon).reshape(x.shape)
+    scale = _scale(self, y)
+    bias = self.param(
+      "bias", nn.initializers.zeros, x.shape[-1:], self.param_dtype
+    )
+    return (y * scale + _beside(bias, y)).astype(self.dtype)
+
+
+def _parts(norm: RMSNorm | LayerNorm, x: jax.Array) -> jax.Array:
+  """Cuts [..., D] to [..., groups, D / groups], in float32 or wider."""
+  width, groups = x.shape[-1], norm.groups
+  if groups < 1 or width % groups:
+    raise ValueError(
+      f"{type(norm).__name__}: groups must divide the width {width}, "
+      f"got {groups}"
+    )
+  return _widen(x).reshape((*x.shape[:-1], groups, width // groups))
+
+
+def _over_root_mean_square(x: jax.Array, epsilon: float) -> jax.Array:
+  mean = jnp.mean(x * x, -1, keepdims=True)
+  return x * jax.lax.rsqrt(mean + epsilon)
+
+
+def _scale(norm: RMSNorm | LayerNorm, x: jax.Array) -> jax.Array:
+  """The factor offset + scale, with the rank and dtype of x [..., D]."""
+  init = nn.initializers.constant(1 - norm.offset)
+  scale = norm.param("scale", init, x.shape[-1:], norm.param_dtype)
+  scale = _beside(scale, x)
+  return scale + norm.offset if norm.offset else scale
 
 
 def _widen(x: jax.Array) -> jax.Array:

@@ -87,19 +87,22 @@ def advance_positions(
   length: int,
   segment_ids: jax.Array | None,
   axis_name: str | None = None,
+  reverse: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
   """Positions that count from the start of each token's own segment.
 
   Args:
-    entering: [B] how many tokens of segment 0 came before.
+    entering: [B] how many tokens of the entering segment came before: of
+      segment 0, and in reverse of the last token's.
     length: L.
     segment_ids: [B, L] integers, a run of equal ids per segment, or None.
     axis_name: Mesh axis that L is cut over, inside `shard_map`; `entering`
       and what is returned beside the positions are the whole sequence's.
+    reverse: Whether to count from the end of each segment.
 
   Returns:
-    positions [B, L], and [B] how many tokens of the last token's segment
-    there have been.
+    positions [B, L], and [B] how many tokens of the segment of the last token
+    (in reverse the first) there have been.
   """
   if length == 0:
     return entering[:, None] + jnp.arange(0, dtype=entering.dtype)[
@@ -107,33 +110,34 @@ def advance_positions(
     ], entering
   counted = jnp.arange(length, dtype=entering.dtype)[None]
   if axis_name is not None:
-    counted = counted + length * lax.axis_index(axis_name).astype(counted.dtype)
+    rank = halo.rank(axis_name, reverse)
+    counted = counted + length * rank.astype(counted.dtype)
   positions = entering[:, None] + counted
   if segment_ids is not None:
-    start = _starts(segment_ids, counted, axis_name)
+    ids = jnp.flip(segment_ids, 1) if reverse else segment_ids
+    start = _starts(ids, counted, axis_name, reverse)
     positions = jnp.where(start < 0, positions, counted - start)
   after = positions[:, -1] + 1
   if axis_name is not None:
-    after = halo.from_last(after, axis_name, reverse=False)
-  return positions, after
+    after = halo.from_last(after, axis_name, reverse)
+  return jnp.flip(positions, 1) if reverse else positions, after
 
 
 def _starts(
-  ids: jax.Array, counted: jax.Array, axis_name: str | None
+  ids: jax.Array, counted: jax.Array, axis_name: str | None, reverse: bool
 ) -> jax.Array:
-  """Where each token's segment starts, [B, L]; -1 for segment 0 from before.
+  """Where each token's segment starts, [B, L]; -1 for the one from before.
 
-  Both are counted in the whole sequence, which each device holds a piece of.
+  Both are counted in the whole sequence, which each device holds a piece of,
+  and in the order of the run.
   """
-  first = jnp.zeros_like(ids[:, :1])
-  if axis_name is not None:
-    first = halo.from_previous(ids[:, -1:], first, axis_name, reverse=False)
+  first = halo.id_before(ids, axis_name, reverse)
   before = jnp.concatenate([first, ids[:, :-1]], 1)
   starts = jnp.where(ids != before, counted, -1)
   if axis_name is not None:
     # The latest start in the pieces before decides until there is another.
-    latest = halo.gather(jnp.max(starts, 1)[None], 0, axis_name, reverse=False)
-    mine = lax.axis_index(axis_name)
+    latest = halo.gather(jnp.max(starts, 1)[None], 0, axis_name, reverse)
+    mine = halo.rank(axis_name, reverse)
     earlier = jnp.arange(latest.shape[0], dtype=mine.dtype) < mine
     entering = jnp.max(jnp.where(earlier[:, None], latest, -1), 0)
     starts = jnp.maximum(starts, entering[:, None])

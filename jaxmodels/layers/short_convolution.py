@@ -6,10 +6,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxmodels.layers.common import check_fields, wide
+from jaxmodels.layers.common import check_fields
 from jaxmodels.ops import causal_convolution
 
-__all__ = ["ShortConvolution", "zero_tail"]
+__all__ = ["ShortConvolution"]
 
 
 class ShortConvolution(nn.Module):
@@ -22,6 +22,7 @@ class ShortConvolution(nn.Module):
     kernel_width: W, tokens a channel sees.
     use_bias: Whether there is a bias.
     activation: Applied to the result.
+    reverse: Whether to run from the last token to the first.
     axis_name: Mesh axis that L is cut over, inside `shard_map`.
     dtype: Of the result; products are summed in float32.
     param_dtype: Of the parameters.
@@ -30,6 +31,7 @@ class ShortConvolution(nn.Module):
   kernel_width: int = 4
   use_bias: bool = False
   activation: Callable[[jax.Array], jax.Array] = nn.silu
+  reverse: bool = False
   axis_name: str | None = None
   dtype: jnp.dtype = jnp.float32
   param_dtype: jnp.dtype = jnp.float32
@@ -65,16 +67,10 @@ class ShortConvolution(nn.Module):
       kernel.astype(self.dtype),
       state,
       segment_ids=segment_ids,
+      reverse=self.reverse,
       axis_name=self.axis_name,
     )
     if self.use_bias:
       bias = self.param("bias", init, shape[1:], self.param_dtype)
       y = y + bias.astype(self.dtype)[None, None]
     return self.activation(y), state
-
-
-def zero_tail(
-  batch_size: int, kernel_width: int, channels: int, dtype: jnp.dtype
-) -> jax.Array:
-  """The zero state [B, W - 1, D] of a convolution computed in `dtype`."""
-  return jnp.zeros((batch_size, kernel_width - 1, channels), wide(dtype))

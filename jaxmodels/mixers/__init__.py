@@ -4,13 +4,13 @@ A sequence mixer is `mixer(x, state=None, *, segment_ids=None) -> (y, state)`
 with x [B, L, D], and `init_state(batch_size)` its zero state, which is the
 same as None. The state is an explicit pytree; what a call returns has the
 structure, shapes and dtypes of the zero state. Fields are the configuration.
-All mixers have `width` (D), `dtype`, `param_dtype`, `output_scale` and
-`axis_name`, the mesh axis over which L is sharded inside `shard_map`; None,
-the default, means whole sequences. Models check all this while they are
-traced: see `contract`.
+`Mixer` is the base class: it has the fields and steps that mixers share, and
+makes the zero state. Any Linen module that keeps the contract is a mixer too:
+it needs the fields that the model sets. Models check the contract while they
+are traced: see `contract`.
 
-`MIXERS` names them; the backbone takes them by name. To add one, put it into
-the dict.
+`MIXERS` names them; the backbone takes them by name. To add one, write its
+equation in a file like `gla.py` and put it into the dict.
 """
 
 import functools
@@ -21,17 +21,29 @@ import flax.linen as nn
 from jaxmodels.mixers.delta_net import DeltaNet
 from jaxmodels.mixers.gla import GLA
 from jaxmodels.mixers.mamba2 import Mamba2
+from jaxmodels.mixers.mixer import Mixer
+from jaxmodels.mixers.retnet import RetNet
 from jaxmodels.mixers.s5 import S5
 from jaxmodels.mixers.softmax_attention import SoftmaxAttention
 
-__all__ = ["GLA", "MIXERS", "S5", "DeltaNet", "Mamba2", "SoftmaxAttention"]
+__all__ = [
+  "GLA",
+  "MIXERS",
+  "S5",
+  "DeltaNet",
+  "Mamba2",
+  "Mixer",
+  "RetNet",
+  "SoftmaxAttention",
+]
 
 MIXERS: dict[str, Callable[..., nn.Module]] = {
   "gla": GLA,
   "delta_net": functools.partial(DeltaNet, output_gate=False),
-  "gated_deltanet": functools.partial(DeltaNet, gate="head"),
-  "kda": functools.partial(DeltaNet, gate="key"),
+  "gated_deltanet": functools.partial(DeltaNet, decay="head"),
+  "kda": functools.partial(DeltaNet, decay="key"),
   "mamba2": Mamba2,
+  "retnet": RetNet,
   "s5": S5,
   "softmax_attention": SoftmaxAttention,
   "sliding_attention": functools.partial(SoftmaxAttention, window=256),

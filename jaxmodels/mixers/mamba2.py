@@ -8,17 +8,12 @@ import jax.numpy as jnp
 
 from jaxmodels.layers.common import (
   check_fields,
-  check_input,
   divide,
   merge_heads,
-  projection,
   split_heads,
-  step_bias,
-  wide,
 )
-from jaxmodels.layers.gates import log_decay
-from jaxmodels.layers.norms import RMSNorm
-from jaxmodels.layers.short_convolution import ShortConvolution, zero_tail
+from jaxmodels.layers.gates import softplus_decay
+from jaxmodels.mixers.mixer import Mixer
 from jaxmodels.ops import linear_attention
 from jaxmodels.ops.engine.exporting import serializable
 
@@ -27,17 +22,17 @@ __all__ = ["Mamba2", "Mamba2State"]
 
 @serializable
 class Mamba2State(NamedTuple):
-  """Tail [B, W - 1, E + 2 G N] of the convolution, memory [B, H, N, P]."""
+  """A convolution state [B, W - 1, E + 2 G N] and the state [B, H, N, P]."""
 
-  tail: jax.Array
-  memory: jax.Array
+  convolution_state: jax.Array
+  state: jax.Array
 
 
-class Mamba2(nn.Module):
-  """A selective state space with one decay a head.
+class Mamba2(Mixer):
+  """A selective state space with one decay per head.
 
   With E = expand D channels in heads of P, and G groups of heads that share
-  B and C (N channels each); per head, S_t [N, P] the memory:
+  B and C (N channels each); per head, S_t [N, P] the state:
 
     z, u, B, C, d = W_i x;  (u, B, C) = SiLU(conv(u, B, C) + b)
     dt_t = softplus(d_t + dt_bias),  A = -exp(A_log)
@@ -51,114 +46,59 @@ class Mamba2(nn.Module):
   1 as in the published code. Departures: LeCun initialisation, and steps are
   not clipped to a range.
 
+  The other fields are those of `Mixer`.
+
   Attributes:
-    width: D.
     expand: E / D.
     head_width: P, a divisor of E.
     state_width: N.
     groups: G, a divisor of the number of heads.
     kernel_width: W of the convolution.
-    output_scale: Factor on the initial weights of the output projection.
-    method: Of the op.
-    chunk_size: Of the op.
-    axis_name: Mesh axis that L is cut over, inside `shard_map`.
-    dtype: Of the computation; steps, decays and the memory are float32 or
-      wider.
-    param_dtype: Of the parameters.
   """
 
-  width: int
   expand: int = 2
   head_width: int = 64
   state_width: int = 128
   groups: int = 1
   kernel_width: int = 4
-  output_scale: float = 1.0
-  method: str = "auto"
-  chunk_size: int | None = None
-  axis_name: str | None = None
-  dtype: jnp.dtype = jnp.float32
-  param_dtype: jnp.dtype = jnp.float32
 
-  @nn.compact
-  def __call__(
-    self,
-    x: jax.Array,
-    state: Mamba2State | None = None,
-    *,
-    segment_ids: jax.Array | None = None,
+  def mix(
+    self, x: jax.Array, state: Mamba2State | None, segment_ids: jax.Array | None
   ) -> tuple[jax.Array, Mamba2State]:
-    """Mixes along L.
-
-    Args:
-      x: [B, L, D].
-      state: As returned or made by `init_state`; None is its zero.
-      segment_ids: [B, L] integers, a run of equal ids per segment, or None.
-
-    Returns:
-      y: [B, L, D], and the state.
-    """
+    """The equation above."""
     inner, heads, shared = self._sizes()
-    check_input(self, x, segment_ids)
-    z = projection(self, inner, "gate")(x)
-    y = projection(self, inner + 2 * shared, "input")(x)
-    y, tail = self._convolution("convolution")(
-      y, None if state is None else state.tail, segment_ids=segment_ids
+    z = self.dense("gate", inner)(x)
+    convolution = self.convolution(
+      "convolution", self.kernel_width, use_bias=True
+    )
+    y, convolution_state = convolution(
+      self.dense("input", inner + 2 * shared)(x),
+      None if state is None else state.convolution_state,
+      segment_ids=segment_ids,
     )
     u, b, c = jnp.split(y, (inner, inner + shared), -1)
-    u, step, gate = split_heads(u, heads), *self._steps(x, heads)
+    u = split_heads(u, heads)
+    logits = self.dense("step", heads, dtype=self.wide)(x)
+    decay, logits = softplus_decay(self, logits, heads, rates=(1.0, 16.0))
+    step = nn.softplus(logits)
     b, c = (
       jnp.repeat(split_heads(part, self.groups), heads // self.groups, 2)
       for part in (b, c)
     )
-    y, memory = linear_attention(
+    y, last = self.run(
+      linear_attention,
       c,
       b,
       u.astype(step.dtype) * step[..., None],
-      gate,
-      None if state is None else state.memory,
+      decay,
+      state=None if state is None else state.state,
       segment_ids=segment_ids,
-      method=self.method,
-      chunk_size=self.chunk_size,
-      axis_name=self.axis_name,
     )
     skip = self.param("D", nn.initializers.ones, (heads,), self.param_dtype)
     skip = skip.astype(y.dtype)[None, None, :, None]
     y = merge_heads(y + skip * u.astype(y.dtype))
-    norm = RMSNorm(
-      groups=self.groups,
-      dtype=self.dtype,
-      param_dtype=self.param_dtype,
-      name="norm",
-    )
-    y = norm(y * nn.silu(z).astype(y.dtype))
-    output = projection(self, self.width, "output", scale=self.output_scale)
-    return output(y), Mamba2State(tail, memory)
-
-  def _steps(self, x: jax.Array, heads: int) -> tuple[jax.Array, jax.Array]:
-    """The step dt and the log decay dt A, both [B, L, H]."""
-    gates = wide(self.dtype)
-
-    def log_of_uniform(key, shape, dtype):
-      return jnp.log(jax.random.uniform(key, shape, dtype, 1.0, 16.0))
-
-    init = step_bias(1e-3, 1e-1)
-    bias = self.param("dt_bias", init, (heads,), self.param_dtype)
-    rate = self.param("A_log", log_of_uniform, (heads,), self.param_dtype)
-    logits = projection(self, heads, "step", dtype=gates)(x.astype(gates))
-    logits = logits + bias.astype(gates)[None, None]
-    decay = log_decay(rate.astype(gates)[None, None], logits)
-    return nn.softplus(logits), decay
-
-  def _convolution(self, name: str) -> ShortConvolution:
-    return ShortConvolution(
-      self.kernel_width,
-      axis_name=self.axis_name,
-      use_bias=True,
-      dtype=self.dtype,
-      param_dtype=self.param_dtype,
-      name=name,
-    )
+    y = self.norm(groups=self.groups)(y * nn.silu(z).astype(y.dtype))
+    return self.output(y), Mamba2State(convolution_state, last)
 
   def _sizes(self) -> tuple[int, int, int]:
     """E, H and G N, once all fields are checked."""
@@ -168,12 +108,3 @@ class Mamba2(nn.Module):
     heads = divide(self, "head_width", inner, "expand * D")
     divide(self, "groups", heads, "the number of heads")
     return inner, heads, self.groups * self.state_width
-
-  def init_state(self, batch_size: int) -> Mamba2State:
-    """Zeros."""
-    inner, heads, shared = self._sizes()
-    memory = (batch_size, heads, self.state_width, self.head_width)
-    return Mamba2State(
-      zero_tail(batch_size, self.kernel_width, inner + 2 * shared, self.dtype),
-      jnp.zeros(memory, wide(self.dtype)),
-    )

@@ -9,14 +9,12 @@ import numpy as np
 
 from jaxmodels.layers.common import (
   check_fields,
-  check_input,
   check_positive,
   divide,
   log_uniform,
-  projection,
-  wide,
 )
 from jaxmodels.layers.hippo import hippo_normal_eigenvalues
+from jaxmodels.mixers.mixer import Mixer
 from jaxmodels.ops import diagonal_recurrence
 from jaxmodels.ops.engine import checks
 from jaxmodels.ops.engine.exporting import serializable
@@ -26,9 +24,9 @@ __all__ = ["S5", "S5State"]
 
 @serializable
 class S5State(NamedTuple):
-  """The states [B, N / 2], complex: one of each conjugate pair."""
+  """The state [B, N / 2], complex: one of each conjugate pair."""
 
-  hidden: jax.Array
+  state: jax.Array
 
 
 def zero_order_hold(
@@ -80,7 +78,7 @@ def zero_order_hold(
   return jnp.exp(exponent), jnp.where(large, by_rate, by_step)
 
 
-class S5(nn.Module):
+class S5(Mixer):
   """A multi-input multi-output diagonal state space, gated.
 
   With h_t in C^(N/2) and one of each conjugate pair kept:
@@ -95,58 +93,32 @@ class S5(nn.Module):
   al. 2023, arXiv:2303.03982. The initial lambda are the eigenvalues of
   HiPPO-LegS's normal part (`blocks` copies of a smaller one), B and C are
   normal in the basis of its eigenvectors, and dt log-uniform in
-  [step_min, step_max], one a state. Departures: the real part is stored as
+  [step_min, step_max], one per state. Departures: the real part is stored as
   the logarithm of its negative, so that training cannot make it unstable;
   the state space is computed in float32 or wider whatever the dtype, only
   the gate is not.
 
+  The other fields are those of `Mixer`; `output_scale` is a factor on the
+  initial C and D, which start the output.
+
   Attributes:
-    width: D.
     state_width: N, real dimensions of the state; even.
     blocks: Blocks of the initial matrix, a divisor of N / 2.
     step_min: Smallest initial dt.
     step_max: Largest initial dt.
-    output_scale: Factor on the initial C and D, which start the output.
-    method: Of the op.
-    chunk_size: Of the op.
-    axis_name: Mesh axis that L is cut over, inside `shard_map`.
-    dtype: Of the computation of the gate.
-    param_dtype: Of the parameters, all real.
   """
 
-  width: int
   state_width: int = 64
   blocks: int = 1
   step_min: float = 1e-3
   step_max: float = 1e-1
-  output_scale: float = 1.0
-  method: str = "auto"
-  chunk_size: int | None = None
-  axis_name: str | None = None
-  dtype: jnp.dtype = jnp.float32
-  param_dtype: jnp.dtype = jnp.float32
 
-  @nn.compact
-  def __call__(
-    self,
-    x: jax.Array,
-    state: S5State | None = None,
-    *,
-    segment_ids: jax.Array | None = None,
+  def mix(
+    self, x: jax.Array, state: S5State | None, segment_ids: jax.Array | None
   ) -> tuple[jax.Array, S5State]:
-    """Mixes along L.
-
-    Args:
-      x: [B, L, D].
-      state: As returned or made by `init_state`; None is its zero.
-      segment_ids: [B, L] integers, a run of equal ids per segment, or None.
-
-    Returns:
-      y: [B, L, D], and the state.
-    """
-    self._check()
-    check_input(self, x, segment_ids)
-    u = x.astype(wide(self.dtype))
+    """The equation above."""
+    self._check_sizes()
+    u = x.astype(self.wide)
     decay, drive, read, skip = self._discretise(u.dtype)
     # Products of real matrices: half the work of complex ones, and `jax`
     # cannot checkpoint the result of a complex product.
@@ -154,20 +126,17 @@ class S5(nn.Module):
       jnp.einsum("bld,nd->bln", u, drive.real),
       jnp.einsum("bld,nd->bln", u, drive.imag),
     )
-    decays = jnp.broadcast_to(decay[None, None], inputs.shape)
-    hidden, last = diagonal_recurrence(
-      decays,
+    h, last = self.run(
+      diagonal_recurrence,
+      jnp.broadcast_to(decay[None, None], inputs.shape),
       inputs,
-      None if state is None else state.hidden,
+      state=None if state is None else state.state,
       segment_ids=segment_ids,
-      method=self.method,
-      chunk_size=self.chunk_size,
-      axis_name=self.axis_name,
     )
-    y = 2 * jnp.einsum("bln,dn->bld", hidden.real, read.real)
-    y = y - 2 * jnp.einsum("bln,dn->bld", hidden.imag, read.imag)
+    y = 2 * jnp.einsum("bln,dn->bld", h.real, read.real)
+    y = y - 2 * jnp.einsum("bln,dn->bld", h.imag, read.imag)
     y = nn.gelu(y + skip[None, None] * u).astype(self.dtype)
-    gate = projection(self, self.width, "gate")(y)
+    gate = self.dense("gate", self.width)(y)
     return y * nn.sigmoid(gate), S5State(last)
 
   def _discretise(
@@ -179,11 +148,12 @@ class S5(nn.Module):
     normal = nn.initializers.lecun_normal(in_axis=-1, out_axis=-2)
 
     def in_basis(key, shape, dtype):
-      b = vectors.conj().T @ normal(key, inputs).astype(jnp.complex64)
+      drawn = normal(key, inputs, jnp.float32).astype(jnp.complex64)
+      b = vectors.conj().T @ drawn
       return jnp.stack([b.real, b.imag]).astype(dtype)
 
     def out_of_basis(key, shape, dtype):
-      c = normal(key, (2, self.width, self.state_width))
+      c = normal(key, (2, self.width, self.state_width), jnp.float32)
       c = jax.lax.complex(c[0], c[1]) @ vectors
       c = c * (self.output_scale * 0.5**0.5)
       return jnp.stack([c.real, c.imag]).astype(dtype)
@@ -220,7 +190,7 @@ class S5(nn.Module):
       np.kron(np.eye(self.blocks), vectors).astype(np.complex64),
     )
 
-  def _check(self) -> None:
+  def _check_sizes(self) -> None:
     """Checks all fields but `blocks`."""
     check_fields(self, "state_width", "blocks")
     checks.require(
@@ -233,10 +203,3 @@ class S5(nn.Module):
       f"S5: step_min must be at most step_max = {self.step_max}, "
       f"got {self.step_min}",
     )
-
-  def init_state(self, batch_size: int) -> S5State:
-    """Zeros."""
-    self._check()
-    shape = (batch_size, self.state_width // 2)
-    complex_ = np.result_type(wide(self.dtype), np.complex64)
-    return S5State(jnp.zeros(shape, complex_))

@@ -2,23 +2,17 @@
 
 from typing import NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxmodels.layers.common import (
   check_fields,
-  check_input,
   check_positive,
   divide,
-  merge_heads,
-  projection,
-  split_heads,
-  wide,
 )
-from jaxmodels.layers.norms import RMSNorm
-from jaxmodels.layers.rotary import advance_positions, rotate
+from jaxmodels.layers.rotary import rotate
+from jaxmodels.mixers.mixer import Mixer
 from jaxmodels.ops import Cache, attention
 from jaxmodels.ops.engine import checks
 from jaxmodels.ops.engine.exporting import serializable
@@ -40,7 +34,7 @@ class SoftmaxAttentionState(NamedTuple):
   position: jax.Array
 
 
-class SoftmaxAttention(nn.Module):
+class SoftmaxAttention(Mixer):
   """Causal attention with rotary positions and grouped heads.
 
     q_t, k_t = rotate(W_q x_t, t) / sqrt(K), rotate(W_k x_t, t)
@@ -49,9 +43,9 @@ class SoftmaxAttention(nn.Module):
   over the window - 1 tokens before t in its segment, and t. Vaswani et al.
   2017, arXiv:1706.03762; rotary positions: Su et al. 2021, arXiv:2104.09864,
   counted from the start of each segment; grouped heads: Ainslie et al. 2023,
-  arXiv:2305.13245; RMSNorm of q and k a head: Henry et al. 2020,
-  arXiv:2010.04245, in the form that most models use now (a learned scale a
-  channel).
+  arXiv:2305.13245; RMSNorm of q and k per head: Henry et al. 2020,
+  arXiv:2010.04245, in the form that most models use now (a learned scale
+  per channel).
 
   Full attention (`window` None) has the bound `max_length`, so that its cache
   has a fixed size and decoding is one program. It never becomes a window: a
@@ -64,8 +58,10 @@ class SoftmaxAttention(nn.Module):
       position is known outside of `jit`, and under `checks.numerics`. A
       compiled program cannot raise; there the outputs of such tokens are NaN.
 
+  The other fields are those of `Mixer`. In reverse a query sees the tokens
+  after it, and positions count from the end of each segment.
+
   Attributes:
-    width: D.
     heads: H, the query heads.
     kv_heads: Key and value heads, a divisor of H; H by default.
     head_width: K, by default D / H; even.
@@ -74,15 +70,8 @@ class SoftmaxAttention(nn.Module):
       has room for so many. It must not be set beside `window`.
     qk_norm: Whether to norm queries and keys before they are rotated.
     rotary_base: Of the wavelengths, see `rotate`.
-    output_scale: Factor on the initial weights of the output projection.
-    method: Of the op.
-    chunk_size: Of the op.
-    axis_name: Mesh axis that L is cut over, inside `shard_map`.
-    dtype: Of the computation; scores, softmax and cache are float32 or wider.
-    param_dtype: Of the parameters.
   """
 
-  width: int
   heads: int = 4
   kv_heads: int | None = None
   head_width: int | None = None
@@ -90,66 +79,36 @@ class SoftmaxAttention(nn.Module):
   max_length: int = MAX_LENGTH
   qk_norm: bool = False
   rotary_base: float = 10_000.0
-  output_scale: float = 1.0
-  method: str = "auto"
-  chunk_size: int | None = None
-  axis_name: str | None = None
-  dtype: jnp.dtype = jnp.float32
-  param_dtype: jnp.dtype = jnp.float32
 
-  @nn.compact
-  def __call__(
+  def mix(
     self,
     x: jax.Array,
-    state: SoftmaxAttentionState | None = None,
-    *,
-    segment_ids: jax.Array | None = None,
+    state: SoftmaxAttentionState | None,
+    segment_ids: jax.Array | None,
   ) -> tuple[jax.Array, SoftmaxAttentionState]:
-    """Mixes along L.
-
-    Args:
-      x: [B, L, D].
-      state: As returned or made by `init_state`; None is its zero.
-      segment_ids: [B, L] integers, a run of equal ids per segment, or None.
-
-    Returns:
-      y: [B, L, D], and the state.
-    """
+    """The equation above."""
     kv_heads, head_width = self._sizes()
-    check_input(self, x, segment_ids)
     self._check_length(x.shape[1])
-    # Zeros made from x, so that they lie on a mesh as x does.
-    before = jnp.sum(jnp.zeros_like(x, jnp.int32), (1, 2), jnp.int32)
-    if state is not None:
-      before = state.position
-    positions, after = advance_positions(
-      before, x.shape[1], segment_ids, self.axis_name
+    positions, after = self.positions(
+      x, None if state is None else state.position, segment_ids
     )
 
-    def heads(name: str, count: int) -> jax.Array:
-      return split_heads(projection(self, count * head_width, name)(x), count)
-
-    def turned(name: str, count: int) -> jax.Array:
-      y = heads(name, count)
+    def rotated(name: str, heads: int) -> jax.Array:
+      y = self.heads_of(name, x, heads, head_width)
       if self.qk_norm:
-        y = RMSNorm(
-          dtype=self.dtype, param_dtype=self.param_dtype, name=f"{name}_norm"
-        )(y)
+        y = self.norm(f"{name}_norm")(y)
       return rotate(y, positions, self.rotary_base)
 
-    y, cache = attention(
-      turned("query", self.heads) * head_width**-0.5,
-      turned("key", kv_heads),
-      heads("value", kv_heads),
+    y, cache = self.run(
+      attention,
+      rotated("query", self.heads) * head_width**-0.5,
+      rotated("key", kv_heads),
+      self.heads_of("value", x, kv_heads, head_width),
       self._context(),
-      None if state is None else state.cache,
+      state=None if state is None else state.cache,
       segment_ids=segment_ids,
-      method=self.method,
-      chunk_size=self.chunk_size,
-      axis_name=self.axis_name,
     )
-    output = projection(self, self.width, "output", scale=self.output_scale)
-    y = output(merge_heads(y))
+    y = self.output(y)
     if state is not None and self.window is None:
       y = self._within_cache(y, positions)
     return y, SoftmaxAttentionState(cache, after)
@@ -203,15 +162,3 @@ class SoftmaxAttention(nn.Module):
       f"got {head_width}",
     )
     return self.kv_heads or self.heads, head_width
-
-  def init_state(self, batch_size: int) -> SoftmaxAttentionState:
-    """An empty cache."""
-    kv_heads, head_width = self._sizes()
-    past = (batch_size, self._context() - 1)
-
-    def entries() -> jax.Array:
-      return jnp.zeros((*past, kv_heads, head_width), wide(self.dtype))
-
-    # Keys and values have a buffer each, so that a caller can donate them.
-    cache = Cache(entries(), entries(), jnp.zeros(past, bool))
-    return SoftmaxAttentionState(cache, jnp.zeros((batch_size,), jnp.int32))

@@ -1,13 +1,16 @@
 """Decays of mixers whatever their parameters are."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxmodels.layers import gates
 from jaxmodels.layers.gates import log_decay
 from jaxmodels.mixers import MIXERS
 from jaxmodels.mixers.s5 import zero_order_hold
+from tests.mixers import plain
 
 # Of float32, and where its exponential and softplus have none.
 NUMBERS = [-1e30, -300, -200, -120, -100, -40, -21, -20, -19, -5, -1, 0]
@@ -44,6 +47,60 @@ def test_log_decays_and_their_gradients():
   compare(slopes[1], np.where(np.abs(wanted) < MOST, slope, 0), 4e-5)
   usual = (np.abs(rate) < 10) & (np.abs(x) < 10)
   compare(got[usual], wanted[usual], 2e-6)
+
+
+def test_fixed_decays_are_those_of_retnet():
+  wanted = [31 / 32, 63 / 64, 127 / 128, 255 / 256]
+  np.testing.assert_allclose(np.exp(gates.fixed_decay(4)), wanted, rtol=1e-15)
+
+
+class Gates(nn.Module):
+  """The parts that make parameters, each alone."""
+
+  dtype: jnp.dtype = jnp.float32
+  param_dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x, per_key):
+    logits = gates.low_rank(self, x, 2, 6 if per_key else 3)
+    decay = gates.softplus_decay(self, logits, 3, (1.0, 16.0), per_key=per_key)
+    return gates.beta(self, x, 3, largest=2.0), *decay
+
+
+@pytest.mark.parametrize("per_key", [False, True])
+def test_decays_and_write_strengths_are_their_equations(per_key):
+  x = np.random.default_rng(0).normal(size=(2, 5, 8)).astype(np.float32)
+  params = Gates().init(jax.random.key(0), x, per_key)
+  beta, decay, logits = Gates().apply(params, x, per_key)
+  p = jax.tree.map(lambda leaf: np.asarray(leaf, float), params["params"])
+  wanted = 2 / (1 + np.exp(-plain.dense(p["beta"], x)))
+  np.testing.assert_allclose(beta, wanted, rtol=1e-5)
+  wanted = plain.dense(p["decay_up"], plain.dense(p["decay_down"], x))
+  wanted = wanted + p["dt_bias"]
+  np.testing.assert_allclose(logits, wanted, rtol=1e-4)
+  step = plain.softplus(wanted).reshape(2, 5, 3, -1)
+  wanted = -np.exp(p["A_log"])[:, None] * step
+  wanted = wanted if per_key else wanted[..., 0]
+  np.testing.assert_allclose(decay, wanted, rtol=1e-4)
+  # At first: rates in [1, 16], steps in [0.001, 0.1].
+  assert ((np.exp(p["A_log"]) >= 1) & (np.exp(p["A_log"]) <= 16)).all()
+  steps = plain.softplus(p["dt_bias"])
+  assert ((steps > 0.999e-3) & (steps < 1.001e-1)).all()
+
+
+def test_gates_of_bfloat16_are_computed_in_float32():
+  x = jnp.ones((1, 2, 8), jnp.bfloat16)
+  layer = Gates(dtype=jnp.bfloat16)
+  params = layer.init(jax.random.key(0), x, False)
+  for leaf in layer.apply(params, x, False):
+    assert leaf.dtype == jnp.float32
+
+
+def test_a_sigmoid_decay_is_a_root_of_the_sigmoid():
+  logits = np.float32([[[-200, -3, 0, 3]]])
+  got = gates.sigmoid_decay(logits, 2, 16.0)
+  wanted = -np.log1p(np.exp(-logits.astype(float))) / 16
+  np.testing.assert_allclose(got, wanted.reshape(1, 1, 2, 2), rtol=1e-5)
 
 
 def test_a_zero_order_hold_and_its_gradients():

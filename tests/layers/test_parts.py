@@ -212,3 +212,42 @@ def test_rotary_in_float64_and_of_a_wrong_base():
   np.testing.assert_allclose(narrow, wanted, atol=1e-6)
   with pytest.raises(ValueError, match="base must be above 0, got 0"):
     rotate(x, positions, 0.0)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1.0])
+def test_norms_with_an_offset_start_as_those_without(offset):
+  x, scale, bias = 3 + draw(2, 5, 12), draw(12), draw(12)[::-1]
+  for layer in (RMSNorm(offset=offset), LayerNorm(offset=offset)):
+    params = layer.init(jax.random.key(0), x)
+    np.testing.assert_array_equal(params["params"]["scale"], 1 - offset)
+    np.testing.assert_allclose(
+      layer.apply(params, x),
+      type(layer)().apply(type(layer)().init(jax.random.key(0), x), x),
+      rtol=1e-6,
+      atol=1e-6,
+    )
+  norm = RMSNorm(epsilon=1e-3, offset=offset)
+  got = norm.apply({"params": {"scale": scale}}, x)
+  wanted = plain.rms(x.astype(float), offset + scale, 1e-3)
+  np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-6)
+  norm = LayerNorm(offset=offset)
+  got = norm.apply({"params": {"scale": scale, "bias": bias}}, x)
+  centred = x.astype(float) - x.mean(-1, keepdims=True)
+  wanted = plain.rms(centred, offset + scale) + bias
+  np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_layer_norm_of_groups_is_the_group_norm_per_head():
+  heads, x = 3, 1 + draw(2, 5, 12)
+  scale, bias = draw(12), draw(12)[::-1]
+  params = {"params": {"scale": scale, "bias": bias}}
+  got = LayerNorm(epsilon=1e-3, groups=heads).apply(params, x)
+  for head in range(heads):
+    own = slice(4 * head, 4 * head + 4)
+    part = x[..., own].astype(float)
+    part = part - part.mean(-1, keepdims=True)
+    part = part / np.sqrt(np.mean(part**2, -1, keepdims=True) + 1e-3)
+    wanted = part * scale[own] + bias[own]
+    np.testing.assert_allclose(got[..., own], wanted, rtol=1e-4, atol=1e-5)
+  with pytest.raises(ValueError, match="LayerNorm: groups must divide the wid"):
+    LayerNorm(groups=5).apply(params, x)

@@ -56,7 +56,9 @@ def gla(p, x, layer):
     for t in range(len(x)):
       memory = a[t, h][:, None] * memory + np.outer(k[t, h], v[t, h])
       y = memory.T @ q[t, h] / np.sqrt(k.shape[-1])
-      out[t, h] = silu(gate[t, h]) * rms(y, p["norm"]["scale"])
+      out[t, h] = silu(gate[t, h]) * rms(
+        y, p["norm"]["scale"], layer.norm_epsilon
+      )
   return dense(p["output"], out.reshape(len(x), -1))
 
 
@@ -71,8 +73,8 @@ def delta_net(p, x, layer):
   q, k = unit(q) / np.sqrt(k.shape[-1]), unit(k)
   beta = sigmoid(dense(p["beta"], x)) * (1 + layer.negative_eigenvalues)
   a = np.ones(k.shape)
-  if layer.gate is not None:
-    low = dense(p["decay_down"], x) if layer.gate == "key" else x
+  if layer.decay != "none":
+    low = dense(p["decay_down"], x) if layer.decay == "key" else x
     step = softplus(dense(p["decay"], low) + p["dt_bias"])
     step = step.reshape(len(x), heads, -1)
     a = np.exp(-np.exp(p["A_log"])[:, None] * step) * a
@@ -84,11 +86,12 @@ def delta_net(p, x, layer):
       erase = np.eye(len(key)) - beta[t, h] * np.outer(key, key)
       memory = erase @ np.diag(a[t, h]) @ memory
       memory = memory + beta[t, h] * np.outer(key, v[t, h])
-      out[t, h] = rms(memory.T @ q[t, h], p["norm"]["scale"])
+      y = memory.T @ q[t, h]
+      out[t, h] = rms(y, p["norm"]["scale"], layer.norm_epsilon)
   out = out.reshape(len(x), -1)
   if layer.output_gate:
     gate = dense(p["output_gate"], x)
-    out = out * (sigmoid(gate) if layer.gate == "key" else silu(gate))
+    out = out * (sigmoid(gate) if layer.decay == "key" else silu(gate))
   return dense(p["output"], out)
 
 
@@ -111,7 +114,36 @@ def mamba2(p, x, layer):
       out[t, h] = memory @ c[t, g] + p["D"][h] * u[t, h]
   gated = (out.reshape(len(x), -1) * silu(z)).reshape(len(x), groups, -1)
   scale = p["norm"]["scale"].reshape(groups, -1)
-  return dense(p["output"], rms(gated, scale).reshape(len(x), -1))
+  normed = rms(gated, scale, layer.norm_epsilon)
+  return dense(p["output"], normed.reshape(len(x), -1))
+
+
+def retnet(p, x, layer):
+  heads = layer.heads
+  q, k, v = (
+    dense(p[name], x).reshape(len(x), heads, -1)
+    for name in ("query", "key", "value")
+  )
+  half = q.shape[-1] // 2
+  speeds = layer.rotary_base ** (-np.arange(half) / half)
+  turn = np.exp(1j * np.arange(len(x))[:, None] * speeds)[:, None]
+  # A pair of channels is a complex number, a product of pairs the real part.
+  q = (q[..., :half] + 1j * q[..., half:]) * turn / np.sqrt(2 * half)
+  k = (k[..., :half] + 1j * k[..., half:]) * turn
+  scale, bias = (
+    p["norm"][name].reshape(heads, -1) for name in ("scale", "bias")
+  )
+  out = np.zeros(v.shape)
+  for h in range(heads):
+    memory = np.zeros((half, v.shape[-1]), complex)
+    for t in range(len(x)):
+      memory = (1 - 2.0 ** (-5 - h)) * memory
+      memory = memory + np.outer(k[t, h].conj(), v[t, h])
+      y = (q[t, h] @ memory).real
+      y = (y - y.mean()) / np.sqrt(y.var() + layer.norm_epsilon)
+      out[t, h] = scale[h] * y + bias[h]
+  out = out.reshape(len(x), -1) * silu(dense(p["output_gate"], x))
+  return dense(p["output"], out)
 
 
 def s5(p, x, layer):
@@ -139,8 +171,8 @@ def softmax_attention(p, x, layer):
   k = dense(p["key"], x).reshape(len(x), groups, -1)
   v = dense(p["value"], x).reshape(len(x), groups, -1)
   if layer.qk_norm:
-    q = rms(q, p["query_norm"]["scale"])
-    k = rms(k, p["key_norm"]["scale"])
+    q = rms(q, p["query_norm"]["scale"], layer.norm_epsilon)
+    k = rms(k, p["key_norm"]["scale"], layer.norm_epsilon)
   half = q.shape[-1] // 2
   speeds = layer.rotary_base ** (-np.arange(half) / half)
   turn = np.exp(1j * np.arange(len(x))[:, None] * speeds)[:, None]

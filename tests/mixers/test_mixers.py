@@ -18,7 +18,12 @@ CASES = {
   "delta_net": ("delta_net", {"heads": 2}, plain.delta_net),
   "delta_net_negative": (
     "delta_net",
-    {"negative_eigenvalues": True, "value_width": 6, "key_width": 8},
+    {
+      "negative_eigenvalues": True,
+      "value_width": 6,
+      "key_width": 8,
+      "norm_epsilon": 1e-2,
+    },
     plain.delta_net,
   ),
   "gated_deltanet": ("gated_deltanet", {"heads": 2}, plain.delta_net),
@@ -29,9 +34,10 @@ CASES = {
   ),
   "mamba2": (
     "mamba2",
-    {"head_width": 8, "state_width": 6, "groups": 2},
+    {"head_width": 8, "state_width": 6, "groups": 2, "norm_epsilon": 1e-3},
     plain.mamba2,
   ),
+  "retnet": ("retnet", {"heads": 2}, plain.retnet),
   "s5": ("s5", {"state_width": 12, "blocks": 2}, plain.s5),
   "softmax_attention": (
     "softmax_attention",
@@ -40,7 +46,7 @@ CASES = {
   ),
   "sliding_attention": (
     "sliding_attention",
-    {"window": 5, "qk_norm": True},
+    {"window": 5, "qk_norm": True, "norm_epsilon": 1e-3},
     plain.softmax_attention,
   ),
 }
@@ -170,9 +176,11 @@ def test_every_method(case):
   [
     ("gla", {"heads": 3}, "GLA: heads must divide D / 2 = 8, got 3"),
     ("gated_deltanet", {"heads": 3}, "DeltaNet: heads must divide D = 16"),
-    ("kda", {"gate": "value"}, "DeltaNet: gate must be one of"),
+    ("kda", {"decay": "value"}, "DeltaNet: decay must be one of"),
     ("mamba2", {"head_width": 5}, "Mamba2: head_width must divide"),
     ("mamba2", {"groups": 3}, "Mamba2: groups must divide the number of"),
+    ("retnet", {"heads": 3}, "RetNet: heads must divide D = 16, got 3"),
+    ("retnet", {"key_width": 3}, "RetNet: key_width, .* must be even, got 3"),
     ("s5", {"state_width": 7}, "S5: state_width must be even, got 7"),
     ("s5", {"blocks": 4}, "S5: blocks must divide state_width / 2 = 6"),
     ("softmax_attention", {"kv_heads": 3}, "kv_heads must divide heads = 4"),
@@ -183,6 +191,16 @@ def test_bad_fields_are_named(case, fields, match):
   layer = build(case).clone(**fields)
   with pytest.raises(ValueError, match=match):
     layer.init(jax.random.key(0), jnp.zeros((1, 2, WIDTH)))
+
+
+def test_retnet_has_the_parameters_of_its_paper():
+  """8 D^2 of retention at D of 2048, its 1.3B model, and 4 D of the norm."""
+  layer = MIXERS["retnet"](width=2048, heads=8)
+  x = jax.ShapeDtypeStruct((1, 1, 2048), np.float32)
+  shapes = jax.eval_shape(layer.init, jax.random.key(0), x)
+  count = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+  assert count == 8 * 2048**2 + 2 * 4096
+  assert layer.init_state(1).state.shape == (1, 8, 256, 512)
 
 
 @every_case

@@ -1,0 +1,52 @@
+"""Learned feature maps of linear attention; fixed ones are an op's."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxmodels.layers.common import check_fields, wide
+from jaxmodels.ops.engine import checks
+from jaxmodels.ops.engine.explicit import by_letters
+
+__all__ = ["Hedgehog"]
+
+
+@by_letters("BLHK", x="BLHK", kernel="H_")
+def _per_head(x: jax.Array, kernel: jax.Array) -> jax.Array:
+  """W_h x of every head: x [B, L, H, K], kernel [H, K, F]."""
+  return jnp.einsum("blhk,hkf->blhf", x, kernel)
+
+
+class Hedgehog(nn.Module):
+  """softmax([W_h x, -W_h x]) over the channels, one W_h per head.
+
+  Zhang et al. 2024, "The Hedgehog & the Porcupine", arXiv:2402.04347: trained
+  to mimic softmax attention, its weights are as spiky and as monotonic in
+  q^T k. W_h starts as the identity, or its first F columns. Give queries and
+  keys a module each. Departure: no bias.
+
+  Attributes:
+    features: F, K by default; the map has 2 F channels.
+    dtype: Of the result; the softmax is computed in float32 or wider.
+    param_dtype: Of the parameters.
+  """
+
+  features: int | None = None
+  dtype: jnp.dtype = jnp.float32
+  param_dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """[B, L, H, K] to [B, L, H, 2 F]."""
+    check_fields(self, "features")
+    checks.shape("Hedgehog", "x", x, (None,) * 4, "[B, L, H, K]")
+    heads, width = x.shape[2:]
+
+    def eye(key, shape, dtype):
+      return jnp.broadcast_to(jnp.eye(shape[1], shape[2], dtype=dtype), shape)
+
+    shape = (heads, width, self.features or width)
+    kernel = self.param("kernel", eye, shape, self.param_dtype)
+    y = _per_head(x.astype(self.dtype), kernel.astype(self.dtype))
+    y = y.astype(wide(self.dtype))
+    return nn.softmax(jnp.concatenate([y, -y], -1)).astype(self.dtype)

@@ -1,0 +1,68 @@
+"""Token shift: each token sees the one before it."""
+
+import jax
+import jax.numpy as jnp
+
+from jaxmodels.layers.common import wide
+from jaxmodels.ops.engine import checks, halo
+from jaxmodels.ops.engine.explicit import by_letters
+
+__all__ = ["token_shift"]
+
+
+@by_letters(("BLD", "BD"), x="BLD", state="BD", segment_ids="BL")
+def token_shift(
+  x: jax.Array,
+  state: jax.Array | None = None,
+  *,
+  segment_ids: jax.Array | None = None,
+  reverse: bool = False,
+  axis_name: str | None = None,
+) -> tuple[jax.Array, jax.Array]:
+  """The token before each token of its segment: y_t = x_{t-1}, else 0.
+
+  RWKV mixes it with x_t, channel by channel (Peng et al. 2023,
+  arXiv:2305.13048).
+
+  Args:
+    x: [B, L, D].
+    state: [B, D], the token before the first, or None for zeros. It belongs
+      to segment 0.
+    segment_ids: [B, L] integers, a run of equal ids per segment, or None.
+    reverse: Whether the token before is the one to the right. The state then
+      enters at the last token and belongs to its segment.
+    axis_name: Mesh axis that L is cut over, inside `shard_map`; the states are
+      the whole sequence's, on every device.
+
+  Returns:
+    y [B, L, D] of the dtype of x, and the last token (in reverse the first),
+    [B, D] in float32 or wider.
+
+  Raises:
+    ValueError: A shape or dtype is wrong; names the argument.
+  """
+  checks.rank_at_least("token_shift", "x", x, 3, "[B, L, D]")
+  batch, length, width = x.shape
+  checks.dtype("token_shift", "x", x, jnp.floating, "real floating point")
+  checks.segment_ids("token_shift", segment_ids, (batch, length))
+  before = jnp.sum(jnp.zeros_like(x), 1)
+  if state is not None:
+    checks.shape("token_shift", "state", state, (batch, width), "[B, D]")
+    before = state.astype(x.dtype)
+  if length == 0:
+    return x, before.astype(wide(x.dtype))
+  ids = segment_ids
+  if reverse:
+    x, ids = jnp.flip(x, 1), None if ids is None else jnp.flip(ids, 1)
+  before, last = before[:, None], x[:, -1:]
+  if axis_name is not None:
+    before = halo.from_previous(last, before, axis_name, reverse)
+    last = halo.from_last(last, axis_name, reverse)
+  y = jnp.concatenate([before, x[:, :-1]], 1)
+  if ids is not None:
+    previous = halo.id_before(ids, axis_name, reverse)
+    previous = jnp.concatenate([previous, ids[:, :-1]], 1)
+    y = jnp.where((ids == previous)[..., None], y, 0)
+  if reverse:
+    y = jnp.flip(y, 1)
+  return y, last[:, 0].astype(wide(x.dtype))
