@@ -15,6 +15,7 @@ from jaxmodels.mixers import MIXERS
 __all__ = [
   "Entry",
   "UnknownNameError",
+  "is_pair",
   "make_mixer",
   "make_mlp",
   "make_module",
@@ -53,12 +54,7 @@ def make_module(
     return _with_common(kind, entry, common)
   if isinstance(entry, str):
     entry = (entry, {})
-  if not (
-    isinstance(entry, tuple | list)
-    and len(entry) == 2
-    and isinstance(entry[0], str)
-    and isinstance(entry[1], Mapping)
-  ):
+  if not is_pair(entry):
     if isinstance(entry, type):
       entry = f"the class {entry.__name__}: write {entry.__name__}(...)"
     raise ValueError(
@@ -67,6 +63,16 @@ def make_module(
   name, own = entry
   make = {"mixer": make_mixer, "mlp": make_mlp}[kind]
   return make(name, {**options, **own}, **common, parent=None)
+
+
+def is_pair(entry: Any) -> bool:
+  """Whether an entry is (name, options)."""
+  return (
+    isinstance(entry, tuple | list)
+    and len(entry) == 2
+    and isinstance(entry[0], str)
+    and isinstance(entry[1], Mapping)
+  )
 
 
 def _with_common(

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from jaxmodels.layers.common import check_fields, check_positive, wide
 from jaxmodels.mixers import MIXERS, contract
-from jaxmodels.mixers.registry import Entry, make_module, pick
+from jaxmodels.mixers.registry import Entry, is_pair, make_module, pick
 from jaxmodels.models.block import BLOCKS, NORMS, Block, Unbound, make_norm
 from jaxmodels.ops.engine import checks
 
@@ -286,7 +286,7 @@ class Backbone(nn.Module):
 
   def _mlps(self) -> tuple[Entry, ...]:
     """The channel mixers of the pattern: one, or the tuple's."""
-    if isinstance(self.mlp, str | nn.Module) or _is_pair(self.mlp):
+    if isinstance(self.mlp, str | nn.Module) or is_pair(self.mlp):
       return (self.mlp,)
     checks.require(
       isinstance(self.mlp, tuple | list) and len(self.mlp) > 0,
@@ -295,7 +295,7 @@ class Backbone(nn.Module):
     return tuple(self.mlp)
 
   def _options_of(self, entry: Entry) -> Mapping[str, Any]:
-    name = entry[0] if _is_pair(entry) else entry
+    name = entry[0] if is_pair(entry) else entry
     return self.mixer_options.get(name, {}) if isinstance(name, str) else {}
 
   def _mlp_options_of(self, entry: Entry) -> Mapping[str, Any]:
@@ -323,7 +323,7 @@ class Backbone(nn.Module):
     check_fields(self, "depth")
     check_positive(self, "norm_epsilon")
     checks.require(
-      isinstance(self.mixers, tuple | list) and not _is_pair(self.mixers),
+      isinstance(self.mixers, tuple | list) and not is_pair(self.mixers),
       "Backbone: mixers must be a tuple of names or modules, got "
       f"{self.mixers!r}",
     )
@@ -335,19 +335,9 @@ class Backbone(nn.Module):
       pick("mixer", name, MIXERS)
 
 
-def _is_pair(entry: Any) -> bool:
-  """Whether an entry is (name, options)."""
-  return (
-    isinstance(entry, tuple | list)
-    and len(entry) == 2
-    and isinstance(entry[0], str)
-    and isinstance(entry[1], Mapping)
-  )
-
-
 def _is_none(entry: Any) -> bool:
   """Whether an entry leaves the channel mixer out."""
-  return (entry[0] if _is_pair(entry) else entry) == "none"
+  return (entry[0] if is_pair(entry) else entry) == "none"
 
 
 def _modules(blocks: Sequence[Block]) -> list[nn.Module]:

@@ -75,12 +75,12 @@ class _Node:
       return typed.hint_of_entry(self.hint, int(name))
     return self._hints.get(name, Any)
 
-  def keys(self, prefix: str = "") -> Iterator[str]:
+  def paths(self, prefix: str = "") -> Iterator[str]:
     """Yields the paths of what can be set, and of what holds it."""
     for name, child in self.children.items():
       if isinstance(child, _Node):
         yield prefix + name
-        yield from child.keys(f"{prefix}{name}.")
+        yield from child.paths(f"{prefix}{name}.")
       elif _is_open(child):
         yield prefix + name
 
@@ -134,7 +134,7 @@ def _split(word: str, tree: _Node) -> tuple[str, str | None]:
     raise UserError(f"unknown argument {word!r}")
   flag = word.split("=", 1)[0]
   flags = ["--config", "--workdir", "--distributed", "--profile_steps"]
-  flags += ["--new_data", *(f"--config.{k}" for k in tree.keys())]
+  flags += ["--new_data", *(f"--config.{k}" for k in tree.paths())]
   raise UserError(f"unknown flag {flag}{_near(flag, flags)}")
 
 
@@ -161,7 +161,7 @@ def _find(tree: _Node, key: str) -> tuple[_Node, str]:
     if not isinstance(child, _Node):
       break
     holder = child
-  known = list(tree.keys())
+  known = list(tree.paths())
   raise UserError(f"unknown key config.{key}{_near(key, known, 'config.')}")
 
 
