@@ -119,8 +119,7 @@ def mix_in_stack(
   result = mixer(x, state, segment_ids=segment_ids, **named)  # type: ignore[operator]
   wanted = "(y, state, shared)" if "shared" in asked else "(y, state)"
   _require(
-    isinstance(result, tuple | list)
-    and len(result) == 2 + ("shared" in asked),
+    isinstance(result, tuple | list) and len(result) == 2 + ("shared" in asked),
     f"{name} must return {wanted}, got {_describe(result)}: "
     f"{SHARED if 'shared' in asked else contract}",
   )

@@ -85,7 +85,9 @@ def _with_common(
   for name, value in common.items():
     own = getattr(module, name)
     if own != value and own != fields[name].default:
-      raise ValueError(f"{what}: {name} is {own!r}, but the model sets {value!r}")
+      raise ValueError(
+        f"{what}: {name} is {own!r}, but the model sets {value!r}"
+      )
   return module.copy(parent=None, name=None, **common)
 
 

@@ -312,9 +312,7 @@ class Backbone(nn.Module):
 
     def param(name: str, init: Any, shape: tuple[int, ...]) -> jax.Array:
       if name not in made:
-        made[name] = self.param(
-          f"shared_{name}", init, shape, self.param_dtype
-        )
+        made[name] = self.param(f"shared_{name}", init, shape, self.param_dtype)
       return made[name]
 
     return param

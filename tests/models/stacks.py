@@ -60,7 +60,7 @@ class ByLayer(Fields):
 
 
 class FirstValue(Fields):
-  """h_t = h_{t-1} / 2 + W x_t + first_t: the first layer's W x, as in RWKV-7."""
+  """h_t = h_{t-1} / 2 + W x_t + (W x_t of the first layer), as in RWKV-7."""
 
   @nn.compact
   def __call__(self, x, state=None, *, segment_ids=None, shared):

@@ -113,9 +113,11 @@ def test_scanned_layers_are_the_unrolled_ones(params, remat):
 def test_token_by_token_and_packed(params, scan_layers):
   model = build(scan_layers=scan_layers)
   params = restacked(params, 3) if scan_layers else params
-  apply = jax.jit(lambda x, state, ids: model.apply(
-    {"params": params}, x, state, segment_ids=ids
-  ))
+  apply = jax.jit(
+    lambda x, state, ids: model.apply(
+      {"params": params}, x, state, segment_ids=ids
+    )
+  )
   whole, final = apply(X, model.init_state(BATCH), None)
   state, tokens = model.init_state(BATCH), []
   for t in range(LENGTH):
