@@ -1,7 +1,36 @@
 """The contract of mixers and channel mixers, and words for a breach of it.
 
-`jaxmodels.mixers` states the contract. All checks look at shapes and dtypes
-alone: they run while a model is traced, and leave nothing in its program.
+A mixer is `mixer(x, state=None, *, segment_ids=None) -> (y, state)` with x and
+y [B, L, D], and `init_state(batch_size)` makes its zero state. A channel mixer
+has the same contract; the state of one that looks at each token alone is ().
+It may also be `mlp(x) -> y`, without a state.
+
+A mixer or channel mixer may ask for more, by keywords of its call. Give them
+defaults, so that it also works outside of a stack:
+
+- `layer`: its index in the stack: an int, or an int32 array with `scan_layers`,
+  where one program runs all layers;
+- `depth`: the number of layers, an int;
+- `shared`: arrays by name that pass from layer to layer within one forward
+  pass. It then returns `(y, state, shared)`, with the names, shapes and dtypes
+  that it was given.
+
+The method `init_shared(x, depth, param)` makes the shared values before the
+first layer. The stack calls it, with the stream x [B, L, D] and a function
+`param(name, init, shape)`, which makes a parameter of the stack that its layers
+share. So RWKV-7 passes on the values of its first layer, and HGRN2 reads a
+table of all layers' lower bounds:
+
+    def init_shared(self, x, depth, param):
+      logits = param("bounds", nn.initializers.zeros, (depth, self.width))
+      return {"bounds": jnp.cumsum(jax.nn.softmax(logits, 0), 0)}
+
+What is random in a call draws from a stream of Flax (`self.make_rng`), and is
+off where `self.has_rng` says that no key was given. Every layer has its own
+keys and its own variables of every collection, scanned layers too.
+
+All checks look at shapes and dtypes alone: they run while a model is traced,
+and leave nothing in its program.
 """
 
 import difflib

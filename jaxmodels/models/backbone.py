@@ -79,9 +79,9 @@ class Backbone(nn.Module):
   - a name of `MIXERS` or `MLPS`: "gla";
   - a name and fields that differ from its defaults: ("gla", {"heads": 8}).
 
-  All three give the same parameters. `jaxmodels.mixers` states the contract,
-  with what a mixer may know of its place in the stack. A channel mixer has the
-  same contract; one without a state may also be `mlp(x) -> y`.
+  All three give the same parameters. `jaxmodels.mixers.contract` says what a
+  mixer and a channel mixer are, and what they may know of their place in the
+  stack and pass on from layer to layer.
 
   The layout of a layer is, with norms N of their own,
 

@@ -94,7 +94,8 @@ class LanguageModel(nn.Module):
     Raises:
       ValueError: For an unknown name or option (with near matches), a field
         that does not fit, a sequence longer than the `max_length` of full
-        attention, or a mixer that breaks the contract of `jaxmodels.mixers`.
+        attention, or a mixer that breaks the contract of
+        `jaxmodels.mixers.contract`.
     """
     check_vocabulary(self)
     embedding = TokenEmbedding(

@@ -15,14 +15,11 @@ def leaky(x, decay, state, ids):
   before = jnp.concatenate([jnp.zeros_like(ids[:, :1]), ids[:, :-1]], 1)
   joined = (ids == before).astype(x.dtype)[..., None]
 
-  def step(h, inputs):
-    x, joined = inputs
-    h = decay * joined * h + x
-    return h, h
-
-  over_time = jax.tree.map(lambda a: jnp.swapaxes(a, 0, 1), (x, joined))
-  last, y = jax.lax.scan(step, state, over_time)
-  return jnp.swapaxes(y, 0, 1), last
+  y = []
+  for t in range(x.shape[1]):
+    state = decay * joined[:, t] * state + x[:, t]
+    y.append(state)
+  return jnp.stack(y, 1), state
 
 
 class Fields(nn.Module):

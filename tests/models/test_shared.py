@@ -197,3 +197,31 @@ def test_misuse_of_shared_values_is_one_line(mixer, scan_layers):
   with pytest.raises(ContractError, match=MISUSES[mixer]) as error:
     jax.eval_shape(model.init, jax.random.key(0), X)
   assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("scan_layers", [False, True])
+@pytest.mark.parametrize("explicit", [False, True])
+def test_shared_values_of_a_batch_over_devices(params, scan_layers, explicit):
+  # These small channel mixers join arrays that are cut and arrays that are not.
+  mlp = "none" if explicit else TokenShift()
+  model = build(scan_layers=scan_layers, mlp=mlp)
+  params = restacked(params, 3) if scan_layers else params
+  wanted = jax.jit(model.apply)({"params": params}, X)
+  kind = jax.sharding.AxisType.Explicit if explicit else None
+  kind = kind or jax.sharding.AxisType.Auto
+  mesh = jax.make_mesh((2,), ("data",), axis_types=(kind,))
+  spec = jax.sharding.PartitionSpec
+  if explicit:
+    x = jax.device_put(X, jax.sharding.NamedSharding(mesh, spec("data")))
+    with jax.set_mesh(mesh):
+      got = jax.jit(model.apply)({"params": params}, x)
+  else:
+    states = spec(None, "data") if scan_layers else spec("data")
+    sharded = jax.shard_map(
+      model.apply,
+      mesh=mesh,
+      in_specs=(spec(), spec("data")),
+      out_specs=(spec("data"), states),
+    )
+    got = jax.jit(sharded)({"params": params}, X)
+  close(jax.tree.map(np.asarray, got), wanted)
