@@ -135,9 +135,10 @@ def mix_in_stack(
   """
   name = type(mixer).__name__
   shared = extras.get("shared", {})
+  # `nn.Module` declares no call.
+  call: Any = mixer
   if contract == MLP and _is_plain(mixer):
-    # Typed as a module, which has no call of its own.
-    y = mixer(x)  # type: ignore[operator]
+    y = call(x)
     _check_output(name, y, x, contract)
     return y, (), shared
   asked = asks_for(mixer)
@@ -145,7 +146,7 @@ def mix_in_stack(
   if "shared" in named:
     named["shared"] = _Shared(shared)
   _check_signature(mixer, contract, x, state, segment_ids=segment_ids, **named)
-  result = mixer(x, state, segment_ids=segment_ids, **named)  # type: ignore[operator]
+  result = call(x, state, segment_ids=segment_ids, **named)
   wanted = "(y, state, shared)" if "shared" in asked else "(y, state)"
   _require(
     isinstance(result, tuple | list) and len(result) == 2 + ("shared" in asked),
@@ -245,6 +246,17 @@ def _check_signature(
   _require(call is not None, f"{name} has no __call__: {contract}")
   error = _binds(module, *given, **named)
   _require(error is None, f"{name}.__call__: {error}: {contract}")
+
+
+def _unpacked(name: str, result: Any, shares: bool, contract: str) -> Any:
+  """What a mixer returned, as a tuple of two or, with `shared`, three."""
+  wanted = "(y, state, shared)" if shares else "(y, state)"
+  _require(
+    isinstance(result, tuple | list) and len(result) == 2 + shares,
+    f"{name} must return {wanted}, got {_describe(result)}: "
+    f"{SHARED if shares else contract}",
+  )
+  return result
 
 
 def _check_output(name: str, y: Any, x: jax.Array, contract: str) -> None:

@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import flax.linen as nn
+import jax
 
 from jaxmodels.layers import MLPS
-from jaxmodels.mixers import MIXERS
+from jaxmodels.mixers import MIXERS, contract
 
 __all__ = [
   "Entry",
@@ -48,6 +49,18 @@ def make_module(
     ValueError: As `make_mixer`; also for a module in which a field that the
       model sets has a value of its own.
   """
+  module = _made_of(kind, entry, options, common)
+  if kind == "mlp" and module is not None and "axis_name" in common:
+    _check_cut(module)
+  return module
+
+
+def _made_of(
+  kind: str,
+  entry: Entry,
+  options: Mapping[str, Any],
+  common: Mapping[str, Any],
+) -> nn.Module | None:
   if isinstance(entry, nn.Module):
     if kind == "mlp":
       common = _without_axis(set(entry.__dataclass_fields__), common)
@@ -63,6 +76,18 @@ def make_module(
   name, own = entry
   make = {"mixer": make_mixer, "mlp": make_mlp}[kind]
   return make(name, {**options, **own}, **common, parent=None)
+
+
+def _check_cut(mlp: nn.Module) -> None:
+  """Checks that a channel mixer with a state can have sequences cut."""
+  if hasattr(mlp, "axis_name"):
+    return
+  state = jax.eval_shape(lambda: contract.zero_state(mlp, 1))
+  if jax.tree.leaves(state):
+    raise ValueError(
+      f"mlp {type(mlp).__name__} cannot have its sequences cut over a mesh "
+      "axis: it has a state, and no field axis_name"
+    )
 
 
 def is_pair(entry: Any) -> bool:

@@ -171,14 +171,14 @@ class Backbone(nn.Module):
     checks.shape("Backbone", "x", x, (None, None, self.width), "[B, L, width]")
     x = x.astype(wide(self.dtype))
     if self.input_norm:
-      x = self._norm("input_norm", dtype=x.dtype)(x)
+      x = make_norm(self, "input_norm", x.dtype)(x)
     modules = _modules(blocks[: self.depth])
     shared = contract.initial_shared(modules, x, self.depth, self._memo())
     run = self._scan if self.scan_layers else self._unrolled
     x, state = run(blocks, x, state, segment_ids, shared)
     if self.layout == "post_norm":
       return x.astype(self.dtype), state
-    return self._norm("norm")(x), state
+    return make_norm(self, "norm")(x), state
 
   def _unrolled(
     self,
@@ -303,9 +303,6 @@ class Backbone(nn.Module):
     alone = len(self._mlps()) == 1
     return {} if _is_none(entry) and not alone else self.mlp_options
 
-  def _norm(self, name: str, **fields: Any) -> nn.Module:
-    return make_norm(self.norm, self.norm_epsilon, self, name, **fields)
-
   def _memo(self) -> Any:
     """`param(name, init, shape)`, which makes a parameter of a name once."""
     made: dict[str, jax.Array] = {}
@@ -321,9 +318,14 @@ class Backbone(nn.Module):
     check_fields(self, "depth")
     check_positive(self, "norm_epsilon")
     checks.require(
+      not isinstance(self.mixers, str),
+      f"Backbone: mixers must be a tuple of names, got {self.mixers!r}: write "
+      f"({self.mixers!r},)",
+    )
+    checks.require(
       isinstance(self.mixers, tuple | list) and not is_pair(self.mixers),
-      "Backbone: mixers must be a tuple of names or modules, got "
-      f"{self.mixers!r}",
+      "Backbone: mixers must be a tuple of modules, names or (name, options), "
+      f"got {self.mixers!r}",
     )
     checks.require(len(self.mixers) > 0, "Backbone: mixers must not be empty")
     pick("remat", self.remat, REMAT)

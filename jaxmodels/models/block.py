@@ -31,11 +31,15 @@ class Unbound:
 
 
 def make_norm(
-  kind: str, epsilon: float, like: nn.Module, name: str, **fields: Any
-) -> nn.Module:
-  """A norm in the scope of its caller, with the dtypes of a module."""
-  dtypes = {"dtype": like.dtype, "param_dtype": like.param_dtype}  # type: ignore[attr-defined]
-  return NORMS[kind](epsilon=epsilon, name=name, **{**dtypes, **fields})
+  like: Any, name: str, dtype: jnp.dtype | None = None
+) -> RMSNorm | LayerNorm:
+  """A norm in the scope of its caller, as the fields of a module say."""
+  return NORMS[like.norm](
+    epsilon=like.norm_epsilon,
+    dtype=dtype or like.dtype,
+    param_dtype=like.param_dtype,
+    name=name,
+  )
 
 
 class Block(nn.Module):
@@ -87,11 +91,11 @@ class Block(nn.Module):
     """
     place = self.layer if layer is None else layer
     parallel, post = self.layout == "parallel", self.layout == "post_norm"
-    y = self._norm("norm", x) if parallel else x.astype(self.dtype)
+    y = make_norm(self, "norm")(x) if parallel else x.astype(self.dtype)
     after = []
     for i, part in enumerate(self._parts()):
       if not (parallel or post):
-        y = self._norm(f"{part}_norm", x)
+        y = make_norm(self, f"{part}_norm")(x)
       given = {"layer": place, "depth": self.depth, "shared": shared}
       write, own, shared = contract.mix_in_stack(
         self._bound(part),
@@ -103,7 +107,7 @@ class Block(nn.Module):
       )
       x = x + place_like(write.astype(x.dtype), x)
       if post:
-        x = self._norm(f"{part}_norm", x, dtype=x.dtype)
+        x = make_norm(self, f"{part}_norm", x.dtype)(x)
         y = x.astype(self.dtype)
       after.append(own)
     return x, (*after, *[()] * (2 - len(after))), shared
@@ -121,7 +125,3 @@ class Block(nn.Module):
 
   def _bound(self, part: str) -> nn.Module:
     return getattr(self, part).bind(self, part)
-
-  def _norm(self, name: str, x: jax.Array, **fields: Any) -> jax.Array:
-    norm: Any = make_norm(self.norm, self.norm_epsilon, self, name, **fields)
-    return norm(x)

@@ -173,7 +173,7 @@ WRONG = {
     {"mixers": (("gla", {"heds": 2}),)},
     "mixer 'gla': unknown field 'heds'; did you mean 'heads'",
   ),
-  "only a pair": ({"mixers": ("gla", {})}, "must be a tuple of names or modul"),
+  "only a pair": ({"mixers": ("gla", {})}, "must be a tuple of modules, names"),
   "no field": (
     {"mixers": (nn.Dense(8),)},
     "mixer Dense: Dense has no field width, which the model sets",
@@ -183,6 +183,10 @@ WRONG = {
   "axis": (
     {"axis_name": "s"},
     "mixer Leaky cannot have its sequences cut over a mesh axis",
+  ),
+  "axis of an mlp": (
+    {"axis_name": "s", "mixers": ("s5",), "mlp": TokenShift()},
+    "mlp TokenShift cannot have its sequences cut over a mesh axis: it has a s",
   ),
   "pattern": (
     {"mlp": ("mlp",) * 3, "scan_layers": True},

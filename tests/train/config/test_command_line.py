@@ -112,6 +112,20 @@ def test_a_typo_in_a_tuple_names_its_neighbours(word, parts):
     assert part in str(error.value)
 
 
+@pytest.mark.parametrize(
+  ("word", "part"),
+  [
+    ("mixers.0.dtype=int32", "config.model.mixers.0.dtype is"),
+    ("mixers.1.1.heads=99999999999", "config.model.mixers.1.1.heads is 999"),
+  ],
+)
+def test_values_in_tuples_are_checked(word, part):
+  config = overrides.override(stacked(), [f"--config.model.{word}"])
+  with pytest.raises(UserError) as error:
+    config_lib.validate(config, vocab_size=257)
+  assert part in str(error.value)
+
+
 def test_modules_survive_the_round_trip():
   config = stacked()
   document = json.loads(json.dumps(serialize.to_json(config)))
