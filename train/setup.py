@@ -317,7 +317,7 @@ def _refuse_changes(
   changes = [
     f"{key} was {old!r} and is {new!r}"
     for key, (old, new) in serialize.difference(
-      snapshot.config, document
+      _with_new_fields(snapshot.config), document
     ).items()
     if not key.startswith((*free, *_BESIDE))
   ]
@@ -331,6 +331,18 @@ def _refuse_changes(
       f"config.steps is {config.steps}, but the run in {workdir} is already"
       f" at step {snapshot.step}"
     )
+
+
+def _with_new_fields(document: Any) -> Any:
+  """A saved config with the defaults of fields that came after it.
+
+  Where it names what is gone or not trusted, it stays as it is: it differs
+  from the config of the command, whose classes are all there.
+  """
+  try:
+    return serialize.to_json(serialize.from_json(document))
+  except UserError:
+    return document
 
 
 def _refuse_new_data(

@@ -1,7 +1,9 @@
 """Flax Linen modules that mixers and models share.
 
-A channel mixer is `mlp(x) -> y` with x [B, L, D], token by token. `MLPS` names
-them; the backbone takes them by name. To add one, put it into the dict.
+A channel mixer has the call of a mixer, `mlp(x, state=None, *,
+segment_ids=None) -> (y, state)` with x [B, L, D]; those here look at each token
+alone, and their state is (). `MLPS` names them. The backbone takes names and
+modules, so one of your own need not be in the dict.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,7 @@
-"""Channel mixers: `mlp(x) -> y`, token by token."""
+"""Channel mixers without a state: each token on its own.
+
+They have the call of a mixer; their state is ().
+"""
 
 import flax.linen as nn
 import jax
@@ -31,15 +34,26 @@ class GatedMLP(nn.Module):
   param_dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    """[B, L, D] to [B, L, D]."""
+  def __call__(
+    self,
+    x: jax.Array,
+    state: tuple[()] | None = None,
+    *,
+    segment_ids: jax.Array | None = None,
+  ) -> tuple[jax.Array, tuple[()]]:
+    """[B, L, D] to [B, L, D], and the state (); segments change nothing."""
     check_fields(self, "hidden")
-    check_input(self, x, None)
+    check_input(self, x, segment_ids)
     hidden = self.hidden or -(-self.width * 8 // 24) * 8
     gate = nn.silu(projection(self, hidden, "gate")(x))
     value = projection(self, hidden, "value")(x)
     output = projection(self, self.width, "output", scale=self.output_scale)
-    return output(gate * value)
+    return output(gate * value), ()
+
+  def init_state(self, batch_size: int) -> tuple[()]:
+    """Nothing is remembered."""
+    del batch_size
+    return ()
 
 
 class MLP(nn.Module):
@@ -63,13 +77,24 @@ class MLP(nn.Module):
   param_dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    """[B, L, D] to [B, L, D]."""
+  def __call__(
+    self,
+    x: jax.Array,
+    state: tuple[()] | None = None,
+    *,
+    segment_ids: jax.Array | None = None,
+  ) -> tuple[jax.Array, tuple[()]]:
+    """[B, L, D] to [B, L, D], and the state (); segments change nothing."""
     check_fields(self, "hidden")
-    check_input(self, x, None)
+    check_input(self, x, segment_ids)
     hidden = self.hidden or 4 * self.width
     x = nn.gelu(projection(self, hidden, "input", use_bias=True)(x))
     output = projection(
       self, self.width, "output", scale=self.output_scale, use_bias=True
     )
-    return output(x)
+    return output(x), ()
+
+  def init_state(self, batch_size: int) -> tuple[()]:
+    """Nothing is remembered."""
+    del batch_size
+    return ()

@@ -1,33 +1,98 @@
 """The contract of mixers and channel mixers, and words for a breach of it.
 
+A mixer is `mixer(x, state=None, *, segment_ids=None) -> (y, state)` with x and
+y [B, L, D], and `init_state(batch_size)` makes its zero state. A channel mixer
+has the same contract; the state of one that looks at each token alone is ().
+It may also be `mlp(x) -> y`, without a state.
+
+A mixer or channel mixer may ask for more, by keywords of its call. Give them
+defaults, so that it also works outside of a stack:
+
+- `layer`: its index in the stack: an int, or an int32 array with `scan_layers`,
+  where one program runs all layers;
+- `depth`: the number of layers, an int;
+- `shared`: arrays by name that pass from layer to layer within one forward
+  pass. It then returns `(y, state, shared)`, with the names, shapes and dtypes
+  that it was given.
+
+The method `init_shared(x, depth, param)` makes the shared values before the
+first layer. The stack calls it, with the stream x [B, L, D] and a function
+`param(name, init, shape)`, which makes a parameter of the stack that its layers
+share. So RWKV-7 passes on the values of its first layer, and HGRN2 reads a
+table of all layers' lower bounds:
+
+    def init_shared(self, x, depth, param):
+      logits = param("bounds", nn.initializers.zeros, (depth, self.width))
+      return {"bounds": jnp.cumsum(jax.nn.softmax(logits, 0), 0)}
+
+What is random in a call draws from a stream of Flax (`self.make_rng`), and is
+off where `self.has_rng` says that no key was given. Every layer has its own
+keys and its own variables of every collection, scanned layers too.
+
 All checks look at shapes and dtypes alone: they run while a model is traced,
 and leave nothing in its program.
 """
 
+import difflib
 import inspect
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-__all__ = ["ContractError", "mix", "mix_channels", "zero_state"]
+__all__ = [
+  "ContractError",
+  "asks_for",
+  "initial_shared",
+  "mix",
+  "mix_in_stack",
+  "zero_state",
+]
 
 MIXER = (
   "a mixer is mixer(x, state=None, *, segment_ids=None) -> (y, state), with y "
   "[B, L, D] like x, and init_state(batch_size)"
 )
-MLP = "a channel mixer is mlp(x) -> y, with y [B, L, D] like x"
+MLP = (
+  "a channel mixer has the call of a mixer, or is mlp(x) -> y, with y "
+  "[B, L, D] like x"
+)
+SHARED = (
+  "a mixer that takes `shared` returns (y, state, shared), with the names, "
+  "shapes and dtypes that init_shared(x, depth, param) makes"
+)
+
+# What a mixer gets from the stack if its call has a keyword of that name.
+EXTRAS = ("layer", "depth", "shared")
 
 
 class ContractError(ValueError):
   """A module is not a mixer, or not a channel mixer; one line says why."""
 
 
+class _Shared(dict[str, Any]):
+  """Shared values; a name that is not there is an error in one line."""
+
+  def __missing__(self, name: str) -> Any:
+    near = difflib.get_close_matches(name, self, 1, 0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"known are {sorted(self)}"
+    raise ContractError(f"no shared value {name!r}; {hint}: {SHARED}")
+
+
+def asks_for(module: nn.Module) -> frozenset[str]:
+  """The names of `EXTRAS` that the call of a module has as keywords."""
+  call = getattr(module, "__call__", None)  # noqa: B004
+  if call is None:
+    return frozenset()
+  return frozenset(EXTRAS) & set(inspect.signature(call).parameters)
+
+
 def mix(
   mixer: nn.Module, x: jax.Array, state: Any, segment_ids: jax.Array | None
 ) -> tuple[jax.Array, Any]:
-  """Calls a sequence mixer.
+  """Calls a sequence mixer on its own, outside of a stack.
 
   Args:
     mixer: Bound to a scope.
@@ -41,40 +106,135 @@ def mix(
   Raises:
     ContractError: The mixer breaks the contract; names its class.
   """
+  return mix_in_stack(mixer, x, state, segment_ids, {})[:2]
+
+
+def mix_in_stack(
+  mixer: nn.Module,
+  x: jax.Array,
+  state: Any,
+  segment_ids: jax.Array | None,
+  extras: Mapping[str, Any],
+  contract: str = MIXER,
+) -> tuple[jax.Array, Any, dict[str, jax.Array]]:
+  """Calls a mixer or a channel mixer as `mix`, with what a stack knows.
+
+  Args:
+    mixer: Bound to a scope.
+    x: [B, L, D].
+    state: As its `init_state` makes it, or None.
+    segment_ids: [B, L] or None.
+    extras: Values of `EXTRAS`, of which the mixer gets those it asks for.
+    contract: `MIXER` or `MLP`; the latter also takes `mlp(x) -> y`.
+
+  Returns:
+    y [B, L, D], the state, and the shared values.
+
+  Raises:
+    ContractError: As `mix`.
+  """
   name = type(mixer).__name__
-  _check_signature(mixer, MIXER, x, state, segment_ids=segment_ids)
-  result = mixer(x, state, segment_ids=segment_ids)
+  shared = extras.get("shared", {})
+  # `nn.Module` declares no call.
+  call: Any = mixer
+  if contract == MLP and _is_plain(mixer):
+    y = call(x)
+    _check_output(name, y, x, contract)
+    return y, (), shared
+  asked = asks_for(mixer)
+  named = {key: value for key, value in extras.items() if key in asked}
+  if "shared" in named:
+    named["shared"] = _Shared(shared)
+  _check_signature(mixer, contract, x, state, segment_ids=segment_ids, **named)
+  result = call(x, state, segment_ids=segment_ids, **named)
+  wanted = "(y, state, shared)" if "shared" in asked else "(y, state)"
   _require(
-    isinstance(result, tuple | list) and len(result) == 2,
-    f"{name} must return (y, state), got {_describe(result)}: {MIXER}",
+    isinstance(result, tuple | list) and len(result) == 2 + ("shared" in asked),
+    f"{name} must return {wanted}, got {_describe(result)}: "
+    f"{SHARED if 'shared' in asked else contract}",
   )
-  y, after = result
-  _check_output(name, y, x, MIXER)
+  y, after, *rest = result
+  _check_output(name, y, x, contract)
   if hasattr(mixer, "init_state"):
     _check_state(mixer.clone(parent=None), after, x.shape[0])
-  return y, after
-
-
-def mix_channels(mlp: nn.Module, x: jax.Array) -> jax.Array:
-  """Calls a channel mixer: x [B, L, D] to [B, L, D]; raises as `mix`."""
-  _check_signature(mlp, MLP, x)
-  y = mlp(x)
-  _check_output(type(mlp).__name__, y, x, MLP)
-  return y
+  if "shared" in named:
+    shared = _checked_shared(name, rest[0], shared)
+  return y, after, shared
 
 
 def zero_state(mixer: nn.Module, batch_size: int) -> Any:
-  """The zero state of a mixer that is not bound; raises as `mix`."""
+  """The zero state of a mixer that is not bound; raises as `mix`.
+
+  Of a channel mixer `mlp(x) -> y` it is ().
+  """
   name = type(mixer).__name__
+  if not hasattr(mixer, "init_state") and _is_plain(mixer):
+    return ()
   _require(hasattr(mixer, "init_state"), f"{name} has no init_state: {MIXER}")
   # hasattr says so for every field of a module, but mypy cannot know.
   init_state: Any = getattr(mixer, "init_state")  # noqa: B009
   return init_state(batch_size)
 
 
+def initial_shared(
+  modules: list[nn.Module],
+  x: jax.Array,
+  depth: int,
+  param: Callable[..., jax.Array],
+) -> dict[str, jax.Array]:
+  """The shared values before the first layer.
+
+  Args:
+    modules: Mixers and channel mixers that are not bound. Those of one kind
+      declare the same names.
+    x: The stream [B, L, D] before the first layer.
+    depth: The number of layers.
+    param: `param(name, init, shape)` makes a parameter of the stack.
+
+  Raises:
+    ContractError: Two modules declare a name with different shapes or dtypes,
+      or `init_shared` returns something else than arrays by name.
+  """
+  shared: dict[str, jax.Array] = {}
+  for module in modules:
+    init: Any = getattr(module, "init_shared", None)
+    if init is None:
+      continue
+    name = type(module).__name__
+    own = init(x, depth, param)
+    _require(
+      isinstance(own, Mapping)
+      and all(hasattr(v, "shape") for v in own.values()),
+      f"{name}.init_shared must return arrays by name, got {_describe(own)}",
+    )
+    for key, value in own.items():
+      first = shared.setdefault(key, value)
+      _require(
+        _describe(first) == _describe(value),
+        f"{name}.init_shared makes {key!r} as {_describe(value)}, but another "
+        f"layer makes it as {_describe(first)}",
+      )
+  return shared
+
+
 def _require(condition: bool, message: str) -> None:
   if not condition:
     raise ContractError(message)
+
+
+def _binds(module: nn.Module, *given: Any, **named: Any) -> str | None:
+  """Why a module cannot be called with these arguments, or None."""
+  try:
+    inspect.signature(getattr(module, "__call__")).bind(*given, **named)  # noqa: B004,B009
+  except (AttributeError, TypeError) as error:
+    return str(error)
+  return None
+
+
+def _is_plain(module: nn.Module) -> bool:
+  """Whether a module takes x, and neither a state nor segment ids."""
+  takes_more = _binds(module, None, None, segment_ids=None) is None
+  return not takes_more and _binds(module, None) is None
 
 
 def _check_signature(
@@ -84,10 +244,19 @@ def _check_signature(
   name = type(module).__name__
   call: Any = getattr(module, "__call__", None)  # noqa: B004
   _require(call is not None, f"{name} has no __call__: {contract}")
-  try:
-    inspect.signature(call).bind(*given, **named)
-  except TypeError as error:
-    raise ContractError(f"{name}.__call__: {error}: {contract}") from error
+  error = _binds(module, *given, **named)
+  _require(error is None, f"{name}.__call__: {error}: {contract}")
+
+
+def _unpacked(name: str, result: Any, shares: bool, contract: str) -> Any:
+  """What a mixer returned, as a tuple of two or, with `shared`, three."""
+  wanted = "(y, state, shared)" if shares else "(y, state)"
+  _require(
+    isinstance(result, tuple | list) and len(result) == 2 + shares,
+    f"{name} must return {wanted}, got {_describe(result)}: "
+    f"{SHARED if shares else contract}",
+  )
+  return result
 
 
 def _check_output(name: str, y: Any, x: jax.Array, contract: str) -> None:
@@ -127,6 +296,25 @@ def _check_state(mixer: Any, after: Any, batch_size: int) -> None:
       f"{_describe(got)}, but its init_state makes {_describe(expected)}; "
       "they must be alike",
     )
+
+
+def _checked_shared(
+  name: str, after: Any, before: Mapping[str, jax.Array]
+) -> dict[str, jax.Array]:
+  """The shared values that a mixer returned, alike to those it was given."""
+  _require(
+    isinstance(after, Mapping) and set(after) == set(before),
+    f"{name} must return the shared values {sorted(before)}, got "
+    f"{sorted(after) if isinstance(after, Mapping) else _describe(after)}: "
+    f"{SHARED}",
+  )
+  for key, value in before.items():
+    _require(
+      _describe(after[key]) == _describe(value),
+      f"{name} returns the shared value {key!r} as {_describe(after[key])}, "
+      f"but was given {_describe(value)}: {SHARED}",
+    )
+  return dict(after)
 
 
 def _describe(value: Any) -> str:

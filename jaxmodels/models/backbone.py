@@ -1,21 +1,20 @@
-"""The residual backbone: a stack of mixers and channel mixers by name."""
+"""The residual backbone: a stack of mixers and channel mixers."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxmodels.layers import MLPS, RMSNorm
-from jaxmodels.layers.common import check_fields, wide
+from jaxmodels.layers.common import check_fields, check_positive, wide
 from jaxmodels.mixers import MIXERS, contract
-from jaxmodels.mixers.registry import make_mixer, make_mlp, pick
+from jaxmodels.mixers.registry import Entry, is_pair, make_module, pick
+from jaxmodels.models.block import BLOCKS, NORMS, Block, Unbound, make_norm
 from jaxmodels.ops.engine import checks
-from jaxmodels.ops.engine.explicit import place_like
 
-__all__ = ["REMAT", "Backbone", "Block"]
+__all__ = ["REMAT", "Backbone"]
 
 # What the backward pass keeps of a block: all, the results of products with
 # weights, or nothing but its input.
@@ -28,73 +27,8 @@ REMAT = {
 State = Any
 
 
-class Block(nn.Module):
-  """x + mixer(norm(x)), then x + mlp(norm(x)).
-
-  Attributes:
-    width: D.
-    mixer: Name of the sequence mixer.
-    mixer_options: Its fields that differ from the defaults.
-    mlp: Name of the channel mixer; "none" leaves that half out.
-    mlp_options: Its fields that differ from the defaults.
-    output_scale: Factor on the initial weights that write to the stream.
-    axis_name: Mesh axis that L is cut over, inside `shard_map`.
-    dtype: Of the computation; the stream itself is float32 or wider.
-    param_dtype: Of the parameters.
-  """
-
-  width: int
-  mixer: str
-  mixer_options: Mapping[str, Any]
-  mlp: str
-  mlp_options: Mapping[str, Any]
-  output_scale: float
-  axis_name: str | None = None
-  dtype: jnp.dtype = jnp.float32
-  param_dtype: jnp.dtype = jnp.float32
-
-  @nn.compact
-  def __call__(
-    self,
-    x: jax.Array,
-    state: State = None,
-    segment_ids: jax.Array | None = None,
-  ) -> tuple[jax.Array, State]:
-    """[B, L, D] to [B, L, D], and the mixer's state."""
-    mixer = self._mixer(name="mixer")
-    y, state = contract.mix(
-      mixer, self._norm("mixer_norm")(x), state, segment_ids
-    )
-    x = x + place_like(y.astype(x.dtype), x)
-    mlp = make_mlp(self.mlp, self.mlp_options, **self._common(), name="mlp")
-    if mlp is not None:
-      y = contract.mix_channels(mlp, self._norm("mlp_norm")(x))
-      x = x + place_like(y.astype(x.dtype), x)
-    return x, state
-
-  def init_state(self, batch_size: int) -> State:
-    """The mixer's zero state."""
-    return contract.zero_state(self._mixer(parent=None), batch_size)
-
-  def _mixer(self, **scope: Any) -> nn.Module:
-    if self.axis_name is not None:
-      scope["axis_name"] = self.axis_name
-    return make_mixer(self.mixer, self.mixer_options, **self._common(), **scope)
-
-  def _common(self) -> dict[str, Any]:
-    return {
-      "width": self.width,
-      "output_scale": self.output_scale,
-      "dtype": self.dtype,
-      "param_dtype": self.param_dtype,
-    }
-
-  def _norm(self, name: str) -> RMSNorm:
-    return RMSNorm(dtype=self.dtype, param_dtype=self.param_dtype, name=name)
-
-
 class Repeat(nn.Module):
-  """One round of the pattern of mixers: the body of the scan over layers.
+  """One round of the pattern of layers: the body of the scan over layers.
 
   Attributes:
     blocks: Unbound blocks to copy into this scope.
@@ -106,33 +40,78 @@ class Repeat(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x: jax.Array, states: State, segment_ids: jax.Array | None
-  ) -> tuple[jax.Array, State]:
-    """[B, L, D] to [B, L, D], and the states of the round's mixers."""
+    self,
+    carry: tuple[jax.Array, dict[str, jax.Array]],
+    states: State,
+    index: jax.Array | None,
+    segment_ids: jax.Array | None,
+  ) -> tuple[tuple[jax.Array, dict[str, jax.Array]], State]:
+    """Runs the round of that index.
+
+    Args:
+      carry: The stream [B, L, D] and the shared values.
+      states: Those of the round's layers, or None.
+      index: Of the round, or None if no layer asks for its own.
+      segment_ids: [B, L] or None.
+
+    Returns:
+      The carry, and the states.
+    """
+    x, shared = carry
     after = []
     for i, block in enumerate(self.blocks):
       own = _checkpointed(block, self.remat, f"block_{i}", in_scan=True)
-      x, state = own(x, None if states is None else states[i], segment_ids)
+      before = None if states is None else states[i]
+      layer = None if index is None else index * len(self.blocks) + i
+      x, state, shared = own(x, before, segment_ids, shared, layer)
       after.append(state)
-    return x, tuple(after)
+    return (x, shared), tuple(after)
 
 
 class Backbone(nn.Module):
-  """A pre-norm residual stack (Xiong et al. 2020, arXiv:2002.04745).
+  """A residual stack of mixers and channel mixers.
 
-  Layer i has the mixer `mixers[i mod len(mixers)]`, so that a hybrid is a
-  list of names. What writes to the stream starts smaller by
-  1 / sqrt(writes in the stack), as in GPT-2 (Radford et al. 2019), so that
-  the stream's size does not grow with depth. The stream is kept in float32 or
-  wider: rounding it to bfloat16 at every write would lose small ones.
+  Layer i has the mixer `mixers[i mod len(mixers)]`, and likewise the channel
+  mixer, so that a hybrid is a list. An entry of the list is
+
+  - an unbound module: `GLA(width=256, heads=8)`, or one of a class of your own.
+    The model sets its width, dtypes, output_scale and axis_name;
+  - a name of `MIXERS` or `MLPS`: "gla";
+  - a name and fields that differ from its defaults: ("gla", {"heads": 8}).
+
+  All three give the same parameters. `jaxmodels.mixers.contract` says what a
+  mixer and a channel mixer are, and what they may know of their place in the
+  stack and pass on from layer to layer.
+
+  The layout of a layer is, with norms N of their own,
+
+  - "pre_norm": x + mixer(N(x)), then x + mlp(N(x)), and N at the end of the
+    stack (Xiong et al. 2020, arXiv:2002.04745): nearly all models of today;
+  - "post_norm": N(x + mixer(x)), then N(x + mlp(x)): the first Transformers
+    (Vaswani et al. 2017, arXiv:1706.03762) and BERT;
+  - "parallel": x + mixer(N(x)) + mlp(N(x)) with one N, and N at the end: GPT-J
+    and PaLM (Chowdhery et al. 2022, arXiv:2204.02311).
+
+  Norm "layer" is for RWKV and GPT-2, "rms" for the others; `norm_epsilon` is
+  1e-5 in the published RWKV, Mamba and Mamba-2. RWKV needs `input_norm`.
+
+  What writes to the stream starts smaller by 1 / sqrt(writes in the stack), as
+  in GPT-2 (Radford et al. 2019), so that the stream's size does not grow with
+  depth. The stream is kept in float32 or wider: rounding it to bfloat16 at
+  every write would lose small ones.
+
+  `scan_layers` needs a pattern that repeats: the depth must be a multiple of
+  the least common multiple of len(mixers) and the number of channel mixers.
 
   Attributes:
     width: D.
-    depth: Number of layers; with `scan_layers` a multiple of len(mixers).
-    mixers: Names of mixers, repeated to the depth.
-    mixer_options: For each name, fields that differ from its defaults.
-    mlp: Name of the channel mixer of every layer.
-    mlp_options: Its fields that differ from the defaults.
+    depth: Number of layers.
+    mixers: The sequence mixers, repeated to the depth.
+    mixer_options: For each name in `mixers`, fields that differ from its
+      defaults.
+    mlp: The channel mixer of every layer, or a tuple of them, repeated to the
+      depth; "none" leaves that half of a layer out.
+    mlp_options: Fields of those channel mixers that are names.
     scan_layers: Whether to scan over repeats of the pattern: the program is
       compiled for one round, parameters and states are stacked along a first
       axis. Else each layer has parameters of its own.
@@ -142,19 +121,27 @@ class Backbone(nn.Module):
       gives its piece of x and of the ids, and the whole state.
     dtype: Of the computation.
     param_dtype: Of the parameters.
+    layout: "pre_norm", "post_norm" or "parallel".
+    norm: "rms" or "layer": the norms of the stack; mixers have their own.
+    norm_epsilon: What is added inside the root of these norms.
+    input_norm: Whether to norm x before the first layer.
   """
 
   width: int
   depth: int
-  mixers: tuple[str, ...]
+  mixers: tuple[Entry, ...]
   mixer_options: Mapping[str, Mapping[str, Any]] = nn.FrozenDict()
-  mlp: str = "gated_mlp"
+  mlp: Entry | tuple[Entry, ...] = "gated_mlp"
   mlp_options: Mapping[str, Any] = nn.FrozenDict()
   scan_layers: bool = False
   remat: str = "none"
   axis_name: str | None = None
   dtype: jnp.dtype = jnp.float32
   param_dtype: jnp.dtype = jnp.float32
+  layout: str = "pre_norm"
+  norm: str = "rms"
+  norm_epsilon: float = 1e-6
+  input_norm: bool = False
 
   @nn.compact
   def __call__(
@@ -172,105 +159,205 @@ class Backbone(nn.Module):
       segment_ids: [B, L] integers, a run of equal ids per segment, or None.
 
     Returns:
-      The normed stream [B, L, D], and the state: a tuple with one entry a
-      layer, or with `scan_layers` one a mixer of the pattern, stacked over
-      the repeats.
+      The normed stream [B, L, D], and the state: a tuple with one entry per
+      layer, or with `scan_layers` one per layer of the pattern, stacked over
+      the repeats. An entry is the pair of the mixer's state and the channel
+      mixer's, which is () for one without a state.
+
+    Raises:
+      ValueError: A field, x, the state or a mixer is wrong; one line names it.
     """
-    self._check()
+    blocks = self._blocks()
     checks.shape("Backbone", "x", x, (None, None, self.width), "[B, L, width]")
     x = x.astype(wide(self.dtype))
-    if self.scan_layers:
-      x, state = self._scan(x, state, segment_ids)
-    else:
-      x, state = self._unrolled(x, state, segment_ids)
-    norm = RMSNorm(dtype=self.dtype, param_dtype=self.param_dtype, name="norm")
-    return norm(x), state
+    if self.input_norm:
+      x = make_norm(self, "input_norm", x.dtype)(x)
+    modules = _modules(blocks[: self.depth])
+    shared = contract.initial_shared(modules, x, self.depth, self._memo())
+    run = self._scan if self.scan_layers else self._unrolled
+    x, state = run(blocks, x, state, segment_ids, shared)
+    if self.layout == "post_norm":
+      return x.astype(self.dtype), state
+    return make_norm(self, "norm")(x), state
 
   def _unrolled(
-    self, x: jax.Array, states: State, segment_ids: jax.Array | None
+    self,
+    blocks: Sequence[Block],
+    x: jax.Array,
+    states: State,
+    segment_ids: jax.Array | None,
+    shared: dict[str, jax.Array],
   ) -> tuple[jax.Array, State]:
     _check_entries(states, self.depth)
     after = []
-    for i, block in enumerate(self._blocks(self.depth)):
+    for i in range(self.depth):
+      block = blocks[i % len(blocks)].clone(layer=i)
       own = _checkpointed(block, self.remat, f"layer_{i}", in_scan=False)
-      x, state = own(x, None if states is None else states[i], segment_ids)
+      before = None if states is None else states[i]
+      x, state, shared = own(x, before, segment_ids, shared)
       after.append(state)
     return x, tuple(after)
 
   def _scan(
-    self, x: jax.Array, state: State, segment_ids: jax.Array | None
+    self,
+    blocks: tuple[Block, ...],
+    x: jax.Array,
+    state: State,
+    segment_ids: jax.Array | None,
+    shared: dict[str, jax.Array],
   ) -> tuple[jax.Array, State]:
-    _check_entries(state, len(self.mixers))
+    _check_entries(state, len(blocks))
     # True stands for every name: whatever variables and random streams mixers
     # use, each layer has its own, as in the unrolled stack.
     scanned = nn.scan(
       Repeat,
       variable_axes={True: 0},
       split_rngs={True: True},
-      in_axes=(0, nn.broadcast),
-      length=self._repeats(),
+      in_axes=(0, 0, nn.broadcast),
+      length=self._repeats(blocks),
     )
-    blocks = self._blocks(len(self.mixers))
-    return scanned(blocks, self.remat, name="repeats")(x, state, segment_ids)
+    asked = any("layer" in contract.asks_for(m) for m in _modules(blocks))
+    index = jnp.arange(self._repeats(blocks)) if asked else None
+    repeats = scanned(blocks, self.remat, name="repeats")
+    (x, _), state = repeats((x, shared), state, index, segment_ids)
+    return x, state
 
   def init_state(self, batch_size: int) -> State:
     """The zero state of every mixer; each leaf has a buffer of its own."""
+    blocks = self._blocks()
     if not self.scan_layers:
-      blocks = self._blocks(self.depth)
-      return _distinct(tuple(b.init_state(batch_size) for b in blocks))
-    repeats = self._repeats()
+      layers = [blocks[i % len(blocks)] for i in range(self.depth)]
+      return _distinct(tuple(b.init_state(batch_size) for b in layers))
+    repeats = self._repeats(blocks)
     return jax.tree.map(
       lambda leaf: jnp.repeat(jnp.asarray(leaf)[None], repeats, 0),
-      tuple(b.init_state(batch_size) for b in self._blocks(len(self.mixers))),
+      tuple(b.init_state(batch_size) for b in blocks),
     )
 
-  def _repeats(self) -> int:
+  def _repeats(self, blocks: Sequence[Block]) -> int:
+    period = len(blocks)
+    pattern = f"len(mixers) = {len(self.mixers)}"
+    if period != len(self.mixers):
+      pattern = f"{period}, the layers after which mixers and mlp repeat"
     checks.require(
-      self.depth % len(self.mixers) == 0,
-      "Backbone: with scan_layers, depth must be a multiple of "
-      f"len(mixers) = {len(self.mixers)}, got {self.depth}",
+      self.depth % period == 0,
+      f"Backbone: with scan_layers, depth must be a multiple of {pattern}, got "
+      f"{self.depth}",
     )
-    return self.depth // len(self.mixers)
+    return self.depth // period
 
-  def _blocks(self, count: int) -> tuple[Block, ...]:
-    """The first `count` layers, not bound to a scope."""
+  def _blocks(self) -> tuple[Block, ...]:
+    """The layers of the pattern, not bound to a scope."""
     self._check()
-    writes = self.depth * (1 if self.mlp == "none" else 2)
+    mlps = self._mlps()
+    writes = self.depth + sum(
+      not _is_none(mlps[i % len(mlps)]) for i in range(self.depth)
+    )
+    common: dict[str, Any] = {
+      "width": self.width,
+      "output_scale": 1 / math.sqrt(writes),
+      "dtype": self.dtype,
+      "param_dtype": self.param_dtype,
+    }
+    if self.axis_name is not None:
+      common["axis_name"] = self.axis_name
+
+    def made(kind: str, entry: Entry, options: Mapping[str, Any]) -> Any:
+      module = make_module(kind, entry, options, common)
+      return None if module is None else Unbound(module)
+
+    mixers = [made("mixer", e, self._options_of(e)) for e in self.mixers]
+    channel = [made("mlp", e, self._mlp_options_of(e)) for e in mlps]
     return tuple(
       Block(
-        width=self.width,
-        mixer=mixer,
-        mixer_options=self.mixer_options.get(mixer, {}),
-        mlp=self.mlp,
-        mlp_options=self.mlp_options,
-        output_scale=1 / math.sqrt(writes),
-        axis_name=self.axis_name,
+        mixer=mixers[i % len(mixers)],
+        mlp=channel[i % len(channel)],
+        layout=self.layout,
+        norm=self.norm,
+        norm_epsilon=self.norm_epsilon,
+        depth=self.depth,
+        layer=None,
         dtype=self.dtype,
         param_dtype=self.param_dtype,
         parent=None,
       )
-      for mixer in (self.mixers[i % len(self.mixers)] for i in range(count))
+      for i in range(math.lcm(len(mixers), len(mlps)))
     )
+
+  def _mlps(self) -> tuple[Entry, ...]:
+    """The channel mixers of the pattern: one, or the tuple's."""
+    if isinstance(self.mlp, str | nn.Module) or is_pair(self.mlp):
+      return (self.mlp,)
+    checks.require(
+      isinstance(self.mlp, tuple | list) and len(self.mlp) > 0,
+      f"Backbone: mlp must be an entry or a tuple of entries, got {self.mlp!r}",
+    )
+    return tuple(self.mlp)
+
+  def _options_of(self, entry: Entry) -> Mapping[str, Any]:
+    name = entry[0] if is_pair(entry) else entry
+    return self.mixer_options.get(name, {}) if isinstance(name, str) else {}
+
+  def _mlp_options_of(self, entry: Entry) -> Mapping[str, Any]:
+    # Of a pattern, "none" takes none; alone it refuses them.
+    alone = len(self._mlps()) == 1
+    return {} if _is_none(entry) and not alone else self.mlp_options
+
+  def _memo(self) -> Any:
+    """`param(name, init, shape)`, which makes a parameter of a name once."""
+    made: dict[str, jax.Array] = {}
+
+    def param(name: str, init: Any, shape: tuple[int, ...]) -> jax.Array:
+      if name not in made:
+        made[name] = self.param(f"shared_{name}", init, shape, self.param_dtype)
+      return made[name]
+
+    return param
 
   def _check(self) -> None:
     check_fields(self, "depth")
+    check_positive(self, "norm_epsilon")
     checks.require(
       not isinstance(self.mixers, str),
-      f"Backbone: mixers must be a tuple of names, got {self.mixers!r}",
+      f"Backbone: mixers must be a tuple of names, got {self.mixers!r}: write "
+      f"({self.mixers!r},)",
+    )
+    checks.require(
+      isinstance(self.mixers, tuple | list) and not is_pair(self.mixers),
+      "Backbone: mixers must be a tuple of modules, names or (name, options), "
+      f"got {self.mixers!r}",
     )
     checks.require(len(self.mixers) > 0, "Backbone: mixers must not be empty")
     pick("remat", self.remat, REMAT)
-    for name in (*self.mixers, *self.mixer_options):
+    pick("norm", self.norm, NORMS)
+    pick("layout", self.layout, dict.fromkeys(BLOCKS))
+    for name in self.mixer_options:
       pick("mixer", name, MIXERS)
-    pick("mlp", self.mlp, MLPS)
+
+
+def _is_none(entry: Any) -> bool:
+  """Whether an entry leaves the channel mixer out."""
+  return (entry[0] if is_pair(entry) else entry) == "none"
+
+
+def _modules(blocks: Sequence[Block]) -> list[nn.Module]:
+  """The mixers and channel mixers of some layers."""
+  parts = (part for b in blocks for part in (b.mixer, b.mlp))
+  return [part.module for part in parts if part is not None]
 
 
 def _check_entries(state: State, count: int) -> None:
-  """Checks that a state is a tuple of so many entries."""
+  """Checks that a state is a tuple of so many pairs."""
   checks.require(
-    state is None or (isinstance(state, tuple | list) and len(state) == count),
-    f"Backbone: state must be a tuple of {count} entries, as init_state and a "
-    f"call return it, got {jax.tree.structure(state)}",
+    state is None
+    or (
+      isinstance(state, tuple | list)
+      and len(state) == count
+      and all(isinstance(own, tuple | list) and len(own) == 2 for own in state)
+    ),
+    f"Backbone: state must be a tuple of {count} entries, each a pair of a "
+    "mixer's and a channel mixer's state, as init_state and a call return it, "
+    f"got {jax.tree.structure(state)}",
   )
 
 

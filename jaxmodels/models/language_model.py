@@ -1,5 +1,6 @@
 """The language model: tokens in, logits and a state out."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 
 from jaxmodels.layers import TokenEmbedding
 from jaxmodels.layers.embedding import check_vocabulary
+from jaxmodels.mixers.registry import Entry
 from jaxmodels.models.backbone import Backbone, State
 
 __all__ = ["LanguageModel"]
@@ -32,25 +34,31 @@ class LanguageModel(nn.Module):
     vocab_size: The number of tokens, below 2^31.
     width: D.
     depth: Number of layers.
-    mixers: Names from `jaxmodels.mixers.MIXERS`, repeated to the depth.
+    mixers: Modules, names of `jaxmodels.mixers.MIXERS`, or names with options,
+      repeated to the depth; see `Backbone`.
     mixer_options: For each name, fields that differ from its defaults.
-    mlp: A name from `jaxmodels.layers.MLPS`.
-    mlp_options: Its fields that differ from the defaults.
+    mlp: A module, a name of `jaxmodels.layers.MLPS`, or a name with options;
+      or a tuple of them, repeated to the depth.
+    mlp_options: Fields of those channel mixers that are names.
     tie_embeddings: Whether the way out shares the table of the way in.
-    scan_layers: Whether to scan over repeats of `mixers`.
+    scan_layers: Whether to scan over repeats of the pattern of layers.
     remat: "none", "dots" or "full", see `Backbone`.
     axis_name: Mesh axis that L is cut over, inside `shard_map`; the state is
       the whole sequence's, on every device.
     dtype: Of the computation.
     param_dtype: Of the parameters.
+    layout: "pre_norm", "post_norm" or "parallel", see `Backbone`.
+    norm: "rms" or "layer": the norms of the stack.
+    norm_epsilon: What is added inside the root of these norms.
+    input_norm: Whether to norm the embeddings, as RWKV does.
   """
 
   vocab_size: int
   width: int
   depth: int
-  mixers: tuple[str, ...]
+  mixers: tuple[Entry, ...]
   mixer_options: Mapping[str, Mapping[str, Any]] = nn.FrozenDict()
-  mlp: str = "gated_mlp"
+  mlp: Entry | tuple[Entry, ...] = "gated_mlp"
   mlp_options: Mapping[str, Any] = nn.FrozenDict()
   tie_embeddings: bool = True
   scan_layers: bool = False
@@ -58,6 +66,10 @@ class LanguageModel(nn.Module):
   axis_name: str | None = None
   dtype: jnp.dtype = jnp.float32
   param_dtype: jnp.dtype = jnp.float32
+  layout: str = "pre_norm"
+  norm: str = "rms"
+  norm_epsilon: float = 1e-6
+  input_norm: bool = False
 
   @nn.compact
   def __call__(
@@ -82,7 +94,8 @@ class LanguageModel(nn.Module):
     Raises:
       ValueError: For an unknown name or option (with near matches), a field
         that does not fit, a sequence longer than the `max_length` of full
-        attention, or a mixer that breaks the contract of `jaxmodels.layers`.
+        attention, or a mixer that breaks the contract of
+        `jaxmodels.mixers.contract`.
     """
     check_vocabulary(self)
     embedding = TokenEmbedding(
@@ -104,17 +117,6 @@ class LanguageModel(nn.Module):
     return self._backbone(parent=None).init_state(batch_size)
 
   def _backbone(self, **scope: Any) -> Backbone:
-    return Backbone(
-      width=self.width,
-      depth=self.depth,
-      mixers=self.mixers,
-      mixer_options=self.mixer_options,
-      mlp=self.mlp,
-      mlp_options=self.mlp_options,
-      scan_layers=self.scan_layers,
-      remat=self.remat,
-      axis_name=self.axis_name,
-      dtype=self.dtype,
-      param_dtype=self.param_dtype,
-      **scope,
-    )
+    own = {field.name for field in dataclasses.fields(Backbone) if field.init}
+    fields = {name: getattr(self, name) for name in own - {"parent", "name"}}
+    return Backbone(**fields, **scope)

@@ -70,7 +70,9 @@ def test_mlps(name):
     hidden = plain.silu(plain.dense(p["gate"], x))
     hidden = hidden * plain.dense(p["value"], x)
   wanted = plain.dense(p["output"], hidden)
-  np.testing.assert_allclose(mlp.apply(params, x), wanted, rtol=1e-4, atol=1e-5)
+  y, state = mlp.apply(params, x)
+  np.testing.assert_allclose(y, wanted, rtol=1e-4, atol=1e-5)
+  assert state == mlp.init_state(2) == ()
 
 
 @pytest.mark.parametrize("tied", [True, False])

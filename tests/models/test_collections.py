@@ -1,4 +1,7 @@
-"""Random streams and variables of a mixer survive `scan_layers` and `remat`."""
+"""Random streams and variables of mixers survive `scan_layers` and `remat`.
+
+So do those of channel mixers: each test runs with the noise in either.
+"""
 
 import flax.linen as nn
 import jax
@@ -6,8 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxmodels.layers import MLPS
 from jaxmodels.mixers import MIXERS
 from jaxmodels.models import Backbone
+from tests.models.stacks import Leaky
 
 DEPTH, WIDTH = 4, 6
 X = np.random.default_rng(0).normal(size=(2, 5, WIDTH)).astype(np.float32)
@@ -48,16 +53,24 @@ class Noisy(nn.Module):
 
 @pytest.fixture(autouse=True)
 def registered(monkeypatch):
-  monkeypatch.setitem(MIXERS, "noisy", Noisy)
-  monkeypatch.setitem(MIXERS, "noisy_too", Noisy)
+  for table in (MIXERS, MLPS):
+    monkeypatch.setitem(table, "noisy", Noisy)
+    monkeypatch.setitem(table, "noisy_too", Noisy)
 
 
-def build(scan_layers, remat="none"):
+@pytest.fixture(params=["mixer", "mlp"])
+def part(request):
+  """Which half of every layer is noisy."""
+  return request.param
+
+
+def build(part, scan_layers, remat="none"):
+  noisy = ("noisy", "noisy_too")
   return Backbone(
     WIDTH,
     DEPTH,
-    ("noisy", "noisy_too"),
-    mlp="none",
+    noisy if part == "mixer" else (Leaky(), Leaky()),
+    mlp=noisy if part == "mlp" else "none",
     scan_layers=scan_layers,
     remat=remat,
   )
@@ -87,11 +100,13 @@ def variables_of(model):
 
 
 @pytest.mark.parametrize("remat", ["none", "full"])
-def test_every_collection_is_as_in_the_unrolled_stack(remat):
-  unrolled = variables_of(build(False))
+def test_every_collection_is_as_in_the_unrolled_stack(part, remat):
+  unrolled = variables_of(build(part, False))
   names = ["losses", "stats"]
-  (wanted, _), after = build(False, remat).apply(unrolled, X, mutable=names)
-  model = build(True, remat)
+  (wanted, _), after = build(part, False, remat).apply(
+    unrolled, X, mutable=names
+  )
+  model = build(part, True, remat)
   (y, _), got = model.apply(scanned_from(unrolled), X, mutable=names)
   np.testing.assert_allclose(y, wanted, rtol=1e-5, atol=1e-6)
   after = scanned_from(after)
@@ -103,19 +118,21 @@ def test_every_collection_is_as_in_the_unrolled_stack(remat):
   np.testing.assert_array_equal(again, y)
 
 
-def test_scanned_layers_start_with_variables_of_their_own():
-  shapes = jax.tree.map(jnp.shape, scanned_from(variables_of(build(False))))
-  variables = variables_of(build(True))
+def test_scanned_layers_start_with_variables_of_their_own(part):
+  shapes = jax.tree.map(
+    jnp.shape, scanned_from(variables_of(build(part, False)))
+  )
+  variables = variables_of(build(part, True))
   assert jax.tree.map(jnp.shape, variables) == shapes
   for block in variables["frozen"]["repeats"].values():
-    features = block["mixer"]["features"]
+    features = block[part]["features"]
     assert np.abs(features[0] - features[1]).max() > 0.1
 
 
 @pytest.mark.parametrize("scan_layers", [False, True])
 @pytest.mark.parametrize("stream", ["dropout", "noise"])
-def test_each_layer_draws_from_each_stream(scan_layers, stream):
-  model = build(scan_layers)
+def test_each_layer_draws_from_each_stream(part, scan_layers, stream):
+  model = build(part, scan_layers)
   variables = variables_of(model)
   rngs = {stream: jax.random.key(1)}
   (y, _), sown = model.apply(variables, X, rngs=rngs, mutable=["masks"])
@@ -128,13 +145,13 @@ def test_each_layer_draws_from_each_stream(scan_layers, stream):
 
 
 @pytest.mark.parametrize("scan_layers", [False, True])
-def test_rematerialised_layers_draw_what_they_drew(scan_layers):
-  variables = variables_of(build(scan_layers))
+def test_rematerialised_layers_draw_what_they_drew(part, scan_layers):
+  variables = variables_of(build(part, scan_layers))
   params = variables.pop("params")
 
   def slopes(remat):
     def loss(params):
-      y, _ = build(scan_layers, remat).apply(
+      y, _ = build(part, scan_layers, remat).apply(
         {"params": params, **variables}, X, rngs={"dropout": jax.random.key(1)}
       )
       return jnp.sum(y[..., 0])

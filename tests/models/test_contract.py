@@ -183,6 +183,73 @@ def test_a_channel_mixer_that_breaks_the_contract_is_named(
     jax.eval_shape(model.init, jax.random.key(0), TOKENS)
 
 
+class GrowingMLP(Fields):
+  def __call__(self, x, state=None, *, segment_ids=None):
+    return x, jnp.zeros((2, 2 + x.shape[1]))
+
+
+class OnlyYMLP(Fields):
+  def __call__(self, x, state=None, *, segment_ids=None):
+    return x
+
+
+class StatelessMLP(nn.Module):
+  width: int
+  output_scale: float
+  dtype: jnp.dtype
+  param_dtype: jnp.dtype
+
+  def __call__(self, x, state=None, *, segment_ids=None):
+    return x, ()
+
+
+@pytest.mark.parametrize("scan_layers", [False, True])
+@pytest.mark.parametrize(
+  ("mlp", "match"),
+  [
+    (GrowingMLP, r"GrowingMLP returns a state .* but its init_state makes"),
+    (OnlyYMLP, r"OnlyYMLP must return \(y, state\), got float32\[2, 3, 4\]: "),
+    (StatelessMLP, r"StatelessMLP has no init_state: "),
+  ],
+)
+def test_a_channel_mixer_with_a_state_has_the_contract_of_a_mixer(
+  monkeypatch, mlp, match, scan_layers
+):
+  monkeypatch.setitem(MLPS, "own", mlp)
+  model = LanguageModel(5, 4, 1, ("own",), mlp="own", scan_layers=scan_layers)
+  monkeypatch.setitem(MIXERS, "own", Fields)
+  with pytest.raises(ValueError, match=match):
+    jax.eval_shape(model.init, jax.random.key(0), TOKENS, model.init_state(2))
+
+
+@pytest.mark.parametrize("scan_layers", [False, True])
+def test_a_channel_mixer_may_be_a_plain_function_of_x(scan_layers):
+  class Plain(nn.Module):
+    width: int = 0
+    output_scale: float = 1.0
+    dtype: jnp.dtype = jnp.float32
+    param_dtype: jnp.dtype = jnp.float32
+
+    def __call__(self, x):
+      return 2 * x
+
+  class Pair(Plain):
+    def __call__(self, x, state=None, *, segment_ids=None):
+      return 2 * x, ()
+
+    def init_state(self, batch_size):
+      return ()
+
+  results = []
+  for mlp in (Plain(), Pair()):
+    model = LanguageModel(5, 4, 2, ("s5",), mlp=mlp, scan_layers=scan_layers)
+    params = jax.jit(model.init)(jax.random.key(0), TOKENS)
+    results.append(jax.jit(model.apply)(params, TOKENS, model.init_state(2)))
+  assert jax.tree.structure(results[0]) == jax.tree.structure(results[1])
+  for a, b in zip(*map(jax.tree.leaves, results), strict=True):
+    np.testing.assert_array_equal(a, b)
+
+
 @pytest.mark.parametrize("scan_layers", [False, True])
 def test_a_state_of_another_depth_is_refused(scan_layers):
   options = {"s5": {"state_width": 4}, "gla": {"heads": 2}}

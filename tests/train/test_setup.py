@@ -1,17 +1,21 @@
 """A run resumes only on the data that it began with."""
 
+import copy
 import dataclasses
 import shutil
+import types
 
 import numpy as np
 import pytest
 
-from tests.train import tiny
+from tests.train import hybrid, tiny
 from train import __main__ as command
 from train.command import main_with_errors
+from train.config import serialize
 from train.data import Text, digest
 from train.errors import UserError
 from train.loop import run
+from train.setup import _refuse_changes
 
 
 def make_corpus(folder):
@@ -175,3 +179,18 @@ def test_large_data_are_read_at_even_distances():
   assert len(asked) == 1024 and asked[0] == 0 and asked[-1] == 9_999_999
   gaps = np.diff(asked)
   assert gaps.min() > 9_000 and gaps.max() < 10_000
+
+
+def test_a_field_that_is_newer_than_a_run_has_its_default():
+  """Runs that were saved before `LanguageModel` had layouts resume."""
+  config = hybrid.get_config()
+  document = serialize.to_json(config)
+  older = copy.deepcopy(document)
+  for name in ("layout", "norm", "norm_epsilon", "input_norm"):
+    del older["model"][name]
+  snapshot = types.SimpleNamespace(config=older, step=0)
+  _refuse_changes(snapshot, document, config, "run")
+  other = copy.deepcopy(document)
+  other["model"]["layout"] = "parallel"
+  with pytest.raises(UserError, match=r"layout was 'pre_norm' and is 'parall"):
+    _refuse_changes(snapshot, other, config, "run")

@@ -210,11 +210,13 @@ def _check_optimizer(optimizer: Optimizer) -> None:
 
 def _check_model(value: Any, prefix: str) -> None:
   """Checks sizes and dtypes among the fields of a model, inner ones too."""
+  if isinstance(value, tuple | list):
+    value = dict(enumerate(value))
   is_mapping = isinstance(value, Mapping)
   fields = value if is_mapping else serialize.config_fields(value)
   for name, inner in fields.items():
     key = f"{prefix}.{name}"
-    if isinstance(inner, Mapping) or serialize.is_config(inner):
+    if isinstance(inner, Mapping | tuple | list) or serialize.is_config(inner):
       _check_model(inner, key)
     if isinstance(inner, int):
       _check(abs(inner) <= MOST, key, inner, f"at most {MOST}")

@@ -126,7 +126,12 @@ def _from_json(document: Any, trusted: Collection[str]) -> Any:
 
 
 def flatten(document: Any, prefix: str = "config") -> dict[str, Any]:
-  """Returns the leaves of a JSON config by dotted path."""
+  """Returns the leaves of a JSON config by dotted path.
+
+  A list is a leaf unless it holds objects, such as modules.
+  """
+  if isinstance(document, list) and any(isinstance(x, dict) for x in document):
+    document = {str(i): entry for i, entry in enumerate(document)}
   if not isinstance(document, dict) or not document:
     return {prefix: document}
   flat: dict[str, Any] = {}

@@ -25,21 +25,12 @@ AXES = ("data", "fsdp", "sequence")
 # Sequences and tokens of arrays [B, L].
 BATCH = PartitionSpec(("data", "fsdp"), "sequence")
 
-# Paths of what is looked up by tokens, or scores them.
+# Paths of what is looked up by tokens, or scores them. Vocabularies divide
+# badly, and are large: so the channels of these are cut.
 TABLES = r"(^|/)(table|readout|embedding)$"
 
-# Mesh axes of a parameter's last dimensions, by the end of its path; the first
-# that fits counts, and what none fits is whole on every device. Dimensions in
-# front (layers under a scan) are never cut. Of each matrix the input is cut,
-# which is the model's width or a multiple of it, of convolutions and
-# embeddings the channels: vocabularies divide badly.
-RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
-  (TABLES, (None, "fsdp")),
-  (r"convolution/kernel$", (None, "fsdp")),
-  (r"/kernel$", ("fsdp", None)),
-  (r"mixer/B$", (None, None, "fsdp")),
-  (r"mixer/C$", (None, "fsdp", None)),
-)
+# Paths inside a scan over layers, whose parameters have a layer axis in front.
+STACKED = r"(^|/)repeats/"
 
 
 def make_mesh(
@@ -82,17 +73,22 @@ def partition(
     sizes: Devices along each mesh axis.
 
   Returns:
-    As `RULES` say; no axis where it does not divide its dimension.
+    "fsdp" along the larger of the last two axes that it divides (the first of
+    equal ones); along the last of a table of tokens. Vectors are whole on
+    every device, and so is what "fsdp" does not divide. Axes in front, such as
+    the layers under a scan, are never cut: a scan reads one layer at a time.
   """
-  for pattern, axes in RULES:
-    if re.search(pattern, path) and len(shape) >= len(axes):
-      lead = len(shape) - len(axes)
-      cut = (
-        axis if axis and size % sizes[axis] == 0 else None
-        for axis, size in zip(axes, shape[lead:], strict=True)
-      )
-      return PartitionSpec(*(None,) * lead, *cut)
-  return PartitionSpec()
+  lead = max(len(shape) - 2, int(re.search(STACKED, path) is not None))
+  if len(shape) - lead < 2:
+    return PartitionSpec()
+  first = len(shape) - 1 if re.search(TABLES, path) else lead
+  axes = [i for i in range(first, len(shape)) if not shape[i] % sizes["fsdp"]]
+  if not axes:
+    return PartitionSpec()
+  cut = max(axes, key=lambda i: shape[i])
+  return PartitionSpec(
+    *("fsdp" if i == cut else None for i in range(len(shape)))
+  )
 
 
 def shardings(mesh: jax.sharding.Mesh, state: Any) -> Any:

@@ -5,6 +5,9 @@ import os
 import jax.numpy as jnp
 import pytest
 
+from jaxmodels.layers import GatedMLP
+from jaxmodels.mixers import GLA
+from jaxmodels.models import LanguageModel
 from tests.train import tiny
 from train.config import Mesh, command_line, overrides, serialize
 from train.config import schema as config_lib
@@ -41,6 +44,97 @@ def test_overrides_reach_every_depth_and_keep_their_types():
   assert config.debug is True
   # A string is what it says; only an optional key can be None.
   assert config.sample.prompt == "None"
+
+
+def stacked(**fields):
+  mixers = (GLA(16, heads=2), ("gla", {"heads": 1}), "gla")
+  model = LanguageModel(257, 16, 3, mixers, mlp=GatedMLP(16, 8))
+  return dataclasses.replace(tiny.get_config(), model=model, **fields)
+
+
+def test_overrides_reach_into_tuples_and_modules():
+  config = overrides.override(
+    stacked(),
+    [
+      "--config.model.mixers.0.heads=4",
+      "--config.model.mixers.0.chunk_size=8",
+      "--config.model.mixers.0.dtype=bfloat16",
+      "--config.model.mixers.1.1.heads=2",
+      "--config.model.mixers.1.1.gate_rank=3",
+      "--config.model.mixers.2=kda",
+      "--config.model.mlp.hidden=24",
+      "--config.optimizer.decay_names=kernel,memory",
+    ],
+  )
+  first, second, third = config.model.mixers
+  assert (first.heads, first.chunk_size, first.width) == (4, 8, 16)
+  assert first.dtype is jnp.bfloat16
+  assert second == ("gla", {"heads": 2, "gate_rank": 3})
+  assert third == "kda"
+  assert config.model.mlp.hidden == 24
+  assert config.optimizer.decay_names == ("kernel", "memory")
+  # What no word names stays the same object.
+  assert config.data is not None and config.mesh == Mesh()
+
+
+def test_a_whole_tuple_may_be_replaced_and_then_changed():
+  words = [
+    "--config.model.mixers=('gla', ('kda', {'heads': 2}))",
+    "--config.model.mixers.1.1.heads=4",
+    "--config.model.mlp=mlp,none",
+  ]
+  model = overrides.override(stacked(), words).model
+  assert model.mixers == ("gla", ("kda", {"heads": 4}))
+  assert model.mlp == ("mlp", "none")
+  words = ["--config.model.mixers=gla,kda", "--config.model.mlp=none"]
+  model = overrides.override(stacked(), words).model
+  assert (model.mixers, model.mlp) == (("gla", "kda"), "none")
+
+
+@pytest.mark.parametrize(
+  ("word", "parts"),
+  [
+    ("mixers.0.heds=4", ["mixers.0.heds;", "mean config.model.mixers.0.heads"]),
+    ("mixers.0.heads=a", ["config.model.mixers.0.heads=a", "must be int"]),
+    ("mixers.3.heads=4", ["mixers.3.heads;", "config.model.mixers.0.heads"]),
+    ("mixers.2.heads=4", ["mixers.2.heads;", "config.model.mixers.0.heads"]),
+    ("mixers.0.parent=4", ["unknown key config.model.mixers.0.parent"]),
+    ("mixers=(1,)", ["a mixer is a module, a name or (name, options), got 1"]),
+    ("mixers=", ["mixer ''"]),
+  ],
+)
+def test_a_typo_in_a_tuple_names_its_neighbours(word, parts):
+  with pytest.raises((UserError, ValueError)) as error:
+    model = overrides.override(stacked(), [f"--config.model.{word}"]).model
+    model.init_state(1)
+  assert "\n" not in str(error.value)
+  for part in parts:
+    assert part in str(error.value)
+
+
+@pytest.mark.parametrize(
+  ("word", "part"),
+  [
+    ("mixers.0.dtype=int32", "config.model.mixers.0.dtype is"),
+    ("mixers.1.1.heads=99999999999", "config.model.mixers.1.1.heads is 999"),
+  ],
+)
+def test_values_in_tuples_are_checked(word, part):
+  config = overrides.override(stacked(), [f"--config.model.{word}"])
+  with pytest.raises(UserError) as error:
+    config_lib.validate(config, vocab_size=257)
+  assert part in str(error.value)
+
+
+def test_modules_survive_the_round_trip():
+  config = stacked()
+  document = json.loads(json.dumps(serialize.to_json(config)))
+  again = serialize.from_json(document)
+  assert again.model == config.model
+  other = overrides.override(config, ["--config.model.mixers.0.heads=4"])
+  assert serialize.difference(document, serialize.to_json(other)) == {
+    "config.model.mixers.0.heads": (2, 4)
+  }
 
 
 def test_options_may_be_new_since_the_module_checks_them():

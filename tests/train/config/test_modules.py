@@ -102,6 +102,48 @@ def test_a_mixer_of_a_config_is_found_by_later_commands(
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.parametrize("scan_layers", [False, True])
+def test_a_mixer_of_a_config_may_be_a_module_without_a_name(
+  folder, tmp_path, capsys, scan_layers
+):
+  path, workdir = folder / "mine.py", f"--workdir={tmp_path / 'run'}"
+  text = path.read_text().replace('MIXERS["mine"] = Mine', "")
+  text = text.replace(
+    'mixers=("mine",)',
+    f"mixers=(Mine(8), Mine(8, heads=2)), scan_layers={scan_layers}",
+  )
+  text = text.replace("depth=1", "depth=2").replace(
+    "warmup_steps=1", "warmup_steps=1, decay_steps=5"
+  )
+  path.write_text(text)
+  words = (f"--config={path}", workdir, "--config.model.mixers.0.heads=4")
+  assert main_with_errors(train_command._run, words) == 0
+  with open(tmp_path / "run" / "config.json") as file:
+    saved_mixers = json.load(file)["model"]["mixers"]
+  assert [m["$class"] for m in saved_mixers] == ["mine:Mine"] * 2
+  assert [m["heads"] for m in saved_mixers] == [4, 2]
+  capsys.readouterr()
+  for command, *own in (
+    (generate._run, workdir, "--prompt=a", "--length=2"),
+    (evaluate._run, workdir),
+  ):
+    forget(folder)
+    assert main_with_errors(command, own) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and f"--trust={path}" in error
+    assert "names the class 'mine:Mine'" in error
+    assert main_with_errors(command, (*own, f"--trust={path}")) == 0
+    assert capsys.readouterr().err == ""
+  # The same command goes on; another entry is another run.
+  forget(folder)
+  longer = (*words, "--config.steps=2")
+  assert main_with_errors(train_command._run, longer) == 0
+  assert "resum" in capsys.readouterr().out
+  assert main_with_errors(train_command._run, (*longer[:2], longer[3])) == 2
+  error = capsys.readouterr().err
+  assert "config.model.mixers.0.heads was 4 and is 1" in error
+
+
 def test_classes_of_a_config_are_found_from_any_directory(
   folder, tmp_path, monkeypatch
 ):

@@ -15,7 +15,7 @@ from tests.train import tiny
 from train import checkpoint
 from train.config import Mesh
 from train.data import Batches
-from train.devices.mesh import check_pieces, make_mesh, shardings
+from train.devices.mesh import check_pieces, make_mesh, partition, shardings
 from train.devices.strategy import make_strategy
 from train.errors import CheckError, UserError
 from train.loop import run
@@ -212,3 +212,32 @@ def test_debug_names_what_is_wrong_on_a_mesh_too(sizes):
   batch["inputs"][5, 11] = 10_000  # Beyond the vocabulary: read as NaN.
   with pytest.raises(CheckError, match="must be finite"):
     strategy.step(state, strategy.batch(batch))
+
+
+@pytest.mark.parametrize(
+  ("path", "shape", "spec"),
+  [
+    ("params/mixer/memory", (4096, 64), ("fsdp", None)),
+    ("params/mixer/memory", (64, 4096), (None, "fsdp")),
+    ("params/mixer/memory", (64, 64), ("fsdp", None)),
+    # The larger axis is cut that the devices divide.
+    ("params/mixer/memory", (4095, 64), (None, "fsdp")),
+    ("params/mixer/memory", (4095, 63), ()),
+    ("params/mixer/memory", (4096,), ()),
+    ("params/mixer/memory", (8, 12, 64), (None, None, "fsdp")),
+    # Layers under a scan are never cut.
+    (
+      "params/backbone/repeats/block_0/mixer/C",
+      (64, 8, 4),
+      (None, "fsdp", None),
+    ),
+    ("params/backbone/repeats/block_0/mixer/bias", (64, 8), ()),
+    ("params/backbone/layer_0/mixer/C", (64, 8), ("fsdp", None)),
+    # Of tables the channels: vocabularies are larger, and divide badly.
+    ("params/embedding/table", (4096, 64), (None, "fsdp")),
+    ("params/embedding/readout", (4096, 63), ()),
+  ],
+)
+def test_parameters_are_cut_by_shape(path, shape, spec):
+  for name in (path, f"opt_state/0/mu/{path}"):
+    assert partition(name, shape, {"fsdp": 4}) == PartitionSpec(*spec)

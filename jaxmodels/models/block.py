@@ -1,0 +1,127 @@
+"""One layer of a stack: a mixer and a channel mixer around the stream."""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxmodels.layers import LayerNorm, RMSNorm
+from jaxmodels.mixers import contract
+from jaxmodels.ops.engine.explicit import place_like
+
+__all__ = ["BLOCKS", "NORMS", "Block", "Unbound", "make_norm"]
+
+NORMS = {"rms": RMSNorm, "layer": LayerNorm}
+BLOCKS = ("pre_norm", "post_norm", "parallel")
+
+State = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Unbound:
+  """Holds a module in a field: Linen would bind a module itself."""
+
+  module: nn.Module
+
+  def bind(self, parent: nn.Module, name: str) -> nn.Module:
+    """A copy in the scope of `parent`."""
+    return self.module.clone(parent=parent, name=name)
+
+
+def make_norm(
+  like: Any, name: str, dtype: jnp.dtype | None = None
+) -> RMSNorm | LayerNorm:
+  """A norm in the scope of its caller, as the fields of a module say."""
+  return NORMS[like.norm](
+    epsilon=like.norm_epsilon,
+    dtype=dtype or like.dtype,
+    param_dtype=like.param_dtype,
+    name=name,
+  )
+
+
+class Block(nn.Module):
+  """A layer of `Backbone`, which documents the layouts and the norms.
+
+  Attributes:
+    mixer: The sequence mixer.
+    mlp: The channel mixer, or None.
+    layout: Of `BLOCKS`.
+    norm: Of `NORMS`.
+    norm_epsilon: Of the norms.
+    depth: The number of layers in the stack.
+    layer: The index of this layer, or None under a scan, where it is an
+      argument of the call.
+    dtype: Of the computation; the stream itself is float32 or wider.
+    param_dtype: Of the parameters.
+  """
+
+  mixer: Unbound
+  mlp: Unbound | None
+  layout: str
+  norm: str
+  norm_epsilon: float
+  depth: int
+  layer: int | None
+  dtype: jnp.dtype
+  param_dtype: jnp.dtype
+
+  @nn.compact
+  def __call__(
+    self,
+    x: jax.Array,
+    state: State,
+    segment_ids: jax.Array | None,
+    shared: dict[str, jax.Array],
+    layer: jax.Array | None = None,
+  ) -> tuple[jax.Array, State, dict[str, jax.Array]]:
+    """Runs the layer.
+
+    Args:
+      x: The stream [B, L, D].
+      state: The states of the mixer and the channel mixer, or None.
+      segment_ids: [B, L] or None.
+      shared: Values that pass from layer to layer, by name.
+      layer: The index under a scan: an int32 scalar.
+
+    Returns:
+      The stream, the two states, and the shared values.
+    """
+    place = self.layer if layer is None else layer
+    parallel, post = self.layout == "parallel", self.layout == "post_norm"
+    y = make_norm(self, "norm")(x) if parallel else x.astype(self.dtype)
+    after = []
+    for i, part in enumerate(self._parts()):
+      if not (parallel or post):
+        y = make_norm(self, f"{part}_norm")(x)
+      given = {"layer": place, "depth": self.depth, "shared": shared}
+      write, own, shared = contract.mix_in_stack(
+        self._bound(part),
+        y,
+        None if state is None else state[i],
+        segment_ids,
+        given,
+        contract.MIXER if part == "mixer" else contract.MLP,
+      )
+      x = x + place_like(write.astype(x.dtype), x)
+      if post:
+        x = make_norm(self, f"{part}_norm", x.dtype)(x)
+        y = x.astype(self.dtype)
+      after.append(own)
+    return x, (*after, *[()] * (2 - len(after))), shared
+
+  def init_state(self, batch_size: int) -> State:
+    """The zero states of the mixer and the channel mixer."""
+    parts = (self.mixer, self.mlp)
+    return tuple(
+      () if part is None else contract.zero_state(part.module, batch_size)
+      for part in parts
+    )
+
+  def _parts(self) -> tuple[str, ...]:
+    return ("mixer",) if self.mlp is None else ("mixer", "mlp")
+
+  def _bound(self, part: str) -> nn.Module:
+    return getattr(self, part).bind(self, part)

@@ -1,0 +1,272 @@
+"""Entries of a stack: modules, names and names with options; its layouts."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxmodels.layers import MLP, GatedMLP
+from jaxmodels.mixers import GLA, SoftmaxAttention
+from jaxmodels.models import Backbone, LanguageModel
+from tests.models.stacks import Fields, Leaky, TokenShift
+
+VOCAB, WIDTH = 7, 8
+TOKENS = np.random.default_rng(0).integers(0, VOCAB, (2, 6))
+X = np.random.default_rng(1).normal(size=(2, 6, WIDTH)).astype(np.float32)
+
+BY_NAME = {
+  "mixers": ("gla", "sliding_attention"),
+  "mixer_options": {
+    "gla": {"heads": 2, "gate_rank": 2},
+    "sliding_attention": {"heads": 2, "window": 3},
+  },
+  "mlp_options": {"hidden": 5},
+}
+SAME = {
+  "modules": {
+    "mixers": (
+      GLA(WIDTH, heads=2, gate_rank=2),
+      SoftmaxAttention(WIDTH, heads=2, window=3),
+    ),
+    "mlp": GatedMLP(WIDTH, 5),
+  },
+  "pairs": {
+    "mixers": (
+      ("gla", {"heads": 2, "gate_rank": 2}),
+      ("sliding_attention", {"heads": 2, "window": 3}),
+    ),
+    "mlp": ("gated_mlp", {"hidden": 5}),
+  },
+  "mixed": {
+    "mixers": (
+      ("gla", {"gate_rank": 2}),
+      SoftmaxAttention(WIDTH, heads=2, window=3),
+    ),
+    "mixer_options": {"gla": {"heads": 2, "gate_rank": 9}},
+    "mlp": ("gated_mlp",) * 2,
+    "mlp_options": {"hidden": 5},
+  },
+}
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["loop", "scan"])
+def named(request):
+  """A model by names, its variables, and its logits."""
+  model = LanguageModel(VOCAB, WIDTH, 4, scan_layers=request.param, **BY_NAME)
+  variables = jax.jit(model.init)(jax.random.key(0), TOKENS)
+  return model, variables, jax.jit(model.apply)(variables, TOKENS)
+
+
+@pytest.mark.parametrize("entries", SAME)
+def test_all_entries_give_the_same_model(named, entries):
+  model, variables, results = named
+  fields = {"mixer_options": {}, "mlp_options": {}, **SAME[entries]}
+  other = model.clone(**fields)
+  own = jax.jit(other.init)(jax.random.key(0), TOKENS)
+  equal((own, jax.jit(other.apply)(own, TOKENS)), (variables, results))
+  equal(other.init_state(2), model.init_state(2))
+
+
+def equal(got, wanted):
+  assert jax.tree.structure(got) == jax.tree.structure(wanted)
+  for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+    np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("scan_layers", [False, True])
+def test_two_windows_in_one_hybrid(scan_layers):
+  windows = (2, 5)
+  model = Backbone(
+    WIDTH,
+    2,
+    tuple(SoftmaxAttention(WIDTH, heads=2, window=w) for w in windows),
+    mlp="none",
+    scan_layers=scan_layers,
+  )
+  state = model.init_state(1)
+  for (own, _), window in zip(state, windows, strict=True):
+    alone = SoftmaxAttention(WIDTH, heads=2, window=window).init_state(1)
+    if scan_layers:
+      alone = jax.tree.map(lambda leaf: leaf[None], alone)
+    assert jax.tree.map(jnp.shape, own) == jax.tree.map(jnp.shape, alone)
+
+
+class Around(Fields):
+  """A class without a name in a registry, around another mixer."""
+
+  inner: nn.Module | None = None
+
+  @nn.compact
+  def __call__(self, x, state=None, *, segment_ids=None):
+    y, state = self.inner(x, state, segment_ids=segment_ids)
+    return y + nn.Dense(self.width)(x), state
+
+  def init_state(self, batch_size):
+    return self.inner.init_state(batch_size)
+
+
+@pytest.mark.parametrize("scan_layers", [False, True])
+@pytest.mark.parametrize("remat", ["none", "full"])
+def test_a_mixer_of_ones_own_may_hold_another(scan_layers, remat):
+  inner = Leaky(WIDTH)
+  model = LanguageModel(
+    VOCAB,
+    WIDTH,
+    2,
+    (Around(inner=inner), Around(inner=inner)),
+    mlp=TokenShift(),
+    scan_layers=scan_layers,
+    remat=remat,
+  )
+  variables = jax.jit(model.init)(jax.random.key(0), TOKENS)
+  backbone = variables["params"]["backbone"]
+  layers = backbone["repeats"] if scan_layers else backbone
+  first = layers["block_0" if scan_layers else "layer_0"]
+  assert set(first["mixer"]) == {"inner", "Dense_0"}
+  assert set(first["mlp"]) == {"Dense_0"}
+  whole, _ = jax.jit(model.apply)(variables, TOKENS, model.init_state(2))
+  state, parts = model.init_state(2), []
+  for part in (TOKENS[:, :4], TOKENS[:, 4:]):
+    logits, state = jax.jit(model.apply)(variables, part, state)
+    parts.append(logits)
+  np.testing.assert_allclose(np.concatenate(parts, 1), whole, atol=1e-6)
+
+
+def test_a_module_made_inside_another_is_no_part_of_it():
+  class Outer(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+      return Backbone(WIDTH, 1, (Leaky(decay=0.3),), mlp="none")(x)[0]
+
+  shapes = jax.eval_shape(Outer().init, jax.random.key(0), X)["params"]
+  assert set(shapes) == {"Backbone_0"}
+  assert set(shapes["Backbone_0"]["layer_0"]) == {"mixer", "mixer_norm"}
+
+
+@pytest.mark.parametrize("scan_layers", [False, True])
+def test_each_layer_may_have_a_channel_mixer_of_its_own(scan_layers):
+  mlps = ("none", MLP(WIDTH, hidden=3), "gated_mlp")
+  model = Backbone(
+    WIDTH, 6, (Leaky(), Leaky(decay=0.1)), mlp=mlps, scan_layers=scan_layers
+  )
+  shapes = jax.eval_shape(model.init, jax.random.key(0), X)["params"]
+  layers = shapes["repeats"] if scan_layers else shapes
+  prefix = "block" if scan_layers else "layer"
+  for i in range(6):
+    layer = layers[f"{prefix}_{i}"]
+    names = [set(), {"input", "output"}, {"gate", "value", "output"}][i % 3]
+    assert set(layer.get("mlp", {})) == names
+  # 6 mixers and 4 channel mixers write to the stream.
+  blocks = model._blocks()
+  assert {b.mixer.module.output_scale for b in blocks} == {10**-0.5}
+
+
+WRONG = {
+  "width": (
+    {"mixers": (Leaky(width=3),)},
+    "mixer Leaky: width is 3, but the model sets 8",
+  ),
+  "class": ({"mixers": (Leaky,)}, "got the class Leaky: write Leaky"),
+  "number": ({"mixers": (3,)}, r"a mixer is a module, a name or \(name, opt"),
+  "pair": (
+    {"mixers": (("gla", {"heds": 2}),)},
+    "mixer 'gla': unknown field 'heds'; did you mean 'heads'",
+  ),
+  "only a pair": ({"mixers": ("gla", {})}, "must be a tuple of modules, names"),
+  "no field": (
+    {"mixers": (nn.Dense(8),)},
+    "mixer Dense: Dense has no field width, which the model sets",
+  ),
+  "mlp": ({"mlp": ("mpl", "none")}, "unknown mlp 'mpl'; did you mean 'mlp'"),
+  "no mlp": ({"mlp": ()}, "mlp must be an entry or a tuple of entries, got"),
+  "axis": (
+    {"axis_name": "s"},
+    "mixer Leaky cannot have its sequences cut over a mesh axis",
+  ),
+  "axis of an mlp": (
+    {"axis_name": "s", "mixers": ("s5",), "mlp": TokenShift()},
+    "mlp TokenShift cannot have its sequences cut over a mesh axis: it has a s",
+  ),
+  "pattern": (
+    {"mlp": ("mlp",) * 3, "scan_layers": True},
+    "depth must be a multiple of 3, the layers after which mixers and mlp rep",
+  ),
+  "norm": ({"norm": "batch"}, "unknown norm 'batch'; known are layer, rms"),
+  "layout": ({"layout": "prenorm"}, "unknown layout 'prenorm'; did you mean "),
+  "epsilon": ({"norm_epsilon": 0}, "norm_epsilon must be a number above 0"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_wrong_entry_is_one_line(case):
+  fields, match = WRONG[case]
+  model = Backbone(
+    **{"width": WIDTH, "depth": 4, "mixers": (Leaky(),)} | fields
+  )
+  with pytest.raises(ValueError, match=match) as error:
+    jax.eval_shape(model.init, jax.random.key(0), X)
+  assert "\n" not in str(error.value)
+
+
+NORMS = {
+  "rms": lambda x, p: x / np.sqrt(np.mean(x * x, -1, keepdims=True) + 1e-2),
+  "layer": lambda x, p: (
+    (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-2)
+  ),
+}
+
+
+@pytest.mark.parametrize("scan_layers", [False, True])
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("layout", ["pre_norm", "post_norm", "parallel"])
+def test_layouts_and_norms_are_their_equations(layout, norm, scan_layers):
+  model = Backbone(
+    WIDTH,
+    2,
+    (Leaky(decay=0.5),),
+    mlp=TokenShift(),
+    layout=layout,
+    norm=norm,
+    norm_epsilon=1e-2,
+    input_norm=True,
+    scan_layers=scan_layers,
+  )
+  params = jax.jit(model.init)(jax.random.key(0), X)["params"]
+  rng = np.random.default_rng(2)
+  params = jax.tree.map(lambda p: p + 0.1 * rng.normal(size=p.shape), params)
+  params = jax.tree.map(lambda p: np.asarray(p, np.float32), params)
+
+  def n(p, x):
+    return NORMS[norm](x, p) * p["scale"] + p.get("bias", 0)
+
+  def mixer(p, x):
+    x, h, y = x @ p["mixer"]["Dense_0"]["kernel"], 0, []
+    for t in range(x.shape[1]):
+      h = 0.5 * h + x[:, t]
+      y.append(h)
+    return np.stack(y, 1)
+
+  def mlp(p, x):
+    before = np.concatenate([0 * x[:, :1], x[:, :-1]], 1)
+    return (x - before) @ p["mlp"]["Dense_0"]["kernel"]
+
+  x = n(params["input_norm"], X.astype(np.float64))
+  for i in range(2):
+    if scan_layers:
+      p = jax.tree.map(lambda leaf, i=i: leaf[i], params["repeats"]["block_0"])
+    else:
+      p = params[f"layer_{i}"]
+    if layout == "pre_norm":
+      x = x + mixer(p, n(p["mixer_norm"], x))
+      x = x + mlp(p, n(p["mlp_norm"], x))
+    elif layout == "post_norm":
+      x = n(p["mixer_norm"], x + mixer(p, x))
+      x = n(p["mlp_norm"], x + mlp(p, x))
+    else:
+      u = n(p["norm"], x)
+      x = x + mixer(p, u) + mlp(p, u)
+  if layout != "post_norm":
+    x = n(params["norm"], x)
+  y, _ = jax.jit(model.apply)({"params": params}, X)
+  np.testing.assert_allclose(y, x, rtol=0, atol=2e-5 * np.abs(x).max())
