@@ -3,18 +3,28 @@
 Without decay (Katharopoulos et al. 2020, arXiv:2006.16236), with one decay a
 head (RetNet, Sun et al. 2023, arXiv:2307.08621; Mamba-2, Dao & Gu 2024,
 arXiv:2405.21060) or one a key channel (GLA, Yang et al. 2023,
-arXiv:2312.06635).
+arXiv:2312.06635). With a bonus y reads the state before the token, and the
+token's own write times the bonus (RWKV-6, Peng et al. 2024, arXiv:2404.05892).
 """
 
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
+from jaxmodels.ops.engine import checks
 from jaxmodels.ops.engine.arguments import arrays
-from jaxmodels.ops.engine.decay import boundary_decay, decayed_scores
+from jaxmodels.ops.engine.decay import (
+  boundary_decay,
+  decayed_scores,
+  pair_decay,
+  strict_entry,
+  strict_scores,
+)
 from jaxmodels.ops.engine.explicit import by_letters
 from jaxmodels.ops.engine.matrix_state import decays_per_key, run_matrix_state
 from jaxmodels.ops.engine.method import CPU_CACHE_ELEMENTS
+from jaxmodels.ops.engine.platform import wide
 from jaxmodels.ops.engine.recurrence import Family, Kernel, Method, Summary
 from jaxmodels.ops.kernels import scan_decayed
 
@@ -28,6 +38,16 @@ class Tokens(NamedTuple):
   log_decay: jax.Array | None
 
 
+class BonusTokens(NamedTuple):
+  """As `Tokens`, and own [C]: how much of its own v a token reads."""
+
+  q: jax.Array
+  k: jax.Array
+  v: jax.Array
+  log_decay: jax.Array | None
+  own: jax.Array
+
+
 @by_letters(
   ("...LH", "...H"),
   of="v",
@@ -36,6 +56,7 @@ class Tokens(NamedTuple):
   v="...LH_",
   log_decay="...LH",
   initial_state="...H",
+  bonus="H",
 )
 def linear_attention(
   q: jax.Array,
@@ -44,6 +65,7 @@ def linear_attention(
   log_decay: jax.Array | None = None,
   initial_state: jax.Array | None = None,
   *,
+  bonus: jax.Array | None = None,
   segment_ids: jax.Array | None = None,
   reverse: bool = False,
   method: Method = "auto",
@@ -58,9 +80,18 @@ def linear_attention(
   The decay acts before the token is written and y reads the state after it.
   No scale is hidden: scale q to have one.
 
-  Cost: about 2 C (K + V) + 4 K V flops a token and head, chunked forward;
-  2 C^2 more with a decay a head, (4 C + 160) K more with one a key channel;
-  on a TPU 6 C K log2(C) of matrix products for the latter.
+  With a bonus y reads the state before the token, to which the decay of the
+  token has not been applied, and its own write times the bonus, as in RWKV-6:
+
+      y_t = (S_{t-1} + diag(bonus) k_t v_t^T)^T q_t
+
+  The states are the same. (A paper's `S_t` that the decay of token t + 1 has
+  not reached is the `S_t` here, and its w_t is `exp(log_decay_t)`.)
+
+  Cost: about 2 C (K + V) + 4 K V flops per token and head, chunked forward;
+  2 C^2 more with a decay per head, (4 C + 160) K more with one per key
+  channel; on a TPU 6 C K log2(C) of matrix products for the latter; a bonus
+  adds 3 K + 2 V.
 
   Args:
     q: [..., L, H, K].
@@ -68,6 +99,7 @@ def linear_attention(
     v: [..., L, H, V].
     log_decay: None, [..., L, H] or [..., L, H, K]; at most 0, -inf allowed.
     initial_state: [..., H, K, V]; zero by default.
+    bonus: None or [H, K], of any sign: u of RWKV-6.
     segment_ids: [..., L] integers; a segment is a run of equal ids. The
       entering state has id 0, and each token sees only its own segment.
     reverse: run from the last token to the first.
@@ -97,9 +129,13 @@ def linear_attention(
     cached = 2 * CPU_CACHE_ELEMENTS
   else:
     cached = CPU_CACHE_ELEMENTS // 2 if per_key else CPU_CACHE_ELEMENTS
+  family = FAMILY
+  (bonus,) = arrays(op, bonus=bonus)
+  if bonus is not None:
+    family, tokens = WITH_BONUS, _with_bonus(op, tokens, bonus)
   return run_matrix_state(
     op,
-    FAMILY,
+    family,
     tokens,
     initial_state,
     segment_ids=segment_ids,
@@ -110,6 +146,21 @@ def linear_attention(
     cached=cached,
     by_token=log_decay is not None,
   )
+
+
+def _with_bonus(op, tokens, bonus) -> BonusTokens:
+  """Makes the bonus a number per token: it meets nothing but q_t and k_t."""
+  q, k = tokens.q, tokens.k
+  checks.rank_at_least(op, "k", k, 3, "[..., L, H, K]")
+  checks.shape(op, "q", q, k.shape, "[..., L, H, K] like k")
+  checks.shape(op, "bonus", bonus, k.shape[-2:], "[H, K]")
+  checks.dtype(op, "bonus", bonus, jnp.floating, "real floating point")
+  checks.finite(op, bonus=bonus)
+  with jax.named_scope(op):
+    dtype = wide(q, k, bonus)
+    bonus = jnp.expand_dims(bonus.astype(dtype), range(k.ndim - 2))
+    own = jnp.sum(q.astype(dtype) * (bonus * k.astype(dtype)), axis=-1)
+  return BonusTokens(*tokens, own)
 
 
 def summarize(chunk, masks):
@@ -143,6 +194,23 @@ def step(token, masks, state):
   return token.q @ state, state
 
 
+def read_before(chunk, masks, state):
+  """As `read`, before the token of each query, and `own` of its value."""
+  decay = boundary_decay(chunk.log_decay, chunk.k, masks)
+  between = pair_decay(chunk.log_decay)
+  y = strict_scores(chunk.q, chunk.k, between, masks) @ chunk.v
+  y = y + (chunk.q * strict_entry(decay, masks)) @ state
+  return y + chunk.own[:, None] * chunk.v
+
+
+def step_before(token, masks, state):
+  """One token after the other needs no scores."""
+  decay = boundary_decay(token.log_decay, token.k, masks)
+  y = (token.q * strict_entry(decay, masks)) @ state
+  y = y + token.own[:, None] * token.v
+  return y, advance(summarize(token, masks), state)
+
+
 FAMILY = Family(
   summarize,
   compose,
@@ -150,4 +218,9 @@ FAMILY = Family(
   read,
   step=step,
   kernel=Kernel(summarize, scan_decayed, read),
+)
+WITH_BONUS = FAMILY._replace(
+  read=read_before,
+  step=step_before,
+  kernel=Kernel(summarize, scan_decayed, read_before),
 )
