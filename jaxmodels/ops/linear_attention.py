@@ -203,14 +203,6 @@ def read_before(chunk, masks, state):
   return y + chunk.own[:, None] * chunk.v
 
 
-def step_before(token, masks, state):
-  """One token after the other needs no scores."""
-  decay = boundary_decay(token.log_decay, token.k, masks)
-  y = (token.q * strict_entry(decay, masks)) @ state
-  y = y + token.own[:, None] * token.v
-  return y, advance(summarize(token, masks), state)
-
-
 FAMILY = Family(
   summarize,
   compose,
@@ -219,8 +211,7 @@ FAMILY = Family(
   step=step,
   kernel=Kernel(summarize, scan_decayed, read),
 )
+# No `step`: of one token no scores are left for it to spare.
 WITH_BONUS = FAMILY._replace(
-  read=read_before,
-  step=step_before,
-  kernel=Kernel(summarize, scan_decayed, read_before),
+  read=read_before, kernel=Kernel(summarize, scan_decayed, read_before)
 )
