@@ -30,7 +30,18 @@ def draw(B=2, L=5, H=3, K=4, V=6, D=4):
   cache = np.ones((B, 2), bool)
   return {
     "linear_attention": {**qkv, "log_decay": gate, "initial_state": state},
+    "linear_attention, bonus": {
+      **qkv,
+      "log_decay": key_gate,
+      "bonus": n(H, K),
+      "initial_state": state,
+    },
     "delta_rule": {**qkv, "beta": beta, "log_decay": key_gate},
+    "delta_rule, gates": {
+      **qkv,
+      "beta": np.ones((B, L, H, K)),
+      "write_gate": np.ones((B, L, H, V)),
+    },
     "dplr_recurrence": {
       **qkv,
       "a": n(B, L, H, K),
@@ -103,7 +114,7 @@ each_op = pytest.mark.parametrize("name", NAMES)
 
 
 def op_named(name):
-  return OWN if name == "own" else getattr(ops, name)
+  return OWN if name == "own" else getattr(ops, name.partition(",")[0])
 
 
 def shapes_of(name, given, **options):
@@ -162,7 +173,8 @@ def test_float64_gives_the_numbers_of_float32():
 
 def refusal(name, given):
   """The one line that an op answers."""
-  with pytest.raises(ValueError, match=f"^{name}: ") as caught:
+  op = name.partition(",")[0]
+  with pytest.raises(ValueError, match=f"^{op}: ") as caught:
     shapes_of(name, given)
   assert "\n" not in str(caught.value)
   return str(caught.value)
