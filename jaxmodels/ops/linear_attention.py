@@ -129,13 +129,10 @@ def linear_attention(
     cached = 2 * CPU_CACHE_ELEMENTS
   else:
     cached = CPU_CACHE_ELEMENTS // 2 if per_key else CPU_CACHE_ELEMENTS
-  family = FAMILY
   (bonus,) = arrays(op, bonus=bonus)
-  if bonus is not None:
-    family, tokens = WITH_BONUS, _with_bonus(op, tokens, bonus)
   return run_matrix_state(
     op,
-    family,
+    FAMILY if bonus is None else WITH_BONUS,
     tokens,
     initial_state,
     segment_ids=segment_ids,
@@ -145,14 +142,15 @@ def linear_attention(
     axis_name=axis_name,
     cached=cached,
     by_token=log_decay is not None,
+    prepare=lambda tokens: _with_bonus(op, tokens, bonus),
   )
 
 
-def _with_bonus(op, tokens, bonus) -> BonusTokens:
+def _with_bonus(op, tokens, bonus):
   """Makes the bonus a number per token: it meets nothing but q_t and k_t."""
+  if bonus is None:
+    return tokens
   q, k = tokens.q, tokens.k
-  checks.rank_at_least(op, "k", k, 3, "[..., L, H, K]")
-  checks.shape(op, "q", q, k.shape, "[..., L, H, K] like k")
   checks.shape(op, "bonus", bonus, k.shape[-2:], "[H, K]")
   checks.dtype(op, "bonus", bonus, jnp.floating, "real floating point")
   checks.finite(op, bonus=bonus)

@@ -1,6 +1,7 @@
 """What ops with a state [K, V] a head share: checks, batch axes, defaults."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -27,6 +28,7 @@ def run_matrix_state(
   axis_name: str | None,
   cached: int = 0,
   by_token: bool = False,
+  prepare: Callable[[Any], Any] = lambda tokens: tokens,
 ) -> tuple[jax.Array, jax.Array]:
   """Checks and runs an op.
 
@@ -54,6 +56,8 @@ def run_matrix_state(
       where all at once have more to do, such as the transitions of a family
       that otherwise has `read_and_advance`.
     by_token: whether the tokens of a chunk have less to do one by one.
+    prepare: makes the tokens that the family takes of those given, once these
+      are checked.
 
   Returns:
     y [..., L, H, V] in the dtype of v, the final state [..., H, K, V].
@@ -65,6 +69,7 @@ def run_matrix_state(
   *batch, _, _, _ = tokens.k.shape
   gate = tokens.log_decay
   per_key = decays_per_key(gate, tokens.k)
+  tokens = prepare(tokens)
   if initial_state is None:
     initial_state = _zero_state(tokens)
   dtype = wide(initial_state, tokens.k, tokens.v)

@@ -238,7 +238,7 @@ def check_empty(name, sizes, method):
     options["method"] = method
   given = jax.tree.map(np.float32, given)
   with_ids = name not in WITHOUT_STATE or name == "bidirectional"
-  leading = next(iter(given.values())).shape[:2]
+  leading = given.get("v", given.get("b", given.get("x"))).shape[:2]
   for ids in (None, np.zeros(leading, np.int32)) if with_ids else (None,):
     call = functools.partial(op_named(name), **options)
     if ids is not None:
