@@ -10,8 +10,8 @@ Conventions of every op that has a state (`bidirectional`, `long_convolution`
 and the Kalman scans have their own, said in their docstrings):
   - `op(..., initial_state=None, *, segment_ids=None, reverse=False,
     method="auto", chunk_size=None, axis_name=None) -> (y, final_state)`.
-  - The decay acts before a token is written; y_t is read after it; no scale
-    is hidden.
+  - The decay acts before a token is written; y_t is read after it (before
+    both, where `linear_attention` has a bonus); no scale is hidden.
   - The state is float32 or wider, and exactly what the op takes back: a
     sequence cut anywhere and continued equals the uncut one.
   - A segment is a run of equal segment ids along L: each change of the id

@@ -1,16 +1,16 @@
 """The delta rule: `S_t = (I - beta k k^T) decay_t S_{t-1} + beta k v^T`.
 
 DeltaNet in its chunkwise form (Yang et al. 2024, arXiv:2406.06484), with one
-decay a head (Gated DeltaNet, Yang et al. 2024, arXiv:2412.06464) or one a key
-channel (KDA, Kimi Team 2025, arXiv:2510.26692), and beta up to 2 for negative
-eigenvalues (Grazzi et al. 2024, arXiv:2411.12537).
+decay per head (Gated DeltaNet, Yang et al. 2024, arXiv:2412.06464) or one per
+key channel (KDA, Kimi Team 2025, arXiv:2510.26692), and beta up to 2 for
+negative eigenvalues (Grazzi et al. 2024, arXiv:2411.12537).
 
 Each token writes `k_t u_t^T` where `u_t = beta_t (v_t - k_t^T decay_t
 S_{t-1})` is what its key does not yet recall. Within a chunk that makes
 
     (I + A) u = beta (v - k_entry S),    A_ij = beta_i k_i decay_ij k_j, j < i,
 
-with S the state that entered: one unit lower triangular system a chunk.
+with S the state that entered: one unit lower triangular system per chunk.
 
 With a gate per channel for the erase and for the write (Gated DeltaNet-2,
 Hatamizadeh et al. 2026, arXiv:2605.22791) `u_t = w_t v_t - (b_t k_t)^T decay_t
@@ -72,7 +72,7 @@ def delta_rule(
   chunk_size: int | None = None,
   axis_name: str | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-  """The delta rule, with no decay, a decay a head, or a decay a key channel.
+  """The delta rule, with no decay, one per head, or one per key channel.
 
       S'_t = diag(exp(log_decay_t)) S_{t-1}
       S_t  = S'_t + beta_t k_t (v_t - S'_t^T k_t)^T
@@ -111,7 +111,7 @@ def delta_rule(
       and only the value is asked. "pallas" is for TPU, see
       `jaxmodels.ops.kernels` for what it can and cannot do.
     chunk_size: a power of two; 64 by default, 128 on TPU, 32 on CPU if
-      K <= 64 or with a decay a key channel.
+      K <= 64 or with a decay per key channel.
     axis_name: mesh axis over which L is sharded, inside `shard_map`; equal
       shards. `initial_state` and the final state are those of the whole
       sequence, the same on every device: their specs leave the axis out.

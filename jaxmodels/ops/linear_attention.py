@@ -1,8 +1,8 @@
 """Linear attention: `S_t = decay_t S_{t-1} + k_t v_t^T`, `y_t = S_t^T q_t`.
 
-Without decay (Katharopoulos et al. 2020, arXiv:2006.16236), with one decay a
-head (RetNet, Sun et al. 2023, arXiv:2307.08621; Mamba-2, Dao & Gu 2024,
-arXiv:2405.21060) or one a key channel (GLA, Yang et al. 2023,
+Without decay (Katharopoulos et al. 2020, arXiv:2006.16236), with one decay
+per head (RetNet, Sun et al. 2023, arXiv:2307.08621; Mamba-2, Dao & Gu 2024,
+arXiv:2405.21060) or one per key channel (GLA, Yang et al. 2023,
 arXiv:2312.06635). With a bonus y reads the state before the token, and the
 token's own write times the bonus (RWKV-6, Peng et al. 2024, arXiv:2404.05892).
 """
@@ -72,7 +72,7 @@ def linear_attention(
   chunk_size: int | None = None,
   axis_name: str | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-  """Linear attention with no decay, a decay a head, or a decay a key channel.
+  """Linear attention with no decay, one per head, or one per key channel.
 
       S_t = diag(exp(log_decay_t)) S_{t-1} + k_t v_t^T
       y_t = S_t^T q_t
@@ -80,13 +80,14 @@ def linear_attention(
   The decay acts before the token is written and y reads the state after it.
   No scale is hidden: scale q to have one.
 
-  With a bonus y reads the state before the token, to which the decay of the
-  token has not been applied, and its own write times the bonus, as in RWKV-6:
+  With a bonus the states are the same, but y reads the state before the token
+  and the token's own write times the bonus:
 
       y_t = (S_{t-1} + diag(bonus) k_t v_t^T)^T q_t
 
-  The states are the same. (A paper's `S_t` that the decay of token t + 1 has
-  not reached is the `S_t` here, and its w_t is `exp(log_decay_t)`.)
+  `S_{t-1}` is as token t - 1 left it: the decay of token t has not acted on
+  it. In the letters of RWKV-6, r is q, w_t is `exp(log_decay_t)`, and u is the
+  bonus.
 
   Cost: about 2 C (K + V) + 4 K V flops per token and head, chunked forward;
   2 C^2 more with a decay per head, (4 C + 160) K more with one per key
@@ -99,17 +100,18 @@ def linear_attention(
     v: [..., L, H, V].
     log_decay: None, [..., L, H] or [..., L, H, K]; at most 0, -inf allowed.
     initial_state: [..., H, K, V]; zero by default.
-    bonus: None or [H, K], of any sign: u of RWKV-6.
+    bonus: None or [H, K], of any sign. It has no length axis: with `axis_name`
+      every device has all of it.
     segment_ids: [..., L] integers; a segment is a run of equal ids. The
       entering state has id 0, and each token sees only its own segment.
     reverse: run from the last token to the first.
     method: a form, see `jaxmodels.ops.engine.recurrence`; "auto" is
-      "chunk_parallel", but on TPU "chunked" with a decay a key channel; on CPU
-      "chunked" unless a gradient of a short sequence is asked, and with a
+      "chunk_parallel", but on TPU "chunked" with a decay per key channel; on
+      CPU "chunked" unless a gradient of a short sequence is asked, and with a
       decay and K <= 64 "recurrent" there if only the value is. "pallas" is
       for TPU, see `jaxmodels.ops.kernels` for what it can and cannot do.
     chunk_size: a power of two; 64 by default, 128 on TPU, 32 on CPU if
-      K <= 64 or with a decay a key channel.
+      K <= 64 or with a decay per key channel.
     axis_name: mesh axis over which L is sharded, inside `shard_map`; equal
       shards. `initial_state` and the final state are those of the whole
       sequence, the same on every device: their specs leave the axis out.
@@ -158,7 +160,7 @@ def _with_bonus(op, tokens, bonus):
     dtype = wide(q, k, bonus)
     bonus = jnp.expand_dims(bonus.astype(dtype), range(k.ndim - 2))
     own = jnp.sum(q.astype(dtype) * (bonus * k.astype(dtype)), axis=-1)
-  return BonusTokens(*tokens, own)
+  return BonusTokens(q, k, tokens.v, tokens.log_decay, own)
 
 
 def summarize(chunk, masks):
