@@ -147,7 +147,7 @@ def delta_rule(
   )
 
 
-class Edit(NamedTuple):
+class _Edit(NamedTuple):
   """What tokens change: they write `k u^T`, u = rate (value - S^T erase).
 
   Attributes:
@@ -161,13 +161,13 @@ class Edit(NamedTuple):
   rate: jax.Array
 
 
-def _edit(chunk) -> Edit:
+def _edit(chunk) -> _Edit:
   """With one beta per head both keys are one, and the rate comes last."""
   if chunk.write_gate is None:
-    return Edit(chunk.k, chunk.v, chunk.beta)
+    return _Edit(chunk.k, chunk.v, chunk.beta)
   beta = chunk.beta if chunk.beta.ndim == 2 else chunk.beta[:, None]
-  none = jnp.ones_like(chunk.k, shape=chunk.k.shape[:1])
-  return Edit(beta * chunk.k, chunk.write_gate * chunk.v, none)
+  ones = jnp.ones_like(chunk.k, shape=chunk.k.shape[:1])
+  return _Edit(beta * chunk.k, chunk.write_gate * chunk.v, ones)
 
 
 def _system(chunk, between, masks) -> jax.Array:
