@@ -116,12 +116,24 @@ def _linear_attention(decay):
   return draw
 
 
+def _bonus(sizes, rng):
+  drawn = _linear_attention("key")(sizes, rng)
+  return drawn | {"bonus": rng.standard_normal((sizes.heads, sizes.width))}
+
+
 def _delta_rule(decay):
   def draw(sizes, rng):
     drawn = _linear_attention(decay)(sizes, rng)
     return drawn | {"beta": rng.uniform(0, 1, _keys(sizes)[:-1])}
 
   return draw
+
+
+def _gates(sizes, rng):
+  return _linear_attention("key")(sizes, rng) | {
+    "beta": rng.uniform(0, 1, _keys(sizes)),
+    "write_gate": rng.uniform(0, 1, _keys(sizes)),
+  }
 
 
 def _dplr(sizes, rng):
@@ -238,6 +250,10 @@ _CASES = (
       ("key", f"{op.__name__}_key_decay"),
     )
   ),
+  Case("linear_attention_bonus", ops.linear_attention, _bonus,
+       scans.linear_attention, matrix_state=True),
+  Case("delta_rule_gates", ops.delta_rule, _gates, scans.delta_rule,
+       matrix_state=True),
   Case("dplr_recurrence", ops.dplr_recurrence, _dplr, scans.dplr_recurrence,
        matrix_state=True),
   Case("householder_product", ops.householder_product, _householder,

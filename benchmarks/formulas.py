@@ -25,6 +25,11 @@ def linear_attention(decay: str | None) -> Formula:
   return flops
 
 
+def linear_attention_bonus(sizes: Sizes, C: int) -> float:
+  """`3 K + 2 V` per head more than with a decay per key channel."""
+  return linear_attention("key")(sizes, C) + sizes.heads * 5 * sizes.width
+
+
 def delta_rule(decay: str | None) -> Formula:
   """`4 C (K + V) + 6 K V + 2/3 C^2` a head, and its decays."""
 
@@ -35,6 +40,11 @@ def delta_rule(decay: str | None) -> Formula:
     return sizes.heads * (products + more)
 
   return flops
+
+
+def delta_rule_gates(sizes: Sizes, C: int) -> float:
+  """`K + V` per head more than with a decay per key channel."""
+  return delta_rule("key")(sizes, C) + sizes.heads * 2 * sizes.width
 
 
 def dplr_recurrence(sizes: Sizes, C: int) -> float:
@@ -138,9 +148,11 @@ def dplr_on_tpu(sizes: Sizes, C: int) -> float:
 
 ON_TPU: dict[str, Formula] = {
   "linear_attention_key_decay": linear_attention_on_tpu,
+  "linear_attention_bonus": linear_attention_on_tpu,
   "delta_rule": delta_rule_on_tpu("head"),
   "delta_rule_no_decay": delta_rule_on_tpu(None),
   "delta_rule_key_decay": delta_rule_on_tpu("key"),
+  "delta_rule_gates": delta_rule_on_tpu("key"),
   "dplr_recurrence": dplr_on_tpu,
 }
 
@@ -150,9 +162,11 @@ FORMULAS: dict[str, Formula] = {
   "linear_attention": linear_attention("head"),
   "linear_attention_no_decay": linear_attention(None),
   "linear_attention_key_decay": linear_attention("key"),
+  "linear_attention_bonus": linear_attention_bonus,
   "delta_rule": delta_rule("head"),
   "delta_rule_no_decay": delta_rule(None),
   "delta_rule_key_decay": delta_rule("key"),
+  "delta_rule_gates": delta_rule_gates,
   "dplr_recurrence": dplr_recurrence,
   "householder_product": householder_product,
   "normalized_linear_attention": normalized_linear_attention,

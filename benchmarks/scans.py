@@ -39,18 +39,24 @@ def _read(q: jax.Array, S: jax.Array) -> jax.Array:
   return jnp.einsum("bhk,bhkv->bhv", q, S)
 
 
-def linear_attention(q, k, v, log_decay=None):
-  """`S_t = decay_t S_{t-1} + k_t v_t^T`, read by q."""
+def linear_attention(q, k, v, log_decay=None, bonus=None):
+  """`S_t = decay_t S_{t-1} + k_t v_t^T`, read by q: before t with a bonus."""
 
   def step(S, g, q, k, v):
-    S = jnp.exp(g)[..., None] * S + k[..., :, None] * v[..., None, :]
-    return S, _read(q, S)
+    write = k[..., :, None] * v[..., None, :]
+    before, S = S, jnp.exp(g)[..., None] * S + write
+    if bonus is None:
+      return S, _read(q, S)
+    own = bonus.astype(jnp.float32)[None, :, :, None] * write
+    return S, _read(q, before + own)
 
   return _scan(step, _matrix(k, v), _per_key(log_decay, k), q, k, v)
 
 
-def delta_rule(q, k, v, beta, log_decay=None):
+def delta_rule(q, k, v, beta, log_decay=None, write_gate=None):
   """`S_t = (I - beta k k^T) decay_t S_{t-1} + beta k v^T`, read by q."""
+  if write_gate is not None:
+    return _gated_delta_rule(q, k, v, beta, log_decay, write_gate)
 
   def step(S, g, beta, q, k, v):
     S = jnp.exp(g)[..., None] * S
@@ -59,6 +65,18 @@ def delta_rule(q, k, v, beta, log_decay=None):
     return S, _read(q, S)
 
   return _scan(step, _matrix(k, v), _per_key(log_decay, k), beta, q, k, v)
+
+
+def _gated_delta_rule(q, k, v, b, log_decay, w):
+  """`S_t = (I - k (b k)^T) decay_t S_{t-1} + k (w v)^T`, read by q."""
+
+  def step(S, g, b, w, q, k, v):
+    S = jnp.exp(g)[..., None] * S
+    u = w * v - _read(b * k, S)
+    S = S + k[..., :, None] * u[..., None, :]
+    return S, _read(q, S)
+
+  return _scan(step, _matrix(k, v), _per_key(log_decay, k), b, w, q, k, v)
 
 
 def dplr_recurrence(q, k, v, a, b, log_decay=None):

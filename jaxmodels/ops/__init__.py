@@ -10,8 +10,8 @@ Conventions of every op that has a state (`bidirectional`, `long_convolution`
 and the Kalman scans have their own, said in their docstrings):
   - `op(..., initial_state=None, *, segment_ids=None, reverse=False,
     method="auto", chunk_size=None, axis_name=None) -> (y, final_state)`.
-  - The decay acts before a token is written; y_t is read after it; no scale
-    is hidden.
+  - The decay acts before a token is written; y_t is read after it (before
+    both, where `linear_attention` has a bonus); no scale is hidden.
   - The state is float32 or wider, and exactly what the op takes back: a
     sequence cut anywhere and continued equals the uncut one.
   - A segment is a run of equal segment ids along L: each change of the id
@@ -19,8 +19,9 @@ and the Kalman scans have their own, said in their docstrings):
     integers, such as 0 or -1 for padding. The state that enters has id 0: a
     first token of id 0 continues it, any other id starts afresh, so
     `cumsum(resets)` resets at the first token too. With `reverse` the state
-    enters at the last token and has its id. To continue a cut sequence, count
-    on from the cut: `segment_ids[:, t:] - segment_ids[:, t - 1 : t]`.
+    enters at the last token and has its id. `segments` makes ids: of documents
+    in one row (`from_cu_seqlens`), of resets (`from_resets`), and of what is
+    left of a sequence that was cut (`continue_ids`).
 
 Meshes: arrays may be cut over Auto or Explicit mesh axes (JAX's default) along
 the batch and along heads or channels, and results are cut likewise. Where L is
@@ -38,6 +39,7 @@ from jaxmodels.ops.delta_rule import delta_rule
 from jaxmodels.ops.dense import dense_recurrence
 from jaxmodels.ops.diagonal import diagonal_recurrence
 from jaxmodels.ops.dplr import dplr_recurrence
+from jaxmodels.ops.engine import segments
 from jaxmodels.ops.engine.make_op import make_op
 from jaxmodels.ops.householder import householder_product
 from jaxmodels.ops.kalman.gaussian import Gaussian
@@ -66,6 +68,7 @@ __all__ = [
   "long_convolution",
   "make_op",
   "normalized_linear_attention",
+  "segments",
   "selective_scan",
 ]
 

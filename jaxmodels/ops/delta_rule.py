@@ -1,16 +1,20 @@
 """The delta rule: `S_t = (I - beta k k^T) decay_t S_{t-1} + beta k v^T`.
 
 DeltaNet in its chunkwise form (Yang et al. 2024, arXiv:2406.06484), with one
-decay a head (Gated DeltaNet, Yang et al. 2024, arXiv:2412.06464) or one a key
-channel (KDA, Kimi Team 2025, arXiv:2510.26692), and beta up to 2 for negative
-eigenvalues (Grazzi et al. 2024, arXiv:2411.12537).
+decay per head (Gated DeltaNet, Yang et al. 2024, arXiv:2412.06464) or one per
+key channel (KDA, Kimi Team 2025, arXiv:2510.26692), and beta up to 2 for
+negative eigenvalues (Grazzi et al. 2024, arXiv:2411.12537).
 
 Each token writes `k_t u_t^T` where `u_t = beta_t (v_t - k_t^T decay_t
 S_{t-1})` is what its key does not yet recall. Within a chunk that makes
 
     (I + A) u = beta (v - k_entry S),    A_ij = beta_i k_i decay_ij k_j, j < i,
 
-with S the state that entered: one unit lower triangular system a chunk.
+with S the state that entered: one unit lower triangular system per chunk.
+
+With a gate per channel for the erase and for the write (Gated DeltaNet-2,
+Hatamizadeh et al. 2026, arXiv:2605.22791) `u_t = w_t v_t - (b_t k_t)^T decay_t
+S_{t-1}`: beside the keys that write there are keys that erase, `b k`.
 """
 
 from typing import NamedTuple
@@ -29,13 +33,17 @@ from jaxmodels.ops.kernels import DeltaFactors, scan_delta
 
 
 class Tokens(NamedTuple):
-  """A chunk: q, k [C, K], v [C, V], beta [C], log_decay [C, K | 1]."""
+  """A chunk: q, k [C, K], v [C, V], beta [C], log_decay [C, K | 1].
+
+  With a write_gate [C, V], beta is [C] or [C, K].
+  """
 
   q: jax.Array
   k: jax.Array
   v: jax.Array
   beta: jax.Array
   log_decay: jax.Array | None
+  write_gate: jax.Array | None = None
 
 
 @by_letters(
@@ -47,6 +55,7 @@ class Tokens(NamedTuple):
   beta="...LH",
   log_decay="...LH",
   initial_state="...H",
+  write_gate="...LH",
 )
 def delta_rule(
   q: jax.Array,
@@ -56,13 +65,14 @@ def delta_rule(
   log_decay: jax.Array | None = None,
   initial_state: jax.Array | None = None,
   *,
+  write_gate: jax.Array | None = None,
   segment_ids: jax.Array | None = None,
   reverse: bool = False,
   method: Method = "auto",
   chunk_size: int | None = None,
   axis_name: str | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-  """The delta rule, with no decay, a decay a head, or a decay a key channel.
+  """The delta rule, with no decay, one per head, or one per key channel.
 
       S'_t = diag(exp(log_decay_t)) S_{t-1}
       S_t  = S'_t + beta_t k_t (v_t - S'_t^T k_t)^T
@@ -71,18 +81,28 @@ def delta_rule(
   The decay acts before the correction. Keys are taken as they are: for a
   transition that never grows, `beta |k|^2 <= 2`. No scale is hidden.
 
-  Cost: about 4 C (K + V) + 6 K V + 2/3 C^2 flops a token and head, chunked
-  forward; 2 C^2 more with a decay a head, (4 C + 320) K more with one a key
-  channel. On a TPU 4 C^2 log2(C) for the 2/3 C^2, and 8 C K log2(C) for the
-  latter, all of them matrix products.
+  With a write gate beta is the erase gate alone, one per head or one per key
+  channel, as in Gated DeltaNet-2:
+
+      S_t  = S'_t + k_t (write_gate_t v_t - S'_t^T (beta_t k_t))^T
+
+  Both gates equal to one number per head are the delta rule above. A beta
+  that differs by channel makes a transition that is not symmetric, whose norm
+  may be above 1 also where `beta |k|^2 <= 2`.
+
+  Cost: about 4 C (K + V) + 6 K V + 2/3 C^2 flops per token and head, chunked
+  forward; 2 C^2 more with a decay per head, (4 C + 320) K more with one per
+  key channel; the gates add K + V. On a TPU 4 C^2 log2(C) for the 2/3 C^2,
+  and 8 C K log2(C) for a decay per key channel, all of them matrix products.
 
   Args:
     q: [..., L, H, K].
     k: [..., L, H, K].
     v: [..., L, H, V].
-    beta: [..., L, H], in [0, 2].
+    beta: [..., L, H], in [0, 2]; with a write gate also [..., L, H, K].
     log_decay: None, [..., L, H] or [..., L, H, K]; at most 0, -inf allowed.
     initial_state: [..., H, K, V]; zero by default.
+    write_gate: [..., L, H, V], in [0, 2]; None for beta, one per head.
     segment_ids: [..., L] integers; a segment is a run of equal ids. The
       entering state has id 0, and each token sees only its own segment.
     reverse: run from the last token to the first.
@@ -91,7 +111,7 @@ def delta_rule(
       and only the value is asked. "pallas" is for TPU, see
       `jaxmodels.ops.kernels` for what it can and cannot do.
     chunk_size: a power of two; 64 by default, 128 on TPU, 32 on CPU if
-      K <= 64 or with a decay a key channel.
+      K <= 64 or with a decay per key channel.
     axis_name: mesh axis over which L is sharded, inside `shard_map`; equal
       shards. `initial_state` and the final state are those of the whole
       sequence, the same on every device: their specs leave the axis out.
@@ -104,7 +124,15 @@ def delta_rule(
     ValueError: a shape, dtype or option does not fit; names the argument.
   """
   op = "delta_rule"
-  given = arrays(op, q=q, k=k, v=v, beta=beta, log_decay=log_decay)
+  given = arrays(
+    op,
+    q=q,
+    k=k,
+    v=v,
+    beta=beta,
+    log_decay=log_decay,
+    write_gate=write_gate,
+  )
   return run_matrix_state(
     op,
     FAMILY,
@@ -119,20 +147,45 @@ def delta_rule(
   )
 
 
+class _Edit(NamedTuple):
+  """What tokens change: they write `k u^T`, u = rate (value - S^T erase).
+
+  Attributes:
+    erase: [C, K], the keys that meet the state.
+    value: [C, V].
+    rate: [C].
+  """
+
+  erase: jax.Array
+  value: jax.Array
+  rate: jax.Array
+
+
+def _edit(chunk) -> _Edit:
+  """With one beta per head both keys are one, and the rate comes last."""
+  if chunk.write_gate is None:
+    return _Edit(chunk.k, chunk.v, chunk.beta)
+  beta = chunk.beta if chunk.beta.ndim == 2 else chunk.beta[:, None]
+  ones = jnp.ones_like(chunk.k, shape=chunk.k.shape[:1])
+  return _Edit(beta * chunk.k, chunk.write_gate * chunk.v, ones)
+
+
 def _system(chunk, between, masks) -> jax.Array:
   """`A` [C, C], strictly lower: what a key meets of what was written before."""
-  overlap = scores(chunk.k, chunk.k, between, masks)
+  edit = _edit(chunk)
+  overlap = scores(edit.erase, chunk.k, between, masks)
   earlier = np.tri(chunk.k.shape[0], k=-1, dtype=bool)
-  return jnp.where(earlier, chunk.beta[:, None] * overlap, 0)
+  return jnp.where(earlier, edit.rate[:, None] * overlap, 0)
 
 
 def factor(chunk, masks):
   """The writes are affine in the state, `u = from_v - from_k S`."""
   decay = boundary_decay(chunk.log_decay, chunk.k, masks)
-  v_and_k = jnp.concatenate([chunk.v, chunk.k * decay.entry], axis=1)
+  edit = _edit(chunk)
+  met = jnp.concatenate([edit.value, edit.erase * decay.entry], axis=1)
   solved = solve_unit_lower(
     _system(chunk, pair_decay(chunk.log_decay), masks),
-    chunk.beta[:, None] * v_and_k,
+    edit.rate[:, None] * met,
   )
   from_v, from_k = jnp.split(solved, [chunk.v.shape[1]], axis=1)
   return DeltaFactors(decay.through, from_v, from_k, chunk.k * decay.exit)
@@ -182,8 +235,9 @@ def step(token, masks, state):
 
 
 def _surprise(chunk, decay, state):
-  """`beta (v - k_entry S)` [C, V]: what the entering state does not recall."""
-  return chunk.beta[:, None] * (chunk.v - (chunk.k * decay.entry) @ state)
+  """`rate (value - erase_entry S)` [C, V]: what the state does not recall."""
+  edit = _edit(chunk)
+  return edit.rate[:, None] * (edit.value - (edit.erase * decay.entry) @ state)
 
 
 def _leaving(chunk, decay, state, u):

@@ -19,7 +19,13 @@ import numpy as np
 
 from jaxmodels.ops.delta_rule import advance, compose
 from jaxmodels.ops.engine.arguments import arrays
-from jaxmodels.ops.engine.decay import boundary_decay, pair_decay, scores
+from jaxmodels.ops.engine.decay import (
+  boundary_decay,
+  pair_decay,
+  scores,
+  strict_entry,
+  strict_scores,
+)
 from jaxmodels.ops.engine.explicit import by_letters
 from jaxmodels.ops.engine.matrix_state import decays_per_key, run_matrix_state
 from jaxmodels.ops.engine.method import NARROW_KEYS
@@ -141,28 +147,17 @@ class _Scores(NamedTuple):
 def _scores(chunk, masks) -> _Scores:
   """All four products; those of b stop before the decay of their token."""
   decay = pair_decay(chunk.log_decay)
-  earlier = np.tri(chunk.k.shape[0], k=-1, dtype=bool) & masks.pair
-  # b of token i reads what is left behind token i - 1.
-  next_b = jnp.roll(chunk.b, -1, axis=0)
-
-  def before(write):
-    met = scores(next_b, write, decay, masks)
-    return jnp.where(earlier, jnp.roll(met, 1, axis=0), 0)
-
   return _Scores(
     scores(chunk.q, chunk.k, decay, masks),
     scores(chunk.q, chunk.a, decay, masks),
-    before(chunk.k),
-    before(chunk.a),
+    strict_scores(chunk.b, chunk.k, decay, masks),
+    strict_scores(chunk.b, chunk.a, decay, masks),
   )
 
 
 def _entering(chunk, decay, masks) -> jax.Array:
   """What b reads of the entering state [C, K]: decayed up to token i - 1."""
-  before = jnp.roll(decay.entry, 1, axis=0)
-  first = np.arange(chunk.b.shape[0])[:, None] == 0
-  before = jnp.where(first, 1, before)
-  return chunk.b * jnp.where(masks.entry[:, None], before, 0)
+  return chunk.b * strict_entry(decay, masks)
 
 
 def summarize(chunk, masks):

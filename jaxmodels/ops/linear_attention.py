@@ -1,20 +1,30 @@
 """Linear attention: `S_t = decay_t S_{t-1} + k_t v_t^T`, `y_t = S_t^T q_t`.
 
-Without decay (Katharopoulos et al. 2020, arXiv:2006.16236), with one decay a
-head (RetNet, Sun et al. 2023, arXiv:2307.08621; Mamba-2, Dao & Gu 2024,
-arXiv:2405.21060) or one a key channel (GLA, Yang et al. 2023,
-arXiv:2312.06635).
+Without decay (Katharopoulos et al. 2020, arXiv:2006.16236), with one decay
+per head (RetNet, Sun et al. 2023, arXiv:2307.08621; Mamba-2, Dao & Gu 2024,
+arXiv:2405.21060) or one per key channel (GLA, Yang et al. 2023,
+arXiv:2312.06635). With a bonus y reads the state before the token, and the
+token's own write times the bonus (RWKV-6, Peng et al. 2024, arXiv:2404.05892).
 """
 
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
+from jaxmodels.ops.engine import checks
 from jaxmodels.ops.engine.arguments import arrays
-from jaxmodels.ops.engine.decay import boundary_decay, decayed_scores
+from jaxmodels.ops.engine.decay import (
+  boundary_decay,
+  decayed_scores,
+  pair_decay,
+  strict_entry,
+  strict_scores,
+)
 from jaxmodels.ops.engine.explicit import by_letters
 from jaxmodels.ops.engine.matrix_state import decays_per_key, run_matrix_state
 from jaxmodels.ops.engine.method import CPU_CACHE_ELEMENTS
+from jaxmodels.ops.engine.platform import wide
 from jaxmodels.ops.engine.recurrence import Family, Kernel, Method, Summary
 from jaxmodels.ops.kernels import scan_decayed
 
@@ -28,6 +38,16 @@ class Tokens(NamedTuple):
   log_decay: jax.Array | None
 
 
+class BonusTokens(NamedTuple):
+  """As `Tokens`, and own [C]: how much of its own v a token reads."""
+
+  q: jax.Array
+  k: jax.Array
+  v: jax.Array
+  log_decay: jax.Array | None
+  own: jax.Array
+
+
 @by_letters(
   ("...LH", "...H"),
   of="v",
@@ -36,6 +56,7 @@ class Tokens(NamedTuple):
   v="...LH_",
   log_decay="...LH",
   initial_state="...H",
+  bonus="H",
 )
 def linear_attention(
   q: jax.Array,
@@ -44,13 +65,14 @@ def linear_attention(
   log_decay: jax.Array | None = None,
   initial_state: jax.Array | None = None,
   *,
+  bonus: jax.Array | None = None,
   segment_ids: jax.Array | None = None,
   reverse: bool = False,
   method: Method = "auto",
   chunk_size: int | None = None,
   axis_name: str | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-  """Linear attention with no decay, a decay a head, or a decay a key channel.
+  """Linear attention with no decay, one per head, or one per key channel.
 
       S_t = diag(exp(log_decay_t)) S_{t-1} + k_t v_t^T
       y_t = S_t^T q_t
@@ -58,9 +80,19 @@ def linear_attention(
   The decay acts before the token is written and y reads the state after it.
   No scale is hidden: scale q to have one.
 
-  Cost: about 2 C (K + V) + 4 K V flops a token and head, chunked forward;
-  2 C^2 more with a decay a head, (4 C + 160) K more with one a key channel;
-  on a TPU 6 C K log2(C) of matrix products for the latter.
+  With a bonus the states are the same, but y reads the state before the token
+  and the token's own write times the bonus:
+
+      y_t = (S_{t-1} + diag(bonus) k_t v_t^T)^T q_t
+
+  `S_{t-1}` is as token t - 1 left it: the decay of token t has not acted on
+  it. In the letters of RWKV-6, r is q, w_t is `exp(log_decay_t)`, and u is the
+  bonus.
+
+  Cost: about 2 C (K + V) + 4 K V flops per token and head, chunked forward;
+  2 C^2 more with a decay per head, (4 C + 160) K more with one per key
+  channel; on a TPU 6 C K log2(C) of matrix products for the latter; a bonus
+  adds 3 K + 2 V.
 
   Args:
     q: [..., L, H, K].
@@ -68,16 +100,18 @@ def linear_attention(
     v: [..., L, H, V].
     log_decay: None, [..., L, H] or [..., L, H, K]; at most 0, -inf allowed.
     initial_state: [..., H, K, V]; zero by default.
+    bonus: None or [H, K], of any sign. It has no length axis: with `axis_name`
+      every device has all of it.
     segment_ids: [..., L] integers; a segment is a run of equal ids. The
       entering state has id 0, and each token sees only its own segment.
     reverse: run from the last token to the first.
     method: a form, see `jaxmodels.ops.engine.recurrence`; "auto" is
-      "chunk_parallel", but on TPU "chunked" with a decay a key channel; on CPU
-      "chunked" unless a gradient of a short sequence is asked, and with a
+      "chunk_parallel", but on TPU "chunked" with a decay per key channel; on
+      CPU "chunked" unless a gradient of a short sequence is asked, and with a
       decay and K <= 64 "recurrent" there if only the value is. "pallas" is
       for TPU, see `jaxmodels.ops.kernels` for what it can and cannot do.
     chunk_size: a power of two; 64 by default, 128 on TPU, 32 on CPU if
-      K <= 64 or with a decay a key channel.
+      K <= 64 or with a decay per key channel.
     axis_name: mesh axis over which L is sharded, inside `shard_map`; equal
       shards. `initial_state` and the final state are those of the whole
       sequence, the same on every device: their specs leave the axis out.
@@ -97,9 +131,10 @@ def linear_attention(
     cached = 2 * CPU_CACHE_ELEMENTS
   else:
     cached = CPU_CACHE_ELEMENTS // 2 if per_key else CPU_CACHE_ELEMENTS
+  (bonus,) = arrays(op, bonus=bonus)
   return run_matrix_state(
     op,
-    FAMILY,
+    FAMILY if bonus is None else WITH_BONUS,
     tokens,
     initial_state,
     segment_ids=segment_ids,
@@ -109,7 +144,23 @@ def linear_attention(
     axis_name=axis_name,
     cached=cached,
     by_token=log_decay is not None,
+    prepare=lambda tokens: _with_bonus(op, tokens, bonus),
   )
+
+
+def _with_bonus(op, tokens, bonus):
+  """Makes the bonus a number per token: it meets nothing but q_t and k_t."""
+  if bonus is None:
+    return tokens
+  q, k = tokens.q, tokens.k
+  checks.shape(op, "bonus", bonus, k.shape[-2:], "[H, K]")
+  checks.dtype(op, "bonus", bonus, jnp.floating, "real floating point")
+  checks.finite(op, bonus=bonus)
+  with jax.named_scope(op):
+    dtype = wide(q, k, bonus)
+    bonus = jnp.expand_dims(bonus.astype(dtype), range(k.ndim - 2))
+    own = jnp.sum(q.astype(dtype) * (bonus * k.astype(dtype)), axis=-1)
+  return BonusTokens(q, k, tokens.v, tokens.log_decay, own)
 
 
 def summarize(chunk, masks):
@@ -143,6 +194,15 @@ def step(token, masks, state):
   return token.q @ state, state
 
 
+def read_before(chunk, masks, state):
+  """As `read`, before the token of each query, and `own` of its value."""
+  decay = boundary_decay(chunk.log_decay, chunk.k, masks)
+  between = pair_decay(chunk.log_decay)
+  y = strict_scores(chunk.q, chunk.k, between, masks) @ chunk.v
+  y = y + (chunk.q * strict_entry(decay, masks)) @ state
+  return y + chunk.own[:, None] * chunk.v
+
+
 FAMILY = Family(
   summarize,
   compose,
@@ -150,4 +210,8 @@ FAMILY = Family(
   read,
   step=step,
   kernel=Kernel(summarize, scan_decayed, read),
+)
+# No `step`: of one token no scores are left for it to spare.
+WITH_BONUS = FAMILY._replace(
+  read=read_before, kernel=Kernel(summarize, scan_decayed, read_before)
 )

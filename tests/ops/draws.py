@@ -21,20 +21,26 @@ def log_decay(rng, length, *, per_key, scale=1.0):
   return -scale * rng.exponential(size=shape)
 
 
-def linear_attention(decay=None):
+def linear_attention(decay=None, bonus=False):
   def draw(rng, length):
     drawn = qkv(rng, length)
     if decay is not None:
       drawn["log_decay"] = log_decay(rng, length, per_key=decay == "key")
+    if bonus:
+      drawn["bonus"] = rng.standard_normal((HEADS, KEYS))
     return drawn
 
   return draw
 
 
-def delta_rule(decay=None):
+def delta_rule(decay=None, gates=False):
   def draw(rng, length):
     drawn = linear_attention(decay)(rng, length)
-    drawn["beta"] = rng.uniform(0, 2, (2, length, HEADS))
+    if gates:
+      drawn["beta"] = rng.uniform(0, 1, drawn["k"].shape)
+      drawn["write_gate"] = rng.uniform(0, 1, drawn["v"].shape)
+    else:
+      drawn["beta"] = rng.uniform(0, 2, (2, length, HEADS))
     return drawn
 
   return draw

@@ -9,7 +9,7 @@ import pytest
 
 from jaxmodels import ops
 from jaxmodels.testing import relative_error
-from tests.ops.test_matrix import OPS
+from tests.ops.test_matrix import OPS, WHOLE
 
 LENGTH = 21  # Cut in 8 and 13, so that few programs serve many tests.
 # One op of each kind by default: the others differ by their decay alone.
@@ -44,7 +44,9 @@ def prepare(name, **options):
     k: jnp.asarray(x, jnp.complex64 if np.iscomplexobj(x) else jnp.float32)
     for k, x in drawn.items()
   }
-  return compiled(op, **options), cast, cast.pop("initial_state")
+  whole = {n: cast.pop(n) for n in WHOLE.get(op, ()) if n in cast}
+  run = functools.partial(compiled(op, **options), **whole)
+  return run, cast, cast.pop("initial_state")
 
 
 def cut(sequence, start, stop):

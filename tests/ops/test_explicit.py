@@ -67,7 +67,15 @@ CASES = {
   "linear_attention": matrix(
     "linear_attention", draws.linear_attention("head")
   ),
+  "linear_attention, bonus": matrix(
+    "linear_attention",
+    draws.linear_attention("key", bonus=True),
+    bonus=P("h"),
+  ),
   "delta_rule": matrix("delta_rule", draws.delta_rule("head")),
+  "delta_rule, gates": matrix(
+    "delta_rule", draws.delta_rule("key", gates=True)
+  ),
   "dplr_recurrence": matrix("dplr_recurrence", draws.dplr("key")),
   "normalized_linear_attention": matrix(
     "normalized_linear_attention", draws.normalized(gates=True)

@@ -70,7 +70,13 @@ def kalman(rng, length):
 # one.
 CASES = {
   "linear_attention": (draws.linear_attention("head"), {}, FORMS),
+  "linear_attention, bonus": (
+    draws.linear_attention("key", bonus=True),
+    {},
+    FORMS,
+  ),
   "delta_rule": (draws.delta_rule("key"), {}, FORMS),
+  "delta_rule, gates": (draws.delta_rule("key", gates=True), {}, FORMS),
   "diagonal_recurrence": (draws.diagonal(), {}, FORMS),
   "dplr_recurrence": (draws.dplr("key"), {}, FORMS),
   "dense_recurrence": (draws.dense(), {}, FORMS),
@@ -102,7 +108,7 @@ CASES = {
   ),
 }
 # Arguments that have neither a batch axis nor, but for `initial_state`, L.
-WHOLE = ("A", "D", "kernel", "F", "Q", "H", "R", "mean", "covariance")
+WHOLE = ("A", "D", "bonus", "kernel", "F", "Q", "H", "R", "mean", "covariance")
 # The forms that need the number of tokens.
 FIXED = {
   "kalman_filter": ("associative", "chunk_parallel"),

@@ -125,6 +125,17 @@ def test_decays(name, decay, kind):
   check(name, arguments)
 
 
+@each_kind
+@pytest.mark.parametrize(
+  ("name", "option"), [("linear_attention", "bonus"), ("delta_rule", "gates")]
+)
+def test_decays_with_a_bonus_and_with_gates(name, option, kind):
+  rng = np.random.default_rng(1)
+  arguments = getattr(draws, name)("key", **{option: True})(rng, LENGTH)
+  arguments["log_decay"] = decays(kind, arguments["log_decay"].shape, rng)
+  check(name, arguments)
+
+
 @pytest.mark.slow
 @each_kind
 def test_decays_of_householder_products(kind):
@@ -185,6 +196,15 @@ def test_like_keys(beta, noise):
   # are added up, which token by token they never are: any chunked form loses
   # the digit or so that its chunk is long (1.3e-5 measured at 64 tokens).
   check("delta_rule", arguments, compare=beta < 2)
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-3])
+def test_like_keys_and_gates(noise):
+  rng = np.random.default_rng(2)
+  arguments = draws.delta_rule(gates=True)(rng, LENGTH)
+  k = arguments["k"][:, :1] + noise * rng.standard_normal(arguments["k"].shape)
+  arguments["k"] = k / np.linalg.norm(k, axis=-1, keepdims=True)
+  check("delta_rule", arguments)
 
 
 @pytest.mark.parametrize(

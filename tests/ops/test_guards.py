@@ -17,17 +17,29 @@ GOOD = {
   "log_decay": -np.ones(SHAPE, np.float32),
   "initial_state": np.ones((1, 2, 4, 5), np.float32),
   "segment_ids": np.zeros((1, 3), np.int32),
+  "bonus": np.ones((2, 4), np.float32),
+  "write_gate": np.ones((*SHAPE, 5), np.float32),
 }
 NAMES = {
-  "linear_attention": [name for name in GOOD if name != "beta"],
-  "delta_rule": list(GOOD),
+  "linear_attention": [
+    name for name in GOOD if name not in ("beta", "bonus", "write_gate")
+  ],
+  "delta_rule": [name for name in GOOD if name not in ("bonus", "write_gate")],
 }
+NAMES["linear_attention, bonus"] = [*NAMES["linear_attention"], "bonus"]
+NAMES["delta_rule, gates"] = [*NAMES["delta_rule"], "write_gate"]
 EVERY = [(op, name) for op, names in NAMES.items() for name in names]
 
 
 def call(op, wrong):
   arguments = {name: GOOD[name] for name in NAMES[op]} | wrong
-  return getattr(ops, op)(**arguments, method="chunked", chunk_size=2)
+  function = getattr(ops, plain(op))
+  return function(**arguments, method="chunked", chunk_size=2)
+
+
+def plain(op):
+  """The name that an error has."""
+  return op.partition(",")[0]
 
 
 def poke(name, value):
@@ -41,7 +53,8 @@ def poke(name, value):
 def test_a_bad_shape_is_named(op, name):
   # k fixes what the others must be.
   named = "v" if name == "k" else name
-  with pytest.raises(ValueError, match=rf"{op}: {named} must be .* got shape"):
+  words = rf"{plain(op)}: {named} must be .* got shape"
+  with pytest.raises(ValueError, match=words):
     call(op, {name: GOOD[name][:, :-1]})
 
 
@@ -54,7 +67,8 @@ def test_too_few_axes_are_named(op):
 @pytest.mark.parametrize(("op", "name"), EVERY)
 def test_a_bad_dtype_is_named(op, name):
   kind = np.float32 if name == "segment_ids" else np.int32
-  with pytest.raises(ValueError, match=rf"{op}: {name} must be .* got dtype"):
+  words = rf"{plain(op)}: {name} must be .* got dtype"
+  with pytest.raises(ValueError, match=words):
     call(op, {name: GOOD[name].astype(kind)})
 
 
@@ -64,6 +78,8 @@ NUMBERS = [
   *((op, poke("log_decay", 0.1), "log_decay must be at") for op in NAMES),
   ("delta_rule", poke("beta", 2.1), r"beta must lie in \[0, 2\]"),
   ("delta_rule", poke("beta", -0.1), r"beta must lie in \[0, 2\]"),
+  ("delta_rule, gates", poke("beta", 2.1), r"beta must lie in \[0, 2\]"),
+  ("delta_rule, gates", poke("write_gate", -0.1), "write_gate must lie in"),
 ]
 
 
@@ -73,14 +89,14 @@ def test_wrong_numbers_are_named_eagerly(op, wrong, words):
   jax.eval_shape(lambda: call(op, wrong))
   with (
     checks.numerics(),
-    pytest.raises(ValueError, match=f"{op}: {words}"),
+    pytest.raises(ValueError, match=f"{plain(op)}: {words}"),
   ):
     call(op, wrong)
 
 
 @pytest.fixture(scope="module")
 def guarded():
-  """Both ops compiled with their guards, once."""
+  """The ops compiled with their guards, once."""
 
   def compiled(op):
     def run(arguments):
@@ -99,7 +115,8 @@ def test_wrong_numbers_are_named_in_compiled_programs(
   with checks.numerics():
     guarded[op](good)
     # chexify has an error of its own for what fails in a compiled program.
-    with pytest.raises((ValueError, AssertionError), match=f"{op}: {words}"):
+    named = f"{plain(op)}: {words}"
+    with pytest.raises((ValueError, AssertionError), match=named):
       guarded[op]({**good, **wrong})
 
 
@@ -108,7 +125,7 @@ def test_a_decay_of_zero_and_the_ends_of_beta_are_right(op):
   with checks.numerics():
     call(op, poke("log_decay", -np.inf))
     call(op, poke("log_decay", 0.0))
-    if op == "delta_rule":
+    if plain(op) == "delta_rule":
       call(op, {"beta": np.float32([[[0, 2]] * 3])})
 
 

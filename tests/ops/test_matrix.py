@@ -19,9 +19,22 @@ OPS = {
     "linear_attention",
     draws.linear_attention("key"),
   ),
+  "linear_attention, bonus": (
+    "linear_attention",
+    draws.linear_attention("key", bonus=True),
+  ),
+  "linear_attention, bonus and head decay": (
+    "linear_attention",
+    draws.linear_attention("head", bonus=True),
+  ),
   "delta_rule": ("delta_rule", draws.delta_rule()),
   "delta_rule, head decay": ("delta_rule", draws.delta_rule("head")),
   "delta_rule, key decay": ("delta_rule", draws.delta_rule("key")),
+  "delta_rule, gates": ("delta_rule", draws.delta_rule("key", gates=True)),
+  "delta_rule, gates and head decay": (
+    "delta_rule",
+    draws.delta_rule("head", gates=True),
+  ),
   "diagonal_recurrence": ("diagonal_recurrence", draws.diagonal()),
   "diagonal_recurrence, complex": (
     "diagonal_recurrence",
@@ -73,7 +86,7 @@ GIVEN = (
 
 
 # Arguments without a length axis, which every device has whole.
-WHOLE = {"selective_scan": ("A", "D")}
+WHOLE = {"linear_attention": ("bonus",), "selective_scan": ("A", "D")}
 
 
 def check(name, **options):
@@ -108,7 +121,9 @@ def test_every_form(name):
   [
     "linear_attention",
     "linear_attention, head decay",
+    "linear_attention, bonus",
     "delta_rule, key decay",
+    "delta_rule, gates",
     "dplr_recurrence, key decay",
     "dense_recurrence",
   ],

@@ -16,13 +16,19 @@ from jaxmodels.ops.engine.platform import trace_for
 from jaxmodels.ops.kernels import grid
 from jaxmodels.testing import check_op, relative_error, tolerance
 from tests.ops import draws
-from tests.ops.test_matrix import GIVEN
+from tests.ops.test_matrix import GIVEN, WHOLE
 
 OPS = {
   f"{op}, {decay} decay" if decay else op: (op, getattr(draws, op)(decay))
   for op in ("linear_attention", "delta_rule")
   for decay in (None, "head", "key")
 }
+# What a bonus or gates change is in the chunks: the kernels are the same.
+OPS["linear_attention, bonus"] = (
+  "linear_attention",
+  draws.linear_attention("key", bonus=True),
+)
+OPS["delta_rule, gates"] = "delta_rule", draws.delta_rule("key", gates=True)
 each_op = pytest.mark.parametrize("name", OPS)
 one_of_each = pytest.mark.parametrize(
   "name", ["linear_attention, key decay", "delta_rule, head decay"]
@@ -36,6 +42,7 @@ def check(name, **options):
     getattr(reference, op),
     draw,
     forms=("pallas",),
+    whole=WHOLE.get(op, ()),
     **options,
   )
 

@@ -138,6 +138,45 @@ def decayed_scores(
   return scores(q, k, pair_decay(log_decay), masks)
 
 
+def strict_scores(
+  q: jax.Array, k: jax.Array, decay: PairDecay, masks: Masks
+) -> jax.Array:
+  """`sum_n q_in k_jn exp(sum_{j<t<i} log_decay_tn)`, of joined j < i.
+
+  For a query that reads the state before its own token, which has neither
+  decayed nor been written by it.
+
+  Args:
+    q: [C, K].
+    k: [C, K].
+    decay: `pair_decay(log_decay)`.
+    masks: of the chunk.
+
+  Returns:
+    [C, C], 0 where j >= i or token j is not joined to token i.
+  """
+  # What q of token i reads is what token i - 1 would read with it.
+  met = scores(jnp.roll(q, -1, axis=0), k, decay, masks)
+  earlier = np.tri(q.shape[0], k=-1, dtype=bool) & masks.pair
+  return jnp.where(earlier, jnp.roll(met, 1, axis=0), 0)
+
+
+def strict_entry(decay: Decay, masks: Masks) -> jax.Array:
+  """Decay from the entering state up to token i, without that of token i.
+
+  Args:
+    decay: `boundary_decay` of the chunk.
+    masks: of the chunk.
+
+  Returns:
+    [C, K], 0 where token i is not joined to the entering state.
+  """
+  before = jnp.roll(decay.entry, 1, axis=0)
+  first = np.arange(before.shape[0])[:, None] == 0
+  before = jnp.where(first, 1, before)
+  return jnp.where(masks.entry[:, None], before, 0)
+
+
 def between(log_decay: jax.Array) -> jax.Array:
   """`sum_{j<t<=i} log_decay_t` [C, C]: i counts t <= i, j counts t > j.
 

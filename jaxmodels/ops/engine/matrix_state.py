@@ -1,6 +1,7 @@
 """What ops with a state [K, V] a head share: checks, batch axes, defaults."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -27,6 +28,7 @@ def run_matrix_state(
   axis_name: str | None,
   cached: int = 0,
   by_token: bool = False,
+  prepare: Callable[[Any], Any] = lambda tokens: tokens,
 ) -> tuple[jax.Array, jax.Array]:
   """Checks and runs an op.
 
@@ -41,7 +43,9 @@ def run_matrix_state(
     op: its name, for messages and for the scope in the compiled program.
     family: the recurrence.
     tokens: a NamedTuple with k [..., L, H, K], v [..., L, H, V] and maybe q,
-      a and b like k, beta [..., L, H] and log_decay [..., L, H] or like k.
+      a and b like k, beta [..., L, H] with a write_gate that is None or like
+      v, and log_decay [..., L, H] or like k. Beside a write gate beta may be
+      like k.
     initial_state: [..., H, K, V] or None for zero.
     segment_ids: [..., L] or None.
     reverse: as for `run`.
@@ -52,6 +56,8 @@ def run_matrix_state(
       where all at once have more to do, such as the transitions of a family
       that otherwise has `read_and_advance`.
     by_token: whether the tokens of a chunk have less to do one by one.
+    prepare: makes the tokens that the family takes of those given, once these
+      are checked.
 
   Returns:
     y [..., L, H, V] in the dtype of v, the final state [..., H, K, V].
@@ -63,6 +69,7 @@ def run_matrix_state(
   *batch, _, _, _ = tokens.k.shape
   gate = tokens.log_decay
   per_key = decays_per_key(gate, tokens.k)
+  tokens = prepare(tokens)
   if initial_state is None:
     initial_state = _zero_state(tokens)
   dtype = wide(initial_state, tokens.k, tokens.v)
@@ -139,8 +146,7 @@ def _check(op, tokens, initial_state, segment_ids):
       x = getattr(tokens, name)
       checks.shape(op, name, x, keys, "[..., L, H, K] like k")
   if hasattr(tokens, "beta"):
-    checks.shape(op, "beta", tokens.beta, keys[:-1], "[..., L, H]")
-    checks.between(op, "beta", tokens.beta, 0, 2)
+    _check_gates(op, tokens.beta, tokens.write_gate, k, v)
   _check_log_decay(op, tokens.log_decay, k)
   if initial_state is not None:
     state_shape = (*keys[:-3], *keys[-2:], v.shape[-1])
@@ -153,6 +159,18 @@ def _check(op, tokens, initial_state, segment_ids):
   checks.segment_ids(op, segment_ids, keys[:-2])
   finite = tokens._replace(log_decay=None)._asdict()
   checks.finite(op, **finite, initial_state=initial_state)
+
+
+def _check_gates(op, beta, write_gate, k, v):
+  """Beside a write gate beta may be one per key channel."""
+  per_key = write_gate is not None and beta.ndim == k.ndim
+  expected = k.shape if per_key else k.shape[:-1]
+  letters = "[..., L, H], or [..., L, H, K] beside a write_gate,"
+  checks.shape(op, "beta", beta, expected, letters)
+  checks.between(op, "beta", beta, 0, 2)
+  if write_gate is not None:
+    checks.shape(op, "write_gate", write_gate, v.shape, "[..., L, H, V] like v")
+    checks.between(op, "write_gate", write_gate, 0, 2)
 
 
 def _check_log_decay(op, log_decay, k):

@@ -1,8 +1,12 @@
-"""Masks: which tokens of a chunk may talk, and to which states.
+"""Segments: documents packed in one row, episodes, padding.
 
-Computed once from the segment ids, so that packed documents, episode resets
-and padding are right for every family at once. Without ids every token is
-joined to every other and the masks are constants, which the compiler folds.
+`from_cu_seqlens`, `from_resets` and `continue_ids` make the segment ids that
+every op takes; `jaxmodels.ops.segments` is this module.
+
+Masks say which tokens of a chunk may talk, and to which states. Computed once
+from the segment ids, so that packed documents, episode resets and padding are
+right for every family at once. Without ids every token is joined to every
+other and the masks are constants, which the compiler folds.
 """
 
 from collections.abc import Callable
@@ -11,6 +15,76 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+
+def from_cu_seqlens(cu_seqlens: jax.Array, length: int) -> jax.Array:
+  """Segment ids of documents that lie one behind the other in one row.
+
+  For data in the layout of variable-length attention kernels: the boundaries
+  of the documents, as cumulative sums of their lengths.
+
+  The first document has id 0, so it starts from the state that enters (zero
+  unless an op is given an `initial_state`); each other one starts from zero.
+  Tokens behind the last boundary are padding: one more segment, which neither
+  reads nor changes a document, but whose state is the one that leaves.
+
+  Args:
+    cu_seqlens: [..., N + 1] integers, `0, n_1, n_1 + n_2, ...` for N documents
+      of n_i tokens. Empty documents are allowed, so the last boundary may be
+      repeated to fill an array of fixed size.
+    length: L, the tokens of the row, padding included; static.
+
+  Returns:
+    [..., L] of int32.
+  """
+
+  def ids(ends):  # The number of documents that end before each token.
+    tokens = jnp.arange(length, dtype=jnp.int32)
+    return jnp.searchsorted(ends, tokens, side="right").astype(jnp.int32)
+
+  ends = jnp.asarray(cu_seqlens, jnp.int32)[..., 1:]
+  return jnp.vectorize(ids, signature="(n)->(l)")(ends)
+
+
+def from_resets(resets: jax.Array) -> jax.Array:
+  """Segment ids of episodes, from the tokens at which the state is reset.
+
+  For reinforcement learning and streams: a token with a reset starts from
+  zero, whatever came before. A reset at the first token drops the state that
+  enters; without one that state goes on.
+
+  Args:
+    resets: [..., L], booleans, or integers of which each but 0 is a reset.
+
+  Returns:
+    [..., L] of int32.
+  """
+  starts = jnp.asarray(resets).astype(bool)
+  return jnp.cumsum(starts, axis=-1, dtype=jnp.int32)
+
+
+def continue_ids(ids: jax.Array, last: jax.Array) -> jax.Array:
+  """Segment ids behind a cut, for an op that is given the state at the cut.
+
+  For sequences that are run piece by piece. The state that enters an op has
+  id 0, so the segment that the cut went through must have it too:
+
+      y1, state = op(x[:, :t], segment_ids=ids[:, :t])
+      rest = continue_ids(ids[:, t:], ids[:, t - 1])
+      y2, _ = op(x[:, t:], initial_state=state, segment_ids=rest)
+
+  which equals the uncut run, wherever the cut is. In reverse the state enters
+  at the last token and has its id, so ids stay as they are; where a reverse
+  run is cut between two segments, give no state.
+
+  Args:
+    ids: [..., L] integers behind the cut.
+    last: [...], the id of the token before the cut, numbered as `ids` are.
+
+  Returns:
+    [..., L], 0 where a segment goes on.
+  """
+  return jnp.asarray(ids) - jnp.asarray(last)[..., None]
 
 
 class Masks(NamedTuple):

@@ -67,16 +67,20 @@ def step_through(
 
 
 def linear_attention(
-  q, k, v, log_decay=None, initial_state=None, *, segment_ids=None,
-  reverse=False,
+  q, k, v, log_decay=None, initial_state=None, *, bonus=None,
+  segment_ids=None, reverse=False,
 ):  # fmt: skip
-  """`S_t = diag(exp(log_decay_t)) S_{t-1} + k_t v_t^T; y_t = S_t^T q_t`."""
+  """`S_t = diag(exp(log_decay_t)) S_{t-1} + k_t v_t^T; y_t = S_t^T q_t`.
+
+  With a bonus `y_t = (S_{t-1} + diag(bonus) k_t v_t^T)^T q_t`.
+  """
 
   def step(S, token):
     q, k, v, log_decay = token
-    S = jnp.exp(log_decay)[..., None] * S
-    S = S + k[..., :, None] * v[..., None, :]
-    return S, jnp.einsum("bhk,bhkv->bhv", q, S)
+    write = k[..., :, None] * v[..., None, :]
+    before, S = S, jnp.exp(log_decay)[..., None] * S + write
+    read = S if bonus is None else before + bonus[None, :, :, None] * write
+    return S, jnp.einsum("bhk,bhkv->bhv", q, read)
 
   tokens = q, k, v, _per_key(log_decay, k)
   state = _matrix_state(initial_state, k, v)
@@ -84,20 +88,25 @@ def linear_attention(
 
 
 def delta_rule(
-  q, k, v, beta, log_decay=None, initial_state=None, *, segment_ids=None,
-  reverse=False,
+  q, k, v, beta, log_decay=None, initial_state=None, *, write_gate=None,
+  segment_ids=None, reverse=False,
 ):  # fmt: skip
-  """`S_t = (I - beta k k^T) decay_t S_{t-1} + beta k v^T; y_t = S_t^T q_t`."""
+  """`S_t = (I - k (b k)^T) decay_t S_{t-1} + k (w v)^T; y_t = S_t^T q_t`.
+
+  b is beta, and w the write gate, which is beta where there is none.
+  """
 
   def step(S, token):
-    q, k, v, beta, log_decay = token
+    q, k, v, b, w, log_decay = token
     S = jnp.exp(log_decay)[..., None] * S
-    recalled = jnp.einsum("bhk,bhkv->bhv", k, S)
-    write = beta[..., None] * (v - recalled)
-    S = S + k[..., :, None] * write[..., None, :]
+    erased = jnp.einsum("bhk,bhkv->bhv", b * k, S)
+    S = S + k[..., :, None] * (w * v - erased)[..., None, :]
     return S, jnp.einsum("bhk,bhkv->bhv", q, S)
 
-  tokens = q, k, v, beta, _per_key(log_decay, k)
+  if beta.ndim < k.ndim:
+    beta = beta[..., None]
+  write_gate = beta if write_gate is None else write_gate
+  tokens = q, k, v, beta, write_gate, _per_key(log_decay, k)
   state = _matrix_state(initial_state, k, v)
   return step_through(step, state, tokens, segment_ids, reverse)
 

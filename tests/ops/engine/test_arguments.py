@@ -30,7 +30,18 @@ def draw(B=2, L=5, H=3, K=4, V=6, D=4):
   cache = np.ones((B, 2), bool)
   return {
     "linear_attention": {**qkv, "log_decay": gate, "initial_state": state},
+    "linear_attention, bonus": {
+      **qkv,
+      "log_decay": key_gate,
+      "bonus": n(H, K),
+      "initial_state": state,
+    },
     "delta_rule": {**qkv, "beta": beta, "log_decay": key_gate},
+    "delta_rule, gates": {
+      **qkv,
+      "beta": np.ones((B, L, H, K)),
+      "write_gate": np.ones((B, L, H, V)),
+    },
     "dplr_recurrence": {
       **qkv,
       "a": n(B, L, H, K),
@@ -103,7 +114,7 @@ each_op = pytest.mark.parametrize("name", NAMES)
 
 
 def op_named(name):
-  return OWN if name == "own" else getattr(ops, name)
+  return OWN if name == "own" else getattr(ops, name.partition(",")[0])
 
 
 def shapes_of(name, given, **options):
@@ -162,7 +173,8 @@ def test_float64_gives_the_numbers_of_float32():
 
 def refusal(name, given):
   """The one line that an op answers."""
-  with pytest.raises(ValueError, match=f"^{name}: ") as caught:
+  op = name.partition(",")[0]
+  with pytest.raises(ValueError, match=f"^{op}: ") as caught:
     shapes_of(name, given)
   assert "\n" not in str(caught.value)
   return str(caught.value)
@@ -226,7 +238,7 @@ def check_empty(name, sizes, method):
     options["method"] = method
   given = jax.tree.map(np.float32, given)
   with_ids = name not in WITHOUT_STATE or name == "bidirectional"
-  leading = next(iter(given.values())).shape[:2]
+  leading = given.get("v", given.get("b", given.get("x"))).shape[:2]
   for ids in (None, np.zeros(leading, np.int32)) if with_ids else (None,):
     call = functools.partial(op_named(name), **options)
     if ids is not None:

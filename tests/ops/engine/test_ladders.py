@@ -7,7 +7,7 @@ import pytest
 
 from jaxmodels.ops.engine import decay, triangular
 from jaxmodels.ops.engine.platform import masked_block, trace_for
-from jaxmodels.ops.engine.segments import causal_masks
+from jaxmodels.ops.engine.segments import causal_masks, segment_masks
 
 SIZES = (1, 2, 8, 16, 64)
 PLATFORMS = ("cpu", "tpu")
@@ -65,4 +65,29 @@ def test_scores_with_a_decay_a_key_channel(platform, size):
     for j in range(i + 1):
       kept = np.exp(log_decay[j + 1 : i + 1].sum(0))
       wanted[i, j] = (q[i] * k[j] * kept).sum()
+  np.testing.assert_allclose(found, wanted, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("ids", ["one segment", "a new one"])
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("platform", PLATFORMS)
+def test_what_is_read_before_a_token(platform, size, ids):
+  """Decays of the tokens between alone, and nothing of another segment."""
+  rng = np.random.default_rng(size)
+  q, k = rng.standard_normal((2, size, 3))
+  log_decay = -rng.exponential(size=(size, 3))
+  log_decay[size // 2, 0] = -np.inf
+  ids = np.arange(size) // (size if ids == "one segment" else size // 2 + 1)
+  masks = segment_masks(jnp.asarray(ids), jnp.asarray(0))
+  q, k, g = map(jnp.asarray, (q, k, log_decay))
+  with trace_for(platform):
+    found = decay.strict_scores(q, k, decay.pair_decay(g), masks)
+    entry = decay.strict_entry(decay.boundary_decay(g, k, masks), masks)
+  wanted = np.zeros((size, size))
+  for i in range(size):
+    for j in range(i):
+      kept = np.exp(log_decay[j + 1 : i].sum(0)) * (ids[i] == ids[j])
+      wanted[i, j] = (q[i] * k[j] * kept).sum()
+    kept = np.exp(log_decay[:i].sum(0)) * (ids[i] == 0)
+    np.testing.assert_allclose(entry[i], kept, rtol=1e-12, atol=1e-12)
   np.testing.assert_allclose(found, wanted, rtol=1e-12, atol=1e-12)
