@@ -248,17 +248,6 @@ def _check_signature(
   _require(error is None, f"{name}.__call__: {error}: {contract}")
 
 
-def _unpacked(name: str, result: Any, shares: bool, contract: str) -> Any:
-  """What a mixer returned, as a tuple of two or, with `shared`, three."""
-  wanted = "(y, state, shared)" if shares else "(y, state)"
-  _require(
-    isinstance(result, tuple | list) and len(result) == 2 + shares,
-    f"{name} must return {wanted}, got {_describe(result)}: "
-    f"{SHARED if shares else contract}",
-  )
-  return result
-
-
 def _check_output(name: str, y: Any, x: jax.Array, contract: str) -> None:
   _require(
     hasattr(y, "shape") and hasattr(y, "dtype"),

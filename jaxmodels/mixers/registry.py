@@ -5,7 +5,7 @@ import difflib
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 import flax.linen as nn
 import jax
@@ -57,7 +57,7 @@ def make_module(
 
 def _made_of(
   kind: str,
-  entry: Entry,
+  entry: Any,
   options: Mapping[str, Any],
   common: Mapping[str, Any],
 ) -> nn.Module | None:
@@ -90,7 +90,7 @@ def _check_cut(mlp: nn.Module) -> None:
     )
 
 
-def is_pair(entry: Any) -> bool:
+def is_pair(entry: Any) -> TypeGuard[tuple[str, Mapping[str, Any]]]:
   """Whether an entry is (name, options)."""
   return (
     isinstance(entry, tuple | list)

@@ -286,13 +286,14 @@ class Backbone(nn.Module):
 
   def _mlps(self) -> tuple[Entry, ...]:
     """The channel mixers of the pattern: one, or the tuple's."""
-    if isinstance(self.mlp, str | nn.Module) or is_pair(self.mlp):
-      return (self.mlp,)
+    mlp: Any = self.mlp
+    if isinstance(mlp, str | nn.Module) or is_pair(mlp):
+      return (mlp,)
     checks.require(
-      isinstance(self.mlp, tuple | list) and len(self.mlp) > 0,
-      f"Backbone: mlp must be an entry or a tuple of entries, got {self.mlp!r}",
+      isinstance(mlp, tuple | list) and len(mlp) > 0,
+      f"Backbone: mlp must be an entry or a tuple of entries, got {mlp!r}",
     )
-    return tuple(self.mlp)
+    return tuple(mlp)
 
   def _options_of(self, entry: Entry) -> Mapping[str, Any]:
     name = entry[0] if is_pair(entry) else entry

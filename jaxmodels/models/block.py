@@ -13,7 +13,7 @@ from jaxmodels.ops.engine.explicit import place_like
 
 __all__ = ["BLOCKS", "NORMS", "Block", "Unbound", "make_norm"]
 
-NORMS = {"rms": RMSNorm, "layer": LayerNorm}
+NORMS: dict[str, Any] = {"rms": RMSNorm, "layer": LayerNorm}
 BLOCKS = ("pre_norm", "post_norm", "parallel")
 
 State = Any
@@ -32,7 +32,7 @@ class Unbound:
 
 def make_norm(
   like: Any, name: str, dtype: jnp.dtype | None = None
-) -> RMSNorm | LayerNorm:
+) -> nn.Module:
   """A norm in the scope of its caller, as the fields of a module say."""
   return NORMS[like.norm](
     epsilon=like.norm_epsilon,

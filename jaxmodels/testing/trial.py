@@ -27,9 +27,9 @@ _WIDE = ("float32", "float64", "complex64", "complex128", "int32", "bool")
 # Errors in bfloat16 are compared with what rounding x and the parameters alone
 # changes, in the worst of a few draws: one read that cancels may be most of it.
 # Of 48 mixers of the library, drawn at random, one was off by 0.2, but by 1.01
-# times that; the most was 2.1 times. Up to _LITTLE of it is right; beyond it the
-# form must not be off by more than 1.5 times what "recurrent" is, the bar of
-# tests/ops/test_bfloat16.py, nor by more than _ROUNDINGS.
+# times that; the most was 2.1 times. Up to _LITTLE of it is right; beyond it
+# the form must not be off by more than 1.5 times what "recurrent" is, the bar
+# of tests/ops/test_bfloat16.py, nor by more than _ROUNDINGS.
 _ROUNDINGS, _LITTLE, _FORMS_DIFFER = 4, 3, 1.5
 _DRAWS = 6
 # Float32 rounds too, and may do so more in chunks: a few of its steps.
