@@ -7,8 +7,9 @@ import flax.linen as nn
 
 from jaxmodels.mixers import contract
 from jaxmodels.testing import sizes
+from jaxmodels.testing.compilation import quick_to_compile
 from jaxmodels.testing.diagnosis import FUTURE
-from jaxmodels.testing.trial import BATCH, Trial, has_field, quick_to_compile
+from jaxmodels.testing.trial import BATCH, Trial, has_field
 
 _FUTURE_SKIPPED = (
   "not checked, since the mixer reads the future: the zero state, cut and "

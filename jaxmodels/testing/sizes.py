@@ -24,6 +24,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from jaxmodels.testing.compilation import jit
 from jaxmodels.testing.evaluate import named
 from jaxmodels.testing.trial import Trial
 
@@ -80,7 +81,7 @@ def memory_of(
   distances = np.unique([*range(1, 17), *np.geomspace(16, reach, 20)]).round()
   distances = distances.astype(int)
   rows = np.arange(1, len(distances) + 1)
-  output = jax.jit(lambda x: function(x)[:, at])
+  output = jit(lambda x: function(x)[:, at])
   rng = np.random.default_rng(0)
   change = rng.standard_normal(width).astype(np.float32)
   total = np.zeros(len(distances))

@@ -18,6 +18,7 @@ from jax.sharding import PartitionSpec
 from jaxmodels.mixers import contract
 from jaxmodels.ops.engine import checks
 from jaxmodels.testing import cases
+from jaxmodels.testing.compilation import jit
 from jaxmodels.testing.diagnosis import FUTURE, diagnose_mixer
 from jaxmodels.testing.errors import relative_error, tolerance, wrong_tokens
 from jaxmodels.testing.evaluate import AXIS, default_shards, make_mesh, named
@@ -26,28 +27,16 @@ BATCH = 2
 _WIDE = ("float32", "float64", "complex64", "complex128", "int32", "bool")
 # Errors in bfloat16 are compared with what rounding x and the parameters alone
 # changes, in the worst of a few draws: one read that cancels may be most of it.
-# Of 48 mixers of the library, drawn at random, one was off by 0.2, but by 1.01
-# times that; the most was 2.1 times. Up to _LITTLE of it is right; beyond it
-# the form must not be off by more than 1.5 times what "recurrent" is, the bar
-# of tests/ops/test_bfloat16.py, nor by more than _ROUNDINGS.
+# Of 48 mixers of the library with random parameters one was off by 0.2, but by
+# 1.01 times that; the most was 2.1 times. Up to _LITTLE of it is right; beyond
+# it the form must not be off by more than 1.5 times what "recurrent" is (as in
+# tests/ops/test_bfloat16.py), nor by more than _ROUNDINGS.
 _ROUNDINGS, _LITTLE, _FORMS_DIFFER = 4, 3, 1.5
 _DRAWS = 6
 # Float32 rounds too, and may do so more in chunks: a few of its steps.
 _FLOOR = 2e-6
 # Chex puts the message of a check among its own words.
 _CHEX = re.compile(r"Custom message: (.*?)\.? \[failed at", re.DOTALL)
-
-
-@contextlib.contextmanager
-def quick_to_compile() -> Iterator[None]:
-  """Compiles without most optimizations: small programs cost most there."""
-  name = "jax_disable_most_optimizations"
-  before = jax.config.read(name)
-  jax.config.update(name, True)
-  try:
-    yield
-  finally:
-    jax.config.update(name, before)
 
 
 class Trial:
@@ -93,7 +82,7 @@ class Trial:
     for row, start in self.starts:
       self.ids[row, start:] += start > 0
     self.ids %= 2  # Ids come back, and each time it is another document.
-    self.call = jax.jit(self.apply(module, contract.mix))
+    self.call = jit(self.apply(module, contract.mix))
     # A function of its own: jax keeps what it traced, with guards or without.
     guarded = jax.jit(self.apply(module, contract.mix))
     self.whole = chex.chexify(guarded, async_check=False)
@@ -261,7 +250,7 @@ class Trial:
     if method == cases.SHARDED:
       call = _sharded(call)
 
-    @jax.jit
+    @jit
     def slopes(params, x, weights):
       def loss(params, x):
         y, _ = call(params, x, None, self.ids)
@@ -312,7 +301,7 @@ class Trial:
 
   def _unpacked(self, module: nn.Module) -> tuple[Any, Any]:
     """(y, state) of another module with the same parameters."""
-    return jax.jit(self.apply(module))(self.params, self.x, None, self.ids)
+    return jit(self.apply(module))(self.params, self.x, None, self.ids)
 
 
 def _initial(
@@ -324,7 +313,7 @@ def _initial(
     known = jax.eval_shape(module.init, key, x)
     if set(known) <= {"params"}:
       return params, {}
-  variables = dict(jax.jit(module.init)(key, x))
+  variables = dict(jit(module.init)(key, x))
   # As NumPy's arrays, so that noise is added without a program per shape.
   initial = jax.tree.map(np.asarray, variables.pop("params", {}))
   return initial if params is None else params, variables
