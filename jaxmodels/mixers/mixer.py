@@ -87,6 +87,13 @@ class Mixer(nn.Module):
     check_input(self, x, segment_ids)
     return self.mix(x, state, segment_ids)
 
+  def __init_subclass__(cls, **options: Any) -> None:
+    # Or every step of the equation adds a scope to its names in a profile.
+    if "mix" in cls.__dict__:
+      nn.nowrap(cls.__dict__["mix"])
+    super().__init_subclass__(**options)
+
+  @nn.nowrap
   def mix(
     self, x: jax.Array, state: Any, segment_ids: jax.Array | None
   ) -> tuple[jax.Array, Any]:
@@ -111,16 +118,19 @@ class Mixer(nn.Module):
     """float32, or `dtype` where that is wider."""
     return wide(self.dtype)
 
+  @nn.nowrap
   def dense(self, name: str, features: int, **options: Any) -> nn.Dense:
     """A dense map without bias; options as for `layers.common.projection`."""
     return projection(self, features, name, **options)
 
+  @nn.nowrap
   def heads_of(
     self, name: str, x: jax.Array, heads: int, features: int, **options: Any
   ) -> jax.Array:
     """A dense map of x [B, L, D] to heads [B, L, heads, features]."""
     return split_heads(self.dense(name, heads * features, **options)(x), heads)
 
+  @nn.nowrap
   def norm(
     self,
     name: str = "norm",
@@ -136,6 +146,7 @@ class Mixer(nn.Module):
       **options,
     )
 
+  @nn.nowrap
   def convolution(
     self, name: str, kernel_width: int, **options: Any
   ) -> ShortConvolution:
@@ -150,6 +161,7 @@ class Mixer(nn.Module):
       **options,
     )
 
+  @nn.nowrap
   def positions(
     self,
     x: jax.Array,
@@ -173,6 +185,7 @@ class Mixer(nn.Module):
       entering, x.shape[1], segment_ids, self.axis_name, reverse=self.reverse
     )
 
+  @nn.nowrap
   def run(
     self,
     op: Callable[..., tuple[jax.Array, Any]],
@@ -191,12 +204,14 @@ class Mixer(nn.Module):
       axis_name=self.axis_name,
     )
 
+  @nn.nowrap
   def output(self, y: jax.Array) -> jax.Array:
     """The output projection of [B, L, F] or of heads [B, L, H, V] to D."""
     if y.ndim == 4:
       y = merge_heads(y)
     return self.dense("output", self.width, scale=self.output_scale)(y)
 
+  @nn.nowrap
   def _check_shared(self) -> None:
     check_fields(self)
     check_positive(self, "norm_epsilon")

@@ -65,7 +65,7 @@ MOVES = {"reshape", "slice", "squeeze", "broadcast_in_dim", "transpose"}
 
 def test_no_op_is_left_out():
   types = {"Cache", "Gaussian", "Normalized"}
-  tools = {"make_op", "segments"}
+  tools = {"families", "make_op", "segments"}
   assert set(ops.__all__) - types - tools == set(CASES)
 
 
