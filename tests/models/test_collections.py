@@ -144,7 +144,9 @@ def test_each_layer_draws_from_each_stream(part, scan_layers, stream):
   assert np.abs(y - model.apply(variables, X)[0]).max() > 0.1
 
 
-@pytest.mark.parametrize("scan_layers", [False, True])
+@pytest.mark.parametrize(
+  "scan_layers", [pytest.param(False, marks=pytest.mark.slow), True]
+)
 def test_rematerialised_layers_draw_what_they_drew(part, scan_layers):
   variables = variables_of(build(part, scan_layers))
   params = variables.pop("params")

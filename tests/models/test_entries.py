@@ -50,7 +50,13 @@ SAME = {
 }
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["loop", "scan"])
+@pytest.fixture(
+  scope="module",
+  params=[
+    pytest.param(False, id="loop"),
+    pytest.param(True, id="scan", marks=pytest.mark.slow),
+  ],
+)
 def named(request):
   """A model by names, its variables, and its logits."""
   model = LanguageModel(VOCAB, WIDTH, 4, scan_layers=request.param, **BY_NAME)

@@ -65,7 +65,7 @@ def types(tree):
 @pytest.mark.parametrize(
   ("scan_layers", "params_spec", "context"),
   [
-    (False, P(), False),
+    pytest.param(False, P(), False, marks=pytest.mark.slow),
     (True, P(), True),
     pytest.param(False, largest_axis, True, marks=pytest.mark.slow),
     pytest.param(True, largest_axis, False, marks=pytest.mark.slow),

@@ -85,7 +85,9 @@ def test_a_stack_is_its_equations(params):
     close(y[row], defined(wide, X[row].astype(np.float64), IDS[row]))
 
 
-@pytest.mark.parametrize("remat", ["none", "full"])
+@pytest.mark.parametrize(
+  "remat", [pytest.param("none", marks=pytest.mark.slow), "full"]
+)
 def test_scanned_layers_are_the_unrolled_ones(params, remat):
   def results(model, params):
     def loss(params, x):

@@ -193,7 +193,14 @@ def check(function, case, lengths, adapt=lambda arguments: arguments):
       assert_equal(exported.call(arguments), direct(arguments))
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+  "case",
+  [
+    # As `kalman_filter`, and it takes as long.
+    pytest.param(x, marks=pytest.mark.slow if x == "kalman_smoother" else ())
+    for x in CASES
+  ],
+)
 def test_any_batch(case):
   """The form that the op chooses itself, with a fixed length."""
   method = CASES[case][2][0]

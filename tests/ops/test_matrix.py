@@ -119,7 +119,7 @@ def test_every_form(name):
 @pytest.mark.parametrize(
   "name",
   [
-    "linear_attention",
+    pytest.param("linear_attention", marks=pytest.mark.slow),
     "linear_attention, head decay",
     "linear_attention, bonus",
     "delta_rule, key decay",

@@ -83,7 +83,17 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+# Other faults are found by the same checks.
+SELDOM = ("drops the tail", "stops a gradient", "computes in float32")
+
+
+@pytest.mark.parametrize(
+  "fault",
+  [
+    pytest.param(fault, marks=pytest.mark.slow if fault in SELDOM else ())
+    for fault in FAULTS
+  ],
+)
 def test_a_fault_is_named(fault):
   # Only the faults of a form or of a dtype need these programs.
   methods = ("recurrent", "chunked") if "chunked" in fault else ()

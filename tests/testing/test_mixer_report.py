@@ -85,6 +85,7 @@ def test_a_fault_in_bfloat16_is_caught(fault, match):
     check(fault)
 
 
+@pytest.mark.slow
 def test_every_form_of_a_mixer_sharded_too():
   check(methods=FORMS)
   match = 'method "sequence-parallel" against "recurrent": y is off'

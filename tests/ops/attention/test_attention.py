@@ -84,8 +84,6 @@ def exact_gradients(window, arguments, ids, size, cotangents):
   [
     (None, "none", False),
     (None, "middle", True),
-    (1, "middle", True),
-    (5, "at_0", True),
     (5, "middle", True),
     (5, "back", True),
     *(
@@ -97,6 +95,8 @@ def exact_gradients(window, arguments, ids, size, cotangents):
         (1, "none", False),
         (1, "none", True),
         (1, "at_0", True),
+        (1, "middle", True),
+        (5, "at_0", True),
         (5, "none", False),
         (5, "none", True),
       ]

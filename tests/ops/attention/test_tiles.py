@@ -25,7 +25,9 @@ K, V = draw(LENGTH, GROUPS, KEY), draw(LENGTH, GROUPS, VALUE)
 OLD_K, OLD_V = draw(PAST, GROUPS, KEY), draw(PAST, GROUPS, VALUE)
 
 
-@pytest.mark.parametrize("window", [None, 6])
+@pytest.mark.parametrize(
+  "window", [None, pytest.param(6, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("ids", [None, IDS], ids=["joined", "packed"])
 def test_tiles_of_any_size_are_the_definition(window, ids):
   """Most sizes divide neither 11 queries nor 15 keys.

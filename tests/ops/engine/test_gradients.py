@@ -32,7 +32,7 @@ def change_of_gradient(op):
 @pytest.mark.parametrize(
   ("method", "reverse"),
   [
-    ("recurrent", False),
+    pytest.param("recurrent", False, marks=pytest.mark.slow),
     ("chunked", True),
     ("chunk_parallel", False),
     ("associative", True),
