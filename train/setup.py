@@ -267,8 +267,10 @@ def _check_programs(
 def _lowered(function: Any, *arguments: Any) -> str:
   """Returns the program of a jitted function before it is compiled."""
   if not hasattr(function, "lower"):
-    # Debug mode wraps it, to run checks.
-    function = function.__wrapped__
+    # Debug mode wraps it, to run checks. This trace has none, and JAX would
+    # keep it for the run: so another function is traced.
+    checked = function.__wrapped__.__wrapped__
+    function = jax.jit(lambda *given: checked(*given))
   return function.lower(*arguments).as_text()
 
 
