@@ -15,7 +15,7 @@ from jaxmodels.layers.rotary import rotate
 from jaxmodels.mixers.mixer import Mixer
 from jaxmodels.ops import Cache, attention
 from jaxmodels.ops.engine import checks
-from jaxmodels.ops.engine.exporting import serializable
+from jaxmodels.ops.engine.exporting import is_open, serializable
 
 __all__ = ["SoftmaxAttention", "SoftmaxAttentionState"]
 
@@ -109,7 +109,8 @@ class SoftmaxAttention(Mixer):
       segment_ids=segment_ids,
     )
     y = self.output(y)
-    if state is not None and self.window is None:
+    goes_on = state is not None or is_open(x.shape[1])
+    if goes_on and self.window is None:
       y = self._within_cache(y, positions)
     return y, SoftmaxAttentionState(cache, after)
 
@@ -122,7 +123,8 @@ class SoftmaxAttention(Mixer):
     if self.axis_name is not None:
       length *= jax.lax.axis_size(self.axis_name)
     checks.require(
-      self.window is not None or length <= self.max_length,
+      # Of an exported program only a call knows its length: y is NaN beyond.
+      self.window is not None or is_open(length) or length <= self.max_length,
       f"SoftmaxAttention: max_length is {self.max_length}, but the sequence "
       f"has {length} tokens: {_REMEDY}",
     )

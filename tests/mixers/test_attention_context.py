@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import export
 
 from jaxmodels.mixers import SoftmaxAttention
 from jaxmodels.models import LanguageModel
@@ -105,3 +106,17 @@ def test_a_model_names_the_field():
   tokens = np.zeros((1, 5), np.int32)
   with pytest.raises(ValueError, match=f"{BOUND} 4, but .* 5 tokens"):
     jax.eval_shape(model.init, jax.random.key(0), tokens)
+
+
+def test_an_exported_program_of_any_length_is_never_a_window():
+  layer = SoftmaxAttention(width=8, heads=2, max_length=8)
+  x = np.random.default_rng(0).normal(size=(1, 11, 8)).astype(np.float32)
+  params = layer.init(jax.random.key(0), x[:, :8])
+  (length,) = export.symbolic_shape("l")
+  shape = jax.ShapeDtypeStruct((1, length, 8), np.float32)
+  program = export.export(jax.jit(lambda x: layer.apply(params, x)[0]))(shape)
+  wanted = layer.apply(params, x[:, :8])[0]
+  np.testing.assert_allclose(program.call(x[:, :8]), wanted, 1e-5, 1e-6)
+  y = program.call(x)
+  np.testing.assert_allclose(y[:, :8], wanted, 1e-5, 1e-6)
+  assert np.isnan(y[:, 8:]).all()
