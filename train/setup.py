@@ -255,23 +255,12 @@ def _check_programs(
   batch = strategy.batch(
     {name: np.stack([row] * count) for name, row in dataset[0].items()}
   )
-  processes.check_same(
-    {
-      "the code of the initial parameters": drawn.lower().as_text(),
-      "the code of the training step": _lowered(strategy.step, state, batch),
-      "the code of the validation": _lowered(strategy.evaluate, state, batch),
-    }
-  )
-
-
-def _lowered(function: Any, *arguments: Any) -> str:
-  """Returns the program of a jitted function before it is compiled."""
-  if not hasattr(function, "lower"):
-    # Debug mode wraps it, to run checks. This trace has none, and JAX would
-    # keep it for the run: so another function is traced.
-    checked = function.__wrapped__.__wrapped__
-    function = jax.jit(lambda *given: checked(*given))
-  return function.lower(*arguments).as_text()
+  programs = {
+    "the code of the initial parameters": drawn.lower(),
+    "the code of the training step": strategy.step.lower(state, batch),
+    "the code of the validation": strategy.evaluate.lower(state, batch),
+  }
+  processes.check_same({name: x.as_text() for name, x in programs.items()})
 
 
 def make_workdir(workdir: str) -> None:

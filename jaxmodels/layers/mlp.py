@@ -12,7 +12,40 @@ from jaxmodels.layers.common import check_fields, check_input, projection
 __all__ = ["MLP", "GatedMLP"]
 
 
-class GatedMLP(nn.Module):
+class _ChannelMixer(nn.Module):
+  """The fields and the call of both; they define `_map`, token by token."""
+
+  width: int
+  hidden: int | None = None
+  output_scale: float = 1.0
+  dtype: jnp.dtype = jnp.float32
+  param_dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self,
+    x: jax.Array,
+    state: tuple[()] | None = None,
+    *,
+    segment_ids: jax.Array | None = None,
+  ) -> tuple[jax.Array, tuple[()]]:
+    """[B, L, D] to [B, L, D], and the state (); segments change nothing."""
+    check_fields(self, "hidden")
+    check_input(self, x, segment_ids)
+    return self._map(x), ()
+
+  def init_state(self, batch_size: int) -> tuple[()]:
+    """Nothing is remembered."""
+    del batch_size
+    return ()
+
+  @nn.nowrap
+  def _map(self, x: jax.Array) -> jax.Array:
+    """[B, L, D] to [B, L, D], once x and the fields are checked."""
+    raise NotImplementedError
+
+
+class GatedMLP(_ChannelMixer):
   """SwiGLU: W_o (SiLU(W_g x) * W_v x), without biases.
 
   Shazeer 2020, arXiv:2002.05202. The hidden width is by default 8/3 of the
@@ -27,36 +60,16 @@ class GatedMLP(nn.Module):
     param_dtype: Of the parameters.
   """
 
-  width: int
-  hidden: int | None = None
-  output_scale: float = 1.0
-  dtype: jnp.dtype = jnp.float32
-  param_dtype: jnp.dtype = jnp.float32
-
-  @nn.compact
-  def __call__(
-    self,
-    x: jax.Array,
-    state: tuple[()] | None = None,
-    *,
-    segment_ids: jax.Array | None = None,
-  ) -> tuple[jax.Array, tuple[()]]:
-    """[B, L, D] to [B, L, D], and the state (); segments change nothing."""
-    check_fields(self, "hidden")
-    check_input(self, x, segment_ids)
+  @nn.nowrap
+  def _map(self, x: jax.Array) -> jax.Array:
     hidden = self.hidden or -(-self.width * 8 // 24) * 8
     gate = nn.silu(projection(self, hidden, "gate")(x))
     value = projection(self, hidden, "value")(x)
     output = projection(self, self.width, "output", scale=self.output_scale)
-    return output(gate * value), ()
-
-  def init_state(self, batch_size: int) -> tuple[()]:
-    """Nothing is remembered."""
-    del batch_size
-    return ()
+    return output(gate * value)
 
 
-class MLP(nn.Module):
+class MLP(_ChannelMixer):
   """W_o GELU(W_i x + b_i) + b_o (Vaswani et al. 2017, arXiv:1706.03762).
 
   With GELU (Hendrycks & Gimpel 2016, arXiv:1606.08415) in place of the
@@ -70,31 +83,11 @@ class MLP(nn.Module):
     param_dtype: Of the parameters.
   """
 
-  width: int
-  hidden: int | None = None
-  output_scale: float = 1.0
-  dtype: jnp.dtype = jnp.float32
-  param_dtype: jnp.dtype = jnp.float32
-
-  @nn.compact
-  def __call__(
-    self,
-    x: jax.Array,
-    state: tuple[()] | None = None,
-    *,
-    segment_ids: jax.Array | None = None,
-  ) -> tuple[jax.Array, tuple[()]]:
-    """[B, L, D] to [B, L, D], and the state (); segments change nothing."""
-    check_fields(self, "hidden")
-    check_input(self, x, segment_ids)
+  @nn.nowrap
+  def _map(self, x: jax.Array) -> jax.Array:
     hidden = self.hidden or 4 * self.width
     x = nn.gelu(projection(self, hidden, "input", use_bias=True)(x))
     output = projection(
       self, self.width, "output", scale=self.output_scale, use_bias=True
     )
-    return output(x), ()
-
-  def init_state(self, batch_size: int) -> tuple[()]:
-    """Nothing is remembered."""
-    del batch_size
-    return ()
+    return output(x)

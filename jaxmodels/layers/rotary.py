@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxmodels.ops.engine import checks, halo
+from jaxmodels.ops.engine import checks, halo, segments
 from jaxmodels.ops.engine.explicit import by_letters
 
 __all__ = ["advance_positions", "rotate"]
@@ -131,9 +131,8 @@ def _starts(
   Both are counted in the whole sequence, which each device holds a piece of,
   and in the order of the run.
   """
-  first = halo.id_before(ids, axis_name, reverse)
-  before = jnp.concatenate([first, ids[:, :-1]], 1)
-  starts = jnp.where(ids != before, counted, -1)
+  fresh = segments.starts(ids, halo.id_before(ids, axis_name, reverse))
+  starts = jnp.where(fresh, counted, -1)
   if axis_name is not None:
     # The latest start in the pieces before decides until there is another.
     latest = halo.gather(jnp.max(starts, 1)[None], 0, axis_name, reverse)

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxmodels.layers.common import wide
 from jaxmodels.ops.engine import checks, halo
 from jaxmodels.ops.engine.explicit import by_letters
+from jaxmodels.ops.engine.segments import starts
 
 __all__ = ["token_shift"]
 
@@ -60,9 +61,8 @@ def token_shift(
     last = halo.from_last(last, axis_name, reverse)
   y = jnp.concatenate([before, x[:, :-1]], 1)
   if ids is not None:
-    previous = halo.id_before(ids, axis_name, reverse)
-    previous = jnp.concatenate([previous, ids[:, :-1]], 1)
-    y = jnp.where((ids == previous)[..., None], y, 0)
+    fresh = starts(ids, halo.id_before(ids, axis_name, reverse))
+    y = jnp.where(fresh[..., None], 0, y)
   if reverse:
     y = jnp.flip(y, 1)
   return y, last[:, 0].astype(wide(x.dtype))

@@ -8,7 +8,7 @@ from jax import lax
 from jaxmodels.ops.engine import checks, halo
 from jaxmodels.ops.engine.arguments import arrays
 from jaxmodels.ops.engine.explicit import by_letters
-from jaxmodels.ops.engine.segments import count_changes
+from jaxmodels.ops.engine.segments import count_changes, starts
 
 __all__ = ["causal_convolution"]
 
@@ -96,7 +96,7 @@ def causal_convolution(
       fresh = None
       if ids is not None:
         before = halo.id_before(ids, axis_name, reverse)
-        fresh = jnp.diff(ids, axis=-1, prepend=before) != 0
+        fresh = starts(ids, before)
       y, state = _recurrent(inputs, jnp.asarray(kernel, wide), tail, fresh)
     else:
       y, state = _parallel(

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import functools
 import importlib
-import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -35,8 +34,6 @@ _ROUNDINGS, _LITTLE, _FORMS_DIFFER = 4, 3, 1.5
 _DRAWS = 6
 # Float32 rounds too, and may do so more in chunks: a few of its steps.
 _FLOOR = 2e-6
-# Chex puts the message of a check among its own words.
-_CHEX = re.compile(r"Custom message: (.*?)\.? \[failed at", re.DOTALL)
 
 
 class Trial:
@@ -91,9 +88,8 @@ class Trial:
       with checks.numerics():
         results = self.whole(self.params, self.x, None, self.ids)
     except AssertionError as error:
-      found = _CHEX.search(str(error))
       raise contract.ContractError(
-        f"numeric guard: {found[1] if found else error}"
+        f"numeric guard: {checks.message_of(error)}"
       ) from error
     self.y, self.final = results
 

@@ -9,9 +9,8 @@ state.
 import contextlib
 import dataclasses
 import functools
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import chex
 import jax
@@ -39,6 +38,16 @@ from train.state import TrainState
 from train.step import Batch, Task, eval_step, train_step
 
 
+class Program(Protocol):
+  """A function under `jit` or `pmap`, which compiles when it is called."""
+
+  def __call__(self, *args: Any) -> Any:
+    """Runs it."""
+
+  def lower(self, *args: Any) -> Any:
+    """The program for such arguments, or shapes of them, not yet compiled."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Strategy:
   """What the loop asks of a strategy.
@@ -61,8 +70,8 @@ class Strategy:
   prepare: Callable[[TrainState], Any]
   rows: Callable[[int], Sequence[int]]
   batch: Callable[[Mapping[str, np.ndarray]], Any]
-  step: Callable[[Any, Any], tuple[Any, dict[str, Any]]]
-  evaluate: Callable[[Any, Any], dict[str, Any]]
+  step: Program
+  evaluate: Program
   saved: Callable[[Any], TrainState]
 
 
@@ -76,40 +85,40 @@ def _as_it_is(state: Any) -> Any:
   return state
 
 
-# Chex puts the message of a check among its own words.
-_MESSAGE = re.compile(r"Custom message: (.*?)\.? \[failed at", re.DOTALL)
-
-
 @contextlib.contextmanager
 def _named_checks() -> Iterator[None]:
   """Turns the error of a check into one that says which it is."""
   try:
     yield
   except AssertionError as error:
-    found = _MESSAGE.search(str(error))
-    name = found[1] if found else one_line(error)
+    name = one_line(checks.message_of(error))
     raise CheckError(f"a check failed: {name}") from error
 
 
-def _checked(function: Callable[..., Any]) -> Callable[..., Any]:
-  """Makes a lifted function run its numeric checks, and wait for them."""
-  chexified = chex.chexify(function, async_check=False)
+class _Checked:
+  """A function that runs its numeric checks, and waits for them."""
 
-  @functools.wraps(function)
-  def run(*args: Any) -> Any:
+  def __init__(self, lift: Callable[..., Any], function: Callable[..., Any]):
+    self._lift, self._function = lift, function
+    self._checked = chex.chexify(lift(function), async_check=False)
+
+  def __call__(self, *args: Any) -> Any:
     # The switch is read while tracing, which the first call does.
     with checks.numerics(True), _named_checks():
-      return chexified(*args)
+      return self._checked(*args)
 
-  return run
+  def lower(self, *args: Any) -> Any:
+    """The program without its checks, which only a call can have."""
+    # Another function: JAX would keep the trace of this one for the calls.
+    return self._lift(lambda *given: self._function(*given)).lower(*args)
 
 
 def _lifted(
   step: Callable[..., Any], evaluate: Callable[..., Any], debug: bool
-) -> tuple[Callable[..., Any], Callable[..., Any]]:
+) -> tuple[Program, Program]:
   """Both under `jit`: the state is used up, unless checks may stop the step."""
   if debug:
-    return _checked(jax.jit(step)), _checked(jax.jit(evaluate))
+    return _Checked(jax.jit, step), _Checked(jax.jit, evaluate)
   return jax.jit(step, donate_argnums=0), jax.jit(evaluate)
 
 
@@ -251,8 +260,9 @@ def _pmap(
 
   # Metrics are equal on every device after the sum: one copy comes back.
   if debug:
-    run_step = _checked(lift(step, out_axes=(0, None)))
-    run_evaluate = _checked(lift(evaluate, out_axes=None))
+    lift_step = functools.partial(lift, out_axes=(0, None))
+    run_step = _Checked(lift_step, step)
+    run_evaluate = _Checked(functools.partial(lift, out_axes=None), evaluate)
   else:
     run_step = lift(step, out_axes=(0, None), donate_argnums=0)
     run_evaluate = lift(evaluate, out_axes=None)

@@ -18,6 +18,7 @@ checks stays so.
 
 import contextlib
 import contextvars
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -27,6 +28,10 @@ import jax.numpy as jnp
 
 # Which numbers are checked: none, those of arguments, or all.
 _NUMERICS = contextvars.ContextVar("jaxmodels_numerics", default="none")
+
+
+# Chex puts the message of a check among its own words.
+_MESSAGE = re.compile(r"Custom message: (.*?)\.? \[failed at", re.DOTALL)
 
 
 class NumberError(ValueError):
@@ -50,6 +55,12 @@ def numerics(
     yield
   finally:
     _NUMERICS.reset(token)
+
+
+def message_of(error: AssertionError) -> str:
+  """The words of the check that failed, out of chex's error."""
+  found = _MESSAGE.search(str(error))
+  return found[1] if found else str(error)
 
 
 def runs() -> bool:

@@ -59,8 +59,8 @@ def from_resets(resets: jax.Array) -> jax.Array:
   Returns:
     [..., L] of int32.
   """
-  starts = jnp.asarray(resets).astype(bool)
-  return jnp.cumsum(starts, axis=-1, dtype=jnp.int32)
+  resets = jnp.asarray(resets).astype(bool)
+  return jnp.cumsum(resets, axis=-1, dtype=jnp.int32)
 
 
 def continue_ids(ids: jax.Array, last: jax.Array) -> jax.Array:
@@ -120,6 +120,21 @@ class Masks(NamedTuple):
     return jnp.where(joined, x, 0)
 
 
+def starts(ids: jax.Array, before: jax.Array) -> jax.Array:
+  """Where a segment starts: at each token whose id is not the one before.
+
+  Args:
+    ids: [..., L] integers.
+    before: [..., 1], the id before the first token.
+
+  Returns:
+    [..., L] booleans.
+  """
+  ids = jnp.asarray(ids)
+  before = jnp.asarray(before, ids.dtype)
+  return ids != jnp.concatenate([before, ids[..., :-1]], axis=-1)
+
+
 def count_changes(ids: jax.Array, before: jax.Array) -> jax.Array:
   """How often the id has changed up to each token.
 
@@ -133,10 +148,7 @@ def count_changes(ids: jax.Array, before: jax.Array) -> jax.Array:
   Returns:
     [..., L] of int32.
   """
-  ids = jnp.asarray(ids)
-  before = jnp.asarray(before, ids.dtype)
-  previous = jnp.concatenate([before, ids[..., :-1]], axis=-1)
-  return jnp.cumsum(ids != previous, axis=-1, dtype=jnp.int32)
+  return jnp.cumsum(starts(ids, before), axis=-1, dtype=jnp.int32)
 
 
 def segment_masks(ids: jax.Array, before: jax.Array) -> Masks:

@@ -165,7 +165,7 @@ def test_classes_of_a_config_are_found_from_any_directory(
   assert saved.read_config(document, trusted).data.size == 3
 
 
-@pytest.mark.parametrize("name", ["json", "wave", "numpy", "ml_collections"])
+@pytest.mark.parametrize("name", ["json", "wave", "numpy", "tqdm"])
 @pytest.mark.parametrize("inside", [True, False])
 def test_a_config_may_have_the_name_of_a_module(
   folder, tmp_path, monkeypatch, name, inside
