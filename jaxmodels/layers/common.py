@@ -73,9 +73,8 @@ def _product(x: jax.Array, kernel: jax.Array, *args, **options) -> jax.Array:
       arrays["x"], arrays["kernel"], *args, **options
     ),
     {"x": x, "kernel": kernel},
-    {"x": "...", "kernel": "_F"},
-    "...F",
-    batch=x.ndim - 1,
+    {"x": "... D", "kernel": "D F"},
+    "... F",
   )
 
 

@@ -22,12 +22,12 @@ def check_vocabulary(module: nn.Module) -> None:
   )
 
 
-@by_letters("BLD", tokens="BL", table="_D")
+@by_letters("B L D", tokens="B L", table="V D")
 def _look_up(table: jax.Array, tokens: jax.Array) -> jax.Array:
   return jnp.take(table, tokens, axis=0)
 
 
-@by_letters("BLV", x="BL", table="V")
+@by_letters("B L V", x="B L D", table="V D")
 def _read_out(x: jax.Array, table: jax.Array) -> jax.Array:
   return jnp.einsum(
     "bld,vd->blv", x, table, preferred_element_type=wide(x.dtype)

@@ -11,7 +11,7 @@ from jaxmodels.ops.engine.explicit import by_letters
 __all__ = ["Hedgehog"]
 
 
-@by_letters("BLHK", x="BLHK", kernel="H_")
+@by_letters("B L H F", x="B L H K", kernel="H K F")
 def _per_head(x: jax.Array, kernel: jax.Array) -> jax.Array:
   """W_h x of every head: x [B, L, H, K], kernel [H, K, F]."""
   return jnp.einsum("blhk,hkf->blhf", x, kernel)

@@ -81,7 +81,7 @@ def _angles(positions: jax.Array, speeds: Any, dtype: jnp.dtype) -> jax.Array:
   return signed.astype(dtype) * np.asarray(2 * np.pi / 2**32, dtype)
 
 
-@by_letters(("BL", "B"), entering="B", segment_ids="BL")
+@by_letters(("B L", "B"), entering="B", segment_ids="B L")
 def advance_positions(
   entering: jax.Array,
   length: int,

@@ -11,7 +11,7 @@ from jaxmodels.ops.engine.segments import starts
 __all__ = ["token_shift"]
 
 
-@by_letters(("BLD", "BD"), x="BLD", state="BD", segment_ids="BL")
+@by_letters(("B L D", "B D"), x="B L D", state="B D", segment_ids="B L")
 def token_shift(
   x: jax.Array,
   state: jax.Array | None = None,

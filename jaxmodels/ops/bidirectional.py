@@ -24,12 +24,11 @@ from jaxmodels.ops.linear_attention import linear_attention
 
 
 @by_letters(
-  "...LH",
-  of="v",
-  q="...LH",
-  k="...LH",
-  v="...LH_",
-  log_decay="...LH",
+  "... L H V",
+  q="... L H K",
+  k="... L H K",
+  v="... L H V",
+  log_decay="... L H",
 )
 def bidirectional(
   q: jax.Array,
@@ -161,28 +160,29 @@ def _full(q, k, v, log_decay, segment_ids):
 
 def _check(op, q, k, v, log_decay, floor, method, axis_name, segment_ids):
   """Checks shapes and dtypes, and numbers where that is switched on."""
+  methods = (*METHODS, "quadratic")
   checks.require(
-    method == "quadratic" or method in METHODS,
-    f"{op}: method must be one of full, {', '.join(METHODS)}, got {method!r}",
+    method in methods,
+    f"{op}: method must be one of {', '.join(methods)}, got {method!r}",
   )
   checks.require(
     method != "quadratic" or axis_name is None,
-    f"{op}: method must not be 'full' on a sharded sequence "
+    f'{op}: method must not be "quadratic" on a sharded sequence '
     f"(axis_name={axis_name!r})",
   )
-  checks.rank_at_least(op, "k", k, 3, "[..., L, H, K]")
+  checks.arguments(
+    op,
+    k=(k, "... L H K"),
+    q=(q, "... L H K"),
+    v=(v, "... L H V"),
+    log_decay=(log_decay, "... L H"),
+    segment_ids=(segment_ids, "... L"),
+  )
   if method in ("quadratic", "associative"):
     form = f'method "{method}"'
     require_length(op, k.shape[-3], form, '"auto" or "recurrent"')
-  checks.shape(op, "q", q, k.shape, "[..., L, H, K] like k")
-  checks.shape(op, "v", v, (*k.shape[:-1], None), "[..., L, H, V]")
-  if log_decay is not None:
-    checks.shape(op, "log_decay", log_decay, k.shape[:-1], "[..., L, H]")
-  given = {"q": q, "k": k, "v": v, "log_decay": log_decay}
-  for name, x in given.items():
-    if x is not None:
-      checks.dtype(op, name, x, jnp.floating, "real floating point")
+  checks.floating(op, q=q, k=k, v=v, log_decay=log_decay)
+  checks.integers(op, segment_ids=segment_ids)
   checks.require(floor > 0, f"{op}: floor must be above 0, got {floor}")
   checks.log_decay(op, log_decay)
-  checks.segment_ids(op, segment_ids, k.shape[:-2])
   checks.finite(op, q=q, k=k, v=v)

@@ -16,11 +16,10 @@ METHODS = ("auto", "chunk_parallel", "recurrent")
 
 
 @by_letters(
-  ("...LD", "..._D"),
-  of="x",
-  x="...LD",
-  kernel="_D",
-  initial_state="..._D",
+  ("... L D", "... T D"),
+  x="... L D",
+  kernel="W D",
+  initial_state="... T D",
 )
 def causal_convolution(
   x: jax.Array,
@@ -212,23 +211,27 @@ def _check(
   )
   checks.require(
     axis_name is None or method != "recurrent",
-    f"{op}: method must be 'parallel' or 'auto' on a sharded sequence "
-    f"(axis_name={axis_name!r}), got 'recurrent'",
+    f'{op}: method must be "chunk_parallel" or "auto" on a sharded sequence '
+    f'(axis_name={axis_name!r}), got "recurrent"',
   )
-  checks.rank_at_least(op, "x", x, 2, "[..., L, D]")
-  *batch, length, channels = x.shape
-  checks.shape(op, "kernel", kernel, (None, channels), "[W, D]")
-  width = kernel.shape[0]
+  # The tail has a letter of its own, whose size is checked below.
+  sizes = checks.arguments(
+    op,
+    x=(x, "... L D"),
+    kernel=(kernel, "W D"),
+    initial_state=(initial_state, "... T D"),
+    segment_ids=(segment_ids, "... L"),
+  )
+  length, width = sizes["L"], sizes["W"]
   checks.require(width > 0, f"{op}: kernel must be [W > 0, D], got W = 0")
-  if initial_state is not None:
-    tail = (*batch, width - 1, channels)
-    letters = "[..., W - 1, D]"
-    checks.shape(op, "initial_state", initial_state, tail, letters)
+  checks.require(
+    sizes.get("T", width - 1) == width - 1,
+    f"{op}: initial_state must be [..., W - 1 = {width - 1}, D], got "
+    f"{sizes.get('T')} tokens",
+  )
   given = {"x": x, "kernel": kernel, "initial_state": initial_state}
-  for name, array in given.items():
-    if array is not None:
-      checks.dtype(op, name, array, jnp.inexact, "floating point or complex")
-  checks.segment_ids(op, segment_ids, (*batch, length))
+  checks.floating(op, complex_too=True, **given)
+  checks.integers(op, segment_ids=segment_ids)
   checks.require(
     axis_name is None or length >= width - 1,
     f"{op}: x must hold at least W - 1 = {width - 1} tokens on each device "

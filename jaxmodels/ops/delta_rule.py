@@ -23,13 +23,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmodels.ops.engine.arguments import arrays
-from jaxmodels.ops.engine.decay import boundary_decay, pair_decay, scores
-from jaxmodels.ops.engine.explicit import by_letters
-from jaxmodels.ops.engine.matrix_state import run_matrix_state
+from jaxmodels.ops.engine.auto import choose
+from jaxmodels.ops.engine.checks import require
+from jaxmodels.ops.engine.decay import (
+  boundary_decay,
+  decays,
+  pair_decay,
+  per_channel,
+  scores,
+)
+from jaxmodels.ops.engine.make_op import Op, Recurrence
+from jaxmodels.ops.engine.method import Options
 from jaxmodels.ops.engine.recurrence import Family, Kernel, Method, Summary
 from jaxmodels.ops.engine.triangular import solve_unit_lower
 from jaxmodels.ops.kernels import DeltaFactors, scan_delta
+from jaxmodels.ops.linear_attention import zero
 
 
 class Tokens(NamedTuple):
@@ -46,17 +54,6 @@ class Tokens(NamedTuple):
   write_gate: jax.Array | None = None
 
 
-@by_letters(
-  ("...LH", "...H"),
-  of="v",
-  q="...LH",
-  k="...LH",
-  v="...LH_",
-  beta="...LH",
-  log_decay="...LH",
-  initial_state="...H",
-  write_gate="...LH",
-)
 def delta_rule(
   q: jax.Array,
   k: jax.Array,
@@ -123,27 +120,32 @@ def delta_rule(
   Raises:
     ValueError: a shape, dtype or option does not fit; names the argument.
   """
-  op = "delta_rule"
-  given = arrays(
-    op,
-    q=q,
-    k=k,
-    v=v,
-    beta=beta,
-    log_decay=log_decay,
-    write_gate=write_gate,
-  )
-  return run_matrix_state(
-    op,
-    FAMILY,
-    Tokens(*given),
+  return OP(
+    {
+      "k": k,
+      "q": q,
+      "v": v,
+      "beta": beta,
+      "log_decay": log_decay,
+      "write_gate": write_gate,
+    },
     initial_state,
-    segment_ids=segment_ids,
-    reverse=reverse,
-    method=method,
-    chunk_size=chunk_size,
-    axis_name=axis_name,
-    by_token=True,
+    segment_ids,
+    Options(reverse, method, chunk_size, axis_name),
+  )
+
+
+def _recurrence(k, q, v, beta, log_decay, write_gate):
+  require(
+    write_gate is not None or beta.ndim < k.ndim,
+    "delta_rule: beta must be [..., L, H] without a write_gate, got "
+    "[..., L, H, K]: give write_gate too",
+  )
+  gate = per_channel(log_decay, k)
+  return Recurrence(
+    FAMILY,
+    Tokens(q, k, v, beta, gate, write_gate),
+    choose("delta_rule" + decays(log_decay, k), k),
   )
 
 
@@ -267,4 +269,21 @@ FAMILY = Family(
   read_and_advance,
   step,
   kernel=Kernel(factor, scan_delta, read_writes),
+  zero=zero,
+)
+OP = Op(
+  "delta_rule",
+  _recurrence,
+  {
+    "k": "... L H K",
+    "q": "... L H K",
+    "v": "... L H V",
+    "beta": "... L H | ... L H K",
+    "log_decay": "... L H | ... L H K",
+    "write_gate": "... L H V",
+  },
+  y="... L H V",
+  state="... H K V",
+  within={"beta": (0, 2), "write_gate": (0, 2)},
+  like="v",
 )

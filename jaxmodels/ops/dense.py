@@ -6,7 +6,7 @@ count. Products of the matrices are formed one factor at a time and never
 inverted, so that integers stay integers and rotations keep the norm.
 """
 
-import math
+import dataclasses
 from typing import NamedTuple
 
 import jax
@@ -14,14 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxmodels.ops.engine import checks
-from jaxmodels.ops.engine.arguments import arrays
-from jaxmodels.ops.engine.explicit import run_by_letters
-from jaxmodels.ops.engine.method import run
+from jaxmodels.ops.engine.auto import choose
+from jaxmodels.ops.engine.make_op import Op, Recurrence
+from jaxmodels.ops.engine.method import Options
 from jaxmodels.ops.engine.platform import wide
 from jaxmodels.ops.engine.recurrence import Family, Method, Summary
-
-_CHUNK = 16
 
 
 class Tokens(NamedTuple):
@@ -78,61 +75,18 @@ def dense_recurrence(
   Raises:
     ValueError: a shape, dtype or option does not fit; names the argument.
   """
-  op = "dense_recurrence"
-  A, b, initial_state, segment_ids = arrays(
-    op, A=A, b=b, initial_state=initial_state, segment_ids=segment_ids
-  )
-  options = {
-    "reverse": reverse,
-    "method": method,
-    "chunk_size": chunk_size,
-    "axis_name": axis_name,
-  }
-  axes, state = ("...LG", "...G") if block_diagonal else ("...L", "...")
-  return run_by_letters(
-    op,
-    lambda arrays: _run(op, block_diagonal, options, **arrays),
-    {
-      "A": A,
-      "b": b,
-      "initial_state": initial_state,
-      "segment_ids": segment_ids,
-    },
-    {"A": axes, "b": axes, "initial_state": state, "segment_ids": "...L"},
-    (axes, state),
-    batch=jnp.ndim(b) - (3 if block_diagonal else 2),
+  run = BLOCKS if block_diagonal else OP
+  return run(
+    {"b": b, "A": A},
+    initial_state,
+    segment_ids,
+    Options(reverse, method, chunk_size, axis_name),
   )
 
 
-def _run(op, block_diagonal, options, A, b, initial_state, segment_ids):
-  """The op on arrays without types of a mesh."""
-  _check(op, A, b, initial_state, block_diagonal, segment_ids)
-  *batch, length = b.shape[: -2 if block_diagonal else -1]
-  if initial_state is None:
-    initial_state = jnp.zeros_like(jnp.sum(b, axis=len(batch)))
-  dtype = wide(A, b, initial_state)
-  count, groups = math.prod(batch), b.shape[-2] if block_diagonal else 1
-  width = b.shape[-1]
-  tokens = Tokens(
-    A.reshape(count, length, groups, width, width),
-    b.reshape(count, length, groups, width),
-    jnp.zeros((count, length, groups), b.dtype),
-  )
-  with jax.named_scope(op):
-    y, state = run(
-      op,
-      FAMILY,
-      tokens,
-      initial_state.astype(dtype).reshape(count, groups, width),
-      None if segment_ids is None else segment_ids.reshape(count, length),
-      default=_CHUNK,
-      on_cpu=("recurrent", "recurrent"),
-      dtype=b.dtype,
-      **options,
-    )
-  y, state = y.reshape(b.shape), state.reshape(initial_state.shape)
-  checks.finite(op, y=y, final_state=state)
-  return y, state
+def _recurrence(b, A):
+  padding = jnp.zeros(b.shape[:-1], b.dtype)
+  return Recurrence(FAMILY, Tokens(A, b, padding), choose("dense_recurrence"))
 
 
 def _segments(chunk, masks):
@@ -196,6 +150,11 @@ def tangent(chunk, change, before):
   return chunk._replace(b=written + change.b)
 
 
+def zero(token):
+  """A state of zeros [M]."""
+  return jnp.zeros(token.b.shape[1:], wide(token.A, token.b))
+
+
 FAMILY = Family(
   summarize,
   compose,
@@ -204,32 +163,22 @@ FAMILY = Family(
   read_and_advance,
   tangent=tangent,
   neutral=Tokens(0, 0, 1),
+  zero=zero,
 )
-
-
-def _check(op, A, b, initial_state, block_diagonal, segment_ids):
-  """Checks shapes and dtypes, and numbers where that is switched on."""
-  letters = "[..., L, G, M]" if block_diagonal else "[..., L, N]"
-  state = 2 if block_diagonal else 1
-  checks.rank_at_least(op, "b", b, 1 + state, letters)
-  checks.shape(
-    op,
-    "A",
-    A,
-    (*b.shape, b.shape[-1]),
-    "[..., L, G, M, M]" if block_diagonal else "[..., L, N, N]",
-  )
-  for name, x in (("A", A), ("b", b), ("initial_state", initial_state)):
-    if x is not None:
-      checks.dtype(op, name, x, jnp.inexact, "real or complex floating point")
-  real = not jnp.issubdtype(b.dtype, jnp.complexfloating)
-  for name, x in (("A", A), ("initial_state", initial_state)):
-    if x is not None and real:
-      checks.dtype(op, name, x, jnp.floating, "real where b is")
-  leading = b.shape[:-state]
-  if initial_state is not None:
-    shape = (*leading[:-1], *b.shape[-state:])
-    words = "[..., G, M]" if block_diagonal else "[..., N]"
-    checks.shape(op, "initial_state", initial_state, shape, words)
-  checks.segment_ids(op, segment_ids, leading)
-  checks.finite(op, A=A, b=b, initial_state=initial_state)
+OP = Op(
+  "dense_recurrence",
+  _recurrence,
+  {"b": "... L N", "A": "... L N N"},
+  y="... L N",
+  state="... N",
+  heads=False,
+  kind="complex",
+  like="b",
+)
+BLOCKS = dataclasses.replace(
+  OP,
+  arguments={"b": "... L G M", "A": "... L G M M"},
+  y="... L G M",
+  state="... G M",
+  heads=True,
+)

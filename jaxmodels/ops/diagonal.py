@@ -5,21 +5,17 @@ et al. 2023, arXiv:2303.06349), RG-LRU (De et al. 2024, arXiv:2402.19427) and
 of every gated linear RNN.
 """
 
-import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxmodels.ops.engine import checks
-from jaxmodels.ops.engine.arguments import arrays
-from jaxmodels.ops.engine.explicit import by_letters
-from jaxmodels.ops.engine.method import run
+from jaxmodels.ops.engine.auto import choose
+from jaxmodels.ops.engine.make_op import Op, Recurrence
+from jaxmodels.ops.engine.method import Options
 from jaxmodels.ops.engine.platform import wide
 from jaxmodels.ops.engine.recurrence import Family, Method, Summary
-
-_CHUNK = 128
 
 
 class Tokens(NamedTuple):
@@ -29,9 +25,6 @@ class Tokens(NamedTuple):
   b: Any
 
 
-@by_letters(
-  ("BLN", "BN"), a="BLN", b="BLN", initial_state="BN", segment_ids="BL"
-)
 def diagonal_recurrence(
   a: jax.Array,
   b: jax.Array,
@@ -70,36 +63,16 @@ def diagonal_recurrence(
   Raises:
     ValueError: a shape, dtype or option does not fit; names the argument.
   """
-  op = "diagonal_recurrence"
-  a, b, initial_state, segment_ids = arrays(
-    op, a=a, b=b, initial_state=initial_state, segment_ids=segment_ids
+  return OP(
+    {"b": b, "a": a},
+    initial_state,
+    segment_ids,
+    Options(reverse, method, chunk_size, axis_name),
   )
-  _check(op, a, b, initial_state, segment_ids)
-  if initial_state is None:
-    initial_state = jnp.zeros_like(jnp.sum(b[:, :1], 1))
-  dtype = wide(a, b, initial_state)
-  channels = math.prod(b.shape[2:])
-  with jax.named_scope(op):
-    y, state = run(
-      op,
-      FAMILY,
-      # One head, and one axis of channels.
-      jax.tree.map(
-        lambda x: x.reshape(*b.shape[:2], 1, channels), Tokens(a, b)
-      ),
-      initial_state.astype(dtype).reshape(b.shape[0], 1, channels),
-      segment_ids,
-      reverse=reverse,
-      method=method,
-      chunk_size=chunk_size,
-      default=_CHUNK,
-      on_cpu=("recurrent", "recurrent"),
-      axis_name=axis_name,
-      dtype=b.dtype,
-    )
-  y, state = y.reshape(b.shape), state.reshape(initial_state.shape)
-  checks.finite(op, y=y, final_state=state)
-  return y, state
+
+
+def _recurrence(b, a):
+  return Recurrence(FAMILY, Tokens(a, b), choose("diagonal_recurrence"))
 
 
 def _prefix(chunk, masks):
@@ -140,6 +113,11 @@ def tangent(chunk, change, before):
   return Tokens(chunk.a, change.a * before + change.b)
 
 
+def zero(token):
+  """A state of zeros [N]."""
+  return jnp.zeros(token.b.shape[1:], wide(token.a, token.b))
+
+
 FAMILY = Family(
   summarize,
   compose,
@@ -148,21 +126,15 @@ FAMILY = Family(
   read_and_advance,
   tangent=tangent,
   neutral=Tokens(1, 0),
+  zero=zero,
 )
-
-
-def _check(op, a, b, initial_state, segment_ids):
-  checks.rank_at_least(op, "b", b, 2, "[B, L, ...]")
-  checks.shape(op, "a", a, b.shape, "[B, L, ...] like b")
-  for name, x in (("a", a), ("b", b), ("initial_state", initial_state)):
-    if x is not None:
-      checks.dtype(op, name, x, jnp.inexact, "real or complex floating point")
-  real = not jnp.issubdtype(b.dtype, jnp.complexfloating)
-  for name, x in (("a", a), ("initial_state", initial_state)):
-    if x is not None and real:
-      checks.dtype(op, name, x, jnp.floating, "real where b is")
-  if initial_state is not None:
-    state_shape = (b.shape[0], *b.shape[2:])
-    checks.shape(op, "initial_state", initial_state, state_shape, "[B, ...]")
-  checks.segment_ids(op, segment_ids, b.shape[:2])
-  checks.finite(op, a=a, b=b, initial_state=initial_state)
+OP = Op(
+  "diagonal_recurrence",
+  _recurrence,
+  {"b": "B L ...", "a": "B L ..."},
+  y="B L ...",
+  state="B ...",
+  heads=False,
+  kind="complex",
+  like="b",
+)

@@ -18,17 +18,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmodels.ops.delta_rule import advance, compose
-from jaxmodels.ops.engine.arguments import arrays
+from jaxmodels.ops.engine.auto import NARROW_KEYS, choose
 from jaxmodels.ops.engine.decay import (
   boundary_decay,
+  decays,
   pair_decay,
+  per_channel,
   scores,
   strict_entry,
   strict_scores,
 )
-from jaxmodels.ops.engine.explicit import by_letters
-from jaxmodels.ops.engine.matrix_state import decays_per_key, run_matrix_state
-from jaxmodels.ops.engine.method import NARROW_KEYS
+from jaxmodels.ops.engine.make_op import Op, Recurrence
+from jaxmodels.ops.engine.method import Options
 from jaxmodels.ops.engine.platform import platform
 from jaxmodels.ops.engine.recurrence import (
   Family,
@@ -37,6 +38,7 @@ from jaxmodels.ops.engine.recurrence import (
   scan_tokens,
 )
 from jaxmodels.ops.engine.triangular import solve_unit_lower
+from jaxmodels.ops.linear_attention import zero
 
 
 class Tokens(NamedTuple):
@@ -50,17 +52,6 @@ class Tokens(NamedTuple):
   log_decay: jax.Array | None
 
 
-@by_letters(
-  ("...LH", "...H"),
-  of="v",
-  q="...LH",
-  k="...LH",
-  v="...LH_",
-  a="...LH",
-  b="...LH",
-  log_decay="...LH",
-  initial_state="...H",
-)
 def dplr_recurrence(
   q: jax.Array,
   k: jax.Array,
@@ -117,21 +108,22 @@ def dplr_recurrence(
   Raises:
     ValueError: a shape, dtype or option does not fit; names the argument.
   """
-  op = "dplr_recurrence"
-  tokens = Tokens(*arrays(op, q=q, k=k, v=v, a=a, b=b, log_decay=log_decay))
-  per_key = decays_per_key(tokens.log_decay, tokens.k)
-  narrow = platform() == "cpu" and tokens.k.shape[-1:] <= (NARROW_KEYS,)
-  return run_matrix_state(
-    op,
-    BY_TOKEN if per_key and narrow else FAMILY,
-    tokens,
+  return OP(
+    {"k": k, "q": q, "v": v, "a": a, "b": b, "log_decay": log_decay},
     initial_state,
-    segment_ids=segment_ids,
-    reverse=reverse,
-    method=method,
-    chunk_size=chunk_size,
-    axis_name=axis_name,
-    by_token=True,
+    segment_ids,
+    Options(reverse, method, chunk_size, axis_name),
+  )
+
+
+def _recurrence(k, q, v, a, b, log_decay):
+  choice = choose("dplr_recurrence" + decays(log_decay, k), k)
+  per_key = log_decay is not None and log_decay.ndim == k.ndim
+  narrow = platform() == "cpu" and k.shape[-1] <= NARROW_KEYS
+  return Recurrence(
+    BY_TOKEN if per_key and narrow else FAMILY,
+    Tokens(q, k, v, a, b, per_channel(log_decay, k)),
+    choice,
   )
 
 
@@ -205,5 +197,22 @@ def _leaving(chunk, decay, state, u):
   return decay.through[:, None] * state + k.T @ chunk.v + a.T @ u
 
 
-FAMILY = Family(summarize, compose, advance, read, read_and_advance, step)
+FAMILY = Family(
+  summarize, compose, advance, read, read_and_advance, step, zero=zero
+)
 BY_TOKEN = FAMILY._replace(read_and_advance=scan_tokens(read_and_advance))
+OP = Op(
+  "dplr_recurrence",
+  _recurrence,
+  {
+    "k": "... L H K",
+    "q": "... L H K",
+    "v": "... L H V",
+    "a": "... L H K",
+    "b": "... L H K",
+    "log_decay": "... L H | ... L H K",
+  },
+  y="... L H V",
+  state="... H K V",
+  like="v",
+)

@@ -18,14 +18,13 @@ from jaxmodels.ops.engine.recurrence import Method
 
 
 @by_letters(
-  ("...LH", "...H"),
-  of="q",
-  q="...LH_",
-  k="...L_H",
-  v="...L_H",
-  beta="...L_H",
-  log_decay="...LH",
-  initial_state="...H",
+  ("... L H V", "... H K V"),
+  q="... L H K",
+  k="... L M H K",
+  v="... L M H V",
+  beta="... L M H",
+  log_decay="... L H | ... L H K",
+  initial_state="... H K V",
 )
 def householder_product(
   q: jax.Array,
@@ -127,21 +126,18 @@ def householder_product(
 
 def _check(op, q, k, v, beta, log_decay, initial_state, segment_ids):
   """Checks the shapes that the delta rule does not see."""
-  checks.rank_at_least(op, "k", k, 4, "[..., L, M, H, K]")
-  *leading, steps, heads, width = k.shape
-  checks.require(steps > 0, f"{op}: k must be [..., L, M > 0, H, K], got M = 0")
-  tokens = (*leading, heads, width)
-  checks.shape(op, "q", q, tokens, "[..., L, H, K]")
-  checks.shape(op, "v", v, (*k.shape[:-1], None), "[..., L, M, H, V]")
-  checks.shape(op, "beta", beta, k.shape[:-1], "[..., L, M, H]")
-  if log_decay is not None:
-    per_key = log_decay.ndim == len(tokens)
-    letters = "[..., L, H, K]" if per_key else "[..., L, H] or [..., L, H, K]"
-    wanted = tokens if per_key else tokens[:-1]
-    checks.shape(op, "log_decay", log_decay, wanted, letters)
-    checks.log_decay(op, log_decay)
-  if initial_state is not None:
-    wanted = (*leading[:-1], heads, width, v.shape[-1])
-    checks.shape(op, "initial_state", initial_state, wanted, "[..., H, K, V]")
+  steps = k.ndim < 4 or k.shape[-3] > 0
+  checks.require(steps, f"{op}: k must be [..., L, M > 0, H, K], got M = 0")
+  checks.arguments(
+    op,
+    k=(k, "... L M H K"),
+    q=(q, "... L H K"),
+    v=(v, "... L M H V"),
+    beta=(beta, "... L M H"),
+    log_decay=(log_decay, "... L H | ... L H K"),
+    initial_state=(initial_state, "... H K V"),
+    segment_ids=(segment_ids, "... L"),
+  )
+  checks.integers(op, segment_ids=segment_ids)
+  checks.log_decay(op, log_decay)
   checks.between(op, "beta", beta, 0, 2)
-  checks.segment_ids(op, segment_ids, leading)

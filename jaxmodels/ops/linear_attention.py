@@ -12,18 +12,18 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxmodels.ops.engine import checks
-from jaxmodels.ops.engine.arguments import arrays
+from jaxmodels.ops.engine.auto import choose
 from jaxmodels.ops.engine.decay import (
   boundary_decay,
   decayed_scores,
+  decays,
   pair_decay,
+  per_channel,
   strict_entry,
   strict_scores,
 )
-from jaxmodels.ops.engine.explicit import by_letters
-from jaxmodels.ops.engine.matrix_state import decays_per_key, run_matrix_state
-from jaxmodels.ops.engine.method import CPU_CACHE_ELEMENTS
+from jaxmodels.ops.engine.make_op import Op, Recurrence
+from jaxmodels.ops.engine.method import Options
 from jaxmodels.ops.engine.platform import wide
 from jaxmodels.ops.engine.recurrence import Family, Kernel, Method, Summary
 from jaxmodels.ops.kernels import scan_decayed
@@ -48,16 +48,6 @@ class BonusTokens(NamedTuple):
   own: jax.Array
 
 
-@by_letters(
-  ("...LH", "...H"),
-  of="v",
-  q="...LH",
-  k="...LH",
-  v="...LH_",
-  log_decay="...LH",
-  initial_state="...H",
-  bonus="H",
-)
 def linear_attention(
   q: jax.Array,
   k: jax.Array,
@@ -123,44 +113,24 @@ def linear_attention(
   Raises:
     ValueError: a shape, dtype or option does not fit; names the argument.
   """
-  op = "linear_attention"
-  tokens = Tokens(*arrays(op, q=q, k=k, v=v, log_decay=log_decay))
-  per_key = decays_per_key(tokens.log_decay, tokens.k)
-  # Measured: the fewer decays a chunk makes, the more chunks fit.
-  if log_decay is None:
-    cached = 2 * CPU_CACHE_ELEMENTS
-  else:
-    cached = CPU_CACHE_ELEMENTS // 2 if per_key else CPU_CACHE_ELEMENTS
-  (bonus,) = arrays(op, bonus=bonus)
-  return run_matrix_state(
-    op,
-    FAMILY if bonus is None else WITH_BONUS,
-    tokens,
+  return OP(
+    {"k": k, "q": q, "v": v, "log_decay": log_decay, "bonus": bonus},
     initial_state,
-    segment_ids=segment_ids,
-    reverse=reverse,
-    method=method,
-    chunk_size=chunk_size,
-    axis_name=axis_name,
-    cached=cached,
-    by_token=log_decay is not None,
-    prepare=lambda tokens: _with_bonus(op, tokens, bonus),
+    segment_ids,
+    Options(reverse, method, chunk_size, axis_name),
   )
 
 
-def _with_bonus(op, tokens, bonus):
-  """Makes the bonus a number per token: it meets nothing but q_t and k_t."""
+def _recurrence(k, q, v, log_decay, bonus):
+  choice = choose("linear_attention" + decays(log_decay, k), k)
+  tokens = Tokens(q, k, v, per_channel(log_decay, k))
   if bonus is None:
-    return tokens
-  q, k = tokens.q, tokens.k
-  checks.shape(op, "bonus", bonus, k.shape[-2:], "[H, K]")
-  checks.dtype(op, "bonus", bonus, jnp.floating, "real floating point")
-  checks.finite(op, bonus=bonus)
-  with jax.named_scope(op):
-    dtype = wide(q, k, bonus)
-    bonus = jnp.expand_dims(bonus.astype(dtype), range(k.ndim - 2))
-    own = jnp.sum(q.astype(dtype) * (bonus * k.astype(dtype)), axis=-1)
-  return BonusTokens(q, k, tokens.v, tokens.log_decay, own)
+    return Recurrence(FAMILY, tokens, choice)
+  # It meets nothing but q_t and k_t: one number per token.
+  dtype = wide(q, k, bonus)
+  bonus = bonus.astype(dtype)[None, None]
+  own = jnp.sum(q.astype(dtype) * (bonus * k.astype(dtype)), axis=-1)
+  return Recurrence(WITH_BONUS, BonusTokens(*tokens, own), choice)
 
 
 def summarize(chunk, masks):
@@ -203,6 +173,12 @@ def read_before(chunk, masks, state):
   return y + chunk.own[:, None] * chunk.v
 
 
+def zero(token):
+  """The empty state [K, V]."""
+  shape = token.k.shape[1], token.v.shape[1]
+  return jnp.zeros(shape, wide(token.k, token.v))
+
+
 FAMILY = Family(
   summarize,
   compose,
@@ -210,8 +186,23 @@ FAMILY = Family(
   read,
   step=step,
   kernel=Kernel(summarize, scan_decayed, read),
+  zero=zero,
 )
 # No `step`: of one token no scores are left for it to spare.
 WITH_BONUS = FAMILY._replace(
   read=read_before, kernel=Kernel(summarize, scan_decayed, read_before)
+)
+OP = Op(
+  "linear_attention",
+  _recurrence,
+  {
+    "k": "... L H K",
+    "q": "... L H K",
+    "v": "... L H V",
+    "log_decay": "... L H | ... L H K",
+    "bonus": "H K",
+  },
+  y="... L H V",
+  state="... H K V",
+  like="v",
 )

@@ -17,7 +17,7 @@ from jaxmodels.ops.engine.exporting import require_length
 from jaxmodels.ops.engine.platform import wide
 
 
-@by_letters("...LD", of="x", x="...LD", kernel="_D")
+@by_letters("... L D", x="... L D", kernel="W D")
 def long_convolution(
   x: jax.Array,
   kernel: jax.Array,
@@ -57,11 +57,8 @@ def long_convolution(
   """
   op = "long_convolution"
   x, kernel = arrays(op, x=x, kernel=kernel)
-  checks.rank_at_least(op, "x", x, 2, "[..., L, D]")
-  length, channels = x.shape[-2:]
-  checks.shape(op, "kernel", kernel, (None, channels), "[W, D]")
-  for name, array in (("x", x), ("kernel", kernel)):
-    checks.dtype(op, name, array, jnp.floating, "real floating point")
+  length = checks.arguments(op, x=(x, "... L D"), kernel=(kernel, "W D"))["L"]
+  checks.floating(op, x=x, kernel=kernel)
   checks.finite(op, x=x, kernel=kernel)
   if length == 0 or kernel.shape[0] == 0:
     return jnp.zeros_like(x)

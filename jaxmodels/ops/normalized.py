@@ -13,6 +13,8 @@ as `(S, z) = e^m (S~, z~)`, with the running maximum
 and spans compose with it: the larger m stays, the other side shrinks.
 """
 
+import dataclasses
+import functools
 import math
 from typing import NamedTuple
 
@@ -20,16 +22,13 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxmodels.ops.engine import arguments, checks
+from jaxmodels.ops.engine import checks
+from jaxmodels.ops.engine.auto import choose
 from jaxmodels.ops.engine.decay import between
 from jaxmodels.ops.engine.division import divide
-from jaxmodels.ops.engine.explicit import by_letters
-from jaxmodels.ops.engine.exporting import at_most, serializable
-from jaxmodels.ops.engine.method import (
-  CPU_CACHE_ELEMENTS,
-  default_chunk_size,
-  run,
-)
+from jaxmodels.ops.engine.exporting import serializable
+from jaxmodels.ops.engine.make_op import Op, Recurrence
+from jaxmodels.ops.engine.method import Options
 from jaxmodels.ops.engine.platform import wide
 from jaxmodels.ops.engine.recurrence import Family, Method, Summary
 from jaxmodels.ops.engine.segments import Masks
@@ -68,16 +67,6 @@ class _State(NamedTuple):
   m: jax.Array
 
 
-@by_letters(
-  ("...LH", "...H"),
-  of="v",
-  q="...LH",
-  k="...LH",
-  v="...LH_",
-  log_input_gate="...LH",
-  log_forget_gate="...LH",
-  initial_state="...H",
-)
 def normalized_linear_attention(
   q: jax.Array,
   k: jax.Array,
@@ -134,83 +123,58 @@ def normalized_linear_attention(
   Raises:
     ValueError: a shape, dtype or option does not fit; names the argument.
   """
-  op = "normalized_linear_attention"
-  q, k, v, log_input_gate, log_forget_gate, segment_ids = arguments.arrays(
-    op,
-    q=q,
-    k=k,
-    v=v,
-    log_input_gate=log_input_gate,
-    log_forget_gate=log_forget_gate,
-    segment_ids=segment_ids,
-  )
-  if initial_state is not None:
-    initial_state = arguments.state(op, initial_state, Normalized)
-  gates = {
-    "log_input_gate": log_input_gate,
-    "log_forget_gate": log_forget_gate,
-  }
   if floor is None:
     floor = 1e-6 if log_input_gate is None else 1.0
-  _check(op, q, k, v, gates, initial_state, floor, segment_ids)
-  *batch, _, _, _ = k.shape
-  dtype = wide(k, v)
-
-  def fold(x):  # Leading batch axes become one.
-    return x.reshape(math.prod(batch), *x.shape[len(batch) :])
-
-  with jax.named_scope(op):
-    log_i, log_f = (  # Wide at once: EMPTY is beyond float16.
-      (jnp.zeros_like(q, shape=q.shape[:-1]) if gate is None else gate).astype(
-        dtype
-      )
-      for gate in (log_input_gate, log_forget_gate)
-    )
-    # No gate that is a number is cut short: an input gate has no upper bound,
-    # so only a forget gate of zero forgets any of them.
-    tokens = Tokens(
-      q, k, v, jnp.maximum(log_i, EMPTY), jnp.maximum(log_f, _CUT)
-    )
-    state = _enter(initial_state, tokens)
-    y, state = run(
-      op,
-      _family(floor),
-      jax.tree.map(fold, tokens),
-      jax.tree.map(fold, state),
-      None if segment_ids is None else fold(segment_ids),
-      reverse=reverse,
-      method=method,
-      chunk_size=chunk_size,
-      default=default_chunk_size(),
-      on_cpu=(
-        "chunked",
-        "chunk_parallel"
-        if at_most(k.size, 2 * CPU_CACHE_ELEMENTS)
-        else "chunked",
-      ),
-      axis_name=axis_name,
-      dtype=v.dtype,
-    )
-  y = y.reshape(*batch, *y.shape[1:])
-  state = jax.tree.map(lambda x: x.reshape(*batch, *x.shape[1:]), state)
-  final = Normalized(state.Sz[..., :-1], state.Sz[..., -1], state.m)
-  checks.finite(op, y=y, final_state=final)
-  return y, final
+  checks.require(
+    floor > 0,
+    f"normalized_linear_attention: floor must be above 0, got {floor}",
+  )
+  run = dataclasses.replace(
+    OP, recurrence=functools.partial(_recurrence, floor)
+  )
+  return run(
+    {
+      "k": k,
+      "q": q,
+      "v": v,
+      "log_input_gate": log_input_gate,
+      "log_forget_gate": log_forget_gate,
+    },
+    initial_state,
+    segment_ids,
+    Options(reverse, method, chunk_size, axis_name),
+  )
 
 
-def _enter(state, tokens) -> _State:
-  """The state in float32 or wider; by default empty, made from the tokens."""
-  if state is None:
-    dtype = wide(tokens.k, tokens.v)
-    k, v = (
-      jnp.sum(x[..., :1, :, :], -3).astype(dtype) for x in (tokens.k, tokens.v)
+def _recurrence(floor, k, q, v, log_input_gate, log_forget_gate):
+  log_i, log_f = (  # Wide at once: EMPTY is beyond float16.
+    (jnp.zeros_like(q, shape=q.shape[:-1]) if gate is None else gate).astype(
+      wide(k, v)
     )
-    v_and_one = jnp.pad(v, [(0, 0)] * (v.ndim - 1) + [(0, 1)])
-    Sz = jnp.zeros_like(k[..., :, None] * v_and_one[..., None, :])
-    return _State(Sz, jnp.full_like(jnp.sum(k, axis=-1), EMPTY))
-  dtype = wide(tokens.k, tokens.v, *state)
+    for gate in (log_input_gate, log_forget_gate)
+  )
+  # No gate that is a number is cut short: an input gate has no upper bound,
+  # so only a forget gate of zero forgets any of them.
+  tokens = Tokens(q, k, v, jnp.maximum(log_i, EMPTY), jnp.maximum(log_f, _CUT))
+  choice = choose("normalized_linear_attention", k)
+  return Recurrence(_family(floor), tokens, choice)
+
+
+def _enter(state: Normalized) -> _State:
+  dtype = wide(*state)
   S, z, m = (x.astype(dtype) for x in state)
   return _State(jnp.concatenate([S, z[..., None]], axis=-1), m)
+
+
+def _leave(state: _State) -> Normalized:
+  return Normalized(state.Sz[..., :-1], state.Sz[..., -1], state.m)
+
+
+def _zero(token) -> _State:
+  """The state that nothing was written to."""
+  dtype = wide(token.k, token.v)
+  Sz = jnp.zeros((token.k.shape[1], token.v.shape[1] + 1), dtype)
+  return _State(Sz, jnp.full((), EMPTY, dtype))
 
 
 class _Weights(NamedTuple):
@@ -283,7 +247,7 @@ def _family(floor: float) -> Family:
     return divide(y[:, :-1], jnp.maximum(jnp.abs(y[:, -1]), lowest)[:, None])
 
   neutral = Tokens(0, 0, 0, EMPTY, 0)
-  return Family(summarize, compose, advance, read, neutral=neutral)
+  return Family(summarize, compose, advance, read, neutral=neutral, zero=_zero)
 
 
 def _with_one(v):
@@ -291,35 +255,23 @@ def _with_one(v):
   return jnp.concatenate([v, jnp.ones_like(v, shape=(v.shape[0], 1))], axis=1)
 
 
-def _check(op, q, k, v, gates, state, floor, segment_ids):
-  """Checks shapes and dtypes, and numbers where that is switched on."""
-  checks.rank_at_least(op, "k", k, 3, "[..., L, H, K]")
-  checks.shape(op, "q", q, k.shape, "[..., L, H, K] like k")
-  checks.shape(op, "v", v, (*k.shape[:-1], None), "[..., L, H, V]")
-  for name, gate in gates.items():
-    if gate is not None:
-      checks.shape(op, name, gate, k.shape[:-1], "[..., L, H]")
-  if state is not None:
-    lead, width = (*k.shape[:-3], k.shape[-2]), k.shape[-1]
-    for name, x, shape, letters in (
-      ("S", state.S, (*lead, width, v.shape[-1]), "[..., H, K, V]"),
-      ("z", state.z, (*lead, width), "[..., H, K]"),
-      ("m", state.m, lead, "[..., H]"),
-    ):
-      checks.shape(op, f"initial_state.{name}", x, shape, letters)
-  given = {"q": q, "k": k, "v": v, **gates}
-  if state is not None:
-    given |= {f"initial_state.{n}": x for n, x in state._asdict().items()}
-  for name, x in given.items():
-    if x is not None:
-      checks.dtype(op, name, x, jnp.floating, "real floating point")
-  checks.require(floor > 0, f"{op}: floor must be above 0, got {floor}")
-  forget, input_gate = gates["log_forget_gate"], gates["log_input_gate"]
-  if forget is not None:
-    checks.between(op, "log_forget_gate", forget, -math.inf, 0)
-  if input_gate is not None:
-    # Any finite number, or -inf; not NaN either.
-    top = float(jnp.finfo(input_gate.dtype).max)
-    checks.between(op, "log_input_gate", input_gate, -math.inf, top)
-  checks.segment_ids(op, segment_ids, k.shape[:-2])
-  checks.finite(op, q=q, k=k, v=v, initial_state=state)
+OP = Op(
+  "normalized_linear_attention",
+  _recurrence,
+  {
+    "k": "... L H K",
+    "q": "... L H K",
+    "v": "... L H V",
+    "log_input_gate": "... L H",
+    "log_forget_gate": "... L H",
+  },
+  y="... L H V",
+  state=Normalized("... H K V", "... H K", "... H"),
+  within={
+    "log_input_gate": (-math.inf, math.inf),
+    "log_forget_gate": (-math.inf, 0),
+  },
+  like="v",
+  enter=_enter,
+  leave=_leave,
+)

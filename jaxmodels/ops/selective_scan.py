@@ -15,13 +15,11 @@ from jax import lax
 
 from jaxmodels.ops import diagonal
 from jaxmodels.ops.engine import checks
-from jaxmodels.ops.engine.arguments import arrays
-from jaxmodels.ops.engine.explicit import by_letters
-from jaxmodels.ops.engine.method import run
+from jaxmodels.ops.engine.auto import choose
+from jaxmodels.ops.engine.make_op import Op, Recurrence
+from jaxmodels.ops.engine.method import Options
 from jaxmodels.ops.engine.platform import platform, wide
 from jaxmodels.ops.engine.recurrence import Family, Method
-
-_CHUNK = 16
 
 
 class Tokens(NamedTuple):
@@ -33,17 +31,6 @@ class Tokens(NamedTuple):
   C: jax.Array
 
 
-@by_letters(
-  ("...LD", "...D"),
-  of="x",
-  x="...LD",
-  dt="...LD",
-  A="D",
-  B="...L",
-  C="...L",
-  D="D",
-  initial_state="...D",
-)
 def selective_scan(
   x: jax.Array,
   dt: jax.Array,
@@ -99,40 +86,20 @@ def selective_scan(
   Raises:
     ValueError: a shape, dtype or option does not fit; names the argument.
   """
-  op = "selective_scan"
-  tokens = Tokens(*arrays(op, x=x, dt=dt, B=B, C=C))
-  A, D, initial_state, segment_ids = arrays(
-    op, A=A, D=D, initial_state=initial_state, segment_ids=segment_ids
+  return OP(
+    {"x": x, "dt": dt, "A": A, "B": B, "C": C, "D": D},
+    initial_state,
+    segment_ids,
+    Options(reverse, method, chunk_size, axis_name),
   )
-  x = tokens.x
-  _check(op, tokens, A, D, initial_state, segment_ids)
-  *batch, _, _ = x.shape
-  dtype = wide(*tokens, A) if initial_state is None else wide(initial_state, A)
-  if initial_state is None:
-    initial_state = _zero_state(x, A, dtype)
-  count = math.prod(batch)
 
-  def fold(x):  # Leading batch axes become one.
-    return x.reshape(count, *x.shape[len(batch) :])
 
-  with jax.named_scope(op):
-    y, state = run(
-      op,
-      _family(A.astype(dtype), None if D is None else D.astype(dtype)),
-      jax.tree.map(lambda x: fold(x)[:, :, None], tokens),  # One head.
-      initial_state.astype(dtype).reshape(count, 1, *A.shape),
-      None if segment_ids is None else fold(segment_ids),
-      reverse=reverse,
-      method=method,
-      chunk_size=chunk_size,
-      default=_CHUNK,
-      elsewhere="chunked",
-      axis_name=axis_name,
-      dtype=x.dtype,
-    )
-  y, state = y.reshape(x.shape), state.reshape(initial_state.shape)
-  checks.finite(op, y=y, final_state=state)
-  return y, state
+def _recurrence(x, dt, A, B, C, D):
+  checks.finite("selective_scan", dt=dt, A=A)
+  tokens = Tokens(x, dt, B, C)
+  dtype = wide(*tokens, A)
+  family = _family(A.astype(dtype), None if D is None else D.astype(dtype))
+  return Recurrence(family, tokens, choose("selective_scan"))
 
 
 def _family(A, D) -> Family:
@@ -176,35 +143,24 @@ def _family(A, D) -> Family:
     # Half the time of a scan of log C depth on a CPU; an accelerator has
     # little to do in one token.
     scan_by_token if platform() == "cpu" else read_and_advance,
+    zero=lambda token: jnp.zeros(A.shape, wide(*token, A)),
   )
 
 
-def _zero_state(x, A, dtype):
-  """Zeros [..., D, N], made from x so as to be placed like it."""
-  zero = jnp.zeros_like(jnp.sum(x[..., :1, :], -2), dtype=dtype)
-  return jnp.broadcast_to(zero[..., None], (*zero.shape, A.shape[1]))
-
-
-def _check(op, tokens, A, D, initial_state, segment_ids):
-  """Checks shapes and dtypes, and numbers where that is switched on."""
-  x = tokens.x
-  checks.rank_at_least(op, "x", x, 2, "[..., L, D]")
-  *leading, channels = x.shape
-  checks.shape(op, "dt", tokens.dt, x.shape, "[..., L, D] like x")
-  checks.shape(op, "A", A, (channels, None), "[D, N]")
-  width = A.shape[1]
-  checks.shape(op, "B", tokens.B, (*leading, width), "[..., L, N]")
-  checks.shape(op, "C", tokens.C, (*leading, width), "[..., L, N]")
-  if D is not None:
-    checks.shape(op, "D", D, (channels,), "[D]")
-  if initial_state is not None:
-    state_shape = (*leading[:-1], channels, width)
-    checks.shape(op, "initial_state", initial_state, state_shape, "[..., D, N]")
-  given = {**tokens._asdict(), "A": A, "D": D, "initial_state": initial_state}
-  for name, array in given.items():
-    if array is not None:
-      checks.dtype(op, name, array, jnp.floating, "real floating point")
-  checks.segment_ids(op, segment_ids, leading)
-  checks.between(op, "dt", tokens.dt, 0, math.inf)
-  checks.between(op, "A", A, -math.inf, 0)
-  checks.finite(op, **given)
+OP = Op(
+  "selective_scan",
+  _recurrence,
+  {
+    "x": "... L D",
+    "dt": "... L D",
+    "A": "D N",
+    "B": "... L N",
+    "C": "... L N",
+    "D": "D",
+  },
+  y="... L D",
+  state="... D N",
+  heads=False,
+  within={"dt": (0, math.inf), "A": (-math.inf, 0)},
+  like="x",
+)

@@ -86,5 +86,5 @@ def test_chunks_make_no_matrix_of_keys_by_keys():
 def test_an_erase_gate_per_key_needs_a_write_gate():
   gated = drawn("key", gates=True)
   del gated["write_gate"]
-  with pytest.raises(ValueError, match=r"beta must be .* beside a write_gate"):
+  with pytest.raises(ValueError, match=r"beta must .*: give write_gate"):
     ops.delta_rule(**gated)

@@ -52,7 +52,7 @@ def poke(name, value):
 @pytest.mark.parametrize(("op", "name"), EVERY)
 def test_a_bad_shape_is_named(op, name):
   # k fixes what the others must be.
-  named = "v" if name == "k" else name
+  named = "q" if name == "k" else name
   words = rf"{plain(op)}: {named} must be .* got shape"
   with pytest.raises(ValueError, match=words):
     call(op, {name: GOOD[name][:, :-1]})

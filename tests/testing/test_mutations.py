@@ -1,18 +1,16 @@
 """Planted faults: each is caught by `check_op`, and called by its name."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxmodels.ops import reference
-from jaxmodels.ops.delta_rule import FAMILY as DELTA
-from jaxmodels.ops.delta_rule import Tokens as DeltaTokens
+from jaxmodels.ops import delta_rule, linear_attention, reference
 from jaxmodels.ops.engine.decay import boundary_decay, decayed_scores
-from jaxmodels.ops.engine.matrix_state import run_matrix_state
+from jaxmodels.ops.engine.method import Options
 from jaxmodels.ops.engine.recurrence import Summary
-from jaxmodels.ops.linear_attention import FAMILY as LINEAR
-from jaxmodels.ops.linear_attention import Tokens as LinearTokens
 from jaxmodels.testing import check_op
 from tests.ops import draws
 
@@ -22,27 +20,37 @@ def linear_op(**faults):
 
   Its step is what follows from the others.
   """
-  family = LINEAR._replace(**{"step": None, **faults})
+  family = linear_attention.FAMILY._replace(**{"step": None, **faults})
+  changed = with_family(linear_attention.OP, family)
 
-  def op(q, k, v, log_decay, initial_state, **options):
-    tokens = LinearTokens(q, k, v, log_decay)
-    options.setdefault("axis_name", None)
-    return run_matrix_state(
-      "linear_attention", family, tokens, initial_state, **options
-    )
+  def op(initial_state, *, segment_ids, axis_name=None, **given):
+    options = {n: given.pop(n) for n in Options._fields if n in given}
+    options = Options(axis_name=axis_name, **options)
+    given = {"bonus": None, **given}
+    return changed(given, initial_state, segment_ids, options)
 
   return op
 
 
+def with_family(op, family):
+  """An op of the library that runs another family."""
+
+  def recurrence(**given):
+    return op.recurrence(**given)._replace(family=family)
+
+  return dataclasses.replace(op, recurrence=recurrence)
+
+
 def delta_op(**faults):
   """The delta rule likewise, its `read_and_advance` too."""
-  family = DELTA._replace(**{"read_and_advance": None, "step": None, **faults})
+  changes = {"read_and_advance": None, "step": None, **faults}
+  family = delta_rule.FAMILY._replace(**changes)
+  changed = with_family(delta_rule.OP, family)
 
-  def op(q, k, v, beta, log_decay=None, initial_state=None, **options):
-    tokens = DeltaTokens(q, k, v, beta, log_decay)
-    return run_matrix_state(
-      "delta_rule", family, tokens, initial_state, axis_name=None, **options
-    )
+  def op(initial_state, *, segment_ids, **given):
+    options = {n: given.pop(n) for n in Options._fields if n in given}
+    given = {"log_decay": None, "write_gate": None, **given}
+    return changed(given, initial_state, segment_ids, Options(**options))
 
   return op
 
@@ -140,7 +148,7 @@ LINEAR_FAULTS = {
     {
       "step": lambda token, masks, state: (
         token.q @ state,
-        LINEAR.step(token, masks, state)[1],
+        linear_attention.step(token, masks, state)[1],
       )
     },
     "recurrent",
@@ -172,37 +180,37 @@ LINEAR_FAULTS = {
     "missing decay; right once log_decay is zero: lost within a chunk",
   ),
   "a token does not see itself": (
-    {"read": with_links(LINEAR.read, strict)},
+    {"read": with_links(linear_attention.read, strict)},
     "chunked",
     "off-by-one mask; k of token 10 does not move y of the same token",
   ),
   "a token sees the next": (
-    {"read": with_links(LINEAR.read, one_ahead)},
+    {"read": with_links(linear_attention.read, one_ahead)},
     "chunked",
     "reads the future; k of token 10 moves y of token 9",
   ),
   "the entering state leaks into a new segment": (
-    {"read": with_links(LINEAR.read, ignored("entry"))},
+    {"read": with_links(linear_attention.read, ignored("entry"))},
     "chunked",
     "leaked reset; wrong only where a segment starts",
   ),
   "an old segment leaks into the state": (
-    {"summarize": with_links(LINEAR.summarize, ignored("exit"))},
+    {"summarize": with_links(linear_attention.summarize, ignored("exit"))},
     "chunk_parallel",
     "leaked reset",
   ),
   "the state leaks through": (
-    {"summarize": with_links(LINEAR.summarize, ignored("through"))},
+    {"summarize": with_links(linear_attention.summarize, ignored("through"))},
     "recurrent",
     "leaked reset",
   ),
   "an old segment leaks into a new one": (
-    {"read": with_links(LINEAR.read, ignored("pair"))},
+    {"read": with_links(linear_attention.read, ignored("pair"))},
     "chunked",
     "leaked reset",
   ),
   "the gradient is wrong": (
-    {"read": steep(LINEAR.read, "v")},
+    {"read": steep(linear_attention.read, "v")},
     "chunk_parallel",
     "wrong gradient; values are right",
   ),
@@ -225,17 +233,17 @@ DELTA_FAULTS = {
     "lost carry; y is right up to token 7",
   ),
   "a token does not see itself": (
-    {"read": with_links(DELTA.read, strict)},
+    {"read": with_links(delta_rule.read, strict)},
     "chunk_parallel",
     "off-by-one mask; beta of token 10",
   ),
   "the state leaks through": (
-    {"summarize": with_links(DELTA.summarize, ignored("through"))},
+    {"summarize": with_links(delta_rule.summarize, ignored("through"))},
     "chunked",
     "leaked reset",
   ),
   "the gradient is wrong": (
-    {"read_and_advance": steep(DELTA.read_and_advance, "beta")},
+    {"read_and_advance": steep(delta_rule.read_and_advance, "beta")},
     "chunked",
     "wrong gradient; values are right",
   ),

@@ -32,15 +32,14 @@ PARALLEL_SCORES = 512 * 512
 WINDOW_CHUNK = 128
 
 
-_CACHE = Cache._make(("..._G", "..._G", "..._"))
+_CACHE = Cache("... M G K", "... M G V", "... M")
 
 
 @by_letters(
-  ("...LH", _CACHE),
-  of="q",
-  q="...LH_",
-  k="...LG",
-  v="...LG",
+  ("... L H V", _CACHE),
+  q="... L H K",
+  k="... L G K",
+  v="... L G V",
   initial_state=_CACHE,
 )
 def attention(
@@ -311,29 +310,29 @@ def _check(
       number is None or number > 0,
       f"{op}: {name} must be None or at least 1, got {number}",
     )
-  checks.rank_at_least(op, "q", q, 3, "[..., L, Hq, K]")
-  checks.rank_at_least(op, "k", k, 3, "[..., L, Hkv, K]")
-  *batch, length, q_heads, width = q.shape
-  heads = k.shape[-2]
+  keys = {"q": (q, "... L H K"), "k": (k, "... L G K")}
+  sizes = checks.arguments(op, **keys)
+  q_heads, heads = sizes["H"], sizes["G"]
   checks.require(
     q_heads == heads or (heads > 0 and q_heads % heads == 0),
     f"{op}: k must have a number of heads that divides q's {q_heads}, "
     f"got {heads}",
   )
-  keys = (*batch, length, heads, width)
-  checks.shape(op, "k", k, keys, "[..., L, Hkv, K]")
-  checks.shape(op, "v", v, (*keys[:-1], None), "[..., L, Hkv, V]")
-  for name, array in (("q", q), ("k", k), ("v", v)):
-    checks.dtype(op, name, array, jnp.floating, "real floating point")
-  checks.segment_ids(op, segment_ids, (*batch, length))
+  sizes = checks.arguments(
+    op,
+    **keys,
+    v=(v, "... L G V"),
+    segment_ids=(segment_ids, "... L"),
+    initial_state=(initial_state, _CACHE),
+  )
+  past = sizes.get("M")
+  checks.require(
+    past is None or window is None or past == window - 1,
+    f"{op}: initial_state must hold window - 1 = {(window or 0) - 1} tokens, "
+    f"got {past}",
+  )
+  checks.floating(op, q=q, k=k, v=v)
+  checks.integers(op, segment_ids=segment_ids)
   if initial_state is not None:
-    past = initial_state.live.shape[-1] if window is None else window - 1
-    entries = (*batch, past, heads)
-    for name, array, wanted, letters in (
-      ("live", initial_state.live, entries[:-1], "[..., M]"),
-      ("k", initial_state.k, (*entries, width), "[..., M, Hkv, K]"),
-      ("v", initial_state.v, (*entries, v.shape[-1]), "[..., M, Hkv, V]"),
-    ):
-      checks.shape(op, f"initial_state.{name}", array, wanted, letters)
     checks.finite(op, initial_state=initial_state[:2])
   checks.finite(op, q=q, k=k, v=v)

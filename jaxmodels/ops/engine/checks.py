@@ -18,6 +18,7 @@ checks stays so.
 
 import contextlib
 import contextvars
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -25,6 +26,8 @@ from typing import Any
 import chex
 import jax
 import jax.numpy as jnp
+
+from jaxmodels.ops.engine import letters
 
 # Which numbers are checked: none, those of arguments, or all.
 _NUMERICS = contextvars.ContextVar("jaxmodels_numerics", default="none")
@@ -74,8 +77,75 @@ def require(condition: bool, message: str) -> None:
     raise ValueError(message)
 
 
+def arguments(op: str, /, **given: tuple[Any, Any]) -> dict[str, Any]:
+  """Checks the shapes of arguments by their letters.
+
+  The first argument that has a letter binds it to a size, which the others
+  must have: `arguments(op, q=(q, "... L H K"), v=(v, "... L H V"))`.
+
+  Args:
+    op: the op, for messages.
+    **given: each argument, or None where there is none, and its letters, see
+      `jaxmodels.ops.engine.letters`: a string, or for a pytree of arrays one of
+      strings. The first argument has no alternatives.
+
+  Returns:
+    The size of each letter, and of "..." a tuple of sizes.
+
+  Raises:
+    ValueError: a shape does not fit; names the argument, its letters, their
+      sizes, and the shape it has.
+  """
+  sizes: dict[Any, Any] = {}
+  for name, (tree, axes) in given.items():
+    if tree is not None:
+      own = jax.tree.leaves(jax.tree.broadcast(axes, tree))
+      leaves = jax.tree_util.tree_leaves_with_path(tree)
+      for (path, x), each in zip(leaves, own, strict=True):
+        argument = name + jax.tree_util.keystr(path)
+        _bind(op, argument, x.shape, each, sizes)
+  batch = sizes.pop("...", 0)
+  return sizes | {"...": tuple(sizes.pop(i) for i in range(batch))}
+
+
+def _bind(
+  op: str, name: str, shape: Sequence[Any], axes: str, sizes: dict[Any, Any]
+) -> None:
+  """Binds the letters of one argument, or says what is wrong with it.
+
+  Args:
+    op: the op, for the message.
+    name: the argument, for the message.
+    shape: of the argument.
+    axes: its letters.
+    sizes: of letters, and of batch axes by number; "..." is their number.
+  """
+  count = letters.count(axes, len(shape))
+  if count is not None:
+    sizes.setdefault("...", count)
+  batch = sizes.get("...", 0)
+  found = letters.keys(axes, len(shape), batch)
+  wanted = found or letters.expand(letters.alternatives(axes)[0], batch)
+  known = any(key in sizes for key in wanted)
+  if found is not None:
+    for key, size in zip(found, shape, strict=True):
+      sizes.setdefault(key, size)
+    sizes.pop(None, None)  # Of "*": any size.
+  expected = [sizes.get(key) for key in wanted]
+  text = f" = {_text(expected)}".replace("None", "any") if known else ""
+  require(
+    found is not None
+    and all(
+      key is None or n == size
+      for key, n, size in zip(found, expected, shape, strict=True)
+    ),
+    f"{op}: {name} must be {letters.words(axes)}{text}, "
+    f"got shape {_text(shape)}",
+  )
+
+
 def shape(
-  op: str, name: str, x: Any, expected: Sequence[int | None], letters: str
+  op: str, name: str, x: Any, expected: Sequence[int | None], words: str
 ) -> None:
   """Checks the shape of an argument; None stands for any size.
 
@@ -84,7 +154,7 @@ def shape(
     name: the argument, for the message.
     x: the argument.
     expected: the shape wanted.
-    letters: the same in letters, such as "[..., L, H, K]".
+    words: the same in letters, such as "[..., L, H, K]".
   """
   wanted = tuple("any" if n is None else n for n in expected)
   fits = len(x.shape) == len(wanted) and all(
@@ -92,16 +162,16 @@ def shape(
   )
   require(
     fits,
-    f"{op}: {name} must be {letters} = {_text(wanted)}, "
+    f"{op}: {name} must be {words} = {_text(wanted)}, "
     f"got shape {_text(x.shape)}",
   )
 
 
-def rank_at_least(op: str, name: str, x: Any, rank: int, letters: str) -> None:
+def rank_at_least(op: str, name: str, x: Any, rank: int, words: str) -> None:
   """Checks that an argument has at least so many axes."""
   require(
     x.ndim >= rank,
-    f"{op}: {name} must be {letters}, got shape {_text(x.shape)}",
+    f"{op}: {name} must be {words}, got shape {_text(x.shape)}",
   )
 
 
@@ -113,12 +183,28 @@ def dtype(op: str, name: str, x: Any, kind: Any, words: str) -> None:
   )
 
 
+def floating(op: str, *, complex_too: bool = False, **arrays: Any) -> None:
+  """Checks that pytrees hold real floating point, or complex numbers too."""
+  kind, words = jnp.floating, "real floating point"
+  if complex_too:
+    kind, words = jnp.inexact, "real or complex floating point"
+  for name, tree in arrays.items():
+    for x in jax.tree.leaves(tree):
+      dtype(op, name, x, kind, words)
+
+
+def integers(op: str, **arrays: Any) -> None:
+  """Checks that arrays hold integers; None is left out."""
+  for name, x in arrays.items():
+    if x is not None:
+      dtype(op, name, x, jnp.integer, "integers")
+
+
 def segment_ids(op: str, ids: Any, leading: Sequence[int]) -> None:
   """Checks segment ids [..., L]: any integers."""
-  if ids is None:
-    return
-  shape(op, "segment_ids", ids, leading, "[..., L]")
-  dtype(op, "segment_ids", ids, jnp.integer, "integers")
+  if ids is not None:
+    shape(op, "segment_ids", ids, leading, "[..., L]")
+    integers(op, segment_ids=ids)
 
 
 def finite(op: str, **arrays: Any) -> None:
@@ -135,10 +221,10 @@ def log_decay(op: str, x: Any) -> None:
 
 
 def between(op: str, name: str, x: Any, low: float, high: float) -> None:
-  """Checks that values lie in [low, high]."""
+  """Checks that values lie in [low, high]; plus infinity never does."""
 
   def inside(x):
-    return (x >= low) & (x <= high)
+    return (x >= low) & (x < high if high == math.inf else x <= high)
 
   _all(x, inside, f"{op}: {name} must lie in [{low}, {high}]")
 

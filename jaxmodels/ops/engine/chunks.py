@@ -21,7 +21,10 @@ class Inputs(NamedTuple):
 
 
 def split(tokens: Tree, size: int, neutral: Tree) -> Tree:
-  """[B, L, H, ...] to [n, B, H, C, ...]; neutral tokens fill the last chunk."""
+  """[B, L, H, ...] to [n, B, H, C, ...]; neutral tokens fill the last chunk.
+
+  Where there are no neutral tokens, None, C must divide L.
+  """
 
   def to_chunks(x, fill):
     batch, length, heads, *rest = x.shape
@@ -31,7 +34,7 @@ def split(tokens: Tree, size: int, neutral: Tree) -> Tree:
     x = x.reshape(batch, count, size, heads, *rest)
     return jnp.moveaxis(x, (1, 3), (0, 2))
 
-  fill = jax.tree.broadcast(neutral, tokens)
+  fill = jax.tree.broadcast(0 if neutral is None else neutral, tokens)
   return jax.tree.map(to_chunks, tokens, fill)
 
 

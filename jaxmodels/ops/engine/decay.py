@@ -37,6 +37,25 @@ class Decay(NamedTuple):
   through: jax.Array
 
 
+def decays(log_decay: jax.Array | None, k: jax.Array) -> str:
+  """How a row of `auto` ends: "", ", decay per head" or ", decay per key".
+
+  Args:
+    log_decay: None, [..., H] or [..., H, K].
+    k: [..., H, K].
+  """
+  if log_decay is None:
+    return ""
+  return ", decay per key" if log_decay.ndim == k.ndim else ", decay per head"
+
+
+def per_channel(log_decay: jax.Array | None, k: jax.Array) -> jax.Array | None:
+  """A decay per head as one for all keys, [..., H, 1]; others as they are."""
+  if log_decay is None or log_decay.ndim == k.ndim:
+    return log_decay
+  return log_decay[..., None]
+
+
 def boundary_decay(
   log_decay: jax.Array | None, like: jax.Array, masks: Masks
 ) -> Decay:

@@ -9,16 +9,19 @@ inside, and its results get the shardings that its letters imply.
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
 from jaxmodels.ops.engine.checks import require
+from jaxmodels.ops.engine.letters import alternatives, count, expand, keys
 
 __all__ = ["by_letters", "explicit_mesh", "place_like", "run_by_letters"]
+
+_Op = TypeVar("_Op", bound=Callable[..., Any])
 
 
 def explicit_mesh(arrays: Any) -> AbstractMesh | None:
@@ -38,31 +41,26 @@ def explicit_mesh(arrays: Any) -> AbstractMesh | None:
   return None
 
 
-def by_letters(
-  returns: Any, of: str | None = None, **letters: Any
-) -> Callable[[Callable], Callable]:
+def by_letters(returns: Any, **letters: Any) -> Callable[[_Op], _Op]:
   """Decorates an op, so that it takes arrays cut over Explicit axes.
 
-  One letter stands for one axis, from the first on. "..." stands for the
-  batch axes, "L" for the length, which must not be cut, and "_" for an axis
-  that no result keeps cut; so do the axes behind the last letter. A result is
-  cut along a letter as the first argument is that is cut along it.
+  Letters are those of `jaxmodels.ops.engine.letters`. A result is cut along a
+  letter as the first argument is that is cut along it. The length, L, must not
+  be cut.
 
   Args:
     returns: the letters of the result: a string, or a pytree of strings that
       is a prefix of it.
-    of: the argument, with letters for all its axes, that tells how many batch
-      axes there are, if letters have "...".
     **letters: those of every argument that holds arrays, likewise.
-      `segment_ids` has "...L", unless it is given.
+      `segment_ids` has "... L", unless it is given.
   """
-  letters = {"segment_ids": "...L"} | letters
+  letters = {"segment_ids": "... L"} | letters
 
-  def decorate(op):
+  def decorate(op: _Op) -> _Op:
     signature = inspect.signature(op)
 
     @functools.wraps(op)
-    def placed(*args, **kwargs):
+    def placed(*args: Any, **kwargs: Any) -> Any:
       if explicit_mesh((args, kwargs)) is None:
         return op(*args, **kwargs)
       given = signature.bind(*args, **kwargs).arguments
@@ -74,10 +72,9 @@ def by_letters(
         arrays,
         letters,
         returns,
-        jnp.ndim(arrays[of]) + len("...") - len(letters[of]) if of else 0,
       )
 
-    return placed
+    return cast(_Op, placed)
 
   return decorate
 
@@ -88,7 +85,6 @@ def run_by_letters(
   arrays: Mapping[str, Any],
   letters: Mapping[str, Any],
   returns: Any,
-  batch: int = 0,
 ) -> Any:
   """`function(arrays)` with all Explicit axes as Auto, placed by letters.
 
@@ -98,25 +94,31 @@ def run_by_letters(
     arrays: by name; None and pytrees too.
     letters: those of each array, as for `by_letters`.
     returns: those of the result.
-    batch: how many axes "..." stands for.
   """
   mesh = explicit_mesh(arrays)
   if mesh is None:
     return function(arrays)
+  with_letters = [
+    (argument, x, own)
+    for argument, tree in arrays.items()
+    if tree is not None
+    for x, own in _leaves(tree, letters[argument])
+  ]
+  counts = (count(own, jnp.ndim(x)) for _, x, own in with_letters)
+  batch = next((n for n in counts if n is not None), 0)
   cuts: dict[Any, tuple[str, ...]] = {}
-  for argument, tree in arrays.items():
-    if tree is None:
-      continue
-    axes = jax.tree.broadcast(letters[argument], tree)
-    for x, own in zip(
-      jax.tree.leaves(tree), jax.tree.leaves(axes), strict=True
-    ):
-      _bind(cuts, f"{name}: {argument}", x, _expand(own, batch))
+  for argument, x, own in with_letters:
+    axes = keys(own, jnp.ndim(x), batch)
+    if axes is not None:  # Else the op will say so.
+      _bind(cuts, f"{name}: {argument}", x, axes)
 
-  def sharding(axes):
+  def sharding(own):
     used: list[str] = []  # A mesh axis cuts one axis of an array.
     spec: list[Any] = []
-    for key in _expand(axes, batch):
+    (axes,) = alternatives(own)
+    for key in expand(axes, batch):
+      if key == "*":
+        continue
       over = tuple(axis for axis in cuts.get(key, ()) if axis not in used)
       used += over
       spec.append(over or None)
@@ -130,6 +132,12 @@ def run_by_letters(
   return run(dict(arrays))
 
 
+def _leaves(tree: Any, letters: Any) -> Iterator[tuple[jax.Array, str]]:
+  """The arrays of a pytree with their letters, a prefix of it."""
+  each = jax.tree.leaves(jax.tree.broadcast(letters, tree))
+  return zip(jax.tree.leaves(tree), each, strict=True)
+
+
 def place_like(x: jax.Array, other: jax.Array) -> jax.Array:
   """x, cut over Explicit axes as `other` of the same shape is."""
   if explicit_mesh((x, other)) is None:
@@ -137,16 +145,10 @@ def place_like(x: jax.Array, other: jax.Array) -> jax.Array:
   return jax.sharding.reshard(x, jax.typeof(other).sharding)
 
 
-def _expand(axes: str, batch: int) -> list[Any]:
-  """A key for each axis: its letter, or its number in the batch."""
-  tail = axes.removeprefix("...")
-  return [*(range(batch) if tail != axes else ()), *tail]
-
-
-def _bind(cuts, argument, x, keys):
+def _bind(cuts, argument, x, axes):
   """Notes over which mesh axes each letter is cut first."""
   spec = jax.typeof(x).sharding.spec
-  for key, entry in zip(keys, spec, strict=False):
+  for key, entry in zip(axes, spec, strict=False):
     over = entry if isinstance(entry, tuple) else (entry,) if entry else ()
     require(
       key != "L" or not over,
@@ -154,5 +156,5 @@ def _bind(cuts, argument, x, keys):
       f"{', '.join(map(repr, over))}, got {spec}; cut it inside "
       "`jax.shard_map` and name the axis by axis_name, or reshard it",
     )
-    if over and key != "_":
+    if over and key is not None:
       cuts.setdefault(key, over)

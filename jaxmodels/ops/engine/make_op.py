@@ -1,24 +1,215 @@
-"""Ops of your own: `make_op` puts the op contract around a family."""
+"""The op contract around a family: `make_op`, and `Op`, which it makes.
 
-from collections.abc import Callable
-from typing import Any
+The ops of the library are made of `Op` too. An op's file declares its arguments
+in letters; `Op` makes arrays of them, checks them, places them on a mesh,
+makes the zero state, chooses the form, and runs it.
+"""
+
+import dataclasses
+import functools
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxmodels.ops.engine import arguments, checks
+from jaxmodels.ops.engine.auto import Choice, Row, choose
 from jaxmodels.ops.engine.explicit import run_by_letters
-from jaxmodels.ops.engine.method import default_chunk_size, run
+from jaxmodels.ops.engine.method import Options, run
 from jaxmodels.ops.engine.platform import wide
 from jaxmodels.ops.engine.recurrence import Family, Method
 from jaxmodels.ops.engine.segments import causal_masks
 
+__all__ = ["Op", "Recurrence", "make_op"]
+
+_TOKENS = "B L H *"
+
+
+class Recurrence(NamedTuple):
+  """What a call runs.
+
+  Attributes:
+    family: the recurrence.
+    tokens: pytree of [B, L, H, ...], or [B, L, ...] where an op has no heads.
+    choice: what "auto" takes.
+  """
+
+  family: Family
+  tokens: Any
+  choice: Choice
+
+
+@dataclasses.dataclass(frozen=True)
+class Op:
+  """An op: its arguments in letters, and the recurrence that they make.
+
+  Letters are those of `jaxmodels.ops.engine.letters`.
+
+  Attributes:
+    name: for messages, and for the scope in the compiled program.
+    recurrence: `(**arguments) -> Recurrence`. The arguments are checked, and
+      "..." is one axis in them.
+    arguments: letters by name. Arguments with "L" are sequences; the others
+      have no length axis, and each device has all of them.
+    y: letters of the outputs.
+    state: letters of the state, a pytree.
+    heads: whether the third axis of tokens is that of heads, and so the second
+      one of states.
+    within: lowest and highest value of arguments; log_decay is at most 0, and
+      the others are finite.
+    kind: "real" or "complex": the dtypes of the arguments; None for any.
+    like: the argument that gives y its dtype; None for float32 or wider.
+    enter: makes the family's state of the state that the user gives.
+    leave: and back.
+  """
+
+  name: str
+  recurrence: Callable[..., Recurrence]
+  arguments: Mapping[str, str]
+  y: str
+  state: Any
+  heads: bool = True
+  within: Mapping[str, tuple[float, float]] = dataclasses.field(
+    default_factory=dict
+  )
+  kind: str | None = "real"
+  like: str | None = None
+  enter: Callable[[Any], Any] = lambda state: state
+  leave: Callable[[Any], Any] = lambda state: state
+
+  def __call__(
+    self,
+    given: Mapping[str, Any],
+    initial_state: Any,
+    segment_ids: Any,
+    options: Options,
+  ) -> tuple[jax.Array, Any]:
+    """Runs the op on what its user gives, in the order of `arguments`."""
+    return run_by_letters(
+      self.name,
+      lambda arrays: self._run(options, **arrays),
+      {
+        **{name: _arrays(self.name, name, x) for name, x in given.items()},
+        "initial_state": self._state(initial_state),
+        "segment_ids": arguments.array(self.name, "segment_ids", segment_ids),
+      },
+      {
+        **self.arguments,
+        "initial_state": self.state,
+        "segment_ids": self._ids,
+      },
+      (self.y, self.state),
+    )
+
+  def _run(
+    self, options: Options, initial_state: Any, segment_ids: Any, **given: Any
+  ) -> tuple[jax.Array, Any]:
+    """The op on arrays, on Auto axes of a mesh."""
+    given = {name: given[name] for name in self.arguments}
+    batch = self._check(given, initial_state, segment_ids)["..."]
+    given = {n: _fold(x, self.arguments[n], batch) for n, x in given.items()}
+    segment_ids = _fold(segment_ids, self._ids, batch)
+    with jax.named_scope(self.name):
+      family, tokens, choice = self.recurrence(**given)
+      if not self.heads:
+        tokens = jax.tree.map(lambda x: x[:, :, None], tokens)
+      state = self._entering(
+        family, tokens, _fold(initial_state, self.state, batch)
+      )
+      y, state = run(
+        self.name,
+        family,
+        tokens,
+        state,
+        segment_ids,
+        options,
+        choice,
+        None if self.like is None else given[self.like].dtype,
+      )
+      if not self.heads:
+        y, state = y[:, :, 0], jax.tree.map(lambda x: x[:, 0], state)
+      state = self.leave(state)
+    y = _unfold(y, self.y, batch)
+    state = _unfold(state, self.state, batch)
+    checks.finite(self.name, y=y, final_state=state)
+    return y, state
+
+  @property
+  def _ids(self) -> str:
+    """The letters of segment ids: those of y up to its length."""
+    return self.y[: self.y.index("L") + 1]
+
+  @property
+  def _open(self) -> bool:
+    """Whether the letters leave open what the state is a pytree of."""
+    return isinstance(self.state, str) and self.state.endswith("*")
+
+  def _state(self, given: Any) -> Any:
+    """The initial state as arrays, as far as its letters say what it is."""
+    if given is None or self._open:
+      return _arrays(self.name, "initial_state", given)
+    if isinstance(self.state, str):
+      return arguments.array(self.name, "initial_state", given)
+    return arguments.state(self.name, given, type(self.state))
+
+  def _check(self, given: Any, state: Any, segment_ids: Any) -> dict[str, Any]:
+    """Checks shapes, dtypes and, where that is switched on, numbers."""
+    sizes = checks.arguments(
+      self.name,
+      **{name: (x, self.arguments[name]) for name, x in given.items()},
+      # Of a state whose structure is not known yet `_like` checks the shapes.
+      initial_state=(None if self._open else state, self.state),
+      segment_ids=(segment_ids, self._ids),
+    )
+    everything = {**given, "initial_state": state}
+    self._check_dtypes(everything, segment_ids)
+    for name, x in everything.items():
+      if name == "log_decay":
+        checks.log_decay(self.name, x)
+      elif name in self.within:
+        checks.between(self.name, name, x, *self.within[name])
+      else:
+        checks.finite(self.name, **{name: x})
+    return sizes
+
+  def _check_dtypes(self, given: Mapping[str, Any], segment_ids: Any) -> None:
+    checks.integers(self.name, segment_ids=segment_ids)
+    if self.kind is None:
+      return
+    checks.floating(self.name, complex_too=self.kind == "complex", **given)
+    if self.like and not jnp.iscomplexobj(given[self.like]):
+      real = f"real where {self.like} is"
+      for name, tree in given.items():
+        for x in jax.tree.leaves(tree):
+          checks.dtype(self.name, name, x, jnp.floating, real)
+
+  def _entering(self, family: Family, tokens: Any, given: Any) -> Any:
+    """The state that enters [B, H, ...], float32 or wider."""
+    if given is None:
+      return _zero_state(family, tokens)
+    zero = jax.eval_shape(functools.partial(_zero_state, family), tokens)
+    state = self.enter(given)
+    if not self.heads:
+      state = jax.tree.map(lambda x: x[:, None], state)
+    return _like(self.name, state, zero)
+
 
 def make_op(
-  name: str, family: Family, tokens: Callable[..., Any]
+  name: str,
+  family: Family | Callable[..., Family],
+  tokens: Any,
+  *,
+  letters: Mapping[str, str] | None = None,
+  y: str | None = None,
+  state: Any = None,
+  like: str | None = None,
+  auto: Row | None = None,
 ) -> Callable[..., tuple[jax.Array, Any]]:
-  """Makes an op of a family: `run` with a zero state, defaults and guards.
+  """Makes an op of a family: zero state, guards, forms, and batch axes.
 
   It is called like every op of this package, but for `initial_state`, which
   is given by name:
@@ -26,19 +217,63 @@ def make_op(
       op(*tokens, initial_state=None, segment_ids=None, reverse=False,
          method="auto", chunk_size=None, axis_name=None) -> (y, final_state)
 
-  Tokens are [B, L, H, ...], in order or by name, and states [B, H, ...]. y
-  and the states are float32 or wider.
+  Without letters tokens are [B, L, H, ...], in order or by name, and states
+  [B, H, ...]. Letters say otherwise, as `jaxmodels.ops.engine.letters` has
+  them: `{"x": "... L H D", "A": "H D"}` takes any number of batch axes, and an
+  argument A without a length axis. The family is then a function of such
+  arguments, `family(A=A) -> Family`. If the first token has no axis H, there is
+  one head.
 
   Args:
     name: of the op, for messages and for the scope in the compiled program.
-    family: the recurrence. Its updates must look like its states: an update
-      is what becomes of the zero state.
+    family: the recurrence, or a function of the arguments without a length
+      axis. Its updates must look like its states: an update is what becomes
+      of the zero state.
     tokens: the NamedTuple that its chunks are.
+    letters: those of each argument, in the order of a call.
+    y: letters of the outputs; by default those of the first token up to the
+      heads, and any further axes.
+    state: letters of the state, a string or a pytree of strings; by default
+      likewise.
+    like: the argument that gives y its dtype; float32 or wider by default, as
+      are the states.
+    auto: what "auto" takes, and the chunk size; by default "chunked" on a CPU,
+      "chunk_parallel" elsewhere, and "chunked" for a family that has no
+      summaries.
 
   Returns:
     The op. It raises a ValueError that names the argument where a shape, a
     dtype or an option does not fit.
   """
+  if letters is None:
+    letters = dict.fromkeys(tokens._fields, _TOKENS)
+  sequences = [n for n in letters if "L" in letters[n].split()]
+  # Up to the heads, or to the length where there are none.
+  first = letters[sequences[0]]
+  lead = first[: first.index("H" if "H" in first.split() else "L") + 1]
+
+  def recurrence(**given: Any) -> Recurrence:
+    whole = {n: given.pop(n) for n in letters if n not in sequences}
+    own = family(**whole) if whole else family
+    chosen = choose(auto or "default", given.get("k"))
+    return Recurrence(own, tokens(**given), chosen)
+
+  made = Op(
+    name,
+    recurrence,
+    letters,
+    y=y or f"{lead} *",
+    state=state or f"{lead.replace(' L', '')} *",
+    heads="H" in first.split(),
+    kind=None,
+    like=like,
+  )
+  defaults = {n: inspect.Parameter.empty for n in letters}
+  defaults |= tokens._field_defaults
+  kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+  signature = inspect.Signature(
+    [inspect.Parameter(n, kind, default=defaults[n]) for n in letters]
+  )
 
   def op(
     *args: Any,
@@ -50,95 +285,79 @@ def make_op(
     axis_name: str | None = None,
     **named: Any,
   ) -> tuple[jax.Array, Any]:
-    given = _arrays(name, tokens(*args, **named))._asdict()
-    segment_ids = arguments.array(name, "segment_ids", segment_ids)
-    options = {
-      "reverse": reverse,
-      "method": method,
-      "chunk_size": chunk_size,
-      "axis_name": axis_name,
-    }
-    return run_by_letters(
-      name,
-      lambda arrays: run_op(options, **arrays),
-      {**given, "initial_state": initial_state, "segment_ids": segment_ids},
-      {
-        **dict.fromkeys(given, "BLH"),
-        "initial_state": "BH",
-        "segment_ids": "BL",
-      },
-      ("BLH", "BH"),
-    )
-
-  def run_op(options, initial_state, segment_ids, **sequence):
-    sequence = tokens(**sequence)
-    _check(name, sequence, segment_ids)
-    with jax.named_scope(name):
-      state = _zero_state(family, sequence)
-      if initial_state is not None:
-        state = _like(name, initial_state, state)
-      y, state = run(
-        name,
-        family,
-        sequence,
-        state,
-        segment_ids,
-        default=default_chunk_size(),
-        **options,
-      )
-    checks.finite(name, y=y, final_state=state)
-    return y, state
+    bound = signature.bind(*args, **named)
+    bound.apply_defaults()
+    options = Options(reverse, method, chunk_size, axis_name)
+    return made(bound.arguments, initial_state, segment_ids, options)
 
   op.__name__ = op.__qualname__ = name
   return op
 
 
-def _arrays(name: str, sequence: Any) -> Any:
-  """The tokens as arrays; a list of numbers is one, any other a pytree."""
+def _arrays(op: str, name: str, x: Any) -> Any:
+  """An argument as arrays; a list of numbers is one, any other a pytree."""
 
   def of_numbers(x):
     return isinstance(x, list) and all(map(np.isscalar, jax.tree.leaves(x)))
 
-  return type(sequence)(
-    *(
-      jax.tree.map(
-        lambda x, field=field: arguments.array(name, field, x),
-        tree,
-        is_leaf=of_numbers,
-      )
-      for field, tree in zip(sequence._fields, sequence, strict=True)
-    )
+  return jax.tree.map(
+    lambda x: arguments.array(op, name, x), x, is_leaf=of_numbers
   )
 
 
-def _check(name: str, sequence: Any, segment_ids: jax.Array | None) -> None:
-  """Checks that all tokens are [B, L, H, ...]."""
-  leading: tuple[int, ...] = ()
-  for argument, tree in sequence._asdict().items():
-    for x in jax.tree.leaves(tree):
-      checks.rank_at_least(name, argument, x, 3, "[B, L, H, ...]")
-      leading = leading or x.shape[:3]  # Of the first array.
-      expected = *leading, *[None] * (x.ndim - 3)
-      checks.shape(name, argument, x, expected, "[B, L, H, ...]")
-    if argument == "log_decay":
-      checks.log_decay(name, tree)
-    else:
-      checks.finite(name, **{argument: tree})
-  checks.segment_ids(name, segment_ids, leading[:2])
+def _fold(tree: Any, letters: Any, batch: tuple[int, ...]) -> Any:
+  """Makes one axis of those that "..." stands for."""
+
+  def fold(x, axes):
+    at = axes.split().index("...") if "..." in axes else None
+    if at is None:
+      return x
+    behind = x.shape[at + len(batch) :]
+    return x.reshape(*x.shape[:at], math.prod(batch), *behind)
+
+  return _map_letters(fold, tree, letters)
 
 
-def _zero_state(family, sequence):
-  """Zeros like the update of a token, and so placed like the tokens."""
+def _unfold(tree: Any, letters: Any, batch: tuple[int, ...]) -> Any:
+  """And back."""
 
-  def update(token):
-    return family.summarize(token, causal_masks(1)).update
+  def unfold(x, axes):
+    at = axes.split().index("...") if "..." in axes else None
+    if at is None:
+      return x
+    return x.reshape(*x.shape[:at], *batch, *x.shape[at + 1 :])
+
+  return _map_letters(unfold, tree, letters)
+
+
+def _map_letters(function, tree, letters):
+  if tree is None:
+    return None
+  return jax.tree.map(function, tree, jax.tree.broadcast(letters, tree))
+
+
+def _zero_state(family: Family, tokens: Any) -> Any:
+  """The state where none is given, made from tokens: placed like them."""
 
   def first(x):  # [B, H, C=1, ...]; a sum, since there may be none.
     x = jnp.sum(x[:, :1], axis=1, dtype=x.dtype)[:, :, None]
     return x.astype(wide(x))
 
-  updates = jax.vmap(jax.vmap(update))(jax.tree.map(first, sequence))
-  return jax.tree.map(jnp.zeros_like, updates)
+  def update(token):
+    return family.summarize(token, causal_masks(1)).update
+
+  one = jax.tree.map(first, tokens)
+  if family.zero is None:
+    return jax.tree.map(jnp.zeros_like, jax.vmap(jax.vmap(update))(one))
+  # A constant would count as equal on every device of a `shard_map`.
+  placed = sum(
+    jnp.zeros_like(jnp.sum(x, axis=tuple(range(2, x.ndim))), dtype=jnp.float32)
+    for x in jax.tree.leaves(one)
+  )
+  return jax.tree.map(
+    lambda x: x + jnp.expand_dims(placed, range(2, x.ndim)).astype(x.dtype),
+    jax.vmap(jax.vmap(family.zero))(one),
+  )
 
 
 def _like(name, state, zero):

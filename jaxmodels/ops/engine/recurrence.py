@@ -82,10 +82,10 @@ class Kernel(NamedTuple):
 class _Functions(NamedTuple):
   """The fields of `Family`."""
 
-  summarize: Callable[[Tree, Masks], Summary]
-  compose: Callable[[Summary, Summary], Summary]
-  advance: Callable[[Summary, Tree], Tree]
-  read: Callable[[Tree, Masks, Tree], jax.Array]
+  summarize: Callable[[Tree, Masks], Summary] | None = None
+  compose: Callable[[Summary, Summary], Summary] | None = None
+  advance: Callable[[Summary, Tree], Tree] | None = None
+  read: Callable[[Tree, Masks, Tree], jax.Array] | None = None
   read_and_advance: (
     Callable[[Tree, Masks, Tree], tuple[jax.Array, Tree]] | None
   ) = None
@@ -93,10 +93,16 @@ class _Functions(NamedTuple):
   tangent: Callable[[Tree, Tree, Tree], Tree] | None = None
   neutral: Tree = 0
   kernel: Kernel | None = None
+  zero: Callable[[Tree], Tree] | None = None
 
 
 class Family(_Functions):
-  """A linear recurrence in four functions of one head and one chunk.
+  """A recurrence in functions of one head and one chunk.
+
+  The four functions of a linear recurrence give every form. A family whose
+  spans do not compose, such as a nonlinear cell or a memory that learns by
+  gradient steps, has `read_and_advance` and `zero` alone, and the forms
+  "recurrent" and "chunked": `from_cell` makes one of a cell.
 
   Attributes:
     summarize: `(chunk, masks) -> Summary`; chunk is a pytree of [C, ...].
@@ -114,8 +120,11 @@ class Family(_Functions):
       `jaxmodels.ops.engine.gradients`; before [C, ...] are the states before
       each token.
     neutral: the token that leaves every state as it is, a pytree of scalars
-      like a chunk or one scalar for all leaves; it fills the last chunk.
+      like a chunk or one scalar for all leaves; it fills the last chunk. None
+      if there is no such token: the last chunk is then a shorter one.
     kernel: the form "pallas", where there is one.
+    zero: optional, `token -> state`, the state where none is given, from a
+      chunk of one token; by default zeros like the update of that token.
   """
 
   __slots__ = ()
@@ -178,7 +187,11 @@ def run(
     tokens = jax.tree.map(lambda x: jnp.flip(x, 1), tokens)
   ids = None
   if segment_ids is not None:
-    ids = split_ids(*in_run_order(segment_ids, reverse, axis_name), size)
+    ids = in_run_order(segment_ids, reverse, axis_name)
+  if family.neutral is None and size > 1 and length % size:
+    y, last = _with_short_chunk(family, size, dtype, tokens, ids, state)
+    return jnp.flip(y, 1) if reverse else y, last
+  ids = None if ids is None else split_ids(*ids, size)
   inputs = Inputs(split(tokens, size, family.neutral), ids)
   final = None
   if axis_name is not None:
@@ -186,6 +199,13 @@ def run(
     state, final = sequence_parallel.exchange(
       over_heads(family.advance), whole, state, axis_name, reverse
     )
+  y, last = _through(family, size, method, dtype, inputs, state)
+  y = merge(y, length)
+  return jnp.flip(y, 1) if reverse else y, last if final is None else final
+
+
+def _through(family, size, method, dtype, inputs, state):
+  """Through all chunks, with the gradient of the family's tangent if any."""
 
   def through(family):
     if method in ("recurrent", "chunked"):
@@ -193,14 +213,62 @@ def run(
     return functools.partial(_chunk_parallel, family, size, method)
 
   if family.tangent is None:
-    y, last = through(family)(dtype, inputs, state)
-  else:
-    # Without `step`, which stands in a `with_gradient_of`.
-    linear = through(family._replace(step=None))
-    go = tangent_scan(family.tangent, through(family), linear, dtype)
-    y, last = go(inputs, state)
-  y = merge(y, length)
-  return jnp.flip(y, 1) if reverse else y, last if final is None else final
+    return through(family)(dtype, inputs, state)
+  # Without `step`, which stands in a `with_gradient_of`.
+  linear = through(family._replace(step=None))
+  return tangent_scan(family.tangent, through(family), linear, dtype)(
+    inputs, state
+  )
+
+
+def _with_short_chunk(family, size, dtype, tokens, ids, state):
+  """Chunks of `size` tokens, and the rest of them as one shorter chunk."""
+  length = jax.tree.leaves(tokens)[0].shape[1]
+  at = length - length % size
+  ids, before = (None, None) if ids is None else ids
+  outputs = []
+  for part, chunk in ((slice(at), size), (slice(at, None), length - at)):
+    some = jax.tree.map(lambda x, part=part: x[:, part], tokens)
+    if jax.tree.leaves(some)[0].shape[1] == 0:
+      continue
+    own = None
+    if ids is not None:
+      own = split_ids(ids[:, part], before, chunk)
+      before = ids[:, at - 1]
+    inputs = Inputs(split(some, chunk, None), own)
+    y, state = _through(family, chunk, "chunked", dtype, inputs, state)
+    outputs.append(merge(y, y.shape[0] * chunk))
+  return jnp.concatenate(outputs, 1), state
+
+
+def from_cell(
+  cell: Callable[[Tree, Tree], tuple[Tree, Tree]],
+  zero: Callable[[Tree], Tree],
+) -> Family:
+  """A family of a cell: a recurrence that goes token by token, of any kind.
+
+  For nonlinear recurrences, whose spans do not compose. In "chunked" a
+  gradient stores the states between chunks and those of one chunk.
+
+  Args:
+    cell: `(token, state) -> (y, state)` of one head, where a token is a pytree
+      like the chunk without its axis of tokens.
+    zero: `token -> state`, the state that each segment starts from.
+  """
+
+  def read_and_advance(chunk, masks, state):
+    token = jax.tree.map(lambda x: x[0], chunk)
+    state = jax.tree.map(
+      lambda x, empty: jnp.where(masks.entry[0], x, empty), state, zero(token)
+    )
+    y, state = cell(token, state)
+    return y[None], state
+
+  return Family(
+    read_and_advance=scan_tokens(read_and_advance),
+    zero=lambda chunk: zero(jax.tree.map(lambda x: x[0], chunk)),
+    neutral=None,
+  )
 
 
 def scan_tokens(read_and_advance: Callable) -> Callable:

@@ -18,9 +18,10 @@ from jax import lax
 
 from jaxmodels.ops.engine import checks
 from jaxmodels.ops.engine.arguments import arrays
+from jaxmodels.ops.engine.auto import choose
 from jaxmodels.ops.engine.explicit import by_letters
 from jaxmodels.ops.engine.exporting import is_open, require_length
-from jaxmodels.ops.engine.platform import platform, wide
+from jaxmodels.ops.engine.platform import wide
 from jaxmodels.ops.kalman.gaussian import (
   Gaussian,
   Model,
@@ -30,16 +31,20 @@ from jaxmodels.ops.kalman.gaussian import (
 )
 
 _METHODS = ("auto", "recurrent", "chunk_parallel", "associative")
+_MODEL = {
+  "F": "N N | L N N",
+  "Q": "N N | L N N",
+  "H": "M N | L M N",
+  "R": "M M | L M M",
+}
+# Of the results nothing is kept cut.
 _placed = by_letters(
   "",
-  y="L",
-  F="",
-  Q="",
-  H="",
-  R="",
-  mean="",
-  covariance="",
+  mean="N",
+  y="L M",
+  covariance="N N",
   observed="L",
+  **_MODEL,
 )
 
 
@@ -164,8 +169,7 @@ def _total(values, axis_name):
 
 def _choose(op, method, length):
   if method == "auto":
-    by_token = platform() == "cpu" or is_open(length)
-    return "recurrent" if by_token else "chunk_parallel"
+    return "recurrent" if is_open(length) else choose("kalman").value
   if method != "recurrent":
     require_length(op, length, f'method "{method}"', '"auto" or "recurrent"')
   return method
@@ -188,28 +192,21 @@ def _prepare(op, y, F, Q, H, R, mean, covariance, observed, method):
     covariance=covariance,
     observed=observed,
   )
-  checks.shape(op, "mean", mean, (None,), "[N]")
-  checks.shape(op, "y", y, (None, None), "[L, M]")
-  (length, seen), width = y.shape, mean.shape[0]
+  noise = {"F": F, "Q": Q, "H": H, "R": R}
+  sizes = checks.arguments(
+    op,
+    mean=(mean, "N"),
+    y=(y, "L M"),
+    covariance=(covariance, "N N"),
+    observed=(observed, "L"),
+    **{name: (x, _MODEL[name]) for name, x in noise.items()},
+  )
+  length, seen, width = (sizes[letter] for letter in "LMN")
   checks.require(length > 0, f"{op}: y must be [L > 0, M], got L = 0")
-  checks.shape(op, "covariance", covariance, (width, width), "[N, N]")
-  given = {
-    "F": (F, (width, width), "[N, N]"),
-    "Q": (Q, (width, width), "[N, N]"),
-    "H": (H, (seen, width), "[M, N]"),
-    "R": (R, (seen, seen), "[M, M]"),
-  }
-  floats = {"y": y, "mean": mean, "covariance": covariance}
-  for name, (x, shape, letters) in given.items():
-    wanted = (length, *shape) if x.ndim == 3 else shape
-    letters = f"{letters} or [L, {letters[1:]}"
-    checks.shape(op, name, x, wanted, letters)
-    floats[name] = x
-  for name, x in floats.items():
-    checks.dtype(op, name, x, jnp.floating, "real floating point")
+  floats = {"y": y, "mean": mean, "covariance": covariance, **noise}
+  checks.floating(op, **floats)
   if observed is None:
     observed = jnp.ones(length, bool)
-  checks.shape(op, "observed", observed, (length,), "[L]")
   checks.dtype(op, "observed", observed, jnp.bool_, "booleans")
   checks.finite(op, **{n: x for n, x in floats.items() if n != "y"})
   dtype = wide(*floats.values())
@@ -217,6 +214,7 @@ def _prepare(op, y, F, Q, H, R, mean, covariance, observed, method):
   def each(x, shape):  # One a token.
     return jnp.broadcast_to(x.astype(dtype), (length, *shape))
 
-  F, Q, H, R = (each(x, shape) for x, shape, _ in given.values())
+  F, Q = (each(x, (width, width)) for x in (F, Q))
+  H, R = each(H, (seen, width)), each(R, (seen, seen))
   start = Gaussian(mean.astype(dtype), covariance.astype(dtype))
   return Model(y.astype(dtype), F, Q, H, R, observed), start
