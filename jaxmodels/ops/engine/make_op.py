@@ -253,7 +253,12 @@ def make_op(
   lead = first[: first.index("H" if "H" in first.split() else "L") + 1]
 
   def recurrence(**given: Any) -> Recurrence:
-    whole = {n: given.pop(n) for n in letters if n not in sequences}
+    # As wide as the chunks that the family sees.
+    whole = {
+      name: jax.tree.map(lambda x: x.astype(wide(x)), given.pop(name))
+      for name in letters
+      if name not in sequences
+    }
     own = family(**whole) if whole else family
     chosen = choose(auto or "default", given.get("k"))
     return Recurrence(own, tokens(**given), chosen)
