@@ -81,10 +81,7 @@ class Mamba2(Mixer):
     logits = self.dense("step", heads, dtype=self.wide)(x)
     decay, logits = softplus_decay(self, logits, heads, rates=(1.0, 16.0))
     step = nn.softplus(logits)
-    b, c = (
-      jnp.repeat(split_heads(part, self.groups), heads // self.groups, 2)
-      for part in (b, c)
-    )
+    b, c = (split_heads(part, self.groups) for part in (b, c))
     y, last = self.run(
       linear_attention,
       c,

@@ -145,7 +145,7 @@ def _recurrence(k, q, v, beta, log_decay, write_gate):
   return Recurrence(
     FAMILY,
     Tokens(q, k, v, beta, gate, write_gate),
-    choose("delta_rule" + decays(log_decay, k), k),
+    choose("delta_rule" + decays(log_decay, k), k, v),
   )
 
 
@@ -275,8 +275,8 @@ OP = Op(
   "delta_rule",
   _recurrence,
   {
-    "k": "... L H K",
-    "q": "... L H K",
+    "k": "... L h K",
+    "q": "... L h K",
     "v": "... L H V",
     "beta": "... L H | ... L H K",
     "log_decay": "... L H | ... L H K",

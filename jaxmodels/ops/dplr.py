@@ -117,7 +117,7 @@ def dplr_recurrence(
 
 
 def _recurrence(k, q, v, a, b, log_decay):
-  choice = choose("dplr_recurrence" + decays(log_decay, k), k)
+  choice = choose("dplr_recurrence" + decays(log_decay, k), k, v)
   per_key = log_decay is not None and log_decay.ndim == k.ndim
   narrow = platform() == "cpu" and k.shape[-1] <= NARROW_KEYS
   return Recurrence(
@@ -205,11 +205,11 @@ OP = Op(
   "dplr_recurrence",
   _recurrence,
   {
-    "k": "... L H K",
-    "q": "... L H K",
+    "k": "... L h K",
+    "q": "... L h K",
     "v": "... L H V",
-    "a": "... L H K",
-    "b": "... L H K",
+    "a": "... L h K",
+    "b": "... L h K",
     "log_decay": "... L H | ... L H K",
   },
   y="... L H V",

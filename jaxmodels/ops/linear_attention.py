@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxmodels.ops.engine.auto import choose
+from jaxmodels.ops.engine.chunks import repeat_heads
 from jaxmodels.ops.engine.decay import (
   boundary_decay,
   decayed_scores,
@@ -122,14 +123,15 @@ def linear_attention(
 
 
 def _recurrence(k, q, v, log_decay, bonus):
-  choice = choose("linear_attention" + decays(log_decay, k), k)
+  choice = choose("linear_attention" + decays(log_decay, k), k, v)
   tokens = Tokens(q, k, v, per_channel(log_decay, k))
   if bonus is None:
     return Recurrence(FAMILY, tokens, choice)
   # It meets nothing but q_t and k_t: one number per token.
   dtype = wide(q, k, bonus)
+  q_own, k_own = repeat_heads((q, k), v.shape[2], 2)
   bonus = bonus.astype(dtype)[None, None]
-  own = jnp.sum(q.astype(dtype) * (bonus * k.astype(dtype)), axis=-1)
+  own = jnp.sum(q_own.astype(dtype) * (bonus * k_own.astype(dtype)), axis=-1)
   return Recurrence(WITH_BONUS, BonusTokens(*tokens, own), choice)
 
 
@@ -196,8 +198,8 @@ OP = Op(
   "linear_attention",
   _recurrence,
   {
-    "k": "... L H K",
-    "q": "... L H K",
+    "k": "... L h K",
+    "q": "... L h K",
     "v": "... L H V",
     "log_decay": "... L H | ... L H K",
     "bonus": "H K",

@@ -148,7 +148,7 @@ def normalized_linear_attention(
 
 def _recurrence(floor, k, q, v, log_input_gate, log_forget_gate):
   log_i, log_f = (  # Wide at once: EMPTY is beyond float16.
-    (jnp.zeros_like(q, shape=q.shape[:-1]) if gate is None else gate).astype(
+    (jnp.zeros_like(v, shape=v.shape[:-1]) if gate is None else gate).astype(
       wide(k, v)
     )
     for gate in (log_input_gate, log_forget_gate)
@@ -156,7 +156,7 @@ def _recurrence(floor, k, q, v, log_input_gate, log_forget_gate):
   # No gate that is a number is cut short: an input gate has no upper bound,
   # so only a forget gate of zero forgets any of them.
   tokens = Tokens(q, k, v, jnp.maximum(log_i, EMPTY), jnp.maximum(log_f, _CUT))
-  choice = choose("normalized_linear_attention", k)
+  choice = choose("normalized_linear_attention", k, v)
   return Recurrence(_family(floor), tokens, choice)
 
 
@@ -259,14 +259,14 @@ OP = Op(
   "normalized_linear_attention",
   _recurrence,
   {
-    "k": "... L H K",
-    "q": "... L H K",
+    "k": "... L h K",
+    "q": "... L h K",
     "v": "... L H V",
     "log_input_gate": "... L H",
     "log_forget_gate": "... L H",
   },
   y="... L H V",
-  state=Normalized("... H K V", "... H K", "... H"),
+  state=Normalized._make(("... H K V", "... H K", "... H")),
   within={
     "log_input_gate": (-math.inf, math.inf),
     "log_forget_gate": (-math.inf, 0),

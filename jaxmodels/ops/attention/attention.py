@@ -32,7 +32,7 @@ PARALLEL_SCORES = 512 * 512
 WINDOW_CHUNK = 128
 
 
-_CACHE = Cache("... M G K", "... M G V", "... M")
+_CACHE = Cache._make(("... M G K", "... M G V", "... M"))
 
 
 @by_letters(

@@ -10,6 +10,7 @@ measured on a GPU: "chunk_parallel", with many products at once, is a guess.
 `benchmarks/NOTES.md` says what else was tried.
 """
 
+import math
 from typing import Any, NamedTuple
 
 from jaxmodels.ops.engine.exporting import at_most
@@ -123,12 +124,13 @@ AUTO = {
 }
 
 
-def choose(kind: str | Row, keys: Any = None) -> Choice:
+def choose(kind: str | Row, keys: Any = None, values: Any = None) -> Choice:
   """The choice of a row for this platform.
 
   Args:
     kind: a row, or its name in `AUTO`.
-    keys: k [..., K], if the row asks how wide its keys are, or how many.
+    keys: k [..., G, K], if the row asks how wide its keys are, or how many.
+    values: v [..., H, V], whose heads may share those of k.
   """
   row = AUTO[kind] if isinstance(kind, str) else kind
   name = platform()
@@ -138,9 +140,15 @@ def choose(kind: str | Row, keys: Any = None) -> Choice:
     )
     return Choice(form, form, chunk)
   narrow = keys is not None and keys.shape[-1] <= NARROW_KEYS
-  cached = keys is not None and at_most(keys.size, row.cached)
+  cached = keys is not None and at_most(_elements(keys, values), row.cached)
   return Choice(
     value=row.narrow if narrow and row.narrow else row.value,
     gradient="chunk_parallel" if cached else row.gradient,
     chunk=row.chunk.narrow if narrow else row.chunk.cpu,
   )
+
+
+def _elements(keys, values):
+  """Elements of k, if each head of v had its own."""
+  lead = keys.shape[:-1] if values is None else values.shape[:-1]
+  return math.prod((*lead, keys.shape[-1]))

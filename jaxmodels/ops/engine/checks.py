@@ -104,6 +104,9 @@ def arguments(op: str, /, **given: tuple[Any, Any]) -> dict[str, Any]:
       for (path, x), each in zip(leaves, own, strict=True):
         argument = name + jax.tree_util.keystr(path)
         _bind(op, argument, x.shape, each, sizes)
+  for name, (tree, axes) in given.items():
+    if isinstance(axes, str) and tree is not None:
+      _divides(op, name, tree, axes, sizes)
   batch = sizes.pop("...", 0)
   return sizes | {"...": tuple(sizes.pop(i) for i in range(batch))}
 
@@ -142,6 +145,19 @@ def _bind(
     f"{op}: {name} must be {letters.words(axes)}{text}, "
     f"got shape {_text(shape)}",
   )
+
+
+def _divides(
+  op: str, name: str, x: Any, axes: str, sizes: dict[Any, Any]
+) -> None:
+  """Checks that the sizes of small letters divide those of their capitals."""
+  for key in letters.shared(axes):
+    part, whole = sizes[key], sizes.get(key.upper(), sizes[key])
+    require(
+      part == whole or (part > 0 and whole % part == 0),
+      f"{op}: {name} must be {letters.words(axes)} where {key} divides "
+      f"{key.upper()} = {whole}, got shape {_text(x.shape)}",
+    )
 
 
 def shape(
@@ -185,7 +201,8 @@ def dtype(op: str, name: str, x: Any, kind: Any, words: str) -> None:
 
 def floating(op: str, *, complex_too: bool = False, **arrays: Any) -> None:
   """Checks that pytrees hold real floating point, or complex numbers too."""
-  kind, words = jnp.floating, "real floating point"
+  kind: Any = jnp.floating
+  words = "real floating point"
   if complex_too:
     kind, words = jnp.inexact, "real or complex floating point"
   for name, tree in arrays.items():

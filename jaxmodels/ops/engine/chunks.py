@@ -110,6 +110,20 @@ def over_heads(
   return lifted
 
 
+def repeat_heads(tree: Tree, heads: int, axis: int) -> Tree:
+  """Repeats heads that are shared, so that there are `heads` of them.
+
+  Head h of the result is head `h // (heads / G)` of the G there are. Done to
+  one chunk at a time, it spares the memory of a repeated sequence.
+  """
+
+  def repeat(x):
+    count = x.shape[axis]
+    return x if count == heads else jnp.repeat(x, heads // count, axis)
+
+  return jax.tree.map(repeat, tree)
+
+
 def widen(tree: Tree) -> Tree:
   """Floats narrower than float32 become float32."""
   return jax.tree.map(lambda x: x.astype(wide(x)), tree)

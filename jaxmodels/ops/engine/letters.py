@@ -2,8 +2,9 @@
 
 "..." stands for batch axes, or for channels: any number of axes, as many in
 each argument of a call. "*", at the end, stands for any further axes, which
-no other argument need have. "... L H | ... L H K" is either of the two: the
-rank of the array decides.
+may differ between arguments. "... L H | ... L H K" is either of the two: the
+rank of the array decides. The size of a small letter divides that of its
+capital: in "... L h K" each of h heads serves several of H.
 """
 
 from typing import Any
@@ -55,6 +56,11 @@ def keys(letters: str, rank: int, batch: int) -> Keys | None:
     if len(expanded) == rank:
       return expanded
   return None
+
+
+def shared(letters: str) -> list[str]:
+  """The small letters, whose sizes divide those of their capitals."""
+  return [key for key in alternatives(letters)[0] if key.islower()]
 
 
 def expand(axes: Keys, batch: int) -> Keys:

@@ -18,6 +18,7 @@ import numpy as np
 
 from jaxmodels.ops.engine import arguments, checks
 from jaxmodels.ops.engine.auto import Choice, Row, choose
+from jaxmodels.ops.engine.chunks import repeat_heads
 from jaxmodels.ops.engine.explicit import run_by_letters
 from jaxmodels.ops.engine.method import Options, run
 from jaxmodels.ops.engine.platform import wide
@@ -259,8 +260,8 @@ def make_op(
       for name in letters
       if name not in sequences
     }
-    own = family(**whole) if whole else family
-    chosen = choose(auto or "default", given.get("k"))
+    own = family if isinstance(family, Family) else family(**whole)
+    chosen = choose(auto or "default", given.get("k"), given.get("v"))
     return Recurrence(own, tokens(**given), chosen)
 
   made = Op(
@@ -351,8 +352,10 @@ def _zero_state(family: Family, tokens: Any) -> Any:
   def update(token):
     return family.summarize(token, causal_masks(1)).update
 
-  one = jax.tree.map(first, tokens)
-  if family.zero is None:
+  heads = max(x.shape[2] for x in jax.tree.leaves(tokens))
+  one = repeat_heads(jax.tree.map(first, tokens), heads, 1)
+  zero = family.zero
+  if zero is None:
     return jax.tree.map(jnp.zeros_like, jax.vmap(jax.vmap(update))(one))
   # A constant would count as equal on every device of a `shard_map`.
   placed = sum(
@@ -361,7 +364,7 @@ def _zero_state(family: Family, tokens: Any) -> Any:
   )
   return jax.tree.map(
     lambda x: x + jnp.expand_dims(placed, range(2, x.ndim)).astype(x.dtype),
-    jax.vmap(jax.vmap(family.zero))(one),
+    jax.vmap(jax.vmap(zero))(one),
   )
 
 

@@ -104,9 +104,8 @@ def resolve(
     auto: what "auto" takes for more than one token; one runs as "recurrent".
     default: the chunk size where none is given.
   """
-  method, size = options.method, options.chunk_size
-  if size is None:
-    size = default
+  method: str = options.method
+  size = default if options.chunk_size is None else options.chunk_size
   require(
     method in (*METHODS, "pallas"),
     f"{op}: method must be one of {', '.join(METHODS)}, got {method!r}",

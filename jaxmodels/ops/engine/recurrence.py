@@ -41,6 +41,7 @@ from jaxmodels.ops.engine.chunks import (
   masks_from,
   merge,
   over_heads,
+  repeat_heads,
   split,
   split_ids,
   widen,
@@ -79,13 +80,16 @@ class Kernel(NamedTuple):
   read: Callable[[Tree, Masks, Tree], jax.Array]
 
 
+_ABSENT: Any = None  # All four are there, or none is.
+
+
 class _Functions(NamedTuple):
   """The fields of `Family`."""
 
-  summarize: Callable[[Tree, Masks], Summary] | None = None
-  compose: Callable[[Summary, Summary], Summary] | None = None
-  advance: Callable[[Summary, Tree], Tree] | None = None
-  read: Callable[[Tree, Masks, Tree], jax.Array] | None = None
+  summarize: Callable[[Tree, Masks], Summary] = _ABSENT
+  compose: Callable[[Summary, Summary], Summary] = _ABSENT
+  advance: Callable[[Summary, Tree], Tree] = _ABSENT
+  read: Callable[[Tree, Masks, Tree], jax.Array] = _ABSENT
   read_and_advance: (
     Callable[[Tree, Masks, Tree], tuple[jax.Array, Tree]] | None
   ) = None
@@ -161,8 +165,9 @@ def run(
 
   Args:
     family: the recurrence.
-    tokens: pytree of [B, L, H, ...]. Narrow floats are widened to float32
-      chunk by chunk.
+    tokens: pytree of [B, L, H, ...]; or with G heads that divide H, of which
+      each serves H / G in turn. Narrow floats are widened to float32, and
+      shared heads repeated, chunk by chunk.
     state: the state that enters, pytree of [B, H, ...], float32 or wider.
     segment_ids: [B, L] integers; a segment is a run of equal ids, and the
       entering state has id 0.
@@ -178,24 +183,25 @@ def run(
     y [B, L, H, ...], and the state that leaves. Under `axis_name` that is the
     state after the whole sequence, the same on every device.
   """
-  batch, length, heads = jax.tree.leaves(tokens)[0].shape[:3]
+  batch, length = jax.tree.leaves(tokens)[0].shape[:2]
+  heads = jax.tree.leaves(state)[0].shape[1]
   # Where the sequence is sharded a device without tokens has its neighbours'.
   if 0 in (batch, heads) or (length == 0 and axis_name is None):
     return _empty(family, tokens, state, dtype), state
   size = 1 if method in ("recurrent", "associative") else chunk_size
   if reverse:
     tokens = jax.tree.map(lambda x: jnp.flip(x, 1), tokens)
-  ids = None
+  ordered = None
   if segment_ids is not None:
-    ids = in_run_order(segment_ids, reverse, axis_name)
+    ordered = in_run_order(segment_ids, reverse, axis_name)
   if family.neutral is None and size > 1 and length % size:
-    y, last = _with_short_chunk(family, size, dtype, tokens, ids, state)
+    y, last = _with_short_chunk(family, size, dtype, tokens, ordered, state)
     return jnp.flip(y, 1) if reverse else y, last
-  ids = None if ids is None else split_ids(*ids, size)
+  ids = None if ordered is None else split_ids(*ordered, size)
   inputs = Inputs(split(tokens, size, family.neutral), ids)
   final = None
   if axis_name is not None:
-    whole = _fold(family, inputs, size)
+    whole = _fold(family, inputs, size, heads)
     state, final = sequence_parallel.exchange(
       over_heads(family.advance), whole, state, axis_name, reverse
     )
@@ -221,18 +227,18 @@ def _through(family, size, method, dtype, inputs, state):
   )
 
 
-def _with_short_chunk(family, size, dtype, tokens, ids, state):
+def _with_short_chunk(family, size, dtype, tokens, ordered, state):
   """Chunks of `size` tokens, and the rest of them as one shorter chunk."""
   length = jax.tree.leaves(tokens)[0].shape[1]
   at = length - length % size
-  ids, before = (None, None) if ids is None else ids
+  ids, before = ordered or (None, None)
   outputs = []
   for part, chunk in ((slice(at), size), (slice(at, None), length - at)):
     some = jax.tree.map(lambda x, part=part: x[:, part], tokens)
     if jax.tree.leaves(some)[0].shape[1] == 0:
       continue
     own = None
-    if ids is not None:
+    if ids is not None and before is not None:
       own = split_ids(ids[:, part], before, chunk)
       before = ids[:, at - 1]
     inputs = Inputs(split(some, chunk, None), own)
@@ -309,7 +315,8 @@ def _chunked(family, size, dtype, inputs, state):
   def by(read_and_advance):
     def body(state, one):
       masks = masks_from(one.ids, size)
-      chunk = widen(layout.unpack(one.chunks))
+      heads = jax.tree.leaves(state)[0].shape[1]
+      chunk = widen(repeat_heads(layout.unpack(one.chunks), heads, 1))
       y, state = over_heads(read_and_advance, masks)(chunk, masks, state)
       return state, layout.pack(y.astype(dtype or y.dtype))
 
@@ -333,7 +340,8 @@ def _chunked(family, size, dtype, inputs, state):
 
 def _chunk_parallel(family, size, method, dtype, inputs, state):
   """Summarises all chunks, finds the states between them, reads all chunks."""
-  chunks = widen(inputs.chunks)
+  heads = jax.tree.leaves(state)[0].shape[1]
+  chunks = widen(repeat_heads(inputs.chunks, heads, 2))
   masks = masks_from(inputs.ids, size)
   if method == "pallas":
     form = family.kernel
@@ -370,12 +378,13 @@ def _associate(family, summaries, state):
   return entering, jax.tree.map(lambda x: x[-1], leaving)
 
 
-def _fold(family, inputs, size):
+def _fold(family, inputs, size, heads):
   """The one summary of all chunks."""
 
   def summarize(one):
     masks = masks_from(one.ids, size)
-    return over_heads(family.summarize, masks)(widen(one.chunks), masks)
+    chunk = widen(repeat_heads(one.chunks, heads, 1))
+    return over_heads(family.summarize, masks)(chunk, masks)
 
   def body(earlier, one):
     return over_heads(family.compose)(earlier, summarize(one)), None
@@ -407,5 +416,6 @@ def _empty(family, tokens, state, dtype):
 
   step = functools.partial(run, family, method="recurrent", dtype=dtype)
   y, _ = jax.eval_shape(step, alone(tokens, 3), alone(state, 2))
-  leading = jax.tree.leaves(tokens)[0].shape[:3]
-  return jnp.zeros((*leading, *y.shape[3:]), y.dtype)
+  leading = jax.tree.leaves(tokens)[0].shape[:2]
+  heads = jax.tree.leaves(state)[0].shape[1]
+  return jnp.zeros((*leading, heads, *y.shape[3:]), y.dtype)
