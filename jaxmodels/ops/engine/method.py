@@ -126,7 +126,7 @@ def resolve(
 
 def _forms(family: Family, choice: Choice, length: Any) -> tuple[str, str]:
   """What "auto" takes for a value and for a gradient."""
-  if family.compose is not None:
+  if family.composes:
     return choice.value, choice.gradient
   # Without a neutral token the last chunk is shorter, by an unknown number.
   by_token = is_open(length) and family.neutral is None
@@ -138,7 +138,7 @@ def _check_family(op: str, family: Family, options: Options) -> None:
   method = options.method
   if method == "pallas":
     _check_kernel(op, family.kernel is not None)
-  if family.compose is not None:
+  if family.composes:
     return
   why = "its family has no summaries of spans, which compose"
   require(

@@ -133,6 +133,11 @@ class Family(_Functions):
 
   __slots__ = ()
 
+  @property
+  def composes(self) -> bool:
+    """Whether its spans compose, so that it has every form."""
+    return self.compose is not None
+
   def _replace(self, /, **changes: Any) -> "Family":
     """Another family, with some functions replaced.
 
