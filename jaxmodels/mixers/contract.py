@@ -5,8 +5,8 @@ y [B, L, D], and `init_state(batch_size)` makes its zero state. A channel mixer
 has the same contract; the state of one that looks at each token alone is ().
 It may also be `mlp(x) -> y`, without a state.
 
-A mixer or channel mixer may ask for more, by keywords of its call. Give them
-defaults, so that it also works outside of a stack:
+A mixer or channel mixer may ask for more, by keywords of its call; a `Mixer`
+by those of `mix`. Give them defaults, so that it also works outside of a stack:
 
 - `layer`: its index in the stack: an int, or an int32 array with `scan_layers`,
   where one program runs all layers;
@@ -41,6 +41,8 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+
+from jaxmodels.mixers.mixer import Mixer
 
 __all__ = [
   "ContractError",
@@ -82,11 +84,17 @@ class _Shared(dict[str, Any]):
 
 
 def asks_for(module: nn.Module) -> frozenset[str]:
-  """The names of `EXTRAS` that the call of a module has as keywords."""
+  """The names of `EXTRAS` that a module has as keywords.
+
+  They are those of its call, or of `mix` where the call is that of `Mixer`.
+  """
   call = getattr(module, "__call__", None)  # noqa: B004
   if call is None:
     return frozenset()
-  return frozenset(EXTRAS) & set(inspect.signature(call).parameters)
+  parameters = inspect.signature(call).parameters
+  if "place" in parameters and isinstance(module, Mixer):
+    parameters = inspect.signature(module.mix).parameters
+  return frozenset(EXTRAS) & set(parameters)
 
 
 def mix(

@@ -68,6 +68,7 @@ class Mixer(nn.Module):
     state: Any = None,
     *,
     segment_ids: jax.Array | None = None,
+    **place: Any,
   ) -> tuple[jax.Array, Any]:
     """Mixes along L.
 
@@ -75,17 +76,20 @@ class Mixer(nn.Module):
       x: [B, L, D].
       state: As returned or made by `init_state`; None is its zero.
       segment_ids: [B, L] integers, a run of equal ids per segment, or None.
+      **place: What a stack tells a mixer whose `mix` has keywords for it:
+        `layer`, `depth` and `shared`, see `jaxmodels.mixers.contract`.
 
     Returns:
       y [B, L, D], and the state: a pytree with the structure, shapes and
-      dtypes of `init_state`.
+      dtypes of `init_state`. A mixer that takes `shared` returns it too.
 
     Raises:
       ValueError: A field, x or segment_ids is wrong; names the mixer and it.
     """
     self._check_shared()
     check_input(self, x, segment_ids)
-    return self.mix(x, state, segment_ids)
+    equation: Any = self.mix  # A mixer's own keywords are its choice.
+    return equation(x, state, segment_ids, **place)
 
   def __init_subclass__(cls, **options: Any) -> None:
     # Or every step of the equation adds a scope to its names in a profile.
@@ -95,9 +99,16 @@ class Mixer(nn.Module):
 
   @nn.nowrap
   def mix(
-    self, x: jax.Array, state: Any, segment_ids: jax.Array | None
+    self,
+    x: jax.Array,
+    state: Any,
+    segment_ids: jax.Array | None,
   ) -> tuple[jax.Array, Any]:
-    """The equation: a call, once x and the shared fields are checked."""
+    """The equation: a call, once x and the shared fields are checked.
+
+    A mixer that asks for its place in a stack names it by keywords with
+    defaults: `def mix(self, x, state, segment_ids, *, layer=0, depth=1)`.
+    """
     raise NotImplementedError(f"{type(self).__name__} must define mix")
 
   def init_state(self, batch_size: int) -> Any:
@@ -227,8 +238,8 @@ def _state_shapes(mixer: Mixer, x: jax.ShapeDtypeStruct) -> Any:
 
 
 def _state_after(mixer: Mixer, x: jax.Array) -> Any:
-  (_, state), _ = mixer.init_with_output(jax.random.key(0), x)
-  return state
+  result, _ = mixer.init_with_output(jax.random.key(0), x)
+  return result[1]
 
 
 # JAX keeps what it traced for mixers with equal fields: models compare every

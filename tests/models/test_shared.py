@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxmodels.mixers import Mixer
 from jaxmodels.mixers.contract import ContractError
 from jaxmodels.models import Backbone
 from tests.models.stacks import (
@@ -17,8 +18,22 @@ from tests.models.stacks import (
   Fields,
   FirstValue,
   TokenShift,
+  leaky,
   restacked,
 )
+
+
+class BoundedMixer(Mixer):
+  """As `Bounded`, of the base class: `mix` names what it asks for."""
+
+  init_shared = Bounded.init_shared
+
+  def mix(self, x, state, segment_ids, *, layer=0, shared=None):
+    zero = jnp.zeros((x.shape[0], self.width))
+    bound = jnp.ones(self.width) if shared is None else shared["bounds"][layer]
+    state = zero if state is None else state
+    return *leaky(x, bound[None], state, segment_ids), shared
+
 
 DEPTH = 6
 PATTERN = (FirstValue(), Bounded(), ByLayer())
@@ -83,6 +98,24 @@ def test_a_stack_is_its_equations(params):
   wide = jax.tree.map(lambda p: np.asarray(p, np.float64), params)
   for row in range(BATCH):
     close(y[row], defined(wide, X[row].astype(np.float64), IDS[row]))
+
+
+@pytest.mark.parametrize("scan_layers", [False, True])
+def test_the_base_class_passes_on_what_mix_asks_for(scan_layers):
+  def results(mixer):
+    model = Backbone(WIDTH, 2, (mixer,), scan_layers=scan_layers)
+    params = model.init(jax.random.key(0), X)
+    return jax.jit(model.apply)(params, X, segment_ids=IDS)
+
+  got, wanted = results(BoundedMixer(WIDTH)), results(Bounded())
+  jax.tree.map(np.testing.assert_array_equal, got, wanted)
+
+
+def test_it_also_works_outside_of_a_stack():
+  y, state, shared = BoundedMixer(WIDTH).apply({}, X)
+  np.testing.assert_allclose(y, np.cumsum(X, 1), rtol=1e-5)
+  assert state.shape == BoundedMixer(WIDTH).init_state(BATCH).shape
+  assert shared is None
 
 
 @pytest.mark.parametrize(
