@@ -15,7 +15,8 @@ from jaxmodels.layers.rotary import rotate
 from jaxmodels.mixers.mixer import Mixer
 from jaxmodels.ops import Cache, attention
 from jaxmodels.ops.engine import checks
-from jaxmodels.ops.engine.exporting import is_open, serializable
+from jaxmodels.ops.engine.checks import is_open
+from jaxmodels.ops.engine.exporting import serializable
 
 __all__ = ["SoftmaxAttention", "SoftmaxAttentionState"]
 

@@ -13,10 +13,10 @@ import numpy as np
 
 from jaxmodels.ops.engine import checks, halo
 from jaxmodels.ops.engine.arguments import arrays
+from jaxmodels.ops.engine.checks import require_length
 from jaxmodels.ops.engine.decay import between, clip
 from jaxmodels.ops.engine.division import divide
 from jaxmodels.ops.engine.explicit import by_letters
-from jaxmodels.ops.engine.exporting import require_length
 from jaxmodels.ops.engine.method import METHODS
 from jaxmodels.ops.engine.platform import wide
 from jaxmodels.ops.engine.segments import count_changes

@@ -23,8 +23,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmodels.ops.engine.auto import choose
 from jaxmodels.ops.engine.checks import require
+from jaxmodels.ops.engine.chunks import zero_matrix
 from jaxmodels.ops.engine.decay import (
   boundary_decay,
   decays,
@@ -33,11 +33,10 @@ from jaxmodels.ops.engine.decay import (
   scores,
 )
 from jaxmodels.ops.engine.make_op import Op, Recurrence
-from jaxmodels.ops.engine.method import Options
+from jaxmodels.ops.engine.method import Options, choose
 from jaxmodels.ops.engine.recurrence import Family, Kernel, Method, Summary
 from jaxmodels.ops.engine.triangular import solve_unit_lower
 from jaxmodels.ops.kernels import DeltaFactors, scan_delta
-from jaxmodels.ops.linear_attention import zero
 
 
 class Tokens(NamedTuple):
@@ -269,7 +268,7 @@ FAMILY = Family(
   read_and_advance,
   step,
   kernel=Kernel(factor, scan_delta, read_writes),
-  zero=zero,
+  zero=zero_matrix,
 )
 OP = Op(
   "delta_rule",

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmodels.ops.delta_rule import advance, compose
-from jaxmodels.ops.engine.auto import NARROW_KEYS, choose
+from jaxmodels.ops.engine.chunks import zero_matrix
 from jaxmodels.ops.engine.decay import (
   boundary_decay,
   decays,
@@ -29,7 +29,7 @@ from jaxmodels.ops.engine.decay import (
   strict_scores,
 )
 from jaxmodels.ops.engine.make_op import Op, Recurrence
-from jaxmodels.ops.engine.method import Options
+from jaxmodels.ops.engine.method import NARROW_KEYS, Options, choose
 from jaxmodels.ops.engine.platform import platform
 from jaxmodels.ops.engine.recurrence import (
   Family,
@@ -38,7 +38,6 @@ from jaxmodels.ops.engine.recurrence import (
   scan_tokens,
 )
 from jaxmodels.ops.engine.triangular import solve_unit_lower
-from jaxmodels.ops.linear_attention import zero
 
 
 class Tokens(NamedTuple):
@@ -198,7 +197,7 @@ def _leaving(chunk, decay, state, u):
 
 
 FAMILY = Family(
-  summarize, compose, advance, read, read_and_advance, step, zero=zero
+  summarize, compose, advance, read, read_and_advance, step, zero=zero_matrix
 )
 BY_TOKEN = FAMILY._replace(read_and_advance=scan_tokens(read_and_advance))
 OP = Op(

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from jaxmodels.ops.delta_rule import delta_rule
 from jaxmodels.ops.engine import checks
 from jaxmodels.ops.engine.arguments import arrays
+from jaxmodels.ops.engine.checks import require_length
 from jaxmodels.ops.engine.explicit import by_letters
-from jaxmodels.ops.engine.exporting import require_length
 from jaxmodels.ops.engine.recurrence import Method
 
 

@@ -12,8 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxmodels.ops.engine.auto import choose
-from jaxmodels.ops.engine.chunks import repeat_heads
+from jaxmodels.ops.engine.chunks import repeat_heads, zero_matrix
 from jaxmodels.ops.engine.decay import (
   boundary_decay,
   decayed_scores,
@@ -24,7 +23,7 @@ from jaxmodels.ops.engine.decay import (
   strict_scores,
 )
 from jaxmodels.ops.engine.make_op import Op, Recurrence
-from jaxmodels.ops.engine.method import Options
+from jaxmodels.ops.engine.method import Options, choose
 from jaxmodels.ops.engine.platform import wide
 from jaxmodels.ops.engine.recurrence import Family, Kernel, Method, Summary
 from jaxmodels.ops.kernels import scan_decayed
@@ -175,12 +174,6 @@ def read_before(chunk, masks, state):
   return y + chunk.own[:, None] * chunk.v
 
 
-def zero(token):
-  """The empty state [K, V]."""
-  shape = token.k.shape[1], token.v.shape[1]
-  return jnp.zeros(shape, wide(token.k, token.v))
-
-
 FAMILY = Family(
   summarize,
   compose,
@@ -188,7 +181,7 @@ FAMILY = Family(
   read,
   step=step,
   kernel=Kernel(summarize, scan_decayed, read),
-  zero=zero,
+  zero=zero_matrix,
 )
 # No `step`: of one token no scores are left for it to spare.
 WITH_BONUS = FAMILY._replace(

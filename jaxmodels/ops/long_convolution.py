@@ -12,8 +12,8 @@ from jax import lax
 
 from jaxmodels.ops.engine import checks, halo
 from jaxmodels.ops.engine.arguments import arrays
+from jaxmodels.ops.engine.checks import require_length
 from jaxmodels.ops.engine.explicit import by_letters
-from jaxmodels.ops.engine.exporting import require_length
 from jaxmodels.ops.engine.platform import wide
 
 

@@ -11,7 +11,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxmodels import ops
 from jaxmodels.analysis import chips
 from jaxmodels.ops import kernels, reference
-from jaxmodels.ops.engine import auto
+from jaxmodels.ops.engine import method
 from jaxmodels.ops.engine.platform import trace_for
 from jaxmodels.ops.kernels import grid
 from jaxmodels.testing import check_op, relative_error, tolerance
@@ -221,20 +221,20 @@ def test_interpreter_refuses_types_of_shard_map():
 
 def test_auto_leaves_kernels_alone():
   for kind in ("linear_attention", "delta_rule"):
-    forms = {field for field in auto.AUTO[kind] if isinstance(field, str)}
+    forms = {field for field in method.AUTO[kind] if isinstance(field, str)}
     assert "pallas" not in forms
   narrow, wide = jnp.zeros((1, 32)), jnp.zeros((1, 128))
   with trace_for("tpu"):
-    assert auto.choose("linear_attention").value == "chunk_parallel"
-    assert auto.choose("delta_rule", narrow).value == "chunked"
-    assert auto.choose("linear_attention", wide).chunk == 128
-    assert auto.choose("linear_attention", narrow).chunk == 128
-  assert auto.choose("linear_attention", wide) == (
+    assert method.choose("linear_attention").value == "chunk_parallel"
+    assert method.choose("delta_rule", narrow).value == "chunked"
+    assert method.choose("linear_attention", wide).chunk == 128
+    assert method.choose("linear_attention", narrow).chunk == 128
+  assert method.choose("linear_attention", wide) == (
     "chunked",
     "chunk_parallel",
     64,
   )
-  assert auto.choose("delta_rule", narrow) == ("recurrent", "chunked", 32)
+  assert method.choose("delta_rule", narrow) == ("recurrent", "chunked", 32)
 
 
 # What cannot run says so.

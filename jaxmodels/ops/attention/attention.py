@@ -19,8 +19,8 @@ from jaxmodels.ops.attention.tiles import (
   split,
 )
 from jaxmodels.ops.engine import arguments, checks, halo
+from jaxmodels.ops.engine.checks import at_most, is_open
 from jaxmodels.ops.engine.explicit import by_letters
-from jaxmodels.ops.engine.exporting import at_most, is_open
 from jaxmodels.ops.engine.platform import platform
 from jaxmodels.ops.engine.segments import count_changes
 

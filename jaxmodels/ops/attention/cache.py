@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxmodels.ops.attention.tiles import Keys
-from jaxmodels.ops.engine.exporting import is_open, serializable
+from jaxmodels.ops.engine.checks import is_open
+from jaxmodels.ops.engine.exporting import serializable
 
 __all__ = ["Cache", "entering", "fill", "joined", "leaving", "numbered"]
 

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxmodels.ops.engine.exporting import is_open
+from jaxmodels.ops.engine.checks import is_open
 
 __all__ = [
   "Keys",

@@ -14,6 +14,13 @@ are absent from the program otherwise. In a jitted function they need
 
 The switch is read when a function is traced: one that was compiled without
 checks stays so.
+
+Shapes are written in letters, such as "... L H K": one letter per axis. "..."
+stands for batch axes, or for channels: any number of axes, as many in each
+argument of a call. "*", at the end, stands for any further axes, which may
+differ between arguments. "... L H | ... L H K" is either of the two: the rank
+of the array decides. The size of a small letter divides that of its capital:
+in "... L h K" each of h heads serves several of H.
 """
 
 import contextlib
@@ -26,8 +33,9 @@ from typing import Any
 import chex
 import jax
 import jax.numpy as jnp
+from jax import export
 
-from jaxmodels.ops.engine import letters
+Keys = tuple[Any, ...]
 
 # Which numbers are checked: none, those of arguments, or all.
 _NUMERICS = contextvars.ContextVar("jaxmodels_numerics", default="none")
@@ -77,6 +85,65 @@ def require(condition: bool, message: str) -> None:
     raise ValueError(message)
 
 
+def alternatives(letters: str) -> list[Keys]:
+  """The letters of each alternative, in order."""
+  return [tuple(axes.split()) for axes in letters.split("|")]
+
+
+def _words(letters: str) -> str:
+  """The same for a message: "[..., L, H] or [..., L, H, K]"."""
+  return " or ".join(
+    f"[{', '.join(axes)}]".replace(", *", ", ...")
+    for axes in alternatives(letters)
+  )
+
+
+def count(letters: str, rank: int) -> int | None:
+  """How many axes "..." stands for in an array of that rank.
+
+  None if there is no "...", or if alternatives or "*" leave it open.
+  """
+  first, *others = alternatives(letters)
+  if others or "..." not in first or "*" in first:
+    return None
+  return max(rank - len(first) + 1, 0)
+
+
+def keys(letters: str, rank: int, batch: int) -> Keys | None:
+  """A key for each axis of an array: its letter; of "...", its number.
+
+  Args:
+    letters: of the array.
+    rank: of the array.
+    batch: how many axes "..." stands for.
+
+  Returns:
+    The keys of the alternative that has this rank; None if none has it. Axes
+    of "*" have the key None.
+  """
+  for axes in alternatives(letters):
+    expanded = expand(axes, batch)
+    if expanded[-1:] == ("*",) and rank >= len(expanded) - 1:
+      named = expanded[:-1]
+      return named + (None,) * (rank - len(named))
+    if len(expanded) == rank:
+      return expanded
+  return None
+
+
+def _shared(letters: str) -> list[str]:
+  """The small letters, whose sizes divide those of their capitals."""
+  return [key for key in alternatives(letters)[0] if key.islower()]
+
+
+def expand(axes: Keys, batch: int) -> Keys:
+  """Numbers 0, 1, ... for the `batch` axes that "..." stands for."""
+  if "..." not in axes:
+    return axes
+  at = axes.index("...")
+  return (*axes[:at], *range(batch), *axes[at + 1 :])
+
+
 def arguments(op: str, /, **given: tuple[Any, Any]) -> dict[str, Any]:
   """Checks the shapes of arguments by their letters.
 
@@ -86,7 +153,7 @@ def arguments(op: str, /, **given: tuple[Any, Any]) -> dict[str, Any]:
   Args:
     op: the op, for messages.
     **given: each argument, or None where there is none, and its letters, see
-      `jaxmodels.ops.engine.letters`: a string, or for a pytree of arrays one of
+      the top of this file: a string, or for a pytree of arrays one of
       strings. The first argument has no alternatives.
 
   Returns:
@@ -123,12 +190,12 @@ def _bind(
     axes: its letters.
     sizes: of letters, and of batch axes by number; "..." is their number.
   """
-  count = letters.count(axes, len(shape))
-  if count is not None:
-    sizes.setdefault("...", count)
+  batch_axes = count(axes, len(shape))
+  if batch_axes is not None:
+    sizes.setdefault("...", batch_axes)
   batch = sizes.get("...", 0)
-  found = letters.keys(axes, len(shape), batch)
-  wanted = found or letters.expand(letters.alternatives(axes)[0], batch)
+  found = keys(axes, len(shape), batch)
+  wanted = found or expand(alternatives(axes)[0], batch)
   known = any(key in sizes for key in wanted)
   if found is not None:
     for key, size in zip(found, shape, strict=True):
@@ -142,8 +209,7 @@ def _bind(
       key is None or n == size
       for key, n, size in zip(found, expected, shape, strict=True)
     ),
-    f"{op}: {name} must be {letters.words(axes)}{text}, "
-    f"got shape {_text(shape)}",
+    f"{op}: {name} must be {_words(axes)}{text}, got shape {_text(shape)}",
   )
 
 
@@ -151,13 +217,39 @@ def _divides(
   op: str, name: str, x: Any, axes: str, sizes: dict[Any, Any]
 ) -> None:
   """Checks that the sizes of small letters divide those of their capitals."""
-  for key in letters.shared(axes):
+  for key in _shared(axes):
     part, whole = sizes[key], sizes.get(key.upper(), sizes[key])
     require(
       part == whole or (part > 0 and whole % part == 0),
-      f"{op}: {name} must be {letters.words(axes)} where {key} divides "
+      f"{op}: {name} must be {_words(axes)} where {key} divides "
       f"{key.upper()} = {whole}, got shape {_text(x.shape)}",
     )
+
+
+def is_open(size: Any) -> bool:
+  """Whether a size is symbolic: any number from 1, known when it is called."""
+  return bool(export.is_symbolic_dim(size))
+
+
+def at_most(size: Any, most: int) -> bool:
+  """Whether a size is surely no larger than `most`; a symbolic one is not."""
+  return not is_open(size) and bool(size <= most)
+
+
+def require_length(op: str, length: Any, form: str, instead: str) -> None:
+  """Raises a ValueError if a form that needs L gets a symbolic one.
+
+  Args:
+    op: the op, for the message.
+    length: L.
+    form: what needs it, for the message, such as 'method "associative"'.
+    instead: what works with any length, for the message.
+  """
+  require(
+    not is_open(length),
+    f"{op}: {form} needs the number L of tokens, got the symbolic length "
+    f"{length}; export a fixed length, or use {instead}",
+  )
 
 
 def shape(

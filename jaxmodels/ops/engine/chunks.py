@@ -124,6 +124,12 @@ def repeat_heads(tree: Tree, heads: int, axis: int) -> Tree:
   return jax.tree.map(repeat, tree)
 
 
+def zero_matrix(token: Tree) -> jax.Array:
+  """The empty state [K, V] of a family with k [1, K] and v [1, V]."""
+  shape = token.k.shape[1], token.v.shape[1]
+  return jnp.zeros(shape, wide(token.k, token.v))
+
+
 def widen(tree: Tree) -> Tree:
   """Floats narrower than float32 become float32."""
   return jax.tree.map(lambda x: x.astype(wide(x)), tree)

@@ -16,8 +16,13 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
-from jaxmodels.ops.engine.checks import require
-from jaxmodels.ops.engine.letters import alternatives, count, expand, keys
+from jaxmodels.ops.engine.checks import (
+  alternatives,
+  count,
+  expand,
+  keys,
+  require,
+)
 
 __all__ = ["by_letters", "explicit_mesh", "place_like", "run_by_letters"]
 
@@ -44,7 +49,7 @@ def explicit_mesh(arrays: Any) -> AbstractMesh | None:
 def by_letters(returns: Any, **letters: Any) -> Callable[[_Op], _Op]:
   """Decorates an op, so that it takes arrays cut over Explicit axes.
 
-  Letters are those of `jaxmodels.ops.engine.letters`. A result is cut along a
+  Letters are those of `jaxmodels.ops.engine.checks`. A result is cut along a
   letter as the first argument is that is cut along it. The length, L, must not
   be cut.
 

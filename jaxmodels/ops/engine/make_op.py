@@ -17,10 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmodels.ops.engine import arguments, checks
-from jaxmodels.ops.engine.auto import Choice, Row, choose
 from jaxmodels.ops.engine.chunks import repeat_heads
 from jaxmodels.ops.engine.explicit import run_by_letters
-from jaxmodels.ops.engine.method import Options, run
+from jaxmodels.ops.engine.method import Choice, Options, Row, choose, run
 from jaxmodels.ops.engine.platform import wide
 from jaxmodels.ops.engine.recurrence import Family, Method
 from jaxmodels.ops.engine.segments import causal_masks
@@ -48,7 +47,7 @@ class Recurrence(NamedTuple):
 class Op:
   """An op: its arguments in letters, and the recurrence that they make.
 
-  Letters are those of `jaxmodels.ops.engine.letters`.
+  Letters are those of `jaxmodels.ops.engine.checks`.
 
   Attributes:
     name: for messages, and for the scope in the compiled program.
@@ -219,7 +218,7 @@ def make_op(
          method="auto", chunk_size=None, axis_name=None) -> (y, final_state)
 
   Without letters tokens are [B, L, H, ...], in order or by name, and states
-  [B, H, ...]. Letters say otherwise, as `jaxmodels.ops.engine.letters` has
+  [B, H, ...]. Letters say otherwise, as `jaxmodels.ops.engine.checks` has
   them: `{"x": "... L H D", "A": "H D"}` takes any number of batch axes, and an
   argument A without a length axis. The family is then a function of such
   arguments, `family(A=A) -> Family`. If the first token has no axis H, there is

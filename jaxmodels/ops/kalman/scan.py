@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxmodels.ops.engine.checks import is_open
 from jaxmodels.ops.engine.chunks import Tree
-from jaxmodels.ops.engine.exporting import is_open
 from jaxmodels.ops.engine.recurrence import Summary
 from jaxmodels.ops.engine.sequence_parallel import exchange
 
