@@ -11,17 +11,18 @@ import pytest
 
 from benchmarks import cost, programs
 from benchmarks.cases import CASES, Sizes
-from benchmarks.formulas import (
-  FORMULAS,
-  ON_TPU,
+from jaxmodels import ops
+from jaxmodels.analysis import chips, flops
+from jaxmodels.ops.engine.platform import trace_for
+from jaxmodels.testing.examples import OPS
+from jaxmodels.testing.examples.flops import (
   dplr_in_chunks,
   kalman_filter,
   kalman_filter_in_parallel,
 )
-from jaxmodels import ops
-from jaxmodels.analysis import chips, flops
-from jaxmodels.ops.engine.platform import trace_for
 
+FORMULAS = {name: record.flops for name, record in OPS.items() if record.flops}
+ON_TPU = {n: r.flops_on_tpu for n, r in OPS.items() if r.flops_on_tpu}
 SIZES = Sizes(batch=1, length=256, heads=1, width=64)
 FACTOR = 1.5
 MATRIX = [name for name, case in CASES.items() if case.matrix_state]

@@ -10,7 +10,7 @@ from jaxmodels.layers import gates
 from jaxmodels.layers.gates import log_decay
 from jaxmodels.mixers import MIXERS
 from jaxmodels.mixers.s5 import zero_order_hold
-from tests.mixers import plain
+from jaxmodels.testing.examples.mixers import parts as plain
 
 # Of float32, and where its exponential and softplus have none.
 NUMBERS = [-1e30, -300, -200, -120, -100, -40, -21, -20, -19, -5, -1, 0]

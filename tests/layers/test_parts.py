@@ -11,7 +11,7 @@ from jaxmodels.layers.norms import LayerNorm, RMSNorm, l2_normalize
 from jaxmodels.layers.rotary import advance_positions, rotate
 from jaxmodels.layers.short_convolution import ShortConvolution
 from jaxmodels.ops.engine import checks
-from tests.mixers import plain
+from jaxmodels.testing.examples.mixers import parts as plain
 
 
 def draw(*shape):

@@ -11,7 +11,7 @@ from jaxmodels.mixers import GLA, MIXERS, Mixer
 from jaxmodels.ops import linear_attention
 from jaxmodels.ops.engine import checks
 from jaxmodels.testing import check_mixer
-from tests.mixers import plain
+from jaxmodels.testing.examples.mixers import gla
 
 X = np.random.default_rng(0).normal(size=(2, 6, 8)).astype(np.float32)
 
@@ -141,7 +141,7 @@ def test_the_epsilon_of_the_norms_is_a_field():
   params = layer.init(jax.random.key(0), X)
   y, _ = layer.apply(params, X)
   exact = jax.tree.map(lambda p: np.asarray(p, np.float64), params["params"])
-  wanted = plain.gla(exact, X[0].astype(float), layer)
+  wanted = gla.plain(exact, X[0].astype(float), layer)
   np.testing.assert_allclose(y[0], wanted, rtol=1e-4, atol=1e-6)
 
 

@@ -7,68 +7,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxmodels.mixers import MIXERS
+from jaxmodels import mixers
 from jaxmodels.testing import FORMS, check_mixer
-from tests.mixers import plain
+from jaxmodels.testing.examples import MIXERS
 
 BATCH, LENGTH, WIDTH = 2, 20, 16
-# Name of the case: name of the mixer, its options, its plain definition.
-CASES = {
-  "gla": ("gla", {}, plain.gla),
-  "delta_net": ("delta_net", {"heads": 2}, plain.delta_net),
-  "delta_net_negative": (
-    "delta_net",
-    {
-      "negative_eigenvalues": True,
-      "value_width": 6,
-      "key_width": 8,
-      "norm_epsilon": 1e-2,
-    },
-    plain.delta_net,
-  ),
-  "gated_deltanet": ("gated_deltanet", {"heads": 2}, plain.delta_net),
-  "kda": (
-    "kda",
-    {"negative_eigenvalues": True, "gate_rank": 3},
-    plain.delta_net,
-  ),
-  "mamba2": (
-    "mamba2",
-    {"head_width": 8, "state_width": 6, "groups": 2, "norm_epsilon": 1e-3},
-    plain.mamba2,
-  ),
-  "retnet": ("retnet", {"heads": 2}, plain.retnet),
-  "s5": ("s5", {"state_width": 12, "blocks": 2}, plain.s5),
-  "softmax_attention": (
-    "softmax_attention",
-    {"max_length": 50, "kv_heads": 2},
-    plain.softmax_attention,
-  ),
-  "sliding_attention": (
-    "sliding_attention",
-    {"window": 5, "qk_norm": True, "norm_epsilon": 1e-3},
-    plain.softmax_attention,
-  ),
-}
 # Two rows of documents, in a sequence of twice LENGTH tokens.
 LENGTHS = ((3, 22, 15), (19, 1, 1, 19))
 IDS = np.stack([np.repeat(np.arange(len(row)), row) for row in LENGTHS])
 
-every_case = pytest.mark.parametrize("case", CASES)
-# The others differ by an option of the same class, or have it here.
-VARIANTS = ("delta_net", "delta_net_negative", "kda", "sliding_attention")
-each_class = pytest.mark.parametrize(
-  "case",
-  [
-    pytest.param(case, marks=pytest.mark.slow if case in VARIANTS else ())
-    for case in CASES
-  ],
-)
+every_case = pytest.mark.parametrize("case", MIXERS)
 
 
 def build(case, **fields):
-  name, options, _ = CASES[case]
-  return MIXERS[name](width=WIDTH, **options, **fields)
+  record = MIXERS[case]
+  return mixers.MIXERS[record.mixer](width=WIDTH, **record.options, **fields)
 
 
 @functools.cache
@@ -121,6 +74,12 @@ def documents():
       yield row, start, end
 
 
+def test_every_mixer_has_a_record():
+  assert {record.mixer for record in MIXERS.values()} == set(mixers.MIXERS)
+  listed = [record.mixer for record in MIXERS.values() if record.listed]
+  assert sorted(listed) == sorted(mixers.MIXERS)
+
+
 @every_case
 def test_packed_documents_follow_the_equation_of_the_paper(case):
   layer, params, x = prepared(case)
@@ -128,7 +87,7 @@ def test_packed_documents_follow_the_equation_of_the_paper(case):
   exact = jax.tree.map(lambda p: np.asarray(p, np.float64), params)
   for row, start, end in documents():
     document = np.asarray(x[row, start:end], np.float64)
-    wanted = CASES[case][2](exact, document, layer)
+    wanted = MIXERS[case].plain(exact, document, layer)
     assert_close(y[row, start:end], wanted, 2e-5)
 
 
@@ -149,20 +108,15 @@ def test_a_faint_memory_is_read_as_in_the_published_layer(case):
   ids = np.zeros((BATCH, LENGTH), IDS.dtype)
   y, _ = compiled(case)(params, x, layer.init_state(BATCH), ids)
   exact = jax.tree.map(lambda p: np.asarray(p, np.float64), params)
-  wanted = CASES[case][2](exact, np.asarray(x[0], np.float64), layer)
+  wanted = MIXERS[case].plain(exact, np.asarray(x[0], np.float64), layer)
   assert_close(y[0], wanted, 2e-5)
 
 
-@each_class
+@every_case
 def test_the_contract_of_mixers(case):
-  # One case an op compares the forms; the others share its engine.
-  forms = case in ("gla", "kda", "mamba2", "s5", "sliding_attention")
-  check_mixer(
-    build(case),
-    params=prepared(case)[1],
-    methods=("recurrent", "chunked") if forms else (),
-    verbose=False,
-  )
+  params = prepared(case)[1]
+  methods = ("recurrent", "chunked")
+  check_mixer(build(case), params=params, methods=methods, verbose=False)
 
 
 @pytest.mark.slow
@@ -195,7 +149,7 @@ def test_bad_fields_are_named(case, fields, match):
 
 def test_retnet_has_the_parameters_of_its_paper():
   """8 D^2 of retention at D of 2048, its 1.3B model, and 4 D of the norm."""
-  layer = MIXERS["retnet"](width=2048, heads=8)
+  layer = mixers.RetNet(width=2048, heads=8)
   x = jax.ShapeDtypeStruct((1, 1, 2048), np.float32)
   shapes = jax.eval_shape(layer.init, jax.random.key(0), x)
   count = sum(leaf.size for leaf in jax.tree.leaves(shapes))

@@ -8,7 +8,8 @@ from jax.sharding import AxisType, PartitionSpec
 from jaxmodels.layers.rotary import advance_positions
 from jaxmodels.mixers import MIXERS
 from jaxmodels.testing import relative_error
-from tests.mixers.test_mixers import CASES, build
+from jaxmodels.testing.examples import MIXERS as CASES
+from tests.mixers.test_mixers import build
 
 LENGTH, WIDTH = 16, 16
 ALONG, WHOLE = PartitionSpec(None, "s"), PartitionSpec()
@@ -43,7 +44,7 @@ def assert_equal(got, wanted):
 
 
 def test_every_name_has_a_case():
-  assert {name for name, *_ in CASES.values()} == set(MIXERS)
+  assert {record.mixer for record in CASES.values()} == set(MIXERS)
 
 
 @pytest.mark.parametrize(

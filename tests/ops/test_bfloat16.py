@@ -4,22 +4,20 @@ import jax
 import numpy as np
 import pytest
 
-from jaxmodels import ops
-from jaxmodels.ops import reference
 from jaxmodels.testing import relative_error
 from jaxmodels.testing.cases import resets
 from jaxmodels.testing.evaluate import Evaluator, Run, round_to
-from tests.ops import test_matrix
+from jaxmodels.testing.examples import OPS
 
 LENGTH = 44
 # Float32 rounds too, and may do so more in chunks: a few of its steps.
 FLOOR = 2e-6
 NAMES = [
   name
-  for name in (*test_matrix.OPS, *test_matrix.MORE)
-  if "complex" not in name and "blocks" not in name
+  for name, record in OPS.items()
+  if record.has_state and "complex" not in name and not record.options
 ]
-FAST = ["delta_rule, head decay"]
+FAST = ["delta_rule"]
 
 
 def runs(draw):
@@ -36,13 +34,13 @@ def runs(draw):
 )
 def test_bfloat16(name):
   """Within 2e-2 of float64, and 1.5 times what the recurrent form is off."""
-  op, draw, *_ = {**test_matrix.OPS, **test_matrix.MORE}[name]
-  truth = Evaluator(getattr(reference, op))
+  record = OPS[name]
+  truth = Evaluator(record.definition)
   forms = {
-    form: Evaluator(getattr(ops, op), form, chunk_size=8)
+    form: Evaluator(record.op, form, chunk_size=8)
     for form in ("recurrent", "chunked", "chunk_parallel")
   }
-  for run in runs(draw):
+  for run in runs(record.draw_length):
     cotangents, wanted = run.truth(truth)
     errors = {}
     for form, evaluate in forms.items():

@@ -9,43 +9,34 @@ import pytest
 
 from jaxmodels import ops
 from jaxmodels.testing import relative_error
-from tests.ops.test_matrix import OPS, WHOLE
+from jaxmodels.testing.examples import OPS
 
 LENGTH = 21  # Cut in 8 and 13, so that few programs serve many tests.
-# One op of each kind by default: the others differ by their decay alone.
-KINDS = (
-  "linear_attention, key decay",
-  "delta_rule, head decay",
-  "diagonal_recurrence",
-  "diagonal_recurrence, complex",
-)
-each_op = pytest.mark.parametrize(
-  "name",
-  [
-    pytest.param(name, marks=() if name in KINDS else pytest.mark.slow)
-    for name in OPS
-  ],
-)
+# A state of several arrays has tests of its own, in test_normalized.py.
+NAMES = [
+  name
+  for name, record in OPS.items()
+  if record.has_state and not name.startswith("normalized")
+]
+each_op = pytest.mark.parametrize("name", NAMES)
 
 
 @functools.cache
-def compiled(op, reverse=False):
+def compiled(name, reverse=False):
   """One op, jitted once for all tests."""
-  return jax.jit(
-    functools.partial(getattr(ops, op), chunk_size=8, reverse=reverse)
-  )
+  op = functools.partial(OPS[name].op, **OPS[name].options)
+  return jax.jit(functools.partial(op, chunk_size=8, reverse=reverse))
 
 
 def prepare(name, **options):
   """The op, jitted, and float32 arguments split in state and sequence."""
-  op, draw = OPS[name]
-  drawn = draw(np.random.default_rng(0), LENGTH)
+  record = OPS[name]
   cast = {
     k: jnp.asarray(x, jnp.complex64 if np.iscomplexobj(x) else jnp.float32)
-    for k, x in drawn.items()
+    for k, x in record.arguments(LENGTH).items()
   }
-  whole = {n: cast.pop(n) for n in WHOLE.get(op, ()) if n in cast}
-  run = functools.partial(compiled(op, **options), **whole)
+  whole = {n: cast.pop(n) for n in record.whole}
+  run = functools.partial(compiled(name, **options), **whole)
   return run, cast, cast.pop("initial_state")
 
 
@@ -118,7 +109,8 @@ def test_nothing_comes_from_the_future_or_another_document(name):
     reach = np.abs(gradient).reshape(2, LENGTH, -1).max(-1)
     assert not reach[0, 16:].any() and not reach[0, :10].any()
     assert not reach[1].any()
-  assert np.abs(by_token.get("v", by_token.get("b")))[0, 10:16].any()
+  written = next(by_token[n] for n in ("v", "x", "b") if n in by_token)
+  assert np.abs(written)[0, 10:16].any()
   assert not np.abs(by_state).any()
 
 
@@ -142,11 +134,9 @@ def test_reverse_is_the_flipped_sequence(name):
   np.testing.assert_allclose(last, last_flipped, rtol=1e-6, atol=1e-6)
 
 
-@each_op
+@pytest.mark.parametrize("name", [n for n in NAMES if "complex" not in n])
 def test_state_is_wide_and_output_narrow(name):
   run, sequence, _ = prepare(name)
-  if "complex" in name:
-    return
   narrow = {k: x.astype(jnp.bfloat16) for k, x in sequence.items()}
   y, last = run(**narrow)
   assert (y.dtype, last.dtype) == (jnp.bfloat16, jnp.float32)
@@ -183,17 +173,16 @@ def test_no_tokens(name):
 
 @each_op
 def test_wrong_options_are_named(name):
-  op = getattr(ops, OPS[name][0])
-  _, sequence, _ = prepare(name)
+  run, sequence, _ = prepare(name)
   for options, words in [
     ({"method": "fast"}, "method must be one of"),
     ({"chunk_size": 12}, "chunk_size must be a power of two, got 12"),
   ]:
     with pytest.raises(ValueError, match=words):
-      op(**sequence, **options)
+      run.func.__wrapped__(**sequence, **run.keywords, **options)
 
 
 def test_an_op_without_a_kernel_says_so():
-  _, sequence, _ = prepare("dense_recurrence")
+  _, sequence, _ = prepare("dense_recurrence_full")
   with pytest.raises(ValueError, match="no kernel"):
     ops.dense_recurrence(**sequence, method="pallas")

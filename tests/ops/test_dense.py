@@ -72,7 +72,7 @@ def test_rotations_keep_the_norm(method):
 
 @pytest.mark.parametrize("method", ["chunked", "chunk_parallel"])
 def test_blocks_are_the_full_matrix(method):
-  drawn = draws.dense((2,))(np.random.default_rng(1), 21)
+  drawn = draws.dense(blocks=True)(np.random.default_rng(1), 21)
   A, b, state = (
     jnp.asarray(drawn[k], jnp.float32) for k in ("A", "b", "initial_state")
   )

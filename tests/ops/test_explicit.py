@@ -110,7 +110,7 @@ CASES = {
   ),
   "dense_recurrence, blocks": (
     functools.partial(ops.dense_recurrence, block_diagonal=True),
-    draws.dense((2,)),
+    draws.dense(blocks=True),
     {},
     (TOKENS, STATE),
   ),

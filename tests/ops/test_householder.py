@@ -14,7 +14,7 @@ LENGTH = 21
 
 
 def drawn(decay, steps):
-  draw = draws.householder(decay, steps)
+  draw = draws.householder(decay, sizes={"steps": steps})
   arguments = draw(np.random.default_rng(0), LENGTH)
   return {k: jnp.asarray(x, jnp.float32) for k, x in arguments.items()}
 

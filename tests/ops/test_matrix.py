@@ -1,74 +1,18 @@
-"""Every form of every op against its definition: values and gradients."""
+"""Every form of every op against its definition: values and gradients.
+
+Each record of an op runs by default, in two forms and at one length; all forms,
+lengths, resets and shards are slow.
+"""
 
 import functools
 
 import pytest
 
-from jaxmodels import ops
-from jaxmodels.ops import reference
 from jaxmodels.testing import check_op
-from tests.ops import draws
+from jaxmodels.testing.examples import OPS
 
-OPS = {
-  "linear_attention": ("linear_attention", draws.linear_attention()),
-  "linear_attention, head decay": (
-    "linear_attention",
-    draws.linear_attention("head"),
-  ),
-  "linear_attention, key decay": (
-    "linear_attention",
-    draws.linear_attention("key"),
-  ),
-  "linear_attention, bonus": (
-    "linear_attention",
-    draws.linear_attention("key", bonus=True),
-  ),
-  "linear_attention, bonus and head decay": (
-    "linear_attention",
-    draws.linear_attention("head", bonus=True),
-  ),
-  "delta_rule": ("delta_rule", draws.delta_rule()),
-  "delta_rule, head decay": ("delta_rule", draws.delta_rule("head")),
-  "delta_rule, key decay": ("delta_rule", draws.delta_rule("key")),
-  "delta_rule, gates": ("delta_rule", draws.delta_rule("key", gates=True)),
-  "delta_rule, gates and head decay": (
-    "delta_rule",
-    draws.delta_rule("head", gates=True),
-  ),
-  "diagonal_recurrence": ("diagonal_recurrence", draws.diagonal()),
-  "diagonal_recurrence, complex": (
-    "diagonal_recurrence",
-    draws.diagonal(complex_=True),
-  ),
-  "dplr_recurrence, head decay": ("dplr_recurrence", draws.dplr("head")),
-  "dplr_recurrence, key decay": ("dplr_recurrence", draws.dplr("key")),
-  "dense_recurrence": ("dense_recurrence", draws.dense()),
-  "householder_product, head decay": (
-    "householder_product",
-    draws.householder("head"),
-  ),
-}
-# Ops with parameters that are not sequences, with options, or with a state of
-# several arrays: their files test what test_contract.py tests of the others.
-MORE = {
-  "selective_scan": ("selective_scan", draws.selective_scan, {}),
-  "dense_recurrence, blocks": (
-    "dense_recurrence",
-    draws.dense((2,)),
-    {"block_diagonal": True},
-  ),
-  "normalized_linear_attention": (
-    "normalized_linear_attention",
-    draws.normalized(gates=False),
-    {},
-  ),
-  "normalized_linear_attention, gates": (
-    "normalized_linear_attention",
-    draws.normalized(gates=True),
-    {},
-  ),
-}
-each_op = pytest.mark.parametrize("name", OPS)
+RECORDS = [name for name, record in OPS.items() if record.has_state]
+each_op = pytest.mark.parametrize("name", RECORDS)
 # Five chunks of 8 and a rest; over four devices one and a rest on each.
 LENGTH = 44
 # Segment ids given, whether or not a segment starts: one program for all.
@@ -85,53 +29,34 @@ GIVEN = (
 )
 
 
-# Arguments without a length axis, which every device has whole.
-WHOLE = {"linear_attention": ("bonus",), "selective_scan": ("A", "D")}
-
-
 def check(name, **options):
-  op, draw, fixed = MORE.get(name) or (*OPS[name], {})
-  functions = getattr(ops, op), getattr(reference, op)
-  if fixed:  # Else as they are: `check_op` knows a definition again.
-    functions = (functools.partial(f, **fixed) for f in functions)
-  check_op(
-    *functions,
-    draw,
-    whole=WHOLE.get(op, ()),
-    **options,
-  )
+  record = OPS[name]
+  functions = record.op, record.definition
+  if record.options:  # Else as they are: `check_op` knows a definition again.
+    functions = (functools.partial(f, **record.options) for f in functions)
+  check_op(*functions, record.draw_length, whole=record.whole, **options)
 
 
-# One op of each kind in every form; the others differ by their decay, which
-# the forms that work in chunks see.
-@pytest.mark.parametrize(
-  "name",
-  [
-    "linear_attention, key decay",
-    "delta_rule, head decay",
-    "diagonal_recurrence, complex",
-  ],
-)
-def test_every_form(name):
-  check(name, lengths=(LENGTH,), resets=GIVEN)
-
-
-@pytest.mark.parametrize(
-  "name",
-  [
-    pytest.param("linear_attention", marks=pytest.mark.slow),
-    "linear_attention, head decay",
-    "linear_attention, bonus",
-    "delta_rule, key decay",
-    "delta_rule, gates",
-    "dplr_recurrence, key decay",
-    "dense_recurrence",
-  ],
-)
+@each_op
 def test_chunked_forms(name):
   check(
     name, forms=("chunked", "chunk_parallel"), lengths=(LENGTH,), resets=GIVEN
   )
+
+
+# The forms that do not work in chunks, and shards of a sequence, of one op of
+# each kind: the others differ by their decay, which chunks see.
+@pytest.mark.parametrize(
+  "name",
+  [
+    "linear_attention_key_decay",
+    "delta_rule",
+    "diagonal_recurrence_complex",
+  ],
+)
+def test_other_forms(name):
+  forms = ("recurrent", "associative", "sequence-parallel")
+  check(name, forms=forms, lengths=(LENGTH,), resets=GIVEN)
 
 
 @pytest.mark.slow
@@ -147,26 +72,6 @@ def test_short_lengths():
   check(
     "diagonal_recurrence", forms=("chunked",), lengths=lengths, resets=GIVEN
   )
-
-
-@pytest.mark.parametrize(
-  "name",
-  [
-    "selective_scan",
-    "dense_recurrence, blocks",
-    "normalized_linear_attention, gates",
-  ],
-)
-def test_chunked_forms_of_more(name):
-  check(
-    name, forms=("chunked", "chunk_parallel"), lengths=(LENGTH,), resets=GIVEN
-  )
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", MORE)
-def test_every_form_and_length_of_more(name):
-  check(name)
 
 
 def check_sharded(name, shards, reverse=False, resets=GIVEN):
@@ -185,13 +90,13 @@ def check_sharded(name, shards, reverse=False, resets=GIVEN):
   )
 
 
-# Three more are in `test_every_form`; the others are slow.
+# Three more are in `test_other_forms`; the others are slow.
 @pytest.mark.parametrize(
   "name",
   [
-    "linear_attention, head decay",
-    "delta_rule, key decay",
-    "dense_recurrence",
+    "linear_attention",
+    "delta_rule_key_decay",
+    "dense_recurrence_full",
     "selective_scan",
   ],
 )
@@ -200,20 +105,20 @@ def test_sharded(name):
 
 
 def test_sharded_over_two_in_reverse():
-  check_sharded("delta_rule, head decay", 2, reverse=True)
+  check_sharded("delta_rule", 2, reverse=True)
 
 
 def test_sharded_over_eight():
-  check_sharded("linear_attention, key decay", 8)
+  check_sharded("linear_attention_key_decay", 8)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("shards", [2, 4, 8])
-@pytest.mark.parametrize("name", [*OPS, *MORE])
+@each_op
 def test_sharded_over_few_and_many(name, shards, reverse):
   check_sharded(name, shards, reverse)
 
 
 def test_sharded_without_segment_ids():
-  check_sharded("delta_rule, key decay", 4, resets=("no segment ids",))
+  check_sharded("delta_rule_key_decay", 4, resets=("no segment ids",))

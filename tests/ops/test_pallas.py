@@ -10,39 +10,34 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxmodels import ops
 from jaxmodels.analysis import chips
-from jaxmodels.ops import kernels, reference
+from jaxmodels.ops import kernels
 from jaxmodels.ops.engine import method
 from jaxmodels.ops.engine.platform import trace_for
 from jaxmodels.ops.kernels import grid
 from jaxmodels.testing import check_op, relative_error, tolerance
-from tests.ops import draws
-from tests.ops.test_matrix import GIVEN, WHOLE
+from jaxmodels.testing.examples import OPS
+from tests.ops.test_matrix import GIVEN
 
-OPS = {
-  f"{op}, {decay} decay" if decay else op: (op, getattr(draws, op)(decay))
-  for op in ("linear_attention", "delta_rule")
-  for decay in (None, "head", "key")
-}
 # What a bonus or gates change is in the chunks: the kernels are the same.
-OPS["linear_attention, bonus"] = (
-  "linear_attention",
-  draws.linear_attention("key", bonus=True),
-)
-OPS["delta_rule, gates"] = "delta_rule", draws.delta_rule("key", gates=True)
-each_op = pytest.mark.parametrize("name", OPS)
+NAMES = [
+  name
+  for name, record in OPS.items()
+  if record.op in (ops.linear_attention, ops.delta_rule)
+]
+each_op = pytest.mark.parametrize("name", NAMES)
 one_of_each = pytest.mark.parametrize(
-  "name", ["linear_attention, key decay", "delta_rule, head decay"]
+  "name", ["linear_attention_key_decay", "delta_rule"]
 )
 
 
 def check(name, **options):
-  op, draw = OPS[name]
+  record = OPS[name]
   check_op(
-    getattr(ops, op),
-    getattr(reference, op),
-    draw,
+    record.op,
+    record.definition,
+    record.draw_length,
     forms=("pallas",),
-    whole=WHOLE.get(op, ()),
+    whole=record.whole,
     **options,
   )
 
@@ -158,9 +153,8 @@ def test_blocks_take_what_fits(monkeypatch):
 
 
 def drawn(name, length=20, dtype=jnp.float32):
-  op, draw = OPS[name]
-  arguments = draw(np.random.default_rng(0), length)
-  return getattr(ops, op), {n: x.astype(dtype) for n, x in arguments.items()}
+  arguments = OPS[name].arguments(length)
+  return OPS[name].op, {n: x.astype(dtype) for n, x in arguments.items()}
 
 
 @pytest.mark.slow

@@ -166,7 +166,7 @@ def test_householder_product():
       output_final_state=True, num_householder=steps,
     )  # fmt: skip
 
-  inputs = drawn(draws.householder("head", steps), 40)
+  inputs = drawn(draws.householder("head", sizes={"steps": steps}), 40)
   check(ops.householder_product, torch_peer(peer), inputs)
 
 
@@ -183,7 +183,7 @@ def test_packed_householder_product():
     )  # fmt: skip
     return y, states[-1:]
 
-  inputs = drawn(draws.householder("head", 2), ends[-1])
+  inputs = drawn(draws.householder("head"), ends[-1])
   inputs.pop("initial_state")
   inputs = {name: x[:1] for name, x in inputs.items()}
   ids = np.repeat(np.arange(3), np.diff(ends))[None]

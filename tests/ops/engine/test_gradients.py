@@ -70,7 +70,8 @@ def test_the_gradient_of_a_family_that_has_a_step_too():
   family = dense.FAMILY._replace(step=step)
   stepping = ops.make_op("stepping", family, dense.Tokens)
   drawn = jax.tree.map(
-    jnp.float32, draws.dense((1,))(np.random.default_rng(0), 6)
+    jnp.float32,
+    draws.dense(blocks=True, sizes={"heads": 1})(np.random.default_rng(0), 6),
   )
 
   def loss(drawn):

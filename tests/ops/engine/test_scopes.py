@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from jaxmodels import ops
+from jaxmodels.testing.examples import OPS
 from tests.ops import draws
-from tests.ops.test_matrix import MORE, OPS
+from tests.ops.test_matrix import RECORDS
 
 LENGTH = 4
 
@@ -50,8 +51,11 @@ def convolution(width):
 
 
 CASES = {
-  **{name: draw for name, draw in OPS.values()},
-  **{name: draw for name, draw, options in MORE.values() if not options},
+  **{
+    OPS[name].op.__name__: OPS[name].draw_length
+    for name in RECORDS
+    if not OPS[name].options
+  },
   "attention": plain("q", "k", "v"),
   "bidirectional": plain("q", "k", "v"),
   "causal_convolution": convolution(3),

@@ -9,7 +9,7 @@ every number of a state is left out. Tests hold the counter of
 import math
 from collections.abc import Callable
 
-from benchmarks.cases import Sizes
+from jaxmodels.testing.examples.example import Sizes
 
 Formula = Callable[[Sizes, int], float]
 
@@ -144,34 +144,3 @@ def dplr_on_tpu(sizes: Sizes, C: int) -> float:
   K = V = sizes.width
   ladders = (12 * C * K + 4 * C**2) * math.log2(C)
   return sizes.heads * (8 * C * V + 8 * K * V + ladders)
-
-
-ON_TPU: dict[str, Formula] = {
-  "linear_attention_key_decay": linear_attention_on_tpu,
-  "linear_attention_bonus": linear_attention_on_tpu,
-  "delta_rule": delta_rule_on_tpu("head"),
-  "delta_rule_no_decay": delta_rule_on_tpu(None),
-  "delta_rule_key_decay": delta_rule_on_tpu("key"),
-  "delta_rule_gates": delta_rule_on_tpu("key"),
-  "dplr_recurrence": dplr_on_tpu,
-}
-
-FORMULAS: dict[str, Formula] = {
-  "diagonal_recurrence": diagonal_recurrence,
-  "selective_scan": selective_scan,
-  "linear_attention": linear_attention("head"),
-  "linear_attention_no_decay": linear_attention(None),
-  "linear_attention_key_decay": linear_attention("key"),
-  "linear_attention_bonus": linear_attention_bonus,
-  "delta_rule": delta_rule("head"),
-  "delta_rule_no_decay": delta_rule(None),
-  "delta_rule_key_decay": delta_rule("key"),
-  "delta_rule_gates": delta_rule_gates,
-  "dplr_recurrence": dplr_recurrence,
-  "householder_product": householder_product,
-  "normalized_linear_attention": normalized_linear_attention,
-  "dense_recurrence": dense_recurrence,
-  "bidirectional": bidirectional,
-  "causal_convolution": causal_convolution,
-  "attention": attention,
-}
