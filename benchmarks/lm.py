@@ -45,9 +45,8 @@ def model(mixer: str, shape: Shape, length: int) -> LanguageModel:
     shape: of the model.
     length: as many tokens softmax attention remembers.
   """
-  make = MIXERS[mixer]
-  module = make.func if isinstance(make, functools.partial) else make
-  fields = {field.name for field in dataclasses.fields(module)}
+  make: Any = MIXERS[mixer]  # A class of Flax, and so a dataclass.
+  fields = {field.name for field in dataclasses.fields(make)}
   options = {"heads": shape.heads} if "heads" in fields else {}
   if mixer == SOFTMAX:
     options["max_length"] = length

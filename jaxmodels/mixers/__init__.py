@@ -10,43 +10,49 @@ it needs the fields that the model sets. Models check the contract while they
 are traced: see `contract`.
 
 `MIXERS` names them; the backbone takes them by name. To add one, write its
-equation in a file like `gla.py` and put it into the dict.
+equation in a file like `gla.py`, name it here, and write its record in
+`jaxmodels.testing.examples.mixers`.
 """
 
-import functools
 from collections.abc import Callable
 
 import flax.linen as nn
 
-from jaxmodels.mixers.delta_net import DeltaNet
+from jaxmodels.mixers.delta_net import KDA, DeltaNet, GatedDeltaNet
 from jaxmodels.mixers.gla import GLA
 from jaxmodels.mixers.mamba2 import Mamba2
 from jaxmodels.mixers.mixer import Mixer
 from jaxmodels.mixers.retnet import RetNet
 from jaxmodels.mixers.s5 import S5
-from jaxmodels.mixers.softmax_attention import SoftmaxAttention
+from jaxmodels.mixers.softmax_attention import (
+  SlidingAttention,
+  SoftmaxAttention,
+)
 
 __all__ = [
   "GLA",
+  "KDA",
   "MIXERS",
   "S5",
   "DeltaNet",
+  "GatedDeltaNet",
   "Mamba2",
   "Mixer",
   "RetNet",
+  "SlidingAttention",
   "SoftmaxAttention",
 ]
 
 MIXERS: dict[str, Callable[..., nn.Module]] = {
   "gla": GLA,
-  "delta_net": functools.partial(DeltaNet, output_gate=False),
-  "gated_deltanet": functools.partial(DeltaNet, decay="head"),
-  "kda": functools.partial(DeltaNet, decay="key"),
+  "delta_net": DeltaNet,
+  "gated_deltanet": GatedDeltaNet,
+  "kda": KDA,
   "mamba2": Mamba2,
   "retnet": RetNet,
   "s5": S5,
   "softmax_attention": SoftmaxAttention,
-  "sliding_attention": functools.partial(SoftmaxAttention, window=256),
+  "sliding_attention": SlidingAttention,
 }
 
 

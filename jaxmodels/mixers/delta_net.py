@@ -18,7 +18,7 @@ from jaxmodels.ops import delta_rule
 from jaxmodels.ops.engine import checks
 from jaxmodels.ops.engine.exporting import serializable
 
-__all__ = ["DeltaNet", "DeltaNetState"]
+__all__ = ["KDA", "DeltaNet", "DeltaNetState", "GatedDeltaNet"]
 
 DECAYS = ("none", "head", "key")
 # Of exp(A_log), at first.
@@ -47,10 +47,10 @@ class DeltaNet(Mixer):
     S_t = (I - beta_t k_t k_t^T) diag(a_t) S_{t-1} + beta_t k_t v_t^T
     y_t = W_o concat_heads(RMSNorm(S_t^T q_t) * SiLU(W_g x_t))
 
-  decay "none": DeltaNet (Yang et al. 2024, arXiv:2406.06484); "head": a_t one
-  number per head, Gated DeltaNet (Yang et al. 2024, arXiv:2412.06464); "key":
-  a_t [K] through a projection of low rank and a sigmoid in place of the
-  output's SiLU, KDA (Kimi Team 2025, arXiv:2510.26692). With
+  Yang et al. 2024, arXiv:2406.06484, without a decay and an output gate. The
+  decay "head" makes a_t one number per head, as in `GatedDeltaNet`; "key" makes
+  it [K], through a projection of low rank, with a sigmoid in place of the
+  output's SiLU, as in `KDA`. With
   `negative_eigenvalues` beta_t is twice the sigmoid (Grazzi et al. 2024,
   arXiv:2411.12537), and the state transition may flip signs.
 
@@ -79,7 +79,7 @@ class DeltaNet(Mixer):
   decay: str = "none"
   gate_rank: int | None = None
   negative_eigenvalues: bool = False
-  output_gate: bool = True
+  output_gate: bool = False
   kernel_width: int = 4
 
   def mix(
@@ -135,15 +135,44 @@ class DeltaNet(Mixer):
     """K and V, once all fields are checked."""
     sizes = ("heads", "key_width", "value_width", "gate_rank", "kernel_width")
     check_fields(self, *sizes)
+    name = type(self).__name__
     checks.require(
       self.decay in DECAYS,
-      f"DeltaNet: decay must be one of {DECAYS}, got {self.decay!r}",
+      f"{name}: decay must be one of {DECAYS}, got {self.decay!r}",
     )
     checks.require(
       self.gate_rank is None or self.decay == "key",
-      'DeltaNet: gate_rank is used by decay "key" only, got gate_rank='
+      f'{name}: gate_rank is used by decay "key" only, got gate_rank='
       f"{self.gate_rank} with decay={self.decay!r}",
     )
     key_width = self.key_width or divide(self, "heads", self.width, "D")
     value_width = self.value_width or divide(self, "heads", self.width, "D")
     return key_width, value_width
+
+
+class GatedDeltaNet(DeltaNet):
+  """The delta rule with one decay per head and an output gate.
+
+  Yang et al. 2024, arXiv:2412.06464; the equation is that of `DeltaNet`.
+
+  Attributes:
+    decay: "head".
+    output_gate: Whether y is gated before the output projection.
+  """
+
+  decay: str = "head"
+  output_gate: bool = True
+
+
+class KDA(DeltaNet):
+  """Kimi Delta Attention: the delta rule with one decay per key channel.
+
+  Kimi Team 2025, arXiv:2510.26692; the equation is that of `DeltaNet`.
+
+  Attributes:
+    decay: "key".
+    output_gate: Whether y is gated before the output projection.
+  """
+
+  decay: str = "key"
+  output_gate: bool = True

@@ -18,7 +18,7 @@ from jaxmodels.ops.engine import checks
 from jaxmodels.ops.engine.checks import is_open
 from jaxmodels.ops.engine.exporting import serializable
 
-__all__ = ["SoftmaxAttention", "SoftmaxAttentionState"]
+__all__ = ["SlidingAttention", "SoftmaxAttention", "SoftmaxAttentionState"]
 
 MAX_LENGTH = 2048
 _REMEDY = (
@@ -165,3 +165,16 @@ class SoftmaxAttention(Mixer):
       f"got {head_width}",
     )
     return self.kv_heads or self.heads, head_width
+
+
+class SlidingAttention(SoftmaxAttention):
+  """Softmax attention in a window: a query sees the last `window` tokens.
+
+  Beltagy et al. 2020, arXiv:2004.05150; the equation is that of
+  `SoftmaxAttention`.
+
+  Attributes:
+    window: Tokens a query sees, itself among them.
+  """
+
+  window: int | None = 256

@@ -129,8 +129,8 @@ def test_every_method(case):
   ("case", "fields", "match"),
   [
     ("gla", {"heads": 3}, "GLA: heads must divide D / 2 = 8, got 3"),
-    ("gated_deltanet", {"heads": 3}, "DeltaNet: heads must divide D = 16"),
-    ("kda", {"decay": "value"}, "DeltaNet: decay must be one of"),
+    ("gated_deltanet", {"heads": 3}, "GatedDeltaNet: heads must divide D = 16"),
+    ("kda", {"decay": "value"}, "KDA: decay must be one of"),
     ("mamba2", {"head_width": 5}, "Mamba2: head_width must divide"),
     ("mamba2", {"groups": 3}, "Mamba2: groups must divide the number of"),
     ("retnet", {"heads": 3}, "RetNet: heads must divide D = 16, got 3"),

@@ -2,7 +2,7 @@ import functools
 
 import pytest
 
-from jaxmodels.mixers import GLA, MIXERS
+from jaxmodels.mixers import GLA, MIXERS, Mixer
 from jaxmodels.mixers.registry import UnknownNameError, make_mixer, pick
 
 
@@ -27,3 +27,11 @@ def test_a_registered_thing_must_be_a_module(monkeypatch):
     monkeypatch.setitem(MIXERS, "wrong", wrong)
     with pytest.raises(ValueError, match=words):
       make_mixer("wrong", {}, width=8)
+
+
+@pytest.mark.parametrize("name", MIXERS)
+def test_every_name_is_a_class_with_help_of_its_own(name):
+  mixer = MIXERS[name]
+  assert isinstance(mixer, type) and issubclass(mixer, Mixer)
+  assert "arXiv:" in mixer.__dict__["__doc__"]
+  assert list(MIXERS.values()).count(mixer) == 1

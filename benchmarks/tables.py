@@ -1,0 +1,106 @@
+"""README's tables of ops and mixers, from their records.
+
+`python -m benchmarks.tables` writes them between the marks in README.md.
+"""
+
+import pathlib
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxmodels import mixers
+from jaxmodels.analysis import flops
+from jaxmodels.ops.engine.platform import trace_for
+from jaxmodels.testing.examples import MIXERS, OPS, MixerExample
+
+README = pathlib.Path(__file__).parents[1] / "README.md"
+WIDTH, LENGTH = 256, 1024
+
+
+def ops_table() -> str:
+  """A row for each op that a record states an equation of."""
+  rows = [
+    (f"`{record.op.__name__}`", record.equation)
+    for record in OPS.values()
+    if record.equation
+  ]
+  return _table(("op", "recurrence"), rows, "ll")
+
+
+def mixers_table() -> str:
+  """A row for each mixer, at its defaults and a width of 256."""
+  rows = [
+    (
+      f'`"{record.mixer}"`',
+      record.equation,
+      record.transition,
+      _state(record),
+      f"{_flops(record) / 1e6:.2f}",
+      record.paper,
+    )
+    for record in MIXERS.values()
+    if record.listed
+  ]
+  head = (
+    "in `mixers=`",
+    "recurrence",
+    "transition",
+    "state",
+    "Mflops",
+    "paper",
+  )
+  return _table(head, rows, "lllrrl")
+
+
+def update(text: str) -> str:
+  """The text of README with both tables made anew."""
+  for mark, table in (("ops", ops_table()), ("mixers", mixers_table())):
+    between = re.compile(rf"(<!-- {mark} -->\n).*?(<!-- /{mark} -->)", re.S)
+    if not between.search(text):
+      raise ValueError(f"README.md has no marks <!-- {mark} -->, <!-- /{mark}")
+    text = between.sub(lambda m, table=table: m[1] + table + m[2], text)
+  return text
+
+
+def _layer(record: MixerExample) -> Any:
+  return mixers.MIXERS[record.mixer](width=WIDTH)
+
+
+def _state(record: MixerExample) -> str:
+  """Numbers of the state per sequence, or per token where it is a cache."""
+  layer = _layer(record)
+  state = jax.eval_shape(lambda: layer.init_state(1))
+  count = sum(leaf.size for leaf in jax.tree.leaves(state))
+  if getattr(layer, "max_length", None) and layer.window is None:
+    return f"{count // layer.max_length:,} per token"
+  return f"{count:,}"
+
+
+def _flops(record: MixerExample) -> float:
+  """Flops per token of a layer, forward, in chunks as on a CPU."""
+  layer = _layer(record)
+  x = jax.ShapeDtypeStruct((1, LENGTH, WIDTH), jnp.float32)
+  with trace_for("cpu"):
+    params = jax.eval_shape(layer.init, jax.random.key(0), x)
+    return (
+      flops.count(layer.clone(method="chunked").apply, params, x).total / LENGTH
+    )
+
+
+def _table(
+  head: tuple[str, ...], rows: list[tuple[str, ...]], align: str
+) -> str:
+  marks = {"l": "---", "r": "---:"}
+  lines = [head, tuple(marks[a] for a in align), *rows]
+  return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def main() -> None:
+  """Writes README.md."""
+  README.write_text(update(README.read_text()))
+
+
+if __name__ == "__main__":
+  main()
