@@ -1,7 +1,8 @@
 """Pictures of what was measured: time against length, both logarithmic.
 
 `python -m benchmarks.plots ONE.json TWO.json --output ops.png` draws what
-several runs of `benchmarks.ops` wrote.
+several runs of `benchmarks.ops` wrote: the gradients of six ops, or of those
+that `--ops` names. With `--cost` it draws time and memory per token instead.
 """
 
 import argparse
@@ -31,26 +32,44 @@ _COLORS = {
 }
 
 
-def ops(results: Sequence[Result], output: str) -> None:
-  """Draws time against length, a panel an op and direction.
+# What a picture shows by default: as many as are legible in the width of a
+# page.
+_SHOWN = (
+  "linear_attention",
+  "delta_rule",
+  "dplr_recurrence",
+  "diagonal_recurrence",
+  "selective_scan",
+  "attention",
+)
+
+# A colour for each of them; softmax attention, the last, is black.
+_LINES = ("#0072b2", "#d55e00", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
+
+
+def ops(
+  results: Sequence[Result], output: str, shown: Sequence[str] = _SHOWN
+) -> None:
+  """Draws time against length, a panel for each op.
 
   Args:
-    results: of `benchmarks.ops`; those that were left out are not drawn.
+    results: of `benchmarks.ops`; those that were left out are not drawn. The
+      gradient is drawn where there is one.
     output: the file to write; its suffix gives the format.
+    shown: the ops. If the results have none of them, all are drawn.
   """
-  directions = list(dict.fromkeys(r.direction for r in results))
-  names = list(dict.fromkeys(r.op for r in results))
-  side_by_side = 1 if len(names) < 4 else 2
-  figure, panels = grid(
-    math.ceil(len(names) / side_by_side), side_by_side * len(directions)
-  )
-  shown = [(op, direction) for op in names for direction in directions]
-  for axes in panels[len(shown) :]:
+  found = dict.fromkeys(r.op for r in results)
+  names = [name for name in shown if name in found] or list(found)
+  directions = {r.direction for r in results}
+  direction = "gradient" if "gradient" in directions else "forward"
+  columns = min(3, len(names))
+  figure, panels = grid(math.ceil(len(names) / columns), columns)
+  for axes in panels[len(names) :]:
     axes.set_axis_off()
-  for axes, (op, direction) in zip(panels, shown, strict=False):
+  for axes, op in zip(panels, names, strict=False):
     here = [r for r in results if (r.op, r.direction) == (op, direction)]
     _contenders(axes, here)
-    frame(axes, f"{op}, {direction}", "tokens a sequence", "seconds")
+    frame(axes, f"{op}, {direction}", "tokens per sequence", "seconds")
   legend(figure, panels)
   save(figure, output)
 
@@ -71,6 +90,41 @@ def _contenders(axes: Axes, results: Sequence[Result]) -> None:
   if done:
     fastest = min(done, key=lambda r: (r.length, r.median))
     guide(axes, fastest.length, fastest.median, [r.length for r in done])
+
+
+def cost(results: Sequence[Result], output: str) -> None:
+  """Draws time and memory per token against length, of gradients.
+
+  Ops run in the form that "auto" takes.
+
+  Args:
+    results: of `benchmarks.ops`.
+    output: the file to write; its suffix gives the format.
+  """
+  figure, (time, memory) = grid(1, 2)
+  for op, color in zip(_SHOWN, _LINES, strict=True):
+    own = [
+      r
+      for r in results
+      if (r.op, r.name, r.direction) == (op, "auto", "gradient")
+      and not r.skipped
+    ]
+    style = {
+      "color": color,
+      "label": "softmax attention" if op == "attention" else op,
+      "markersize": 4,
+      "linewidth": 2.4 if op == "attention" else 1.6,
+    }
+    lengths = [r.length for r in own]
+    time.plot(lengths, [1e6 * r.per_token for r in own], "o-", **style)
+    per_token = [r.bytes / r.length / 1024 for r in own]
+    memory.plot(lengths, per_token, "o-", **style)
+  frame(
+    time, "Time per token, with gradient", "tokens per sequence", "microseconds"
+  )
+  frame(memory, "Memory per token, with gradient", "tokens per sequence", "KiB")
+  legend(figure, (time, memory))
+  save(figure, output)
 
 
 def guide(
@@ -140,10 +194,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
   flags = argparse.ArgumentParser(prog="python -m benchmarks.plots")
   flags.add_argument("files", nargs="+", help="of benchmarks.ops --json")
   flags.add_argument("--output", required=True, help="the picture")
+  flags.add_argument("--ops", nargs="+", default=_SHOWN, help="which are shown")
+  flags.add_argument("--cost", action="store_true", help="time and memory")
   options = flags.parse_args(arguments)
   written = (json.loads(pathlib.Path(x).read_text()) for x in options.files)
   results = [Result(**one) for content in written for one in content["results"]]
-  ops(results, options.output)
+  if options.cost:
+    cost(results, options.output)
+  else:
+    ops(results, options.output, options.ops)
 
 
 if __name__ == "__main__":

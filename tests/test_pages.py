@@ -10,7 +10,13 @@ from jaxmodels import ops
 
 ROOT = pathlib.Path(__file__).parents[1]
 DERIVATIONS = ROOT / "jaxmodels" / "ops" / "README.md"
-PAGES = (DERIVATIONS, ROOT / "README.md")
+PAGES = (
+  DERIVATIONS,
+  ROOT / "README.md",
+  ROOT / "jaxmodels" / "mixers" / "README.md",
+  ROOT / "jaxmodels" / "models" / "README.md",
+  ROOT / "train" / "data" / "README.md",
+)
 # Names that a page leaves to the reader: a block with one is no program.
 READERS = ("my_op", "MyMixer")
 # Ops that are not made of segments, and so not derived.

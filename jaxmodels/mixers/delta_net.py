@@ -94,7 +94,9 @@ class DeltaNet(Mixer):
 
     def heads(name, features, entering):
       y = self.dense(name, self.heads * features)(x)
-      convolution = self.convolution(f"{name}_convolution", self.kernel_width)
+      convolution = self.new_convolution(
+        f"{name}_convolution", self.kernel_width
+      )
       y, leaving = convolution(y, entering, segment_ids=segment_ids)
       return split_heads(y, self.heads), leaving
 
@@ -111,7 +113,7 @@ class DeltaNet(Mixer):
       state=None if state is None else state.state,
       segment_ids=segment_ids,
     )
-    y = self.output(self._gated(x, merge_heads(self.norm()(y))))
+    y = self.project_out(self._gated(x, merge_heads(self.new_norm()(y))))
     return y, DeltaNetState((query_state, key_state, value_state), last)
 
   def _gated(self, x: jax.Array, y: jax.Array) -> jax.Array:

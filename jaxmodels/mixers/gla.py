@@ -72,7 +72,7 @@ class GLA(Mixer):
       segment_ids=segment_ids,
     )
     gate = nn.silu(self.heads_of("output_gate", x, heads, value_width))
-    return self.output(self.norm()(y) * gate), GLAState(last)
+    return self.project_out(self.new_norm()(y) * gate), GLAState(last)
 
   def _sizes(self) -> tuple[int, int, int]:
     """H, K and V, once all fields are checked."""

@@ -68,7 +68,7 @@ class Mamba2(Mixer):
     """The equation above."""
     inner, heads, shared = self._sizes()
     z = self.dense("gate", inner)(x)
-    convolution = self.convolution(
+    convolution = self.new_convolution(
       "convolution", self.kernel_width, use_bias=True
     )
     y, convolution_state = convolution(
@@ -94,8 +94,8 @@ class Mamba2(Mixer):
     skip = self.param("D", nn.initializers.ones, (heads,), self.param_dtype)
     skip = skip.astype(y.dtype)[None, None, :, None]
     y = merge_heads(y + skip * u.astype(y.dtype))
-    y = self.norm(groups=self.groups)(y * nn.silu(z).astype(y.dtype))
-    return self.output(y), Mamba2State(convolution_state, last)
+    y = self.new_norm(groups=self.groups)(y * nn.silu(z).astype(y.dtype))
+    return self.project_out(y), Mamba2State(convolution_state, last)
 
   def _sizes(self) -> tuple[int, int, int]:
     """E, H and G N, once all fields are checked."""

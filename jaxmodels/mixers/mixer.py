@@ -32,8 +32,9 @@ class Mixer(nn.Module):
   A mixer defines `mix`: its equation, written with the steps below. Its fields
   are its configuration; those of this class are keywords, except `width`. The
   steps make submodules in the scope of the mixer, named by their caller:
-  `dense`, `heads_of`, `norm`, `convolution` and `output`; `run` calls an op
-  with the options of the mixer.
+  `dense`, `heads_of`, `new_norm`, `new_convolution` and `project_out`; `run`
+  calls an op with the options of the mixer. A submodule must not have the name
+  of a method: the bridge to flax.nnx would take one for the other.
 
   Attributes:
     width: D.
@@ -142,7 +143,7 @@ class Mixer(nn.Module):
     return split_heads(self.dense(name, heads * features, **options)(x), heads)
 
   @nn.nowrap
-  def norm(
+  def new_norm(
     self,
     name: str = "norm",
     kind: type[RMSNorm] | type[LayerNorm] = RMSNorm,
@@ -158,7 +159,7 @@ class Mixer(nn.Module):
     )
 
   @nn.nowrap
-  def convolution(
+  def new_convolution(
     self, name: str, kernel_width: int, **options: Any
   ) -> ShortConvolution:
     """A short convolution, in the direction of the mixer."""
@@ -216,7 +217,7 @@ class Mixer(nn.Module):
     )
 
   @nn.nowrap
-  def output(self, y: jax.Array) -> jax.Array:
+  def project_out(self, y: jax.Array) -> jax.Array:
     """The output projection of [B, L, F] or of heads [B, L, H, V] to D."""
     if y.ndim == 4:
       y = merge_heads(y)

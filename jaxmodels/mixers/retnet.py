@@ -82,9 +82,9 @@ class RetNet(Mixer):
       state=None if state is None else state.state,
       segment_ids=segment_ids,
     )
-    y = self.norm(kind=LayerNorm, groups=heads)(merge_heads(y))
+    y = self.new_norm(kind=LayerNorm, groups=heads)(merge_heads(y))
     gate = nn.silu(self.dense("output_gate", heads * value_width)(x))
-    return self.output(gate * y), RetNetState(last, position)
+    return self.project_out(gate * y), RetNetState(last, position)
 
   def _sizes(self) -> tuple[int, int, int]:
     """H, K and V, once all fields are checked."""

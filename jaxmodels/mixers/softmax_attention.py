@@ -97,7 +97,7 @@ class SoftmaxAttention(Mixer):
     def rotated(name: str, heads: int) -> jax.Array:
       y = self.heads_of(name, x, heads, head_width)
       if self.qk_norm:
-        y = self.norm(f"{name}_norm")(y)
+        y = self.new_norm(f"{name}_norm")(y)
       return rotate(y, positions, self.rotary_base)
 
     y, cache = self.run(
@@ -109,7 +109,7 @@ class SoftmaxAttention(Mixer):
       state=None if state is None else state.cache,
       segment_ids=segment_ids,
     )
-    y = self.output(y)
+    y = self.project_out(y)
     goes_on = state is not None or is_open(x.shape[1])
     if goes_on and self.window is None:
       y = self._within_cache(y, positions)

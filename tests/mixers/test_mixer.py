@@ -26,7 +26,7 @@ class Plain(Mixer):
     y, state = self.run(
       linear_attention, q, k, v, None, state=state, segment_ids=segment_ids
     )
-    return self.output(self.norm()(y)), state
+    return self.project_out(self.new_norm()(y)), state
 
 
 class WithArray(Plain):
