@@ -22,6 +22,8 @@ import chex
 import jax
 import pytest
 
+_MAPS = "/proc/self/maps"
+
 
 def _start_quickly():
   """Starts JAX with XLA's older code for loops, which compiles much faster.
@@ -47,6 +49,21 @@ class _Inspected(logging.Filter):
 
   def filter(self, record: logging.LogRecord) -> bool:
     return "chexify assertion statuses" not in record.getMessage()
+
+
+@pytest.fixture(autouse=True)
+def few_programs(request):
+  """Drops compiled programs before a process has too many mappings of memory.
+
+  Linux allows 65,530. One test of all forms and lengths makes 8,000, and
+  without room for one more XLA crashes while it compiles.
+  """
+  yield
+  if request.node.get_closest_marker("slow") and os.path.exists(_MAPS):
+    with open(_MAPS) as maps:
+      count = sum(1 for _ in maps)
+    if count > 20_000:
+      jax.clear_caches()
 
 
 @pytest.fixture(scope="session", autouse=True)

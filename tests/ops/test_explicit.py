@@ -227,7 +227,12 @@ def test_an_op_keeps_how_its_arguments_are_cut(name):
   check(name)
 
 
-LOCAL = ("causal_convolution", "attention", "attention, window")
+FORMS = ("recurrent", "associative", "chunked", "chunk_parallel")
+LOCAL = {
+  "causal_convolution": ("recurrent", "chunk_parallel"),
+  "attention": ("recurrent", "chunked", "quadratic"),
+  "attention, window": ("recurrent", "chunked", "quadratic"),
+}
 
 
 @pytest.mark.slow
@@ -237,9 +242,7 @@ LOCAL = ("causal_convolution", "attention", "attention, window")
     (name, method)
     for name in CASES
     if name != "long_convolution"
-    for method in ("recurrent", "associative", "chunked", "chunk_parallel")
-    if not (name in LOCAL and method == "associative")
-    and not (name == "causal_convolution" and method == "chunked")
+    for method in LOCAL.get(name, FORMS)
   ],
 )
 def test_every_form_keeps_how_its_arguments_are_cut(name, method):

@@ -106,8 +106,8 @@ WITHOUT_STATE = (*KALMAN, "bidirectional", "long_convolution")
 METHODS = {
   "long_convolution": (None,),
   "causal_convolution": ("auto", "recurrent"),
-  "attention": ("auto", "chunk_parallel", "chunked", "recurrent"),
-  "bidirectional": ("auto", "full"),
+  "attention": ("auto", "quadratic", "chunked", "recurrent"),
+  "bidirectional": ("auto", "quadratic"),
 }
 FORMS = ("auto", "recurrent", "associative", "chunked", "chunk_parallel")
 each_op = pytest.mark.parametrize("name", NAMES)
