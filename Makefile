@@ -19,7 +19,7 @@ DOCUMENTED := jaxmodels jaxmodels.ops.engine jaxmodels.ops.kernels \
 # there is no glibc it does nothing.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: train test test-all test-newest test-peers lint format docs clean help
+.PHONY: train test test-matrix test-all test-newest test-peers lint format docs clean help
 
 help: ## This text.
 	@sed -n 's/^\([a-z-]*\):.*## /\1  /p' $(MAKEFILE_LIST)
@@ -53,6 +53,12 @@ train: $(VENV)/.train ## Train CONFIG into WORKDIR; ARGS go to the trainer.
 
 test: $(VENV)/.test ## The tests, on all cores.
 	$(BIN)/python -m pytest --numprocesses=auto --dist=worksteal $(ARGS)
+
+# Every form, length and kind of segment; reverse runs and more shards, which
+# are as many again, are left to `test-all`.
+test-matrix: $(VENV)/.test ## The slow tests of ops and mixers, most of them.
+	$(BIN)/python -m pytest --numprocesses=auto --dist=worksteal -m slow \
+	  -k 'not few_and_many and not True-' tests/ops tests/mixers $(ARGS)
 
 test-all: $(VENV)/.test ## The slow tests too.
 	$(BIN)/python -m pytest --numprocesses=auto --dist=worksteal \

@@ -102,7 +102,7 @@ def mesh():
 
 @pytest.mark.parametrize("name", MIXERS)
 def test_a_mixer_keeps_how_batch_and_heads_are_cut(mesh, name):
-  module = MIXERS[name](width=WIDTH, **OPTIONS[name])
+  module = MIXERS[name](width=WIDTH, **OPTIONS.get(name, {}))
   x, params = draw(module)
   state = module.init_state(BATCH)
   wanted = results(module)(params, x, state, IDS)
