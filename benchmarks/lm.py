@@ -14,7 +14,7 @@ from jaxmodels.models import LanguageModel
 from train.config import Optimizer
 from train.optimizer import make_optimizer, schedule
 from train.state import init_state
-from train.step import Task, train_step
+from train.step import Learner, train_step
 
 SOFTMAX = "softmax_attention"
 _VOCABULARY = 257
@@ -80,8 +80,8 @@ def training(lm: nn.Module, batch: int, length: int) -> Training:
   """The trainer's step with AdamW."""
   config = Optimizer()
   rate = schedule(config, 1000)
-  task = Task(lm, make_optimizer(config, rate), rate)
-  initial = functools.partial(init_state, lm, task.optimizer, 0, length)
+  learner = Learner(lm, make_optimizer(config, rate), rate)
+  initial = functools.partial(init_state, lm, learner.optimizer, 0, length)
   tokens = jax.ShapeDtypeStruct((batch, length), jnp.int32)
   batches = {
     "inputs": tokens,
@@ -89,7 +89,7 @@ def training(lm: nn.Module, batch: int, length: int) -> Training:
     "segment_ids": tokens,
     "weights": jax.ShapeDtypeStruct(tokens.shape, jnp.float32),
   }
-  step = functools.partial(train_step, task)
+  step = functools.partial(train_step, learner)
   return Training(step, jax.eval_shape(initial), batches, initial)
 
 

@@ -25,7 +25,7 @@ from train.data import Batches
 from train.devices.strategy import Strategy, make_strategy
 from train.loop import run
 from train.metrics import read_metrics
-from train.setup import make_task
+from train.setup import make_learner
 from train.state import init_state
 
 
@@ -67,12 +67,12 @@ class Hand:
   """Steps without the trainer's loop."""
 
   def __init__(self, config: Config):
-    task = make_task(config)
+    learner = make_learner(config)
     self._config = config
     self._rows = config.data.open("train")
-    self._strategy: Strategy = make_strategy("jit", task)
+    self._strategy: Strategy = make_strategy("jit", learner)
     length = len(self._rows[0]["inputs"])
-    state = init_state(task.model, task.optimizer, config.seed, length)
+    state = init_state(learner.model, learner.optimizer, config.seed, length)
     self._state = self._strategy.prepare(state)
     self._step(self._batches(self._rows))
 

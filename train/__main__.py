@@ -24,15 +24,15 @@ from train.generate import continuation
 from train.loop import Result, run
 from train.metrics import FILE_NAME
 from train.report import write_report
-from train.streams import say
+from train.streams import log
 
 
 def _run(argv: Sequence[str]) -> int:
   if any(word in ("-h", "--help") for word in argv):
-    say(__doc__)
+    log(__doc__)
     return 0
   options, argv = distributed.parse(argv)
-  with distributed.joined(options):
+  with distributed.process_group(options):
     command = command_line.parse(argv)
     processes.start_jax()
     result = run(
@@ -62,7 +62,7 @@ def _finish(config: Config, workdir: str, result: Result) -> None:
   if config.sample.length:
     with _optional("sample"):
       _show_sample(config, result.params)
-  say(f"\n{where}")
+  log(f"\n{where}")
 
 
 @contextlib.contextmanager
@@ -79,21 +79,21 @@ def _optional(name: str) -> Iterator[None]:
 
 def _summarize(result: Result) -> None:
   bits = result.metrics["bits_per_token"]
-  say(f"\nvalidation after {result.step} steps:")
-  say(f"  this model   {bits:.3f} bits a token")
+  log(f"\nvalidation after {result.step} steps:")
+  log(f"  this model   {bits:.3f} bits a token")
   for name, value in result.baselines.items():
-    say(f"  {name:12} {value:.3f}")
-  say(f"  accuracy     {result.metrics['accuracy']:.2%}")
+    log(f"  {name:12} {value:.3f}")
+  log(f"  accuracy     {result.metrics['accuracy']:.2%}")
 
 
 def _show_sample(config: Config, params: Any) -> None:
   prompt = config.sample.prompt
-  say(f"\nsample, after {prompt!r}:")
+  log(f"\nsample, after {prompt!r}:")
   # What a command line holds that is not UTF-8 are surrogates.
   content = prompt.encode("utf-8", "surrogateescape")
   for text in continuation(config, params, content, config.sample):
-    say(text, end="")
-  say("")
+    log(text, end="")
+  log("")
 
 
 if __name__ == "__main__":

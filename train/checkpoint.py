@@ -29,7 +29,7 @@ from flax import serialization
 from jax.experimental import multihost_utils
 
 from train.config import BEST_METRICS
-from train.devices.processes import is_first, on_first
+from train.devices.processes import is_first, on_process_zero
 from train.errors import RunError, UserError, is_disk_full, one_line
 from train.files import refuse_link
 from train.files.checkpoint_folder import (
@@ -139,7 +139,7 @@ class Checkpoints:
       if field.name != "state"
     }
     with self._explained():
-      on_first(lambda: self._make_room(state))
+      on_process_zero(lambda: self._make_room(state))
       self._writer.save(
         os.path.join(self._path, str(snapshot.step)),
         args=ocp.args.Composite(
@@ -297,7 +297,7 @@ def restore_latest(
   workdir: str,
   snapshot: Snapshot,
   shapes: Any,
-  say: Callable[[str], None],
+  log: Callable[[str], None],
 ) -> tuple[Snapshot, Any]:
   """Reads the state of a checkpoint, or of an older one; changes nothing.
 
@@ -307,7 +307,7 @@ def restore_latest(
     workdir: The run's directory.
     snapshot: What `latest` returned.
     shapes: As for `restore`.
-    say: Takes one line about every checkpoint that is skipped.
+    log: Takes one line about every checkpoint that is skipped.
 
   Returns:
     The checkpoint that could be restored, without its state, and the state.
@@ -327,11 +327,11 @@ def restore_latest(
       reason = one_line(error)[:200]
     if not _any(bool(reason)):
       return found, state
-    say(
+    log(
       f"skipping the checkpoint of step {step}, it is whole but cannot be"
       f" restored: {reason}"
     )
-    found = _on_first(functools.partial(_latest_before, workdir, step, say))
+    found = _on_first(functools.partial(_latest_before, workdir, step, log))
   raise UserError(
     f"none of the checkpoints in {path_of(workdir)} can be restored; if the"
     " code of the model has changed, go back to that which wrote them, or give"
@@ -347,20 +347,20 @@ def _any(own: bool) -> bool:
 
 
 def _latest_before(
-  workdir: str, step: int, say: Callable[[str], None]
+  workdir: str, step: int, log: Callable[[str], None]
 ) -> Snapshot | None:
   older = [number for number in steps(workdir) if number < step]
-  return _first(older[::-1], workdir, say, _read)
+  return _first(older[::-1], workdir, log, _read)
 
 
-def latest(workdir: str, say: Callable[[str], None]) -> Snapshot | None:
+def latest(workdir: str, log: Callable[[str], None]) -> Snapshot | None:
   """Finds the latest checkpoint that can be read, and changes nothing.
 
   Of several processes, the first looks and tells the others.
 
   Args:
     workdir: The run's directory.
-    say: Takes one line about every checkpoint that is skipped.
+    log: Takes one line about every checkpoint that is skipped.
 
   Returns:
     The checkpoint without its state, or None where there never was one.
@@ -369,7 +369,7 @@ def latest(workdir: str, say: Callable[[str], None]) -> Snapshot | None:
     UserError: There are checkpoints, and none can be read. To start again in
       silence would throw a run away.
   """
-  return _on_first(lambda: _latest(workdir, say))
+  return _on_first(lambda: _latest(workdir, log))
 
 
 def _on_first(find: Callable[[], Snapshot | None]) -> Snapshot | None:
@@ -379,15 +379,15 @@ def _on_first(find: Callable[[], Snapshot | None]) -> Snapshot | None:
     found = find()
     return None if found is None else dataclasses.asdict(found)
 
-  found = on_first(run)
+  found = on_process_zero(run)
   return None if found is None else Snapshot(**found)
 
 
-def _latest(workdir: str, say: Callable[[str], None]) -> Snapshot | None:
+def _latest(workdir: str, log: Callable[[str], None]) -> Snapshot | None:
   available = steps(workdir)[::-1]
   if not available:
     return None
-  found = _first(available, workdir, say, _read)
+  found = _first(available, workdir, log, _read)
   if found is None:
     raise UserError(
       f"none of the checkpoints in {path_of(workdir)} can be read; to start"
@@ -397,7 +397,7 @@ def _latest(workdir: str, say: Callable[[str], None]) -> Snapshot | None:
 
 
 def clear(
-  workdir: str, snapshot: Snapshot | None, say: Callable[[str], None]
+  workdir: str, snapshot: Snapshot | None, log: Callable[[str], None]
 ) -> None:
   """Makes room for a run that goes on from a checkpoint.
 
@@ -408,33 +408,33 @@ def clear(
   Args:
     workdir: The run's directory.
     snapshot: Where the run goes on; None for a new run.
-    say: Takes one line about every checkpoint that is removed.
+    log: Takes one line about every checkpoint that is removed.
   """
-  on_first(lambda: _clear(workdir, snapshot, say))
+  on_process_zero(lambda: _clear(workdir, snapshot, log))
 
 
 def _clear(
-  workdir: str, snapshot: Snapshot | None, say: Callable[[str], None]
+  workdir: str, snapshot: Snapshot | None, log: Callable[[str], None]
 ) -> None:
   folder = path_of(workdir)
   refuse_link(folder)
   for name in os.listdir(folder) if os.path.isdir(folder) else ():
     if TEMPORARY in name:
       path = os.path.join(folder, name)
-      say(f"skipping {path}, which is half-written")
+      log(f"skipping {path}, which is half-written")
       remove(path)
   for step in steps(workdir)[::-1]:
     if snapshot is not None and step > snapshot.step:
       set_aside(workdir, step)
 
 
-def load(workdir: str, which: str, say: Callable[[str], None]) -> Snapshot:
+def load(workdir: str, which: str, log: Callable[[str], None]) -> Snapshot:
   """Reads a checkpoint without changing anything.
 
   Args:
     workdir: The run's directory.
     which: "latest" (that can be read), "best", or a step.
-    say: Takes one line about every checkpoint that is skipped.
+    log: Takes one line about every checkpoint that is skipped.
 
   Raises:
     UserError: There is no such checkpoint, or it cannot be read.
@@ -443,11 +443,11 @@ def load(workdir: str, which: str, say: Callable[[str], None]) -> Snapshot:
   if not available:
     raise UserError(f"there is no checkpoint in {workdir}")
   if which == "best":
-    return _try(_best_first(workdir, available), workdir, say)
+    return _try(_best_first(workdir, available), workdir, log)
   if which == "latest":
-    return _try(available[::-1], workdir, say)
+    return _try(available[::-1], workdir, log)
   if which in map(str, available):
-    return _try([int(which)], workdir, say)
+    return _try([int(which)], workdir, log)
   known = ", ".join(map(str, available))
   raise UserError(
     f"no checkpoint {which!r} in {workdir}; there are latest, best, {known}"
@@ -455,10 +455,10 @@ def load(workdir: str, which: str, say: Callable[[str], None]) -> Snapshot:
 
 
 def _try(
-  candidates: list[int], workdir: str, say: Callable[[str], None]
+  candidates: list[int], workdir: str, log: Callable[[str], None]
 ) -> Snapshot:
   """Reads the first of some checkpoints that can be read, as a whole."""
-  found = _first(candidates, workdir, say, _read_whole)
+  found = _first(candidates, workdir, log, _read_whole)
   if found is None:
     raise UserError(f"the checkpoints asked for in {workdir} cannot be read")
   return found
@@ -467,7 +467,7 @@ def _try(
 def _first(
   candidates: list[int],
   workdir: str,
-  say: Callable[[str], None],
+  log: Callable[[str], None],
   read: Callable[[str, int], Snapshot],
 ) -> Snapshot | None:
   """Reads the first of some checkpoints that can be read, if any can."""
@@ -477,7 +477,7 @@ def _first(
     # Whatever a damaged file makes a reader raise, the answer is the same.
     except Exception as error:
       reason = one_line(error)[:200]
-      say(f"skipping the checkpoint of step {step}, it is damaged: {reason}")
+      log(f"skipping the checkpoint of step {step}, it is damaged: {reason}")
   return None
 
 

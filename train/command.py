@@ -107,7 +107,7 @@ def _unexpected(error: Exception) -> str:
 
 def _finish(code: int, needs_output: bool) -> int:
   """Writes what is left in the buffer, and says what could not be printed."""
-  (streams.emit if needs_output else streams.say)("", end="")
+  (streams.emit if needs_output else streams.log)("", end="")
   lost = streams.replaced()
   if lost is None:
     return code
@@ -141,7 +141,7 @@ def main_with_errors(
   try:
     if needs_output and not has_output:
       raise UserError("standard output is closed, and the result goes there")
-    threads.spare()
+    threads.reserve_threads()
     code = run(sys.argv[1:] if argv is None else argv)
     return _finish(code, needs_output)
   except streams.ReaderGoneError:

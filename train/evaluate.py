@@ -21,7 +21,7 @@ from train.devices import processes
 from train.devices.strategy import Strategy, make_strategy
 from train.errors import NonFiniteError
 from train.files import paths
-from train.setup import make_task, open_split, read_only
+from train.setup import make_learner, open_split, read_only
 from train.state import TrainState
 from train.step import means
 from train.streams import emit
@@ -93,7 +93,7 @@ def _run(argv: Sequence[str]) -> int:
   snapshot = checkpoint.load(workdir, options.step, warn)
   trusted = modules.import_trusted(options.trust)
   config = saved.read_config(snapshot.config, trusted)
-  strategy = make_strategy("jit", make_task(config))
+  strategy = make_strategy("jit", make_learner(config))
   dataset = open_split(read_only(config.data), options.split)
   state = TrainState(
     step=snapshot.state["step"],

@@ -40,7 +40,7 @@ from train.setup import open_codec
 from train.streams import emit
 
 
-def pick(
+def sample_token(
   logits: jax.Array,
   key: jax.Array,
   *,
@@ -94,9 +94,9 @@ def generate(
     prompt: Tokens, at least one.
     length: Tokens to generate.
     seed: Of the draws.
-    temperature: See `pick`.
-    top_k: See `pick`.
-    top_p: See `pick`.
+    temperature: See `sample_token`.
+    top_k: See `sample_token`.
+    top_p: See `sample_token`.
 
   Yields:
     Every token as soon as it is drawn.
@@ -109,7 +109,7 @@ def generate(
   tokens_read = max(1, len(prompt) + length - 1)
   state = _zero_state(model, params, tokens_read)
   draw = functools.partial(
-    pick, temperature=temperature, top_k=top_k, top_p=top_p
+    sample_token, temperature=temperature, top_k=top_k, top_p=top_p
   )
 
   @functools.partial(jax.jit, donate_argnums=1)

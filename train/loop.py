@@ -43,7 +43,7 @@ from train.files import lock
 from train.metrics import MetricsWriter, NoWriter
 from train.parameters import parameter_table
 from train.profile import Profiler
-from train.setup import Start, begin, make_workdir
+from train.setup import Prepared, make_workdir, prepare
 
 _FIRST = ("loss", "bits_per_token", "accuracy")
 
@@ -122,7 +122,7 @@ class _Loop:
     self,
     config: Config,
     workdir: str,
-    start: Start,
+    start: Prepared,
     writer: MetricsWriter | NoWriter,
     checkpoints: Checkpoints,
     profiler: Profiler,
@@ -371,7 +371,7 @@ def run(
     lock.held(workdir),
     _writer(config, workdir) as writer,
   ):
-    start = begin(
+    start = prepare(
       config, workdir, writer.text, source=source, new_data=new_data
     )
     step = start.snapshot.step if start.snapshot else 0

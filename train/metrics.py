@@ -18,7 +18,7 @@ import tqdm
 
 from train import files
 from train.errors import UserError, shown
-from train.streams import say
+from train.streams import log
 
 FILE_NAME = "metrics.jsonl"
 
@@ -96,7 +96,7 @@ class MetricsWriter:
   def text(self, line: str) -> None:
     """Prints a line, above the progress bar if there is one."""
     if self._bar is None:
-      say(line)
+      log(line)
     else:
       self._bar.write(line)
 

@@ -50,13 +50,13 @@ class Profiler:
   Args:
     steps: Numbers of the steps, without gaps; empty for no trace.
     folder: Where the trace goes; made if it is not there.
-    say: Takes lines for the user.
+    log: Takes lines for the user.
   """
 
-  def __init__(self, steps: range, folder: str, say: Callable[[str], None]):
+  def __init__(self, steps: range, folder: str, log: Callable[[str], None]):
     self._steps = steps
     self._folder = folder
-    self._say = say
+    self._say = log
     self._traced: list[int] = []
     self._running = False
 

@@ -27,7 +27,7 @@ from train.command import Parser, main_with_errors
 from train.errors import UserError, one_line
 from train.files import paths
 from train.metrics import FILE_NAME, iterate_metrics
-from train.streams import say
+from train.streams import log
 
 _COLORS = (
   "#0072b2",
@@ -370,7 +370,7 @@ def _run(argv: Sequence[str]) -> int:
   if output is None:
     output = pathlib.Path(folder, "report.png")
   write_report(workdirs, output)
-  say(f"wrote {output}")
+  log(f"wrote {output}")
   return 0
 
 

@@ -18,7 +18,7 @@ from train.errors import UserError, described, is_disk_full, one_line
 from train.metrics import FILE_NAME
 from train.optimizer import make_optimizer, schedule
 from train.state import TrainState, initial_state
-from train.step import Task
+from train.step import Learner
 
 # What may change when a run goes on, since no number of its training depends
 # on it.
@@ -34,11 +34,11 @@ FREE: tuple[str, ...] = (
   "config.strategy",
   "config.mesh",
 )
-# Entries of a saved config that are none of the config: see `begin`.
+# Entries of a saved config that are none of the config: see `prepare`.
 _BESIDE = ("config.$data", "config.$source")
 
 
-class Start(NamedTuple):
+class Prepared(NamedTuple):
   """What the loop begins with.
 
   Attributes:
@@ -108,27 +108,27 @@ def open_codec(data: Any, vocab_size: object = None) -> Codec:
   return open_split(read_only(data), "validation")
 
 
-def make_task(config: Config) -> Task:
+def make_learner(config: Config) -> Learner:
   """Puts model and optimizer of a config together."""
   rate = schedule(config.optimizer, config.steps)
   optimizer = make_optimizer(config.optimizer, rate)
-  return Task(config.model, optimizer, rate, config.accumulation)
+  return Learner(config.model, optimizer, rate, config.accumulation)
 
 
 def new_state(
-  config: Config, task: Task, length: int
+  config: Config, learner: Learner, length: int
 ) -> tuple[Callable[[], TrainState], TrainState]:
   """Returns what draws the state before the first step, and its shapes.
 
   Args:
     config: The run.
-    task: Made of it.
+    learner: Made of it.
     length: Tokens a sequence.
 
   Raises:
     UserError: The model refuses its configuration.
   """
-  draw = initial_state(task.model, task.optimizer, config.seed, length)
+  draw = initial_state(learner.model, learner.optimizer, config.seed, length)
   try:
     return draw, jax.eval_shape(draw)
   # A model may be the user's own, and fail in any way.
@@ -136,14 +136,14 @@ def new_state(
     raise UserError(f"config.model: {described(error)}") from error
 
 
-def begin(
+def prepare(
   config: Config,
   workdir: str,
-  say: Callable[[str], None],
+  log: Callable[[str], None],
   *,
   source: str | None = None,
   new_data: bool = False,
-) -> Start:
+) -> Prepared:
   """Opens the data, builds the state, and takes up the run if there is one.
 
   Nothing in the directory is changed before all that may be refused has been
@@ -152,7 +152,7 @@ def begin(
   Args:
     config: The run.
     workdir: Its directory, which is there.
-    say: Takes lines for the user.
+    log: Takes lines for the user.
     source: The config file that the user named.
     new_data: Whether a run may go on with other data.
 
@@ -169,9 +169,9 @@ def begin(
     vocab_size=train.vocab_size,
     length=length,
   )
-  task = make_task(config)
-  draw, shapes = new_state(config, task, length)
-  check_pieces(mesh, task.model, shapes.params, length)
+  learner = make_learner(config)
+  draw, shapes = new_state(config, learner, length)
+  check_pieces(mesh, learner.model, shapes.params, length)
   memory.check(config, mesh, shapes, length)
   digests = {"train": digest(train), "validation": digest(validation)}
   document = _document(config, digests, new_data)
@@ -179,11 +179,13 @@ def begin(
     "$data": {**digests, "vocab_size": train.vocab_size},
     "$source": source,
   }
-  snapshot = checkpoint.latest(workdir, say)
+  snapshot = checkpoint.latest(workdir, log)
   if snapshot is not None:
     _refuse_changes(snapshot, document, config, workdir)
-    _refuse_new_data(snapshot, digests, workdir, say if new_data else None)
-  strategy = make_strategy(config.strategy, task, mesh=mesh, debug=config.debug)
+    _refuse_new_data(snapshot, digests, workdir, log if new_data else None)
+  strategy = make_strategy(
+    config.strategy, learner, mesh=mesh, debug=config.debug
+  )
   places = strategy.place(shapes)
   wanted = jax.tree.map(
     lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
@@ -197,15 +199,15 @@ def begin(
   if snapshot is None:
     state = drawn()
   else:
-    snapshot, state = checkpoint.restore_latest(workdir, snapshot, wanted, say)
+    snapshot, state = checkpoint.restore_latest(workdir, snapshot, wanted, log)
     # What stopped it is for the step to find again.
     going = jax.device_put(np.zeros((), bool), places.stopped)
     state = state.replace(stopped=going)
-  checkpoint.clear(workdir, snapshot, say)
+  checkpoint.clear(workdir, snapshot, log)
   if processes.is_first():
     content = json.dumps(document, indent=2).encode()
     files.replace(os.path.join(workdir, "config.json"), content)
-  return Start(strategy, mesh, state, train, validation, snapshot, document)
+  return Prepared(strategy, mesh, state, train, validation, snapshot, document)
 
 
 def _document(
@@ -271,7 +273,7 @@ def make_workdir(workdir: str) -> None:
   Raises:
     UserError: It cannot.
   """
-  processes.on_first(lambda: _make_writable(workdir))
+  processes.on_process_zero(lambda: _make_writable(workdir))
   if not os.path.isdir(workdir):
     raise UserError(
       f"--workdir={workdir} of process 0 is not to be seen here: give a"

@@ -21,11 +21,12 @@ from train.state import TrainState
 Batch = Mapping[str, jax.Array]
 
 
-def _as_it_is(function: Callable[..., Any]) -> Callable[..., Any]:
-  return function
+def identity(x: Any) -> Any:
+  """Returns x: the way of a strategy that changes nothing."""
+  return x
 
 
-class Task(NamedTuple):
+class Learner(NamedTuple):
   """What stays the same from step to step.
 
   Attributes:
@@ -43,7 +44,7 @@ class Task(NamedTuple):
   optimizer: optax.GradientTransformation
   schedule: optax.Schedule
   accumulation: int = 1
-  spread: Callable[[Callable[..., Any]], Callable[..., Any]] = _as_it_is
+  spread: Callable[[Callable[..., Any]], Callable[..., Any]] = identity
   axes: tuple[str, ...] = ()
 
 
@@ -120,19 +121,21 @@ def means(sums: Mapping[str, Any]) -> dict[str, Any]:
   }
 
 
-def eval_step(task: Task, params: Any, batch: Batch) -> dict[str, jax.Array]:
+def eval_step(
+  learner: Learner, params: Any, batch: Batch
+) -> dict[str, jax.Array]:
   """Returns the sums of `token_sums`, without dropout."""
-  sums = functools.partial(token_sums, task.model, axes=task.axes)
-  return task.spread(sums)(params, batch)
+  sums = functools.partial(token_sums, learner.model, axes=learner.axes)
+  return learner.spread(sums)(params, batch)
 
 
 def _gradients(
-  task: Task, params: Any, batch: Batch, rng: jax.Array
+  learner: Learner, params: Any, batch: Batch, rng: jax.Array
 ) -> tuple[Any, dict[str, jax.Array]]:
   """Sums gradients and metrics over the microbatches of a batch.
 
   Args:
-    task: The task; its `accumulation` divides B.
+    learner: The task; its `accumulation` divides B.
     params: Parameters.
     batch: Arrays `[B, L]`.
     rng: Key of this step.
@@ -142,11 +145,11 @@ def _gradients(
   """
 
   def loss(params: Any, batch: Batch, rng: jax.Array) -> tuple[Any, dict]:
-    sums = token_sums(task.model, params, batch, rng, task.axes)
+    sums = token_sums(learner.model, params, batch, rng, learner.axes)
     return sums["loss"], sums
 
-  gradient = task.spread(jax.grad(loss, has_aux=True))
-  count = task.accumulation
+  gradient = learner.spread(jax.grad(loss, has_aux=True))
+  count = learner.accumulation
   if count == 1:
     return gradient(params, batch, jax.random.fold_in(rng, 0))
 
@@ -167,7 +170,7 @@ def _gradients(
 
 
 def train_step(
-  task: Task,
+  learner: Learner,
   state: TrainState,
   batch: Batch,
   axis_name: str | None = None,
@@ -175,7 +178,7 @@ def train_step(
   """Does one update.
 
   Args:
-    task: Model, optimizer, schedule, accumulation.
+    learner: Model, optimizer, schedule, accumulation.
     state: The state before.
     batch: This device's share: "inputs", "targets", "segment_ids" and
       "weights", all `[B, L]`.
@@ -196,13 +199,13 @@ def train_step(
   if axis_name is not None:
     rng = jax.random.fold_in(rng, jax.lax.axis_index(axis_name))
   with jax.named_scope("gradient"):
-    grads, sums = _gradients(task, state.params, batch, rng)
+    grads, sums = _gradients(learner, state.params, batch, rng)
     if axis_name is not None:
       grads, sums = jax.lax.psum((grads, sums), axis_name)
     scale = _inverse(sums["weight"])
     grads = jax.tree.map(lambda g: g * scale.astype(g.dtype), grads)
   with jax.named_scope("optimizer"):
-    updates, opt_state = task.optimizer.update(
+    updates, opt_state = learner.optimizer.update(
       grads, state.opt_state, state.params
     )
     params = optax.apply_updates(state.params, updates)
@@ -213,7 +216,7 @@ def train_step(
     metrics["grad_norm"] = norm(grads)
     metrics["update_norm"] = norm(updates)
     metrics["param_norm"] = norm(params)
-    metrics["learning_rate"] = task.schedule(state.step)
+    metrics["learning_rate"] = learner.schedule(state.step)
     finite = jnp.isfinite(zero_if_finite(opt_state))
     for name in ("loss", "grad_norm", "update_norm", "param_norm"):
       finite &= jnp.isfinite(metrics[name])

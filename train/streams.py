@@ -95,7 +95,7 @@ def warn(line: str) -> None:
     mute("stderr")
 
 
-def say(text: str, end: str = "\n") -> None:
+def log(text: str, end: str = "\n") -> None:
   """Prints what happens; a run goes on where it cannot be printed."""
   try:
     _print(text, end)

@@ -16,7 +16,7 @@ from tests.train import tiny
 from train.config import Config, Mesh, Optimizer, layout
 from train.data import Batches
 from train.devices.strategy import make_strategy
-from train.setup import make_task
+from train.setup import make_learner
 from train.state import init_state
 
 STEPS, LENGTH = 20, 32
@@ -52,9 +52,9 @@ def get_config():
 
 def train(config, state):
   """Losses and gradient norms of all steps, and the last validation."""
-  task = make_task(config)
+  learner = make_learner(config)
   mesh = layout(config, jax.device_count())
-  strategy = make_strategy(config.strategy, task, mesh=mesh)
+  strategy = make_strategy(config.strategy, learner, mesh=mesh)
   state = strategy.prepare(state)
   batches = Batches(config.data.open("train"), config.batch_size, seed=0)
   curves = {"loss": [], "grad_norm": []}
@@ -68,8 +68,8 @@ def train(config, state):
 
 def main():
   config = get_config()
-  task = make_task(config)
-  state = init_state(task.model, task.optimizer, config.seed, LENGTH)
+  learner = make_learner(config)
+  state = init_state(learner.model, learner.optimizer, config.seed, LENGTH)
   # On the host, since every strategy uses its own copy up.
   state = jax.tree.map(np.array, jax.device_get(state))
   results = {

@@ -13,7 +13,7 @@ from train import checkpoint, evaluate
 from train import generate as generate_lib
 from train.command import main_with_errors
 from train.errors import UserError
-from train.generate import as_text, generate, pick
+from train.generate import as_text, generate, sample_token
 from train.metrics import read_metrics
 
 
@@ -52,7 +52,7 @@ def shares(draws=4000, **options):
   p = np.array([0.1, 0.4, 0.05, 0.2, 0.25])
   keys = jax.random.split(jax.random.key(0), draws)
   logits = jnp.log(jnp.asarray(p, jnp.float32))
-  tokens = jax.vmap(lambda k: pick(logits, k, **options))(keys)
+  tokens = jax.vmap(lambda k: sample_token(logits, k, **options))(keys)
   return np.bincount(tokens, minlength=5) / draws, p
 
 
@@ -70,7 +70,9 @@ def test_plain_sampling_follows_the_probabilities():
 def test_temperature_sharpens():
   found, p = shares(temperature=0.5)
   assert_close(found, p**2 / (p**2).sum())
-  assert pick(jnp.log(jnp.asarray(p)), jax.random.key(0), temperature=0) == 1
+  assert (
+    sample_token(jnp.log(jnp.asarray(p)), jax.random.key(0), temperature=0) == 1
+  )
 
 
 def test_top_k_keeps_the_likeliest_in_proportion():
@@ -94,7 +96,7 @@ def test_top_p_keeps_the_fewest_that_reach_it(top_p, kept):
 
 def test_ties_do_not_widen_top_k():
   keys = jax.random.split(jax.random.key(0), 200)
-  tokens = jax.vmap(lambda k: pick(jnp.zeros(6), k, top_k=2))(keys)
+  tokens = jax.vmap(lambda k: sample_token(jnp.zeros(6), k, top_k=2))(keys)
   assert len(np.unique(tokens)) == 2
 
 

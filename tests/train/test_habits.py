@@ -15,7 +15,7 @@ from train.data import Batches
 from train.devices import strategy
 from train.devices.strategy import Strategy, make_strategy
 from train.loop import run
-from train.setup import make_task
+from train.setup import make_learner
 from train.state import init_state
 
 STRATEGIES = {
@@ -36,9 +36,9 @@ def configured(name, **changes):
 def built(name):
   """Returns a strategy, its state and batches of the host."""
   config = configured(name)
-  task = make_task(config)
-  strategy = make_strategy(config.strategy, task, mesh=config.mesh)
-  state = init_state(task.model, task.optimizer, config.seed, 12)
+  learner = make_learner(config)
+  strategy = make_strategy(config.strategy, learner, mesh=config.mesh)
+  state = init_state(learner.model, learner.optimizer, config.seed, 12)
   batches = Batches(config.data.open("train"), config.batch_size, seed=0)
   return strategy, strategy.prepare(state), batches
 
@@ -151,7 +151,7 @@ def test_the_next_batch_is_sent_before_anything_is_waited_for(
     events.append("save state")
     return state
 
-  place = make_strategy("jit", make_task(config)).place
+  place = make_strategy("jit", make_learner(config)).place
   strategy = Strategy(1, place, prepare, range, batch, step, None, saved)
   monkeypatch.setattr(setup, "make_strategy", lambda *_, **__: strategy)
   monkeypatch.setattr(

@@ -9,7 +9,7 @@ from jaxmodels.models.model_flops import model_flops as count
 from tests.train import tiny
 from train.loop import run
 from train.metrics import read_metrics
-from train.setup import make_task
+from train.setup import make_learner
 from train.state import init_state
 
 VOCAB, WIDTH, LENGTH = 50, 32, 64
@@ -71,8 +71,10 @@ def chip(monkeypatch):
 def test_a_run_says_its_share_of_the_peak(chip, tmp_path):
   config = tiny.get_config()
   run(config, str(tmp_path))
-  task = make_task(config)
-  params = init_state(task.model, task.optimizer, 0, config.data.length).params
+  learner = make_learner(config)
+  params = init_state(
+    learner.model, learner.optimizer, 0, config.data.length
+  ).params
   each = count(config.model, params, config.data.length)
   lines = [x for x in read_metrics(tmp_path) if x["split"] == "train"]
   assert lines

@@ -15,7 +15,7 @@ from train.config import Config, Mesh, Sample
 from train.devices import memory
 from train.errors import UserError
 from train.generate import generate
-from train.setup import make_task, new_state
+from train.setup import make_learner, new_state
 
 BOUND = "SoftmaxAttention: max_length is 6, but the sequence has"
 
@@ -25,7 +25,7 @@ def config_of(model, **fields):
 
 
 def shapes_of(config, length=4):
-  return new_state(config, make_task(config), length)[1]
+  return new_state(config, make_learner(config), length)[1]
 
 
 def attention(max_length=6, vocab_size=tiny.VOCAB):

@@ -15,7 +15,7 @@ from train.config import Optimizer
 from train.data import Batches
 from train.norm import norm, zero_if_finite
 from train.optimizer import decay_mask, make_optimizer, schedule
-from train.setup import make_task
+from train.setup import make_learner
 from train.state import init_state
 from train.step import eval_step, means, train_step
 
@@ -27,33 +27,33 @@ def _usual():
 
 def setup(**changes):
   """Returns a task, its first state and its first batch."""
-  task, state, batch = _setup(**changes) if changes else _usual()
-  return task, state, {name: x.copy() for name, x in batch.items()}
+  learner, state, batch = _setup(**changes) if changes else _usual()
+  return learner, state, {name: x.copy() for name, x in batch.items()}
 
 
 _COMPILED = {}
 
 
-def compiled(task):
+def compiled(learner):
   """Compiles once a task; a model need not be hashable."""
-  key = id(task.model), task.accumulation
+  key = id(learner.model), learner.accumulation
   if key not in _COMPILED:
-    _COMPILED[key] = task, jax.jit(functools.partial(train_step, task))
+    _COMPILED[key] = learner, jax.jit(functools.partial(train_step, learner))
   return _COMPILED[key][1]
 
 
 def _setup(**changes):
   config = dataclasses.replace(tiny.get_config(), **changes)
-  task = make_task(config)
-  state = init_state(task.model, task.optimizer, config.seed, 12)
+  learner = make_learner(config)
+  state = init_state(learner.model, learner.optimizer, config.seed, 12)
   dataset = config.data.open("train")
   batch = next(Batches(dataset, config.batch_size, seed=0))
-  return task, state, batch
+  return learner, state, batch
 
 
 def test_loss_is_the_weighted_mean_in_float64():
-  task, state, batch = setup()
-  logits, _ = task.model.apply(
+  learner, state, batch = setup()
+  logits, _ = learner.model.apply(
     {"params": state.params},
     batch["inputs"],
     segment_ids=batch["segment_ids"],
@@ -67,7 +67,7 @@ def test_loss_is_the_weighted_mean_in_float64():
   assert 0 < weights.sum() < weights.size
   expected = (losses * weights).sum() / weights.sum()
   correct = logits.argmax(-1) == batch["targets"]
-  _, metrics = compiled(task)(state, batch)
+  _, metrics = compiled(learner)(state, batch)
   np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-6)
   np.testing.assert_allclose(
     metrics["bits_per_token"], expected / math.log(2), rtol=1e-6
@@ -81,11 +81,11 @@ def test_loss_is_the_weighted_mean_in_float64():
 
 @pytest.mark.parametrize("count", [2, 8])
 def test_accumulated_equals_full_batch(count):
-  task, state, batch = setup()
+  learner, state, batch = setup()
   # Unequal weights, or a mean of means would pass too.
   batch["weights"][:3] *= 0.1
-  full, expected = compiled(task)(state, batch)
-  parts = task._replace(accumulation=count)
+  full, expected = compiled(learner)(state, batch)
+  parts = learner._replace(accumulation=count)
   summed, metrics = compiled(parts)(state, batch)
   for name, value in expected.items():
     np.testing.assert_allclose(metrics[name], value, rtol=1e-5, err_msg=name)
@@ -96,12 +96,12 @@ def test_accumulated_equals_full_batch(count):
 
 
 def test_devices_sum_weights_and_not_means():
-  task, state, batch = setup()
+  learner, state, batch = setup()
   batch["weights"][:4] *= 0.1
-  _, expected = compiled(task)(state, batch)
+  _, expected = compiled(learner)(state, batch)
   shares = jax.tree.map(lambda x: x.reshape(2, 4, *x.shape[1:]), batch)
   lifted = jax.vmap(
-    lambda s, b: train_step(task, s, b, "batch"),
+    lambda s, b: train_step(learner, s, b, "batch"),
     in_axes=(None, 0),
     axis_name="batch",
   )
@@ -111,8 +111,8 @@ def test_devices_sum_weights_and_not_means():
 
 
 def test_an_infinite_update_is_not_applied_nor_any_after_it():
-  task, state, batch = setup()
-  step = compiled(task)
+  learner, state, batch = setup()
+  step = compiled(learner)
   state, _ = step(state, batch)
   bad = {**batch, "weights": np.full_like(batch["weights"], np.inf)}
   stopped, metrics = step(state, bad)
@@ -135,8 +135,8 @@ def assert_same(a, b):
     np.testing.assert_array_equal(x, y)
 
 
-def assert_stops(task, state, batch):
-  after, metrics = jax.jit(functools.partial(train_step, task))(state, batch)
+def assert_stops(learner, state, batch):
+  after, metrics = jax.jit(functools.partial(train_step, learner))(state, batch)
   assert np.isfinite(metrics["loss"]) and np.isfinite(metrics["grad_norm"])
   assert not metrics["finite"] and after.stopped
   assert_same(after.replace(stopped=state.stopped), state)
@@ -163,9 +163,9 @@ def test_an_optimizer_state_that_overflows_is_not_applied():
       jax.tree.map(lambda g: g / 0, grads),
     ),
   )
-  task, state, batch = setup()
+  learner, state, batch = setup()
   state = state.replace(opt_state=state.params)
-  metrics = assert_stops(task._replace(optimizer=plain), state, batch)
+  metrics = assert_stops(learner._replace(optimizer=plain), state, batch)
   assert metrics["update_norm"] == 0 and np.isfinite(metrics["param_norm"])
 
 
@@ -201,39 +201,39 @@ def test_norms_are_those_of_float64():
 
 
 def test_one_label_in_a_row_counts_all_tokens_that_are_read():
-  task, state, batch = setup()
+  learner, state, batch = setup()
   batch["weights"][:] = 0
   batch["weights"][:, -1] = 1
-  _, metrics = compiled(task)(state, batch)
+  _, metrics = compiled(learner)(state, batch)
   assert metrics["tokens"] == batch["inputs"].size == 96
   assert metrics["targets"] == 8
 
 
 def test_a_batch_without_weight_gives_zeros():
-  task, state, batch = setup()
+  learner, state, batch = setup()
   batch["weights"][:] = 0
-  _, metrics = compiled(task)(state, batch)
+  _, metrics = compiled(learner)(state, batch)
   assert metrics["loss"] == 0 and metrics["grad_norm"] == 0
   assert metrics["finite"]
 
 
 def test_dropout_depends_on_the_step_and_the_seed_only():
   model = tiny.Model(dropout=0.5)
-  task, state, batch = setup(model=model)
-  step = compiled(task)
+  learner, state, batch = setup(model=model)
+  step = compiled(learner)
   first, again = (step(state, batch)[1]["loss"] for _ in range(2))
   assert first == again
   later = state.replace(step=state.step + 1)
   assert step(later, batch)[1]["loss"] != first
-  evaluated = eval_step(task, state.params, batch)
-  plain = eval_step(task._replace(model=tiny.Model()), state.params, batch)
+  evaluated = eval_step(learner, state.params, batch)
+  plain = eval_step(learner._replace(model=tiny.Model()), state.params, batch)
   assert means(evaluated)["loss"] == means(plain)["loss"]
 
 
 def test_bfloat16_computes_low_and_keeps_parameters_in_float32():
-  task, state, batch = setup(model=tiny.Model(dtype=jnp.bfloat16))
+  learner, state, batch = setup(model=tiny.Model(dtype=jnp.bfloat16))
   exact, _, _ = setup()
-  after, low = compiled(task)(state, batch)
+  after, low = compiled(learner)(state, batch)
   _, high = compiled(exact)(state, batch)
   kinds = {leaf.dtype for leaf in jax.tree.leaves(after.params)}
   assert kinds == {jnp.dtype("float32")}
@@ -246,8 +246,8 @@ def test_a_trace_of_a_step_names_its_phases_layers_and_ops():
   model = LanguageModel(
     tiny.VOCAB, 8, 1, ("gated_deltanet",), {"gated_deltanet": {"heads": 1}}
   )
-  task, state, batch = setup(model=model)
-  step = jax.jit(functools.partial(train_step, task))
+  learner, state, batch = setup(model=model)
+  step = jax.jit(functools.partial(train_step, learner))
   text = step.lower(state, batch).as_text(debug_info=True)
   paths = set(re.findall(r'loc\("jit\(train_step\)/([^"]*)"', text))
   phases = {"gradient", "optimizer", "metrics", "select"}
@@ -296,8 +296,8 @@ def test_only_named_matrices_decay():
 
 
 def test_clipping_bounds_what_the_optimizer_sees():
-  task, state, batch = setup(optimizer=Optimizer(clip=1e-3, warmup_steps=0))
-  after, metrics = compiled(task)(state, batch)
+  learner, state, batch = setup(optimizer=Optimizer(clip=1e-3, warmup_steps=0))
+  after, metrics = compiled(learner)(state, batch)
   assert metrics["grad_norm"] > 0.1
   mu = [
     leaf

@@ -36,7 +36,8 @@ def parse(
     argv: The arguments, without the program's name.
 
   Returns:
-    What `joined` takes, None without `--distributed`; and the other arguments.
+    What `process_group` takes, None without `--distributed`; and the other
+    arguments.
 
   Raises:
     UserError: A value is wrong, or a flag is missing.
@@ -163,7 +164,7 @@ def _connect(options: argparse.Namespace) -> None:
 
 
 @contextlib.contextmanager
-def joined(options: argparse.Namespace | None) -> Iterator[None]:
+def process_group(options: argparse.Namespace | None) -> Iterator[None]:
   """Makes this process one of several, for as long as the context lasts.
 
   To be entered before JAX is used. When another process is lost, this one

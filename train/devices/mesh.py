@@ -107,7 +107,7 @@ def shardings(mesh: jax.sharding.Mesh, state: Any) -> Any:
   return jax.tree_util.tree_map_with_path(place, state)
 
 
-class Shares:
+class BatchLayout:
   """Which part of every batch is this process's to read, and where it goes.
 
   The rows of a batch are cut into equal parts, one for each place along "data"

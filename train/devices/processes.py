@@ -47,7 +47,7 @@ def _broadcast(text: str) -> str:
   return bytes(multihost_utils.broadcast_one_to_all(mine)).decode()
 
 
-def on_first(function: Callable[[], Any]) -> Any:
+def on_process_zero(function: Callable[[], Any]) -> Any:
   """Calls a function in the first process; all get what it returns.
 
   Args:

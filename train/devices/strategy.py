@@ -27,7 +27,7 @@ from train.config import schema
 from train.devices.mesh import (
   AXES,
   BATCH,
-  Shares,
+  BatchLayout,
   cut_model,
   gather_tables,
   make_mesh,
@@ -35,7 +35,7 @@ from train.devices.mesh import (
 )
 from train.errors import CheckError, one_line
 from train.state import TrainState
-from train.step import Batch, Task, eval_step, train_step
+from train.step import Batch, Learner, eval_step, identity, train_step
 
 
 class Program(Protocol):
@@ -81,10 +81,6 @@ def _on_one(device: Any, shapes: Any) -> Any:
   return jax.tree.map(lambda _: place, shapes)
 
 
-def _as_it_is(state: Any) -> Any:
-  return state
-
-
 @contextlib.contextmanager
 def _named_checks() -> Iterator[None]:
   """Turns the error of a check into one that says which it is."""
@@ -123,22 +119,22 @@ def _lifted(
 
 
 def _jit(
-  task: Task,
+  learner: Learner,
   layout: schema.Mesh,
   debug: bool,
   devices: Sequence[Any] | None,
 ) -> Strategy:
   """One device, or a mesh of them."""
   if layout != schema.Mesh():
-    return _over_mesh(task, make_mesh(layout, devices), debug)
+    return _over_mesh(learner, make_mesh(layout, devices), debug)
   device = (devices or jax.local_devices())[0]
   to_device = functools.partial(jax.device_put, device=device)
 
   def step(state: TrainState, batch: Batch) -> Any:
-    return train_step(task, state, batch)
+    return train_step(learner, state, batch)
 
   def evaluate(state: TrainState, batch: Batch) -> Any:
-    return eval_step(task, state.params, batch)
+    return eval_step(learner, state.params, batch)
 
   run_step, run_evaluate = _lifted(step, evaluate, debug)
   return Strategy(
@@ -149,29 +145,31 @@ def _jit(
     batch=to_device,
     step=run_step,
     evaluate=run_evaluate,
-    saved=_as_it_is,
+    saved=identity,
   )
 
 
-def _over_mesh(task: Task, mesh: jax.sharding.Mesh, debug: bool) -> Strategy:
+def _over_mesh(
+  learner: Learner, mesh: jax.sharding.Mesh, debug: bool
+) -> Strategy:
   """A mesh: the compiler cuts batch and parameters, we cut sequences."""
-  task = task._replace(spread=_spreader(mesh))
+  learner = learner._replace(spread=_spreader(mesh))
   if mesh.shape["sequence"] > 1:
-    task = task._replace(model=cut_model(task.model), axes=AXES)
+    learner = learner._replace(model=cut_model(learner.model), axes=AXES)
 
   def place(state: TrainState) -> Any:
     return jax.lax.with_sharding_constraint(state, shardings(mesh, state))
 
   def step(state: TrainState, batch: Batch) -> Any:
-    state, metrics = train_step(task, state, batch)
+    state, metrics = train_step(learner, state, batch)
     # As it came, so that the next state can take the memory of this one.
     return place(state), metrics
 
   def evaluate(state: TrainState, batch: Batch) -> Any:
-    return eval_step(task, state.params, batch)
+    return eval_step(learner, state.params, batch)
 
   run_step, run_evaluate = _lifted(step, evaluate, debug)
-  shares = Shares(mesh)
+  shares = BatchLayout(mesh)
   return Strategy(
     devices=mesh.size,
     place=functools.partial(shardings, mesh),
@@ -180,7 +178,7 @@ def _over_mesh(task: Task, mesh: jax.sharding.Mesh, debug: bool) -> Strategy:
     batch=shares.put,
     step=run_step,
     evaluate=run_evaluate,
-    saved=_as_it_is,
+    saved=identity,
   )
 
 
@@ -217,7 +215,7 @@ def _spreader(mesh: jax.sharding.Mesh) -> Callable[..., Callable[..., Any]]:
 
 
 def _pmap(
-  task: Task,
+  learner: Learner,
   layout: schema.Mesh,
   debug: bool,
   devices: Sequence[Any] | None,
@@ -233,10 +231,10 @@ def _pmap(
   )
 
   def step(state: TrainState, batch: Batch) -> Any:
-    return train_step(task, state, batch, "batch")
+    return train_step(learner, state, batch, "batch")
 
   def evaluate(state: TrainState, batch: Batch) -> Any:
-    return jax.lax.psum(eval_step(task, state.params, batch), "batch")
+    return jax.lax.psum(eval_step(learner, state.params, batch), "batch")
 
   def split(batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
     shares = {
@@ -280,7 +278,7 @@ def _pmap(
 
 def make_strategy(
   name: str,
-  task: Task,
+  learner: Learner,
   *,
   mesh: schema.Mesh | None = None,
   debug: bool = False,
@@ -290,7 +288,7 @@ def make_strategy(
 
   Args:
     name: "jit" or "pmap".
-    task: What a step is made of.
+    learner: What a step is made of.
     mesh: Devices along each axis, of `config.layout`; None for one device.
     debug: Whether to check every value inside the step.
     devices: Of which the first are taken; those of JAX if None.
@@ -299,4 +297,4 @@ def make_strategy(
     UserError: The model cannot have its sequences cut.
   """
   make = {"jit": _jit, "pmap": _pmap}[name]
-  return make(task, mesh or schema.Mesh(), debug, devices)
+  return make(learner, mesh or schema.Mesh(), debug, devices)

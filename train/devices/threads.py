@@ -12,7 +12,7 @@ import re
 _FORCED = re.compile(r"--xla_force_host_platform_device_count=(\d+)")
 
 
-def spare() -> None:
+def reserve_threads() -> None:
   """Asks XLA for twice as many threads as devices, before it starts.
 
   What the environment says already stays.

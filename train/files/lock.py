@@ -44,7 +44,7 @@ def held(workdir: str) -> Iterator[None]:
     UserError: Another process holds it, or the directory cannot be written.
   """
   descriptors: list[int] = []
-  processes.on_first(lambda: descriptors.append(_acquire(workdir)))
+  processes.on_process_zero(lambda: descriptors.append(_acquire(workdir)))
   try:
     yield
   finally:

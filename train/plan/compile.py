@@ -23,7 +23,7 @@ from train.config import schema as configs
 from train.devices.mesh import BATCH, check_pieces
 from train.devices.strategy import Strategy, make_strategy
 from train.errors import RunError, UserError, one_line
-from train.setup import make_task, new_state, open_split
+from train.setup import make_learner, new_state, open_split
 from train.state import TrainState
 
 _DTYPES = {
@@ -140,11 +140,11 @@ def plan(config: Config, topology: str) -> Plan:
     raise UserError(
       f"config.strategy is {config.strategy!r}, but only 'jit' can be planned"
     )
-  task = make_task(config)
+  learner = make_learner(config)
   with trace_for("tpu"):
-    _, state = new_state(config, task, length)
-    check_pieces(mesh, task.model, state.params, length, devices)
-    strategy = make_strategy("jit", task, mesh=mesh, devices=devices)
+    _, state = new_state(config, learner, length)
+    check_pieces(mesh, learner.model, state.params, length, devices)
+    strategy = make_strategy("jit", learner, mesh=mesh, devices=devices)
     arguments = lay_out(strategy, state, (config.batch_size, length))
     # A jitted function, which the type of a strategy does not say.
     step: Any = strategy.step

@@ -16,15 +16,15 @@ from jaxmodels.ops.engine.exporting import serializable
 from jaxmodels.ops.engine.recurrence import Summary
 from jaxmodels.ops.kalman import scan
 from jaxmodels.ops.kalman.small_matrices import (
-  act,
-  around,
+  congruence,
+  eye_like,
   log_determinant,
+  matmul,
+  matvec,
   solve,
   solve_positive,
   symmetric,
-  times,
-  turn,
-  unit,
+  transpose,
 )
 
 
@@ -135,12 +135,12 @@ def _filter(token, state) -> Gaussian:
   """The filter of Kalman (1960); Joseph's form stays positive."""
   mean, covariance = _predict(token, state)
   S = _innovation(token, covariance)
-  gain = turn(solve_positive(S, times(token.H, covariance)))
+  gain = transpose(solve_positive(S, matmul(token.H, covariance)))
   gain = _observed(token, gain)
-  rest = unit(covariance) - times(gain, token.H)
+  rest = eye_like(covariance) - matmul(gain, token.H)
   return Gaussian(
-    mean + act(gain, _residual(token, mean)),
-    around(rest, covariance) + around(gain, token.R),
+    mean + matvec(gain, _residual(token, mean)),
+    congruence(rest, covariance) + congruence(gain, token.R),
   )
 
 
@@ -148,17 +148,17 @@ def _predict(token, state) -> Gaussian:
   """A state before its observation."""
   mean, covariance = state
   return Gaussian(
-    act(token.F, mean), around(token.F, covariance) + symmetric(token.Q)
+    matvec(token.F, mean), congruence(token.F, covariance) + symmetric(token.Q)
   )
 
 
 def _innovation(token, covariance):
   """The covariance of the observation."""
-  return around(token.H, covariance) + symmetric(token.R)
+  return congruence(token.H, covariance) + symmetric(token.R)
 
 
 def _residual(token, mean):
-  return _observed(token, token.y) - act(token.H, mean)
+  return _observed(token, token.y) - matvec(token.H, mean)
 
 
 def _observed(token, x):
@@ -180,20 +180,22 @@ def _log_likelihood(token, before):
 
 def _filter_element(token) -> Summary:
   """The element of one token."""
-  seen = times(token.H, token.F)
-  both = jnp.concatenate([times(token.H, token.Q), seen], axis=1)
+  seen = matmul(token.H, token.F)
+  both = jnp.concatenate([matmul(token.H, token.Q), seen], axis=1)
   both = _observed(token, solve_positive(_innovation(token, token.Q), both))
   gain, weighed = jnp.split(both, 2, axis=1)  # Q H^T S^-1 and S^-1 H F
-  gain = turn(gain)
-  rest = unit(token.Q) - times(gain, token.H)
+  gain = transpose(gain)
+  rest = eye_like(token.Q) - matmul(gain, token.H)
   y = _observed(token, token.y)
   return Summary(
     Information(
-      times(rest, token.F),
-      act(turn(weighed), y),
-      symmetric(times(turn(seen), weighed)),
+      matmul(rest, token.F),
+      matvec(transpose(weighed), y),
+      symmetric(matmul(transpose(seen), weighed)),
     ),
-    Gaussian(act(gain, y), around(rest, token.Q) + around(gain, token.R)),
+    Gaussian(
+      matvec(gain, y), congruence(rest, token.Q) + congruence(gain, token.R)
+    ),
   )
 
 
@@ -202,12 +204,12 @@ def _compose_filters(earlier: Summary, later: Summary) -> Summary:
   (A, eta, J), between = earlier
   told = later.transition
   known, weighed = _given(told, between, A)
-  back = turn(weighed)
+  back = transpose(weighed)
   return Summary(
     Information(
-      times(told.A, weighed),
-      act(back, told.eta - act(told.J, between.mean)) + eta,
-      symmetric(times(back, times(told.J, A))) + J,
+      matmul(told.A, weighed),
+      matvec(back, told.eta - matvec(told.J, between.mean)) + eta,
+      symmetric(matmul(back, matmul(told.J, A))) + J,
     ),
     _move(told.A, later.update, known),
   )
@@ -222,9 +224,9 @@ def _filter_through(summary: Summary, state: Gaussian) -> Gaussian:
 def _given(told: Information, state: Gaussian, x):
   """The state given what follows says of it, and `(I + C J)^-1 x`."""
   mean, C = state
-  mean = (mean + act(C, told.eta))[:, None]
+  mean = (mean + matvec(C, told.eta))[:, None]
   solved = solve(
-    unit(C) + times(C, told.J), jnp.concatenate([mean, C, x], axis=1)
+    eye_like(C) + matmul(C, told.J), jnp.concatenate([mean, C, x], axis=1)
   )
   mean, C, x = jnp.split(solved, [1, 1 + C.shape[0]], axis=1)
   return Gaussian(mean[:, 0], C), x
@@ -237,14 +239,14 @@ def _smoother_element(following, state, at_end) -> Summary:
   """The element of one token, from the step that follows it if one does."""
   mean, covariance = state
   predicted = _predict(following, state)
-  E = times(following.F, covariance)
-  E = turn(solve_positive(predicted.covariance, E))
-  rest = unit(E) - times(E, following.F)
+  E = matmul(following.F, covariance)
+  E = transpose(solve_positive(predicted.covariance, E))
+  rest = eye_like(E) - matmul(E, following.F)
   element = Summary(
     E,
     Gaussian(
-      mean - act(E, predicted.mean),
-      around(rest, covariance) + around(E, following.Q),
+      mean - matvec(E, predicted.mean),
+      congruence(rest, covariance) + congruence(E, following.Q),
     ),
   )
   end = Summary(jnp.zeros_like(E), state)
@@ -258,7 +260,7 @@ def _smoother_element(following, state, at_end) -> Summary:
 def _compose_smoothers(later: Summary, earlier: Summary) -> Summary:
   """The element of a token and those that follow it."""
   return Summary(
-    times(earlier.transition, later.transition),
+    matmul(earlier.transition, later.transition),
     _smooth_through(earlier, later.update),
   )
 
@@ -271,6 +273,6 @@ def _smooth_through(summary: Summary, later: Gaussian) -> Gaussian:
 def _move(A, update, state) -> Gaussian:
   """`A x + w`, of a state x and a w ~ update."""
   return Gaussian(
-    act(A, state.mean) + update.mean,
-    around(A, state.covariance) + update.covariance,
+    matvec(A, state.mean) + update.mean,
+    congruence(A, state.covariance) + update.covariance,
   )

@@ -17,7 +17,7 @@ from jax import lax
 _NARROW = 8  # For more columns units for products are worth the turning.
 
 
-def times(a: jax.Array, b: jax.Array) -> jax.Array:
+def matmul(a: jax.Array, b: jax.Array) -> jax.Array:
   """`a b` of a [N, K, ...] and b [K, M, ...], not rounded on the way."""
   if a.shape[1] <= _NARROW:
     return _narrow(a, b)
@@ -44,27 +44,27 @@ def _reduced(a, b):
   return jnp.sum(a[:, :, None] * b[None], 1)
 
 
-def act(a: jax.Array, x: jax.Array) -> jax.Array:
+def matvec(a: jax.Array, x: jax.Array) -> jax.Array:
   """`a x` of a [N, K, ...] and x [K, ...]."""
-  return times(a, x[:, None])[:, 0]
+  return matmul(a, x[:, None])[:, 0]
 
 
-def turn(a: jax.Array) -> jax.Array:
+def transpose(a: jax.Array) -> jax.Array:
   """`a^T`."""
   return jnp.swapaxes(a, 0, 1)
 
 
-def around(a: jax.Array, x: jax.Array) -> jax.Array:
+def congruence(a: jax.Array, x: jax.Array) -> jax.Array:
   """`a x a^T` of a [N, K, ...] and a symmetric x [K, K, ...]."""
-  return symmetric(times(times(a, x), turn(a)))
+  return symmetric(matmul(matmul(a, x), transpose(a)))
 
 
 def symmetric(x: jax.Array) -> jax.Array:
   """Rounding breaks symmetry, and a broken one grows."""
-  return (x + turn(x)) / 2
+  return (x + transpose(x)) / 2
 
 
-def unit(like: jax.Array) -> jax.Array:
+def eye_like(like: jax.Array) -> jax.Array:
   """The unit matrices [N, N, ...] of an array [N, M, ...]."""
   eye = jnp.eye(like.shape[0], dtype=like.dtype)
   return eye.reshape(*eye.shape, *[1] * (like.ndim - 2))
@@ -81,10 +81,10 @@ def solve(matrix: jax.Array, x: jax.Array) -> jax.Array:
     [N, M, ...], not finite where the matrix is singular.
   """
   return lax.custom_linear_solve(
-    functools.partial(times, matrix),
+    functools.partial(matmul, matrix),
     x,
     lambda _, x: _eliminate(matrix, x, pivoting=True)[0],
-    lambda _, x: _eliminate(turn(matrix), x, pivoting=True)[0],
+    lambda _, x: _eliminate(transpose(matrix), x, pivoting=True)[0],
   )
 
 
@@ -99,7 +99,7 @@ def solve_positive(matrix: jax.Array, x: jax.Array) -> jax.Array:
     [N, M, ...].
   """
   return lax.custom_linear_solve(
-    functools.partial(times, matrix),
+    functools.partial(matmul, matrix),
     x,
     lambda _, x: _eliminate(matrix, x, pivoting=False)[0],
     symmetric=True,

@@ -31,8 +31,8 @@ def test_products(columns, lanes):
   a, b = drawn(4, columns, *lanes), drawn(columns, 2, *lanes)
   wanted = to_last(a) @ to_last(b)
   with jax.enable_x64(True):
-    got = small_matrices.times(jnp.asarray(a), jnp.asarray(b))
-    pulled = jax.vjp(small_matrices.times, jnp.asarray(a), jnp.asarray(b))[1]
+    got = small_matrices.matmul(jnp.asarray(a), jnp.asarray(b))
+    pulled = jax.vjp(small_matrices.matmul, jnp.asarray(a), jnp.asarray(b))[1]
     da, db = pulled(jnp.cos(got))
   assert relative_error(to_last(got), wanted) < 1e-14
   turned = np.cos(wanted) @ np.swapaxes(to_last(b), -1, -2)

@@ -385,7 +385,7 @@ def test_an_unknown_launcher_is_one_line(monkeypatch, capsys):
   monkeypatch.setattr(jax.distributed, "initialize", initialize)
 
   def command(argv):
-    with distributed.joined(distributed.parse(["--distributed"])[0]):
+    with distributed.process_group(distributed.parse(["--distributed"])[0]):
       raise AssertionError("not reached")
 
   assert main_with_errors(command, ()) == 2

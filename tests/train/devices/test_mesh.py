@@ -20,7 +20,7 @@ from train.devices.strategy import make_strategy
 from train.errors import CheckError, UserError
 from train.loop import run
 from train.metrics import read_metrics
-from train.setup import make_task
+from train.setup import make_learner
 from train.state import init_state
 
 
@@ -48,8 +48,8 @@ def configured(**changes):
 )
 def test_parameters_and_moments_are_cut_alike_and_large_ones_all(scan_layers):
   model = small(("gated_deltanet", "mamba2"), scan_layers=scan_layers)
-  task = make_task(configured(model=model))
-  state = init_state(task.model, task.optimizer, 0, 16)
+  learner = make_learner(configured(model=model))
+  state = init_state(learner.model, learner.optimizer, 0, 16)
   mesh = make_mesh(Mesh(data=2, fsdp=4))
   placed = shardings(mesh, state)
   specs = jax.tree.map(lambda s: s.spec, placed.params)
@@ -67,7 +67,7 @@ def test_parameters_and_moments_are_cut_alike_and_large_ones_all(scan_layers):
   assert specs["embedding"]["table"] == PartitionSpec(None, "fsdp")
   assert moments_of(placed) == [(placed.params, placed.params)]
 
-  state = make_strategy("jit", task, mesh=Mesh(2, 4)).prepare(state)
+  state = make_strategy("jit", learner, mesh=Mesh(2, 4)).prepare(state)
   for tree in (state.params, moments_of(state)):
     # All but vectors: of biases, norms, decays.
     large = [x for x in jax.tree.leaves(tree) if x.size > 64]
@@ -82,8 +82,8 @@ def moments_of(state):
 
 
 def test_a_dimension_that_does_not_divide_stays_whole():
-  task = make_task(configured())
-  state = init_state(task.model, task.optimizer, 0, 16)
+  learner = make_learner(configured())
+  state = init_state(learner.model, learner.optimizer, 0, 16)
   mesh = jax.make_mesh((1, 3, 1), ("data", "fsdp", "sequence"))
   for leaf in jax.tree.leaves(shardings(mesh, state.params)):
     assert "fsdp" not in leaf.spec
@@ -91,9 +91,9 @@ def test_a_dimension_that_does_not_divide_stays_whole():
 
 def test_the_state_of_a_step_lies_where_it_lay():
   config = configured(mesh=Mesh(data=2, fsdp=2, sequence=2))
-  task = make_task(config)
-  strategy = make_strategy("jit", task, mesh=config.mesh)
-  state = strategy.prepare(init_state(task.model, task.optimizer, 0, 16))
+  learner = make_learner(config)
+  strategy = make_strategy("jit", learner, mesh=config.mesh)
+  state = strategy.prepare(init_state(learner.model, learner.optimizer, 0, 16))
   before = jax.tree.map(lambda x: x.sharding, state)
   rows = config.data.open("train")
   batch = {k: np.stack([rows[i][k] for i in range(8)]) for k in rows[0]}
@@ -190,9 +190,9 @@ def assert_no_tokens_are_gathered(compiled):
 
 
 def compiled_step(config, mesh):
-  task = make_task(config)
-  strategy = make_strategy("jit", task, mesh=mesh)
-  state = init_state(task.model, task.optimizer, 0, config.data.length)
+  learner = make_learner(config)
+  strategy = make_strategy("jit", learner, mesh=mesh)
+  state = init_state(learner.model, learner.optimizer, 0, config.data.length)
   batch = next(Batches(config.data.open("train"), config.batch_size, seed=0))
   step = strategy.step.lower(strategy.prepare(state), strategy.batch(batch))
   return step.compile()
@@ -202,9 +202,9 @@ def compiled_step(config, mesh):
 @pytest.mark.parametrize("sizes", [(2, 2, 1), (1, 2, 2)])
 def test_debug_names_what_is_wrong_on_a_mesh_too(sizes):
   config = configured()
-  task = make_task(config)
-  strategy = make_strategy("jit", task, mesh=Mesh(*sizes), debug=True)
-  state = init_state(task.model, task.optimizer, 0, 16)
+  learner = make_learner(config)
+  strategy = make_strategy("jit", learner, mesh=Mesh(*sizes), debug=True)
+  state = init_state(learner.model, learner.optimizer, 0, 16)
   state = strategy.prepare(state)
   batch = next(Batches(config.data.open("train"), 8, seed=0))
   state, metrics = strategy.step(state, strategy.batch(batch))

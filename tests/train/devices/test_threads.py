@@ -20,5 +20,5 @@ def test_twice_as_many_as_devices(monkeypatch, environment, wanted):
   environment = dict(environment)
   monkeypatch.setattr(threads.os, "environ", environment)
   monkeypatch.setattr(threads.os, "cpu_count", lambda: 4)
-  threads.spare()
+  threads.reserve_threads()
   assert environment.get("NPROC") == wanted

@@ -16,7 +16,7 @@ from train.config import Mesh, command_line, overrides
 from train.devices.strategy import make_strategy
 from train.plan import __main__ as plan
 from train.plan import compile
-from train.setup import make_task, new_state
+from train.setup import make_learner, new_state
 
 TINY = "--config=tests/train/tiny.py"
 LARGE = "configs/hybrid_1b.py"
@@ -46,10 +46,10 @@ def cut(mixer, length, function):
   config = dataclasses.replace(
     tiny.get_config(), model=model, batch_size=1, mesh=Mesh(sequence=4)
   )
-  task, devices = make_task(config), chips.slice_devices("v5e:2x2")
+  learner, devices = make_learner(config), chips.slice_devices("v5e:2x2")
   with trace_for("tpu"):
-    _, state = new_state(config, task, length)
-    strategy = make_strategy("jit", task, mesh=config.mesh, devices=devices)
+    _, state = new_state(config, learner, length)
+    strategy = make_strategy("jit", learner, mesh=config.mesh, devices=devices)
     arguments = compile.lay_out(strategy, state, (config.batch_size, length))
     lowered = getattr(strategy, function).lower(*arguments)
   return collectives(lowered.compile().as_text())

@@ -20,7 +20,7 @@ from absl import logging
 
 from train.data.dataset import SPLITS
 from train.data.guard import known_features
-from train.streams import say
+from train.streams import log
 
 
 class Task(Protocol):
@@ -103,7 +103,7 @@ def read(task: Task, split: str) -> Sequence[dict[str, np.ndarray]]:
   root = pathlib.Path(task.data_dir).expanduser()
   folder = root / task.name / name / task.version
   if not folder.exists():
-    say(f"making the examples of {task.name}: {folder}")
+    log(f"making the examples of {task.name}: {folder}")
     _make(_Config(name=name, description="", task=task), root, folder)
   with known_features():
     return tfds.builder_from_directory(folder).as_data_source(split=split)
