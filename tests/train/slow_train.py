@@ -1,20 +1,7 @@
-"""`python -m train`, with a quarter of a second between steps."""
+"""`tests.train.programs.slow_train` by its short name, for scripts."""
 
-import sys
-import time
-
-from train import __main__ as command
-from train.command import main_with_errors
-from train.data import Batches
-
-_next = Batches.__next__
-
-
-def _slow_next(self):
-  time.sleep(0.25)
-  return _next(self)
-
+import runpy
 
 if __name__ == "__main__":
-  Batches.__next__ = _slow_next
-  sys.exit(main_with_errors(command._run))
+  program = "tests.train.programs.slow_train"
+  runpy.run_module(program, run_name="__main__", alter_sys=True)

@@ -17,7 +17,7 @@ def test_a_profile_holds_its_steps_and_no_others(tmp_path):
   words = [
     sys.executable,
     "-m",
-    "tests.train.stop_and_profile",
+    "tests.train.programs.stop_and_profile",
     str(tmp_path),
   ]
   done = subprocess.run(

@@ -39,7 +39,7 @@ def test_two_processes_one_is_killed_and_one_process_resumes(
   tmp_path, finished
 ):
   workdir = str(tmp_path / "run")
-  options = {"module": "tests.train.slow_train"}
+  options = {"module": "tests.train.programs.slow_train"}
   with launch.started(workdir, DATA, **options) as processes:
     launch.wait_for(lambda: 6 in checkpoint.steps(workdir), processes)
     processes[0].kill()
@@ -65,7 +65,7 @@ def test_a_lost_process_ends_the_others_and_two_resume(
 ):
   workdir = str(tmp_path / "run")
   words = (DATA, f"--heartbeat_timeout_seconds={HEARTBEAT}")
-  options = {"module": "tests.train.slow_train"}
+  options = {"module": "tests.train.programs.slow_train"}
   with launch.started(workdir, *words, **options) as processes:
     launch.wait_for(lambda: 3 in checkpoint.steps(workdir), processes)
     processes[lost].send_signal(getattr(signal, number))
@@ -106,7 +106,7 @@ def test_a_signal_to_one_process_stops_all_at_one_step(
   tmp_path, finished, target
 ):
   workdir = str(tmp_path / "run")
-  options = {"module": "tests.train.slow_train"}
+  options = {"module": "tests.train.programs.slow_train"}
   with launch.started(workdir, DATA, **options) as processes:
     launch.wait_for(lambda: 3 in checkpoint.steps(workdir), processes)
     processes[target].send_signal(signal.SIGTERM)
@@ -125,7 +125,7 @@ def test_killed_while_a_checkpoint_is_written(
   tmp_path, finished, capsys, count
 ):
   workdir = str(tmp_path / "run")
-  options = {"module": "tests.train.held_train", "count": count}
+  options = {"module": "tests.train.programs.held_train", "count": count}
 
   def half_written():
     folder = os.path.join(workdir, "checkpoints")
@@ -159,7 +159,7 @@ def test_each_process_reads_the_rows_of_its_devices(tmp_path, mesh):
   port = launch.free_port()
   processes = [
     launch.start(
-      "tests.train.counted_train",
+      "tests.train.programs.counted_train",
       "--config=tests/train/hybrid.py",
       f"--workdir={tmp_path / 'run'}",
       "--distributed",
@@ -295,7 +295,7 @@ def test_processes_with_other_code_are_refused(tmp_path, drift, named, debug):
   port = launch.free_port()
   processes = [
     launch.start(
-      "tests.train.drifting_train",
+      "tests.train.programs.drifting_train",
       "--config=tests/train/tiny.py",
       f"--workdir={tmp_path / 'run'}",
       "--distributed",
@@ -316,7 +316,7 @@ def test_processes_with_other_code_are_refused(tmp_path, drift, named, debug):
 @pytest.mark.slow
 def test_a_second_run_of_several_processes_is_refused(tmp_path, finished):
   workdir = str(tmp_path / "run")
-  options = {"module": "tests.train.slow_train"}
+  options = {"module": "tests.train.programs.slow_train"}
   with launch.started(workdir, DATA, **options) as processes:
     launch.wait_for(lambda: 3 in checkpoint.steps(workdir), processes)
     with launch.started(workdir, DATA) as others:

@@ -34,7 +34,7 @@ def start(*words, **environment):
 def test_pmap_on_8_devices_gives_the_numbers_of_jit(tmp_path):
   flags = "--xla_force_host_platform_device_count=8"
   process = start(
-    "tests.train.compare_strategies", str(tmp_path), XLA_FLAGS=flags
+    "tests.train.programs.compare_strategies", str(tmp_path), XLA_FLAGS=flags
   )
   output, errors = process.communicate(timeout=300)
   assert process.returncode == 0, errors
@@ -59,7 +59,7 @@ def test_pmap_on_8_devices_gives_the_numbers_of_jit(tmp_path):
 def test_every_mesh_trains_a_hybrid_alike():
   flags = os.environ["XLA_FLAGS"]
   assert "device_count=8" in flags
-  process = start("tests.train.compare_meshes")
+  process = start("tests.train.programs.compare_meshes")
   output, errors = process.communicate(timeout=600)
   assert process.returncode == 0, errors
   results = json.loads(output.splitlines()[-1])
@@ -82,7 +82,7 @@ def test_sigterm_in_the_middle_loses_nothing(tmp_path, finished):
   workdir = str(tmp_path / "run")
   words = ("--config=tests/train/tiny.py", f"--workdir={workdir}")
   # A slow validation split holds the run until the signal is there.
-  process = start("tests.train.slow_train", *words)
+  process = start("tests.train.programs.slow_train", *words)
   metrics = os.path.join(workdir, "metrics.jsonl")
   deadline = time.monotonic() + 120
   while time.monotonic() < deadline and process.poll() is None:

@@ -1,0 +1,20 @@
+"""`python -m train`, with a quarter of a second between steps."""
+
+import sys
+import time
+
+from train import __main__ as command
+from train.command import main_with_errors
+from train.data import Batches
+
+_next = Batches.__next__
+
+
+def _slow_next(self):
+  time.sleep(0.25)
+  return _next(self)
+
+
+if __name__ == "__main__":
+  Batches.__next__ = _slow_next
+  sys.exit(main_with_errors(command._run))
