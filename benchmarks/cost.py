@@ -1,6 +1,6 @@
 """What every op costs, without running it: `python -m benchmarks.cost`.
 
-Flops a token, temporary memory as compiled for the CPU and for a TPU v5e chip
+Flops per token, temporary memory as compiled for the CPU and for a TPU v5e chip
 that need not be there, and the cycles that the TPU's compiler expects.
 `benchmarks/README.md` says how to read it.
 """

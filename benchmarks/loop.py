@@ -85,7 +85,7 @@ class Hand:
     return jax.device_get(metrics)
 
   def bare(self) -> float:
-    """Returns seconds a step, of all that the config asks for."""
+    """Returns seconds per step, of all that the config asks for."""
     batch = self._strategy.batch(next(self._batches(self._rows)))
     begun = time.perf_counter()
     for _ in range(self._config.steps):
@@ -139,7 +139,7 @@ def _main() -> None:
       slow = dataclasses.replace(config, data=Slow(config.data, pause))
       times = (bare, looped(config), looped(slow), hand.waiting(pause))
       rounds.append([seconds / bare for seconds in times])
-      print(f"bare {1e3 * bare:.1f} ms a step; over it:", rounds[-1])
+      print(f"bare {1e3 * bare:.1f} ms per step; over it:", rounds[-1])
   ratios = np.median(rounds, axis=0)
   for name, ratio in zip(
     ("bare", "loop", "slow", "waiting"), ratios, strict=True

@@ -17,8 +17,8 @@ class TrainingRun:
 
   Attributes:
     mixer: its name.
-    length: tokens a sequence.
-    batch: sequences a step.
+    length: tokens per sequence.
+    batch: sequences per step.
     seconds: of a step, the median.
     tokens_per_second: of the same.
     speedup: softmax attention's time over this one's, the median over rounds.
@@ -88,7 +88,7 @@ def train(
 
   Args:
     mixers: one model each.
-    length: tokens a sequence.
+    length: tokens per sequence.
     tokens: a step, a multiple of the length.
     shape: of the models.
     limits: of a step.

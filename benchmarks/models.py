@@ -147,7 +147,7 @@ def _trained(run: model_runs.TrainingRun) -> str:
 
 
 def _decoding(options: argparse.Namespace, shape: Shape):
-  """Tokens a second and bytes of state, a line a mixer."""
+  """Tokens per second and bytes of state, a line a mixer."""
   runs = model_runs.decode(
     options.mixers, options.lengths, shape, options.decoded, options.repeats
   )

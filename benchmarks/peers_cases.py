@@ -216,7 +216,7 @@ def transformers_delta():
 
 
 def fla_duality():
-  """Linear attention with a decay a head, as ours."""
+  """Linear attention with a decay per head, as ours."""
   fla = importlib.import_module("fla.ops.simple_gla.naive")
   softplus = importlib.import_module("torch.nn.functional").softplus
 

@@ -92,7 +92,7 @@ def dplr_recurrence(q, k, v, a, b, log_decay=None):
 
 
 def householder_product(q, k, v, beta, log_decay=None):
-  """M delta steps a token, the decay before the first: k [B, L, M, H, K]."""
+  """M delta steps per token, the decay before the first: k [B, L, M, H, K]."""
 
   def step(S, g, beta, q, k, v):
     S = jnp.exp(g)[..., None] * S

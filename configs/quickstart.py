@@ -2,7 +2,7 @@
 
 python -m train --config=configs/quickstart.py --workdir=runs/quickstart
 
-Expect 2.13 bits a byte on the held-out files, where gzip -9 has 2.23 and a
+Expect 2.13 bits per byte on the held-out files, where gzip -9 has 2.23 and a
 unigram model 4.64, after two to four minutes on two cores.
 """
 

@@ -3,10 +3,10 @@
 Any field of the config is a flag, such as `--config.model.width=256`. The
 same command again resumes. Many devices: `--config.mesh.data=-1` gives each
 other sequences, `--config.mesh.fsdp=2` cuts parameters and `.sequence=2`
-sequences too. Several processes, one a host: start the same command on each
+sequences too. Several processes, one per host: start the same command on each
 with `--distributed`; train/LAUNCHING.md says how.
 
-A run resumes only on the data that it began with; `--new_data` lets it go on
+A run resumes only on the data that it began with; `--new_data` lets it resume
 with others. `--profile_steps=10,20` writes a trace of steps 10 to 19, numbered
 as in `metrics.jsonl`, to `profile/` in the workdir.
 """
@@ -80,7 +80,7 @@ def _optional(name: str) -> Iterator[None]:
 def _summarize(result: Result) -> None:
   bits = result.metrics["bits_per_token"]
   log(f"\nvalidation after {result.step} steps:")
-  log(f"  this model   {bits:.3f} bits a token")
+  log(f"  this model   {bits:.3f} bits per token")
   for name, value in result.baselines.items():
     log(f"  {name:12} {value:.3f}")
   log(f"  accuracy     {result.metrics['accuracy']:.2%}")

@@ -1,4 +1,4 @@
-"""Checkpoints: what a run needs to go on, and reading it back with care.
+"""Checkpoints: what a run needs to resume, and reading it back with care.
 
 A checkpoint holds the state, the data position and the config. Every file of
 it is listed with its size and checksum once it is complete, so that a damaged
@@ -399,7 +399,7 @@ def _latest(workdir: str, log: Callable[[str], None]) -> Snapshot | None:
 def clear(
   workdir: str, snapshot: Snapshot | None, log: Callable[[str], None]
 ) -> None:
-  """Makes room for a run that goes on from a checkpoint.
+  """Makes room for a run that resumes from a checkpoint.
 
   Half-written checkpoints are removed. Later ones, which could not be read,
   are moved to `corrupt/`, so that the run can write their steps again. Of
@@ -407,7 +407,7 @@ def clear(
 
   Args:
     workdir: The run's directory.
-    snapshot: Where the run goes on; None for a new run.
+    snapshot: Where the run resumes; None for a new run.
     log: Takes one line about every checkpoint that is removed.
   """
   on_process_zero(lambda: _clear(workdir, snapshot, log))

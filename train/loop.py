@@ -353,7 +353,7 @@ def run(
     profile_steps: Numbers of the steps whose trace goes to `profile/` there.
     source: The config file that the user named; kept for later commands, to
       say what they miss.
-    new_data: Whether a run may go on with other data than it began with.
+    new_data: Whether a run may resume with other data than it began with.
 
   Returns:
     How it ended; a signal is answered by saving, and is no error.
@@ -433,6 +433,6 @@ def _layout_line(config: Config, mesh: Mesh) -> str:
   return (
     f"{sharing * mesh.sequence} devices"
     f" ({', '.join(f'{name} {size}' for name, size in sizes)}):"
-    f" {config.batch_size} sequences an update, {own} a device at a time,"
+    f" {config.batch_size} sequences per update, {own} a device at a time,"
     f" {config.accumulation} times"
   )

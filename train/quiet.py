@@ -13,8 +13,7 @@ def quiet_threads() -> None:
 
   When a write fails, each of them prints a traceback, hundreds of lines in
   all, some of them after the last checkpoint was waited for. The error itself
-  is raised where it is waited for. Threads of Python have a hook of their own,
-  and go on to print what they fail of.
+  is raised where it is waited for. Threads of Python have a hook of their own.
   """
   show = sys.excepthook
 

@@ -56,15 +56,15 @@ class _Panel:
 
 _BITS = "bits_per_token"
 _PANELS = (
-  _Panel("Loss by step", _BITS, "bits a token"),
-  _Panel("Loss by tokens seen", _BITS, "bits a token", against="tokens"),
+  _Panel("Loss by step", _BITS, "bits per token"),
+  _Panel("Loss by tokens seen", _BITS, "bits per token", against="tokens"),
   _Panel("Accuracy", "accuracy", "share of tokens"),
   _Panel("Learning rate", "learning_rate", "", splits=("train",)),
   _Panel("Gradient norm", "grad_norm", "", splits=("train",), noisy=True),
   _Panel(
     "Speed",
     "tokens_per_second",
-    "tokens a second",
+    "tokens per second",
     splits=("train",),
     noisy=True,
   ),

@@ -20,7 +20,7 @@ from train.optimizer import make_optimizer, schedule
 from train.state import TrainState, initial_state
 from train.step import Learner
 
-# What may change when a run goes on, since no number of its training depends
+# What may change when a run resumes, since no number of its training depends
 # on it.
 FREE: tuple[str, ...] = (
   "config.log_every",
@@ -30,7 +30,7 @@ FREE: tuple[str, ...] = (
   "config.keep",
   "config.sample",
   "config.debug",
-  # Where a state lies is no part of it: it goes on on any devices.
+  # A state does not depend on its devices: it resumes on any others.
   "config.strategy",
   "config.mesh",
 )
@@ -47,8 +47,8 @@ class Prepared(NamedTuple):
     state: Where `strategy.prepare` wants it.
     train: What is trained on.
     validation: What is validated on.
-    snapshot: The checkpoint that the state is of, itself without it; None for
-      a new run.
+    snapshot: The checkpoint that the state was restored from, without the state
+      itself; None for a new run.
     document: The config and what a checkpoint keeps beside it, as JSON.
   """
 
@@ -123,7 +123,7 @@ def new_state(
   Args:
     config: The run.
     learner: Made of it.
-    length: Tokens a sequence.
+    length: Tokens per sequence.
 
   Raises:
     UserError: The model refuses its configuration.
@@ -154,7 +154,7 @@ def prepare(
     workdir: Its directory, which is there.
     log: Takes lines for the user.
     source: The config file that the user named.
-    new_data: Whether a run may go on with other data.
+    new_data: Whether a run may resume with other data.
 
   Raises:
     UserError: The config is wrong, or not that of the run in `workdir`.
@@ -364,6 +364,6 @@ def _refuse_new_data(
   if allow is None:
     raise UserError(
       f"{line}: put the old data back, give another --workdir, or add"
-      " --new_data to go on with the new data"
+      " --new_data to resume with the new data"
     )
-  allow(f"{line}, and the run goes on with the new data")
+  allow(f"{line}, and the run resumes with the new data")

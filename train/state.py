@@ -42,7 +42,7 @@ def initial_state(
     model: A module with the call of `LanguageModel`.
     optimizer: Of the parameters.
     seed: Of everything random in the run.
-    length: Tokens a sequence.
+    length: Tokens per sequence.
 
   Returns:
     Gives the state before the first step; to be called under `jax.jit`, where

@@ -33,7 +33,7 @@ class Learner(NamedTuple):
     model: A module with the call of `LanguageModel`.
     optimizer: Of its parameters.
     schedule: The learning rate by step.
-    accumulation: Microbatches an update.
+    accumulation: Microbatches per update.
     spread: Spreads over devices a function of parameters, a batch and
       perhaps more, whose results are sums over the tokens of the batch. The
       default leaves it on one.

@@ -96,7 +96,7 @@ def warn(line: str) -> None:
 
 
 def log(text: str, end: str = "\n") -> None:
-  """Prints what happens; a run goes on where it cannot be printed."""
+  """Prints a line; a run continues if the line cannot be printed."""
   try:
     _print(text, end)
   except (OSError, ValueError) as error:

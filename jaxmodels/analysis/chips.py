@@ -33,7 +33,7 @@ class Chip(NamedTuple):
   Attributes:
     memory: Bytes that a program may use. Of a TPU as its compiler says, which
       keeps some of the memory for the system; of others all there is.
-    peak: Floating-point operations a second, bfloat16 operands, dense.
+    peak: Floating-point operations per second, bfloat16 operands, dense.
   """
 
   memory: float

@@ -1,6 +1,6 @@
 """Model flops: what an update must compute, however it is computed.
 
-A model takes two flops a token for every weight of a matrix product, and more
+A model takes two flops per token for every weight of a matrix product, and more
 to write and read the states of its mixers; a backward pass takes twice that
 of the forward one. So an update takes about 6 N a token of N parameters
 (Kaplan et al. 2020, arXiv:2001.08361, section 2.1), and with the mixers what
@@ -35,7 +35,7 @@ def model_flops(model: nn.Module, params: Any, length: int) -> float:
   Args:
     model: A module with the call and the `init_state` of `LanguageModel`.
     params: Its parameters; only shapes are read.
-    length: Tokens a sequence, L.
+    length: Tokens per sequence, L.
 
   Raises:
     ValueError: A primitive is unknown, or a loop's rounds: see `flops.count`.
@@ -74,9 +74,9 @@ def _filled(state: Any, length: int) -> float:
 def share_of_peak(
   model: nn.Module, params: Any, length: int, devices: int
 ) -> float | None:
-  """Returns what a token a second uses of the peak of all devices.
+  """Returns the share of the peak of all devices for one token per second.
 
-  Times tokens a second it is the model flops utilisation (PaLM, appendix B).
+  Times tokens per second it is the model flops utilisation (PaLM, appendix B).
 
   Args:
     model: As for `model_flops`.

@@ -4,7 +4,7 @@
 
 (Afzal et al. 2025, arXiv:2502.16249), as a masked product of L x L, or as one
 recurrence from each end, in any of the engine's forms. Without decay it is
-LION-LIT, with a fixed decay a head LION-D, with a decay a token LION-S.
+LION-LIT, with a fixed decay per head LION-D, with a decay per token LION-S.
 """
 
 import jax
@@ -55,13 +55,13 @@ def bidirectional(
   The convention of the paper: what a token writes decays by its own decay
   and those of the tokens between, not by the reader's. (The causal ops of
   this library count the reader's instead of the writer's; with a fixed decay
-  a head the two agree.) Flipping the sequence flips the output. Token i is in
+  per head the two agree.) Flipping the sequence flips the output. Token i is in
   both recurrences, so it is subtracted once.
 
   There is no state to enter or to leave: every token reads all others.
 
   Cost: twice that of `linear_attention`, chunked; "quadratic"
-  2 L (K + V) + 4 L^2 flops a token and head, of which the latter make decays.
+  2 L (K + V) + 4 L^2 flops per token and head, of which the latter make decays.
 
   Args:
     q: [..., L, H, K].
@@ -139,7 +139,7 @@ def _readers_decays(log_decay, axis_name):
 
 
 def _full(q, k, v, log_decay, segment_ids):
-  """The masked product of one row of scores a token."""
+  """The masked product of one row of scores per token."""
   scores = jnp.einsum("...ihk,...jhk->...hij", q, k)
   if log_decay is not None:
     log_decay = clip(log_decay.astype(q.dtype))

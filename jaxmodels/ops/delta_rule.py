@@ -92,32 +92,19 @@ def delta_rule(
   and 8 C K log2(C) for a decay per key channel, all of them matrix products.
 
   Args:
-    q: [..., L, H, K].
-    k: [..., L, H, K].
+    q: [..., L, h, K]; each of h heads, which divide H, serves H / h of v.
+    k: [..., L, h, K].
     v: [..., L, H, V].
     beta: [..., L, H], in [0, 2]; with a write gate also [..., L, H, K].
     log_decay: None, [..., L, H] or [..., L, H, K]; at most 0, -inf allowed.
     initial_state: [..., H, K, V]; zero by default.
     write_gate: [..., L, H, V], in [0, 2]; None for beta, one per head.
-    segment_ids: [..., L] integers; a segment is a run of equal ids. The
-      entering state has id 0, and each token sees only its own segment.
-    reverse: run from the last token to the first.
-    method: a form, see `jaxmodels.ops.engine.recurrence`; "auto" is
-      "chunked", but on GPU "chunk_parallel", and on CPU "recurrent" if K <= 64
-      and only the value is asked. "pallas" is for TPU, see
-      `jaxmodels.ops.kernels` for what it can and cannot do.
-    chunk_size: a power of two; 64 by default, 128 on TPU, 32 on CPU if
-      K <= 64 or with a decay per key channel.
-    axis_name: mesh axis over which L is sharded, inside `shard_map`; equal
-      shards. `initial_state` and the final state are those of the whole
-      sequence, the same on every device: their specs leave the axis out.
+
+  The other arguments are those of every op: see `jaxmodels.ops`.
 
   Returns:
     y [..., L, H, V] in the dtype of v, and the final state [..., H, K, V] in
     float32 or wider.
-
-  Raises:
-    ValueError: a shape, dtype or option does not fit; names the argument.
   """
   return OP(
     {

@@ -40,7 +40,7 @@ def dense_recurrence(
   chunk_size: int | None = None,
   axis_name: str | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-  """Linear recurrence with a matrix a token, `h_t = A_t h_{t-1} + b_t`.
+  """Linear recurrence with a matrix per token, `h_t = A_t h_{t-1} + b_t`.
 
   The matrix acts before b is added; y is every state. A matrix of G blocks
   on its diagonal is given by its blocks: they are G recurrences of width M,
@@ -51,7 +51,7 @@ def dense_recurrence(
   "associative" and `axis_name` multiply the matrices of a span, M times the
   work, for a scan of L / C + C steps.
 
-  Cost: about 2 N^2 flops a token, 2 G M^2 of blocks, chunked forward.
+  Cost: about 2 N^2 flops per token, 2 G M^2 of blocks, chunked forward.
 
   Args:
     A: [..., L, N, N], or [..., L, G, M, M] with `block_diagonal`; real or
@@ -59,20 +59,12 @@ def dense_recurrence(
     b: [..., L, N], or [..., L, G, M] with `block_diagonal`.
     initial_state: [..., N], or [..., G, M]; zero by default.
     block_diagonal: A and b have an axis of blocks.
-    segment_ids: [..., L] integers; a segment is a run of equal ids. The
-      entering state has id 0, and each token sees only its own segment.
-    reverse: run from the last token to the first.
-    method: a form, see `jaxmodels.ops.engine.recurrence`; "auto" is
-      "recurrent" on CPU, where it is fastest, and "chunk_parallel" elsewhere.
-    chunk_size: a power of two; 16 by default.
-    axis_name: mesh axis over which L is sharded, inside `shard_map`.
+
+  The other arguments are those of every op: see `jaxmodels.ops`.
 
   Returns:
     every state, like b, in the dtype of b, and the last one in float32,
     complex64 or wider.
-
-  Raises:
-    ValueError: a shape, dtype or option does not fit; names the argument.
   """
   run = BLOCKS if block_diagonal else OP
   return run(

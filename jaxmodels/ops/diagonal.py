@@ -44,23 +44,12 @@ def diagonal_recurrence(
     a: [B, L, ...] real (of any sign, zero too) or complex.
     b: [B, L, ...] like a.
     initial_state: [B, ...]; zero by default.
-    segment_ids: [B, L] integers; a segment is a run of equal ids. The
-      entering state has id 0, and each token sees only its own segment.
-    reverse: run from the last token to the first.
-    method: a form, see `jaxmodels.ops.engine.recurrence`; "auto" is
-      "recurrent" on CPU, where it is fastest and keeps no more than y, and
-      "chunk_parallel" elsewhere.
-    chunk_size: a power of two; 128 by default.
-    axis_name: mesh axis over which L is sharded, inside `shard_map`; equal
-      shards. `initial_state` and the final state are those of the whole
-      sequence, the same on every device: their specs leave the axis out.
+
+  The other arguments are those of every op: see `jaxmodels.ops`.
 
   Returns:
     every state [B, L, ...] in the dtype of b, and the last one [B, ...] in
     float32, complex64 or wider.
-
-  Raises:
-    ValueError: a shape, dtype or option does not fit; names the argument.
   """
   return OP(
     {"b": b, "a": a},

@@ -8,7 +8,7 @@ within a chunk
     (I - M(b, a)) u = M(b, k) v + b_before S,
     M(x, y)_ij = x_i . decay(j < t < i) y_j for j < i,
 
-with S the state that entered: one unit lower triangular system a chunk.
+with S the state that entered: one unit lower triangular system per chunk.
 """
 
 from typing import NamedTuple
@@ -76,36 +76,26 @@ def dplr_recurrence(
   the removal key times its learning rate; its bonus term is not in here.
   Whether the transition grows is up to a and b.
 
-  Cost: about 8 C (K + V) + 8 K V + 2/3 C^2 flops a token and head, chunked
-  forward; 2 C^2 more with a decay a head, (4 C + 300) K more with one a key
-  channel. On a CPU, with a decay a key channel and K <= 64, "chunked" goes
+  Cost: about 8 C (K + V) + 8 K V + 2/3 C^2 flops per token and head, chunked
+  forward; 2 C^2 more with a decay per head, (4 C + 300) K more with one per key
+  channel. On a CPU, with a decay per key channel and K <= 64, "chunked" goes
   through its chunks token by token, 8 K V + 220 K. On a TPU 4 C^2 log2(C) for
   the 2/3 C^2, and 12 C K log2(C) for the latter, all of them matrix products.
 
   Args:
-    q: [..., L, H, K].
-    k: [..., L, H, K].
+    q: [..., L, h, K]; each of h heads, which divide H, serves H / h of v.
+    k: [..., L, h, K].
     v: [..., L, H, V].
-    a: [..., L, H, K].
-    b: [..., L, H, K].
+    a: [..., L, h, K].
+    b: [..., L, h, K].
     log_decay: None, [..., L, H] or [..., L, H, K]; at most 0, -inf allowed.
     initial_state: [..., H, K, V]; zero by default.
-    segment_ids: [..., L] integers; a segment is a run of equal ids. The
-      entering state has id 0, and each token sees only its own segment.
-    reverse: run from the last token to the first.
-    method: a form, see `jaxmodels.ops.engine.recurrence`; "auto" is
-      "chunked", but on GPU "chunk_parallel", and on CPU "recurrent" if K <= 64
-      and only the value is asked.
-    chunk_size: a power of two; 64 by default, 128 on TPU, 32 on CPU if
-      K <= 64 or with a decay a key channel.
-    axis_name: mesh axis over which L is sharded, inside `shard_map`.
+
+  The other arguments are those of every op: see `jaxmodels.ops`.
 
   Returns:
     y [..., L, H, V] in the dtype of v, and the final state [..., H, K, V] in
     float32 or wider.
-
-  Raises:
-    ValueError: a shape, dtype or option does not fit; names the argument.
   """
   return OP(
     {"k": k, "q": q, "v": v, "a": a, "b": b, "log_decay": log_decay},

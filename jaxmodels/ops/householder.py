@@ -1,4 +1,4 @@
-"""Householder products: several delta steps a token.
+"""Householder products: several delta steps per token.
 
 DeltaProduct (Siems et al. 2025, arXiv:2502.10297): the transition of a token
 is a product of M generalised Householder matrices, which reaches rotations
@@ -46,7 +46,7 @@ def householder_product(
       S_{t,m} = S_{t,m-1} + beta_{t,m} k_{t,m} (v_{t,m} - S_{t,m-1}^T k_{t,m})^T
       S_t     = S_{t,M},    y_t = S_t^T q_t
 
-  The decay acts once a token, before the first step. With `reverse` tokens
+  The decay acts once per token, before the first step. With `reverse` tokens
   run from the last to the first, the steps of a token still from 1 to M.
   Keys are taken as they are, and no scale is hidden. The letter M is the
   steps of a token here.
@@ -60,20 +60,13 @@ def householder_product(
     beta: [..., L, M, H], in [0, 2].
     log_decay: None, [..., L, H] or [..., L, H, K]; at most 0, -inf allowed.
     initial_state: [..., H, K, V]; zero by default.
-    segment_ids: [..., L] integers; a segment is a run of equal ids. The
-      entering state has id 0, and each token sees only its own segment.
-    reverse: run from the last token to the first.
-    method: as for `delta_rule`.
-    chunk_size: steps (not tokens) a chunk, a power of two; as for
-      `delta_rule`.
-    axis_name: mesh axis over which L is sharded, inside `shard_map`.
+    chunk_size: steps (not tokens) per chunk.
+
+  The other arguments are those of every op: see `jaxmodels.ops`.
 
   Returns:
     y [..., L, H, V] in the dtype of v, and the final state [..., H, K, V] in
     float32 or wider.
-
-  Raises:
-    ValueError: a shape, dtype or option does not fit; names the argument.
   """
   op = "householder_product"
   q, k, v, beta, log_decay, initial_state, segment_ids = arrays(

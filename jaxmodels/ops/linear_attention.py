@@ -85,33 +85,19 @@ def linear_attention(
   adds 3 K + 2 V.
 
   Args:
-    q: [..., L, H, K].
-    k: [..., L, H, K].
+    q: [..., L, h, K]; each of h heads, which divide H, serves H / h of v.
+    k: [..., L, h, K].
     v: [..., L, H, V].
     log_decay: None, [..., L, H] or [..., L, H, K]; at most 0, -inf allowed.
     initial_state: [..., H, K, V]; zero by default.
     bonus: None or [H, K], of any sign. It has no length axis: with `axis_name`
       every device has all of it.
-    segment_ids: [..., L] integers; a segment is a run of equal ids. The
-      entering state has id 0, and each token sees only its own segment.
-    reverse: run from the last token to the first.
-    method: a form, see `jaxmodels.ops.engine.recurrence`; "auto" is
-      "chunk_parallel", but on TPU "chunked" with a decay per key channel; on
-      CPU "chunked" unless a gradient of a short sequence is asked, and with a
-      decay and K <= 64 "recurrent" there if only the value is. "pallas" is
-      for TPU, see `jaxmodels.ops.kernels` for what it can and cannot do.
-    chunk_size: a power of two; 64 by default, 128 on TPU, 32 on CPU if
-      K <= 64 or with a decay per key channel.
-    axis_name: mesh axis over which L is sharded, inside `shard_map`; equal
-      shards. `initial_state` and the final state are those of the whole
-      sequence, the same on every device: their specs leave the axis out.
+
+  The other arguments are those of every op: see `jaxmodels.ops`.
 
   Returns:
     y [..., L, H, V] in the dtype of v, and the final state [..., H, K, V] in
     float32 or wider.
-
-  Raises:
-    ValueError: a shape, dtype or option does not fit; names the argument.
   """
   return OP(
     {"k": k, "q": q, "v": v, "log_decay": log_decay, "bonus": bonus},

@@ -92,12 +92,12 @@ def normalized_linear_attention(
   The floor is that of the true normaliser, not of the stabilised one, so y
   does not depend on how the state is stabilised.
 
-  Cost: about 2 C (K + V) + 4 K V + 4 C^2 flops a token and head, chunked
+  Cost: about 2 C (K + V) + 4 K V + 4 C^2 flops per token and head, chunked
   forward.
 
   Args:
-    q: [..., L, H, K].
-    k: [..., L, H, K].
+    q: [..., L, h, K]; each of h heads, which divide H, serves H / h of v.
+    k: [..., L, h, K].
     v: [..., L, H, V].
     log_input_gate: log i [..., L, H] of any sign, -inf allowed; None is 1.
     log_forget_gate: log f [..., L, H], at most 0, -inf allowed; None is 1.
@@ -106,21 +106,12 @@ def normalized_linear_attention(
       default: zeros, and m = -1e30.
     floor: above 0. By default 1 with an input gate, as in the mLSTM, and
       1e-6 without, for positive feature maps.
-    segment_ids: [..., L] integers; a segment is a run of equal ids. The
-      entering state has id 0, and each token sees only its own segment.
-    reverse: run from the last token to the first.
-    method: a form, see `jaxmodels.ops.engine.recurrence`; "auto" is
-      "chunk_parallel", but on CPU "chunked" unless a gradient of a short
-      sequence is asked.
-    chunk_size: a power of two; 64 by default, 128 on TPU.
-    axis_name: mesh axis over which L is sharded, inside `shard_map`.
+
+  The other arguments are those of every op: see `jaxmodels.ops`.
 
   Returns:
     y [..., L, H, V] in the dtype of v, and the final `Normalized` state in
     float32 or wider.
-
-  Raises:
-    ValueError: a shape, dtype or option does not fit; names the argument.
   """
   if floor is None:
     floor = 1e-6 if log_input_gate is None else 1.0

@@ -59,7 +59,7 @@ def selective_scan(
   time. "chunk_parallel" and "associative" hold it whole and are for checking
   and short sequences; so does the gradient of "recurrent".
 
-  Cost: about 7 D N flops a token, chunked forward, on a CPU; 16 D N
+  Cost: about 7 D N flops per token, chunked forward, on a CPU; 16 D N
   elsewhere, where a chunk is a scan of log C depth.
 
   Args:
@@ -70,20 +70,12 @@ def selective_scan(
     C: [..., L, N].
     D: [D] or None, the skip.
     initial_state: [..., D, N]; zero by default.
-    segment_ids: [..., L] integers; a segment is a run of equal ids. The
-      entering state has id 0, and each token sees only its own segment.
-    reverse: run from the last token to the first.
-    method: a form, see `jaxmodels.ops.engine.recurrence`; "auto" is
-      "recurrent" for one token and else "chunked", on every platform.
-    chunk_size: a power of two; 16 by default.
-    axis_name: mesh axis over which L is sharded, inside `shard_map`.
+
+  The other arguments are those of every op: see `jaxmodels.ops`.
 
   Returns:
     y [..., L, D] in the dtype of x, and the final state [..., D, N] in
     float32 or wider.
-
-  Raises:
-    ValueError: a shape, dtype or option does not fit; names the argument.
   """
   return OP(
     {"x": x, "dt": dt, "A": A, "B": B, "C": C, "D": D},

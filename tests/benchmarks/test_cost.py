@@ -29,7 +29,7 @@ MATRIX = [name for name, case in CASES.items() if case.matrix_state]
 
 
 def counted(name, chunk):
-  """Flops a token, chunked forward where there are chunks."""
+  """Flops per token, chunked forward where there are chunks."""
   case = CASES[name]
   method = "chunked" if "chunked" in case.methods else "chunk_parallel"
 
@@ -143,7 +143,7 @@ def gradient_bytes(name, method, lengths, width):
   ],
 )
 def test_the_gradient_of_chunks_keeps_little(name):
-  """Linear in the length, at a fraction of one state a token.
+  """Linear in the length, at a fraction of one state per token.
 
   Of short sequences other arrays than those of the length are the largest.
   """
@@ -160,7 +160,7 @@ def test_a_row_has_slopes_and_flops():
   case, sizes = CASES["diagonal_recurrence"], Sizes(2, 0, 1, 8)
   row = cost.row(case, "gradient", "float32", "recurrent", sizes, (256, 512))
   memory = row.memory["cpu"]
-  # The gradient keeps a state of 8 numbers a token, at the least.
+  # The gradient keeps a state of 8 numbers per token, at the least.
   assert memory.per_token >= 4 * 8
   assert memory.bytes >= 2 * 512 * 4 * 8
   assert row.flops_per_token >= 3 * 2 * 8

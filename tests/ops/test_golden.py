@@ -47,7 +47,7 @@ def test_matrix_states(name, method):
     for key, value in golden.items()
     if key.startswith("in_")
   }
-  for gate in ("g", "gk"):  # The file's names for a decay a head, a key.
+  for gate in ("g", "gk"):  # The file's names for a decay per head, a key.
     if gate in inputs:
       inputs["log_decay"] = inputs.pop(gate)
       golden["grad_log_decay"] = golden[f"grad_{gate}"]

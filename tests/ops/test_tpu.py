@@ -53,7 +53,7 @@ def temp_bytes(chip, op, length, **options):
 )
 def test_chunks_save_the_memory_of_states(chip, op, method):
   length = 2048
-  # What token by token keeps for the gradient: one state a token.
+  # What token by token keeps for the gradient: one state per token.
   states = 4 * BATCH * length * HEADS * WIDTH**2
   chunked = temp_bytes(chip, op, length, method=method, chunk_size=128)
   assert chunked < states / (8 if method == "chunked" else 2)

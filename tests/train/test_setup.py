@@ -115,7 +115,7 @@ def test_new_data_can_be_allowed(tmp_path, capsys):
   assert main_with_errors(command._run, words) == 0
   words += ["--config.log_every=2", "--new_data"]
   assert main_with_errors(command._run, words) == 0
-  assert "goes on with" not in capsys.readouterr().out
+  assert "resumes with" not in capsys.readouterr().out
   size = tiny.Rows.__len__
   tiny.Rows.__len__ = lambda self: size(self) - 1
   try:
@@ -124,7 +124,7 @@ def test_new_data_can_be_allowed(tmp_path, capsys):
     assert "the train split and the validation split have changed" in error
     assert error.count("\n") == 1
     assert main_with_errors(command._run, words) == 0
-    assert "goes on with the new data" in capsys.readouterr().out
+    assert "resumes with the new data" in capsys.readouterr().out
   finally:
     tiny.Rows.__len__ = size
 

@@ -75,7 +75,7 @@ class Data:
   """Sums that repeat, in rows of two documents, with some weights of 0.
 
   Attributes:
-    length: Tokens a row.
+    length: Tokens per row.
     size: Rows of the training split.
     infinite: The row whose loss is infinite; None for none.
     document: Tokens of the first document; None for half of a row.

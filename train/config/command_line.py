@@ -21,7 +21,7 @@ class Command:
     workdir: Its directory.
     profile_steps: Numbers of the steps to trace.
     source: The config file, as `train.config.trust` names it.
-    new_data: Whether a run may go on with other data than it began with.
+    new_data: Whether a run may resume with other data than it began with.
   """
 
   config: Config

@@ -65,7 +65,7 @@ class Mesh:
   """How strategy "jit" lays out the devices; -1 stands for the rest of them.
 
   Whatever the layout, the run computes the same numbers (up to rounding), so
-  it may change when a run goes on.
+  it may change when a run resumes.
 
   Attributes:
     data: Devices that take different sequences.
@@ -100,7 +100,7 @@ class Config:
     data: A dataset of `train.data`, or anything with its `open(split)`.
     optimizer: The optimizer and its schedule.
     steps: Updates in the run.
-    batch_size: Sequences an update, over all devices and microbatches.
+    batch_size: Sequences per update, over all devices and microbatches.
     accumulation: Microbatches that an update is summed from.
     seed: Of the parameters, the order of the data, and dropout.
     strategy: "jit" (the devices of `mesh`) or "pmap" (all devices of one

@@ -23,7 +23,7 @@ class Batches(Iterator[Example]):
 
   Args:
     dataset: the examples.
-    batch_size: examples a batch, over all processes.
+    batch_size: examples per batch, over all processes.
     seed: non-negative; gives the orders of the epochs.
     shuffle: whether to shuffle; without it every epoch is in index order.
     rows: which rows of every batch to read, in [0, batch_size); None for all.

@@ -46,7 +46,7 @@ class Prefetched:
 
   @property
   def position(self) -> int:
-    """Examples of the stream that were handed out: where to go on."""
+    """Examples of the stream that were handed out: where to resume."""
     return self._position
 
   def prefetch(self) -> None:

@@ -34,7 +34,7 @@ class Text:
   byte, which compares with what `gzip` makes of the same bytes.
 
   Attributes:
-    length: tokens a row, L.
+    length: tokens per row, L.
     path: a folder or a file; "" for the sources of Python's own standard
       library, without its tests. Of a single file the tail is held out.
     pattern: which file names to take, such as "*.txt".
@@ -109,7 +109,7 @@ class PackedBytes(ByteCodec):
 
     Args:
       documents: their bytes; at least one document, and none of them empty.
-      length: tokens a row, L.
+      length: tokens per row, L.
       names: of the documents, for `digest`.
     """
     # One byte a token: the separators stand as zeros here, and where they are

@@ -39,7 +39,7 @@ class Tfds:
 
   Attributes:
     name: the data set, as tfds knows it: "mnist", "name/config", "name:1.*.*".
-    length: tokens a row, L.
+    length: tokens per row, L.
     feature: which feature to read; "" if only one will do.
     vocab_size: how many different tokens the feature holds; 0 if the feature
       itself says so: 256 for bytes and images, the number of classes for
@@ -126,7 +126,7 @@ class NamedDataset:
       source: examples by number.
       feature: the name of the feature to read.
       count: how many different tokens there are; the start token comes after.
-      length: tokens a row, L.
+      length: tokens per row, L.
       sizes: bytes of the files behind it, for `digest`.
     """
     self._sizes = list(sizes)

@@ -1,4 +1,4 @@
-"""Starting and ending a run of several processes, usually one a host.
+"""Starting and ending a run of several processes, usually one per host.
 
 `--distributed` joins them through JAX's coordination service, which process 0
 holds. Where JAX knows the launcher (Cloud TPU, Slurm, Open MPI, Kubernetes)

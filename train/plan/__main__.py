@@ -4,7 +4,7 @@
 
 compiles the training step of the config, with `--config.KEY=VALUE` over it,
 for a slice that need not be there: TPU v5e, v5p or v6e of any shape, through
-`libtpu` (`pip install jaxmodels[aot]`). It prints bytes a chip, whether they
+`libtpu` (`pip install jaxmodels[aot]`). It prints bytes per chip, whether they
 fit, what the chips tell one another, and flops. `--json=FILE` writes the same
 as JSON; `--json=-` prints that alone. Where the step does not fit, other
 layouts of the same run are tried, and the first that fits is printed as flags;
@@ -71,7 +71,7 @@ def table(made: Plan) -> str:
   lines = [
     f"{made.parameters:,} parameters on {made.topology}"
     f" ({', '.join(f'{name} {size}' for name, size in mesh)}),"
-    f" {made.tokens:,} tokens a step",
+    f" {made.tokens:,} tokens per step",
     "",
     *_memory_lines(made),
     "",
@@ -98,7 +98,7 @@ def _memory_lines(made: Plan) -> list[str]:
   ]
   verdict = "it fits" if made.fits else "it does NOT fit"
   lines = [f"{name:34} {readable(size):>12}" for name, size in rows]
-  return [f"{'memory a chip':34}", *lines, verdict]
+  return [f"{'memory per chip':34}", *lines, verdict]
 
 
 def _collective_lines(made: Plan) -> list[str]:
@@ -106,7 +106,7 @@ def _collective_lines(made: Plan) -> list[str]:
   if not kinds:
     return ["no collectives" if made.fits else "collectives unknown"]
   return [
-    f"{'collectives a step':34} {'count':>12} {'bytes':>12}",
+    f"{'collectives per step':34} {'count':>12} {'bytes':>12}",
     *(
       f"{kind:34} {sums['count']:12,} {readable(sums['bytes']):>12}"
       for kind, sums in sorted(kinds.items())
@@ -121,7 +121,7 @@ def _flops_lines(made: Plan) -> list[str]:
     ("model (with mixers, no remat)", flops.model),
     ("program (as traced, with remat)", flops.program),
   ]
-  lines = [f"{'flops a step':34} {'':>12} {'s at peak':>12}"]
+  lines = [f"{'flops per step':34} {'':>12} {'s at peak':>12}"]
   for name, number in rows:
     if number is None:
       lines.append(f"{name:34} {'unknown':>12}")
@@ -134,7 +134,7 @@ def _cycle_lines(made: Plan) -> list[str]:
   """Not as seconds: it is no clock, and compares plans for the same chip."""
   if made.cycles is None:
     return []
-  name = "cycles a step, by the compiler"
+  name = "cycles per step, by the compiler"
   return [f"{name:34} {made.cycles:12.3e}", ""]
 
 
@@ -143,7 +143,7 @@ def changes(config: Config, made: Plan) -> Iterator[list[str]]:
 
   First what costs least alone, recomputation and whole groups of chips that
   share parameters; then these together with smaller microbatches and pieces
-  of sequences, for the same sequences an update.
+  of sequences, for the same sequences per update.
 
   Args:
     config: What does not fit.
@@ -255,7 +255,7 @@ def _say(made: Plan, found: tuple[list[str], Plan] | None) -> None:
     return
   if found is None:
     emit("\nnone of the layouts that were tried fits: take more chips, fewer")
-    emit("sequences an update, or a smaller model")
+    emit("sequences per update, or a smaller model")
   else:
     emit(f"\nthis fits: {' '.join(found[0])}\n\n{table(found[1])}")
 

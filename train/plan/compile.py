@@ -39,7 +39,7 @@ _NEEDED = re.compile(r"(?:HLO temporaries \(|[Uu]sed )([\d.]+)([KMGT]?)B?\b")
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-  """Bytes a chip.
+  """Bytes per chip.
 
   Attributes:
     parameters: Its share of them, by their shardings.
@@ -95,7 +95,7 @@ class Plan:
     mesh: Devices along each axis, none of them -1.
     tokens: Of a step.
     parameters: How many there are.
-    memory: Bytes a chip.
+    memory: Bytes per chip.
     fits: Whether that is no more than a chip has.
     collectives: Of a step; empty if it does not compile.
     flops: Of a step.

@@ -27,7 +27,7 @@ from jaxmodels.ops.engine.segments import count_changes
 __all__ = ["Cache", "attention"]
 
 METHODS = ("auto", "quadratic", "chunked", "recurrent")
-# Up to this many scores a head, "auto" takes them all at once.
+# Up to this many scores per head, "auto" takes them all at once.
 PARALLEL_SCORES = 512 * 512
 WINDOW_CHUNK = 128
 
@@ -70,10 +70,10 @@ def attention(
   memory grows linearly with L. With a window it takes `chunk_size` queries,
   their own keys and the window - 1 before them, and work is linear too.
   "recurrent" is "chunked" with chunks of one query. "auto" takes "quadratic"
-  up to 512 x 512 scores a head, but without a window on a CPU only below 256
+  up to 512 x 512 scores per head, but without a window on a CPU only below 256
   queries, and else "chunked", whatever the dtype.
 
-  Cost: about 2 L (K + V) flops a token and query head, "chunked" half of it,
+  Cost: about 2 L (K + V) flops per token and query head, "chunked" half of it,
   since it passes over what comes after; with a window 2 (C + window) (K + V).
 
   Args:

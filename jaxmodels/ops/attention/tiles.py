@@ -3,12 +3,12 @@
 A query sees the keys of its segment up to its own, as far back as the window
 reaches.
 
-Tile after tile the largest score so far is kept, and two sums that it scales,
-of weighted values and of weights (Milakov & Gimelshein 2018,
-arXiv:1805.02867). The gradient is that of their quotient, from scores that are
-computed again, so that memory is linear in L (Dao et al. 2022,
-arXiv:2205.14135). There the maxima, which scale both, are held: no loop is
-differentiated in which they grow.
+The loop over tiles carries the largest score so far and two sums that it
+scales, of weighted values and of weights (Milakov & Gimelshein 2018,
+arXiv:1805.02867). The gradient is that of the quotient of both sums, from scores
+that are computed again, so that memory is linear in L (Dao et al. 2022,
+arXiv:2205.14135). In the gradient the maxima are constants: they scale both
+sums, so their own gradient cancels.
 """
 
 import functools

@@ -104,7 +104,7 @@ class Blocks(NamedTuple):
   within: Ladder
 
 
-# Between any two tokens: none, one for all keys [C, C], or one a key channel.
+# Between any two tokens: none, one for all keys [C, C], or one per key channel.
 PairDecay = None | jax.Array | Ladder | Blocks
 
 
@@ -212,7 +212,7 @@ def between(log_decay: jax.Array) -> jax.Array:
 
 
 def _ladder_decay(log_decay) -> Ladder:
-  """Decays of few tokens with a decay a key channel.
+  """Decays of few tokens with a decay per key channel.
 
   A ladder: cut the tokens in blocks of 1, 2, 4, ...; any two tokens lie once
   in neighbouring halves of a block, and the decay between them is that from

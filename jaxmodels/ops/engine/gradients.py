@@ -1,7 +1,7 @@
 """Gradients that cost less than those that JAX derives.
 
-`with_gradient_of`: what is fastest to compute need not be fastest to
-differentiate.
+`with_gradient_of` computes a value by one function and its gradient by another:
+the fastest form of a value is not always that of its gradient.
 
 `tangent_scan`: the tangent of a recurrence whose outputs are its states is
 itself a recurrence. From `S_t = T_t S_{t-1} + U_t` follows
@@ -33,8 +33,8 @@ def with_gradient_of(
 ) -> Callable[..., Any]:
   """Computes by `value`, but by `gradient` where it is differentiated.
 
-  What is quickest to compute need not be quickest to differentiate: what goes
-  token by token needs little work and, for a gradient, every state.
+  A form that goes token by token, for instance, is fast for values, but stores
+  every state for a gradient.
 
   Args:
     value: a function of pytrees of arrays.
@@ -89,7 +89,7 @@ def tangent_scan(
 
 
 def _lifted(tangent, masks):
-  """The tangent for [n, B, H]; of states that a token is not joined to, 0."""
+  """The tangent for [n, B, H]; a state of another segment counts as 0."""
 
   def masked(chunk, change, masks, before):
     return tangent(chunk, change, masks.cut(before))

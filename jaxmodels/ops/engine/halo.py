@@ -1,9 +1,9 @@
-"""What neighbours on a sharded sequence axis pass to one another.
+"""What neighbouring devices exchange when a sequence is sharded.
 
-Inside `shard_map` a sequence may be cut over a mesh axis: device i holds the
-i-th piece. The local ops (short convolution, windowed attention) then need
-only the end of the piece before their own. With `reverse` time runs from the
-last device to the first.
+Inside `shard_map` a sequence may be sharded over a mesh axis: device i holds
+the i-th shard. Local ops (short convolution, windowed attention) then need only
+the end of the shard before their own. With `reverse` time runs from the last
+device to the first.
 """
 
 import jax
@@ -44,10 +44,11 @@ def gather(
 ) -> jax.Array:
   """All pieces joined along `axis` (not negative) in the order of time.
 
-  The result counts as equal on every device where there are such types:
-  `shard_map` has them unless `check_vma=False`, and `vmap` has none. The two
-  gathers differ in their gradients, so that each is wrong where the other
-  belongs. The index of a device tells: with types it varies.
+  `shard_map` tracks which arrays are equal on every device, unless
+  `check_vma=False`; `vmap` does not. Where arrays are tracked, the result counts
+  as equal on every device. The gradients of the two kinds of gather differ, so
+  that each is wrong in place of the other. Whether the index of a device counts
+  as varying tells which kind is needed.
   """
   index = lax.axis_index(axis_name)
   typed = jax.typeof(index) != jax.typeof(jnp.zeros(index.shape, index.dtype))

@@ -1,9 +1,8 @@
-"""How the chunks of a sequence lie in a loop over them.
+"""The memory layout of chunks in a loop over them.
 
-XLA on a CPU copies a sequence twice where its axes are turned and the result
-goes into a loop as it is, once of that for nothing; and as often for an axis
-of one. Both are gone if what is turned is then read as other axes: so a
-chunk's tokens lie in one row with what is behind them.
+On CPU, XLA copies an array twice when a transposed array enters a loop, and
+twice again for an axis of length 1. Reshaping the chunk to `[B, H, C * K]` after
+the transpose removes the second copy of both.
 """
 
 import dataclasses
@@ -18,7 +17,7 @@ from jaxmodels.ops.engine.platform import platform
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Rows:
-  """An array [B, H, C, ...] of one chunk, laid out.
+  """An array [B, H, C, ...] of one chunk, reshaped to rows.
 
   Attributes:
     data: [B, H, C K, ...] for [B, H, C, K, ...]; without B or H of one.
@@ -30,12 +29,12 @@ class Rows:
 
 
 def pack(tree: Tree) -> Tree:
-  """Arrays [B, H, C, ...] in rows, on a CPU; elsewhere as they are."""
+  """Reshapes arrays [B, H, C, ...] to rows on CPU; elsewhere returns them."""
   return jax.tree.map(_in_rows, tree) if platform() == "cpu" else tree
 
 
 def unpack(tree: Tree) -> Tree:
-  """The arrays that `pack` was given."""
+  """Undoes `pack`."""
 
   def read(x):
     return x.data.reshape(x.shape) if isinstance(x, Rows) else x

@@ -51,7 +51,7 @@ def from_resets(resets: jax.Array) -> jax.Array:
 
   For reinforcement learning and streams: a token with a reset starts from
   zero, whatever came before. A reset at the first token drops the state that
-  enters; without one that state goes on.
+  enters; without one that state continues.
 
   Args:
     resets: [..., L], booleans, or integers of which each but 0 is a reset.
@@ -82,7 +82,7 @@ def continue_ids(ids: jax.Array, last: jax.Array) -> jax.Array:
     last: [...], the id of the token before the cut, numbered as `ids` are.
 
   Returns:
-    [..., L], 0 where a segment goes on.
+    [..., L], 0 where a segment continues.
   """
   return jnp.asarray(ids) - jnp.asarray(last)[..., None]
 

@@ -64,7 +64,7 @@ def kalman_filter(
 ) -> tuple[Gaussian, jax.Array]:
   """Distribution of every state given the observations up to it.
 
-  Cost: about 14 N^3 + 12 N^2 M + 8 N M^2 + 4 M^3 flops a token, token by
+  Cost: about 14 N^3 + 12 N^2 M + 8 N M^2 + 4 M^3 flops per token, token by
   token; 30 N^3 + 20 N^2 M more in parallel.
 
   One sequence; `jax.vmap` it for a batch. Give float64 where the noise is
@@ -85,7 +85,7 @@ def kalman_filter(
       a program that takes up to minutes to compile; "auto" is "recurrent" on
       CPU and "chunk_parallel" elsewhere.
     axis_name: mesh axis over which L is sharded, inside `shard_map`; equal
-      shards of y, of observed and of what has one a token. One all-gather of
+      shards of y, of observed and of what has one per token. One all-gather of
       elements, whatever the length.
 
   Returns:
@@ -127,7 +127,7 @@ def kalman_smoother(
   (Rauch, Tung & Striebel 1965). The predicted covariances `F P F^T + Q` must
   be positive definite.
 
-  Cost: 26 N^3 flops a token more than `kalman_filter`, 32 N^3 in parallel.
+  Cost: 26 N^3 flops per token more than `kalman_filter`, 32 N^3 in parallel.
 
   Args:
     y: as for `kalman_filter`, and so are the others.

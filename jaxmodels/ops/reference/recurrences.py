@@ -273,7 +273,7 @@ def bidirectional(
 
 
 def _per_key(log_decay, k):
-  """Log decays [B, L, H, K] from none, one a head, or one a key channel."""
+  """Log decays [B, L, H, K] from none, one per head, or one per key channel."""
   if log_decay is None:
     return jnp.zeros_like(k)
   if log_decay.ndim < k.ndim:

@@ -15,7 +15,7 @@ Formula = Callable[[Sizes, int], float]
 
 
 def linear_attention(decay: str | None) -> Formula:
-  """`2 C (K + V) + 4 K V` a head, and its decays."""
+  """`2 C (K + V) + 4 K V` per head, and its decays."""
 
   def flops(sizes: Sizes, C: int) -> float:
     K = V = sizes.width
@@ -31,7 +31,7 @@ def linear_attention_bonus(sizes: Sizes, C: int) -> float:
 
 
 def delta_rule(decay: str | None) -> Formula:
-  """`4 C (K + V) + 6 K V + 2/3 C^2` a head, and its decays."""
+  """`4 C (K + V) + 6 K V + 2/3 C^2` per head, and its decays."""
 
   def flops(sizes: Sizes, C: int) -> float:
     K = V = sizes.width
@@ -48,26 +48,26 @@ def delta_rule_gates(sizes: Sizes, C: int) -> float:
 
 
 def dplr_recurrence(sizes: Sizes, C: int) -> float:
-  """`8 K V + 220 K` a head, token by token as on a CPU."""
+  """`8 K V + 220 K` per head, token by token as on a CPU."""
   del C
   K = V = sizes.width
   return sizes.heads * (8 * K * V + 220 * K)
 
 
 def dplr_in_chunks(sizes: Sizes, C: int) -> float:
-  """`8 C (K + V) + 8 K V + 2/3 C^2` a head, and a decay a key channel."""
+  """`8 C (K + V) + 8 K V + 2/3 C^2` per head, and a decay per key channel."""
   K = V = sizes.width
   products = 8 * C * (K + V) + 8 * K * V + 2 / 3 * C**2
   return sizes.heads * (products + (4 * C + 300) * K)
 
 
 def householder_product(sizes: Sizes, C: int) -> float:
-  """M times the delta rule with a decay a head."""
+  """M times the delta rule with a decay per head."""
   return sizes.steps * delta_rule("head")(sizes, C)
 
 
 def normalized_linear_attention(sizes: Sizes, C: int) -> float:
-  """`2 C (K + V) + 4 K V + 4 C^2` a head."""
+  """`2 C (K + V) + 4 K V + 4 C^2` per head."""
   K = V = sizes.width
   return sizes.heads * (2 * C * (K + V) + 4 * K * V + 4 * C**2)
 
@@ -112,7 +112,7 @@ def causal_convolution(sizes: Sizes, C: int) -> float:
 
 
 def attention(sizes: Sizes, C: int) -> float:
-  """`2 L (K + V)` a head: a count takes both sides of a tile's condition."""
+  """`2 L (K + V)` per head: a count takes both sides of a tile's condition."""
   del C
   return 4 * sizes.length * sizes.heads * sizes.width
 
@@ -121,13 +121,13 @@ def attention(sizes: Sizes, C: int) -> float:
 
 
 def linear_attention_on_tpu(sizes: Sizes, C: int) -> float:
-  """`2 C V + 4 K V + 6 C K log2(C)` a head, with a decay a key channel."""
+  """`2 C V + 4 K V + 6 C K log2(C)` per head, with a decay per key channel."""
   K = V = sizes.width
   return sizes.heads * (2 * C * V + 4 * K * V + 6 * C * K * math.log2(C))
 
 
 def delta_rule_on_tpu(decay: str | None) -> Formula:
-  """`4 C^2 log2(C)` a head for the system, `8 C K log2(C)` for key decays."""
+  """`4 C^2 log2(C)` per head for the system, `8 C K log2(C)` for key decays."""
 
   def flops(sizes: Sizes, C: int) -> float:
     K = V = sizes.width
@@ -140,7 +140,7 @@ def delta_rule_on_tpu(decay: str | None) -> Formula:
 
 
 def dplr_on_tpu(sizes: Sizes, C: int) -> float:
-  """`8 C V + 8 K V + (12 C K + 4 C^2) log2(C)` a head."""
+  """`8 C V + 8 K V + (12 C K + 4 C^2) log2(C)` per head."""
   K = V = sizes.width
   ladders = (12 * C * K + 4 * C**2) * math.log2(C)
   return sizes.heads * (8 * C * V + 8 * K * V + ladders)

@@ -46,7 +46,7 @@ class Mqar:
   a name that spells out all settings.
 
   Attributes:
-    length: tokens a row, L; at least two for each pair and each query.
+    length: tokens per row, L; at least two for each pair and each query.
     vocab_size: fill token, keys and values together.
     num_pairs: pairs of key and value a row.
     num_queries: keys asked a row; 0 for all of them.
