@@ -194,7 +194,9 @@ def _enter(row, kind, load, inputs, expected, limit):
   except ModuleNotFoundError as missing:
     row.left_out = f"not installed: {missing}"
     return None
-  except Exception as error:  # A peer may fail in any way; the others still run.
+  except (
+    Exception
+  ) as error:  # A peer may fail in any way; the others still run.
     row.left_out = _told(error)
     return None
   row.output_error = _worst(outputs, expected)

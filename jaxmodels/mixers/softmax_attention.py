@@ -123,26 +123,26 @@ class SoftmaxAttention(Mixer):
     """Raises where a call has more tokens than full attention may see."""
     if self.axis_name is not None:
       length *= jax.lax.axis_size(self.axis_name)
+    name = type(self).__name__
     checks.require(
       # Of an exported program only a call knows its length: y is NaN beyond.
       self.window is not None or is_open(length) or length <= self.max_length,
-      f"SoftmaxAttention: max_length is {self.max_length}, but the sequence "
+      f"{name}: max_length is {self.max_length}, but the sequence "
       f"has {length} tokens: {_REMEDY}",
     )
 
   def _within_cache(self, y: jax.Array, positions: jax.Array) -> jax.Array:
     """Raises where tokens are beyond the cache, or makes their y NaN."""
+    name = type(self).__name__
     if not isinstance(positions, jax.core.Tracer):
       last = int(np.max(positions, initial=0))
       checks.require(
         last < self.max_length,
-        f"SoftmaxAttention: max_length is {self.max_length}, but a token has "
+        f"{name}: max_length is {self.max_length}, but a token has "
         f"{last} others before it: {_REMEDY}",
       )
     bounded = f"the position (max_length is {self.max_length}; raise it)"
-    checks.between(
-      "SoftmaxAttention", bounded, positions, 0, self.max_length - 1
-    )
+    checks.between(name, bounded, positions, 0, self.max_length - 1)
     beyond = (positions >= self.max_length)[..., None]
     return jnp.where(beyond, jnp.asarray(jnp.nan, y.dtype), y)
 
@@ -151,9 +151,10 @@ class SoftmaxAttention(Mixer):
     sizes = ("heads", "kv_heads", "head_width", "window", "max_length")
     check_fields(self, *sizes)
     check_positive(self, "rotary_base")
+    name = type(self).__name__
     checks.require(
       self.window is None or self.max_length == MAX_LENGTH,
-      f"SoftmaxAttention: max_length is for full attention, but window is "
+      f"{name}: max_length is for full attention, but window is "
       f"{self.window}: set one of them",
     )
     if self.kv_heads is not None:
@@ -161,7 +162,7 @@ class SoftmaxAttention(Mixer):
     head_width = self.head_width or divide(self, "heads", self.width, "D")
     checks.require(
       head_width % 2 == 0,
-      "SoftmaxAttention: head_width, D / heads by default, must make K even, "
+      f"{name}: head_width, D / heads by default, must make K even, "
       f"got {head_width}",
     )
     return self.kv_heads or self.heads, head_width
