@@ -1,31 +1,81 @@
 """Recurrences: arrays in, arrays out. No parameters, no Flax.
 
 Letters used in every shape:
-  B batch (leading batch axes may be several), L length, H heads,
-  K key width, V value width, D model width, N state width,
-  C tokens of a chunk, W width of a convolution, G blocks, and M what else an
-  op has several of, as its docstring says.
+  "..." any number of batch axes, none included; B one batch axis; L length;
+  H heads; h heads of q and k; K key width; V value width; D model width;
+  N state width; C tokens per chunk; W width of a convolution; G blocks. An op
+  that has another letter, such as M, explains it in its docstring.
 
-Conventions of every op that has a state (`bidirectional`, `long_convolution`
-and the Kalman scans have their own, said in their docstrings):
-  - `op(..., initial_state=None, *, segment_ids=None, reverse=False,
-    method="auto", chunk_size=None, axis_name=None) -> (y, final_state)`.
-  - The decay acts before a token is written; y_t is read after it (before
-    both, where `linear_attention` has a bonus); no scale is hidden.
-  - The state is float32 or wider, and exactly what the op takes back: a
-    sequence cut anywhere and continued equals the uncut one.
-  - A segment is a run of equal segment ids along L: each change of the id
-    resets the state, also to an id that was there before. Ids are any
-    integers, such as 0 or -1 for padding. The state that enters has id 0: a
-    first token of id 0 continues it, any other id starts afresh, so
-    `cumsum(resets)` resets at the first token too. With `reverse` the state
-    enters at the last token and has its id. `segments` makes ids: of documents
-    in one row (`from_cu_seqlens`), of resets (`from_resets`), and of what is
-    left of a sequence that was cut (`continue_ids`).
+Conventions of every op that has a state:
+  - It is called as `op(..., initial_state=None, *, segment_ids=None,
+    reverse=False, method="auto", chunk_size=None, axis_name=None)` and returns
+    `(y, final_state)`.
+  - The decay acts before a token is written, and y_t reads the state after the
+    token. (With a bonus, `linear_attention` reads the state before both.)
+  - No op scales q or k. The caller scales q.
+  - A sequence that is cut anywhere, and continued from `final_state`, gives
+    the results of the uncut sequence.
 
-Meshes: arrays may be cut over Auto or Explicit mesh axes (JAX's default) along
-the batch and along heads or channels, and results are cut likewise. Where L is
-cut, call the op inside `jax.shard_map` and name the mesh axis by `axis_name`.
+Arguments that ops share:
+  - `q`, `k` [..., L, h, K] and `v` [..., L, H, V]. In `linear_attention`,
+    `delta_rule`, `dplr_recurrence` and `normalized_linear_attention`, q and k
+    (and a, b of `dplr_recurrence`) may have fewer heads than v: h divides H,
+    and head i of v reads head `i // (H / h)` of q and k. These are the groups
+    of Mamba-2 and of grouped value attention. "recurrent" and "chunked" repeat
+    shared heads one chunk at a time, so that no repeated sequence is stored;
+    the forms that compute all chunks at once repeat the heads of all chunks.
+    All other arguments, and the state, have H heads.
+  - `initial_state`: the state before the first token, in the shape that the
+    op's docstring gives. None, the default, is zero.
+  - `segment_ids`: [..., L] integers; None, the default, is one segment that
+    continues `initial_state`. A segment is a run of equal ids along L. Each
+    change of the id resets the state, even if the new id occurred earlier.
+    Ids are any integers, such as 0 or -1 for padding. `initial_state` has id
+    0: a first token of id 0 continues it, and any other id starts from zero,
+    so `cumsum(resets)` resets at the first token too. `segments` makes ids: of
+    documents in one row (`from_cu_seqlens`), of resets (`from_resets`), and of
+    the rest of a sequence that was cut (`continue_ids`).
+  - `reverse`: whether to run from the last token to the first; False by
+    default. `initial_state` then enters at the last token and has its id.
+  - `method`: the form of the computation. All forms give the same results up
+    to rounding; `jaxmodels.ops.engine.recurrence` describes them:
+    "recurrent", "associative", "chunked", "chunk_parallel", and, for
+    `linear_attention`, `delta_rule` and `householder_product`, "pallas" (see
+    `jaxmodels.ops.kernels`). "auto", the default, is "recurrent" for one
+    token. For more tokens it is a row of the table `AUTO` in
+    `jaxmodels.ops.engine.method`, which depends on the platform, on the key
+    width, and on whether a gradient is computed.
+  - `chunk_size`: tokens per chunk, a power of two. None, the default, takes
+    the size from the same table. "recurrent" and "associative" do not use it.
+  - `axis_name`: the mesh axis over which L is sharded; None by default. Call
+    the op inside `jax.shard_map`, with shards of equal length. `initial_state`
+    and `final_state` are those of the whole sequence, the same on every
+    device, so their partition specs leave the axis out. An argument without a
+    length axis is whole on every device too.
+
+Results that ops share:
+  - y has the dtype of v; of b in `diagonal_recurrence` and `dense_recurrence`;
+    of x in `selective_scan` and the convolutions.
+  - The state is float32 or wider (complex64 or wider if complex), and is
+    exactly what the op takes back as `initial_state`. Sums are float32 or
+    wider as well.
+  - A `ValueError` says which argument has a wrong shape, dtype or value of an
+    option, what it got and what it must be. Numbers, such as log decays above
+    0, are checked where `jaxmodels.ops.engine.checks.numerics` is switched on.
+
+Ops that deviate:
+  - `attention` and `causal_convolution` have forms of their own, and their
+    states are past tokens: a `Cache`, and the last W - 1 inputs.
+  - `diagonal_recurrence` has exactly one batch axis, B.
+  - `householder_product` counts `chunk_size` in steps, of which a token has M.
+  - `bidirectional` has no state and no `reverse`. `long_convolution` has no
+    state, no `segment_ids`, no `method` and no `chunk_size`.
+  - `kalman_filter` and `kalman_smoother` have other arguments and results.
+  - Ops of `make_op` take `initial_state` by name.
+
+Meshes: arrays may be sharded over Auto or Explicit mesh axes (JAX's default)
+along the batch and along heads or channels, and results are sharded likewise.
+Only L needs `jax.shard_map` and `axis_name`.
 """
 
 import sys
@@ -72,9 +122,9 @@ __all__ = [
   "selective_scan",
 ]
 
-# A function hides the file of its name: `import jaxmodels.ops.delta_rule as d`
-# gives the function, whatever stands in `sys.modules`. So it has all that its
-# file defines: `d.FAMILY` is there for whoever means the file.
+# An op hides the file of the same name: `import jaxmodels.ops.delta_rule as d`
+# gives the function, not the module. So the function gets the public names of
+# its file as attributes, and `d.FAMILY` works.
 for _name in __all__:
   _op, _file = globals()[_name], sys.modules.get(f"{__name__}.{_name}")
   if isinstance(_op, FunctionType) and _file is not None:
