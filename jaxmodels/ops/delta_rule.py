@@ -101,7 +101,8 @@ def delta_rule(
     beta: [..., L, H], in [0, 2]; with a write gate also [..., L, H, K].
     log_decay: None, [..., L, H] or [..., L, H, K]; at most 0, -inf allowed.
     initial_state: [..., H, K, V].
-    write_gate: [..., L, H, V], in [0, 2]; None writes by beta, one per head.
+    write_gate: [..., L, H, V], in [0, 2]; or None: beta is then one per head,
+      and both erases and writes.
 
   Returns:
     y [..., L, H, V], and the final state [..., H, K, V].

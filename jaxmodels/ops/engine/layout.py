@@ -1,9 +1,8 @@
-"""How the chunks of a sequence lie in a loop over them.
+"""The layout of chunks in a loop over them.
 
-XLA on a CPU copies a sequence twice where its axes are turned and the result
-goes into a loop as it is, once of that for nothing; and as often for an axis
-of one. Both are gone if what is turned is then read as other axes: so a
-chunk's tokens lie in one row with what is behind them.
+On a CPU, XLA copies an array twice when a transposed array enters a loop, and
+twice again for an axis of length 1. A reshape of the chunk to `[B, H, C K]`
+after the transpose avoids the unneeded copies.
 """
 
 import dataclasses
@@ -18,11 +17,11 @@ from jaxmodels.ops.engine.platform import platform
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Rows:
-  """An array [B, H, C, ...] of one chunk, laid out.
+  """An array [B, H, C, K, ...] of one chunk, with the axes C and K joined.
 
   Attributes:
-    data: [B, H, C K, ...] for [B, H, C, K, ...]; without B or H of one.
-    shape: of the array.
+    data: [B, H, C K, ...], without B or H if their length is 1.
+    shape: [B, H, C, K, ...], the shape of the array.
   """
 
   data: jax.Array
@@ -30,12 +29,12 @@ class Rows:
 
 
 def pack(tree: Tree) -> Tree:
-  """Arrays [B, H, C, ...] in rows, on a CPU; elsewhere as they are."""
+  """Makes `Rows` of arrays [B, H, C, ...] on a CPU; elsewhere returns them."""
   return jax.tree.map(_in_rows, tree) if platform() == "cpu" else tree
 
 
 def unpack(tree: Tree) -> Tree:
-  """The arrays that `pack` was given."""
+  """Undoes `pack`."""
 
   def read(x):
     return x.data.reshape(x.shape) if isinstance(x, Rows) else x
