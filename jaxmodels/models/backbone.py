@@ -86,7 +86,7 @@ class Backbone(nn.Module):
   The layout of a layer, in which each N is a norm of its own, is
 
   - "pre_norm": x + mixer(N(x)), then x + mlp(N(x)), and N at the end of the
-    stack (Xiong et al. 2020, arXiv:2002.04745), as in nearly all current models;
+    stack (Xiong et al. 2020, arXiv:2002.04745), as in nearly all models now;
   - "post_norm": N(x + mixer(x)), then N(x + mlp(x)), as in the first
     Transformers (Vaswani et al. 2017, arXiv:1706.03762) and BERT;
   - "parallel": x + mixer(N(x)) + mlp(N(x)) with one N, and N at the end, as in
