@@ -61,17 +61,18 @@ Results that ops share:
     wider as well.
   - A `ValueError` says which argument has a wrong shape, dtype or value of an
     option, what it got and what it must be. Numbers, such as log decays above
-    0, are checked where `jaxmodels.ops.engine.checks.numerics` is switched on.
+    0, are checked if `jaxmodels.ops.engine.checks.numerics` is switched on.
 
 Ops that deviate:
   - `attention` and `causal_convolution` have forms of their own, and their
     states are past tokens: a `Cache`, and the last W - 1 inputs.
   - `diagonal_recurrence` has exactly one batch axis, B.
-  - `householder_product` counts `chunk_size` in steps, of which a token has M.
+  - In `householder_product`, `chunk_size` counts steps; a token has M steps.
   - `bidirectional` has no state and no `reverse`. `long_convolution` has no
     state, no `segment_ids`, no `method` and no `chunk_size`.
   - `kalman_filter` and `kalman_smoother` have other arguments and results.
-  - Ops of `make_op` take `initial_state` by name.
+  - An op of `make_op` takes `initial_state` by name, and its y is float32 or
+    wider unless `make_op` is called with `like`.
 
 Meshes: arrays may be sharded over Auto or Explicit mesh axes (JAX's default)
 along the batch and along heads or channels, and results are sharded likewise.
