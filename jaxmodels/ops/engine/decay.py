@@ -201,7 +201,7 @@ def strict_entry(decay: Decay, masks: Masks) -> jax.Array:
 
 
 def between(log_decay: jax.Array) -> jax.Array:
-  """`sum_{j<t<=i} log_decay_t` [C, C], as one product of two masks.
+  """`sum_{j<t<=i} log_decay_t` [C, C], from a mask for each of the two bounds.
 
   Args:
     log_decay: [C], finite.
@@ -220,9 +220,9 @@ def _ladder_decay(log_decay) -> Ladder:
 
   A ladder: split the tokens in blocks of 2, 4, 8, ... tokens, each with two
   halves. For any two tokens there is exactly one block with one of them in each
-  half. The decay between them is the decay from the earlier token to the end of
-  its half, times the decay from the start of the later half through the later
-  token.
+  half. The decay between them is the decay from after the earlier token to the
+  end of its half, times the decay from the start of the later half through the
+  later token.
   """
   _, from_start, to_end = _ladder(log_decay.shape[0])
   return Ladder(
@@ -241,9 +241,9 @@ def _scores_within(q, k, decay: Ladder):
 def _block_decay(log_decay, block: int) -> Blocks:
   """Decays between blocks of `block` tokens, which divides C.
 
-  The decay between tokens of two blocks is the product of three: from the key
-  to the end of its block, over the blocks between, and from the start of the
-  query's block through the query.
+  The decay between tokens of two blocks is the product of three: from after the
+  key to the end of its block, over the blocks between, and from the start of
+  the query's block through the query.
   """
   size, width = log_decay.shape
   blocks = log_decay.reshape(-1, block, width)
