@@ -1,9 +1,10 @@
 """Flax Linen modules that mixers and models share.
 
-A channel mixer has the call of a mixer, `mlp(x, state=None, *,
-segment_ids=None) -> (y, state)` with x [B, L, D]; those here look at each token
-alone, and their state is (). `MLPS` names them. The backbone takes names and
-modules, so one of your own need not be in the dict.
+A channel mixer is called like a mixer, `mlp(x, state=None, *,
+segment_ids=None) -> (y, state)` with x [B, L, D]. The channel mixers of this
+package map each token on its own, and their state is (). `MLPS` has their
+names. The backbone takes names and modules, so a module of your own works
+without an entry in `MLPS`.
 """
 
 from collections.abc import Callable
@@ -28,7 +29,7 @@ __all__ = [
   "rotate",
 ]
 
-# "none" leaves the channel mixer out, as Mamba's blocks do.
+# "none" is no channel mixer, as in Mamba's blocks.
 MLPS: dict[str, Callable[..., nn.Module] | None] = {
   "gated_mlp": GatedMLP,
   "mlp": MLP,

@@ -1,4 +1,4 @@
-"""What the layers share: projections, their initialisation, and guards."""
+"""Parts that layers share: projections, their initialisation, and guards."""
 
 import math
 import numbers
@@ -39,17 +39,17 @@ def projection(
   """A dense map in the compute dtype of `layer`, in the scope of its caller.
 
   Weights are normal with variance scale^2 / fan-in (LeCun), which keeps the
-  size of what passes whatever the width; the papers' own codes use fixed
-  deviations (0.02) or Xavier's, which do so for one width only.
+  size of activations at every width. The papers' own code uses a fixed
+  deviation (0.02) or Xavier's initialisation, which keep it at one width only.
 
   Args:
     layer: A module with fields `dtype` and `param_dtype`.
     features: The width of the result.
-    name: Of the submodule.
+    name: The name of the submodule.
     scale: Factor on the initial weights.
-    use_bias: Whether to add a bias, zero at first.
-    dtype: Of the computation, where it is not the layer's: decays and write
-      strengths are computed by `wide(layer.dtype)`, since rounding them to
+    use_bias: Whether to add a bias, initially zero.
+    dtype: The dtype of the computation, by default that of the layer. Decays
+      and write strengths pass `wide(layer.dtype)`, because rounding them to
       bfloat16 changes how long a state remembers.
   """
   return nn.Dense(
@@ -79,17 +79,17 @@ def _product(x: jax.Array, kernel: jax.Array, *args, **options) -> jax.Array:
 
 
 def wide(dtype: jnp.dtype) -> jnp.dtype:
-  """float32, or `dtype` where that is wider."""
+  """The wider of float32 and `dtype`."""
   return dtype if jnp.finfo(dtype).bits >= 32 else jnp.float32
 
 
 def split_heads(x: jax.Array, heads: int) -> jax.Array:
-  """[B, L, H * K] to [B, L, H, K]."""
+  """Reshapes [B, L, H * K] to [B, L, H, K]."""
   return x.reshape((*x.shape[:-1], heads, x.shape[-1] // heads))
 
 
 def merge_heads(x: jax.Array) -> jax.Array:
-  """[B, L, H, K] to [B, L, H * K]."""
+  """Reshapes [B, L, H, K] to [B, L, H * K]."""
   return x.reshape((*x.shape[:-2], x.shape[-2] * x.shape[-1]))
 
 
@@ -107,13 +107,13 @@ def check_fields(layer: nn.Module, *sizes: str) -> None:
   """Checks the fields that most modules share, and further sizes.
 
   Args:
-    layer: Any module; of the fields width, chunk_size, output_scale, dtype and
-      param_dtype those that it has are checked.
-    *sizes: Names of further fields that must be integers of at least 1. A
-      field that is None is left to its default.
+    layer: Any module. The fields width, chunk_size, output_scale, dtype and
+      param_dtype are checked if the module has them.
+    *sizes: Names of further fields that must be integers of at least 1. None is
+      allowed and stands for the default.
 
   Raises:
-    ValueError: Names the module, the field, its value, and what it must be.
+    ValueError: Names the module, the field, its value and the valid values.
   """
   name = type(layer).__name__
   for field in ("width", "chunk_size", *sizes):
@@ -152,7 +152,7 @@ def _is_finite(value: Any) -> bool:
 
 
 def _check_dtype(name: str, field: str, dtype: Any) -> None:
-  """Checks that a dtype is real, floating, and one that JAX computes in."""
+  """Checks that a dtype is real and floating, and that JAX computes in it."""
   try:
     kind = jnp.dtype(dtype)
   except TypeError:
@@ -181,7 +181,7 @@ def divide(layer: nn.Module, field: str, total: int, whole: str) -> int:
 
 
 def log_uniform(low: float, high: float) -> nn.initializers.Initializer:
-  """An initialiser uniform in the logarithm over [low, high]."""
+  """An initialiser whose logarithm is uniform over [log low, log high]."""
 
   def init(key, shape, dtype=jnp.float32):
     return jnp.exp(

@@ -1,4 +1,4 @@
-"""Tokens to vectors, and vectors to logits by the same table."""
+"""Token embeddings, and logits from the same table."""
 
 import flax.linen as nn
 import jax
@@ -35,21 +35,21 @@ def _read_out(x: jax.Array, table: jax.Array) -> jax.Array:
 
 
 class TokenEmbedding(nn.Module):
-  """A table [vocab_size, width] for the way in and, if tied, the way out.
+  """A table E [vocab_size, width] for embeddings and, if tied, for logits.
 
   x_t = E[token_t];  logits_t = E x_t. Tied as in Press & Wolf 2017,
-  arXiv:1608.05859; untied, the way out has a table of its own. Entries start
-  normal with deviation 0.02 (GPT-2, Radford et al. 2019), small enough that
-  the logits of a normed x are near zero, so the first predictions are near
-  uniform: their deviation is 0.02 sqrt(width).
+  arXiv:1608.05859. If untied, logits have a table of their own. Initial entries
+  are normal with deviation 0.02 (GPT-2, Radford et al. 2019). The logits of a
+  normed x then have an initial deviation of 0.02 sqrt(width), so the first
+  predictions are near uniform.
 
   Attributes:
     vocab_size: The number of tokens, below 2^31: tokens are int32.
     width: D.
-    tied: Whether both ways share the table.
-    dtype: Of the embeddings, and of the operands of the read-out, which is
+    tied: Whether embeddings and logits share the table.
+    dtype: The dtype of embeddings, and of the operands of the logits, which are
       summed in float32.
-    param_dtype: Of the tables.
+    param_dtype: The dtype of the tables.
   """
 
   vocab_size: int
@@ -68,7 +68,7 @@ class TokenEmbedding(nn.Module):
       self.readout = self.param("readout", init, shape, self.param_dtype)
 
   def encode(self, tokens: jax.Array) -> jax.Array:
-    """Tokens [B, L], integers below vocab_size, to [B, L, D]."""
+    """Embeds tokens [B, L], integers below vocab_size, to [B, L, D]."""
     name = type(self).__name__
     checks.shape(name, "tokens", tokens, (None, None), "[B, L]")
     checks.dtype(name, "tokens", tokens, jnp.integer, "integers")
@@ -76,10 +76,10 @@ class TokenEmbedding(nn.Module):
     return _look_up(self.table.astype(self.dtype), tokens)
 
   def decode(self, x: jax.Array) -> jax.Array:
-    """[B, L, D] to logits [B, L, vocab_size] in float32 or wider."""
+    """Maps [B, L, D] to logits [B, L, vocab_size] in float32 or wider."""
     table = self.table if self.tied else self.readout
     return _read_out(x.astype(self.dtype), table.astype(self.dtype))
 
   def __call__(self, tokens: jax.Array) -> jax.Array:
-    """The way in: `encode`."""
+    """Embeds tokens, like `encode`."""
     return self.encode(tokens)

@@ -1,4 +1,4 @@
-"""Learned feature maps of linear attention; fixed ones are an op's."""
+"""Learned feature maps; fixed ones are in `jaxmodels.ops.feature_maps`."""
 
 import flax.linen as nn
 import jax
@@ -13,7 +13,7 @@ __all__ = ["Hedgehog"]
 
 @by_letters("B L H F", x="B L H K", kernel="H K F")
 def _per_head(x: jax.Array, kernel: jax.Array) -> jax.Array:
-  """W_h x of every head: x [B, L, H, K], kernel [H, K, F]."""
+  """W_h x for every head: x [B, L, H, K], kernel [H, K, F]."""
   return jnp.einsum("blhk,hkf->blhf", x, kernel)
 
 
@@ -22,13 +22,13 @@ class Hedgehog(nn.Module):
 
   Zhang et al. 2024, "The Hedgehog & the Porcupine", arXiv:2402.04347: trained
   to mimic softmax attention, its weights are as spiky and as monotonic in
-  q^T k. W_h starts as the identity, or its first F columns. Give queries and
-  keys a module each. Departure: no bias.
+  q^T k. The initial W_h is the identity, or its first F columns. Use one module
+  for queries and another for keys. Departure: no bias.
 
   Attributes:
     features: F, K by default; the map has 2 F channels.
-    dtype: Of the result; the softmax is computed in float32 or wider.
-    param_dtype: Of the parameters.
+    dtype: The dtype of the result; the softmax is computed in float32 or wider.
+    param_dtype: The dtype of the parameters.
   """
 
   features: int | None = None
@@ -37,7 +37,7 @@ class Hedgehog(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    """[B, L, H, K] to [B, L, H, 2 F]."""
+    """Maps [B, L, H, K] to [B, L, H, 2 F]."""
     check_fields(self, "features")
     checks.shape("Hedgehog", "x", x, (None,) * 4, "[B, L, H, K]")
     heads, width = x.shape[2:]

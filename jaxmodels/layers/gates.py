@@ -1,9 +1,9 @@
-"""Decays and write strengths of mixers, finite whatever the parameters are.
+"""Decays and write strengths of mixers, finite for all finite parameters.
 
-The functions that take a `layer` make parameters in its scope, of its
-`param_dtype`, and compute in float32 or wider whatever its `dtype`: a decay
+Functions that take a `layer` make parameters in its scope, in its
+`param_dtype`. They compute in float32 or wider for any `dtype`, because a decay
 that is rounded to bfloat16 changes how long a state remembers. A head decay is
-[B, L, H], a key decay [B, L, H, K]; both are logarithms of at most 0.
+[B, L, H], and a key decay is [B, L, H, K]; both are logarithms, at most 0.
 """
 
 import flax.linen as nn
@@ -24,7 +24,7 @@ __all__ = [
 
 
 def fixed_decay(heads: int) -> np.ndarray:
-  """The head decays of RetNet: log(1 - 2^(-5 - h)) for h from 0, [H].
+  """The head decays of RetNet, log(1 - 2^(-5 - h)) for h = 0, 1, ...: [H].
 
   Sun et al. 2023, arXiv:2307.08621.
   """
@@ -36,8 +36,8 @@ def sigmoid_decay(
 ) -> jax.Array:
   """log(sigmoid(logits)^(1 / temperature)), [B, L, H * K] to [B, L, H, K].
 
-  The key decay of GLA (Yang et al. 2023, arXiv:2312.06635), whose high
-  temperature starts decays near 1.
+  The key decay of GLA (Yang et al. 2023, arXiv:2312.06635). With a high
+  temperature, initial decays are near 1.
   """
   return split_heads(nn.log_sigmoid(logits) / temperature, heads)
 
@@ -51,12 +51,12 @@ def softplus_decay(
 ) -> tuple[jax.Array, jax.Array]:
   """-exp(A_log) softplus(logits + dt_bias), the decay of Mamba-2.
 
-  Dao & Gu 2024, arXiv:2405.21060; Gated DeltaNet and KDA share it. exp(A_log),
-  one per head, starts uniform in `rates`, and softplus(dt_bias) log-uniform in
-  [0.001, 0.1].
+  Dao & Gu 2024, arXiv:2405.21060; Gated DeltaNet and KDA use it too. Initially
+  exp(A_log), one per head, is uniform in `rates`, and softplus(dt_bias) is
+  log-uniform in [0.001, 0.1].
 
   Args:
-    layer: Gets the parameters "dt_bias" [F] and "A_log" [H].
+    layer: The module that gets the parameters "dt_bias" [F] and "A_log" [H].
     logits: [B, L, F] with F = H, or F = H K for a key decay.
     heads: H.
     rates: The range of the initial exp(A_log).
@@ -91,12 +91,12 @@ def low_rank(
   """W_2 W_1 x, or with a bias W_2 W_1 x + b: [B, L, D] to [B, L, features].
 
   Args:
-    layer: Gets the two projections.
+    layer: The module that gets the two projections.
     x: [B, L, D].
-    rank: Of W_2 W_1.
+    rank: The rank of W_2 W_1.
     features: The width of the result.
-    names: Of W_1 and W_2.
-    use_bias: Whether W_2 has a bias, zero at first.
+    names: The names of W_1 and W_2.
+    use_bias: Whether W_2 has a bias, initially zero.
   """
   down, up = names
   dtype = wide(layer.dtype)
@@ -110,7 +110,7 @@ def beta(
   """The write strength `largest * sigmoid(W x)` of a delta rule.
 
   Args:
-    layer: Gets the projection "beta".
+    layer: The module that gets the projection "beta".
     x: [B, L, D].
     heads: H.
     largest: 1, or 2 for state transitions with negative eigenvalues (Grazzi
@@ -126,17 +126,17 @@ def beta(
 def log_decay(log_rate: jax.Array, x: jax.Array) -> jax.Array:
   """`-exp(log_rate) softplus(x)`, the log decay of gated linear RNNs.
 
-  Computed as `-exp(log_rate + log softplus(x))`: one factor may be beyond
-  the largest number, and the other below the smallest, where the product is an
-  ordinary number. The exponent stops where the largest number is; the decay is
-  0 long before.
+  Computed as `-exp(log_rate + log softplus(x))`, because one factor may
+  overflow and the other underflow although their product does neither. The
+  exponent is limited so that the result is finite; the decay, exp of the
+  result, is 0 long before that.
 
   Args:
     log_rate: the logarithm of the rate, often called `A_log`.
-    x: of the shape of `log_rate`, or broadcast to it.
+    x: of the shape of `log_rate`, or a shape that broadcasts to it.
 
   Returns:
-    at most 0, and finite.
+    the log decay, at most 0 and finite.
   """
   exponent = log_rate + _log_softplus(x)
   largest = jnp.log(jnp.finfo(exponent.dtype).max) - 1
@@ -145,14 +145,14 @@ def log_decay(log_rate: jax.Array, x: jax.Array) -> jax.Array:
 
 @jax.custom_jvp
 def _log_softplus(x: jax.Array) -> jax.Array:
-  """`log(log(1 + exp(x)))`, close to x where exp(x) is close to 0."""
+  """`log(log(1 + exp(x)))`, which is close to x if exp(x) is close to 0."""
   low, few = _low(x)
   return jnp.where(low, x - few / 2, jnp.log(_softplus(x, low)))
 
 
 @_log_softplus.defjvp
 def _log_softplus_jvp(primals, tangents):
-  """The slope is between 0 and 1, which `1 / softplus` is not on the way."""
+  """The slope is in [0, 1], but computing it by `1 / softplus` may overflow."""
   (x,), (dx,) = primals, tangents
   low, few = _low(x)
   slope = jnp.where(low, 1 - few / 2, jax.nn.sigmoid(x) / _softplus(x, low))
@@ -160,11 +160,11 @@ def _log_softplus_jvp(primals, tangents):
 
 
 def _low(x):
-  """Where exp(x) is lost beside 1, and exp(x) there."""
+  """Where 1 + exp(x) rounds to 1, and exp(x) there."""
   low = x < -20
   return low, jnp.exp(jnp.where(low, x, 0))
 
 
 def _softplus(x, low):
-  """`log(1 + exp(x))`, and not 0 where that would be lost."""
+  """`log(1 + exp(x))`, and log(2) where `low`, so that it is never 0."""
   return jax.nn.softplus(jnp.where(low, 0, x))

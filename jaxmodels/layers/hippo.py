@@ -11,15 +11,16 @@ __all__ = ["hippo_normal_eigenvalues"]
 def hippo_normal_eigenvalues(size: int) -> tuple[np.ndarray, np.ndarray]:
   """Eigenvalues and eigenvectors of the normal part of HiPPO-LegS.
 
-  HiPPO-LegS, A_nk = -sqrt((2n + 1)(2k + 1)) for n > k, -(n + 1) for n = k and
-  0 above (Gu et al. 2020, arXiv:2008.07669), is normal plus of rank one:
-  A = A_N - p p^T with p_n = sqrt(n + 1/2). A_N is -1/2 plus a skew symmetric
-  matrix, so its eigenvalues have the real part -1/2 and come in conjugate
-  pairs, and its eigenvectors are orthonormal (Gu et al. 2021,
-  arXiv:2111.00396).
+  HiPPO-LegS (Gu et al. 2020, arXiv:2008.07669) is the matrix
+  A_nk = -sqrt((2n + 1)(2k + 1)) for n > k, -(n + 1) for n = k, and 0 for n < k.
+  It is the sum of a normal matrix and a matrix of rank one:
+  A = A_N - p p^T with p_n = sqrt(n + 1/2). A_N is
+  -1/2 times the identity plus a skew symmetric matrix. So its eigenvalues have
+  the real part -1/2 and come in conjugate pairs, and its eigenvectors are
+  orthonormal (Gu et al. 2021, arXiv:2111.00396).
 
   Args:
-    size: Of the matrix, even.
+    size: The size of the matrix, even.
 
   Returns:
     The size / 2 eigenvalues with positive imaginary part, ascending, and
@@ -30,7 +31,7 @@ def hippo_normal_eigenvalues(size: int) -> tuple[np.ndarray, np.ndarray]:
   p = np.sqrt(np.arange(size) + 0.5)
   normal = hippo + np.outer(p, p)
   skew = normal + 0.5 * np.eye(size)
-  # i times a skew symmetric matrix is Hermitian: a stable eigenproblem.
+  # -i times a skew symmetric matrix is Hermitian: a stable eigenproblem.
   imaginary, vectors = np.linalg.eigh(-1j * skew)
   half = size // 2
   return -0.5 + 1j * imaginary[half:], vectors[:, half:]

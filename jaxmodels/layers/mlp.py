@@ -1,6 +1,6 @@
-"""Channel mixers without a state: each token on its own.
+"""Channel mixers without a state: they map each token on its own.
 
-They have the call of a mixer; their state is ().
+They are called like a mixer; their state is ().
 """
 
 import flax.linen as nn
@@ -13,7 +13,7 @@ __all__ = ["MLP", "GatedMLP"]
 
 
 class _ChannelMixer(nn.Module):
-  """The fields and the call of both; they define `_map`, token by token."""
+  """The fields and the call of both; a subclass defines `_map` of a token."""
 
   width: int
   hidden: int | None = None
@@ -29,35 +29,35 @@ class _ChannelMixer(nn.Module):
     *,
     segment_ids: jax.Array | None = None,
   ) -> tuple[jax.Array, tuple[()]]:
-    """[B, L, D] to [B, L, D], and the state (); segments change nothing."""
+    """Maps [B, L, D] to [B, L, D]; the state is (), and ids have no effect."""
     check_fields(self, "hidden")
     check_input(self, x, segment_ids)
     return self._map(x), ()
 
   def init_state(self, batch_size: int) -> tuple[()]:
-    """Nothing is remembered."""
+    """The empty state, ()."""
     del batch_size
     return ()
 
   @nn.nowrap
   def _map(self, x: jax.Array) -> jax.Array:
-    """[B, L, D] to [B, L, D], once x and the fields are checked."""
+    """Maps [B, L, D] to [B, L, D], after x and the fields are checked."""
     raise NotImplementedError
 
 
 class GatedMLP(_ChannelMixer):
   """SwiGLU: W_o (SiLU(W_g x) * W_v x), without biases.
 
-  Shazeer 2020, arXiv:2002.05202. The hidden width is by default 8/3 of the
-  width, rounded up to a multiple of 8, so that it has the parameters of a
-  plain MLP of four times the width.
+  Shazeer 2020, arXiv:2002.05202. The default hidden width is 8/3 of the width,
+  rounded up to a multiple of 8. It then has about as many parameters as a plain
+  MLP with a hidden width of four times the width.
 
   Attributes:
     width: D.
     hidden: Hidden width, or None for the default.
     output_scale: Factor on the initial weights of the output projection.
-    dtype: Of the computation.
-    param_dtype: Of the parameters.
+    dtype: The dtype of the computation.
+    param_dtype: The dtype of the parameters.
   """
 
   @nn.nowrap
@@ -72,15 +72,14 @@ class GatedMLP(_ChannelMixer):
 class MLP(_ChannelMixer):
   """W_o GELU(W_i x + b_i) + b_o (Vaswani et al. 2017, arXiv:1706.03762).
 
-  With GELU (Hendrycks & Gimpel 2016, arXiv:1606.08415) in place of the
-  paper's ReLU.
+  GELU (Hendrycks & Gimpel 2016, arXiv:1606.08415) replaces the paper's ReLU.
 
   Attributes:
     width: D.
     hidden: Hidden width, 4 D by default.
     output_scale: Factor on the initial weights of the output projection.
-    dtype: Of the computation.
-    param_dtype: Of the parameters.
+    dtype: The dtype of the computation.
+    param_dtype: The dtype of the parameters.
   """
 
   @nn.nowrap

@@ -1,4 +1,4 @@
-"""Norms. All compute in float32 and return the dtype asked for."""
+"""Norms, computed in float32 or wider."""
 
 import flax.linen as nn
 import jax
@@ -10,12 +10,12 @@ __all__ = ["LayerNorm", "RMSNorm", "l2_normalize"]
 def l2_normalize(x: jax.Array, epsilon: float = 1e-6) -> jax.Array:
   """Normalises: x / sqrt(sum(x^2) + epsilon) over the last axis.
 
-  The epsilon is inside the root: outside of it, or without it, the gradient
-  at x = 0 is infinite, and models whose keys pass near zero diverge.
+  The epsilon is inside the root. With it outside, or without it, the gradient
+  at x = 0 is infinite, and models whose keys come near zero diverge.
 
   Args:
     x: [..., K].
-    epsilon: What is added to the sum of squares.
+    epsilon: Added to the sum of squares.
 
   Returns:
     [..., K], in float32 or wider.
@@ -27,17 +27,17 @@ def l2_normalize(x: jax.Array, epsilon: float = 1e-6) -> jax.Array:
 class RMSNorm(nn.Module):
   """x / sqrt(mean(x^2) + epsilon) * (offset + scale) over the last axis.
 
-  Zhang & Sennrich 2019, arXiv:1910.07467. Applied to [B, L, H, V] it norms
-  each head on its own with one scale [V] for all heads. With `groups` the
-  last axis is cut into that many parts, each normed on its own.
+  Zhang & Sennrich 2019, arXiv:1910.07467. On heads [B, L, H, V] it normalises
+  each head on its own, with one scale [V] for all heads. With `groups`, it
+  splits the last axis in that many parts and normalises each on its own.
 
   Attributes:
-    epsilon: What is added to the mean of squares.
-    offset: What is added to `scale`, which starts at 1 - offset. Gemma stores
+    epsilon: Added to the mean of squares.
+    offset: Added to `scale`, whose initial value is 1 - offset. Gemma stores
       scale - 1: offset 1 (Gemma Team 2024, arXiv:2403.08295).
-    groups: Into how many parts the last axis is cut.
-    dtype: Of the result.
-    param_dtype: Of `scale`.
+    groups: The number of parts of the last axis.
+    dtype: The dtype of the result.
+    param_dtype: The dtype of `scale`.
   """
 
   epsilon: float = 1e-6
@@ -48,7 +48,7 @@ class RMSNorm(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    """[..., D] to [..., D]."""
+    """Normalises [..., D]."""
     parts = _parts(self, x)
     y = _over_root_mean_square(parts, self.epsilon).reshape(x.shape)
     return (y * _scale(self, y)).astype(self.dtype)
@@ -57,18 +57,17 @@ class RMSNorm(nn.Module):
 class LayerNorm(nn.Module):
   """(x - mean) / sqrt(variance + epsilon) * (offset + scale) + bias.
 
-  Over the last axis; Ba et al. 2016, arXiv:1607.06450. With `groups` the last
-  axis is cut into that many parts, each normed on its own, with a scale and a
-  bias for every channel: on heads joined to [B, L, H V] and with H groups it
-  is the group norm per head of RetNet and RWKV (Wu & He 2018,
-  arXiv:1803.08494).
+  Over the last axis; Ba et al. 2016, arXiv:1607.06450. With `groups`, it splits
+  the last axis in that many parts and normalises each on its own, with a scale
+  and a bias per channel. On merged heads [B, L, H V] with H groups, it is the
+  group norm per head of RetNet and RWKV (Wu & He 2018, arXiv:1803.08494).
 
   Attributes:
-    epsilon: What is added to the variance.
-    groups: Into how many parts the last axis is cut.
-    offset: What is added to `scale`, which starts at 1 - offset.
-    dtype: Of the result.
-    param_dtype: Of `scale` and `bias`.
+    epsilon: Added to the variance.
+    groups: The number of parts of the last axis.
+    offset: Added to `scale`, whose initial value is 1 - offset.
+    dtype: The dtype of the result.
+    param_dtype: The dtype of `scale` and `bias`.
   """
 
   epsilon: float = 1e-6
@@ -79,7 +78,7 @@ class LayerNorm(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    """[..., D] to [..., D]."""
+    """Normalises [..., D]."""
     parts = _parts(self, x)
     parts = parts - jnp.mean(parts, -1, keepdims=True)
     y = _over_root_mean_square(parts, self.epsilon).reshape(x.shape)
@@ -91,7 +90,7 @@ class LayerNorm(nn.Module):
 
 
 def _parts(norm: RMSNorm | LayerNorm, x: jax.Array) -> jax.Array:
-  """Cuts [..., D] to [..., groups, D / groups], in float32 or wider."""
+  """Splits [..., D] to [..., groups, D / groups], in float32 or wider."""
   width, groups = x.shape[-1], norm.groups
   if groups < 1 or width % groups:
     raise ValueError(
@@ -119,5 +118,5 @@ def _widen(x: jax.Array) -> jax.Array:
 
 
 def _beside(parameter: jax.Array, x: jax.Array) -> jax.Array:
-  """A [D] parameter with the rank and dtype of x."""
+  """A parameter [D] with the rank and dtype of x."""
   return jnp.expand_dims(parameter.astype(x.dtype), range(x.ndim - 1))

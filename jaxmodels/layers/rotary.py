@@ -16,12 +16,13 @@ __all__ = ["advance_positions", "rotate"]
 def rotate(
   x: jax.Array, positions: jax.Array, base: float = 10_000.0
 ) -> jax.Array:
-  """Turns pairs of channels by angles that grow with the position.
+  """Rotates pairs of channels by angles proportional to the position.
 
-  Channels i and i + K/2 turn by position * base^(-2i/K), so that the product
-  of a query and a key depends on their distance alone. Su et al. 2021,
-  arXiv:2104.09864; the paper pairs channels 2i and 2i + 1, we pair halves, as
-  most published checkpoints do: a fixed permutation of the channels.
+  Channels i and i + K/2 are rotated by position * base^(-2i/K), so the product
+  of a query and a key depends only on their distance. Su et al. 2021,
+  arXiv:2104.09864. The paper pairs channels 2i and 2i + 1. This function pairs
+  i and i + K/2, as most published checkpoints do; the two differ by a fixed
+  permutation of the channels.
 
   Args:
     x: [B, L, H, K], K even.
@@ -29,10 +30,10 @@ def rotate(
     base: The longest wavelength is 2 pi base; above 0.
 
   Returns:
-    [B, L, H, K], computed in float32 or wider, of the dtype of `x`.
+    [B, L, H, K] in the dtype of `x`, computed in float32 or wider.
 
   Raises:
-    ValueError: If K is odd or the base is not above 0.
+    ValueError: K is odd, or the base is not above 0.
   """
   width = x.shape[-1]
   checks.require(width % 2 == 0, f"rotate: x must have K even, got {width}")
@@ -47,7 +48,7 @@ def rotate(
 
 
 def _speeds(base: Any, width: int) -> Any:
-  """Radians per position [K/2]; in float64 unless the base is traced."""
+  """Radians per position, [K/2]; in float64 unless the base is traced."""
   powers = -2 * np.arange(width // 2) / width
   if isinstance(base, jax.core.Tracer):
     return jnp.asarray(base, jnp.float32) ** powers.astype(np.float32)
@@ -56,12 +57,12 @@ def _speeds(base: Any, width: int) -> Any:
 
 
 def _angles(positions: jax.Array, speeds: Any, dtype: jnp.dtype) -> jax.Array:
-  """`positions * speeds` [..., N], less whole turns, of positions [..., 1].
+  """`positions * speeds` modulo 2 pi, [..., N], for positions [..., 1].
 
-  The product has no room in float32: at position 1e6 its rounding is 0.06.
-  A turn is 2^32 in the arithmetic of 32-bit integers, which drops whole turns
-  by itself; the speed, in turns, has 64 bits, so that what is lost of the
-  product is less than 1e-8.
+  float32 is too narrow for the product: at position 1e6 its rounding error is
+  0.06. So the product is computed in 32-bit integers, where 2^32 is one turn
+  and overflow drops whole turns. The speed, in turns, has 64 bits, so the error
+  of the product is below 1e-8.
   """
   speeds = speeds.reshape((1,) * (positions.ndim - 1) + speeds.shape)
   if dtype == jnp.float64 or positions.dtype.itemsize > 4:
@@ -70,13 +71,13 @@ def _angles(positions: jax.Array, speeds: Any, dtype: jnp.dtype) -> jax.Array:
   turns = speeds / np.asarray(2 * np.pi, speeds.dtype) % 1 * 2.0**32
   high = turns.astype(np.uint32)
   low = ((turns - high.astype(turns.dtype)) * 2.0**32).astype(np.uint32)
-  # The upper half of position * low, from products of 16 bits, but for what
-  # the lowest would carry. A negative position p is 2^32 + p.
+  # The upper half of position * low, from products of 16 bits, without the
+  # carry of the lowest product. A negative position p is stored as 2^32 + p.
   p = positions.astype(jnp.uint32)
   p1, p0, low1, low0 = p >> 16, p & 0xFFFF, low >> 16, low & 0xFFFF
   turned = p * high + p1 * low1 + (p1 * low0 >> 16) + (p0 * low1 >> 16)
   turned -= jnp.where(positions < 0, low, 0)
-  # From -half a turn to half a turn.
+  # The signed integer is between -1/2 turn and 1/2 turn.
   signed = lax.bitcast_convert_type(turned, jnp.int32)
   return signed.astype(dtype) * np.asarray(2 * np.pi / 2**32, dtype)
 
@@ -92,17 +93,17 @@ def advance_positions(
   """Positions that count from the start of each token's own segment.
 
   Args:
-    entering: [B] how many tokens of the entering segment came before: of
-      segment 0, and in reverse of the last token's.
+    entering: [B], the number of earlier tokens of the segment that continues
+      from the state: segment 0, or in reverse that of the last token.
     length: L.
     segment_ids: [B, L] integers, a run of equal ids per segment, or None.
-    axis_name: Mesh axis that L is cut over, inside `shard_map`; `entering`
-      and what is returned beside the positions are the whole sequence's.
+    axis_name: The mesh axis over which L is sharded, inside `shard_map`. The
+      arrays [B] are then those of the whole sequence.
     reverse: Whether to count from the end of each segment.
 
   Returns:
-    positions [B, L], and [B] how many tokens of the segment of the last token
-    (in reverse the first) there have been.
+    positions [B, L], and [B], the number of tokens so far in the segment of the
+    last token (in reverse, the first).
   """
   if length == 0:
     return entering[:, None] + jnp.arange(0, dtype=entering.dtype)[
@@ -126,15 +127,15 @@ def advance_positions(
 def _starts(
   ids: jax.Array, counted: jax.Array, axis_name: str | None, reverse: bool
 ) -> jax.Array:
-  """Where each token's segment starts, [B, L]; -1 for the one from before.
+  """Where each token's segment starts, [B, L]; -1 if before the sequence.
 
-  Both are counted in the whole sequence, which each device holds a piece of,
-  and in the order of the run.
+  Starts are counted in the whole sequence, not in the device's shard, and in
+  the order of the run.
   """
   fresh = segments.starts(ids, halo.id_before(ids, axis_name, reverse))
   starts = jnp.where(fresh, counted, -1)
   if axis_name is not None:
-    # The latest start in the pieces before decides until there is another.
+    # Tokens before the first start of a shard take the latest earlier start.
     latest = halo.gather(jnp.max(starts, 1)[None], 0, axis_name, reverse)
     mine = halo.rank(axis_name, reverse)
     earlier = jnp.arange(latest.shape[0], dtype=mine.dtype) < mine

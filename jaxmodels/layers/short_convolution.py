@@ -1,4 +1,4 @@
-"""The short causal convolution that many mixers put before their op."""
+"""The short causal convolution that many mixers apply before their op."""
 
 from collections.abc import Callable
 
@@ -15,17 +15,17 @@ __all__ = ["ShortConvolution"]
 class ShortConvolution(nn.Module):
   """activation(causal_convolution(x, kernel) + bias), channel by channel.
 
-  Initialised uniformly in +-1/sqrt(kernel width), the default of the
-  convolutions in the published code of Mamba and DeltaNet.
+  Initial parameters are uniform in +-1/sqrt(kernel width), the default in the
+  published code of Mamba and DeltaNet.
 
   Attributes:
-    kernel_width: W, tokens a channel sees.
+    kernel_width: W, the number of tokens that an output reads.
     use_bias: Whether there is a bias.
     activation: Applied to the result.
     reverse: Whether to run from the last token to the first.
-    axis_name: Mesh axis that L is cut over, inside `shard_map`.
-    dtype: Of the result; products are summed in float32.
-    param_dtype: Of the parameters.
+    axis_name: The mesh axis over which L is sharded, inside `shard_map`.
+    dtype: The dtype of the result; products are summed in float32.
+    param_dtype: The dtype of the parameters.
   """
 
   kernel_width: int = 4
@@ -44,15 +44,15 @@ class ShortConvolution(nn.Module):
     *,
     segment_ids: jax.Array | None = None,
   ) -> tuple[jax.Array, jax.Array]:
-    """Convolves.
+    """Convolves x along L.
 
     Args:
       x: [B, L, D].
-      state: [B, W - 1, D], the inputs before, or None for zeros.
+      state: [B, W - 1, D], the inputs before the first token; None is zeros.
       segment_ids: [B, L] or None.
 
     Returns:
-      y: [B, L, D], and the state.
+      y [B, L, D], and the state [B, W - 1, D].
     """
     check_fields(self, "kernel_width")
 

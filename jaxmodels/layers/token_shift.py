@@ -1,4 +1,4 @@
-"""Token shift: each token sees the one before it."""
+"""Token shift: replaces each token by the one before it."""
 
 import jax
 import jax.numpy as jnp
@@ -20,23 +20,21 @@ def token_shift(
   reverse: bool = False,
   axis_name: str | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-  """The token before each token of its segment: y_t = x_{t-1}, else 0.
+  """y_t = x_{t-1}, or 0 if token t starts a segment.
 
-  RWKV mixes it with x_t, channel by channel (Peng et al. 2023,
-  arXiv:2305.13048).
+  RWKV mixes y_t with x_t, channel by channel (Peng et al. 2023,
+  arXiv:2305.13048). `segment_ids`, `reverse` and `axis_name`: see
+  `jaxmodels.ops`.
 
   Args:
     x: [B, L, D].
-    state: [B, D], the token before the first, or None for zeros. It belongs
-      to segment 0.
+    state: [B, D], the token before the first one; None is zeros.
     segment_ids: [B, L] integers, a run of equal ids per segment, or None.
-    reverse: Whether the token before is the one to the right. The state then
-      enters at the last token and belongs to its segment.
-    axis_name: Mesh axis that L is cut over, inside `shard_map`; the states are
-      the whole sequence's, on every device.
+    reverse: Whether y_t = x_{t+1}.
+    axis_name: The mesh axis over which L is sharded, inside `shard_map`.
 
   Returns:
-    y [B, L, D] of the dtype of x, and the last token (in reverse the first),
+    y [B, L, D] in the dtype of x, and the last token (in reverse, the first),
     [B, D] in float32 or wider.
 
   Raises:

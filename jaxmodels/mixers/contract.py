@@ -1,36 +1,38 @@
-"""The contract of mixers and channel mixers, and words for a breach of it.
+"""The contract of mixers and channel mixers, and its errors.
 
 A mixer is `mixer(x, state=None, *, segment_ids=None) -> (y, state)` with x and
-y [B, L, D], and `init_state(batch_size)` makes its zero state. A channel mixer
-has the same contract; the state of one that looks at each token alone is ().
-It may also be `mlp(x) -> y`, without a state.
+y [B, L, D], and its `init_state(batch_size)` makes the zero state. A channel
+mixer has the same contract. If it maps each token on its own, its state is (),
+and it may also be a plain `mlp(x) -> y`.
 
-A mixer or channel mixer may ask for more, by keywords of its call; a `Mixer`
-by those of `mix`. Give them defaults, so that it also works outside of a stack:
+A mixer or channel mixer gets more arguments from a stack if its call has
+keywords for them. (A subclass of `Mixer` has these keywords in `mix`.) Give
+them defaults, so that the mixer also works outside of a stack:
 
-- `layer`: its index in the stack: an int, or an int32 array with `scan_layers`,
-  where one program runs all layers;
+- `layer`: the index of the layer in the stack. It is an int, or with
+  `scan_layers` an int32 array, because one program then runs all layers;
 - `depth`: the number of layers, an int;
 - `shared`: arrays by name that pass from layer to layer within one forward
-  pass. It then returns `(y, state, shared)`, with the names, shapes and dtypes
-  that it was given.
+  pass. The mixer then returns `(y, state, shared)`, where shared has the names,
+  shapes and dtypes of the argument.
 
 The method `init_shared(x, depth, param)` makes the shared values before the
-first layer. The stack calls it, with the stream x [B, L, D] and a function
-`param(name, init, shape)`, which makes a parameter of the stack that its layers
-share. So RWKV-7 passes on the values of its first layer, and HGRN2 reads a
-table of all layers' lower bounds:
+first layer. The stack calls it with the stream x [B, L, D] and with a function
+`param(name, init, shape)`, which makes a parameter of the stack that all layers
+share. For example, RWKV-7 passes on the values of its first layer, and HGRN2
+reads a table of the lower bounds of all layers:
 
     def init_shared(self, x, depth, param):
       logits = param("bounds", nn.initializers.zeros, (depth, self.width))
       return {"bounds": jnp.cumsum(jax.nn.softmax(logits, 0), 0)}
 
-What is random in a call draws from a stream of Flax (`self.make_rng`), and is
-off where `self.has_rng` says that no key was given. Every layer has its own
-keys and its own variables of every collection, scanned layers too.
+A mixer that is random in a call draws keys from a Flax stream
+(`self.make_rng`), and is deterministic if `self.has_rng` shows that the call
+has no key. Every layer has its own keys and its own variables of every
+collection. This includes scanned layers.
 
-All checks look at shapes and dtypes alone: they run while a model is traced,
-and leave nothing in its program.
+All checks use only shapes and dtypes. They run while a model is traced, and add
+nothing to its program.
 """
 
 import difflib
@@ -66,7 +68,7 @@ SHARED = (
   "shapes and dtypes that init_shared(x, depth, param) makes"
 )
 
-# What a mixer gets from the stack if its call has a keyword of that name.
+# Arguments that the stack passes if the call of a mixer has such keywords.
 EXTRAS = ("layer", "depth", "shared")
 
 
@@ -75,7 +77,7 @@ class ContractError(ValueError):
 
 
 class _Shared(dict[str, Any]):
-  """Shared values; a name that is not there is an error in one line."""
+  """Shared values by name; a missing name raises an error of one line."""
 
   def __missing__(self, name: str) -> Any:
     near = difflib.get_close_matches(name, self, 1, 0.5)
@@ -84,9 +86,10 @@ class _Shared(dict[str, Any]):
 
 
 def asks_for(module: nn.Module) -> frozenset[str]:
-  """The names of `EXTRAS` that a module has as keywords.
+  """The names of `EXTRAS` for which a module has keywords.
 
-  They are those of its call, or of `mix` where the call is that of `Mixer`.
+  The keywords are those of its call, or of `mix` if it inherits the call of
+  `Mixer`.
   """
   call = getattr(module, "__call__", None)  # noqa: B004
   if call is None:
@@ -105,14 +108,14 @@ def mix(
   Args:
     mixer: Bound to a scope.
     x: [B, L, D].
-    state: As its `init_state` makes it, or None.
+    state: A state like that of `init_state`, or None.
     segment_ids: [B, L] or None.
 
   Returns:
     y [B, L, D], and the state.
 
   Raises:
-    ContractError: The mixer breaks the contract; names its class.
+    ContractError: The mixer breaks the contract; the message names its class.
   """
   return mix_in_stack(mixer, x, state, segment_ids, {})[:2]
 
@@ -125,21 +128,21 @@ def mix_in_stack(
   extras: Mapping[str, Any],
   contract: str = MIXER,
 ) -> tuple[jax.Array, Any, dict[str, jax.Array]]:
-  """Calls a mixer or a channel mixer as `mix`, with what a stack knows.
+  """Calls a mixer or a channel mixer inside a stack.
 
   Args:
     mixer: Bound to a scope.
     x: [B, L, D].
-    state: As its `init_state` makes it, or None.
+    state: A state like that of `init_state`, or None.
     segment_ids: [B, L] or None.
-    extras: Values of `EXTRAS`, of which the mixer gets those it asks for.
-    contract: `MIXER` or `MLP`; the latter also takes `mlp(x) -> y`.
+    extras: Values for `EXTRAS`; the mixer gets those for which it has keywords.
+    contract: `MIXER` or `MLP`; `MLP` also allows `mlp(x) -> y`.
 
   Returns:
     y [B, L, D], the state, and the shared values.
 
   Raises:
-    ContractError: As `mix`.
+    ContractError: The mixer breaks the contract; the message names its class.
   """
   name = type(mixer).__name__
   shared = extras.get("shared", {})
@@ -171,15 +174,16 @@ def mix_in_stack(
 
 
 def zero_state(mixer: nn.Module, batch_size: int) -> Any:
-  """The zero state of a mixer that is not bound; raises as `mix`.
+  """The zero state of a mixer that is not bound; () for a plain `mlp(x) -> y`.
 
-  Of a channel mixer `mlp(x) -> y` it is ().
+  Raises:
+    ContractError: The mixer breaks the contract; the message names its class.
   """
   name = type(mixer).__name__
   if not hasattr(mixer, "init_state") and _is_plain(mixer):
     return ()
   _require(hasattr(mixer, "init_state"), f"{name} has no init_state: {MIXER}")
-  # hasattr says so for every field of a module, but mypy cannot know.
+  # `hasattr` has checked the attribute, but mypy cannot know it.
   init_state: Any = getattr(mixer, "init_state")  # noqa: B009
   return init_state(batch_size)
 
@@ -193,7 +197,7 @@ def initial_shared(
   """The shared values before the first layer.
 
   Args:
-    modules: Mixers and channel mixers that are not bound. Those of one kind
+    modules: Mixers and channel mixers that are not bound. Modules of one class
       declare the same names.
     x: The stream [B, L, D] before the first layer.
     depth: The number of layers.
@@ -201,7 +205,7 @@ def initial_shared(
 
   Raises:
     ContractError: Two modules declare a name with different shapes or dtypes,
-      or `init_shared` returns something else than arrays by name.
+      or `init_shared` returns anything but arrays by name.
   """
   shared: dict[str, jax.Array] = {}
   for module in modules:
@@ -231,7 +235,7 @@ def _require(condition: bool, message: str) -> None:
 
 
 def _binds(module: nn.Module, *given: Any, **named: Any) -> str | None:
-  """Why a module cannot be called with these arguments, or None."""
+  """The reason why a module cannot take these arguments, or None."""
   try:
     inspect.signature(getattr(module, "__call__")).bind(*given, **named)  # noqa: B004,B009
   except (AttributeError, TypeError) as error:
@@ -240,7 +244,7 @@ def _binds(module: nn.Module, *given: Any, **named: Any) -> str | None:
 
 
 def _is_plain(module: nn.Module) -> bool:
-  """Whether a module takes x, and neither a state nor segment ids."""
+  """Whether a module takes x, but neither a state nor segment ids."""
   takes_more = _binds(module, None, None, segment_ids=None) is None
   return not takes_more and _binds(module, None) is None
 
@@ -269,9 +273,9 @@ def _check_output(name: str, y: Any, x: jax.Array, contract: str) -> None:
 
 
 def _check_state(mixer: Any, after: Any, batch_size: int) -> None:
-  """Checks a state that was returned against one that `init_state` makes.
+  """Checks that a returned state is like that of `init_state`.
 
-  They must be alike in structure, shapes and dtypes, or else no loop over
+  They must have the same structure, shapes and dtypes. Otherwise no loop over
   tokens can carry the state.
   """
   name = type(mixer).__name__
@@ -298,7 +302,7 @@ def _check_state(mixer: Any, after: Any, batch_size: int) -> None:
 def _checked_shared(
   name: str, after: Any, before: Mapping[str, jax.Array]
 ) -> dict[str, jax.Array]:
-  """The shared values that a mixer returned, alike to those it was given."""
+  """The returned shared values, after a check against those passed in."""
   _require(
     isinstance(after, Mapping) and set(after) == set(before),
     f"{name} must return the shared values {sorted(before)}, got "
@@ -315,7 +319,7 @@ def _checked_shared(
 
 
 def _describe(value: Any) -> str:
-  """What a value is, in words."""
+  """A short description of a value, for messages."""
   if hasattr(value, "shape") and hasattr(value, "dtype"):
     return f"{value.dtype}{list(value.shape)}"
   if isinstance(value, tuple | list):

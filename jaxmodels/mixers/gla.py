@@ -23,7 +23,7 @@ class GLAState(NamedTuple):
 
 
 class GLA(Mixer):
-  """Linear attention with a decay for every key channel.
+  """Linear attention with one decay per key channel.
 
   Per head, with x_t the input and S_t [K, V] the state:
 
@@ -34,8 +34,8 @@ class GLA(Mixer):
 
   Yang et al. 2023, "Gated Linear Attention Transformers with
   Hardware-Efficient Training", arXiv:2312.06635. W_2 W_1 has the rank
-  `gate_rank`. Departures: RMSNorm per head in place of LayerNorm and no bias
-  in the output gate (as the authors' later code), LeCun initialisation.
+  `gate_rank`. Departures: RMSNorm per head in place of LayerNorm, and no bias
+  in the output gate, as in the authors' later code; LeCun initialisation.
 
   The other fields are those of `Mixer`.
 
@@ -43,8 +43,9 @@ class GLA(Mixer):
     heads: H.
     key_width: K, by default D / (2 H) as in the paper.
     value_width: V, by default D / H.
-    gate_rank: Of the decay's projection.
-    temperature: The root taken of the sigmoid; decays start near 1.
+    gate_rank: The rank of the decay's projection.
+    temperature: The decay is the sigmoid to the power 1 / temperature, so a
+      high temperature starts decays near 1.
   """
 
   heads: int = 4
@@ -75,7 +76,7 @@ class GLA(Mixer):
     return self.project_out(self.new_norm()(y) * gate), GLAState(last)
 
   def _sizes(self) -> tuple[int, int, int]:
-    """H, K and V, once all fields are checked."""
+    """H, K and V, after a check of all fields."""
     check_fields(self, "heads", "key_width", "value_width", "gate_rank")
     check_positive(self, "temperature")
     checks.require(

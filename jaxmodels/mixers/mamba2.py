@@ -22,17 +22,18 @@ __all__ = ["Mamba2", "Mamba2State"]
 
 @serializable
 class Mamba2State(NamedTuple):
-  """A convolution state [B, W - 1, E + 2 G N] and the state [B, H, N, P]."""
+  """The convolution state [B, W - 1, E + 2 G N] and the state [B, H, N, P]."""
 
   convolution_state: jax.Array
   state: jax.Array
 
 
 class Mamba2(Mixer):
-  """A selective state space with one decay per head.
+  """A selective state-space model with one decay per head.
 
-  With E = expand D channels in heads of P, and G groups of heads that share
-  B and C (N channels each); per head, S_t [N, P] the state:
+  E = expand D channels form H = E / P heads of width P. The heads form G
+  groups, and the heads of a group share B and C, of N channels each. Per head,
+  with S_t [N, P] the state:
 
     z, u, B, C, d = W_i x;  (u, B, C) = SiLU(conv(u, B, C) + b)
     dt_t = softplus(d_t + dt_bias),  A = -exp(A_log)
@@ -41,10 +42,10 @@ class Mamba2(Mixer):
     out = W_o RMSNorm_group(y * SiLU(z))
 
   Dao & Gu 2024, "Transformers are SSMs", arXiv:2405.21060. It is linear
-  attention with a head decay, q = C, k = B, v = dt u. exp(A_log) starts
-  uniform in [1, 16], softplus(dt_bias) log-uniform in [0.001, 0.1], D_skip at
-  1 as in the published code. Departures: LeCun initialisation, and steps are
-  not clipped to a range.
+  attention with a decay per head, q = C, k = B and v = dt u. As in the
+  published code, exp(A_log) is initially uniform in [1, 16], softplus(dt_bias)
+  is log-uniform in [0.001, 0.1], and D_skip is 1. Departures: LeCun
+  initialisation, and no clipping of dt to a range.
 
   The other fields are those of `Mixer`.
 
@@ -53,7 +54,7 @@ class Mamba2(Mixer):
     head_width: P, a divisor of E.
     state_width: N.
     groups: G, a divisor of the number of heads.
-    kernel_width: W of the convolution.
+    kernel_width: W, the kernel width of the convolution.
   """
 
   expand: int = 2
@@ -98,7 +99,7 @@ class Mamba2(Mixer):
     return self.project_out(y), Mamba2State(convolution_state, last)
 
   def _sizes(self) -> tuple[int, int, int]:
-    """E, H and G N, once all fields are checked."""
+    """E, H and G N, after a check of all fields."""
     sizes = ("expand", "head_width", "state_width", "groups", "kernel_width")
     check_fields(self, *sizes)
     inner = self.expand * self.width

@@ -27,28 +27,28 @@ __all__ = ["Mixer"]
 
 
 class Mixer(nn.Module):
-  """What sequence mixers share.
+  """The fields and steps that sequence mixers share.
 
-  A mixer defines `mix`: its equation, written with the steps below. Its fields
-  are its configuration; those of this class are keywords, except `width`. The
-  steps make submodules in the scope of the mixer, named by their caller:
-  `dense`, `heads_of`, `new_norm`, `new_convolution` and `project_out`; `run`
-  calls an op with the options of the mixer. A submodule must not have the name
-  of a method: the bridge to flax.nnx would take one for the other.
+  A mixer defines `mix`, its equation, with the steps below. Its fields are its
+  configuration. The fields of this class are keywords, except `width`. The
+  steps `dense`, `heads_of`, `new_norm`, `new_convolution` and `project_out`
+  make submodules in the scope of the mixer, under names that the caller
+  chooses. A submodule must not have the name of a method, because the bridge to
+  flax.nnx would confuse the two. `run` calls an op with the options of the
+  mixer. `jaxmodels.ops` explains segments and the options of ops.
 
   Attributes:
     width: D.
-    norm_epsilon: What is added inside the root of the mixer's norms; unused by
-      a mixer that has none.
+    norm_epsilon: Added inside the root of the mixer's norms, if it has norms.
     reverse: Whether to run from the last token to the first. The state then
       enters at the last token and belongs to its segment.
     output_scale: Factor on the initial weights of the output projection.
-    method: Of the op.
-    chunk_size: Of the op.
-    axis_name: Mesh axis that L is cut over, inside `shard_map`.
-    dtype: Of the computation; decays, write strengths and states are float32
-      or wider.
-    param_dtype: Of the parameters.
+    method: The `method` of the op.
+    chunk_size: The `chunk_size` of the op.
+    axis_name: The mesh axis over which L is sharded, inside `shard_map`.
+    dtype: The dtype of the computation; decays, write strengths and states are
+      float32 or wider.
+    param_dtype: The dtype of the parameters.
   """
 
   width: int
@@ -75,17 +75,19 @@ class Mixer(nn.Module):
 
     Args:
       x: [B, L, D].
-      state: As returned or made by `init_state`; None is its zero.
+      state: The state of an earlier call, or of `init_state`; None is the zero
+        state.
       segment_ids: [B, L] integers, a run of equal ids per segment, or None.
-      **place: What a stack tells a mixer whose `mix` has keywords for it:
-        `layer`, `depth` and `shared`, see `jaxmodels.mixers.contract`.
+      **place: The arguments `layer`, `depth` and `shared` of a stack, if `mix`
+        has keywords for them; see `jaxmodels.mixers.contract`.
 
     Returns:
       y [B, L, D], and the state: a pytree with the structure, shapes and
       dtypes of `init_state`. A mixer that takes `shared` returns it too.
 
     Raises:
-      ValueError: A field, x or segment_ids is wrong; names the mixer and it.
+      ValueError: A field, x or segment_ids is wrong; the message names it and
+        the mixer.
     """
     self._check_shared()
     check_input(self, x, segment_ids)
@@ -93,7 +95,7 @@ class Mixer(nn.Module):
     return equation(x, state, segment_ids, **place)
 
   def __init_subclass__(cls, **options: Any) -> None:
-    # Or every step of the equation adds a scope to its names in a profile.
+    # Otherwise each step of `mix` adds a scope to the names in a profile.
     if "mix" in cls.__dict__:
       nn.nowrap(cls.__dict__["mix"])
     super().__init_subclass__(**options)
@@ -105,20 +107,21 @@ class Mixer(nn.Module):
     state: Any,
     segment_ids: jax.Array | None,
   ) -> tuple[jax.Array, Any]:
-    """The equation: a call, once x and the shared fields are checked.
+    """The equation, called after x and the shared fields are checked.
 
-    A mixer that asks for its place in a stack names it by keywords with
-    defaults: `def mix(self, x, state, segment_ids, *, layer=0, depth=1)`.
+    A mixer that needs its layer index, the depth or shared values has keywords
+    with defaults for them:
+    `def mix(self, x, state, segment_ids, *, layer=0, depth=1)`.
     """
     raise NotImplementedError(f"{type(self).__name__} must define mix")
 
   def init_state(self, batch_size: int) -> Any:
-    """The zero state: zeros like the state that a call returns.
+    """The zero state: zeros in the shapes and dtypes of a call's state.
 
-    A mixer whose state does not start at zero overrides this.
+    A mixer whose initial state is not zero overrides this method.
     """
     self._check_shared()
-    # The state of a sharded sequence is that of the whole.
+    # The state of a sharded sequence is that of the whole sequence.
     whole = self.clone(parent=None, name=None, axis_name=None)
     x = jax.ShapeDtypeStruct((batch_size, 1, self.width), self.dtype)
     with checks.numerics(False):
@@ -127,12 +130,12 @@ class Mixer(nn.Module):
 
   @property
   def wide(self) -> jnp.dtype:
-    """float32, or `dtype` where that is wider."""
+    """The wider of float32 and `dtype`."""
     return wide(self.dtype)
 
   @nn.nowrap
   def dense(self, name: str, features: int, **options: Any) -> nn.Dense:
-    """A dense map without bias; options as for `layers.common.projection`."""
+    """A dense map, by default without bias; see `layers.common.projection`."""
     return projection(self, features, name, **options)
 
   @nn.nowrap
@@ -149,7 +152,7 @@ class Mixer(nn.Module):
     kind: type[RMSNorm] | type[LayerNorm] = RMSNorm,
     **options: Any,
   ) -> RMSNorm | LayerNorm:
-    """A norm over the last axis: per head on heads [B, L, H, V]."""
+    """A norm over the last axis, so on heads [B, L, H, V] a norm per head."""
     return kind(
       epsilon=self.norm_epsilon,
       dtype=self.dtype,
@@ -162,7 +165,7 @@ class Mixer(nn.Module):
   def new_convolution(
     self, name: str, kernel_width: int, **options: Any
   ) -> ShortConvolution:
-    """A short convolution, in the direction of the mixer."""
+    """A short convolution, in reverse if the mixer is."""
     return ShortConvolution(
       kernel_width,
       reverse=self.reverse,
@@ -184,14 +187,15 @@ class Mixer(nn.Module):
 
     Args:
       x: [B, L, D].
-      entering: [B] of int32, tokens of the entering segment so far; None is 0.
+      entering: [B] of int32, the number of earlier tokens of the segment that
+        continues from the state; None is 0.
       segment_ids: [B, L] or None.
 
     Returns:
-      positions [B, L], and [B] of int32 to enter the next call.
+      positions [B, L], and `entering` [B] of int32 for the next call.
     """
     if entering is None:
-      # Zeros made from x, so that they lie on a mesh as x does.
+      # Zeros made from x, so that they are sharded like x.
       entering = jnp.sum(jnp.zeros_like(x, jnp.int32), (1, 2), jnp.int32)
     return advance_positions(
       entering, x.shape[1], segment_ids, self.axis_name, reverse=self.reverse
@@ -218,7 +222,7 @@ class Mixer(nn.Module):
 
   @nn.nowrap
   def project_out(self, y: jax.Array) -> jax.Array:
-    """The output projection of [B, L, F] or of heads [B, L, H, V] to D."""
+    """Projects y [B, L, F], or heads [B, L, H, V], to [B, L, D]."""
     if y.ndim == 4:
       y = merge_heads(y)
     return self.dense("output", self.width, scale=self.output_scale)(y)
@@ -230,7 +234,7 @@ class Mixer(nn.Module):
 
 
 def _state_shapes(mixer: Mixer, x: jax.ShapeDtypeStruct) -> Any:
-  """Shapes of the state after a call of a mixer that is not bound."""
+  """The shapes of the state that a mixer returns; the mixer is not bound."""
   try:
     hash(mixer)
   except TypeError:  # A field is an array.
@@ -243,6 +247,6 @@ def _state_after(mixer: Mixer, x: jax.Array) -> Any:
   return result[1]
 
 
-# JAX keeps what it traced for mixers with equal fields: models compare every
-# state with its zero state while they are traced.
+# `jit` caches the trace for mixers with equal fields, because a model compares
+# every state with its zero state while the model is traced.
 _cached_state_after = jax.jit(_state_after, static_argnums=0)

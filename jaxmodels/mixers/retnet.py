@@ -25,7 +25,7 @@ __all__ = ["RetNet", "RetNetState"]
 
 @serializable
 class RetNetState(NamedTuple):
-  """The state [B, H, K, V], and how many tokens came before, [B]."""
+  """The state [B, H, K, V], and the number of earlier tokens, [B]."""
 
   state: jax.Array
   position: jax.Array
@@ -34,7 +34,7 @@ class RetNetState(NamedTuple):
 class RetNet(Mixer):
   """Linear attention with a fixed decay per head and rotary positions.
 
-  Per head h from 0, with x_t the input and S_t [K, V] the state:
+  Per head h = 0, 1, ..., with x_t the input and S_t [K, V] the state:
 
     q_t, k_t = rotate(W_q x_t, t) / sqrt(K), rotate(W_k x_t, t)
     S_t = (1 - 2^(-5 - h)) S_{t-1} + k_t v_t^T,  v_t = W_v x_t
@@ -42,10 +42,10 @@ class RetNet(Mixer):
 
   Sun et al. 2023, "Retentive Network: A Successor to Transformer for Large
   Language Models", arXiv:2307.08621. The rotation is xPos (Sun et al. 2022,
-  arXiv:2212.10554) without its scale, whose place the decay takes. In reverse
+  arXiv:2212.10554) without its scale, which the decay replaces. In reverse,
   positions count from the end of each segment. Departures: the wavelengths and
-  pairs of channels are those of `rotate`; the paper's normalisation of scores
-  is left out, which the group norm undoes but for its epsilon; LeCun
+  pairs of channels are those of `rotate`. The paper's normalisation of scores
+  is left out, because the group norm cancels it, except for its epsilon. LeCun
   initialisation.
 
   The other fields are those of `Mixer`.
@@ -54,7 +54,7 @@ class RetNet(Mixer):
     heads: H.
     key_width: K, by default D / H; even.
     value_width: V, by default 2 D / H as in the paper.
-    rotary_base: Of the wavelengths, see `rotate`.
+    rotary_base: The base of the wavelengths, see `rotate`.
   """
 
   heads: int = 4
@@ -87,7 +87,7 @@ class RetNet(Mixer):
     return self.project_out(gate * y), RetNetState(last, position)
 
   def _sizes(self) -> tuple[int, int, int]:
-    """H, K and V, once all fields are checked."""
+    """H, K and V, after a check of all fields."""
     check_fields(self, "heads", "key_width", "value_width")
     check_positive(self, "rotary_base")
     key_width = self.key_width or divide(self, "heads", self.width, "D")

@@ -1,4 +1,4 @@
-"""S5, a diagonal state space with many inputs and outputs."""
+"""S5, a diagonal state-space model with many inputs and outputs."""
 
 from typing import NamedTuple
 
@@ -24,7 +24,7 @@ __all__ = ["S5", "S5State"]
 
 @serializable
 class S5State(NamedTuple):
-  """The state [B, N / 2], complex: one of each conjugate pair."""
+  """The state [B, N / 2], complex: one number of each conjugate pair."""
 
   state: jax.Array
 
@@ -34,8 +34,8 @@ def zero_order_hold(
 ) -> tuple[jax.Array, jax.Array]:
   """Discretises `h' = lambda h + u`, `lambda = -exp(log_rate) + i frequency`.
 
-  Finite, and so are the gradients, for any finite arguments: a rate and a step
-  may each be beyond the largest number where their product is ordinary.
+  The results and their gradients are finite for any finite arguments. The rate
+  or the step may overflow by itself although their product does not.
 
   Args:
     log_rate: [N].
@@ -49,24 +49,24 @@ def zero_order_hold(
   largest = float(np.log(info.max)) - 2
   step = jnp.exp(jnp.minimum(log_step, largest))
   decay = jnp.exp(jnp.minimum(log_rate + log_step, 40))
-  # Nothing has a phase whose digits are all behind the point, nor has a state
-  # that is gone.
+  # The phase is 0 if the state has decayed to 0, and limited where it has no
+  # correct digits.
   turns = float(4 / info.eps)
   phase = jnp.clip(frequency * step, -turns, turns)
   phase = jnp.where(decay < np.exp(8), phase, 0)
   exponent = jax.lax.complex(-decay, phase)
-  # (a - 1) / lambda is step (a - 1) / exponent, but divides by lambda where
-  # the step is large, and is a series where the exponent is small.
+  # (a - 1) / lambda is computed as step (a - 1) / exponent. If the exponent is
+  # large, it is divided by lambda instead; if it is small, a series is used.
   size = jnp.abs(exponent)
   small, large = size < 1e-3, size > 1e3
   near = jnp.where(small, exponent, 0)
   series = 1 + near / 2 * (1 + near / 3 * (1 + near / 4))
   other = jnp.where(small | large, 1, exponent)
-  # expm1: the difference to 1 is small where steps are.
+  # expm1, because a - 1 is small if the step is small.
   by_step = step.astype(exponent.dtype) * jnp.where(
     small, series, jnp.expm1(other) / other
   )
-  # Over the larger part first: the square of lambda may have no number.
+  # Divide by the larger part of lambda first: its square may overflow.
   log_rate = jnp.clip(log_rate, -largest, largest)
   scale = jnp.maximum(jnp.exp(log_rate), jnp.abs(frequency))
   scale = jax.lax.stop_gradient(jnp.where(large, scale, 1))
@@ -79,9 +79,9 @@ def zero_order_hold(
 
 
 class S5(Mixer):
-  """A multi-input multi-output diagonal state space, gated.
+  """A multi-input multi-output diagonal state-space model with a gate.
 
-  With h_t in C^(N/2) and one of each conjugate pair kept:
+  With h_t in C^(N/2), one number of each conjugate pair:
 
     a = exp(lambda dt),  b = (a - 1) / lambda                 (zero-order hold)
     h_t = a * h_{t-1} + b * (B u_t)
@@ -89,23 +89,23 @@ class S5(Mixer):
     out_t = GELU(y_t) * sigmoid(W GELU(y_t))
 
   Smith et al. 2022, "Simplified State Space Layers for Sequence Modeling",
-  arXiv:2208.04933; a new segment starts from h = 0, as the resets of Lu et
-  al. 2023, arXiv:2303.03982. The initial lambda are the eigenvalues of
-  HiPPO-LegS's normal part (`blocks` copies of a smaller one), B and C are
-  normal in the basis of its eigenvectors, and dt log-uniform in
-  [step_min, step_max], one per state. Departures: the real part is stored as
-  the logarithm of its negative, so that training cannot make it unstable;
-  the state space is computed in float32 or wider whatever the dtype, only
-  the gate is not.
+  arXiv:2208.04933. A new segment starts from h = 0, like the resets of Lu et
+  al. 2023, arXiv:2303.03982. The initial lambda are the eigenvalues of the
+  normal part of HiPPO-LegS (`blocks` copies of a smaller matrix). The initial B
+  and C are normal in the basis of its eigenvectors, and the initial dt, one per
+  state, is log-uniform in [step_min, step_max]. Departures: the real part of
+  lambda is stored as the logarithm of its negative, so that training cannot
+  make it unstable. The state-space model is computed in float32 or wider for
+  any dtype; only the gate is computed in dtype.
 
-  The other fields are those of `Mixer`; `output_scale` is a factor on the
-  initial C and D, which start the output.
+  The other fields are those of `Mixer`. `output_scale` is a factor on the
+  initial C and D.
 
   Attributes:
-    state_width: N, real dimensions of the state; even.
-    blocks: Blocks of the initial matrix, a divisor of N / 2.
-    step_min: Smallest initial dt.
-    step_max: Largest initial dt.
+    state_width: N, the number of real dimensions of the state; even.
+    blocks: The number of blocks of the initial matrix, a divisor of N / 2.
+    step_min: The smallest initial dt.
+    step_max: The largest initial dt.
   """
 
   state_width: int = 64
@@ -120,8 +120,8 @@ class S5(Mixer):
     self._check_sizes()
     u = x.astype(self.wide)
     decay, drive, read, skip = self._discretise(u.dtype)
-    # Products of real matrices: half the work of complex ones, and `jax`
-    # cannot checkpoint the result of a complex product.
+    # Products of real matrices take half the work of complex ones, and
+    # `jax.checkpoint` cannot save the result of a complex product.
     inputs = jax.lax.complex(
       jnp.einsum("bld,nd->bln", u, drive.real),
       jnp.einsum("bld,nd->bln", u, drive.imag),
@@ -142,7 +142,7 @@ class S5(Mixer):
   def _discretise(
     self, dtype: jnp.dtype
   ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """Makes a [N/2], b B [N/2, D], C [D, N/2] and D [D], from real `dtype`."""
+    """Makes a [N/2], b B [N/2, D], C [D, N/2] and D [D]; `dtype` is real."""
     eigenvalues, vectors = self._basis()
     count, inputs = eigenvalues.size, (self.state_width, self.width)
     normal = nn.initializers.lecun_normal(in_axis=-1, out_axis=-2)
@@ -191,7 +191,7 @@ class S5(Mixer):
     )
 
   def _check_sizes(self) -> None:
-    """Checks all fields but `blocks`."""
+    """Checks all fields; `_basis` checks that blocks divides N / 2."""
     check_fields(self, "state_width", "blocks")
     checks.require(
       self.state_width % 2 == 0,

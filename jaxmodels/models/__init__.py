@@ -1,4 +1,4 @@
-"""Whole networks, made of lists of layers. Their state is one pytree."""
+"""Whole networks, made from lists of layers. Their state is one pytree."""
 
 from jaxmodels.models.backbone import Backbone
 from jaxmodels.models.language_model import LanguageModel

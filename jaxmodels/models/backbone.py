@@ -16,8 +16,8 @@ from jaxmodels.ops.engine import checks
 
 __all__ = ["REMAT", "Backbone"]
 
-# What the backward pass keeps of a block: all, the results of products with
-# weights, or nothing but its input.
+# What the backward pass stores of a block: everything, the results of products
+# with weights, or only the input.
 REMAT = {
   "none": None,
   "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
@@ -46,12 +46,12 @@ class Repeat(nn.Module):
     index: jax.Array | None,
     segment_ids: jax.Array | None,
   ) -> tuple[tuple[jax.Array, dict[str, jax.Array]], State]:
-    """Runs the round of that index.
+    """Runs one round.
 
     Args:
       carry: The stream [B, L, D] and the shared values.
-      states: Those of the round's layers, or None.
-      index: Of the round, or None if no layer asks for its own.
+      states: The states of the round's layers, or None.
+      index: The index of the round, or None if no layer asks for its index.
       segment_ids: [B, L] or None.
 
     Returns:
@@ -71,60 +71,61 @@ class Repeat(nn.Module):
 class Backbone(nn.Module):
   """A residual stack of mixers and channel mixers.
 
-  Layer i has the mixer `mixers[i mod len(mixers)]`, and likewise the channel
-  mixer, so that a hybrid is a list. An entry of the list is
+  Layer i has the mixer `mixers[i mod len(mixers)]`, and its channel mixer is
+  chosen in the same way. So a hybrid is a list. An entry of the list is
 
   - an unbound module: `GLA(width=256, heads=8)`, or one of a class of your own.
     The model sets its width, dtypes, output_scale and axis_name;
   - a name of `MIXERS` or `MLPS`: "gla";
   - a name and fields that differ from its defaults: ("gla", {"heads": 8}).
 
-  All three give the same parameters. `jaxmodels.mixers.contract` says what a
-  mixer and a channel mixer are, and what they may know of their place in the
-  stack and pass on from layer to layer.
+  All three give the same parameters. `jaxmodels.mixers.contract` defines mixers
+  and channel mixers, the facts about the stack that they can ask for, and the
+  values that they can pass from layer to layer.
 
-  The layout of a layer is, with norms N of their own,
+  The layout of a layer, in which each N is a norm of its own, is
 
   - "pre_norm": x + mixer(N(x)), then x + mlp(N(x)), and N at the end of the
-    stack (Xiong et al. 2020, arXiv:2002.04745): nearly all models of today;
-  - "post_norm": N(x + mixer(x)), then N(x + mlp(x)): the first Transformers
-    (Vaswani et al. 2017, arXiv:1706.03762) and BERT;
-  - "parallel": x + mixer(N(x)) + mlp(N(x)) with one N, and N at the end: GPT-J
-    and PaLM (Chowdhery et al. 2022, arXiv:2204.02311).
+    stack (Xiong et al. 2020, arXiv:2002.04745), as in nearly all models now;
+  - "post_norm": N(x + mixer(x)), then N(x + mlp(x)), as in the first
+    Transformers (Vaswani et al. 2017, arXiv:1706.03762) and BERT;
+  - "parallel": x + mixer(N(x)) + mlp(N(x)) with one N, and N at the end, as in
+    GPT-J and PaLM (Chowdhery et al. 2022, arXiv:2204.02311).
 
-  Norm "layer" is for RWKV and GPT-2, "rms" for the others; `norm_epsilon` is
+  RWKV and GPT-2 have the norm "layer", and the others "rms". `norm_epsilon` is
   1e-5 in the published RWKV, Mamba and Mamba-2. RWKV needs `input_norm`.
 
-  What writes to the stream starts smaller by 1 / sqrt(writes in the stack), as
-  in GPT-2 (Radford et al. 2019), so that the stream's size does not grow with
-  depth. The stream is kept in float32 or wider: rounding it to bfloat16 at
-  every write would lose small ones.
+  Initial weights of output projections are scaled by 1 / sqrt(writes to the
+  stream in the stack), as in GPT-2 (Radford et al. 2019), so that the size of
+  the stream does not grow with depth. The stream is float32 or wider, because
+  rounding to bfloat16 at every write would lose small writes.
 
   `scan_layers` needs a pattern that repeats: the depth must be a multiple of
   the least common multiple of len(mixers) and the number of channel mixers.
 
   Attributes:
     width: D.
-    depth: Number of layers.
+    depth: The number of layers.
     mixers: The sequence mixers, repeated to the depth.
     mixer_options: For each name in `mixers`, fields that differ from its
       defaults.
     mlp: The channel mixer of every layer, or a tuple of them, repeated to the
-      depth; "none" leaves that half of a layer out.
-    mlp_options: Fields of those channel mixers that are names.
-    scan_layers: Whether to scan over repeats of the pattern: the program is
-      compiled for one round, parameters and states are stacked along a first
-      axis. Else each layer has parameters of its own.
-    remat: "none", "dots" (keep products with weights) or "full" (recompute
-      all): what the backward pass keeps of each layer.
-    axis_name: Mesh axis that L is cut over, inside `shard_map`: each device
-      gives its piece of x and of the ids, and the whole state.
-    dtype: Of the computation.
-    param_dtype: Of the parameters.
+      depth; "none" is no channel mixer.
+    mlp_options: Fields of the channel mixers that are given by name.
+    scan_layers: Whether to scan over repeats of the pattern. Only one round is
+      compiled, and parameters and states are stacked along a first axis.
+      Otherwise each layer has separate parameters.
+    remat: What the backward pass stores of each layer: "none" (everything),
+      "dots" (products with weights) or "full" (only the input; it recomputes
+      the rest).
+    axis_name: The mesh axis over which L is sharded, inside `shard_map`. Each
+      device passes its shard of x and of the ids, and the whole state.
+    dtype: The dtype of the computation.
+    param_dtype: The dtype of the parameters.
     layout: "pre_norm", "post_norm" or "parallel".
     norm: "rms" or "layer": the norms of the stack; mixers have their own.
-    norm_epsilon: What is added inside the root of these norms.
-    input_norm: Whether to norm x before the first layer.
+    norm_epsilon: Added inside the root of these norms.
+    input_norm: Whether to normalise x before the first layer.
   """
 
   width: int
@@ -155,17 +156,19 @@ class Backbone(nn.Module):
 
     Args:
       x: [B, L, D].
-      state: As returned or made by `init_state`; None is its zero.
+      state: The state of an earlier call, or of `init_state`; None is the zero
+        state.
       segment_ids: [B, L] integers, a run of equal ids per segment, or None.
 
     Returns:
-      The normed stream [B, L, D], and the state: a tuple with one entry per
+      The normalised stream [B, L, D], and the state: a tuple with one entry per
       layer, or with `scan_layers` one per layer of the pattern, stacked over
       the repeats. An entry is the pair of the mixer's state and the channel
-      mixer's, which is () for one without a state.
+      mixer's state, which is () for a channel mixer without a state.
 
     Raises:
-      ValueError: A field, x, the state or a mixer is wrong; one line names it.
+      ValueError: A field, x, the state or a mixer is wrong; the message names
+        it in one line.
     """
     blocks = self._blocks()
     checks.shape("Backbone", "x", x, (None, None, self.width), "[B, L, width]")
@@ -207,8 +210,8 @@ class Backbone(nn.Module):
     shared: dict[str, jax.Array],
   ) -> tuple[jax.Array, State]:
     _check_entries(state, len(blocks))
-    # True stands for every name: whatever variables and random streams mixers
-    # use, each layer has its own, as in the unrolled stack.
+    # True stands for every name: each layer has its own variables of every
+    # collection and its own random streams, as in the unrolled stack.
     scanned = nn.scan(
       Repeat,
       variable_axes={True: 0},
@@ -223,7 +226,7 @@ class Backbone(nn.Module):
     return x, state
 
   def init_state(self, batch_size: int) -> State:
-    """The zero state of every mixer; each leaf has a buffer of its own."""
+    """The zero state of every mixer; each leaf has its own buffer."""
     blocks = self._blocks()
     if not self.scan_layers:
       layers = [blocks[i % len(blocks)] for i in range(self.depth)]
@@ -285,7 +288,7 @@ class Backbone(nn.Module):
     )
 
   def _mlps(self) -> tuple[Entry, ...]:
-    """The channel mixers of the pattern: one, or the tuple's."""
+    """The channel mixers of the pattern, as a tuple."""
     mlp: Any = self.mlp
     if isinstance(mlp, str | nn.Module) or is_pair(mlp):
       return (mlp,)
@@ -300,12 +303,12 @@ class Backbone(nn.Module):
     return self.mixer_options.get(name, {}) if isinstance(name, str) else {}
 
   def _mlp_options_of(self, entry: Entry) -> Mapping[str, Any]:
-    # Of a pattern, "none" takes none; alone it refuses them.
+    # In a pattern, "none" ignores the options; alone, it refuses them.
     alone = len(self._mlps()) == 1
     return {} if _is_none(entry) and not alone else self.mlp_options
 
   def _memo(self) -> Any:
-    """`param(name, init, shape)`, which makes a parameter of a name once."""
+    """`param(name, init, shape)`, which makes each named parameter once."""
     made: dict[str, jax.Array] = {}
 
     def param(name: str, init: Any, shape: tuple[int, ...]) -> jax.Array:
@@ -337,7 +340,7 @@ class Backbone(nn.Module):
 
 
 def _is_none(entry: Any) -> bool:
-  """Whether an entry leaves the channel mixer out."""
+  """Whether an entry stands for no channel mixer."""
   return (entry[0] if is_pair(entry) else entry) == "none"
 
 
@@ -348,7 +351,7 @@ def _modules(blocks: Sequence[Block]) -> list[nn.Module]:
 
 
 def _check_entries(state: State, count: int) -> None:
-  """Checks that a state is a tuple of so many pairs."""
+  """Checks that a state is a tuple of `count` pairs."""
   checks.require(
     state is None
     or (
@@ -363,9 +366,9 @@ def _check_entries(state: State, count: int) -> None:
 
 
 def _distinct(state: State) -> State:
-  """Copies an array that stands in a state more than once.
+  """Copies arrays that occur in a state more than once.
 
-  A caller who donates the state to `jit` needs a buffer per leaf.
+  A caller who donates the state to `jit` needs one buffer per leaf.
   """
   seen: set[int] = set()
 
@@ -384,7 +387,7 @@ def _checkpointed(
   """A copy of `block` in the scope of the caller, rematerialised if asked."""
   kind = Block
   if remat != "none":
-    # Inside a scan nothing can be merged across iterations anyway.
+    # A scan cannot merge expressions across iterations anyway.
     kind = nn.remat(Block, policy=REMAT[remat], prevent_cse=not in_scan)
   fields = {
     field: getattr(block, field)

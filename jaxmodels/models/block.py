@@ -1,4 +1,4 @@
-"""One layer of a stack: a mixer and a channel mixer around the stream."""
+"""One layer of a stack: a mixer and a channel mixer on the residual stream."""
 
 import dataclasses
 from typing import Any
@@ -21,7 +21,7 @@ State = Any
 
 @dataclasses.dataclass(frozen=True)
 class Unbound:
-  """Holds a module in a field: Linen would bind a module itself."""
+  """Holds a module in a field, because Linen would bind a bare module."""
 
   module: nn.Module
 
@@ -33,7 +33,7 @@ class Unbound:
 def make_norm(
   like: Any, name: str, dtype: jnp.dtype | None = None
 ) -> nn.Module:
-  """A norm in the scope of its caller, as the fields of a module say."""
+  """A norm in the scope of its caller, with the fields of the module `like`."""
   return NORMS[like.norm](
     epsilon=like.norm_epsilon,
     dtype=dtype or like.dtype,
@@ -48,14 +48,14 @@ class Block(nn.Module):
   Attributes:
     mixer: The sequence mixer.
     mlp: The channel mixer, or None.
-    layout: Of `BLOCKS`.
-    norm: Of `NORMS`.
-    norm_epsilon: Of the norms.
+    layout: One of `BLOCKS`.
+    norm: One of `NORMS`.
+    norm_epsilon: The epsilon of the norms.
     depth: The number of layers in the stack.
-    layer: The index of this layer, or None under a scan, where it is an
+    layer: The index of this layer, or None under a scan, where the index is an
       argument of the call.
-    dtype: Of the computation; the stream itself is float32 or wider.
-    param_dtype: Of the parameters.
+    dtype: The dtype of the computation; the stream is float32 or wider.
+    param_dtype: The dtype of the parameters.
   """
 
   mixer: Unbound

@@ -17,40 +17,40 @@ __all__ = ["LanguageModel"]
 
 
 class LanguageModel(nn.Module):
-  """logits_t = E norm(backbone(E[token_t])): embedding, stack, read-out.
+  """logits_t = E norm(backbone(E[token_t])): embedding, stack, logits.
 
-  The state carries everything the past has left: a sequence cut anywhere and
-  continued gives the logits of the uncut one, so the same call trains, reads
-  a prompt and generates token by token in constant memory. Full attention
-  alone has a bound, its `max_length`: it refuses longer sequences and has no
-  outputs beyond (see `SoftmaxAttention`). Logits start near
-  zero, so predictions start near uniform (see `TokenEmbedding`).
+  A sequence that is cut anywhere, and continued from the returned state, gives
+  the logits of the uncut sequence. So the same call trains, reads a prompt, and
+  generates token by token in constant memory. Only full attention has a bound,
+  its `max_length`: it refuses longer sequences, and has no outputs beyond it
+  (see `SoftmaxAttention`). Initial logits are near zero, so initial predictions
+  are near uniform (see `TokenEmbedding`).
 
   `jax.export` takes `apply` with a symbolic batch and length, and a decoding
-  step with a symbolic batch; the shapes of the state are then
+  step with a symbolic batch. The shapes of the state are then
   `jax.eval_shape(lambda: model.init_state(batch))`.
 
   Attributes:
     vocab_size: The number of tokens, below 2^31.
     width: D.
-    depth: Number of layers.
+    depth: The number of layers.
     mixers: Modules, names of `jaxmodels.mixers.MIXERS`, or names with options,
       repeated to the depth; see `Backbone`.
     mixer_options: For each name, fields that differ from its defaults.
     mlp: A module, a name of `jaxmodels.layers.MLPS`, or a name with options;
       or a tuple of them, repeated to the depth.
-    mlp_options: Fields of those channel mixers that are names.
-    tie_embeddings: Whether the way out shares the table of the way in.
+    mlp_options: Fields of the channel mixers that are given by name.
+    tie_embeddings: Whether embeddings and logits share one table.
     scan_layers: Whether to scan over repeats of the pattern of layers.
     remat: "none", "dots" or "full", see `Backbone`.
-    axis_name: Mesh axis that L is cut over, inside `shard_map`; the state is
-      the whole sequence's, on every device.
-    dtype: Of the computation.
-    param_dtype: Of the parameters.
+    axis_name: The mesh axis over which L is sharded, inside `shard_map`; the
+      state is that of the whole sequence, on every device.
+    dtype: The dtype of the computation.
+    param_dtype: The dtype of the parameters.
     layout: "pre_norm", "post_norm" or "parallel", see `Backbone`.
     norm: "rms" or "layer": the norms of the stack.
-    norm_epsilon: What is added inside the root of these norms.
-    input_norm: Whether to norm the embeddings, as RWKV does.
+    norm_epsilon: Added inside the root of these norms.
+    input_norm: Whether to normalise the embeddings, as RWKV does.
   """
 
   vocab_size: int
@@ -83,18 +83,19 @@ class LanguageModel(nn.Module):
 
     Args:
       tokens: [B, L] integers in [0, vocab_size).
-      state: As returned or made by `init_state`; None is its zero.
+      state: The state of an earlier call, or of `init_state`; None is the zero
+        state.
       segment_ids: [B, L] integers: each run of equal ids is a document, and
         documents do not see one another. Id 0 at the first token continues
-        `state`. None joins all.
+        `state`. None is one document, which continues `state`.
 
     Returns:
       logits [B, L, vocab_size] in float32 or wider, and the state.
 
     Raises:
-      ValueError: For an unknown name or option (with near matches), a field
-        that does not fit, a sequence longer than the `max_length` of full
-        attention, or a mixer that breaks the contract of
+      ValueError: A name or option is unknown (the message has near matches), a
+        field has a wrong value, a sequence is longer than the `max_length` of
+        full attention, or a mixer breaks the contract of
         `jaxmodels.mixers.contract`.
     """
     check_vocabulary(self)
@@ -113,7 +114,7 @@ class LanguageModel(nn.Module):
     return embedding.decode(x), state
 
   def init_state(self, batch_size: int) -> State:
-    """The zero state, which is the same as None."""
+    """The zero state, which stands for the same state as None."""
     return self._backbone(parent=None).init_state(batch_size)
 
   def _backbone(self, **scope: Any) -> Backbone:

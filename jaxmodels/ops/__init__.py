@@ -1,51 +1,82 @@
 """Recurrences: arrays in, arrays out. No parameters, no Flax.
 
 Letters used in every shape:
-  B batch (leading batch axes may be several), L length, H heads,
-  K key width, V value width, D model width, N state width,
-  C tokens per chunk, W width of a convolution, G blocks, and M what else an
-  op has several of, as its docstring says. A small letter divides its capital:
-  each of h heads of q and k serves H / h heads of v, in order. These heads are
-  repeated chunk by chunk, never as a whole sequence.
+  "..." any number of batch axes, none included; B one batch axis; L length;
+  H heads; h heads of q and k; K key width; V value width; D model width;
+  N state width; C tokens per chunk; W width of a convolution; G blocks. An op
+  that has another letter, such as M, explains it in its docstring.
 
-An op with a state is called
+Conventions of every op that has a state:
+  - It is called as `op(..., initial_state=None, *, segment_ids=None,
+    reverse=False, method="auto", chunk_size=None, axis_name=None)` and returns
+    `(y, final_state)`.
+  - The decay acts before a token is written, and y_t reads the state after the
+    token. (With a bonus, `linear_attention` reads the state before both.)
+  - No op scales q or k. The caller scales q.
+  - A sequence that is cut anywhere, and continued from `final_state`, gives
+    the results of the uncut sequence.
 
-    op(..., initial_state=None, *, segment_ids=None, reverse=False,
-       method="auto", chunk_size=None, axis_name=None) -> (y, final_state)
+Arguments that ops share:
+  - `q`, `k` [..., L, h, K] and `v` [..., L, H, V]. In `linear_attention`,
+    `delta_rule`, `dplr_recurrence` and `normalized_linear_attention`, q and k
+    (and a, b of `dplr_recurrence`) may have fewer heads than v: h divides H,
+    and head i of v reads head `i // (H / h)` of q and k. These are the groups
+    of Mamba-2 and of grouped value attention. "recurrent" and "chunked" repeat
+    shared heads one chunk at a time, so that no repeated sequence is stored;
+    the forms that compute all chunks at once repeat the heads of all chunks.
+    All other arguments, and the state, have H heads.
+  - `initial_state`: the state before the first token, in the shape that the
+    op's docstring gives. None, the default, is zero.
+  - `segment_ids`: [..., L] integers; None, the default, is one segment that
+    continues `initial_state`. A segment is a run of equal ids along L. Each
+    change of the id resets the state, even if the new id occurred earlier.
+    Ids are any integers, such as 0 or -1 for padding. `initial_state` has id
+    0: a first token of id 0 continues it, and any other id starts from zero,
+    so `cumsum(resets)` resets at the first token too. `segments` makes ids: of
+    documents in one row (`from_cu_seqlens`), of resets (`from_resets`), and of
+    the rest of a sequence that was cut (`continue_ids`).
+  - `reverse`: whether to run from the last token to the first; False by
+    default. `initial_state` then enters at the last token and has its id.
+  - `method`: the form of the computation. All forms give the same results up
+    to rounding; `jaxmodels.ops.engine.recurrence` describes them:
+    "recurrent", "associative", "chunked", "chunk_parallel", and, for
+    `linear_attention`, `delta_rule` and `householder_product`, "pallas" (see
+    `jaxmodels.ops.kernels`). "auto", the default, is "recurrent" for one
+    token. For more tokens it is a row of the table `AUTO` in
+    `jaxmodels.ops.engine.method`, which depends on the platform, on the key
+    width, and on whether a gradient is computed.
+  - `chunk_size`: tokens per chunk, a power of two. None, the default, takes
+    the size from the same table. "recurrent" and "associative" do not use it.
+  - `axis_name`: the mesh axis over which L is sharded; None by default. Call
+    the op inside `jax.shard_map`, with shards of equal length. `initial_state`
+    and `final_state` are those of the whole sequence, the same on every
+    device, so their partition specs leave the axis out. An argument without a
+    length axis is whole on every device too.
 
-The arguments that these ops share (the docstrings of `bidirectional`,
-`long_convolution`, `causal_convolution`, `attention` and the Kalman scans say
-what is different for them):
+Results that ops share:
+  - y has the dtype of v; of b in `diagonal_recurrence` and `dense_recurrence`;
+    of x in `selective_scan` and the convolutions.
+  - The state is float32 or wider (complex64 or wider if complex), and is
+    exactly what the op takes back as `initial_state`. Sums are float32 or
+    wider as well.
+  - A `ValueError` says which argument has a wrong shape, dtype or value of an
+    option, what it got and what it must be. Numbers, such as log decays above
+    0, are checked if `jaxmodels.ops.engine.checks.numerics` is switched on.
 
-- `initial_state`: the state that enters, zero by default. States are float32 or
-  wider. An op returns exactly what it takes back: a sequence that is cut
-  anywhere and continued equals the uncut one.
-- `segment_ids`: [..., L] integers, or None for one segment. A segment is a run
-  of equal ids along L: each change of the id resets the state, also to an id
-  that was there before, and each token sees its own segment only. Ids are any
-  integers, such as 0 or -1 for padding. The state that enters has id 0: a first
-  token of id 0 continues it, and any other id starts from zero, so
-  `cumsum(resets)` resets at the first token too. `segments` makes ids of
-  documents in one row (`from_cu_seqlens`), of resets (`from_resets`), and of
-  the rest of a sequence that was cut (`continue_ids`).
-- `reverse`: run from the last token to the first. The state then enters at the
-  last token and has its id.
-- `method`: the form, see `jaxmodels.ops.engine.recurrence`. What "auto" takes is
-  one table, `jaxmodels.ops.engine.method.AUTO`, with its measurements. "pallas"
-  is for TPU, see `jaxmodels.ops.kernels`.
-- `chunk_size`: tokens per chunk, a power of two; the default is in that table.
-- `axis_name`: the mesh axis over which L is sharded, inside `jax.shard_map`, in
-  equal shards. `initial_state` and the final state are those of the whole
-  sequence, the same on every device: their specs leave the axis out.
+Ops that deviate:
+  - `attention` and `causal_convolution` have forms of their own, and their
+    states are past tokens: a `Cache`, and the last W - 1 inputs.
+  - `diagonal_recurrence` has exactly one batch axis, B.
+  - In `householder_product`, `chunk_size` counts steps; a token has M steps.
+  - `bidirectional` has no state and no `reverse`. `long_convolution` has no
+    state, no `segment_ids`, no `method` and no `chunk_size`.
+  - `kalman_filter` and `kalman_smoother` have other arguments and results.
+  - An op of `make_op` takes `initial_state` by name, and its y is float32 or
+    wider unless `make_op` is called with `like`.
 
-The decay acts before a token is written, and y_t is read after it (before both,
-where `linear_attention` has a bonus). No scale is hidden: scale q yourself. y has
-the dtype of v (or of what the op reads and writes), and sums are in float32 or
-wider. A shape, dtype or option that does not fit is a `ValueError` of one line
-that names the op and the argument.
-
-Arrays may be sharded over Auto or Explicit mesh axes (JAX's default) along the
-batch and along heads or channels, and results are sharded likewise.
+Meshes: arrays may be sharded over Auto or Explicit mesh axes (JAX's default)
+along the batch and along heads or channels, and results are sharded likewise.
+Only L needs `jax.shard_map` and `axis_name`.
 """
 
 import sys
@@ -92,9 +123,9 @@ __all__ = [
   "selective_scan",
 ]
 
-# A function hides the file of its name: `import jaxmodels.ops.delta_rule as d`
-# gives the function, whatever stands in `sys.modules`. So it has all that its
-# file defines: `d.FAMILY` is there for whoever means the file.
+# An op hides the file of the same name: `import jaxmodels.ops.delta_rule as d`
+# gives the function, not the module. So the function gets the public names of
+# its file as attributes, and `d.FAMILY` works.
 for _name in __all__:
   _op, _file = globals()[_name], sys.modules.get(f"{__name__}.{_name}")
   if isinstance(_op, FunctionType) and _file is not None:

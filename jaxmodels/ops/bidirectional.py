@@ -2,9 +2,10 @@
 
     Y = rownorm(Q K^T * M) V,    M_ij = the decay between tokens i and j
 
-(Afzal et al. 2025, arXiv:2502.16249), as a masked product of L x L, or as one
-recurrence from each end, in any of the engine's forms. Without decay it is
-LION-LIT, with a fixed decay per head LION-D, with a decay per token LION-S.
+(Afzal et al. 2025, arXiv:2502.16249). The op computes it as a masked product of
+L x L, or as one recurrence from each end, in any form of the engine. It is
+LION-LIT without decay, LION-D with a fixed decay per head, and LION-S with a
+decay per token.
 """
 
 import jax
@@ -50,39 +51,35 @@ def bidirectional(
       M_ii = 1
       M_ij = exp(sum_{t=i+1}^{j} log_decay_t)    for j > i
 
-  and with `normalize` that over `max(|sum_j M_ij (q_i . k_j)|, floor)`.
+  With `normalize`, y_i is divided by `max(|sum_j M_ij (q_i . k_j)|, floor)`.
 
-  The convention of the paper: what a token writes decays by its own decay
-  and those of the tokens between, not by the reader's. (The causal ops of
-  this library count the reader's instead of the writer's; with a fixed decay
-  per head the two agree.) Flipping the sequence flips the output. Token i is in
-  both recurrences, so it is subtracted once.
+  As in the paper, the write of token j decays by the decays of token j and of
+  the tokens between j and i, and not by that of the reader i. (The causal ops
+  of this library include the reader's decay and not the writer's. With a fixed
+  decay per head the two agree.) Flipping the sequence flips the output. Token i
+  is in both recurrences, so the op subtracts it once.
 
-  There is no state to enter or to leave: every token reads all others.
+  There is no state, and no `reverse`: every token reads all others.
 
-  Cost: twice that of `linear_attention`, chunked; "quadratic"
-  2 L (K + V) + 4 L^2 flops per token and head, of which the latter make decays.
+  Cost: twice that of `linear_attention`, chunked. "quadratic" takes
+  2 L (K + V) + 4 L^2 flops per token and head; the 4 L^2 compute the decays.
+
+  `segment_ids` and the other options: see `jaxmodels.ops`.
 
   Args:
     q: [..., L, H, K].
     k: [..., L, H, K].
     v: [..., L, H, V].
     log_decay: None, or [..., L, H]; at most 0, -inf allowed.
-    normalize: divide by the sum of the row, for positive feature maps.
-    floor: of that sum, above 0.
-    segment_ids: [..., L] integers; each token sees only its own segment, a
-      run of equal ids.
-    method: "quadratic", the masked product, or a form of the engine, see
-      `jaxmodels.ops.engine.recurrence`; "auto" is that of `linear_attention`.
-    chunk_size: as for `linear_attention`.
-    axis_name: mesh axis over which L is sharded, inside `shard_map`; not
-      for "quadratic".
+    normalize: whether to divide by the sum of the row, for positive feature
+      maps.
+    floor: the smallest divisor, above 0.
+    method: "quadratic", the masked product, or as for `linear_attention`
+      without "pallas".
+    axis_name: not for "quadratic".
 
   Returns:
-    y [..., L, H, V] in the dtype of v.
-
-  Raises:
-    ValueError: a shape, dtype or option does not fit; names the argument.
+    y [..., L, H, V].
   """
   op = "bidirectional"
   q, k, v, log_decay, segment_ids = arrays(
@@ -112,7 +109,7 @@ def bidirectional(
 
 
 def _both_ways(q, k, v, log_decay, options):
-  """One recurrence from each end, less the token itself."""
+  """Adds one recurrence from each end, and subtracts the token itself once."""
   past, future = _readers_decays(log_decay, options["axis_name"])
   y, _ = linear_attention(q, k, v, past, **options)
   from_end, _ = linear_attention(q, k, v, future, reverse=True, **options)
@@ -121,10 +118,10 @@ def _both_ways(q, k, v, log_decay, options):
 
 
 def _readers_decays(log_decay, axis_name):
-  """The decays of the two recurrences, which count the reader's own.
+  """Log decays for `linear_attention`, forwards and in reverse.
 
-  Each token takes that of the one it comes from: the token before, or from
-  the end the token behind.
+  `linear_attention` applies the decay of the reader. So each token gets the
+  decay of the token before it, or in reverse of the token after it.
   """
   if log_decay is None or log_decay.shape[-2] == 0:
     return log_decay, log_decay
@@ -139,7 +136,7 @@ def _readers_decays(log_decay, axis_name):
 
 
 def _full(q, k, v, log_decay, segment_ids):
-  """The masked product of one row of scores per token."""
+  """The masked product, with one row of scores per token."""
   scores = jnp.einsum("...ihk,...jhk->...hij", q, k)
   if log_decay is not None:
     log_decay = clip(log_decay.astype(q.dtype))
@@ -159,7 +156,7 @@ def _full(q, k, v, log_decay, segment_ids):
 
 
 def _check(op, q, k, v, log_decay, floor, method, axis_name, segment_ids):
-  """Checks shapes and dtypes, and numbers where that is switched on."""
+  """Checks shapes and dtypes, and numbers if `checks.numerics` is on."""
   methods = (*METHODS, "quadratic")
   checks.require(
     method in methods,

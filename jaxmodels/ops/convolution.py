@@ -1,4 +1,4 @@
-"""Short causal depthwise convolution, with its tail as the state."""
+"""Short causal depthwise convolution; its state is the last W - 1 inputs."""
 
 import jax
 import jax.numpy as jnp
@@ -36,41 +36,33 @@ def causal_convolution(
 
   y_t[d] = sum_{j=0}^{W-1} kernel[W - 1 - j, d] x_{t-j}[d]
 
-  so `kernel[W - 1]` multiplies the present token and `kernel[0]` the oldest:
-  the layout of a cross-correlation, as in the published checkpoints of Mamba
-  (Gu & Dao 2023, arXiv:2312.00752), without their trailing bias and SiLU.
+  so `kernel[W - 1]` multiplies the present token and `kernel[0]` the oldest.
+  This is the layout of a cross-correlation, as in the published checkpoints of
+  Mamba (Gu & Dao 2023, arXiv:2312.00752). The op does not include their bias
+  and SiLU.
 
-  Taps never cross the edge of a segment. The products are summed in float32
-  or wider. With W shifted products there is nothing to gain from chunks:
-  `chunk_size` is taken for the sake of the common contract and ignored.
+  An output reads only inputs of its own segment.
 
-  Cost: 2 W flops a number of x.
+  Cost: 2 W flops per element of x.
+
+  `segment_ids` and the other options: see `jaxmodels.ops`.
 
   Args:
-    x: [..., L, D] inputs, any number of batch axes, any length.
+    x: [..., L, D], real or complex.
     kernel: [W, D], W >= 1.
     initial_state: [..., W - 1, D], the inputs before the first token, oldest
-      first; None stands for zeros. It belongs to segment 0.
-    segment_ids: [..., L] integers; a segment is a run of equal ids. None
-      joins all.
-    reverse: Run from the last token to the first. The states are then in the
-      order of that run too.
+      first.
+    reverse: with it, states are in the order of the run too.
     method: "chunk_parallel" (W shifted products, all tokens at once),
       "recurrent" (token by token; for checking), or "auto", which is
       "chunk_parallel".
-    chunk_size: Not used.
-    axis_name: Mesh axis that L is cut over, inside `shard_map`: the tail
-      then comes from the neighbouring device ("chunk_parallel" only; a piece
-      must hold at least W - 1 tokens). `initial_state` and the state returned
-      are the whole sequence's, on every device.
+    chunk_size: not used; the op takes it because all ops do.
+    axis_name: the neighbouring device then passes on its last W - 1 inputs. It
+      needs "chunk_parallel", and at least W - 1 tokens on each device.
 
   Returns:
-    y: [..., L, D], of the dtype of `x`.
-    state: [..., W - 1, D] in float32 or wider: the last W - 1 inputs, oldest
-      first, with zeros where they are not joined to the last token.
-
-  Raises:
-    ValueError: For a wrong shape, dtype or method, naming the argument.
+    y [..., L, D], and the state [..., W - 1, D]: the last W - 1 inputs, oldest
+    first, with zeros for inputs of another segment than the last token's.
   """
   del chunk_size
   x, kernel, initial_state, ids = arrays(
@@ -116,7 +108,7 @@ def _tail(
   shape = (*inputs.shape[:-2], size, inputs.shape[-1])
   if inputs.shape[-2] == 0:
     return jnp.zeros(shape, inputs.dtype)
-  # Made from what is there, so that it varies over a mesh as the inputs do.
+  # Zeros made from the inputs, so that they vary over a mesh as the inputs do.
   return jnp.broadcast_to(jnp.zeros_like(inputs[..., :1, :]), shape)
 
 
@@ -128,7 +120,7 @@ def _parallel(
   axis_name: str | None,
   reverse: bool,
 ) -> tuple[jax.Array, jax.Array]:
-  """All tokens at once: one shifted product a tap."""
+  """All tokens at once: one shifted product per tap."""
   width, length = kernel.shape[0], inputs.shape[-2]
   if axis_name is not None and width > 1:
     own = inputs[..., length - width + 1 :, :]
@@ -158,9 +150,9 @@ def _parallel(
 def _span_changes(
   ids: jax.Array, width: int, axis_name: str | None, reverse: bool
 ) -> jax.Array:
-  """How often the id changes, over the tail and the tokens, [..., W - 1 + L].
+  """Counts changes of the id over the tail and the tokens, [..., W - 1 + L].
 
-  Equal counts are one segment.
+  Two entries are in one segment if their counts are equal.
   """
   tail = halo.id_before(ids, None, reverse)
   tail = jnp.broadcast_to(tail, (*ids.shape[:-1], width - 1))
@@ -177,7 +169,7 @@ def _recurrent(
   tail: jax.Array,
   fresh: jax.Array | None,
 ) -> tuple[jax.Array, jax.Array]:
-  """Token after token, the tail as the carry; empty where a token is fresh."""
+  """Token by token, carrying the tail; `fresh` tokens start a segment."""
   if fresh is None:
     fresh = jnp.zeros(inputs.shape[:-1], bool)
 
@@ -203,7 +195,7 @@ def _check(
   method: str,
   axis_name: str | None,
 ) -> None:
-  """Checks shapes and dtypes, and numbers where that is switched on."""
+  """Checks shapes and dtypes, and numbers if `checks.numerics` is on."""
   op = "causal_convolution"
   checks.require(
     method in METHODS,
@@ -214,7 +206,7 @@ def _check(
     f'{op}: method must be "chunk_parallel" or "auto" on a sharded sequence '
     f'(axis_name={axis_name!r}), got "recurrent"',
   )
-  # The tail has a letter of its own, whose size is checked below.
+  # The length of the tail is T here; it is compared with W - 1 below.
   sizes = checks.arguments(
     op,
     x=(x, "... L D"),

@@ -5,16 +5,17 @@ decay per head (Gated DeltaNet, Yang et al. 2024, arXiv:2412.06464) or one per
 key channel (KDA, Kimi Team 2025, arXiv:2510.26692), and beta up to 2 for
 negative eigenvalues (Grazzi et al. 2024, arXiv:2411.12537).
 
-Each token writes `k_t u_t^T` where `u_t = beta_t (v_t - k_t^T decay_t
-S_{t-1})` is what its key does not yet recall. Within a chunk that makes
+Each token writes `k_t u_t^T`, where `u_t = beta_t (v_t - k_t^T decay_t
+S_{t-1})` is beta times the error of the value that the state recalls for k_t.
+Within a chunk
 
     (I + A) u = beta (v - k_entry S),    A_ij = beta_i k_i decay_ij k_j, j < i,
 
-with S the state that entered: one unit lower triangular system per chunk.
+with S the state before the chunk: one unit lower triangular system per chunk.
 
-With a gate per channel for the erase and for the write (Gated DeltaNet-2,
-Hatamizadeh et al. 2026, arXiv:2605.22791) `u_t = w_t v_t - (b_t k_t)^T decay_t
-S_{t-1}`: beside the keys that write there are keys that erase, `b k`.
+Gated DeltaNet-2 (Hatamizadeh et al. 2026, arXiv:2605.22791) has one gate per
+channel for erasing and one for writing: `u_t = w_t v_t - (b_t k_t)^T decay_t
+S_{t-1}`. Keys k write, and keys `b k` erase.
 """
 
 from typing import NamedTuple
@@ -74,37 +75,37 @@ def delta_rule(
       S_t  = S'_t + beta_t k_t (v_t - S'_t^T k_t)^T
       y_t  = S_t^T q_t
 
-  The decay acts before the correction. Keys are taken as they are: for a
-  transition that never grows, `beta |k|^2 <= 2`. No scale is hidden.
+  The decay acts before the correction. The op does not normalise keys: the
+  norm of the transition is at most 1 if `beta |k|^2 <= 2`.
 
-  With a write gate beta is the erase gate alone, one per head or one per key
+  With a write gate, beta is only the erase gate, one per head or one per key
   channel, as in Gated DeltaNet-2:
 
       S_t  = S'_t + k_t (write_gate_t v_t - S'_t^T (beta_t k_t))^T
 
-  Both gates equal to one number per head are the delta rule above. A beta
-  that differs by channel makes a transition that is not symmetric, whose norm
-  may be above 1 also where `beta |k|^2 <= 2`.
+  If both gates are the same number per head, this is the delta rule above. A
+  beta that differs between channels makes the transition asymmetric, and its
+  norm may exceed 1 even if `beta |k|^2 <= 2`.
 
   Cost: about 4 C (K + V) + 6 K V + 2/3 C^2 flops per token and head, chunked
-  forward; 2 C^2 more with a decay per head, (4 C + 320) K more with one per
-  key channel; the gates add K + V. On a TPU 4 C^2 log2(C) for the 2/3 C^2,
-  and 8 C K log2(C) for a decay per key channel, all of them matrix products.
+  forward. A decay per head adds 2 C^2, a decay per key channel (4 C + 320) K,
+  and the gates K + V. On a TPU, matrix products take 4 C^2 log2(C) in place of
+  2/3 C^2, and 8 C K log2(C) for a decay per key channel.
+
+  `segment_ids`, shared heads and the other options: see `jaxmodels.ops`.
 
   Args:
-    q: [..., L, h, K]; each of h heads, which divide H, serves H / h of v.
+    q: [..., L, h, K]; h divides H.
     k: [..., L, h, K].
     v: [..., L, H, V].
     beta: [..., L, H], in [0, 2]; with a write gate also [..., L, H, K].
     log_decay: None, [..., L, H] or [..., L, H, K]; at most 0, -inf allowed.
-    initial_state: [..., H, K, V]; zero by default.
-    write_gate: [..., L, H, V], in [0, 2]; None for beta, one per head.
-
-  The other arguments are those of every op: see `jaxmodels.ops`.
+    initial_state: [..., H, K, V].
+    write_gate: [..., L, H, V], in [0, 2]; or None: beta is then one per head,
+      and both erases and writes.
 
   Returns:
-    y [..., L, H, V] in the dtype of v, and the final state [..., H, K, V] in
-    float32 or wider.
+    y [..., L, H, V], and the final state [..., H, K, V].
   """
   return OP(
     {
@@ -136,10 +137,10 @@ def _recurrence(k, q, v, beta, log_decay, write_gate):
 
 
 class _Edit(NamedTuple):
-  """What tokens change: they write `k u^T`, u = rate (value - S^T erase).
+  """The writes `k u^T` of a chunk, where u = rate (value - S^T erase).
 
   Attributes:
-    erase: [C, K], the keys that meet the state.
+    erase: [C, K], the keys that read the state.
     value: [C, V].
     rate: [C].
   """
@@ -150,7 +151,7 @@ class _Edit(NamedTuple):
 
 
 def _edit(chunk) -> _Edit:
-  """With one beta per head both keys are one, and the rate comes last."""
+  """Without a write gate, k also erases, and beta is the rate."""
   if chunk.write_gate is None:
     return _Edit(chunk.k, chunk.v, chunk.beta)
   beta = chunk.beta if chunk.beta.ndim == 2 else chunk.beta[:, None]
@@ -159,7 +160,7 @@ def _edit(chunk) -> _Edit:
 
 
 def _system(chunk, between, masks) -> jax.Array:
-  """`A` [C, C], strictly lower: what a key meets of what was written before."""
+  """`A` [C, C], strictly lower: how each key reads the earlier writes."""
   edit = _edit(chunk)
   overlap = scores(edit.erase, chunk.k, between, masks)
   earlier = np.tri(chunk.k.shape[0], k=-1, dtype=bool)
@@ -180,7 +181,7 @@ def factor(chunk, masks):
 
 
 def summarize(chunk, masks):
-  """So is the state that leaves, `through S + k^T u`."""
+  """The state after the chunk, `through S + k^T u`, is affine in S too."""
   through, from_v, from_k, k = factor(chunk, masks)
   same = np.eye(k.shape[1], dtype=bool)
   through = jnp.where(same, through[:, None], 0)
@@ -188,7 +189,7 @@ def summarize(chunk, masks):
 
 
 def compose(earlier, later):
-  """Affine maps one after the other."""
+  """Composes two affine maps."""
   return Summary(
     later.transition @ earlier.transition, advance(later, earlier.update)
   )
@@ -200,12 +201,12 @@ def advance(summary, state):
 
 
 def read(chunk, masks, state):
-  """What tokens of the chunk wrote, and what the entering state holds."""
+  """Reads the writes of the chunk and the state before it."""
   return read_and_advance(chunk, masks, state)[0]
 
 
 def read_and_advance(chunk, masks, state):
-  """With the state at hand the writes `u` follow without the transition."""
+  """Solves for the writes `u` of this state, without the transition."""
   decay = boundary_decay(chunk.log_decay, chunk.k, masks)
   between = pair_decay(chunk.log_decay)
   u = solve_unit_lower(
@@ -216,14 +217,14 @@ def read_and_advance(chunk, masks, state):
 
 
 def step(token, masks, state):
-  """One token after the other needs no scores and no system."""
+  """One token needs no scores and no triangular system."""
   decay = boundary_decay(token.log_decay, token.k, masks)
   state = _leaving(token, decay, state, _surprise(token, decay, state))
   return token.q @ state, state
 
 
 def _surprise(chunk, decay, state):
-  """`rate (value - erase_entry S)` [C, V]: what the state does not recall."""
+  """`rate (value - erase_entry S)` [C, V]: the error of the recalled values."""
   edit = _edit(chunk)
   return edit.rate[:, None] * (edit.value - (edit.erase * decay.entry) @ state)
 
@@ -234,7 +235,7 @@ def _leaving(chunk, decay, state, u):
 
 
 def read_writes(chunk, masks, state_and_writes):
-  """As `read`, with the writes `u` [C, V] of the chunk at hand too."""
+  """As `read`, given the writes `u` [C, V] of the chunk too."""
   state, u = state_and_writes
   decay = boundary_decay(chunk.log_decay, chunk.k, masks)
   between = pair_decay(chunk.log_decay)
@@ -242,7 +243,7 @@ def read_writes(chunk, masks, state_and_writes):
 
 
 def _outputs(chunk, masks, decay, between, state, u):
-  """What the chunk's writes and the entering state tell its queries."""
+  """The queries read the chunk's writes and the state before the chunk."""
   y = scores(chunk.q, chunk.k, between, masks) @ u
   return y + (chunk.q * decay.entry) @ state
 

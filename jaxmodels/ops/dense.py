@@ -1,9 +1,9 @@
 """Dense recurrence: `h_t = A_t h_{t-1} + b_t`, with full or block matrices.
 
 The recurrence of bilinear RNNs (Ebrahimi & Memisevic 2025, arXiv:2505.21749)
-and of state tracking: permutation matrices compose any group, 2 x 2 rotations
-count. Products of the matrices are formed one factor at a time and never
-inverted, so that integers stay integers and rotations keep the norm.
+and of state tracking: permutation matrices represent any finite group, and
+2 x 2 rotations count. The op multiplies matrices and never inverts one, so
+integers stay integers and rotations keep the norm.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from jaxmodels.ops.engine.recurrence import Family, Method, Summary
 
 
 class Tokens(NamedTuple):
-  """A chunk: A [C, M, M], b [C, M], padding [C], 1 where there is no token."""
+  """A chunk: A [C, M, M], b [C, M], padding [C], 1 at tokens of padding."""
 
   A: jax.Array | int
   b: jax.Array | int
@@ -40,31 +40,31 @@ def dense_recurrence(
   chunk_size: int | None = None,
   axis_name: str | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-  """Linear recurrence with a matrix per token, `h_t = A_t h_{t-1} + b_t`.
+  """Linear recurrence with one matrix per token, `h_t = A_t h_{t-1} + b_t`.
 
-  The matrix acts before b is added; y is every state. A matrix of G blocks
-  on its diagonal is given by its blocks: they are G recurrences of width M,
-  at M / N of the work.
+  y is every state. With `block_diagonal`, A_t has G blocks [M, M] on its
+  diagonal, and the op takes only the blocks: G recurrences of width M, at M / N
+  of the work.
 
-  Given the state, a token costs one matrix-vector product, and that is what
-  "chunked" and "recurrent" do; their gradient keeps A and y. "chunk_parallel",
-  "associative" and `axis_name` multiply the matrices of a span, M times the
-  work, for a scan of L / C + C steps.
+  "chunked" and "recurrent" compute one matrix-vector product per token, and
+  their gradient stores A and y. "chunk_parallel", "associative" and
+  `axis_name` multiply the matrices of a span: N times the work, or M times with
+  blocks, for a scan of L / C + C steps.
 
-  Cost: about 2 N^2 flops per token, 2 G M^2 of blocks, chunked forward.
+  Cost: about 2 N^2 flops per token, chunked forward, or 2 G M^2 with blocks.
+
+  `segment_ids` and the other options: see `jaxmodels.ops`.
 
   Args:
     A: [..., L, N, N], or [..., L, G, M, M] with `block_diagonal`; real or
       complex.
     b: [..., L, N], or [..., L, G, M] with `block_diagonal`.
-    initial_state: [..., N], or [..., G, M]; zero by default.
-    block_diagonal: A and b have an axis of blocks.
-
-  The other arguments are those of every op: see `jaxmodels.ops`.
+    initial_state: [..., N], or [..., G, M].
+    block_diagonal: whether A and b have an axis of blocks.
+    chunk_size: 16 by default.
 
   Returns:
-    every state, like b, in the dtype of b, and the last one in float32,
-    complex64 or wider.
+    every state, in the shape of b, and the last one.
   """
   run = BLOCKS if block_diagonal else OP
   return run(
@@ -81,7 +81,7 @@ def _recurrence(b, A):
 
 
 def _segments(chunk, masks):
-  """Segments [C, ...] of single tokens; padding is the identity."""
+  """Summaries [C, ...] of single tokens; padding has the identity."""
   same = np.eye(chunk.b.shape[1], dtype=bool)[None]
   identity = jnp.where(same, jnp.ones_like(chunk.A), 0)
   padding = jnp.real(chunk.padding)[:, None, None] > 0
@@ -90,7 +90,7 @@ def _segments(chunk, masks):
 
 
 def summarize(chunk, masks):
-  """The tokens' summaries one after the other."""
+  """Composes the summaries of the tokens in order."""
   summaries = _segments(chunk, masks)
 
   def body(earlier, later):
@@ -102,7 +102,7 @@ def summarize(chunk, masks):
 
 
 def compose(earlier, later):
-  """Affine maps one after the other."""
+  """Composes two affine maps."""
   return Summary(
     _product(later.transition, earlier.transition),
     advance(later, earlier.update),
@@ -120,7 +120,7 @@ def read(chunk, masks, state):
 
 
 def read_and_advance(chunk, masks, state):
-  """With the state at hand a token is one matrix-vector product."""
+  """Takes one matrix-vector product per token."""
 
   def body(state, summary):
     state = advance(summary, state)
@@ -131,7 +131,7 @@ def read_and_advance(chunk, masks, state):
 
 
 def _product(A, x):
-  """`A x`; a TPU would else round the factors of a long product."""
+  """`A x` at full precision: a TPU would round the factors to bfloat16."""
   return jnp.matmul(A, x, precision=lax.Precision.HIGHEST)
 
 

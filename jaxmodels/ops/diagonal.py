@@ -37,19 +37,22 @@ def diagonal_recurrence(
 ) -> tuple[jax.Array, jax.Array]:
   """Elementwise linear recurrence, `h_t = a_t * h_{t-1} + b_t`.
 
-  Cost: about 12 flops a number of b, chunked forward, 44 if complex; 2 or 8
-  of them are the recurrence ("recurrent"), the others a scan of log C depth.
+  y is every state. There is no axis of heads: "..." stands for channels.
+
+  Cost: about 12 flops per element of b, chunked forward, or 44 if complex. The
+  recurrence itself ("recurrent") takes 2 or 8 of them; a scan of depth log C
+  takes the rest.
+
+  `segment_ids` and the other options: see `jaxmodels.ops`.
 
   Args:
     a: [B, L, ...] real (of any sign, zero too) or complex.
     b: [B, L, ...] like a.
-    initial_state: [B, ...]; zero by default.
-
-  The other arguments are those of every op: see `jaxmodels.ops`.
+    initial_state: [B, ...].
+    chunk_size: 128 by default.
 
   Returns:
-    every state [B, L, ...] in the dtype of b, and the last one [B, ...] in
-    float32, complex64 or wider.
+    every state [B, L, ...], and the last one [B, ...].
   """
   return OP(
     {"b": b, "a": a},
@@ -64,17 +67,17 @@ def _recurrence(b, a):
 
 
 def _prefix(chunk, masks):
-  """Segments [C, ...] of the chunk's first 1, 2, ..., C tokens."""
+  """Summaries [C, ...] of the chunk's first 1, 2, ..., C tokens."""
   return lax.associative_scan(compose, Summary(masks.cut(chunk.a), chunk.b))
 
 
 def summarize(chunk, masks):
-  """The last of the prefixes is the chunk."""
+  """The summary of the first C tokens is that of the chunk."""
   return jax.tree.map(lambda x: x[-1], _prefix(chunk, masks))
 
 
 def compose(earlier, later):
-  """Affine maps, elementwise."""
+  """Composes two affine maps, elementwise."""
   return Summary(
     later.transition * earlier.transition, advance(later, earlier.update)
   )
@@ -91,7 +94,7 @@ def read(chunk, masks, state):
 
 
 def read_and_advance(chunk, masks, state):
-  """One prefix serves both."""
+  """The last state of the chunk is also its last output."""
   y = read(chunk, masks, state)
   return y, y[-1]
 

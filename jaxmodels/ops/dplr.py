@@ -1,14 +1,14 @@
 """Diagonal plus low rank: `S_t = (diag(w_t) + a_t b_t^T) S_{t-1} + k_t v_t^T`.
 
-The recurrence of RWKV-7 (Peng et al. 2025, arXiv:2503.14456), of which the
-delta rule is the case `a = -beta k, b = w k`. With `u_t = S_{t-1}^T b_t`, read
-before the decay of token t, each token writes `k_t v_t^T + a_t u_t^T`, so
-within a chunk
+The recurrence of RWKV-7 (Peng et al. 2025, arXiv:2503.14456). The delta rule
+is the case `a = -beta k, b = w k`. With `u_t = S_{t-1}^T b_t`, which reads the
+state before the decay of token t, each token writes `k_t v_t^T + a_t u_t^T`.
+Within a chunk
 
     (I - M(b, a)) u = M(b, k) v + b_before S,
     M(x, y)_ij = x_i . decay(j < t < i) y_j for j < i,
 
-with S the state that entered: one unit lower triangular system per chunk.
+with S the state before the chunk: one unit lower triangular system per chunk.
 """
 
 from typing import NamedTuple
@@ -71,31 +71,31 @@ def dplr_recurrence(
       S_t = (diag(exp(log_decay_t)) + a_t b_t^T) S_{t-1} + k_t v_t^T
       y_t = S_t^T q_t
 
-  b reads the state before the decay; y reads it after the token. No scale is
-  hidden. The paper writes its state transposed, with `a = -kappa` and `b`
-  the removal key times its learning rate; its bonus term is not in here.
-  Whether the transition grows is up to a and b.
+  b reads the state before the decay; y reads it after the token. The paper
+  writes the state transposed, with `a = -kappa` and with b the removal key
+  times its learning rate. This op does not include its bonus term. The op does
+  not bound the transition: its norm depends on a and b.
 
   Cost: about 8 C (K + V) + 8 K V + 2/3 C^2 flops per token and head, chunked
-  forward; 2 C^2 more with a decay per head, (4 C + 300) K more with one per key
-  channel. On a CPU, with a decay per key channel and K <= 64, "chunked" goes
-  through its chunks token by token, 8 K V + 220 K. On a TPU 4 C^2 log2(C) for
-  the 2/3 C^2, and 12 C K log2(C) for the latter, all of them matrix products.
+  forward. A decay per head adds 2 C^2, a decay per key channel (4 C + 300) K.
+  On a CPU, with a decay per key channel and K <= 64, "chunked" runs token by
+  token inside its chunks and takes 8 K V + 220 K. On a TPU, matrix products
+  take 4 C^2 log2(C) in place of 2/3 C^2, and 12 C K log2(C) for a decay per key
+  channel.
+
+  `segment_ids`, shared heads and the other options: see `jaxmodels.ops`.
 
   Args:
-    q: [..., L, h, K]; each of h heads, which divide H, serves H / h of v.
+    q: [..., L, h, K]; h divides H.
     k: [..., L, h, K].
     v: [..., L, H, V].
     a: [..., L, h, K].
     b: [..., L, h, K].
     log_decay: None, [..., L, H] or [..., L, H, K]; at most 0, -inf allowed.
-    initial_state: [..., H, K, V]; zero by default.
-
-  The other arguments are those of every op: see `jaxmodels.ops`.
+    initial_state: [..., H, K, V].
 
   Returns:
-    y [..., L, H, V] in the dtype of v, and the final state [..., H, K, V] in
-    float32 or wider.
+    y [..., L, H, V], and the final state [..., H, K, V].
   """
   return OP(
     {"k": k, "q": q, "v": v, "a": a, "b": b, "log_decay": log_decay},
@@ -117,7 +117,7 @@ def _recurrence(k, q, v, a, b, log_decay):
 
 
 class _Scores(NamedTuple):
-  """What the queries, and b before each token, meet of k and a: [C, C]."""
+  """Scores [C, C] of q, and of b before each token, with k and with a."""
 
   q_k: jax.Array
   q_a: jax.Array
@@ -126,7 +126,7 @@ class _Scores(NamedTuple):
 
 
 def _scores(chunk, masks) -> _Scores:
-  """All four products; those of b stop before the decay of their token."""
+  """All four scores; those of b leave out the decay of their own token."""
   decay = pair_decay(chunk.log_decay)
   return _Scores(
     scores(chunk.q, chunk.k, decay, masks),
@@ -137,12 +137,12 @@ def _scores(chunk, masks) -> _Scores:
 
 
 def _entering(chunk, decay, masks) -> jax.Array:
-  """What b reads of the entering state [C, K]: decayed up to token i - 1."""
+  """Decays b [C, K] from the chunk's start through token i - 1."""
   return chunk.b * strict_entry(decay, masks)
 
 
 def summarize(chunk, masks):
-  """`u` is affine in the state, and so is what the chunk leaves."""
+  """`u` is affine in the state, and so is the state after the chunk."""
   decay = boundary_decay(chunk.log_decay, chunk.k, masks)
   scores = _scores(chunk, masks)
   met = jnp.concatenate(
@@ -157,12 +157,12 @@ def summarize(chunk, masks):
 
 
 def read(chunk, masks, state):
-  """What tokens of the chunk wrote, and what the entering state holds."""
+  """Reads the writes of the chunk and the state before it."""
   return read_and_advance(chunk, masks, state)[0]
 
 
 def read_and_advance(chunk, masks, state):
-  """With the state at hand `u` follows without the transition."""
+  """Solves for the `u` of this state, without the transition."""
   decay = boundary_decay(chunk.log_decay, chunk.k, masks)
   scores = _scores(chunk, masks)
   met = scores.b_k @ chunk.v + _entering(chunk, decay, masks) @ state
@@ -173,7 +173,7 @@ def read_and_advance(chunk, masks, state):
 
 
 def step(token, masks, state):
-  """One token after the other needs no scores and no system."""
+  """One token needs no scores and no triangular system."""
   decay = boundary_decay(token.log_decay, token.k, masks)
   u = _entering(token, decay, masks) @ state
   state = _leaving(token, decay, state, u)

@@ -1,7 +1,8 @@
-"""The families of ops that have one: for another engine, or a changed one.
+"""The families of the ops, for another engine or to change one function.
 
-Those of `normalized_linear_attention` and `selective_scan` depend on arguments
-of a call, and `householder_product` runs the delta rule's.
+The families of `normalized_linear_attention` and `selective_scan` depend on the
+arguments of a call, so they are not here. `householder_product` runs the family
+of `delta_rule`.
 """
 
 from jaxmodels.ops.delta_rule import FAMILY as DELTA_RULE

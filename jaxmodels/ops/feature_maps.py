@@ -1,8 +1,8 @@
 """Fixed feature maps of linear attention: phi(x) on the last axis.
 
-Linear attention has phi(q)^T phi(k) in place of exp(q^T k), so each map is a
-kernel; the docstrings say which. They take queries and keys [..., K] alike,
-keep the dtype, and hide no scale. Learned maps are in
+Linear attention replaces exp(q^T k) by the kernel phi(q)^T phi(k). Each
+docstring gives the kernel of its map. The maps take queries or keys [..., K],
+keep the dtype, and scale nothing. Learned maps are in
 `jaxmodels.layers.feature_maps`.
 """
 
@@ -22,7 +22,7 @@ __all__ = [
 
 
 def identity(x: jax.Array) -> jax.Array:
-  """x: the kernel q^T k, of either sign.
+  """x, unchanged: the kernel q^T k, of either sign.
 
   Linear attention without a map, as in RetNet (Sun et al. 2023,
   arXiv:2307.08621) and GLA (Yang et al. 2023, arXiv:2312.06635).
@@ -35,15 +35,15 @@ def elu_plus_one(x: jax.Array) -> jax.Array:
 
   Katharopoulos et al. 2020, arXiv:2006.16236.
   """
-  # Not elu(x) + 1: that is 0 where exp(x) is lost beside 1.
+  # elu(x) + 1 would round to 0 where exp(x) is far below 1.
   return jnp.where(x > 0, x + 1, jnp.exp(jnp.where(x > 0, 0, x)))
 
 
 def relu(x: jax.Array) -> jax.Array:
   """max(x, 0), channel by channel: a kernel of at least 0.
 
-  Kasai et al. 2021, arXiv:2103.13076, after a dense map; Qin et al. 2022,
-  arXiv:2202.08791.
+  Kasai et al. 2021, arXiv:2103.13076, apply it after a dense map; Qin et al.
+  2022, arXiv:2202.08791, apply it to q and k.
   """
   return jnp.maximum(x, 0)
 
@@ -51,7 +51,7 @@ def relu(x: jax.Array) -> jax.Array:
 def softmax(x: jax.Array) -> jax.Array:
   """The softmax over the channels: a kernel in (0, 1].
 
-  Shen et al. 2018, arXiv:1812.01243, for queries; here for keys too.
+  Shen et al. 2018, arXiv:1812.01243, use it for queries; here keys use it too.
   """
   return jax.nn.softmax(x, -1)
 
@@ -60,8 +60,8 @@ def taylor(x: jax.Array) -> jax.Array:
   """[1, x, x (x) x / sqrt(2)], [..., K] to [..., 1 + K + K^2].
 
   The kernel is 1 + q^T k + (q^T k)^2 / 2, the Taylor series of exp(q^T k) to
-  the second order, which is at least 1/2. Based (Arora et al. 2024,
-  arXiv:2402.18668) uses it on q and k divided by K^(1/4), with K of 16.
+  second order, and is at least 1/2. Based (Arora et al. 2024, arXiv:2402.18668)
+  applies the map to q and k divided by K^(1/4), with K = 16.
   """
   products = x[..., :, None] * x[..., None, :]
   products = products.reshape((*x.shape[:-1], x.shape[-1] ** 2))
@@ -70,7 +70,7 @@ def taylor(x: jax.Array) -> jax.Array:
   )
 
 
-# By name, for a field `feature_map`.
+# Maps by name, for the field `feature_map` of mixers.
 FEATURE_MAPS: dict[str, Callable[[jax.Array], jax.Array]] = {
   "identity": identity,
   "elu_plus_one": elu_plus_one,

@@ -1,9 +1,9 @@
-"""Householder products: several delta steps per token.
+"""Householder products: several steps of the delta rule per token.
 
 DeltaProduct (Siems et al. 2025, arXiv:2502.10297): the transition of a token
-is a product of M generalised Householder matrices, which reaches rotations
-and permutations that one cannot. The M steps of a token are M tokens of the
-delta rule, of which the first decays and the last is read.
+is a product of M generalised Householder matrices. It can be a rotation or a
+permutation that no single Householder matrix is. The M steps of a token run as
+M tokens of the delta rule: the first one decays, and y reads the last one.
 """
 
 import jax
@@ -40,18 +40,19 @@ def householder_product(
   chunk_size: int | None = None,
   axis_name: str | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-  """M steps of the delta rule a token.
+  """M steps of the delta rule per token.
 
       S_{t,0} = diag(exp(log_decay_t)) S_{t-1}
       S_{t,m} = S_{t,m-1} + beta_{t,m} k_{t,m} (v_{t,m} - S_{t,m-1}^T k_{t,m})^T
       S_t     = S_{t,M},    y_t = S_t^T q_t
 
-  The decay acts once per token, before the first step. With `reverse` tokens
-  run from the last to the first, the steps of a token still from 1 to M.
-  Keys are taken as they are, and no scale is hidden. The letter M is the
-  steps of a token here.
+  M is the number of steps per token. The decay acts once per token, before the
+  first step. With `reverse`, tokens run from the last to the first, and the
+  steps of a token still run from 1 to M. The op does not normalise keys.
 
-  Cost: that of the delta rule on L M tokens.
+  Cost: that of `delta_rule` on L M tokens.
+
+  `segment_ids` and the other options: see `jaxmodels.ops`.
 
   Args:
     q: [..., L, H, K].
@@ -59,14 +60,12 @@ def householder_product(
     v: [..., L, M, H, V].
     beta: [..., L, M, H], in [0, 2].
     log_decay: None, [..., L, H] or [..., L, H, K]; at most 0, -inf allowed.
-    initial_state: [..., H, K, V]; zero by default.
-    chunk_size: steps (not tokens) per chunk.
-
-  The other arguments are those of every op: see `jaxmodels.ops`.
+    initial_state: [..., H, K, V].
+    method: as for `delta_rule`.
+    chunk_size: steps (not tokens) per chunk, as for `delta_rule`.
 
   Returns:
-    y [..., L, H, V] in the dtype of v, and the final state [..., H, K, V] in
-    float32 or wider.
+    y [..., L, H, V], and the final state [..., H, K, V].
   """
   op = "householder_product"
   q, k, v, beta, log_decay, initial_state, segment_ids = arrays(
@@ -84,14 +83,14 @@ def householder_product(
     instead = '"auto", "recurrent" or "chunked"'
     require_length(op, k.shape[-4], 'method "associative"', instead)
   *batch, length, steps, heads, _ = k.shape
-  if reverse:  # The delta rule will turn the steps too.
+  if reverse:  # The delta rule will reverse the steps too.
     k, v, beta = (jnp.flip(x, len(batch) + 1) for x in (k, v, beta))
   first, last = (steps - 1, 0) if reverse else (0, steps - 1)
 
   def join(x):  # [..., L, M, ...] to [..., L M, ...].
     return x.reshape(*batch, length * steps, *x.shape[len(batch) + 2 :])
 
-  def place(x, at):  # One step of M, the others zero.
+  def place(x, at):  # x at one of the M steps, and zeros at the others.
     axis = len(batch) + 1
     pad = [(0, 0)] * (x.ndim + 1)
     pad[axis] = (at, steps - 1 - at)
@@ -118,7 +117,7 @@ def householder_product(
 
 
 def _check(op, q, k, v, beta, log_decay, initial_state, segment_ids):
-  """Checks the shapes that the delta rule does not see."""
+  """Checks the shapes that `delta_rule` does not get."""
   steps = k.ndim < 4 or k.shape[-3] > 0
   checks.require(steps, f"{op}: k must be [..., L, M > 0, H, K], got M = 0")
   checks.arguments(

@@ -3,8 +3,8 @@
 Without decay (Katharopoulos et al. 2020, arXiv:2006.16236), with one decay
 per head (RetNet, Sun et al. 2023, arXiv:2307.08621; Mamba-2, Dao & Gu 2024,
 arXiv:2405.21060) or one per key channel (GLA, Yang et al. 2023,
-arXiv:2312.06635). With a bonus y reads the state before the token, and the
-token's own write times the bonus (RWKV-6, Peng et al. 2024, arXiv:2404.05892).
+arXiv:2312.06635). With a bonus, y reads the state before the token plus the
+bonus times the token's own write (RWKV-6, Peng et al. 2024, arXiv:2404.05892).
 """
 
 from typing import NamedTuple
@@ -39,7 +39,7 @@ class Tokens(NamedTuple):
 
 
 class BonusTokens(NamedTuple):
-  """As `Tokens`, and own [C]: how much of its own v a token reads."""
+  """As `Tokens`, and own [C]: the factor on its own v that a token reads."""
 
   q: jax.Array
   k: jax.Array
@@ -67,37 +67,32 @@ def linear_attention(
       S_t = diag(exp(log_decay_t)) S_{t-1} + k_t v_t^T
       y_t = S_t^T q_t
 
-  The decay acts before the token is written and y reads the state after it.
-  No scale is hidden: scale q to have one.
+  The decay acts before the token is written, and y reads the state after it.
 
-  With a bonus the states are the same, but y reads the state before the token
-  and the token's own write times the bonus:
+  With a bonus the states are the same, but y reads the state before the token,
+  plus the bonus times the token's own write:
 
       y_t = (S_{t-1} + diag(bonus) k_t v_t^T)^T q_t
 
-  `S_{t-1}` is as token t - 1 left it: the decay of token t has not acted on
-  it. In the letters of RWKV-6, r is q, w_t is `exp(log_decay_t)`, and u is the
-  bonus.
+  The decay of token t does not act on this `S_{t-1}`. In the letters of
+  RWKV-6, r is q, w_t is `exp(log_decay_t)`, and u is the bonus.
 
-  Cost: about 2 C (K + V) + 4 K V flops per token and head, chunked forward;
-  2 C^2 more with a decay per head, (4 C + 160) K more with one per key
-  channel; on a TPU 6 C K log2(C) of matrix products for the latter; a bonus
-  adds 3 K + 2 V.
+  Cost: about 2 C (K + V) + 4 K V flops per token and head, chunked forward. A
+  decay per head adds 2 C^2, a decay per key channel (4 C + 160) K, or on a TPU
+  6 C K log2(C) in matrix products. A bonus adds 3 K + 2 V.
+
+  `segment_ids`, shared heads and the other options: see `jaxmodels.ops`.
 
   Args:
-    q: [..., L, h, K]; each of h heads, which divide H, serves H / h of v.
+    q: [..., L, h, K]; h divides H.
     k: [..., L, h, K].
     v: [..., L, H, V].
     log_decay: None, [..., L, H] or [..., L, H, K]; at most 0, -inf allowed.
-    initial_state: [..., H, K, V]; zero by default.
-    bonus: None or [H, K], of any sign. It has no length axis: with `axis_name`
-      every device has all of it.
-
-  The other arguments are those of every op: see `jaxmodels.ops`.
+    initial_state: [..., H, K, V].
+    bonus: None or [H, K], of any sign.
 
   Returns:
-    y [..., L, H, V] in the dtype of v, and the final state [..., H, K, V] in
-    float32 or wider.
+    y [..., L, H, V], and the final state [..., H, K, V].
   """
   return OP(
     {"k": k, "q": q, "v": v, "log_decay": log_decay, "bonus": bonus},
@@ -112,7 +107,7 @@ def _recurrence(k, q, v, log_decay, bonus):
   tokens = Tokens(q, k, v, per_channel(log_decay, k))
   if bonus is None:
     return Recurrence(FAMILY, tokens, choice)
-  # It meets nothing but q_t and k_t: one number per token.
+  # The bonus multiplies only q_t and k_t, so one number per token is enough.
   dtype = wide(q, k, bonus)
   q_own, k_own = repeat_heads((q, k), v.shape[2], 2)
   bonus = bonus.astype(dtype)[None, None]
@@ -127,7 +122,7 @@ def summarize(chunk, masks):
 
 
 def compose(earlier, later):
-  """Decays multiply; the earlier update decays through the later span."""
+  """Multiplies the decays; the later span decays the earlier update."""
   return Summary(
     later.transition * earlier.transition, advance(later, earlier.update)
   )
@@ -139,20 +134,20 @@ def advance(summary, state):
 
 
 def read(chunk, masks, state):
-  """What tokens of the chunk wrote, and what the entering state holds."""
+  """Reads the writes of the chunk and the state before it."""
   decay = boundary_decay(chunk.log_decay, chunk.k, masks)
   scores = decayed_scores(chunk.q, chunk.k, chunk.log_decay, masks)
   return scores @ chunk.v + (chunk.q * decay.entry) @ state
 
 
 def step(token, masks, state):
-  """One token after the other needs no scores."""
+  """One token needs no scores."""
   state = advance(summarize(token, masks), state)
   return token.q @ state, state
 
 
 def read_before(chunk, masks, state):
-  """As `read`, before the token of each query, and `own` of its value."""
+  """Reads the state before each query's token, and `own` times its value."""
   decay = boundary_decay(chunk.log_decay, chunk.k, masks)
   between = pair_decay(chunk.log_decay)
   y = strict_scores(chunk.q, chunk.k, between, masks) @ chunk.v
@@ -169,7 +164,7 @@ FAMILY = Family(
   kernel=Kernel(summarize, scan_decayed, read),
   zero=zero_matrix,
 )
-# No `step`: of one token no scores are left for it to spare.
+# No `step`: strict scores of a single token are 0, so it would save nothing.
 WITH_BONUS = FAMILY._replace(
   read=read_before, kernel=Kernel(summarize, scan_decayed, read_before)
 )

@@ -1,9 +1,9 @@
 """Long causal convolution by FFT, for time-invariant state-space models.
 
-A linear recurrence that is the same at every token is a convolution with its
-impulse response, `kernel_j = C a^j B` (LSSL, Gu et al. 2021,
-arXiv:2110.13985; S4, Gu et al. 2022, arXiv:2111.00396), and a convolution of
-L tokens costs O(L log L).
+A linear recurrence with the same coefficients at every token is a convolution
+with its impulse response, `kernel_j = C a^j B` (LSSL, Gu et al. 2021,
+arXiv:2110.13985; S4, Gu et al. 2022, arXiv:2111.00396). A convolution of L
+tokens costs O(L log L).
 """
 
 import jax
@@ -30,30 +30,26 @@ def long_convolution(
       y_t[d] = sum_{j=0}^{min(t, W - 1)} kernel[j, d] x_{t-j}[d]
 
   `kernel[0]` multiplies the present token: the order of an impulse response,
-  the reverse of `causal_convolution`, whose kernels are taps. The FFT is
-  twice as long as needed, so that nothing wraps around, and in float32 or
-  wider. Its error is relative to the largest output of a channel, not to
-  each.
+  and the reverse of the order in `causal_convolution`. The FFT has at least
+  twice the length of the sequence, so the ends do not wrap around. It runs in
+  float32 or wider. Its rounding error is relative to the largest output of a
+  channel, not to each output.
 
-  Cost: about 30 log2(2 L) flops a number of x, of three transforms.
+  Cost: about 30 log2(2 L) flops per element of x, for three transforms.
 
-  There is no state and no `segment_ids`: the tokens before are zeros. A
-  state-space model that needs those runs the recurrence itself, such as
-  `diagonal_recurrence`; what an initial state h adds is `C a^{t+1} h`.
+  There is no state and no `segment_ids`: inputs before the first token are
+  zero. A state-space model that needs a state or segments runs its recurrence,
+  such as `diagonal_recurrence`. (An initial state h adds `C a^{t+1} h` to y_t.)
+  `reverse`: see `jaxmodels.ops`.
 
   Args:
     x: [..., L, D] real.
     kernel: [W, D] real; taps beyond L are not used.
-    reverse: run from the last token to the first.
-    axis_name: mesh axis over which L is sharded, inside `shard_map`. Every
-      device gathers all tokens, as softmax attention does; a recurrence
-      gathers but its states.
+    axis_name: mesh axis over which L is sharded, inside `jax.shard_map`. Every
+      device gathers all tokens, whereas a recurrence gathers only states.
 
   Returns:
-    y [..., L, D] in the dtype of x.
-
-  Raises:
-    ValueError: a shape or dtype does not fit; names the argument.
+    y [..., L, D].
   """
   op = "long_convolution"
   x, kernel = arrays(op, x=x, kernel=kernel)
@@ -71,7 +67,7 @@ def long_convolution(
   require_length(
     op, length, "its FFT", "a recurrence, such as diagonal_recurrence"
   )
-  size = 1 << (2 * length - 1).bit_length()  # Powers of two are fastest.
+  size = 1 << (2 * length - 1).bit_length()  # FFTs of 2^n points are fastest.
   with jax.named_scope(op):
     inputs = jnp.flip(x, -2) if reverse else x
     spectrum = jnp.fft.rfft(kernel[:length].astype(dtype), size, axis=0)

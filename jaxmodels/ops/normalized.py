@@ -5,12 +5,12 @@
 
 Linear attention with its normaliser (Katharopoulos et al. 2020,
 arXiv:2006.16236), and the mLSTM of xLSTM (Beck et al. 2024, arXiv:2405.04517)
-where `i_t = exp(log_input_gate_t)` has no upper bound. So the state is held
-as `(S, z) = e^m (S~, z~)`, with the running maximum
+where `i_t = exp(log_input_gate_t)` has no upper bound. To avoid overflow, the
+state is stored as `(S, z) = e^m (S~, z~)`, with the running maximum
 
-    m_t = max(log f_t + m_{t-1}, log i_t),
+    m_t = max(log f_t + m_{t-1}, log i_t).
 
-and spans compose with it: the larger m stays, the other side shrinks.
+Two spans compose at the larger m: the span with the smaller m is scaled down.
 """
 
 import dataclasses
@@ -32,11 +32,12 @@ from jaxmodels.ops.engine.platform import wide
 from jaxmodels.ops.engine.recurrence import Family, Method, Summary
 from jaxmodels.ops.engine.segments import Masks
 
-# The m of a state that nothing was written to, and of an input gate of zero:
-# finite, so that differences are.
+# The m of an empty state and of an input gate of zero. It is finite, so that
+# differences of two m are finite too.
 EMPTY = -1e30
-# The log decay of a span that is cut, by a segment or a forget gate of zero:
-# takes any m well below EMPTY. Finite, and so are its sums over all tokens.
+# The log decay of a span in which a segment starts or a forget gate is zero.
+# Added to any m it gives a number far below EMPTY, and its sum over all tokens
+# is finite.
 _CUT = 4 * EMPTY
 
 
@@ -60,7 +61,7 @@ class Normalized(NamedTuple):
 
 
 class _State(NamedTuple):
-  """The same of one head, z as one more column: Sz [K, V + 1], m []."""
+  """The state of one head, with z as the last column of Sz [K, V + 1]; m []."""
 
   Sz: jax.Array
   m: jax.Array
@@ -87,16 +88,18 @@ def normalized_linear_attention(
       z_t = f_t z_{t-1} + i_t k_t
       y_t = S_t^T q_t / max(|z_t . q_t|, floor)
 
-  The forget gate acts before the token is written; y reads the state after
-  it. No scale is hidden: the mLSTM of the paper has k divided by sqrt(K).
-  The floor is that of the true normaliser, not of the stabilised one, so y
-  does not depend on how the state is stabilised.
+  The forget gate acts before the token is written, and y reads the state after
+  it. For the mLSTM of the paper, divide k by sqrt(K). The floor bounds
+  `|z_t . q_t|` itself, not the stabilised `|z~_t . q_t|`, so y does not depend
+  on m.
 
   Cost: about 2 C (K + V) + 4 K V + 4 C^2 flops per token and head, chunked
   forward.
 
+  `segment_ids`, shared heads and the other options: see `jaxmodels.ops`.
+
   Args:
-    q: [..., L, h, K]; each of h heads, which divide H, serves H / h of v.
+    q: [..., L, h, K]; h divides H.
     k: [..., L, h, K].
     v: [..., L, H, V].
     log_input_gate: log i [..., L, H] of any sign, -inf allowed; None is 1.
@@ -107,11 +110,8 @@ def normalized_linear_attention(
     floor: above 0. By default 1 with an input gate, as in the mLSTM, and
       1e-6 without, for positive feature maps.
 
-  The other arguments are those of every op: see `jaxmodels.ops`.
-
   Returns:
-    y [..., L, H, V] in the dtype of v, and the final `Normalized` state in
-    float32 or wider.
+    y [..., L, H, V], and the final `Normalized` state.
   """
   if floor is None:
     floor = 1e-6 if log_input_gate is None else 1.0
@@ -143,8 +143,8 @@ def _recurrence(floor, k, q, v, log_input_gate, log_forget_gate):
     )
     for gate in (log_input_gate, log_forget_gate)
   )
-  # No gate that is a number is cut short: an input gate has no upper bound,
-  # so only a forget gate of zero forgets any of them.
+  # The bounds are so low that they change only gates of zero: an input gate has
+  # no upper bound, so only a forget gate of zero may erase every write.
   tokens = Tokens(q, k, v, jnp.maximum(log_i, EMPTY), jnp.maximum(log_f, _CUT))
   choice = choose("normalized_linear_attention", k, v)
   return Recurrence(_family(floor), tokens, choice)
@@ -161,14 +161,14 @@ def _leave(state: _State) -> Normalized:
 
 
 def _zero(token) -> _State:
-  """The state that nothing was written to."""
+  """The empty state."""
   dtype = wide(token.k, token.v)
   Sz = jnp.zeros((token.k.shape[1], token.v.shape[1] + 1), dtype)
   return _State(Sz, jnp.full((), EMPTY, dtype))
 
 
 class _Weights(NamedTuple):
-  """Gates from each token and the entering state to token i, over `e^m_i`."""
+  """Weights of each token, and of the entering state, at i, over `e^m_i`."""
 
   pair: jax.Array  # [C, C]
   entry: jax.Array  # [C]
@@ -176,23 +176,23 @@ class _Weights(NamedTuple):
 
 
 def _writes(chunk, masks: Masks) -> jax.Array:
-  """`log i_j + sum_{j<t<=i} log f_t` [C, C], where j is joined to i >= j."""
+  """`log i_j + sum_{j<t<=i} log f_t` [C, C], of j <= i in one segment."""
   logs = between(chunk.log_f) + chunk.log_i[None, :]
   return jnp.where(masks.pair, logs, _CUT)
 
 
 def _weights(chunk, masks, m) -> _Weights:
-  """The gates that tokens are read with, if m is that of the state."""
+  """The weights with which tokens are read, given the m of the state."""
   writes = _writes(chunk, masks)
   kept = m + jnp.cumsum(chunk.log_f)
   kept = jnp.where(masks.entry, kept, _CUT)
-  # Any m gives the same y, so a gradient need not go through it.
+  # y does not depend on m, so no gradient has to pass through m.
   m = lax.stop_gradient(jnp.maximum(kept, jnp.max(writes, axis=1)))
   return _Weights(jnp.exp(writes - m[:, None]), jnp.exp(kept - m), m)
 
 
 def summarize(chunk, masks):
-  """The span as if it started empty, and its log decay."""
+  """The log decay of the span, and its state if it starts empty."""
   log_f = jnp.sum(chunk.log_f)
   writes = _writes(chunk, masks)[-1]
   m = jnp.max(writes)
@@ -203,14 +203,14 @@ def summarize(chunk, masks):
 
 
 def compose(earlier, later):
-  """Log decays add; the earlier update goes through the later span."""
+  """Adds the log decays; the later span decays the earlier update."""
   return Summary(
     later.transition + earlier.transition, advance(later, earlier.update)
   )
 
 
 def advance(summary, state):
-  """Both sides over the larger `e^m`."""
+  """Scales both sides by the larger `e^m`, and adds them."""
   kept = summary.transition + state.m
   m = jnp.maximum(kept, summary.update.m)
   return _State(
@@ -222,17 +222,18 @@ def advance(summary, state):
 
 def _family(floor: float) -> Family:
   def read(chunk, masks, state):
-    """Tokens of the chunk and the entering state, over the normaliser."""
+    """Reads the chunk and the state before it, divided by the normaliser."""
     weights = _weights(chunk, masks, state.m)
     scores = (chunk.q @ chunk.k.T) * weights.pair
     y = scores @ _with_one(chunk.v)
     y = y + weights.entry[:, None] * (chunk.q @ state.Sz)
-    # y / max(|z.q|, floor) for e^m y and e^m z, with no exponent above 0: all
-    # over the floor, and over e^m where that is above it.
+    # e^m y / max(|e^m z.q|, floor), with numerator and denominator divided by
+    # max(e^m, floor), so that no exponent is above 0.
     m = weights.m - math.log(floor)
     y = y * jnp.exp(jnp.minimum(m, 0))[:, None]
     lowest = jnp.exp(-jnp.maximum(m, 0))
-    # Above the smallest number, so that a gradient over it is a number too.
+    # Well above the smallest normal number, so that a gradient divided by it is
+    # finite.
     lowest = jnp.maximum(lowest, 64 * jnp.finfo(y.dtype).tiny)
     return divide(y[:, :-1], jnp.maximum(jnp.abs(y[:, -1]), lowest)[:, None])
 
@@ -241,7 +242,7 @@ def _family(floor: float) -> Family:
 
 
 def _with_one(v):
-  """Appends to v a column of ones, which sums the normaliser."""
+  """Appends a column of ones to v, which makes the normaliser."""
   return jnp.concatenate([v, jnp.ones_like(v, shape=(v.shape[0], 1))], axis=1)
 
 

@@ -1,9 +1,9 @@
 """Selective scan: the state-space model of Mamba.
 
-Every channel d of x has a state of N numbers that decay at rates of their
-own, `h_t = exp(dt_t A) h_{t-1} + dt_t B_t x_t` (Gu & Dao 2023,
-arXiv:2312.00752). All states of a sequence are N times as large as the
-sequence, so they are made chunk by chunk, and made again for the gradient.
+Every channel of x has a state of N numbers, each with its own rate of decay:
+`h_t = exp(dt_t A) h_{t-1} + dt_t B_t x_t` (Gu & Dao 2023, arXiv:2312.00752).
+The states of all tokens are N times as large as the sequence, so the op
+computes them chunk by chunk, and recomputes them for the gradient.
 """
 
 import math
@@ -50,17 +50,18 @@ def selective_scan(
       h_t[d, n] = exp(dt_t[d] A[d, n]) h_{t-1}[d, n] + dt_t[d] B_t[n] x_t[d]
       y_t[d]    = sum_n C_t[n] h_t[d, n] + D[d] x_t[d]
 
-  The decay acts before the token is written, and y reads the state after it.
   A is discretised by zero-order hold and B by Euler's rule, as in the paper's
-  code. dt is taken as it is: give it after its softplus.
+  code. The op applies no softplus to dt: pass dt after its softplus.
 
-  "chunked" never holds [..., L, D, N], forward or backward: it keeps the
-  states between chunks, 1 / C of that, and makes those of one chunk at a
-  time. "chunk_parallel" and "associative" hold it whole and are for checking
-  and short sequences; so does the gradient of "recurrent".
+  "chunked" never stores all states [..., L, D, N], forward or backward: it
+  stores one state per chunk, and computes the states of one chunk at a time.
+  "chunk_parallel" and "associative" store all states, so they suit checks and
+  short sequences. The gradient of "recurrent" stores all states too.
 
   Cost: about 7 D N flops per token, chunked forward, on a CPU; 16 D N
-  elsewhere, where a chunk is a scan of log C depth.
+  elsewhere, where a chunk is a scan of depth log C.
+
+  `segment_ids` and the other options: see `jaxmodels.ops`.
 
   Args:
     x: [..., L, D].
@@ -68,14 +69,12 @@ def selective_scan(
     A: [D, N], the rates, below 0. (Published checkpoints hold log(-A).)
     B: [..., L, N].
     C: [..., L, N].
-    D: [D] or None, the skip.
-    initial_state: [..., D, N]; zero by default.
-
-  The other arguments are those of every op: see `jaxmodels.ops`.
+    D: [D], or None for no skip.
+    initial_state: [..., D, N].
+    chunk_size: 16 by default.
 
   Returns:
-    y [..., L, D] in the dtype of x, and the final state [..., D, N] in
-    float32 or wider.
+    y [..., L, D], and the final state [..., D, N].
   """
   return OP(
     {"x": x, "dt": dt, "A": A, "B": B, "C": C, "D": D},
@@ -94,7 +93,7 @@ def _recurrence(x, dt, A, B, C, D):
 
 
 def _family(A, D) -> Family:
-  """The diagonal recurrence over channels [D, N], written and read by x."""
+  """The diagonal recurrence of states [D, N], with B writing and C reading."""
 
   def elementwise(chunk):
     a = jnp.exp(chunk.dt[:, :, None] * A[None])
@@ -115,7 +114,7 @@ def _family(A, D) -> Family:
     return skip(chunk, jnp.sum(states * chunk.C[:, None, :], axis=-1)), last
 
   def scan_by_token(chunk, masks, state):
-    """No state but the last is kept, nor anything else of [C, D, N]."""
+    """Stores no state but the last, and no other array of [C, D, N]."""
 
     def body(h, token):
       (x, dt, B, C), joined = token
@@ -131,8 +130,8 @@ def _family(A, D) -> Family:
     diagonal.compose,
     diagonal.advance,
     read,
-    # Half the time of a scan of log C depth on a CPU; an accelerator has
-    # little to do in one token.
+    # On a CPU, half the time of a scan of depth log C. On an accelerator one
+    # token is too little work per step.
     scan_by_token if platform() == "cpu" else read_and_advance,
     zero=lambda token: jnp.zeros(A.shape, wide(*token, A)),
   )

@@ -1,4 +1,4 @@
-"""Hedgehog: its equation, its start, and weights like those of softmax."""
+"""Hedgehog: its equation, its initial values, and its softmax-like weights."""
 
 import jax
 import jax.numpy as jnp
@@ -18,14 +18,14 @@ def by_loop(x, kernel):
   return out
 
 
-def test_each_head_has_a_map_of_its_own():
+def test_hedgehog_has_one_map_per_head():
   kernel = np.random.default_rng(1).normal(size=(3, 4, 6)).astype(np.float32)
   layer = Hedgehog(6)
   got = layer.apply({"params": {"kernel": kernel}}, X)
   np.testing.assert_allclose(got, by_loop(X, kernel), rtol=1e-5)
 
 
-def test_it_starts_as_the_identity():
+def test_the_initial_map_is_the_identity():
   params = Hedgehog().init(jax.random.key(0), X)
   eye = np.broadcast_to(np.eye(4), (3, 4, 4))
   np.testing.assert_array_equal(params["params"]["kernel"], eye)
@@ -34,8 +34,8 @@ def test_it_starts_as_the_identity():
   )
 
 
-def test_its_kernel_grows_with_the_product_as_softmax_does():
-  """Spikes on the key that points where the query does, and is monotonic."""
+def test_the_kernel_is_spiky_and_monotonic_like_softmax():
+  """It is largest for the key parallel to the query, and grows with q^T k."""
   params = Hedgehog().init(jax.random.key(0), X)
   query = np.zeros((1, 1, 1, 4), np.float32)
   query[..., 0] = 6
@@ -48,13 +48,13 @@ def test_its_kernel_grows_with_the_product_as_softmax_does():
   assert products[0] < 0.01
 
 
-def test_bfloat16_and_explicit_axes():
+def test_bfloat16_and_explicit_axes_work():
   params = Hedgehog().init(jax.random.key(0), X)
   narrow = Hedgehog(dtype=jnp.bfloat16).apply(params, X)
   assert narrow.dtype == jnp.bfloat16
   wanted = Hedgehog().apply(params, X)
   np.testing.assert_allclose(narrow.astype(np.float32), wanted, atol=0.02)
-  mesh = jax.make_mesh((2,), ("d",))  # Explicit, JAX's default.
+  mesh = jax.make_mesh((2,), ("d",))  # Explicit axes, JAX's default.
   cut = jax.device_put(X, jax.NamedSharding(mesh, jax.P("d")))
   y = jax.jit(Hedgehog().apply)(
     jax.device_put(params, jax.NamedSharding(mesh, jax.P())), cut

@@ -1,4 +1,4 @@
-"""Every wrong field ends in one line that names module, field and value."""
+"""A wrong field raises an error of one line with module, field and value."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from jaxmodels.mixers import MIXERS
 from jaxmodels.models import LanguageModel
 
 X = np.zeros((1, 2, 16), np.float32)
-# Each mixer's integers, which must be at least 1.
+# The integer fields of each mixer, which must be at least 1.
 SIZES = {
   "gla": ("heads", "key_width", "value_width", "gate_rank"),
   "kda": ("heads", "key_width", "value_width", "gate_rank", "kernel_width"),
@@ -49,7 +49,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("mixer", "fields", "match"), CASES)
-def test_a_wrong_field_of_a_mixer_is_named(mixer, fields, match):
+def test_the_error_names_a_wrong_field_of_a_mixer(mixer, fields, match):
   layer = MIXERS[mixer](**{"width": 16, **fields})
   x = X[..., : max(0, layer.width)]
   for call in (
@@ -71,7 +71,7 @@ def test_a_wrong_field_of_a_mixer_is_named(mixer, fields, match):
     (RMSNorm(groups=0), "RMSNorm: groups must divide the width 16, got 0"),
   ],
 )
-def test_a_wrong_field_of_a_part_is_named(layer, match):
+def test_the_error_names_a_wrong_field_of_a_layer(layer, match):
   with pytest.raises(ValueError, match=match):
     jax.eval_shape(layer.init, jax.random.key(0), X)
 
@@ -89,7 +89,7 @@ def test_a_wrong_field_of_a_part_is_named(layer, match):
     ({"param_dtype": jnp.int8}, "param_dtype must be a real floating-point"),
   ],
 )
-def test_a_wrong_field_of_a_model_is_named(fields, match):
+def test_the_error_names_a_wrong_field_of_a_model(fields, match):
   tokens = np.zeros((1, 2), np.int32)
   given = {"vocab_size": 5, "width": 8} | fields
   model = LanguageModel(depth=1, mixers=("s5",), **given)
@@ -103,7 +103,7 @@ def test_a_wrong_field_of_a_model_is_named(fields, match):
     jax.eval_shape(embedding.init, jax.random.key(0), tokens)
 
 
-def test_wrong_fields_of_a_stack_are_named():
+def test_the_error_names_wrong_fields_of_a_stack():
   tokens = np.zeros((1, 2), np.int32)
   given = {"vocab_size": 5, "width": 8, "depth": 1, "mixers": ("gla",)}
   for fields, match in (

@@ -1,4 +1,4 @@
-"""Decays of mixers whatever their parameters are."""
+"""Decays and write strengths of mixers, also for extreme parameters."""
 
 import flax.linen as nn
 import jax
@@ -12,14 +12,14 @@ from jaxmodels.mixers import MIXERS
 from jaxmodels.mixers.s5 import zero_order_hold
 from jaxmodels.testing.examples.mixers import parts as plain
 
-# Of float32, and where its exponential and softplus have none.
+# Numbers of float32 where exp and softplus are finite, overflow or underflow.
 NUMBERS = [-1e30, -300, -200, -120, -100, -40, -21, -20, -19, -5, -1, 0]
 NUMBERS += [1, 5, 40, 80, 88, 88.7, 100, 300, 1e30]
 LEAST, MOST = 1.2e-38, 1.6e38
 
 
 def compare(got, wanted, allowed):
-  """Where float32 has the number; all of it is finite."""
+  """Compares where float32 has the number; elsewhere values must be finite."""
   assert np.isfinite(got).all()
   with np.errstate(all="ignore"):
     known = (np.abs(wanted) > LEAST) & (np.abs(wanted) < MOST / 8)
@@ -28,7 +28,7 @@ def compare(got, wanted, allowed):
   assert error[known].max() < allowed
 
 
-def test_log_decays_and_their_gradients():
+def test_log_decays_and_their_gradients_are_right_or_finite():
   rate, x = np.meshgrid(*2 * [np.float32(NUMBERS)])
   got, pull_back = jax.vjp(jax.jit(log_decay), rate, x)
   slopes = pull_back(jnp.ones_like(got))
@@ -41,7 +41,7 @@ def test_log_decays_and_their_gradients():
     wanted = -np.exp(rate + log_softplus)
     sigmoid = np.minimum(x, 0) - np.log1p(np.exp(-abs(x)))
     slope = -np.exp(rate + sigmoid)
-  # Of a sum of logarithms up to 400, rounded.
+  # The rounding error of a sum of logarithms of up to 400.
   compare(got, wanted, 4e-5)
   compare(slopes[0], wanted, 4e-5)
   compare(slopes[1], np.where(np.abs(wanted) < MOST, slope, 0), 4e-5)
@@ -49,13 +49,13 @@ def test_log_decays_and_their_gradients():
   compare(got[usual], wanted[usual], 2e-6)
 
 
-def test_fixed_decays_are_those_of_retnet():
+def test_fixed_decays_equal_those_of_retnet():
   wanted = [31 / 32, 63 / 64, 127 / 128, 255 / 256]
   np.testing.assert_allclose(np.exp(gates.fixed_decay(4)), wanted, rtol=1e-15)
 
 
 class Gates(nn.Module):
-  """The parts that make parameters, each alone."""
+  """Each function that makes parameters, on its own."""
 
   dtype: jnp.dtype = jnp.float32
   param_dtype: jnp.dtype = jnp.float32
@@ -68,7 +68,7 @@ class Gates(nn.Module):
 
 
 @pytest.mark.parametrize("per_key", [False, True])
-def test_decays_and_write_strengths_are_their_equations(per_key):
+def test_decays_and_write_strengths_equal_their_equations(per_key):
   x = np.random.default_rng(0).normal(size=(2, 5, 8)).astype(np.float32)
   params = Gates().init(jax.random.key(0), x, per_key)
   beta, decay, logits = Gates().apply(params, x, per_key)
@@ -82,13 +82,13 @@ def test_decays_and_write_strengths_are_their_equations(per_key):
   wanted = -np.exp(p["A_log"])[:, None] * step
   wanted = wanted if per_key else wanted[..., 0]
   np.testing.assert_allclose(decay, wanted, rtol=1e-4)
-  # At first: rates in [1, 16], steps in [0.001, 0.1].
+  # Initial values: rates in [1, 16], steps in [0.001, 0.1].
   assert ((np.exp(p["A_log"]) >= 1) & (np.exp(p["A_log"]) <= 16)).all()
   steps = plain.softplus(p["dt_bias"])
   assert ((steps > 0.999e-3) & (steps < 1.001e-1)).all()
 
 
-def test_gates_of_bfloat16_are_computed_in_float32():
+def test_gates_compute_in_float32_for_bfloat16():
   x = jnp.ones((1, 2, 8), jnp.bfloat16)
   layer = Gates(dtype=jnp.bfloat16)
   params = layer.init(jax.random.key(0), x, False)
@@ -96,14 +96,14 @@ def test_gates_of_bfloat16_are_computed_in_float32():
     assert leaf.dtype == jnp.float32
 
 
-def test_a_sigmoid_decay_is_a_root_of_the_sigmoid():
+def test_a_sigmoid_decay_equals_a_root_of_the_sigmoid():
   logits = np.float32([[[-200, -3, 0, 3]]])
   got = gates.sigmoid_decay(logits, 2, 16.0)
   wanted = -np.log1p(np.exp(-logits.astype(float))) / 16
   np.testing.assert_allclose(got, wanted.reshape(1, 1, 2, 2), rtol=1e-5)
 
 
-def test_a_zero_order_hold_and_its_gradients():
+def test_zero_order_hold_and_its_gradients_are_right_or_finite():
   logs = np.float32([-1e4, -300, -100, -88, -60, -10, -1, 0, 3, 10])
   logs = np.concatenate([logs, np.float32([40, 60, 80, 86, 88.7, 100, 1e4])])
   given = np.meshgrid(logs, np.float32([0, 0.5, -50, 1e3]), logs)
@@ -115,7 +115,7 @@ def test_a_zero_order_hold_and_its_gradients():
   assert all(map(np.all, map(np.isfinite, (by_rate, by_frequency, by_step))))
   by_rate, _, by_step = pull_back((jnp.zeros_like(a), jnp.ones_like(gain)))
   rate, frequency, step = (x.astype(np.float64) for x in given)
-  # The step squared is the slope of the gain by a frequency of 0.
+  # Beyond, the step squared, a slope of the gain, overflows.
   ordinary = np.abs(frequency) + step < 86
   assert np.isfinite(by_rate[ordinary]).all()
   assert np.isfinite(by_step[ordinary]).all()
@@ -128,7 +128,7 @@ def test_a_zero_order_hold_and_its_gradients():
     wanted = np.where(
       np.abs(exponent) > 1e3, np.expm1(exponent) / rates, np.exp(step) * ratio
     )
-    turned = np.abs(frequency * np.exp(step)) < 30  # Has digits of a phase.
+    turned = np.abs(frequency * np.exp(step)) < 30  # The phase has digits.
   kept = turned & np.isfinite(exponent) & (np.abs(rate) < 87)
   compare(np.asarray(gain)[kept], wanted[kept], 1e-4)
   compare(np.asarray(a)[kept], np.exp(exponent[kept]), 1e-4)
@@ -152,7 +152,7 @@ EXTREME = {
     pytest.param("gla", marks=pytest.mark.slow),
   ],
 )
-def test_mixers_of_extreme_parameters(name):
+def test_mixers_with_extreme_parameters_stay_finite(name):
   options = {"head_width": 8, "state_width": 4} if name == "mamba2" else {}
   mixer = MIXERS[name](width=8, **options)
   x = np.random.default_rng(0).standard_normal((1, 5, 8)).astype(np.float32)

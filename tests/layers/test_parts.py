@@ -18,7 +18,7 @@ def draw(*shape):
   return np.random.default_rng(0).normal(size=shape).astype(np.float32)
 
 
-def test_rms_norm_of_groups():
+def test_rms_norm_normalises_each_group():
   x, scale = 3 * draw(2, 5, 12), draw(12)
   params = {"params": {"scale": scale}}
   got = RMSNorm(groups=3).apply(params, x)
@@ -28,7 +28,7 @@ def test_rms_norm_of_groups():
     RMSNorm(groups=5).apply(params, x)
 
 
-def test_norms_of_bfloat16_are_computed_in_float32():
+def test_norms_compute_in_float32_for_bfloat16():
   # The sum of squares of 4096 ones stops at 256 in bfloat16.
   x = jnp.ones((1, 4096), jnp.bfloat16)
   y = RMSNorm().apply({"params": {"scale": jnp.ones(4096)}}, x)
@@ -36,7 +36,7 @@ def test_norms_of_bfloat16_are_computed_in_float32():
   np.testing.assert_allclose(l2_normalize(x), 4096**-0.5, rtol=1e-5)
 
 
-def test_layer_norm():
+def test_layer_norm_equals_its_equation():
   x, scale, bias = 3 + draw(2, 5, 12), draw(12), draw(12)[::-1]
   params = {"params": {"scale": scale, "bias": bias}}
   mean, deviation = x.mean(-1, keepdims=True), x.std(-1, keepdims=True)
@@ -48,7 +48,7 @@ def test_layer_norm():
   )
 
 
-def test_l2_normalize_has_a_gradient_at_zero():
+def test_l2_normalize_has_a_finite_gradient_at_zero():
   x = 5 * draw(3, 8)
   np.testing.assert_allclose(
     np.linalg.norm(l2_normalize(x), axis=-1), 1, rtol=1e-6
@@ -58,7 +58,7 @@ def test_l2_normalize_has_a_gradient_at_zero():
 
 
 @pytest.mark.parametrize("name", ["gated_mlp", "mlp"])
-def test_mlps(name):
+def test_channel_mixers_equal_their_equations(name):
   mlp = MLPS[name](width=6, hidden=10)
   x = draw(2, 3, 6)
   params = mlp.init(jax.random.key(0), x)
@@ -76,7 +76,7 @@ def test_mlps(name):
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_embedding_and_read_out(tied):
+def test_embeddings_and_logits_read_their_tables(tied):
   layer = TokenEmbedding(7, 4, tied=tied)
   tokens = np.array([[0, 6, 3]])
   params = layer.init(jax.random.key(0), tokens)
@@ -92,7 +92,7 @@ def test_embedding_and_read_out(tied):
 
 
 @pytest.mark.parametrize("token", [-1, 7])
-def test_a_token_outside_the_vocabulary_is_named(token):
+def test_the_error_names_a_token_outside_the_vocabulary(token):
   layer = TokenEmbedding(7, 4)
   params = {"params": {"table": draw(7, 4)}}
   layer.apply(params, np.array([[0, 6]]))
@@ -101,7 +101,7 @@ def test_a_token_outside_the_vocabulary_is_named(token):
     layer.apply(params, np.array([[0, token]]))
 
 
-def test_rotary_products_depend_on_the_distance_alone():
+def test_rotary_products_depend_only_on_the_distance():
   q, k = draw(1, 1, 2, 8), draw(1, 1, 2, 8)[:, :, ::-1]
 
   def product(i, j):
@@ -132,7 +132,7 @@ def test_positions_count_from_the_start_of_each_document():
   np.testing.assert_array_equal(after, [7, 11])
 
 
-def test_short_convolution():
+def test_short_convolution_equals_its_equation():
   layer = ShortConvolution(3, use_bias=True)
   x = draw(1, 9, 4)
   params = layer.init(jax.random.key(0), x)
@@ -143,14 +143,14 @@ def test_short_convolution():
   np.testing.assert_array_equal(tail, x[:, -2:])
 
 
-def test_steps_start_log_uniform():
+def test_initial_steps_are_log_uniform():
   key, shape = jax.random.key(0), (4000,)
   steps = np.asarray(log_uniform(1e-3, 1e-1)(key, shape))
   softplus = jax.nn.softplus(step_bias(1e-3, 1e-1)(key, shape))
   np.testing.assert_allclose(softplus, steps, rtol=1e-3)
   assert steps.min() >= 0.999e-3
   assert steps.max() <= 1.001e-1
-  # Half of them below the geometric mean.
+  # Half of the steps are below the geometric mean.
   assert abs((steps < 1e-2).mean() - 0.5) < 0.03
 
 
@@ -168,8 +168,8 @@ def turned(x, positions, base):
 
 
 @pytest.mark.parametrize("base", [10_000.0, 500_000.0, 2.0, 0.5])
-def test_rotary_positions_of_any_size(base):
-  """To the last digits of float32, where a product of two has none left."""
+def test_rotations_are_accurate_for_positions_of_any_size(base):
+  """Also where a float32 product of position and speed has no digits left."""
   ends = [0, 1, -1, 7, 10**6, -(10**6), 8 * 10**6, 2**31 - 1, -(2**31)]
   positions = np.array([ends], np.int32)
   x = draw(1, len(ends), 2, 64)
@@ -184,7 +184,7 @@ def test_rotary_positions_of_any_size(base):
 
 
 @pytest.mark.parametrize("start", [10**6, 8 * 10**6, 2**31 - 8])
-def test_rotary_logits_depend_on_the_distance_alone(start):
+def test_rotary_logits_at_large_positions_depend_only_on_the_distance(start):
   q, k = draw(2, 1, 1, 1, 64)
   q, k = (75**0.5 / np.linalg.norm(x) * x for x in (q, k))
 
@@ -195,7 +195,7 @@ def test_rotary_logits_depend_on_the_distance_alone(start):
 
   at_zero = np.sum(turned(q, np.array([[7]]), 1e4) * k)
   np.testing.assert_allclose(logit(jnp.int32(start)), at_zero, atol=1e-4)
-  # A base that is traced has the digits of float32, and the same for both.
+  # A traced base has only the digits of float32, the same for both positions.
   other = jnp.sum(
     jax.jit(rotate)(q, jnp.int32([[start + 7]]), 1e4)
     * jax.jit(rotate)(k, jnp.int32([[start]]), 1e4)
@@ -203,7 +203,7 @@ def test_rotary_logits_depend_on_the_distance_alone(start):
   np.testing.assert_allclose(other, at_zero, atol=2e-4)
 
 
-def test_rotary_in_float64_and_of_a_wrong_base():
+def test_rotary_works_in_float64_and_refuses_a_wrong_base():
   x, positions = draw(1, 2, 1, 8).astype(float), np.array([[5, 10**9]])
   with jax.enable_x64(True):
     got = rotate(jnp.asarray(x), jnp.asarray(positions))
@@ -217,7 +217,7 @@ def test_rotary_in_float64_and_of_a_wrong_base():
 
 
 @pytest.mark.parametrize("offset", [0.0, 1.0])
-def test_norms_with_an_offset_start_as_those_without(offset):
+def test_norms_with_and_without_offset_start_equal(offset):
   x, scale, bias = 3 + draw(2, 5, 12), draw(12), draw(12)[::-1]
   for layer in (RMSNorm(offset=offset), LayerNorm(offset=offset)):
     params = layer.init(jax.random.key(0), x)
@@ -239,7 +239,7 @@ def test_norms_with_an_offset_start_as_those_without(offset):
   np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-5)
 
 
-def test_layer_norm_of_groups_is_the_group_norm_per_head():
+def test_layer_norm_with_groups_is_the_group_norm_per_head():
   heads, x = 3, 1 + draw(2, 5, 12)
   scale, bias = draw(12), draw(12)[::-1]
   params = {"params": {"scale": scale, "bias": bias}}

@@ -1,4 +1,4 @@
-"""Token shift against a loop: values, states and gradients."""
+"""Token shift compared with a loop: values, states and gradients."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ import pytest
 from jaxmodels.layers.token_shift import token_shift
 
 BATCH, LENGTH, WIDTH = 3, 16, 2
-# One segment; segments inside and at the cuts of four pieces; ids come back.
+# One segment; segments inside and at the edges of four shards; repeated ids.
 IDS = np.zeros((BATCH, LENGTH), np.int32)
 IDS[1, 3:] = 1
 IDS[1, 8:9] = 0
@@ -20,7 +20,7 @@ def draw(*shape):
 
 
 def by_loop(x, state, ids, reverse):
-  """y and the leaving state, with a float64 loop over tokens."""
+  """y and the final state, from a float64 loop over tokens."""
   order = range(LENGTH)[::-1] if reverse else range(LENGTH)
   y = np.zeros(x.shape)
   for row in range(BATCH):
@@ -34,7 +34,7 @@ def by_loop(x, state, ids, reverse):
 
 
 def gradients(x, ids, reverse, weights):
-  """Of sum(weights * y) by x and the state; y is linear in both."""
+  """Gradients of sum(weights * y) by x and the state; y is linear in both."""
   by_x, by_state = np.zeros(x.shape), np.zeros((BATCH, WIDTH))
   for row, t in np.ndindex(BATCH, LENGTH):
     one = np.zeros(x.shape)
@@ -59,7 +59,7 @@ def results(x, state, ids, weights, **options):
 
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("devices", [1, 4, 8])
-def test_values_states_and_gradients_are_those_of_a_loop(reverse, devices):
+def test_values_states_and_gradients_equal_those_of_a_loop(reverse, devices):
   x, state = draw(BATCH, LENGTH, WIDTH), draw(BATCH, WIDTH)
   weights = draw(BATCH, LENGTH, WIDTH)[:, ::-1].copy()
   if devices == 1:
@@ -87,12 +87,12 @@ def test_values_states_and_gradients_are_those_of_a_loop(reverse, devices):
     np.testing.assert_allclose(got, wanted, rtol=1e-6, atol=1e-6)
 
 
-def test_one_segment_and_no_state():
+def test_one_segment_without_a_state_can_be_cut_anywhere():
   x = draw(1, 4, WIDTH)
   y, after = token_shift(x)
   np.testing.assert_array_equal(y[0, 1:], x[0, :-1])
   np.testing.assert_array_equal(y[0, 0], 0)
-  # Cut anywhere and continued; also where nothing is added.
+  # Cut anywhere and continued, also with an empty piece.
   for cut in range(5):
     first, state = token_shift(x[:, :cut])
     second, last = token_shift(x[:, cut:], state)
@@ -100,14 +100,14 @@ def test_one_segment_and_no_state():
     np.testing.assert_array_equal(last, after)
 
 
-def test_the_dtype_of_x_is_kept_and_the_state_is_wide():
+def test_y_keeps_the_dtype_of_x_and_the_state_is_float32():
   y, state = token_shift(jnp.ones((1, 2, 3), jnp.bfloat16))
   assert y.dtype == jnp.bfloat16
   assert state.dtype == jnp.float32
 
 
-def test_explicit_axes_stay_cut():
-  mesh = jax.make_mesh((2, 2), ("d", "c"))  # Explicit, JAX's default.
+def test_results_stay_sharded_over_explicit_axes():
+  mesh = jax.make_mesh((2, 2), ("d", "c"))  # Explicit axes, JAX's default.
   x = draw(2, 4, 2)
   wanted, _ = token_shift(x)
   cut = jax.device_put(x, jax.NamedSharding(mesh, jax.P("d", None, "c")))
@@ -117,7 +117,7 @@ def test_explicit_axes_stay_cut():
   assert jax.typeof(state).sharding.spec == jax.P("d", "c")
 
 
-def test_wrong_arguments_are_named():
+def test_the_error_names_a_wrong_argument():
   x = np.zeros((2, 3, 4), np.float32)
   with pytest.raises(ValueError, match=r"token_shift: x must be \[B, L, D\]"):
     token_shift(x[0])

@@ -1,4 +1,4 @@
-"""Small mixers that ask a stack for their place and for shared values."""
+"""Small mixers that ask a stack for their index, depth and shared values."""
 
 import flax.linen as nn
 import jax
@@ -23,7 +23,7 @@ def leaky(x, decay, state, ids):
 
 
 class Fields(nn.Module):
-  """What a model sets, each with a default; a state like one token."""
+  """The fields that a model sets, with defaults; the state is like a token."""
 
   width: int = 0
   output_scale: float = 1.0
@@ -86,7 +86,7 @@ class Bounded(Fields):
 
 
 class TokenShift(Fields):
-  """A channel mixer with memory: W (x_t - x_{t-1}), as RWKV's looks back."""
+  """A channel mixer with a state: W (x_t - x_{t-1}), similar to RWKV's."""
 
   @nn.compact
   def __call__(self, x, state=None, *, segment_ids=None):
@@ -101,7 +101,7 @@ class TokenShift(Fields):
 
 
 def restacked(params, period):
-  """Parameters of an unrolled stack as a scanned one holds them."""
+  """Stacks the parameters of an unrolled stack, as in a scanned stack."""
   layers = sorted(k for k in params if k.startswith("layer_"))
   rounds = {
     f"block_{j}": jax.tree.map(

@@ -39,7 +39,7 @@ class Noisy(nn.Module):
     mean = self.variable("stats", "mean", jnp.zeros, ())
     if self.is_mutable_collection("stats"):
       mean.value = mean.value + jnp.mean(jnp.abs(x))
-    # Two streams, each of which is off where no key is given.
+    # Two random streams; a stream without a key adds nothing.
     for stream in ("dropout", "noise"):
       if self.has_rng(stream):
         mask = jax.random.bernoulli(self.make_rng(stream), 0.5, x.shape)
@@ -60,7 +60,7 @@ def registered(monkeypatch):
 
 @pytest.fixture(params=["mixer", "mlp"])
 def part(request):
-  """Which half of every layer is noisy."""
+  """The half of every layer that is random."""
   return request.param
 
 
@@ -77,7 +77,7 @@ def build(part, scan_layers, remat="none"):
 
 
 def scanned_from(variables):
-  """The variables of an unrolled stack as the scanned one holds them."""
+  """Stacks the variables of an unrolled stack, as in a scanned stack."""
 
   def restack(collection):
     layers = [collection[f"layer_{i}"] for i in range(DEPTH)]
@@ -93,14 +93,14 @@ def scanned_from(variables):
 
 def variables_of(model):
   variables = dict(model.init(jax.random.key(0), X))
-  # `init` sows too; what a call adds is to be seen alone.
+  # `init` sows too. Drop its values, so that only those of the call remain.
   variables.pop("losses")
   variables.pop("masks", None)
   return variables
 
 
 @pytest.mark.parametrize("remat", ["none", "full"])
-def test_every_collection_is_as_in_the_unrolled_stack(part, remat):
+def test_every_collection_equals_that_of_the_unrolled_stack(part, remat):
   unrolled = variables_of(build(part, False))
   names = ["losses", "stats"]
   (wanted, _), after = build(part, False, remat).apply(
@@ -113,12 +113,12 @@ def test_every_collection_is_as_in_the_unrolled_stack(part, remat):
   assert jax.tree.structure(dict(got)) == jax.tree.structure(after)
   for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(after), strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-5)
-  # Without keys nothing is random, and without `mutable` nothing changes.
+  # Without keys the call is deterministic; without `mutable` nothing changes.
   again, _ = model.apply(scanned_from(unrolled), X)
   np.testing.assert_array_equal(again, y)
 
 
-def test_scanned_layers_start_with_variables_of_their_own(part):
+def test_scanned_layers_have_separate_initial_variables(part):
   shapes = jax.tree.map(
     jnp.shape, scanned_from(variables_of(build(part, False)))
   )
@@ -131,7 +131,9 @@ def test_scanned_layers_start_with_variables_of_their_own(part):
 
 @pytest.mark.parametrize("scan_layers", [False, True])
 @pytest.mark.parametrize("stream", ["dropout", "noise"])
-def test_each_layer_draws_from_each_stream(part, scan_layers, stream):
+def test_each_layer_draws_its_own_numbers_from_each_stream(
+  part, scan_layers, stream
+):
   model = build(part, scan_layers)
   variables = variables_of(model)
   rngs = {stream: jax.random.key(1)}
@@ -147,7 +149,7 @@ def test_each_layer_draws_from_each_stream(part, scan_layers, stream):
 @pytest.mark.parametrize(
   "scan_layers", [pytest.param(False, marks=pytest.mark.slow), True]
 )
-def test_rematerialised_layers_draw_what_they_drew(part, scan_layers):
+def test_rematerialised_layers_draw_the_same_numbers_again(part, scan_layers):
   variables = variables_of(build(part, scan_layers))
   params = variables.pop("params")
 

@@ -1,4 +1,4 @@
-"""A mixer or channel mixer that breaks its contract is named in one line."""
+"""Errors of one line name mixers that break their contract."""
 
 import flax.linen as nn
 import jax
@@ -17,7 +17,7 @@ CONTRACT = r"\(y, state\), with y \[B, L, D\] like x, and init_state"
 
 
 class Fields(nn.Module):
-  """What a model sets."""
+  """The fields that a model sets."""
 
   width: int
   output_scale: float
@@ -97,11 +97,11 @@ BREACHES = {
 
 @pytest.mark.parametrize("scan_layers", [False, True])
 @pytest.mark.parametrize("mixer", BREACHES)
-def test_a_mixer_that_breaks_the_contract_is_named(
+def test_the_error_names_a_mixer_that_breaks_the_contract(
   monkeypatch, mixer, scan_layers
 ):
   monkeypatch.setitem(MIXERS, "own", mixer)
-  # Two rows: an array of them could be unpacked as the pair (y, state).
+  # A batch of two rows: such an array could be unpacked as (y, state).
   model = LanguageModel(5, 4, 1, ("own",), scan_layers=scan_layers, mlp="none")
   for state in (None, "zero"):
     with pytest.raises(ValueError, match=BREACHES[mixer]) as raised:
@@ -111,7 +111,7 @@ def test_a_mixer_that_breaks_the_contract_is_named(
     assert "\n" not in str(raised.value)
 
 
-def test_a_mixer_without_a_zero_state_is_named(monkeypatch):
+def test_the_error_names_a_mixer_without_init_state(monkeypatch):
   class Stateless(nn.Module):
     width: int
     output_scale: float
@@ -123,14 +123,16 @@ def test_a_mixer_without_a_zero_state_is_named(monkeypatch):
 
   monkeypatch.setitem(MIXERS, "own", Stateless)
   model = LanguageModel(5, 4, 1, ("own",), mlp="none")
-  model.init(jax.random.key(0), TOKENS)  # Nothing needs it here.
+  model.init(jax.random.key(0), TOKENS)  # `init` needs no zero state.
   match = rf"Stateless has no init_state: .*{CONTRACT}"
   with pytest.raises(ValueError, match=match):
     model.init_state(2)
 
 
 @pytest.mark.parametrize("field", list(FIELDS))
-def test_a_mixer_without_a_field_is_named(monkeypatch, field):
+def test_the_error_names_a_mixer_without_a_field_of_the_model(
+  monkeypatch, field
+):
   others = {name: kind for name, kind in FIELDS.items() if name != field}
   lacking = type("Lacking", (nn.Module,), {"__annotations__": others})
   for table, model in (
@@ -143,7 +145,7 @@ def test_a_mixer_without_a_field_is_named(monkeypatch, field):
       jax.eval_shape(model.init, jax.random.key(0), TOKENS)
 
 
-def test_a_function_can_make_a_mixer(monkeypatch):
+def test_a_name_may_stand_for_a_function_that_makes_a_mixer(monkeypatch):
   monkeypatch.setitem(MIXERS, "own", lambda **given: GLA(**given, heads=2))
   model = LanguageModel(5, 8, 1, ("own",), {"own": {"gate_rank": 3}})
   shapes = jax.eval_shape(model.init, jax.random.key(0), TOKENS)["params"]
@@ -174,7 +176,7 @@ class NoInputMLP(Fields):
     (NoInputMLP, r"NoInputMLP.__call__: too many positional .*mlp\(x\) -> y"),
   ],
 )
-def test_a_channel_mixer_that_breaks_the_contract_is_named(
+def test_the_error_names_a_channel_mixer_that_breaks_the_contract(
   monkeypatch, mlp, match
 ):
   monkeypatch.setitem(MLPS, "own", mlp)
@@ -212,7 +214,7 @@ class StatelessMLP(nn.Module):
     (StatelessMLP, r"StatelessMLP has no init_state: "),
   ],
 )
-def test_a_channel_mixer_with_a_state_has_the_contract_of_a_mixer(
+def test_a_channel_mixer_with_a_state_must_keep_the_contract_of_a_mixer(
   monkeypatch, mlp, match, scan_layers
 ):
   monkeypatch.setitem(MLPS, "own", mlp)
@@ -223,7 +225,7 @@ def test_a_channel_mixer_with_a_state_has_the_contract_of_a_mixer(
 
 
 @pytest.mark.parametrize("scan_layers", [False, True])
-def test_a_channel_mixer_may_be_a_plain_function_of_x(scan_layers):
+def test_a_channel_mixer_may_take_x_alone(scan_layers):
   class Plain(nn.Module):
     width: int = 0
     output_scale: float = 1.0
@@ -251,7 +253,7 @@ def test_a_channel_mixer_may_be_a_plain_function_of_x(scan_layers):
 
 
 @pytest.mark.parametrize("scan_layers", [False, True])
-def test_a_state_of_another_depth_is_refused(scan_layers):
+def test_a_state_with_another_number_of_layers_is_refused(scan_layers):
   options = {"s5": {"state_width": 4}, "gla": {"heads": 2}}
   model = LanguageModel(
     5, 8, 4, ("s5", "gla"), options, scan_layers=scan_layers

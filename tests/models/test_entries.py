@@ -1,4 +1,4 @@
-"""Entries of a stack: modules, names and names with options; its layouts."""
+"""Entries of a stack (modules, names, names with options) and its layouts."""
 
 import flax.linen as nn
 import jax
@@ -58,14 +58,14 @@ SAME = {
   ],
 )
 def named(request):
-  """A model by names, its variables, and its logits."""
+  """A model built from names, its variables, and its logits."""
   model = LanguageModel(VOCAB, WIDTH, 4, scan_layers=request.param, **BY_NAME)
   variables = jax.jit(model.init)(jax.random.key(0), TOKENS)
   return model, variables, jax.jit(model.apply)(variables, TOKENS)
 
 
 @pytest.mark.parametrize("entries", SAME)
-def test_all_entries_give_the_same_model(named, entries):
+def test_modules_names_and_options_build_the_same_model(named, entries):
   model, variables, results = named
   fields = {"mixer_options": {}, "mlp_options": {}, **SAME[entries]}
   other = model.clone(**fields)
@@ -81,7 +81,7 @@ def equal(got, wanted):
 
 
 @pytest.mark.parametrize("scan_layers", [False, True])
-def test_two_windows_in_one_hybrid(scan_layers):
+def test_a_hybrid_may_have_attention_with_two_windows(scan_layers):
   windows = (2, 5)
   model = Backbone(
     WIDTH,
@@ -99,7 +99,7 @@ def test_two_windows_in_one_hybrid(scan_layers):
 
 
 class Around(Fields):
-  """A class without a name in a registry, around another mixer."""
+  """A class that is not in the registry, and holds another mixer."""
 
   inner: nn.Module | None = None
 
@@ -114,7 +114,7 @@ class Around(Fields):
 
 @pytest.mark.parametrize("scan_layers", [False, True])
 @pytest.mark.parametrize("remat", ["none", "full"])
-def test_a_mixer_of_ones_own_may_hold_another(scan_layers, remat):
+def test_a_mixer_of_the_user_may_hold_another_mixer(scan_layers, remat):
   inner = Leaky(WIDTH)
   model = LanguageModel(
     VOCAB,
@@ -139,7 +139,7 @@ def test_a_mixer_of_ones_own_may_hold_another(scan_layers, remat):
   np.testing.assert_allclose(np.concatenate(parts, 1), whole, atol=1e-6)
 
 
-def test_a_module_made_inside_another_is_no_part_of_it():
+def test_a_mixer_made_inside_another_module_is_not_bound_to_it():
   class Outer(nn.Module):
     @nn.compact
     def __call__(self, x):
@@ -151,7 +151,7 @@ def test_a_module_made_inside_another_is_no_part_of_it():
 
 
 @pytest.mark.parametrize("scan_layers", [False, True])
-def test_each_layer_may_have_a_channel_mixer_of_its_own(scan_layers):
+def test_each_layer_may_have_another_channel_mixer(scan_layers):
   mlps = ("none", MLP(WIDTH, hidden=3), "gated_mlp")
   model = Backbone(
     WIDTH, 6, (Leaky(), Leaky(decay=0.1)), mlp=mlps, scan_layers=scan_layers
@@ -205,7 +205,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_a_wrong_entry_is_one_line(case):
+def test_a_wrong_entry_raises_an_error_of_one_line(case):
   fields, match = WRONG[case]
   model = Backbone(
     **{"width": WIDTH, "depth": 4, "mixers": (Leaky(),)} | fields
@@ -226,7 +226,7 @@ NORMS = {
 @pytest.mark.parametrize("scan_layers", [False, True])
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("layout", ["pre_norm", "post_norm", "parallel"])
-def test_layouts_and_norms_are_their_equations(layout, norm, scan_layers):
+def test_layouts_and_norms_equal_their_equations(layout, norm, scan_layers):
   model = Backbone(
     WIDTH,
     2,

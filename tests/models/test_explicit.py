@@ -1,4 +1,4 @@
-"""Language models on arrays whose types carry their sharding."""
+"""Language models on arrays that are sharded over Explicit mesh axes."""
 
 import contextlib
 
@@ -34,7 +34,7 @@ def hybrid(scan_layers):
 
 
 def place(mesh, tree, spec):
-  """Every leaf with the spec, or with what a function of it gives."""
+  """Shards every leaf by a spec, or by a function from the leaf to a spec."""
 
   def put(x):
     own = spec(x) if callable(spec) else spec
@@ -52,7 +52,7 @@ def results(model):
 
 
 def largest_axis(x):
-  """The parameters as they are where each device keeps a part of them."""
+  """The spec that shards a large parameter along its largest axis."""
   axis = int(np.argmax(x.shape))
   large = x.size >= 64 and x.shape[axis] % 2 == 0
   return P(*[None] * axis, "d") if large else P()
@@ -71,12 +71,14 @@ def types(tree):
     pytest.param(True, largest_axis, False, marks=pytest.mark.slow),
   ],
 )
-def test_a_model_keeps_how_the_batch_is_cut(scan_layers, params_spec, context):
+def test_a_model_keeps_the_sharding_of_the_batch(
+  scan_layers, params_spec, context
+):
   model = hybrid(scan_layers)
   params = jax.jit(model.init)(jax.random.key(0), TOKENS)
   zero = model.init_state(BATCH)
   wanted = results(model)(params, TOKENS, IDS, zero)
-  mesh = jax.make_mesh((2,), ("d",))  # Explicit, JAX's default.
+  mesh = jax.make_mesh((2,), ("d",))  # Explicit axes, JAX's default.
   on_mesh = place(mesh, params, params_spec)
   tokens, ids = place(mesh, (TOKENS, IDS), P("d"))
   batch = (None, "d") if scan_layers else ("d",)
@@ -96,7 +98,7 @@ def test_a_model_keeps_how_the_batch_is_cut(scan_layers, params_spec, context):
     assert relative_error(np.asarray(a), np.asarray(b)) < 2e-5
 
 
-def test_decoding_in_a_loop_keeps_how_the_state_is_cut():
+def test_decoding_in_a_loop_keeps_the_sharding_of_the_state():
   model = hybrid(scan_layers=False)
   params = jax.jit(model.init)(jax.random.key(0), TOKENS)
 

@@ -1,4 +1,4 @@
-"""A model exported once, for any batch and length: reading and decoding."""
+"""Models exported once for any batch size and length read and decode."""
 
 import jax
 import jax.numpy as jnp
@@ -47,7 +47,7 @@ def assert_equal(got, wanted):
 
 
 def check(model, read_ids):
-  """Reads a prompt and decodes a token, for one row and for three."""
+  """Reads a prompt and decodes a token, with batches of one and three."""
   batch, length = export.symbolic_shape("b, l")
   params = jax.jit(model.init)(jax.random.key(0), TOKENS[:, :1])
   state = jax.eval_shape(lambda: model.init_state(batch))
@@ -71,12 +71,14 @@ def check(model, read_ids):
     )
 
 
-def test_a_hybrid_reads_and_decodes_any_batch():
+def test_an_exported_hybrid_reads_and_decodes_any_batch():
   check(build("gla", "s5", "sliding_attention"), read_ids=False)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("scan_layers", [False, True])
 @pytest.mark.parametrize("name", MIXERS)
-def test_every_mixer_reads_packed_prompts_and_decodes(name, scan_layers):
+def test_every_exported_mixer_reads_packed_prompts_and_decodes(
+  name, scan_layers
+):
   check(build(name, scan_layers=scan_layers), read_ids=True)

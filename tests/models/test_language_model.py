@@ -36,7 +36,7 @@ def build(base=HYBRID, **fields):
 
 @functools.cache
 def drawn(base_name, **fields):
-  """A model and parameters of which none is at a special value."""
+  """A model, and random parameters, so that none has a special value."""
   model = build({"hybrid": HYBRID, "small": SMALL}[base_name], **fields)
   params = jax.jit(model.init)(jax.random.key(0), TOKENS[:, :1])
   rng = np.random.default_rng(1)
@@ -58,7 +58,7 @@ def assert_close(got, wanted, tolerance=2e-5):
 
 
 def stacked(params, pattern):
-  """The parameters of the unrolled model, as the scanned one holds them."""
+  """Stacks the parameters of the unrolled model, as in the scanned model."""
   backbone = dict(params["params"]["backbone"])
   layers = [
     backbone.pop(f"layer_{i}")
@@ -83,7 +83,7 @@ def test_predictions_start_near_uniform():
   assert np.asarray(logits).std() > 1e-3
 
 
-def test_packed_cut_and_token_by_token():
+def test_packed_cut_and_token_by_token_runs_give_the_same_logits():
   model, params = drawn("hybrid")
   apply = jax.jit(
     lambda tokens, state, ids: model.apply(
@@ -94,7 +94,7 @@ def test_packed_cut_and_token_by_token():
   state, logits = model.init_state(BATCH), []
   for t in range(LENGTH):
     if t in (4, 13):
-      # A new document in the first row: a model that has seen nothing yet.
+      # A new document in the first row: the model starts from the zero state.
       state = jax.tree.map(
         lambda old, new: jnp.concatenate([new[:1], old[1:]]),
         state,
@@ -112,7 +112,7 @@ def test_packed_cut_and_token_by_token():
   assert_close(state, final)
 
 
-def test_scan_over_layers_is_the_unrolled_stack():
+def test_scan_over_layers_equals_the_unrolled_stack():
   model, params = drawn("small", depth=4)
   logits, states = jax.jit(model.apply)(params, TOKENS, segment_ids=IDS)
   scanned = model.clone(scan_layers=True)
@@ -130,7 +130,7 @@ def test_scan_over_layers_is_the_unrolled_stack():
       after[j],
       jax.tree.map(lambda *leaves: np.stack(leaves), *states[j::2]),
     )
-  # Continued from the stacked state, as from the tuple.
+  # A call continues from the stacked state as from the tuple.
   again, _ = jax.jit(scanned.apply)(packed, TOKENS, after)
   wanted, _ = jax.jit(model.apply)(params, TOKENS, states)
   assert_close(again, wanted)
@@ -157,7 +157,7 @@ def test_rematerialisation_changes_no_gradient(remat, scan_layers):
 
 
 @pytest.mark.parametrize("scan_layers", [False, True])
-def test_rematerialisation_keeps_less(scan_layers):
+def test_rematerialisation_stores_less_for_the_backward_pass(scan_layers):
   def kept(remat):
     model = build(SMALL, depth=4, scan_layers=scan_layers, remat=remat)
     params = jax.eval_shape(model.init, jax.random.key(0), TOKENS)
@@ -165,7 +165,7 @@ def test_rematerialisation_keeps_less(scan_layers):
     def backward(params):
       return jax.vjp(lambda p: model.apply(p, TOKENS)[0], params)[1]
 
-    # The backward function is a pytree of what it keeps.
+    # The backward function is a pytree of the arrays that it stores.
     leaves = jax.tree.leaves(jax.eval_shape(backward, params))
     return sum(leaf.size for leaf in leaves)
 
@@ -191,14 +191,14 @@ def test_tied_embeddings_share_one_table():
     return logits[0, -1, unused]
 
   slope = np.abs(jax.jit(jax.grad(logit))(table)).max(-1)
-  # The row read from, and the rows of the tokens seen.
+  # The rows of the logit in the loss and of the input tokens.
   assert slope[unused] > 0
   assert (slope[TOKENS[0, :2]] > 0).all()
   others = np.setdiff1d(np.arange(VOCAB), [unused, *TOKENS[0, :2]])
   assert not slope[others].any()
 
 
-def test_what_writes_to_the_stream_starts_smaller_in_deeper_models():
+def test_initial_writes_to_the_stream_are_smaller_in_deeper_models():
   def deviation(depth):
     model = build({"mixers": ("sliding_attention",)}, depth=depth, width=64)
     params = jax.jit(model.init)(jax.random.key(0), TOKENS[:, :1])
@@ -226,8 +226,8 @@ def test_bfloat16_is_close_to_float32():
 
 
 @pytest.mark.slow
-def test_under_shard_map_and_auto_mesh():
-  """Types of carries are checked by `shard_map` whatever the mesh's size."""
+def test_a_model_runs_under_shard_map_and_on_an_auto_mesh():
+  """`shard_map` checks the types of carries on a mesh of any size."""
   model, params = drawn("hybrid", scan_layers=True)
   mesh = jax.make_mesh(
     (1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,)
@@ -238,7 +238,7 @@ def test_under_shard_map_and_auto_mesh():
     model.apply,
     mesh=mesh,
     in_specs=(spec(), spec("data")),
-    # States are stacked: their first axis is that of the layers.
+    # The first axis of the stacked states is that of the layers.
     out_specs=(spec("data"), spec(None, "data")),
   )
   assert_close(jax.jit(sharded)(params, TOKENS), wanted)
@@ -269,13 +269,13 @@ def test_under_shard_map_and_auto_mesh():
     ),
   ],
 )
-def test_typos_are_named_with_near_matches(fields, match):
+def test_the_error_names_a_typo_and_near_matches(fields, match):
   model = build(SMALL, **fields)
   with pytest.raises(ValueError, match=match):
     jax.eval_shape(model.init, jax.random.key(0), TOKENS)
 
 
-def test_no_channel_mixer():
+def test_a_stack_without_channel_mixers_has_no_mlp_parameters():
   model = build(SMALL, mlp="none")
   params = jax.eval_shape(model.init, jax.random.key(0), TOKENS)
   layer = params["params"]["backbone"]["layer_0"]

@@ -1,4 +1,4 @@
-"""Models whose sequences are cut over a mesh compute what whole ones do."""
+"""Models with sharded sequences equal models with whole sequences."""
 
 import flax.linen as nn
 import jax
@@ -14,7 +14,7 @@ from jaxmodels.testing import relative_error, tolerance
 
 BATCH, LENGTH, VOCAB = 3, 32, 11
 ALONG, WHOLE = PartitionSpec(None, "s"), PartitionSpec()
-# One document; a start in the first piece only; at edges of pieces and inside.
+# One document; a start in the first shard only; starts at edges and inside.
 STARTS = ([], [5], [8, 9, 16, 30])
 IDS = np.stack([np.cumsum(np.isin(np.arange(LENGTH), row)) for row in STARTS])
 OPTIONS = {
@@ -43,7 +43,7 @@ def over(mesh_size, function, in_specs, out_specs):
     pytest.param(("kda", "s5", "delta_net"), {}, marks=pytest.mark.slow),
     pytest.param(
       ("gated_deltanet", "mamba2", "sliding_attention"),
-      # Through six layers float32 is off by 3e-5 either way.
+      # After six layers the rounding error of float32 is 3e-5 in either run.
       {
         "scan_layers": True,
         "depth": 6,
@@ -54,7 +54,9 @@ def over(mesh_size, function, in_specs, out_specs):
     ),
   ],
 )
-def test_values_states_and_gradients_are_those_of_the_whole(mixers, fields):
+def test_values_states_and_gradients_equal_those_of_whole_sequences(
+  mixers, fields
+):
   dtype = fields.get("dtype", jnp.float32)
   with jax.enable_x64(dtype == jnp.float64):
     compare_with_the_whole(mixers, fields, dtype)
@@ -77,7 +79,7 @@ def compare_with_the_whole(mixers, fields, dtype):
   params = jax.tree.map(
     lambda p: p + 0.1 * rng.normal(size=p.shape).astype(p.dtype), params
   )
-  # Also goes on from a state, which segment 0 belongs to.
+  # A second call continues from the state, which belongs to segment 0.
   _, state = jax.jit(model.apply)(params, first)
 
   def run(model, params, state, tokens, ids, weights):
@@ -113,7 +115,7 @@ def compare_with_the_whole(mixers, fields, dtype):
 
 
 @pytest.mark.parametrize("devices", [1, 2, 8])
-def test_positions_count_across_the_cuts(devices):
+def test_positions_count_on_across_shards(devices):
   entering = np.array([7, 0, 3], np.int32)
   for ids in (None, IDS.astype(np.int32)):
 
@@ -128,7 +130,7 @@ def test_positions_count_across_the_cuts(devices):
       np.testing.assert_array_equal(a, b)
 
 
-def test_a_mixer_that_cannot_be_cut_is_named(monkeypatch):
+def test_the_error_names_a_mixer_whose_sequence_cannot_be_sharded(monkeypatch):
   class Uncut(nn.Module):
     width: int
     output_scale: float
@@ -146,7 +148,7 @@ def test_a_mixer_that_cannot_be_cut_is_named(monkeypatch):
     model.clone(axis_name="s").init(jax.random.key(0), tokens)
 
 
-def test_the_axis_is_no_option_of_a_mixer():
+def test_axis_name_is_refused_as_an_option_of_a_mixer():
   model = LanguageModel(VOCAB, 8, 1, ("gla",), {"gla": {"axis_name": "s"}})
   with pytest.raises(ValueError, match="'axis_name' is set by the model"):
     model.init(jax.random.key(0), jnp.zeros((1, 4), jnp.int32))

@@ -1,4 +1,4 @@
-"""A mixer may know its place, and values may pass from layer to layer."""
+"""Mixers get their layer index and depth, and share values between layers."""
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ from tests.models.stacks import (
 
 
 class BoundedMixer(Mixer):
-  """As `Bounded`, of the base class: `mix` names what it asks for."""
+  """Like `Bounded`, as a `Mixer` whose `mix` has the keywords."""
 
   init_shared = Bounded.init_shared
 
@@ -58,7 +58,7 @@ def close(got, wanted, tolerance=2e-5):
 
 
 def defined(params, x, ids):
-  """The stack of one row, layer by layer and token by token, in float64."""
+  """The stack for one row, as loops over layers and tokens, in float64."""
 
   def normed(x, scale):
     return x / np.sqrt(np.mean(x * x, -1, keepdims=True) + 1e-6) * scale
@@ -93,7 +93,7 @@ def defined(params, x, ids):
   return normed(x, params["norm"]["scale"])
 
 
-def test_a_stack_is_its_equations(params):
+def test_a_stack_equals_its_equations(params):
   y, _ = jax.jit(build().apply)({"params": params}, X, segment_ids=IDS)
   wide = jax.tree.map(lambda p: np.asarray(p, np.float64), params)
   for row in range(BATCH):
@@ -101,7 +101,7 @@ def test_a_stack_is_its_equations(params):
 
 
 @pytest.mark.parametrize("scan_layers", [False, True])
-def test_the_base_class_passes_on_what_mix_asks_for(scan_layers):
+def test_the_base_class_passes_the_keywords_of_mix(scan_layers):
   def results(mixer):
     model = Backbone(WIDTH, 2, (mixer,), scan_layers=scan_layers)
     params = model.init(jax.random.key(0), X)
@@ -111,7 +111,7 @@ def test_the_base_class_passes_on_what_mix_asks_for(scan_layers):
   jax.tree.map(np.testing.assert_array_equal, got, wanted)
 
 
-def test_it_also_works_outside_of_a_stack():
+def test_such_a_mixer_also_works_outside_of_a_stack():
   y, state, shared = BoundedMixer(WIDTH).apply({}, X)
   np.testing.assert_allclose(y, np.cumsum(X, 1), rtol=1e-5)
   assert state.shape == BoundedMixer(WIDTH).init_state(BATCH).shape
@@ -121,7 +121,7 @@ def test_it_also_works_outside_of_a_stack():
 @pytest.mark.parametrize(
   "remat", [pytest.param("none", marks=pytest.mark.slow), "full"]
 )
-def test_scanned_layers_are_the_unrolled_ones(params, remat):
+def test_scanned_layers_equal_unrolled_layers(params, remat):
   def results(model, params):
     def loss(params, x):
       y, state = model.apply({"params": params}, x, segment_ids=IDS)
@@ -145,7 +145,9 @@ def test_scanned_layers_are_the_unrolled_ones(params, remat):
 
 
 @pytest.mark.parametrize("scan_layers", [False, True])
-def test_token_by_token_and_packed(params, scan_layers):
+def test_token_by_token_and_packed_runs_equal_the_whole_run(
+  params, scan_layers
+):
   model = build(scan_layers=scan_layers)
   params = restacked(params, 3) if scan_layers else params
   apply = jax.jit(
@@ -167,7 +169,7 @@ def test_token_by_token_and_packed(params, scan_layers):
   )
 
 
-def test_the_index_is_an_integer_where_layers_are_unrolled():
+def test_the_layer_index_is_an_int_in_an_unrolled_stack():
   seen = []
 
   class Watches(Fields):
@@ -227,7 +229,9 @@ MISUSES = {
 
 @pytest.mark.parametrize("scan_layers", [False, True])
 @pytest.mark.parametrize("mixer", MISUSES)
-def test_misuse_of_shared_values_is_one_line(mixer, scan_layers):
+def test_misuse_of_shared_values_raises_an_error_of_one_line(
+  mixer, scan_layers
+):
   model = Backbone(WIDTH, 2, (FirstValue(), mixer()), scan_layers=scan_layers)
   with pytest.raises(ContractError, match=MISUSES[mixer]) as error:
     jax.eval_shape(model.init, jax.random.key(0), X)
@@ -236,8 +240,10 @@ def test_misuse_of_shared_values_is_one_line(mixer, scan_layers):
 
 @pytest.mark.parametrize("scan_layers", [False, True])
 @pytest.mark.parametrize("explicit", [False, True])
-def test_shared_values_of_a_batch_over_devices(params, scan_layers, explicit):
-  # These small channel mixers join arrays that are cut and arrays that are not.
+def test_shared_values_work_with_a_batch_sharded_over_devices(
+  params, scan_layers, explicit
+):
+  # These small channel mixers combine sharded arrays with unsharded ones.
   mlp = "none" if explicit else TokenShift()
   model = build(scan_layers=scan_layers, mlp=mlp)
   params = restacked(params, 3) if scan_layers else params

@@ -1,4 +1,4 @@
-"""Zero states: a buffer per leaf, so that they can be donated."""
+"""Zero states have one buffer per leaf, so that they can be donated."""
 
 import flax.linen as nn
 import jax
@@ -45,7 +45,7 @@ def test_a_zero_state_of_attention_can_be_donated():
 
 
 class Lowest(nn.Module):
-  """A maximum over the past, which starts at -inf, twice in its state."""
+  """A running maximum from -inf; the state has the same array twice."""
 
   width: int
   output_scale: float
@@ -63,7 +63,9 @@ class Lowest(nn.Module):
 
 
 @pytest.mark.parametrize("scan_layers", [False, True])
-def test_a_state_that_starts_elsewhere_than_at_zero(monkeypatch, scan_layers):
+def test_a_mixer_may_have_an_initial_state_other_than_zero(
+  monkeypatch, scan_layers
+):
   monkeypatch.setitem(MIXERS, "lowest", Lowest)
   model = LanguageModel(
     5, 4, 2, ("lowest",), scan_layers=scan_layers, mlp="none"
@@ -71,5 +73,5 @@ def test_a_state_that_starts_elsewhere_than_at_zero(monkeypatch, scan_layers):
   state = model.init_state(2)
   assert_distinct(state)
   assert all((leaf == -jnp.inf).all() for leaf in jax.tree.leaves(state))
-  # Donated, as one argument per leaf.
+  # The state is donated, as one argument per leaf.
   jax.jit(lambda state: jax.tree.map(jnp.abs, state), donate_argnums=0)(state)

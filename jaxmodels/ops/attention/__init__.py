@@ -1,4 +1,4 @@
-"""Causal softmax attention: the op, its tiles, and its cache."""
+"""Causal softmax attention: the op, its tiles and its cache."""
 
 from jaxmodels.ops.attention.attention import Cache, attention
 

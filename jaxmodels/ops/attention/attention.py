@@ -1,4 +1,4 @@
-"""Causal softmax attention, full or in a window, with its cache as state."""
+"""Causal softmax attention, full or in a window; its state is a cache."""
 
 import functools
 
@@ -27,7 +27,7 @@ from jaxmodels.ops.engine.segments import count_changes
 __all__ = ["Cache", "attention"]
 
 METHODS = ("auto", "quadratic", "chunked", "recurrent")
-# Up to this many scores per head, "auto" takes them all at once.
+# Up to this many scores per head, "auto" computes all scores at once.
 PARALLEL_SCORES = 512 * 512
 WINDOW_CHUNK = 128
 
@@ -60,50 +60,46 @@ def attention(
   y_t = sum_s softmax_s(q_t . k_s) v_s,
   s over the tokens of t's segment with t - window < s <= t.
 
-  There is no hidden scale: the caller multiplies q by 1/sqrt(K) or by what
-  else it likes. Query head h reads key head h // (Hq / Hkv): grouped heads
-  (Ainslie et al. 2023, arXiv:2305.13245).
+  The op does not scale q: the caller multiplies q by 1/sqrt(K), or by another
+  scale. Query head h reads key head h // (Hq / Hkv): grouped heads (Ainslie et
+  al. 2023, arXiv:2305.13245). M is the number of tokens in the cache.
 
-  "quadratic" holds all L x (M + L) scores. "chunked" takes `chunk_size`
-  queries and as many keys at a time, passes over keys that come after all of
-  these queries, and recomputes the scores in the backward pass, so that
-  memory grows linearly with L. With a window it takes `chunk_size` queries,
-  their own keys and the window - 1 before them, and work is linear too.
-  "recurrent" is "chunked" with chunks of one query. "auto" takes "quadratic"
-  up to 512 x 512 scores per head, but without a window on a CPU only below 256
-  queries, and else "chunked", whatever the dtype.
+  "quadratic" stores all L x (M + L) scores. "chunked" takes `chunk_size`
+  queries and as many keys at a time, skips keys that come after all of these
+  queries, and recomputes the scores in the backward pass, so memory grows
+  linearly with L. With a window it takes `chunk_size` queries, their own keys
+  and the window - 1 keys before them, so work grows linearly too. "recurrent"
+  is "chunked" with chunks of one query. "auto" is "quadratic" up to 512 x 512
+  scores per head (without a window on a CPU, only below 256 queries), and
+  "chunked" above, for every dtype.
 
-  Cost: about 2 L (K + V) flops per token and query head, "chunked" half of it,
-  since it passes over what comes after; with a window 2 (C + window) (K + V).
+  Cost: about 2 L (K + V) flops per token and query head. "chunked" takes half
+  of it, since it skips later keys; with a window, 2 (C + window) (K + V).
+
+  `segment_ids` and the other options: see `jaxmodels.ops`.
 
   Args:
-    q: [..., L, Hq, K] queries, any number of batch axes, any length.
-    k: [..., L, Hkv, K] keys; Hq is a multiple of Hkv.
+    q: [..., L, Hq, K] queries.
+    k: [..., L, Hkv, K] keys; Hkv divides Hq.
     v: [..., L, Hkv, V] values.
-    window: How many tokens a query sees, itself among them, or None for all.
-    initial_state: The cache to continue from; it belongs to segment 0. With
-      a window its length is window - 1, without one it is any.
-    segment_ids: [..., L] integers; a segment is a run of equal ids. None
-      joins all.
-    reverse: Run from the last token to the first: a query sees itself and
-      what comes after. The cache is then in the order of that run too.
+    window: the number of tokens that a query sees, its own included, or None
+      for all.
+    initial_state: the `Cache` to continue from. With a window it has
+      window - 1 entries, without one any number.
+    reverse: a query then sees its own token and later ones, and the cache is in
+      the order of the run.
     method: "auto", "quadratic", "chunked" or "recurrent".
-    chunk_size: Queries a chunk; None stands for 128 on a CPU and 512
-      elsewhere, with a window for 128 or for the window if that is larger.
-    axis_name: Mesh axis that L is cut over, inside `shard_map`. A window no
-      longer than a piece asks the neighbour for its last window - 1 entries;
-      otherwise all keys and values are gathered (LASP-2H, Sun et al. 2025,
-      arXiv:2502.07563). `initial_state` and the state returned are the whole
-      sequence's, on every device.
+    chunk_size: queries per chunk, at least 1. By default 128 on a CPU and 512
+      elsewhere; with a window, 128 or the window if that is larger.
+    axis_name: if the window is no longer than a shard, the neighbouring device
+      passes on its last window - 1 entries. Otherwise every device gathers all
+      keys and values (LASP-2H, Sun et al. 2025, arXiv:2502.07563).
 
   Returns:
-    y: [..., L, Hq, V], of the dtype of `v`; sums are in float32 or wider.
-    state: `Cache`; with a window always of window - 1 entries, so that
-      decoding has one program and constant memory, else M + L entries. What
-      is not joined to the last token is not live, and zero.
-
-  Raises:
-    ValueError: For a wrong shape, window or method, naming the argument.
+    y [..., L, Hq, V], and the `Cache`. With a window the cache always has
+    window - 1 entries, so decoding has one program and constant memory; without
+    one it has M + L. Entries of another segment than the last token's are zero,
+    and not live.
   """
   q, k, v, ids = arguments.arrays(
     "attention", q=q, k=k, v=v, segment_ids=segment_ids
@@ -121,7 +117,7 @@ def attention(
     if initial_state is not None:
       ids = kv_cache.numbered(ids, k)
     cache = kv_cache.entering(k, v, initial_state)
-    # A window that holds all there is cuts nothing off.
+    # A window as long as the cache and the sequence hides nothing.
     length, past = k.shape[-3], cache.k.shape[-3]
     most = past + length - 1 if axis_name is None else length
     near = window
@@ -151,16 +147,16 @@ def _choose(
     keys = cache.k.shape[-3] + length * lax.axis_size(axis_name)
   few = at_most(length * keys, PARALLEL_SCORES)
   if few and platform() == "cpu" and window is None:
-    # Tiles, which stay in the cache, are faster as soon as there are some.
+    # Tiles fit the CPU's cache: they are faster as soon as there are two.
     few = length < 2 * _tile()
   return "quadratic" if few else "chunked"
 
 
 def _tile() -> int:
-  """Queries and keys of a tile.
+  """The number of queries, and of keys, in a tile.
 
-  Few on a CPU, so that the scores stay in its cache; elsewhere, where none was
-  timed, more for fewer steps.
+  Small on a CPU, so that the scores stay in its cache. Larger elsewhere, for
+  fewer steps; this was not measured.
   """
   return 128 if platform() == "cpu" else 512
 
@@ -168,7 +164,7 @@ def _tile() -> int:
 def _size(
   method: str, chunk_size: int | None, window: int | None
 ) -> Size | None:
-  """Queries and keys at a time, or None for all scores at once."""
+  """Queries and keys per tile, or None for all scores at once."""
   if method == "quadratic":
     return None
   size = chunk_size
@@ -180,7 +176,7 @@ def _size(
 def _number(
   ids: jax.Array | None, axis_name: str | None, reverse: bool
 ) -> jax.Array | None:
-  """Numbers the segments from that of the cache, which is 0."""
+  """Numbers the segments; the segment of the cache is 0."""
   if ids is None:
     return None
   return count_changes(ids, halo.id_before(ids, axis_name, reverse))
@@ -207,7 +203,7 @@ def _local(
 def _attend(
   queries: Queries, keys: Keys, window: int | None, size: Size | None
 ) -> jax.Array:
-  """At once where there are no more queries than go into a tile."""
+  """Attends at once if all queries fit in one tile, and else in tiles."""
   outputs = (*queries.q.shape[:-1], keys.v.shape[-1])
   if 0 in outputs:
     return jnp.zeros(outputs, keys.v.dtype)
@@ -225,7 +221,7 @@ def _windowed_chunks(
   window: int,
   chunk: int,
 ) -> jax.Array:
-  """Chunk after chunk, the window's cache as the carry."""
+  """Scans over chunks; the carry is the cache of the window."""
   ids = kv_cache.numbered(ids, k)
 
   @jax.checkpoint
@@ -234,7 +230,7 @@ def _windowed_chunks(
   ) -> tuple[tuple[Cache, jax.Array], jax.Array]:
     cache, before = carry
     q, k, v, ids = some
-    # Counted from the segment of the cache, which is segment 0.
+    # Segment 0 is that of the cache.
     own = ids - before
     y = _local(q, k, v, own, cache, window, None)
     return (kv_cache.leaving(k, v, own, cache, window), ids[..., -1:]), y
@@ -256,7 +252,7 @@ def _sharded(
   axis_name: str,
   reverse: bool,
 ) -> tuple[jax.Array, Cache]:
-  """The same for a sequence that is cut over a mesh axis."""
+  """The outputs and the cache of a sequence that is sharded."""
   length = q.shape[-3]
   if window is not None and window <= length:
     ids = _number(kv_cache.numbered(ids, k), axis_name, reverse)
@@ -276,7 +272,7 @@ def _sharded(
   all_k = halo.gather(k, axis, axis_name, reverse)
   all_v = halo.gather(v, axis, axis_name, reverse)
   if not cache.live.shape[-1]:
-    # Made from a piece it would count as that device's own.
+    # An empty cache made from one shard would count as varying by device.
     cache = kv_cache.entering(all_k, all_v, None)
   all_ids = None
   if ids is not None:
@@ -299,7 +295,7 @@ def _check(
   method: str,
   chunk_size: int | None,
 ) -> None:
-  """Checks shapes and dtypes, and numbers where that is switched on."""
+  """Checks shapes and dtypes, and numbers if `checks.numerics` is on."""
   op = "attention"
   checks.require(
     method in METHODS,

@@ -1,7 +1,7 @@
-"""The cache of attention: the past that a query may still see.
+"""The cache of attention: the past tokens that a query may still see.
 
-Segment ids [..., L] count from the segment of the cache, which is 0; None
-stands for a sequence without segments and without a past.
+Here segment ids [..., L] number the segments; the segment of the cache is 0.
+None stands for a sequence without segments and without a cache.
 """
 
 from typing import NamedTuple
@@ -19,12 +19,12 @@ __all__ = ["Cache", "entering", "fill", "joined", "leaving", "numbered"]
 
 @serializable
 class Cache(NamedTuple):
-  """The past that a query may still see, oldest first.
+  """The past tokens that a query may still see, oldest first.
 
   Attributes:
     k: [..., M, Hkv, K] keys, in float32 or wider.
     v: [..., M, Hkv, V] values, in float32 or wider.
-    live: [..., M] bool, whether the entry is joined to the leaving state.
+    live: [..., M] bool, whether the entry is in the last token's segment.
   """
 
   k: jax.Array
@@ -33,7 +33,7 @@ class Cache(NamedTuple):
 
 
 def entering(k: jax.Array, v: jax.Array, state: Cache | None) -> Cache:
-  """The cache to start from, in the dtype of `k`; an empty one for None."""
+  """The initial cache, in the dtypes of `k` and `v`; empty for None."""
   if state is None:
     live = jnp.ones_like(k, bool, shape=(*k.shape[:-3], 0))
     return Cache(k[..., :0, :, :], v[..., :0, :, :], live)
@@ -45,17 +45,17 @@ def entering(k: jax.Array, v: jax.Array, state: Cache | None) -> Cache:
 
 
 def numbered(ids: jax.Array | None, k: jax.Array) -> jax.Array:
-  """The ids, zeros for None."""
+  """The ids, or zeros if they are None."""
   return jnp.zeros(k.shape[:-2], jnp.int32) if ids is None else ids
 
 
 def fill(cache: Cache, size: int) -> Cache:
-  """A cache of `size` entries: the newest, behind dead ones if it has fewer."""
+  """The newest `size` entries; entries that are not live fill a short cache."""
   past = cache.live.shape[-1]
 
   def fit(array: jax.Array, axis: int) -> jax.Array:
     axis += array.ndim
-    if is_open(past):  # Which of the two it is cannot be said.
+    if is_open(past):  # A symbolic length may be above or below `size`.
       dead = [(0, 0)] * array.ndim
       dead[axis] = (size, 0)
       padded = jnp.pad(array, dead)
@@ -91,7 +91,7 @@ def leaving(
 def joined(
   k: jax.Array, v: jax.Array, ids: jax.Array | None, cache: Cache
 ) -> Keys:
-  """Cache and tokens side by side; a dead entry has the id -1."""
+  """The cache followed by the tokens; an entry that is not live has id -1."""
   if ids is None:
     return Keys(k, v, None)
   entry_ids = jnp.where(cache.live, 0, -1).astype(ids.dtype)

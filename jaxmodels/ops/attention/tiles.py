@@ -1,14 +1,14 @@
 """Softmax over the keys that each query sees: at once, or in tiles.
 
-A query sees the keys of its segment up to its own, as far back as the window
-reaches.
+A query sees the keys of its own segment, from its own token back to the edge of
+the window.
 
-The loop over tiles carries the largest score so far and two sums that it
-scales, of weighted values and of weights (Milakov & Gimelshein 2018,
-arXiv:1805.02867). The gradient is that of the quotient of both sums, from scores
-that are computed again, so that memory is linear in L (Dao et al. 2022,
-arXiv:2205.14135). In the gradient the maxima are constants: they scale both
-sums, so their own gradient cancels.
+The loop over tiles keeps the largest score so far and two sums scaled by it:
+the sum of weighted values and the sum of weights (Milakov & Gimelshein 2018,
+arXiv:1805.02867). The backward pass recomputes the scores and differentiates
+the quotient of the two sums, so that memory is linear in L (Dao et al. 2022,
+arXiv:2205.14135). It treats the maxima as constants, because they cancel in
+the quotient; so it does not differentiate the loop that finds them.
 """
 
 import functools
@@ -30,7 +30,7 @@ __all__ = [
   "split",
 ]
 
-# Queries and keys of a tile.
+# Queries and keys per tile.
 Size = tuple[int, int]
 
 
@@ -39,8 +39,9 @@ class Queries(NamedTuple):
 
   Attributes:
     q: [..., L, Hq, K].
-    places: [L], where among the keys each one's own token is.
-    ids: [..., L] segments, or None where all are joined to all keys.
+    places: [L], the index of each query's own token among the keys.
+    ids: [..., L] segment ids, or None if all queries and keys are in one
+      segment.
   """
 
   q: jax.Array
@@ -54,7 +55,7 @@ class Keys(NamedTuple):
   Attributes:
     k: [..., N, H, K].
     v: [..., N, H, V].
-    ids: [..., N] segments, or None as those of the queries.
+    ids: [..., N] segment ids, or None if those of the queries are None.
   """
 
   k: jax.Array
@@ -63,13 +64,13 @@ class Keys(NamedTuple):
 
 
 def attend(queries: Queries, keys: Keys, window: int | None) -> jax.Array:
-  """All scores at once.
+  """Computes all scores at once.
 
   Args:
-    queries: Their own tokens are among the keys, so that every one has
-      something to see and the softmax never meets an empty row.
+    queries: Their own tokens must be among the keys, so that every query sees
+      a key, and no row of the softmax is empty.
     keys: H divides Hq.
-    window: How many tokens a query sees, or None for all.
+    window: The number of tokens that a query sees, or None for all.
 
   Returns:
     [..., L, Hq, V].
@@ -84,7 +85,7 @@ def attend(queries: Queries, keys: Keys, window: int | None) -> jax.Array:
     same = queries.ids[..., :, None] == keys.ids[..., None, :]
     visible = _fit(visible, same) & same
     visible = visible[..., None, None, :, :]
-  # Masked before the softmax, so that neither pass sees exp(+large).
+  # Mask before the softmax, so that neither pass computes exp(+large).
   scores = jnp.where(_fit(visible, scores), scores, -jnp.inf)
   weights = jax.nn.softmax(scores, -1)
   y = jnp.einsum("...hgqp,...phv->...qhgv", weights, v)
@@ -94,20 +95,19 @@ def attend(queries: Queries, keys: Keys, window: int | None) -> jax.Array:
 def attend_in_tiles(
   queries: Queries, keys: Keys, window: int | None, size: Size
 ) -> jax.Array:
-  """The same, tile by tile of the scores, without those that no query sees.
+  """As `attend`, tile by tile; skips tiles in which no query sees a key.
 
   Args:
     queries: As for `attend`.
     keys: As for `attend`.
     window: As for `attend`.
-    size: Of a tile, at most: queries, and keys.
+    size: The largest number of queries, and of keys, per tile.
 
   Returns:
     [..., L, Hq, V].
   """
-  # Keys that all devices share are made each one's own before the loops. The
-  # gradient is then summed over devices after them, not in a tile, which some
-  # devices pass over.
+  # Replicated keys become varying before the loops. So their gradient is summed
+  # over devices after the loops, not inside a tile, which some devices skip.
   queries, keys = _alike((queries, keys))
   *batch, length, q_heads, _ = queries.q.shape
   heads = keys.k.shape[-2]
@@ -119,8 +119,9 @@ def attend_in_tiles(
   return y.reshape(*batch, length, q_heads, y.shape[-1])
 
 
-# In tiles heads come first, once for all products, and the heads of a group
-# are further rows of their key's. Masks are of [..., H, rows, columns].
+# In tiles the axis of heads comes before that of tokens: one transposition
+# serves all products. Query heads that share a key head are further rows of it.
+# Masks are [..., H, rows, columns].
 
 
 class _Rows(NamedTuple):
@@ -147,7 +148,7 @@ def _rows(queries: Queries, heads: int, size: int) -> _Rows:
   q = q.reshape(*q.shape[:-2], heads, group, q.shape[-1])
   q = jnp.moveaxis(q, -4, -3)
   q = q.reshape(*q.shape[:-3], q.shape[-3] * group, q.shape[-1])
-  # A padded query stands where the last token does, and sees what it sees.
+  # A query of padding repeats the last token and sees the same keys.
   places = split(jnp.repeat(places, group), -1, size)[:, :, None]
   if ids is not None:
     ids = split(jnp.repeat(ids, group, -1), -1, size)[..., None, :, None]
@@ -157,7 +158,7 @@ def _rows(queries: Queries, heads: int, size: int) -> _Rows:
 def _columns(keys: Keys, size: int) -> _Columns:
   k, v, ids = keys
   size = _even(k.shape[-3], size)
-  # A padded key lies behind all queries.
+  # A key of padding comes after all queries.
   k, v = (split(jnp.moveaxis(x, -2, -3), -2, size) for x in (k, v))
   if ids is not None:
     ids = split(ids, -1, size)[..., None, None, :]
@@ -166,7 +167,7 @@ def _columns(keys: Keys, size: int) -> _Columns:
 
 
 def _even(length: int, size: int) -> int:
-  """Of pieces of at most `size`, all alike, as few as there must be."""
+  """The size of equal pieces: as few as possible, of at most `size` each."""
   if is_open(length):
     return size
   return -(-length // -(-length // size))
@@ -176,7 +177,7 @@ def _even(length: int, size: int) -> int:
 def _tiles(
   window: int | None, rows: _Rows, columns: _Columns
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """[n, ..., H, R, V], and [n, ..., H, R, 1] sums of weights, and maxima."""
+  """Outputs [n, ..., H, R, V]; sums of weights and maxima [n, ..., H, R, 1]."""
 
   def some_rows(_: None, own: _Rows) -> tuple[None, Any]:
     def tile(sums: Any, others: _Columns) -> tuple[Any, None]:
@@ -191,7 +192,7 @@ def _tiles(
       return lax.cond(_seen(own, others, window), add, lambda x: x, sums), None
 
     zero = jnp.zeros_like(own.q[..., :1])
-    # Finite: a row that sees nothing of a tile keeps what it has.
+    # Finite, so that a row that sees no key of a tile keeps its sums.
     top = jnp.full_like(zero, jnp.finfo(zero.dtype).min)
     values = _wide(zero, columns.v)
     (values, total, top), _ = lax.scan(tile, (values, zero, top), columns)
@@ -223,10 +224,10 @@ def _(
 def _sums_held(
   top: jax.Array, rows: _Rows, columns: _Columns, window: int | None
 ) -> tuple[jax.Array, jax.Array]:
-  """Sums of weighted values and of weights, with the maxima given.
+  """Sums of weighted values and of weights, for given maxima.
 
-  The loop over rows is the inner one: then the gradients of keys and values
-  are complete after it, and only that of the queries is added up in memory.
+  The inner loop is over rows. It completes the gradients of a tile's keys and
+  values, and only the gradient of the queries accumulates in memory.
   """
 
   @functools.partial(jax.checkpoint, prevent_cse=False)
@@ -255,7 +256,7 @@ def _sums_held(
 
 
 def _wide(column: jax.Array, v: jax.Array) -> jax.Array:
-  """[..., R, 1] as [..., R, V]."""
+  """Broadcasts [..., R, 1] to [..., R, V]."""
   return jnp.broadcast_to(column, (*column.shape[:-1], v.shape[-1]))
 
 
@@ -267,9 +268,9 @@ def _sums(
 
 
 def _scores(own: _Rows, others: _Columns, window: int | None) -> jax.Array:
-  """[..., H, R, P], minus infinity where a key is not seen.
+  """Scores [..., H, R, P], minus infinity where the query sees no such key.
 
-  Masked before the exponential, so that no pass sees exp(+large).
+  Masked before the exponential, so that no pass computes exp(+large).
   """
   scores = jnp.einsum("...rk,...pk->...rp", own.q, others.k)
   visible = _near(own.places, others.places, window)
@@ -280,7 +281,7 @@ def _scores(own: _Rows, others: _Columns, window: int | None) -> jax.Array:
 
 
 def _seen(own: _Rows, others: _Columns, window: int | None) -> jax.Array:
-  """Whether any of these keys is near enough to any of these queries."""
+  """Whether any of these queries may see any of these keys, by place."""
   seen = others.places[0] <= own.places[-1, 0]
   if window is not None:
     seen = seen & (own.places[0, 0] - others.places[-1] < window)
@@ -290,19 +291,19 @@ def _seen(own: _Rows, others: _Columns, window: int | None) -> jax.Array:
 def _near(
   places: jax.Array, others: jax.Array, window: int | None
 ) -> jax.Array:
-  """[R, P] of places [R, 1] and [P]: not later, and within the window."""
+  """[R, P] from places [R, 1] and [P]: not later, and inside the window."""
   distance = places - others[None, :]
   near = distance >= 0
   return near if window is None else near & (distance < window)
 
 
 def _fit(mask: jax.Array, array: jax.Array) -> jax.Array:
-  """A mask with as many axes as the array: ranks are not promoted."""
+  """Adds axes to a mask: strict rank promotion needs equal ranks."""
   return jnp.expand_dims(mask, range(array.ndim - mask.ndim))
 
 
 def _alike(tree: Any) -> Any:
-  """Arrays that all vary over the same mesh axes, as a loop's carry must."""
+  """Makes all arrays vary over the same mesh axes, as a loop's carry must."""
 
   def varying(x: jax.Array) -> frozenset[Any]:
     return jax.typeof(x).manual_axis_type.varying
@@ -317,7 +318,10 @@ def _alike(tree: Any) -> Any:
 
 
 def split(array: jax.Array, axis: int, size: int) -> jax.Array:
-  """Pieces in front; the last is filled with copies of the last entry."""
+  """Splits an axis in pieces, along a new first axis.
+
+  Copies of the last entry fill the last piece.
+  """
   axis = axis % array.ndim
   length = array.shape[axis]
   count = -(-length // size)
@@ -329,7 +333,7 @@ def split(array: jax.Array, axis: int, size: int) -> jax.Array:
 
 
 def merge(chunks: jax.Array, length: int) -> jax.Array:
-  """[n, ..., C, H, V] to [..., L, H, V]."""
+  """Merges [n, ..., C, H, V] to [..., L, H, V]."""
   y = jnp.moveaxis(chunks, 0, -4)
   shape = (*y.shape[:-4], y.shape[-4] * y.shape[-3], *y.shape[-2:])
   return y.reshape(shape)[..., :length, :, :]

@@ -1,7 +1,7 @@
-"""What an op is given, as arrays of JAX: lists and NumPy's float64 too.
+"""Converts the arguments of ops to JAX arrays, from NumPy arrays and lists too.
 
-Each op converts its arguments once, where they enter. JAX would do so wherever
-one is first used, and warn of every float64 that it makes a float32.
+Each op converts its arguments once, at the start. JAX itself would convert them
+at their first use, and warn of every float64 that it narrows to float32.
 """
 
 from typing import Any
@@ -14,26 +14,26 @@ from jaxmodels.ops.engine.checks import require
 
 
 def arrays(op: str, **given: Any) -> tuple[Any, ...]:
-  """Arguments as arrays, in the order given; None stays None.
+  """Converts arguments to JAX arrays, in order; None stays None.
 
   Args:
     op: the op, for messages.
-    **given: arrays of JAX, which stay as they are, or whatever NumPy makes an
-      array of.
+    **given: JAX arrays, which stay unchanged, or anything that NumPy converts
+      to an array.
 
   Raises:
-    ValueError: something is no array; names the argument.
+    ValueError: an argument cannot be converted; names the argument.
   """
   return tuple(array(op, name, x) for name, x in given.items())
 
 
 def array(op: str, name: str, x: Any) -> Any:
-  """One argument, as `arrays` has it."""
+  """Converts one argument, like `arrays`."""
   if x is None or isinstance(x, jax.Array):
     return x
   try:
     if any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(x)):
-      return jnp.asarray(x)  # NumPy cannot read what is traced.
+      return jnp.asarray(x)  # NumPy cannot convert traced arrays.
     return _from_numpy(op, name, np.asarray(x))
   except (TypeError, ValueError) as error:
     if str(error).startswith(f"{op}: "):
@@ -43,7 +43,7 @@ def array(op: str, name: str, x: Any) -> Any:
 
 
 def state(op: str, given: Any, kind: Any) -> Any:
-  """An initial state of several arrays as the NamedTuple that it is.
+  """Converts an initial state of several arrays to its NamedTuple.
 
   Args:
     op: the op, for messages.
@@ -51,7 +51,7 @@ def state(op: str, given: Any, kind: Any) -> Any:
     kind: the NamedTuple.
 
   Raises:
-    ValueError: it is something else, or a part of it is no array.
+    ValueError: `given` is neither, or one of its parts is not an array.
   """
   fields = kind._fields
   require(
@@ -64,7 +64,7 @@ def state(op: str, given: Any, kind: Any) -> Any:
 
 
 def describe(x: Any) -> str:
-  """What something is, in few words."""
+  """A short description of any object, for messages."""
   if hasattr(x, "shape") and hasattr(x, "dtype"):
     return f"an array of shape ({', '.join(map(str, x.shape))})"
   name = type(x).__name__
@@ -74,7 +74,7 @@ def describe(x: Any) -> str:
 
 
 def _from_numpy(op: str, name: str, x: np.ndarray) -> jax.Array:
-  """An array of JAX, in the dtype that JAX has for that of NumPy."""
+  """A JAX array, in the dtype that JAX uses for the NumPy dtype."""
   dtype = jax.dtypes.canonicalize_dtype(x.dtype)
   if dtype != x.dtype and jnp.issubdtype(dtype, jnp.integer) and x.size:
     info = jnp.iinfo(dtype)
@@ -83,5 +83,5 @@ def _from_numpy(op: str, name: str, x: np.ndarray) -> jax.Array:
       f"{op}: {name} must fit {dtype.name}, got numbers from {x.min()} to "
       f"{x.max()}",
     )
-  with np.errstate(over="ignore", under="ignore"):  # -1e300 is minus infinity.
+  with np.errstate(over="ignore", under="ignore"):  # -1e300 becomes -inf.
     return jnp.asarray(x.astype(dtype, copy=False))

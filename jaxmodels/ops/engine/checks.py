@@ -1,26 +1,28 @@
 """Guards of the ops: shapes and dtypes always, numbers when switched on.
 
-Shapes and dtypes are checked while an op is traced; they cost nothing after.
-A wrong call is a `ValueError` that names the op, the argument, what it got and
-what it wanted.
+Shapes and dtypes are checked while an op is traced, at no cost in the compiled
+program. A wrong call raises a `ValueError` that names the op, the argument, the
+value it got and the value it needs.
 
-Numbers are checked by chex value assertions inside `with numerics():`, and
-are absent from the program otherwise. In a jitted function they need
+Inside `with numerics():` numbers are checked too, by value assertions of chex.
+Otherwise the program contains no such checks. In a jitted function they need
 `chex.chexify`:
 
     with checks.numerics():
       step = chex.chexify(jax.jit(step), async_check=False)
       step(...)                                # traced here, with the checks
 
-The switch is read when a function is traced: one that was compiled without
-checks stays so.
+A function reads the switch when it is traced. A function that was compiled
+without checks keeps no checks.
 
-Shapes are written in letters, such as "... L H K": one letter per axis. "..."
-stands for batch axes, or for channels: any number of axes, as many in each
-argument of a call. "*", at the end, stands for any further axes, which may
-differ between arguments. "... L H | ... L H K" is either of the two: the rank
-of the array decides. The size of a small letter divides that of its capital:
-in "... L h K" each of h heads serves several of H.
+Shapes are written in letters, one letter per axis, such as "... L H K":
+- "..." stands for batch axes, or for channels: any number of axes, the same in
+  each argument of a call.
+- "*", at the end, stands for any further axes, which may differ between
+  arguments.
+- "... L H | ... L H K" allows either of the two; the rank of the array decides.
+- The size of a small letter divides the size of its capital. In "... L h K",
+  each of the h heads is shared by H / h heads of the other arguments.
 """
 
 import contextlib
@@ -41,24 +43,24 @@ Keys = tuple[Any, ...]
 _NUMERICS = contextvars.ContextVar("jaxmodels_numerics", default="none")
 
 
-# Chex puts the message of a check among its own words.
+# The message of a check inside the message of chex.
 _MESSAGE = re.compile(r"Custom message: (.*?)\.? \[failed at", re.DOTALL)
 
 
 class NumberError(ValueError):
-  """A number that an op does not take, such as a log decay above 0."""
+  """An argument holds an invalid number, such as a log decay above 0."""
 
 
 @contextlib.contextmanager
 def numerics(
   enabled: bool = True, *, arguments_only: bool = False
 ) -> Iterator[None]:
-  """Switches the numeric guards on (or off) for what is traced inside.
+  """Switches numeric guards on (or off) for functions traced inside.
 
   Args:
-    enabled: whether they are on.
-    arguments_only: check only the arguments of ops, where they are known. The
-      recurrences are not run: what they return is zero.
+    enabled: whether the guards are on.
+    arguments_only: whether to check only the arguments of ops, and only
+      arguments with known values. Ops then return zeros without running.
   """
   which = "arguments" if arguments_only else "all"
   token = _NUMERICS.set(which if enabled else "none")
@@ -69,13 +71,13 @@ def numerics(
 
 
 def message_of(error: AssertionError) -> str:
-  """The words of the check that failed, out of chex's error."""
+  """The message of the check that failed, without that of chex around it."""
   found = _MESSAGE.search(str(error))
   return found[1] if found else str(error)
 
 
 def runs() -> bool:
-  """Whether recurrences are run: not where only arguments are checked."""
+  """Whether ops run: not under `numerics(arguments_only=True)`."""
   return _NUMERICS.get() != "arguments"
 
 
@@ -91,7 +93,7 @@ def alternatives(letters: str) -> list[Keys]:
 
 
 def _words(letters: str) -> str:
-  """The same for a message: "[..., L, H] or [..., L, H, K]"."""
+  """The letters for a message: "[..., L, H] or [..., L, H, K]"."""
   return " or ".join(
     f"[{', '.join(axes)}]".replace(", *", ", ...")
     for axes in alternatives(letters)
@@ -99,9 +101,9 @@ def _words(letters: str) -> str:
 
 
 def count(letters: str, rank: int) -> int | None:
-  """How many axes "..." stands for in an array of that rank.
+  """The number of axes that "..." stands for in an array of this rank.
 
-  None if there is no "...", or if alternatives or "*" leave it open.
+  None if there is no "...", or if alternatives or "*" leave the number open.
   """
   first, *others = alternatives(letters)
   if others or "..." not in first or "*" in first:
@@ -110,16 +112,16 @@ def count(letters: str, rank: int) -> int | None:
 
 
 def keys(letters: str, rank: int, batch: int) -> Keys | None:
-  """A key for each axis of an array: its letter; of "...", its number.
+  """A key for each axis of an array: its letter, or its number inside "...".
 
   Args:
     letters: of the array.
     rank: of the array.
-    batch: how many axes "..." stands for.
+    batch: the number of axes that "..." stands for.
 
   Returns:
-    The keys of the alternative that has this rank; None if none has it. Axes
-    of "*" have the key None.
+    The keys of the alternative that has this rank, or None if there is no such
+    alternative. Axes of "*" have the key None.
   """
   for axes in alternatives(letters):
     expanded = expand(axes, batch)
@@ -132,12 +134,12 @@ def keys(letters: str, rank: int, batch: int) -> Keys | None:
 
 
 def _shared(letters: str) -> list[str]:
-  """The small letters, whose sizes divide those of their capitals."""
+  """The small letters, such as h; the size of H is a multiple of that of h."""
   return [key for key in alternatives(letters)[0] if key.islower()]
 
 
 def expand(axes: Keys, batch: int) -> Keys:
-  """Numbers 0, 1, ... for the `batch` axes that "..." stands for."""
+  """Replaces "..." by the numbers 0, 1, ... of its `batch` axes."""
   if "..." not in axes:
     return axes
   at = axes.index("...")
@@ -147,21 +149,23 @@ def expand(axes: Keys, batch: int) -> Keys:
 def arguments(op: str, /, **given: tuple[Any, Any]) -> dict[str, Any]:
   """Checks the shapes of arguments by their letters.
 
-  The first argument that has a letter binds it to a size, which the others
-  must have: `arguments(op, q=(q, "... L H K"), v=(v, "... L H V"))`.
+  The first argument with a letter binds the letter to a size, and the other
+  arguments must have this size: `arguments(op, q=(q, "... L H K"), v=(v,
+  "... L H V"))`. A small letter binds its own size, which must divide the size
+  of its capital.
 
   Args:
     op: the op, for messages.
-    **given: each argument, or None where there is none, and its letters, see
-      the top of this file: a string, or for a pytree of arrays one of
-      strings. The first argument has no alternatives.
+    **given: pairs of an argument, or None, and its letters (see the top of this
+      file): a string, or for a pytree of arrays a pytree of strings. The first
+      argument has no alternatives.
 
   Returns:
-    The size of each letter, and of "..." a tuple of sizes.
+    The size of each letter; for "...", a tuple of sizes.
 
   Raises:
-    ValueError: a shape does not fit; names the argument, its letters, their
-      sizes, and the shape it has.
+    ValueError: a shape does not fit. The message names the argument, its
+      letters, their sizes, and the shape of the argument.
   """
   sizes: dict[Any, Any] = {}
   for name, (tree, axes) in given.items():
@@ -181,14 +185,15 @@ def arguments(op: str, /, **given: tuple[Any, Any]) -> dict[str, Any]:
 def _bind(
   op: str, name: str, shape: Sequence[Any], axes: str, sizes: dict[Any, Any]
 ) -> None:
-  """Binds the letters of one argument, or says what is wrong with it.
+  """Binds the letters of one argument, or raises a ValueError.
 
   Args:
     op: the op, for the message.
     name: the argument, for the message.
     shape: of the argument.
     axes: its letters.
-    sizes: of letters, and of batch axes by number; "..." is their number.
+    sizes: the sizes of letters, the sizes of batch axes by number, and for
+      "..." the number of batch axes; updated.
   """
   batch_axes = count(axes, len(shape))
   if batch_axes is not None:
@@ -227,23 +232,23 @@ def _divides(
 
 
 def is_open(size: Any) -> bool:
-  """Whether a size is symbolic: any number from 1, known when it is called."""
+  """Whether a size is symbolic: at least 1, and known only in a later call."""
   return bool(export.is_symbolic_dim(size))
 
 
 def at_most(size: Any, most: int) -> bool:
-  """Whether a size is surely no larger than `most`; a symbolic one is not."""
+  """Whether a size is known to be at most `most`; False if it is symbolic."""
   return not is_open(size) and bool(size <= most)
 
 
 def require_length(op: str, length: Any, form: str, instead: str) -> None:
-  """Raises a ValueError if a form that needs L gets a symbolic one.
+  """Raises a ValueError if a form needs a fixed L, but L is symbolic.
 
   Args:
     op: the op, for the message.
     length: L.
-    form: what needs it, for the message, such as 'method "associative"'.
-    instead: what works with any length, for the message.
+    form: what needs a fixed L, for the message, such as 'method "associative"'.
+    instead: what works with a symbolic L, for the message.
   """
   require(
     not is_open(length),
@@ -255,14 +260,14 @@ def require_length(op: str, length: Any, form: str, instead: str) -> None:
 def shape(
   op: str, name: str, x: Any, expected: Sequence[int | None], words: str
 ) -> None:
-  """Checks the shape of an argument; None stands for any size.
+  """Checks the shape of an argument.
 
   Args:
     op: the op, for the message.
     name: the argument, for the message.
     x: the argument.
-    expected: the shape wanted.
-    words: the same in letters, such as "[..., L, H, K]".
+    expected: the sizes that it must have; None allows any size.
+    words: these sizes in letters, such as "[..., L, H, K]".
   """
   wanted = tuple("any" if n is None else n for n in expected)
   fits = len(x.shape) == len(wanted) and all(
@@ -276,7 +281,7 @@ def shape(
 
 
 def rank_at_least(op: str, name: str, x: Any, rank: int, words: str) -> None:
-  """Checks that an argument has at least so many axes."""
+  """Checks that an argument has at least `rank` axes."""
   require(
     x.ndim >= rank,
     f"{op}: {name} must be {words}, got shape {_text(x.shape)}",
@@ -292,7 +297,7 @@ def dtype(op: str, name: str, x: Any, kind: Any, words: str) -> None:
 
 
 def floating(op: str, *, complex_too: bool = False, **arrays: Any) -> None:
-  """Checks that pytrees hold real floating point, or complex numbers too."""
+  """Checks that pytrees hold real, or with `complex_too` complex, floats."""
   kind: Any = jnp.floating
   words = "real floating point"
   if complex_too:
@@ -303,7 +308,7 @@ def floating(op: str, *, complex_too: bool = False, **arrays: Any) -> None:
 
 
 def integers(op: str, **arrays: Any) -> None:
-  """Checks that arrays hold integers; None is left out."""
+  """Checks that arrays hold integers; skips None."""
   for name, x in arrays.items():
     if x is not None:
       dtype(op, name, x, jnp.integer, "integers")
@@ -325,12 +330,12 @@ def finite(op: str, **arrays: Any) -> None:
 
 def log_decay(op: str, x: Any) -> None:
   """Checks log decays: at most 0 and not NaN; -inf is a decay of 0."""
-  # And so not NaN.
+  # NaN <= 0 is False.
   _all(x, lambda x: x <= 0, f"{op}: log_decay must be at most 0")
 
 
 def between(op: str, name: str, x: Any, low: float, high: float) -> None:
-  """Checks that values lie in [low, high]; plus infinity never does."""
+  """Checks that values are in [low, high]; plus infinity is never allowed."""
 
   def inside(x):
     return (x >= low) & (x < high if high == math.inf else x <= high)
@@ -339,7 +344,7 @@ def between(op: str, name: str, x: Any, low: float, high: float) -> None:
 
 
 def _all(x: Any, holds: Callable[[Any], Any], message: str) -> None:
-  """Checks what holds of each number, where that is switched on."""
+  """Checks that `holds` is true for each number, if `numerics` is on."""
   which = _NUMERICS.get()
   if which == "none" or x is None or x.size == 0:
     return

@@ -1,4 +1,4 @@
-"""From sequences to chunks, and from one head and chunk to all of them."""
+"""Splits sequences in chunks; lifts functions of one head to all heads."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -14,16 +14,16 @@ Tree = Any  # A pytree of arrays.
 
 
 class Inputs(NamedTuple):
-  """The sequence in n chunks: tokens [n, B, H, C, ...], ids [n, B, 1 + C]."""
+  """A sequence in n chunks: tokens [n, B, H, C, ...], ids [n, B, 1 + C]."""
 
   chunks: Tree
   ids: jax.Array | None
 
 
 def split(tokens: Tree, size: int, neutral: Tree) -> Tree:
-  """[B, L, H, ...] to [n, B, H, C, ...]; neutral tokens fill the last chunk.
+  """Splits [B, L, H, ...] to [n, B, H, C, ...].
 
-  Where there are no neutral tokens, None, C must divide L.
+  Neutral tokens pad the last chunk. If `neutral` is None, C must divide L.
   """
 
   def to_chunks(x, fill):
@@ -39,19 +39,19 @@ def split(tokens: Tree, size: int, neutral: Tree) -> Tree:
 
 
 def _count(length: int, size: int) -> int:
-  """Chunks of a sequence, rounded up; of a symbolic length too."""
+  """The number of chunks, rounded up; works for a symbolic length too."""
   return -(-length // size)
 
 
 def merge(y: jax.Array, length: int) -> jax.Array:
-  """[n, B, H, C, ...] back to [B, L, H, ...]."""
+  """Merges [n, B, H, C, ...] to [B, L, H, ...]."""
   count, batch, heads, size, *rest = y.shape
   y = jnp.moveaxis(y, (0, 2), (1, 3)).reshape(batch, count * size, heads, *rest)
   return y[:, :length]
 
 
 def split_ids(ids: jax.Array, before: jax.Array, size: int) -> jax.Array:
-  """[B, L] to [n, B, 1 + C]: each chunk's ids behind the id before it."""
+  """Splits [B, L] to [n, B, 1 + C]: the id before each chunk, then its ids."""
   batch, length = ids.shape
   count = _count(length, size)
   ids = jnp.pad(ids, [(0, 0), (0, count * size - length)], mode="edge")
@@ -63,14 +63,14 @@ def split_ids(ids: jax.Array, before: jax.Array, size: int) -> jax.Array:
 def in_run_order(
   ids: jax.Array, reverse: bool, axis_name: str | None
 ) -> tuple[jax.Array, jax.Array]:
-  """The ids in the order of the run, and the id [B] before their first."""
+  """The ids in the order of the run, and the id [B] before the first one."""
   if reverse:
     ids = jnp.flip(ids, 1)
   return ids, halo.id_before(ids, axis_name, reverse)[:, 0]
 
 
 def masks_from(ids: jax.Array | None, size: int) -> Masks:
-  """Masks of chunks with ids [..., 1 + C], or of chunks of one segment."""
+  """Masks of chunks with ids [..., 1 + C]; None is one segment."""
   if ids is None:
     return causal_masks(size)
   masks = segment_masks
@@ -86,7 +86,8 @@ def over_heads(
 ) -> Callable[..., Tree]:
   """Lifts a function of one head to [B, H], or with `chunks` to [n, B, H].
 
-  Heads share the masks; batch and chunks do so too where they are constants.
+  All heads share the masks. If the masks are constant, all rows of the batch
+  and all chunks share them too.
   """
 
   def lifted(*args):
@@ -97,9 +98,9 @@ def over_heads(
     lifted = _map(_map(function, per_head), per_batch)
     if not chunks:
       return lifted(*args)
-    # Batch and chunks as one axis: compilers like fewer, and XLA on CPU has
-    # crashed in reductions of seven. The batch goes first: were it cut over
-    # devices behind the chunks, each device would gather all of it.
+    # Batch and chunks become one axis: XLA on CPU has crashed in reductions of
+    # arrays with seven axes. The batch comes first: if it is sharded and came
+    # after the chunks, each device would gather the whole batch.
     count, batch = jax.tree.leaves(args[0])[0].shape[:2]
     folded = (
       arg if one is None else _reshape(_swap(arg), 2, (batch * count,))
@@ -111,10 +112,10 @@ def over_heads(
 
 
 def repeat_heads(tree: Tree, heads: int, axis: int) -> Tree:
-  """Repeats heads that are shared, so that there are `heads` of them.
+  """Repeats shared heads, so that the axis has `heads` of them.
 
-  Head h of the result is head `h // (heads / G)` of the G there are. Done to
-  one chunk at a time, it spares the memory of a repeated sequence.
+  With h heads, head i of the result is head `i // (heads / h)`. Called for one
+  chunk at a time, it avoids the memory of a repeated sequence.
   """
 
   def repeat(x):
@@ -131,20 +132,21 @@ def zero_matrix(token: Tree) -> jax.Array:
 
 
 def widen(tree: Tree) -> Tree:
-  """Floats narrower than float32 become float32."""
+  """Converts floats narrower than float32 to float32."""
   return jax.tree.map(lambda x: x.astype(wide(x)), tree)
 
 
 def _map(function, axes):
   """`vmap` over axis 0 of the arguments whose entry in `axes` is not None.
 
-  An axis of one is taken away and put back: with it inside, XLA on a CPU
-  leaves loops unvectorised, at four times the time for a selective scan.
+  An axis of length 1 is removed before the call and added after it. Otherwise
+  XLA on a CPU does not vectorise loops: a selective scan takes four times as
+  long.
   """
 
   def mapped(*args):
     along = [arg for arg, axis in zip(args, axes, strict=True) if axis == 0]
-    if jax.tree.leaves(along)[0].shape[0] != 1:  # Symbolic ones too.
+    if jax.tree.leaves(along)[0].shape[0] != 1:  # Or the length is symbolic.
       return jax.vmap(function, axes)(*args)
     single = (
       arg if axis is None else jax.tree.map(lambda x: x[0], arg)
@@ -156,10 +158,10 @@ def _map(function, axes):
 
 
 def _swap(tree):
-  """The first two axes of all leaves in the other order."""
+  """Swaps the first two axes of all leaves."""
   return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), tree)
 
 
 def _reshape(tree, count, shape):
-  """Another shape for the first `count` axes of all leaves."""
+  """Replaces the first `count` axes of all leaves by `shape`."""
   return jax.tree.map(lambda x: x.reshape(*shape, *x.shape[count:]), tree)

@@ -1,11 +1,10 @@
-"""Decays between the tokens of a chunk, without a lost digit or an overflow.
+"""Decays between the tokens of a chunk, without cancellation or overflow.
 
-The log decay from token j to token i is the sum of the non-positive numbers
-between them. Here it is always added up from those numbers, by a matmul with
-a matrix of zeros and ones that says which lie between, and never subtracted
-from longer sums: that would cost digits, and `exp(-sum)` overflows. Every
-exponential is at most 1, and a decay of zero (log decay -inf) is as good as
-any other.
+The log decay from token j to token i is the sum of the log decays, all at most
+0, of the tokens after j up to i. Here it is always a sum of these numbers,
+computed by a matmul with a matrix of zeros and ones. It is never a difference
+of longer sums, which would lose digits and need `exp(-sum)`, which overflows.
+Every exponential is at most 1, and a decay of zero (log decay -inf) is exact.
 """
 
 from typing import NamedTuple
@@ -18,8 +17,8 @@ from jax import lax
 from jaxmodels.ops.engine.platform import masked_block
 from jaxmodels.ops.engine.segments import Masks
 
-# exp of this is 0 in float64 too; sums of it are finite where -inf times the
-# zeros of a mask is not.
+# exp(-1e4) is 0 even in float64. The number is finite, because -inf times the
+# zeros of a mask would be NaN.
 _ZERO_DECAY = -1e4
 
 
@@ -27,8 +26,8 @@ class Decay(NamedTuple):
   """Decay factors of a chunk, K of them or 1 for all keys.
 
   Attributes:
-    entry: [C, K], from the entering state through token i.
-    exit: [C, K], from behind token j to the leaving state.
+    entry: [C, K], from the start of the chunk through token i.
+    exit: [C, K], from after token j to the end of the chunk.
     through: [K], over the whole chunk.
   """
 
@@ -38,7 +37,9 @@ class Decay(NamedTuple):
 
 
 def decays(log_decay: jax.Array | None, k: jax.Array) -> str:
-  """How a row of `auto` ends: "", ", decay per head" or ", decay per key".
+  """The end of a row's name in `AUTO`, which depends on the kind of decay.
+
+  It is "", ", decay per head" or ", decay per key".
 
   Args:
     log_decay: None, [..., H] or [..., H, K].
@@ -50,7 +51,7 @@ def decays(log_decay: jax.Array | None, k: jax.Array) -> str:
 
 
 def per_channel(log_decay: jax.Array | None, k: jax.Array) -> jax.Array | None:
-  """A decay per head as one for all keys, [..., H, 1]; others as they are."""
+  """Adds an axis to a decay per head, [..., H, 1]; returns others unchanged."""
   if log_decay is None or log_decay.ndim == k.ndim:
     return log_decay
   return log_decay[..., None]
@@ -59,11 +60,11 @@ def per_channel(log_decay: jax.Array | None, k: jax.Array) -> jax.Array | None:
 def boundary_decay(
   log_decay: jax.Array | None, like: jax.Array, masks: Masks
 ) -> Decay:
-  """Decays between each token and the edges of its chunk; 0 where not joined.
+  """Decays between each token and the edges of its chunk; 0 if not joined.
 
   Args:
     log_decay: [C, K] or [C, 1] (one for all keys), or None for no decay.
-    like: an array [C, ...] that gives size and dtype where there is no decay.
+    like: an array [C, ...] that gives the size and dtype if there is no decay.
     masks: of the chunk.
   """
   if log_decay is None:
@@ -79,11 +80,13 @@ def boundary_decay(
 
 
 class Ladder(NamedTuple):
-  """Decays between few tokens, [log2 C, C, K] each: see `_ladder_decay`.
+  """Decays between the tokens of one block, [log2 C, C, K] each.
+
+  `_ladder_decay` explains the halves of blocks.
 
   Attributes:
-    start: from the start of token i's half of a block through token i.
-    end: from behind token j to the end of its half of a block.
+    start: from the start of token i's half through token i.
+    end: from after token j to the end of its half.
   """
 
   start: jax.Array
@@ -95,8 +98,8 @@ class Blocks(NamedTuple):
 
   Attributes:
     start: [n, C / n, K], from the start of token i's block through token i.
-    end: [n, C, K], from behind token j to the start of each block.
-    within: `Ladder` of [n, ...] each.
+    end: [n, C, K], from after token j to the start of each block.
+    within: `Ladder` of arrays [n, ...].
   """
 
   start: jax.Array
@@ -104,12 +107,13 @@ class Blocks(NamedTuple):
   within: Ladder
 
 
-# Between any two tokens: none, one for all keys [C, C], or one per key channel.
+# Decays between any two tokens: none, one for all keys [C, C], or one per key
+# channel.
 PairDecay = None | jax.Array | Ladder | Blocks
 
 
 def pair_decay(log_decay: jax.Array | None) -> PairDecay:
-  """The exponentials of `scores`, to be made once for several of them.
+  """The exponentials that `scores` needs, computed once for several calls.
 
   Args:
     log_decay: [C, K] or [C, 1] (one for all keys), or None for no decay.
@@ -128,7 +132,7 @@ def pair_decay(log_decay: jax.Array | None) -> PairDecay:
 def scores(
   q: jax.Array, k: jax.Array, decay: PairDecay, masks: Masks
 ) -> jax.Array:
-  """`sum_n q_in k_jn exp(sum_{j<t<=i} log_decay_tn)`, of joined j <= i.
+  """`sum_n q_in k_jn exp(sum_{j<t<=i} log_decay_tn)`, for joined j <= i.
 
   Args:
     q: [C, K].
@@ -153,17 +157,17 @@ def scores(
 def decayed_scores(
   q: jax.Array, k: jax.Array, log_decay: jax.Array | None, masks: Masks
 ) -> jax.Array:
-  """`scores` where there is only one of them."""
+  """`scores`, for a single call with these decays."""
   return scores(q, k, pair_decay(log_decay), masks)
 
 
 def strict_scores(
   q: jax.Array, k: jax.Array, decay: PairDecay, masks: Masks
 ) -> jax.Array:
-  """`sum_n q_in k_jn exp(sum_{j<t<i} log_decay_tn)`, of joined j < i.
+  """`sum_n q_in k_jn exp(sum_{j<t<i} log_decay_tn)`, for joined j < i.
 
-  For a query that reads the state before its own token, which has neither
-  decayed nor been written by it.
+  For a query that reads the state before its own token: the token has neither
+  decayed this state nor written to it.
 
   Args:
     q: [C, K].
@@ -174,21 +178,21 @@ def strict_scores(
   Returns:
     [C, C], 0 where j >= i or token j is not joined to token i.
   """
-  # What q of token i reads is what token i - 1 would read with it.
+  # Token i reads here what token i - 1 would read with the query of token i.
   met = scores(jnp.roll(q, -1, axis=0), k, decay, masks)
   earlier = np.tri(q.shape[0], k=-1, dtype=bool) & masks.pair
   return jnp.where(earlier, jnp.roll(met, 1, axis=0), 0)
 
 
 def strict_entry(decay: Decay, masks: Masks) -> jax.Array:
-  """Decay from the entering state up to token i, without that of token i.
+  """Decay from the start of the chunk to token i, without that of token i.
 
   Args:
     decay: `boundary_decay` of the chunk.
     masks: of the chunk.
 
   Returns:
-    [C, K], 0 where token i is not joined to the entering state.
+    [C, K], 0 where token i is not joined to the state before the chunk.
   """
   before = jnp.roll(decay.entry, 1, axis=0)
   first = np.arange(before.shape[0])[:, None] == 0
@@ -197,7 +201,7 @@ def strict_entry(decay: Decay, masks: Masks) -> jax.Array:
 
 
 def between(log_decay: jax.Array) -> jax.Array:
-  """`sum_{j<t<=i} log_decay_t` [C, C]: i counts t <= i, j counts t > j.
+  """`sum_{j<t<=i} log_decay_t` [C, C], from a mask for each of the two bounds.
 
   Args:
     log_decay: [C], finite.
@@ -212,12 +216,13 @@ def between(log_decay: jax.Array) -> jax.Array:
 
 
 def _ladder_decay(log_decay) -> Ladder:
-  """Decays of few tokens with a decay per key channel.
+  """Decays between the tokens of one block, with a decay per key channel.
 
-  A ladder: cut the tokens in blocks of 1, 2, 4, ...; any two tokens lie once
-  in neighbouring halves of a block, and the decay between them is that from
-  the later half's start to the one times that from the other to the earlier
-  half's end.
+  A ladder: split the tokens in blocks of 2, 4, 8, ... tokens, each with two
+  halves. For any two tokens there is exactly one block with one of them in each
+  half. The decay between them is the decay from after the earlier token to the
+  end of its half, times the decay from the start of the later half through the
+  later token.
   """
   _, from_start, to_end = _ladder(log_decay.shape[0])
   return Ladder(
@@ -226,7 +231,7 @@ def _ladder_decay(log_decay) -> Ladder:
 
 
 def _scores_within(q, k, decay: Ladder):
-  """Decayed scores [C, C] of few tokens."""
+  """Decayed scores [C, C] of the tokens of one block."""
   halves, _, _ = _ladder(q.shape[0])
   met = (q[None] * decay.start) @ (k[None] * decay.end).mT
   met = jnp.sum(jnp.where(halves, met, 0), axis=0)
@@ -234,10 +239,11 @@ def _scores_within(q, k, decay: Ladder):
 
 
 def _block_decay(log_decay, block: int) -> Blocks:
-  """Decays of blocks of few tokens, C a multiple of them.
+  """Decays between blocks of `block` tokens, which divides C.
 
-  The decay between tokens of two blocks is that from the key to its block's
-  end, those of the blocks between, and that from the query's block's start.
+  The decay between tokens of two blocks is the product of three: from after the
+  key to the end of its block, over the blocks between, and from the start of
+  the query's block through the query.
   """
   size, width = log_decay.shape
   blocks = log_decay.reshape(-1, block, width)
@@ -257,7 +263,7 @@ def _block_decay(log_decay, block: int) -> Blocks:
 
 
 def _scores_of_blocks(q, k, decay: Blocks):
-  """Decayed scores [C, C] from blocks of few tokens."""
+  """Decayed scores [C, C] from blocks of tokens."""
   size, (count, block, _) = q.shape[0], decay.start.shape
   earlier = k[None] * decay.end
   q, k = (x.reshape(count, block, -1) for x in (q, k))
@@ -269,30 +275,30 @@ def _scores_of_blocks(q, k, decay: Blocks):
 
 
 def clip(log_decay: jax.Array) -> jax.Array:
-  """Log decays with -inf made finite, so that masks can be matmuls.
+  """Replaces -inf by -1e4, so that a matmul can apply a mask to log decays.
 
-  Only for what is then an exponential: where something else is added to the
-  sum before, such as the logarithm of an input gate, -1e4 is not a zero.
+  Use it only if the sum is exponentiated as it is. If a large number is added
+  first, such as the logarithm of an input gate, -1e4 does not act as -inf.
   """
   return jnp.maximum(log_decay, _ZERO_DECAY)
 
 
 def _sum(mask: np.ndarray, log_decay: jax.Array) -> jax.Array:
-  """Sums log decays [..., C, K] over the tokens that a mask [..., C] names."""
+  """Sums log decays [..., C, K] over the tokens of a mask [..., C]."""
   return jnp.matmul(
     mask.astype(log_decay.dtype),
     clip(log_decay),
-    precision=lax.Precision.HIGHEST,  # Or a TPU rounds them to bfloat16.
+    precision=lax.Precision.HIGHEST,  # Else a TPU rounds to bfloat16.
   )
 
 
 def _through(size: int) -> np.ndarray:
-  """[C, C], t <= i: from the start through token i."""
+  """[C, C], t <= i: from the start of the chunk through token i."""
   return np.tri(size, dtype=bool)
 
 
 def _behind(size: int) -> np.ndarray:
-  """[C, C], t > j: from behind token j to the end."""
+  """[C, C], t > j: from after token j to the end of the chunk."""
   return ~np.tri(size, dtype=bool)
 
 
@@ -305,8 +311,8 @@ def _blocks_between(count: int) -> np.ndarray:
 def _ladder(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   """Masks [log2 C, C, C] of the ladder: pairs (i, j), and sums over t.
 
-  Pairs with i in the later half of the block where j is in the earlier; t in
-  i's half and not behind i; t in j's half and behind j.
+  The three masks: i is in the later half and j in the earlier half of a block;
+  t is in the half of i and not after i; t is in the half of j and after j.
   """
   i, j = np.arange(size)[:, None], np.arange(size)
   half = 2 ** np.arange(size.bit_length() - 1)[:, None, None]

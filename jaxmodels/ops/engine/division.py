@@ -1,4 +1,4 @@
-"""Quotients whose gradient is a number wherever they are."""
+"""Quotients whose gradient is finite wherever the quotient is."""
 
 import jax
 
@@ -7,12 +7,12 @@ import jax
 def divide(x: jax.Array, by: jax.Array) -> jax.Array:
   """`x / by`, with the derivative `(dx - y dby) / by`.
 
-  JAX's own rule divides by the square of `by`, which is 0 in float32 from
-  1e-19 on, and then 0 / 0 where x is 0.
+  JAX's own rule divides by the square of `by`. In float32 the square underflows
+  to 0 for `by` below about 1e-19, and if x is 0 the rule then divides 0 by 0.
 
   Args:
     x: [...].
-    by: like x, or broadcast to it; not 0.
+    by: of the shape of x, or one that broadcasts to it; not 0.
   """
   return x / by
 

@@ -1,10 +1,10 @@
 """Ops on arrays that carry their sharding in their type.
 
-The axes of `jax.make_mesh` are Explicit by default: the type of an array says
-over which of them it is cut, and each primitive must know the sharding of its
-result. A recurrence would need an annotation at every product, reshape and
-loop. So an op runs with these axes as Auto, where the compiler places what is
-inside, and its results get the shardings that its letters imply.
+The axes of `jax.make_mesh` are Explicit by default: the type of an array holds
+its sharding, and each primitive must know the sharding of its result. A
+recurrence would need an annotation at every product, reshape and loop. So an op
+runs with these axes as Auto, the compiler shards the values inside, and the
+results get the shardings that the op's letters imply.
 """
 
 import functools
@@ -32,8 +32,8 @@ _Op = TypeVar("_Op", bound=Callable[..., Any])
 def explicit_mesh(arrays: Any) -> AbstractMesh | None:
   """The mesh of a pytree of arrays, or the context's, if it has Explicit axes.
 
-  None where there are no Explicit axes: on one device, under Auto axes, and
-  in `shard_map` over all axes.
+  None if there are no Explicit axes: on one device, under Auto axes, and inside
+  a `shard_map` over all axes.
   """
   meshes = [
     jax.typeof(x).sharding.mesh
@@ -47,17 +47,17 @@ def explicit_mesh(arrays: Any) -> AbstractMesh | None:
 
 
 def by_letters(returns: Any, **letters: Any) -> Callable[[_Op], _Op]:
-  """Decorates an op, so that it takes arrays cut over Explicit axes.
+  """Decorates an op, so that it takes arrays sharded over Explicit axes.
 
-  Letters are those of `jaxmodels.ops.engine.checks`. A result is cut along a
-  letter as the first argument is that is cut along it. The length, L, must not
-  be cut.
+  Letters are those of `jaxmodels.ops.engine.checks`. The first argument that is
+  sharded along a letter decides how results are sharded along it. The length,
+  L, must not be sharded.
 
   Args:
     returns: the letters of the result: a string, or a pytree of strings that
       is a prefix of it.
-    **letters: those of every argument that holds arrays, likewise.
-      `segment_ids` has "... L", unless it is given.
+    **letters: in the same form, the letters of every argument that holds
+      arrays. `segment_ids` has "... L" by default.
   """
   letters = {"segment_ids": "... L"} | letters
 
@@ -91,14 +91,14 @@ def run_by_letters(
   letters: Mapping[str, Any],
   returns: Any,
 ) -> Any:
-  """`function(arrays)` with all Explicit axes as Auto, placed by letters.
+  """Runs `function(arrays)` with Explicit axes as Auto; letters place results.
 
   Args:
     name: the op, for messages.
-    function: of the arrays alone.
-    arrays: by name; None and pytrees too.
-    letters: those of each array, as for `by_letters`.
-    returns: those of the result.
+    function: takes the arrays by name, and nothing else.
+    arrays: arrays, pytrees of arrays or None, by name.
+    letters: of each array, as for `by_letters`.
+    returns: letters of the result.
   """
   mesh = explicit_mesh(arrays)
   if mesh is None:
@@ -114,11 +114,11 @@ def run_by_letters(
   cuts: dict[Any, tuple[str, ...]] = {}
   for argument, x, own in with_letters:
     axes = keys(own, jnp.ndim(x), batch)
-    if axes is not None:  # Else the op will say so.
+    if axes is not None:  # The op itself reports a wrong rank.
       _bind(cuts, f"{name}: {argument}", x, axes)
 
   def sharding(own):
-    used: list[str] = []  # A mesh axis cuts one axis of an array.
+    used: list[str] = []  # A mesh axis shards at most one axis of an array.
     spec: list[Any] = []
     (axes,) = alternatives(own)
     for key in expand(axes, batch):
@@ -138,20 +138,20 @@ def run_by_letters(
 
 
 def _leaves(tree: Any, letters: Any) -> Iterator[tuple[jax.Array, str]]:
-  """The arrays of a pytree with their letters, a prefix of it."""
+  """The arrays of a pytree with their letters, which are a prefix of it."""
   each = jax.tree.leaves(jax.tree.broadcast(letters, tree))
   return zip(jax.tree.leaves(tree), each, strict=True)
 
 
 def place_like(x: jax.Array, other: jax.Array) -> jax.Array:
-  """x, cut over Explicit axes as `other` of the same shape is."""
+  """x, sharded over Explicit axes like `other`, which has the same shape."""
   if explicit_mesh((x, other)) is None:
     return x
   return jax.sharding.reshard(x, jax.typeof(other).sharding)
 
 
 def _bind(cuts, argument, x, axes):
-  """Notes over which mesh axes each letter is cut first."""
+  """Records the first mesh axes over which each letter is sharded."""
   spec = jax.typeof(x).sharding.spec
   for key, entry in zip(axes, spec, strict=False):
     over = entry if isinstance(entry, tuple) else (entry,) if entry else ()

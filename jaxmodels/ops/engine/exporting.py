@@ -1,4 +1,4 @@
-"""What `jax.export` asks of states: names under which they are saved."""
+"""Registers states with `jax.export`, which saves them by name."""
 
 import contextlib
 from typing import TypeVar
@@ -9,8 +9,8 @@ Kind = TypeVar("Kind", bound=type)
 
 
 def serializable(kind: Kind) -> Kind:
-  """A class decorator: exported programs with this NamedTuple can be saved."""
-  # Registered already where its module is loaded once more.
+  """Class decorator: exported programs with this NamedTuple can be saved."""
+  # A module that is loaded again has registered its class already.
   with contextlib.suppress(ValueError):
     export.register_namedtuple_serialization(
       kind, serialized_name=f"jaxmodels.{kind.__name__}"

@@ -1,13 +1,12 @@
 """Gradients that cost less than those that JAX derives.
 
-`with_gradient_of` computes a value by one function and its gradient by another:
-the fastest form of a value is not always that of its gradient.
+`with_gradient_of` computes the value in one form and the gradient in another.
 
-`tangent_scan`: the tangent of a recurrence whose outputs are its states is
-itself a recurrence. From `S_t = T_t S_{t-1} + U_t` follows
-`dS_t = T_t dS_{t-1} + (dT_t S_{t-1} + dU_t)`: the same transitions, and an
-update made from the states before the tokens. So where every state is an
-output, a gradient needs only inputs and outputs.
+`tangent_scan` differentiates a recurrence whose outputs are all its states. Its
+tangent is a recurrence too: from `S_t = T_t S_{t-1} + U_t` follows
+`dS_t = T_t dS_{t-1} + (dT_t S_{t-1} + dU_t)`. The transitions are the same, and
+the update depends on the state before each token. So a gradient needs to store
+only inputs and outputs.
 """
 
 import functools
@@ -31,10 +30,10 @@ Through = Callable[[Any, Inputs, Tree], tuple[jax.Array, Tree]]
 def with_gradient_of(
   value: Callable[..., Any], gradient: Callable[..., Any]
 ) -> Callable[..., Any]:
-  """Computes by `value`, but by `gradient` where it is differentiated.
+  """Computes `value`, but `gradient` where the result is differentiated.
 
-  A form that goes token by token, for instance, is fast for values, but stores
-  every state for a gradient.
+  The fastest form for a value may be slow for a gradient: a scan over tokens
+  does little work, but its gradient stores every state.
 
   Args:
     value: a function of pytrees of arrays.
@@ -55,17 +54,18 @@ def tangent_scan(
   linear: Through,
   dtype: Any,
 ) -> Callable[[Inputs, Tree], tuple[jax.Array, Tree]]:
-  """A run through chunks, differentiated as the run that its tangent is.
+  """A scan over chunks whose derivative is a second scan, of the tangent.
 
   Args:
-    tangent: `(chunk, change, before) -> chunk`, of one head: the tokens of
-      the tangent, from a chunk, its change and the state before each token.
-    through: `(dtype, inputs, state) -> (y, last)`, the run; y
-      [n, B, H, C, ...] are all its states, of dtype or, for None, as wide as
-      the state [B, H, ...].
-    linear: the same run of plain operations, for the tangent. A gradient
-      transposes it, and JAX transposes what is inside a `custom_jvp` as it is
-      written, without first taking apart what is linear and what is not.
+    tangent: `(chunk, change, before) -> chunk`, for one head: the tokens of
+      the tangent, from a chunk, its tangent (`change`) and the state before
+      each token.
+    through: `(dtype, inputs, state) -> (y, last)`, the scan. y
+      [n, B, H, C, ...] holds every state, in `dtype` or, for None, in the dtype
+      of the state [B, H, ...].
+    linear: the same scan for the tangent, without a `custom_jvp` inside. A
+      gradient transposes this scan, and JAX transposes the body of a
+      `custom_jvp` as written, without first separating its linear part.
     dtype: the first argument of `through`.
 
   Returns:
@@ -89,7 +89,7 @@ def tangent_scan(
 
 
 def _lifted(tangent, masks):
-  """The tangent for [n, B, H]; a state of another segment counts as 0."""
+  """`tangent` for [n, B, H]; the state before a new segment counts as 0."""
 
   def masked(chunk, change, masks, before):
     return tangent(chunk, change, masks.cut(before))
@@ -99,7 +99,7 @@ def _lifted(tangent, masks):
 
 
 def _before(y, state):
-  """The state [n, B, H, C, ...] before each token, from those after them."""
+  """The states [n, B, H, C, ...] before each token, from those after it."""
   last = y[:, :, :, -1]
   entering = jnp.concatenate([state[None], last[:-1]])
   return jnp.concatenate([entering[:, :, :, None], y[:, :, :, :-1]], axis=3)

@@ -1,9 +1,8 @@
-"""What neighbouring devices exchange when a sequence is sharded.
+"""Communication between devices that hold shards of one sequence.
 
 Inside `shard_map` a sequence may be sharded over a mesh axis: device i holds
-the i-th shard. Local ops (short convolution, windowed attention) then need only
-the end of the shard before their own. With `reverse` time runs from the last
-device to the first.
+shard i. The short convolution and windowed attention then need only the end of
+the previous shard. With `reverse`, time runs from the last device to the first.
 """
 
 import jax
@@ -14,7 +13,7 @@ __all__ = ["from_last", "from_previous", "gather", "id_before", "rank"]
 
 
 def rank(axis_name: str, reverse: bool) -> jax.Array:
-  """The place of this device's piece in the order of time, from 0."""
+  """The index of this device's shard in the order of time, from 0."""
   index = lax.axis_index(axis_name)
   return lax.axis_size(axis_name) - 1 - index if reverse else index
 
@@ -22,33 +21,33 @@ def rank(axis_name: str, reverse: bool) -> jax.Array:
 def from_previous(
   value: jax.Array, first: jax.Array, axis_name: str, reverse: bool
 ) -> jax.Array:
-  """`value` of the device before this one in time; `first` on the first."""
+  """`value` of the previous device in time; on the first device, `first`."""
   step = -1 if reverse else 1
   count = lax.axis_size(axis_name)
-  # A whole ring: what the first device gets is dropped.
+  # A full ring. The first device drops the value that it receives.
   ring = [(i, (i + step) % count) for i in range(count)]
   received = lax.ppermute(value, axis_name, ring)
   return jnp.where(rank(axis_name, reverse) == 0, first, received)
 
 
 def from_last(value: jax.Array, axis_name: str, reverse: bool) -> jax.Array:
-  """`value` of the device that is last in time, on every device."""
+  """The `value` of the last device in time, on every device."""
   last = rank(axis_name, reverse) == lax.axis_size(axis_name) - 1
-  # A sum, not a gather: its result counts as replicated, so that it may
-  # leave `shard_map` under an empty partition.
+  # A sum, not a gather: JAX types its result as replicated, so that `shard_map`
+  # can return it under an empty partition spec.
   return lax.psum(jnp.where(last, value, jnp.zeros_like(value)), axis_name)
 
 
 def gather(
   value: jax.Array, axis: int, axis_name: str, reverse: bool
 ) -> jax.Array:
-  """All pieces joined along `axis` (not negative) in the order of time.
+  """Concatenates all shards along `axis` (not negative) in the order of time.
 
-  `shard_map` tracks which arrays are equal on every device, unless
-  `check_vma=False`; `vmap` does not. Where arrays are tracked, the result counts
-  as equal on every device. The gradients of the two kinds of gather differ, so
-  that each is wrong in place of the other. Whether the index of a device counts
-  as varying tells which kind is needed.
+  `shard_map` types arrays as varying or not varying over a mesh axis, unless
+  `check_vma=False`; `vmap` has no such types. With types, the result must be
+  typed as not varying, by another gather. The two gathers have different
+  gradients, so the wrong one gives wrong gradients. The type of
+  `lax.axis_index`, which varies over the axis, shows whether there are types.
   """
   index = lax.axis_index(axis_name)
   typed = jax.typeof(index) != jax.typeof(jnp.zeros(index.shape, index.dtype))
@@ -67,12 +66,11 @@ def id_before(
 ) -> jax.Array:
   """The segment id before this device's first token.
 
-  The state that enters the sequence has id 0, and in reverse the id of the
-  last token, at which it enters.
+  The initial state has id 0, or with `reverse` the id of the last token.
 
   Args:
     ids: [..., L] in the order of time: flipped for `reverse`.
-    axis_name: The mesh axis that L is cut over, if it is.
+    axis_name: The mesh axis over which L is sharded, or None.
     reverse: Whether time runs from the last device to the first.
 
   Returns:

@@ -1,8 +1,8 @@
-"""The memory layout of chunks in a loop over them.
+"""The layout of chunks in a loop over them.
 
-On CPU, XLA copies an array twice when a transposed array enters a loop, and
-twice again for an axis of length 1. Reshaping the chunk to `[B, H, C * K]` after
-the transpose removes the second copy of both.
+On a CPU, XLA copies an array twice when a transposed array enters a loop, and
+twice again for an axis of length 1. A reshape of the chunk to `[B, H, C K]`
+after the transpose avoids the unneeded copies.
 """
 
 import dataclasses
@@ -17,11 +17,11 @@ from jaxmodels.ops.engine.platform import platform
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Rows:
-  """An array [B, H, C, ...] of one chunk, reshaped to rows.
+  """An array [B, H, C, K, ...] of one chunk, with the axes C and K joined.
 
   Attributes:
-    data: [B, H, C K, ...] for [B, H, C, K, ...]; without B or H of one.
-    shape: of the array.
+    data: [B, H, C K, ...], without B or H if their length is 1.
+    shape: [B, H, C, K, ...], the shape of the array.
   """
 
   data: jax.Array
@@ -29,7 +29,7 @@ class Rows:
 
 
 def pack(tree: Tree) -> Tree:
-  """Reshapes arrays [B, H, C, ...] to rows on CPU; elsewhere returns them."""
+  """Makes `Rows` of arrays [B, H, C, ...] on a CPU; elsewhere returns them."""
   return jax.tree.map(_in_rows, tree) if platform() == "cpu" else tree
 
 

@@ -1,8 +1,8 @@
-"""The op contract around a family: `make_op`, and `Op`, which it makes.
+"""Makes an op from a family: `make_op`, and the class `Op` behind it.
 
-The ops of the library are made of `Op` too. An op's file declares its arguments
-in letters; `Op` makes arrays of them, checks them, places them on a mesh,
-makes the zero state, chooses the form, and runs it.
+The ops of the library are instances of `Op` too. An op's file declares its
+arguments in letters. `Op` converts them to arrays, checks them, handles
+Explicit mesh axes, makes the zero state, chooses the form, and runs it.
 """
 
 import dataclasses
@@ -30,12 +30,12 @@ _TOKENS = "B L H *"
 
 
 class Recurrence(NamedTuple):
-  """What a call runs.
+  """The recurrence of one call.
 
   Attributes:
-    family: the recurrence.
-    tokens: pytree of [B, L, H, ...], or [B, L, ...] where an op has no heads.
-    choice: what "auto" takes.
+    family: the family that the call runs.
+    tokens: pytree of [B, L, H, ...], or [B, L, ...] if the op has no heads.
+    choice: the forms and the chunk size of "auto".
   """
 
   family: Family
@@ -45,7 +45,7 @@ class Recurrence(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Op:
-  """An op: its arguments in letters, and the recurrence that they make.
+  """An op: its arguments in letters, and the recurrence that it runs on them.
 
   Letters are those of `jaxmodels.ops.engine.checks`.
 
@@ -53,18 +53,18 @@ class Op:
     name: for messages, and for the scope in the compiled program.
     recurrence: `(**arguments) -> Recurrence`. The arguments are checked, and
       "..." is one axis in them.
-    arguments: letters by name. Arguments with "L" are sequences; the others
+    arguments: letters by name. Arguments with "L" are sequences. The others
       have no length axis, and each device has all of them.
     y: letters of the outputs.
     state: letters of the state, a pytree.
-    heads: whether the third axis of tokens is that of heads, and so the second
-      one of states.
-    within: lowest and highest value of arguments; log_decay is at most 0, and
-      the others are finite.
-    kind: "real" or "complex": the dtypes of the arguments; None for any.
-    like: the argument that gives y its dtype; None for float32 or wider.
-    enter: makes the family's state of the state that the user gives.
-    leave: and back.
+    heads: whether the third axis of tokens, and the second axis of states, is
+      that of heads.
+    within: lowest and highest value of arguments by name. All others must be
+      finite, but log_decay only at most 0.
+    kind: "real" or "complex", the dtypes that arguments may have; None for any.
+    like: the argument whose dtype y gets; None for float32 or wider.
+    enter: converts the state that the user passes to the state of the family.
+    leave: converts the state of the family back.
   """
 
   name: str
@@ -88,7 +88,7 @@ class Op:
     segment_ids: Any,
     options: Options,
   ) -> tuple[jax.Array, Any]:
-    """Runs the op on what its user gives, in the order of `arguments`."""
+    """Runs the op on the arguments of a call, in the order of `arguments`."""
     return run_by_letters(
       self.name,
       lambda arrays: self._run(options, **arrays),
@@ -108,7 +108,7 @@ class Op:
   def _run(
     self, options: Options, initial_state: Any, segment_ids: Any, **given: Any
   ) -> tuple[jax.Array, Any]:
-    """The op on arrays, on Auto axes of a mesh."""
+    """Runs the op on arrays, where all mesh axes are Auto."""
     given = {name: given[name] for name in self.arguments}
     batch = self._check(given, initial_state, segment_ids)["..."]
     given = {n: _fold(x, self.arguments[n], batch) for n, x in given.items()}
@@ -140,16 +140,16 @@ class Op:
 
   @property
   def _ids(self) -> str:
-    """The letters of segment ids: those of y up to its length."""
+    """The letters of segment ids: those of y up to "L"."""
     return self.y[: self.y.index("L") + 1]
 
   @property
   def _open(self) -> bool:
-    """Whether the letters leave open what the state is a pytree of."""
+    """Whether the letters leave the structure of the state open."""
     return isinstance(self.state, str) and self.state.endswith("*")
 
   def _state(self, given: Any) -> Any:
-    """The initial state as arrays, as far as its letters say what it is."""
+    """Converts the initial state to arrays, in the structure of its letters."""
     if given is None or self._open:
       return _arrays(self.name, "initial_state", given)
     if isinstance(self.state, str):
@@ -157,11 +157,11 @@ class Op:
     return arguments.state(self.name, given, type(self.state))
 
   def _check(self, given: Any, state: Any, segment_ids: Any) -> dict[str, Any]:
-    """Checks shapes, dtypes and, where that is switched on, numbers."""
+    """Checks shapes and dtypes, and numbers if `checks.numerics` is on."""
     sizes = checks.arguments(
       self.name,
       **{name: (x, self.arguments[name]) for name, x in given.items()},
-      # Of a state whose structure is not known yet `_like` checks the shapes.
+      # If the structure of the state is open, `_like` checks its shapes later.
       initial_state=(None if self._open else state, self.state),
       segment_ids=(segment_ids, self._ids),
     )
@@ -188,7 +188,7 @@ class Op:
           checks.dtype(self.name, name, x, jnp.floating, real)
 
   def _entering(self, family: Family, tokens: Any, given: Any) -> Any:
-    """The state that enters [B, H, ...], float32 or wider."""
+    """The state before the first token [B, H, ...], float32 or wider."""
     if given is None:
       return _zero_state(family, tokens)
     zero = jax.eval_shape(functools.partial(_zero_state, family), tokens)
@@ -209,51 +209,53 @@ def make_op(
   like: str | None = None,
   auto: Row | None = None,
 ) -> Callable[..., tuple[jax.Array, Any]]:
-  """Makes an op of a family: zero state, guards, forms, and batch axes.
+  """Makes an op from a family: zero state, guards, forms and batch axes.
 
-  It is called like every op of this package, but for `initial_state`, which
-  is given by name:
+  The op is called like every op of `jaxmodels.ops`, which documents the shared
+  arguments, except that `initial_state` is passed by name:
 
       op(*tokens, initial_state=None, segment_ids=None, reverse=False,
          method="auto", chunk_size=None, axis_name=None) -> (y, final_state)
 
-  Without letters tokens are [B, L, H, ...], in order or by name, and states
-  [B, H, ...]. Letters say otherwise, as `jaxmodels.ops.engine.checks` has
-  them: `{"x": "... L H D", "A": "H D"}` takes any number of batch axes, and an
-  argument A without a length axis. The family is then a function of such
-  arguments, `family(A=A) -> Family`. If the first token has no axis H, there is
-  one head.
+  Without letters, tokens are [B, L, H, ...], by position or by name, and states
+  are [B, H, ...]. Other shapes are declared in the letters of
+  `jaxmodels.ops.engine.checks`. For example, `{"x": "... L H D", "A": "H D"}`
+  allows any number of batch axes, and an argument A without a length axis. The
+  family is then a function of the arguments without a length axis,
+  `family(A=A) -> Family`. A further argument with h in place of H, such as
+  "... L h K", may have fewer heads than the first sequence, which share them.
+  If the first sequence has no axis H, there is one head.
 
   Args:
     name: of the op, for messages and for the scope in the compiled program.
     family: the recurrence, or a function of the arguments without a length
-      axis. Its updates must look like its states: an update is what becomes
-      of the zero state.
-    tokens: the NamedTuple that its chunks are.
-    letters: those of each argument, in the order of a call.
-    y: letters of the outputs; by default those of the first token up to the
-      heads, and any further axes.
-    state: letters of the state, a string or a pytree of strings; by default
-      likewise.
-    like: the argument that gives y its dtype; float32 or wider by default, as
-      are the states.
-    auto: what "auto" takes, and the chunk size; by default "chunked" on a CPU,
-      "chunk_parallel" elsewhere, and "chunked" for a family that has no
+      axis that returns it. An update must be a pytree like a state, because it
+      is the state after a span that starts from zero.
+    tokens: the NamedTuple of which the family's chunks are instances.
+    letters: the letters of each argument, in the order of a call.
+    y: letters of the outputs. By default, those of the first sequence up to
+      the heads, followed by any further axes.
+    state: letters of the state, a string or a pytree of strings. The default is
+      that of y without L.
+    like: the argument whose dtype y gets. By default y is float32 or wider, as
+      the state is.
+    auto: the forms and the chunk sizes of "auto". By default "chunked" on a CPU
+      and "chunk_parallel" elsewhere, and always "chunked" for a family without
       summaries.
 
   Returns:
-    The op. It raises a ValueError that names the argument where a shape, a
-    dtype or an option does not fit.
+    The op. It raises a ValueError that names the argument if a shape, a dtype
+    or an option is wrong.
   """
   if letters is None:
     letters = dict.fromkeys(tokens._fields, _TOKENS)
   sequences = [n for n in letters if "L" in letters[n].split()]
-  # Up to the heads, or to the length where there are none.
+  # Up to the heads, or up to the length if there are no heads.
   first = letters[sequences[0]]
   lead = first[: first.index("H" if "H" in first.split() else "L") + 1]
 
   def recurrence(**given: Any) -> Recurrence:
-    # As wide as the chunks that the family sees.
+    # Widened to float32, like the chunks that the family gets.
     whole = {
       name: jax.tree.map(lambda x: x.astype(wide(x)), given.pop(name))
       for name in letters
@@ -300,7 +302,7 @@ def make_op(
 
 
 def _arrays(op: str, name: str, x: Any) -> Any:
-  """An argument as arrays; a list of numbers is one, any other a pytree."""
+  """Converts an argument to arrays; a list is an array if it holds numbers."""
 
   def of_numbers(x):
     return isinstance(x, list) and all(map(np.isscalar, jax.tree.leaves(x)))
@@ -311,7 +313,7 @@ def _arrays(op: str, name: str, x: Any) -> Any:
 
 
 def _fold(tree: Any, letters: Any, batch: tuple[int, ...]) -> Any:
-  """Makes one axis of those that "..." stands for."""
+  """Joins the axes that "..." stands for in one."""
 
   def fold(x, axes):
     at = axes.split().index("...") if "..." in axes else None
@@ -324,7 +326,7 @@ def _fold(tree: Any, letters: Any, batch: tuple[int, ...]) -> Any:
 
 
 def _unfold(tree: Any, letters: Any, batch: tuple[int, ...]) -> Any:
-  """And back."""
+  """Undoes `_fold`."""
 
   def unfold(x, axes):
     at = axes.split().index("...") if "..." in axes else None
@@ -342,9 +344,9 @@ def _map_letters(function, tree, letters):
 
 
 def _zero_state(family: Family, tokens: Any) -> Any:
-  """The state where none is given, made from tokens: placed like them."""
+  """The zero state, made from tokens, so that it is sharded like them."""
 
-  def first(x):  # [B, H, C=1, ...]; a sum, since there may be none.
+  def first(x):  # [B, H, C=1, ...]; the sum of no tokens is 0.
     x = jnp.sum(x[:, :1], axis=1, dtype=x.dtype)[:, :, None]
     return x.astype(wide(x))
 
@@ -356,7 +358,7 @@ def _zero_state(family: Family, tokens: Any) -> Any:
   zero = family.zero
   if zero is None:
     return jax.tree.map(jnp.zeros_like, jax.vmap(jax.vmap(update))(one))
-  # A constant would count as equal on every device of a `shard_map`.
+  # A constant would be typed as replicated inside a `shard_map`.
   placed = sum(
     jnp.zeros_like(jnp.sum(x, axis=tuple(range(2, x.ndim))), dtype=jnp.float32)
     for x in jax.tree.leaves(one)
@@ -368,7 +370,11 @@ def _zero_state(family: Family, tokens: Any) -> Any:
 
 
 def _like(name, state, zero):
-  """The state, at least as wide as the zero state and of its shapes."""
+  """The state, in a dtype at least as wide as that of the zero state.
+
+  Raises:
+    ValueError: its structure or a shape differs from the zero state's.
+  """
   try:
     jax.tree.map(lambda zero, x: None, zero, state)
   except ValueError as error:

@@ -1,20 +1,22 @@
-"""Which form an op takes: `method` and `chunk_size`, checked and chosen.
+"""Checks `method` and `chunk_size`, and chooses the form of an op.
 
-`AUTO` is the table of "auto", with the measurement behind each row.
-Milliseconds are of a CPU (two cores of an Intel Xeon), B = 2, 4 heads of
-64 x 64 or 256 channels, float32, 4,096 tokens: forward, then with its
-gradient, by "recurrent" / "chunked" / "chunk_parallel". `benchmarks/ops.json`
-has all lengths. Cycles are millions that the compiler for a TPU v5e expects of
-a gradient of 2 x 4,096 tokens, 8 heads of 128 x 128, by "chunked" /
-"chunk_parallel", with the temporary memory; no chip has run them. Nothing is
-measured on a GPU: "chunk_parallel", with many products at once, is a guess.
-`benchmarks/NOTES.md` says what else was tried.
+`AUTO` is the table of "auto", with a comment of measurements above each row:
+- First the milliseconds on a CPU (two cores of an Intel Xeon) with B = 2, 4
+  heads of 64 x 64 or 256 channels, float32, and 4,096 tokens: forward, then
+  forward with gradient. Each is given for "recurrent" / "chunked" /
+  "chunk_parallel". `benchmarks/ops.json` has all lengths.
+- Then the cycles, in millions, that the compiler for a TPU v5e predicts for a
+  gradient of 2 x 4,096 tokens and 8 heads of 128 x 128, by "chunked" /
+  "chunk_parallel", and the temporary memory. No chip has run these programs.
+- Nothing is measured on a GPU. "chunk_parallel", with many products at once, is
+  a guess there.
+`benchmarks/NOTES.md` describes what else was tried.
 
-"auto" never takes "pallas", which is to be asked for: `jit` cannot split a
-kernel over several chips, and no chip has run it yet. By the bytes that XLA
-counts for a gradient on a TPU v5e, "pallas" moves less than "chunk_parallel"
-for wide heads of the delta rule; but "chunked", which "auto" is there, needs a
-fourteenth of the memory of either.
+"auto" never takes "pallas", which the caller has to name: `jit` cannot split a
+kernel over several chips, and no chip has run the kernels yet. By the bytes
+that XLA counts for a gradient on a TPU v5e, "pallas" moves less memory than
+"chunk_parallel" for wide heads of the delta rule. But "chunked", the choice of
+"auto" there, needs a fourteenth of the memory of either.
 """
 
 import math
@@ -38,31 +40,31 @@ from jaxmodels.ops.engine.recurrence import Family, Method
 # Largest k (in elements) for which all chunks of linear attention fit in the
 # cache of a CPU (measured; two cores).
 CPU_CACHE_ELEMENTS = 2**18
-# Keys up to here make states that stay in it from token to token.
+# Largest key width for which the states stay in that cache between tokens.
 NARROW_KEYS = 64
 
 
 class Chunk(NamedTuple):
-  """Tokens per chunk where no `chunk_size` is given, by platform."""
+  """The default `chunk_size`, in tokens, by platform."""
 
   cpu: int = 64
   narrow: int = 32  # On a CPU, for keys up to NARROW_KEYS.
-  tpu: int = 128  # Fills its unit.
+  tpu: int = 128  # Fills the matrix unit.
   gpu: int = 64
 
 
 class Row(NamedTuple):
-  """What "auto" takes for one kind of recurrence.
+  """The forms that "auto" takes for one kind of recurrence.
 
   Attributes:
-    value: on a CPU, where only the value is asked.
-    narrow: the same for keys up to NARROW_KEYS; None for `value`.
-    gradient: on a CPU, where a gradient is asked.
-    cached: elements of k up to which that is "chunk_parallel", because all
-      chunks stay in a CPU's cache.
-    tpu: on a TPU.
-    gpu: on a GPU, or whatever else there is.
-    chunk: tokens per chunk.
+    value: the form on a CPU without a gradient.
+    narrow: in place of `value` for keys up to NARROW_KEYS; None for `value`.
+    gradient: the form on a CPU with a gradient.
+    cached: the largest k, in elements, for which the form with a gradient is
+      "chunk_parallel", because all chunks stay in a CPU's cache.
+    tpu: the form on a TPU.
+    gpu: the form on a GPU, and on any other platform.
+    chunk: the default chunk sizes.
   """
 
   value: str = "chunked"
@@ -75,7 +77,7 @@ class Row(NamedTuple):
 
 
 class Choice(NamedTuple):
-  """The forms and the chunk size for the platform that is traced for."""
+  """The forms and the chunk size of "auto" on the target platform."""
 
   value: str
   gradient: str
@@ -87,14 +89,15 @@ def _same(size: int) -> Chunk:
 
 
 _PER_KEY = Chunk(cpu=32)
-# A chunk of the delta rule has more to do than its tokens one by one. All
-# chunks at once would build their transitions [K, K]: 1.5 to 3 times the time
-# on a CPU. With few narrow heads a TPU takes 1.5 times as many cycles so.
+# A chunk of the delta rule takes more work than its tokens one by one.
+# "chunk_parallel" would build the transitions [K, K] of all chunks, in 1.5 to 3
+# times the time on a CPU. On a TPU with few narrow heads, "chunked" takes 1.5
+# times the cycles of "chunk_parallel".
 _DELTA = Row(narrow="recurrent", tpu="chunked")
 _DELTA_PER_KEY = _DELTA._replace(chunk=_PER_KEY)
 
 AUTO = {
-  # A family of one's own.
+  # Families of ops that users make.
   "default": Row(),
   # 22 / 21 / 31, 318 / 66 / 86; 4.2 / 3.7 and 0.2 / 48 MiB.
   "linear_attention": Row(cached=2 * CPU_CACHE_ELEMENTS),
@@ -115,7 +118,7 @@ AUTO = {
   "delta_rule, decay per head": _DELTA,
   # 36 / 73 / 147, 427 / 341 / 605; 22.9 / 48.8 and 65 / 2,805 MiB.
   "delta_rule, decay per key": _DELTA_PER_KEY,
-  # As the delta rule, of which it has one more system; not measured.
+  # Like the delta rule; not measured without a decay or with one per head.
   "dplr_recurrence": _DELTA,
   "dplr_recurrence, decay per head": _DELTA,
   # 47 / 88 / 393, 496 / 468 / 688; 33.8 / 82.4 and 100 / 4,040 MiB.
@@ -125,11 +128,11 @@ AUTO = {
     cached=2 * CPU_CACHE_ELEMENTS, chunk=Chunk(narrow=64)
   ),
   # 4 / 14 / 9, 16 / 39 / 33: every state is an output, so a gradient stores
-  # no others. 21.9 / 6.4 and 33 / 276 MiB.
+  # no further states. 21.9 / 6.4 and 33 / 276 MiB.
   "diagonal_recurrence": Row(
     value="recurrent", gradient="recurrent", chunk=_same(128)
   ),
-  # 11 / 14 / 44, 17 / 23 / 70. No figure of a TPU.
+  # 11 / 14 / 44, 17 / 23 / 70. No figure for a TPU.
   "dense_recurrence": Row(
     value="recurrent", gradient="recurrent", chunk=_same(16)
   ),
@@ -142,12 +145,12 @@ AUTO = {
 
 
 def choose(kind: str | Row, keys: Any = None, values: Any = None) -> Choice:
-  """The choice of a row for this platform.
+  """The choice of a row on the target platform.
 
   Args:
     kind: a row, or its name in `AUTO`.
-    keys: k [..., G, K], if the row asks how wide its keys are, or how many.
-    values: v [..., H, V], whose heads may share those of k.
+    keys: k [..., h, K], if the row depends on the width or number of keys.
+    values: v [..., H, V], of which H / h heads share each head of k.
   """
   row = AUTO[kind] if isinstance(kind, str) else kind
   name = platform()
@@ -166,7 +169,7 @@ def choose(kind: str | Row, keys: Any = None, values: Any = None) -> Choice:
 
 
 def _elements(keys, values):
-  """Elements of k, if each head of v had its own."""
+  """Elements of k once its heads are repeated to those of v."""
   lead = keys.shape[:-1] if values is None else values.shape[:-1]
   return math.prod((*lead, keys.shape[-1]))
 
@@ -175,7 +178,7 @@ METHODS = ("auto", "recurrent", "associative", "chunked", "chunk_parallel")
 
 
 class Options(NamedTuple):
-  """How a call runs its recurrence: the options that ops with a state share."""
+  """The options of a call, as `jaxmodels.ops` documents them."""
 
   reverse: bool = False
   method: Method = "auto"
@@ -197,13 +200,13 @@ def run(
 
   Args:
     op: the op, for messages.
-    family: the recurrence; without arrays in it if the two forms of `choice`
-      differ.
+    family: the recurrence. If the two forms of `choice` differ, its functions
+      must not close over arrays.
     tokens: as for `recurrence.run`.
     state: as for `recurrence.run`.
     segment_ids: as for `recurrence.run`.
-    options: those of the call.
-    choice: what "auto" takes, and the chunk size where none is given.
+    options: of the call.
+    choice: the forms of "auto", and the default chunk size.
     dtype: as for `recurrence.run`.
   """
   length = jax.tree.leaves(tokens)[0].shape[1]
@@ -245,14 +248,15 @@ def resolve(
 ) -> tuple[str, int]:
   """The method and chunk size of a call.
 
-  Chunks are no longer than the sequence, rounded up to a power of two.
+  The chunk size is at most the length rounded up to a power of two.
 
   Args:
     op: the op, for messages.
-    options: those of the call.
+    options: of the call.
     length: L.
-    auto: what "auto" takes for more than one token; one runs as "recurrent".
-    default: the chunk size where none is given.
+    auto: the form of "auto" for more than one token; for one token it is
+      "recurrent".
+    default: the default chunk size.
   """
   method: str = options.method
   size = default if options.chunk_size is None else options.chunk_size
@@ -275,16 +279,17 @@ def resolve(
 
 
 def _forms(family: Family, choice: Choice, length: Any) -> tuple[str, str]:
-  """What "auto" takes for a value and for a gradient."""
+  """The forms of "auto" without and with a gradient."""
   if family.composes:
     return choice.value, choice.gradient
-  # Without a neutral token the last chunk is shorter, by an unknown number.
+  # Without a neutral token the last chunk is shorter, and if L is symbolic its
+  # length is unknown.
   by_token = is_open(length) and family.neutral is None
   return ("recurrent",) * 2 if by_token else ("chunked",) * 2
 
 
 def _check_family(op: str, family: Family, options: Options) -> None:
-  """Checks that the family has the form that is asked for."""
+  """Checks that the family has the form of the call."""
   method = options.method
   if method == "pallas":
     _check_kernel(op, family.kernel is not None)
@@ -304,7 +309,7 @@ def _check_family(op: str, family: Family, options: Options) -> None:
 
 
 def _check_kernel(op: str, kernel: bool) -> None:
-  """A kernel is there, and something that runs it."""
+  """Checks that the op has a kernel, and that this platform can run it."""
   require(
     kernel, f'{op}: method "pallas" has no kernel for this op; use "auto"'
   )

@@ -1,7 +1,7 @@
-"""The platform a program is traced for, and the dtype it adds up in.
+"""The platform that a program is traced for, and the dtype of its sums.
 
-Ops choose their form by it. JAX names the platform that is there, but a
-program for a TPU may be traced and compiled where there is none.
+Ops choose their form by the platform. JAX knows only the platform of this
+machine, but a program for a TPU may be traced and compiled without one.
 """
 
 import contextlib
@@ -18,18 +18,18 @@ _TRACED_FOR: contextvars.ContextVar[str | None] = contextvars.ContextVar(
 
 
 def platform() -> str:
-  """Returns "cpu", "gpu" or "tpu": JAX's default, or as `trace_for` says."""
+  """Returns "cpu", "gpu" or "tpu": that of `trace_for`, or JAX's default."""
   return _TRACED_FOR.get() or jax.default_backend()
 
 
 def masked_block(size: int) -> int:
-  """Tokens that a ladder over a chunk of `size` takes in masked rounds.
+  """Tokens per block that a ladder over a chunk of `size` handles by masks.
 
-  A round on a whole block does more than its share of pairs, but in one
-  product. On a TPU that is the whole chunk: its unit multiplies 128 x 128 at
-  once, and arrays of small blocks fill few of its lanes. A CPU is quicker
-  with blocks of 8 in the first rounds and pairs of blocks in the others;
-  nothing else was tried elsewhere.
+  A masked round computes all pairs of a block in one product, also pairs that
+  it does not need. On a TPU the block is the whole chunk: its matrix unit
+  multiplies 128 x 128 at once, and arrays of small blocks fill few of its
+  lanes. A CPU is faster with blocks of 8 in the first rounds and pairs of
+  blocks in the others. Other platforms do the same as a CPU, unmeasured.
   """
   return size if platform() == "tpu" else min(size, 8)
 
@@ -38,8 +38,8 @@ def masked_block(size: int) -> int:
 def trace_for(name: str) -> Iterator[None]:
   """Traces for another platform than JAX's default.
 
-  JAX does not know of it when it looks up what it has traced before: lower a
-  function that was made for the purpose.
+  JAX's cache of traced functions does not distinguish these platforms: lower a
+  new function inside the context, not one that was traced before.
 
   Args:
     name: "cpu", "gpu" or "tpu".
@@ -52,7 +52,7 @@ def trace_for(name: str) -> Iterator[None]:
 
 
 def wide(*arrays: Any) -> Any:
-  """The dtype of the arrays together, at least float32 (or complex64)."""
-  with jax.numpy_dtype_promotion("standard"):  # Meant, also under "strict".
+  """The common dtype of the arrays, at least float32 (or complex64)."""
+  with jax.numpy_dtype_promotion("standard"):  # Intended, even under "strict".
     dtype = jnp.result_type(*arrays)
     return jnp.promote_types(dtype, jnp.float32)

@@ -3,15 +3,15 @@
 Every linear-time mixer is a linear recurrence over a state,
 `S_t = T_t S_{t-1} + U_t`, read by `y_t = read(q_t, S_t)`. A span of tokens
 acts on the state as one `Summary(transition, update)`, and summaries compose
-associatively. So a family says four things, for one head and one chunk,
+associatively. So a family consists of four functions of one head and one chunk:
 
-  summarize(chunk, masks) -> Summary   what the chunk does to the state
-  compose(earlier, later) -> Summary   the monoid
+  summarize(chunk, masks) -> Summary   how the chunk changes the state
+  compose(earlier, later) -> Summary   the summary of two spans in a row
   advance(summary, state) -> state     the state after the chunk
   read(chunk, masks, state) -> y       the chunk's outputs, given the state
-                                       that entered it
+                                       before it
 
-and `run` makes of them the forms
+From these functions `run` makes the forms
 
   recurrent    one token after another under `lax.scan`: the definition
   associative  `lax.associative_scan` over the summaries of single tokens
@@ -19,10 +19,10 @@ and `run` makes of them the forms
   chunk_parallel  all chunks at once; a scan takes the state through them
   pallas       the same, with the scan in a TPU kernel
 
-each forwards or in reverse, on packed sequences, from any state, on one
-device or with the sequence sharded over a mesh axis. "recurrent" is
-"chunked" with chunks of one token, "associative" is "chunk_parallel" with them.
-`jaxmodels.ops.engine.make_op.make_op` makes an op of a family of your own.
+Each form runs forwards or in reverse, on packed sequences, from any state, on
+one device or with the sequence sharded over a mesh axis. "recurrent" is
+"chunked", and "associative" is "chunk_parallel", with chunks of one token.
+`jaxmodels.ops.engine.make_op.make_op` makes an op from a family of your own.
 """
 
 import functools
@@ -55,9 +55,10 @@ Method = Literal[
 
 
 class Summary(NamedTuple):
-  """What a span of tokens does to a state: `transition . state + update`.
+  """How a span of tokens changes a state: `transition . state + update`.
 
-  The update is a pytree like the state: what the span leaves of an empty one.
+  The update is a pytree like the state: the state after the span if the state
+  before it is empty.
   """
 
   transition: Tree
@@ -68,10 +69,10 @@ class Kernel(NamedTuple):
   """The form of a family in which a kernel takes the state through all chunks.
 
   Attributes:
-    factor: `(chunk, masks) -> factors`, what the scan needs of a chunk.
-    scan_states: `(factors, state) -> (entering, last)`, through all chunks:
-      factors are [n, B, H, ...], state and last [B, H, ...], and entering is
-      whatever `read` needs of the scan, [n, B, H, ...].
+    factor: `(chunk, masks) -> factors`, the input of the scan for one chunk.
+    scan_states: `(factors, state) -> (entering, last)`, over all chunks.
+      factors are [n, B, H, ...], state and last are [B, H, ...], and entering
+      [n, B, H, ...] is the result of the scan that `read` uses.
     read: `(chunk, masks, entering) -> y` [C, ...].
   """
 
@@ -80,7 +81,7 @@ class Kernel(NamedTuple):
   read: Callable[[Tree, Masks, Tree], jax.Array]
 
 
-_ABSENT: Any = None  # All four are there, or none is.
+_ABSENT: Any = None  # A family has all of the four functions, or none.
 
 
 class _Functions(NamedTuple):
@@ -101,50 +102,50 @@ class _Functions(NamedTuple):
 
 
 class Family(_Functions):
-  """A recurrence in functions of one head and one chunk.
+  """A recurrence, as functions of one head and one chunk.
 
-  The four functions of a linear recurrence give every form. A family whose
-  spans do not compose, such as a nonlinear cell or a memory that learns by
-  gradient steps, has `read_and_advance` and `zero` alone, and the forms
-  "recurrent" and "chunked": `from_cell` makes one of a cell.
+  The four functions of a linear recurrence give every form. In some families
+  spans do not compose: nonlinear cells, or memories that learn by gradient
+  steps. Such a family has only `read_and_advance` and `zero`, and the forms
+  "recurrent" and "chunked". `from_cell` makes one from a cell.
 
   Attributes:
     summarize: `(chunk, masks) -> Summary`; chunk is a pytree of [C, ...].
     compose: `(earlier, later) -> Summary`, associative.
     advance: `(summary, state) -> state`.
     read: `(chunk, masks, state) -> y` [C, ...].
-    read_and_advance: optional `(chunk, masks, state) -> (y, state)`, which is
-      `read` and `advance` after `summarize` in one, for families where the
-      state allows a cheaper way through the chunk than its summary.
-    step: optional, `read_and_advance` of a chunk of one token where only its
-      value is asked: outputs that read the state after the token,
-      `y_t = read(q_t, S_t)`, spare a copy of the state before it.
-    tangent: optional, `(chunk, change, before) -> chunk` for families whose y
-      is every state: the tokens that write the tangent, see
-      `jaxmodels.ops.engine.gradients`; before [C, ...] are the states before
+    read_and_advance: optional, `(chunk, masks, state) -> (y, state)`: `read`,
+      and `advance` with `summarize`, in one function. For families that can
+      run a chunk from a known state without its summary, at a lower cost.
+    step: optional, `read_and_advance` for a chunk of one token, used without a
+      gradient. It may read the state after the token, `y_t = read(q_t, S_t)`,
+      so that no copy of the state before it is needed.
+    tangent: optional, `(chunk, change, before) -> chunk`, for families whose y
+      is every state: the tokens of the tangent, see
+      `jaxmodels.ops.engine.gradients`. before [C, ...] holds the states before
       each token.
-    neutral: the token that leaves every state as it is, a pytree of scalars
-      like a chunk or one scalar for all leaves; it fills the last chunk. None
-      if there is no such token: the last chunk is then a shorter one.
-    kernel: the form "pallas", where there is one.
-    zero: optional, `token -> state`, the state where none is given, from a
-      chunk of one token; by default zeros like the update of that token.
+    neutral: the token that leaves every state unchanged, with which the last
+      chunk is padded: a pytree of scalars like a chunk, or one scalar for all
+      leaves. None if there is no such token: the last chunk is then shorter.
+    kernel: optional, the form "pallas".
+    zero: optional, `token -> state`: the default initial state, from a chunk of
+      one token. By default, zeros like the update of that token.
   """
 
   __slots__ = ()
 
   @property
   def composes(self) -> bool:
-    """Whether its spans compose, so that it has every form."""
+    """Whether spans compose, so that the family has every form."""
     return self.compose is not None
 
   def _replace(self, /, **changes: Any) -> "Family":
     """Another family, with some functions replaced.
 
-    `read_and_advance`, `step`, `tangent` and `kernel` are other ways to what
-    `summarize`, `advance` and `read` say. If one of those three is replaced,
-    these are left out unless they are replaced too: they would compute the old
-    recurrence.
+    `read_and_advance`, `step`, `tangent` and `kernel` are cheaper ways to
+    compute the recurrence that `summarize`, `advance` and `read` define. If one
+    of these three is replaced, the cheaper ways are dropped unless they are
+    replaced too, because they would compute the old recurrence.
     """
     if {"summarize", "advance", "read"} & changes.keys():
       other_ways = ("read_and_advance", "step", "tangent", "kernel")
@@ -170,27 +171,26 @@ def run(
 
   Args:
     family: the recurrence.
-    tokens: pytree of [B, L, H, ...]; or with G heads that divide H, of which
-      each serves H / G in turn. Narrow floats are widened to float32, and
-      shared heads repeated, chunk by chunk.
-    state: the state that enters, pytree of [B, H, ...], float32 or wider.
-    segment_ids: [B, L] integers; a segment is a run of equal ids, and the
-      entering state has id 0.
-    reverse: run from the last token to the first; the state then enters at
-      the last token and belongs to its segment.
+    tokens: pytree of [B, L, H, ...]. A leaf may have h heads in place of H: h
+      divides H, and head i reads head i // (H / h) of the leaf. "recurrent" and
+      "chunked" widen narrow floats to float32, and repeat shared heads, one
+      chunk at a time; the other forms do so for all chunks at once.
+    state: the initial state, pytree of [B, H, ...], float32 or wider.
+    segment_ids: [B, L], see `jaxmodels.ops`.
+    reverse: see `jaxmodels.ops`.
     method: "recurrent", "associative", "chunked", "chunk_parallel" or, for a
       family with a kernel, "pallas".
-    chunk_size: C, the tokens of a chunk, for the last three.
-    axis_name: mesh axis over which L is sharded, inside `shard_map`.
-    dtype: dtype of y; as `read` returns it by default.
+    chunk_size: C, tokens per chunk, for the last three.
+    axis_name: see `jaxmodels.ops`.
+    dtype: dtype of y; by default that of `read`.
 
   Returns:
-    y [B, L, H, ...], and the state that leaves. Under `axis_name` that is the
-    state after the whole sequence, the same on every device.
+    y [B, L, H, ...], and the final state. Under `axis_name` that is the state
+    after the whole sequence, the same on every device.
   """
   batch, length = jax.tree.leaves(tokens)[0].shape[:2]
   heads = jax.tree.leaves(state)[0].shape[1]
-  # Where the sequence is sharded a device without tokens has its neighbours'.
+  # A device of a sharded sequence exchanges states even if it has no tokens.
   if 0 in (batch, heads) or (length == 0 and axis_name is None):
     return _empty(family, tokens, state, dtype), state
   size = 1 if method in ("recurrent", "associative") else chunk_size
@@ -216,7 +216,7 @@ def run(
 
 
 def _through(family, size, method, dtype, inputs, state):
-  """Through all chunks, with the gradient of the family's tangent if any."""
+  """Runs all chunks, with the gradient of `family.tangent` if it has one."""
 
   def through(family):
     if method in ("recurrent", "chunked"):
@@ -225,7 +225,7 @@ def _through(family, size, method, dtype, inputs, state):
 
   if family.tangent is None:
     return through(family)(dtype, inputs, state)
-  # Without `step`, which stands in a `with_gradient_of`.
+  # Without `step`, which would add a `custom_jvp`.
   linear = through(family._replace(step=None))
   return tangent_scan(family.tangent, through(family), linear, dtype)(
     inputs, state
@@ -233,7 +233,7 @@ def _through(family, size, method, dtype, inputs, state):
 
 
 def _with_short_chunk(family, size, dtype, tokens, ordered, state):
-  """Chunks of `size` tokens, and the rest of them as one shorter chunk."""
+  """Runs chunks of `size` tokens, and the rest as one shorter chunk."""
   length = jax.tree.leaves(tokens)[0].shape[1]
   at = length - length % size
   ids, before = ordered or (None, None)
@@ -256,15 +256,15 @@ def from_cell(
   cell: Callable[[Tree, Tree], tuple[Tree, Tree]],
   zero: Callable[[Tree], Tree],
 ) -> Family:
-  """A family of a cell: a recurrence that goes token by token, of any kind.
+  """Makes a family from a cell, which may be any recurrence over tokens.
 
-  For nonlinear recurrences, whose spans do not compose. In "chunked" a
-  gradient stores the states between chunks and those of one chunk.
+  For nonlinear recurrences, whose spans do not compose. With "chunked", a
+  gradient stores one state per chunk, and the states of one chunk at a time.
 
   Args:
-    cell: `(token, state) -> (y, state)` of one head, where a token is a pytree
-      like the chunk without its axis of tokens.
-    zero: `token -> state`, the state that each segment starts from.
+    cell: `(token, state) -> (y, state)` for one head. A token is a pytree like
+      a chunk, without the axis of tokens.
+    zero: `token -> state`, the state at the start of each segment.
   """
 
   def read_and_advance(chunk, masks, state):
@@ -283,11 +283,11 @@ def from_cell(
 
 
 def scan_tokens(read_and_advance: Callable) -> Callable:
-  """Goes through a chunk token by token, with a family's `read_and_advance`.
+  """Makes a `read_and_advance` that runs a chunk token by token.
 
-  On a CPU it is faster if a chunk has far more to do than its tokens. In
-  "chunked" it stores, for a gradient, the states between chunks and those of
-  one chunk.
+  On a CPU this is faster if a chunk takes far more work than its tokens one by
+  one. With "chunked", a gradient stores one state per chunk, and the states of
+  one chunk at a time.
   """
 
   def through(chunk, masks, state):
@@ -307,15 +307,15 @@ def scan_tokens(read_and_advance: Callable) -> Callable:
 
 
 def _alone(token):
-  """A token as a chunk of one."""
+  """Makes a chunk of one token."""
   return jax.tree.map(lambda x: x[None], token)
 
 
-# The two ways through the chunks.
+# The two ways to run all chunks: one after another, and all at once.
 
 
 def _chunked(family, size, dtype, inputs, state):
-  """Takes the state from chunk to chunk."""
+  """Scans over chunks, with the state as the carry."""
 
   def by(read_and_advance):
     def body(state, one):
@@ -332,19 +332,19 @@ def _chunked(family, size, dtype, inputs, state):
     body = with_gradient_of(by(family.step), body)
   count = jax.tree.leaves(inputs)[0].shape[0]
   inputs = inputs._replace(chunks=jax.vmap(layout.pack)(inputs.chunks))
-  if count == 1:  # No loop: this is also the step of decoding.
+  if count == 1:  # No loop. This is also a decoding step.
     state, y = body(state, jax.tree.map(lambda x: x[0], inputs))
     return layout.unpack(y)[None], state
   if size > 1 or family.tangent is not None:
-    # The gradient keeps the states between chunks, no more. A tangent needs
-    # no states: it keeps the tokens as they are, not what a step makes of them.
+    # The gradient stores only one state per chunk. With a tangent it needs no
+    # states, and stores the tokens themselves instead of what a step computes.
     body = jax.checkpoint(body, prevent_cse=False)
   state, y = lax.scan(body, state, inputs)
   return jax.vmap(layout.unpack)(y), state
 
 
 def _chunk_parallel(family, size, method, dtype, inputs, state):
-  """Summarises all chunks, finds the states between them, reads all chunks."""
+  """Summarises all chunks, scans the states between them, reads all chunks."""
   heads = jax.tree.leaves(state)[0].shape[1]
   chunks = widen(repeat_heads(inputs.chunks, heads, 2))
   masks = masks_from(inputs.ids, size)
@@ -361,7 +361,7 @@ def _chunk_parallel(family, size, method, dtype, inputs, state):
 
 
 def _advance_through(family, summaries, state):
-  """The states [n, ...] entering n spans, and the one leaving the last."""
+  """The states [n, ...] before each of n spans, and the one after the last."""
 
   def body(state, summary):
     return over_heads(family.advance)(summary, state), state
@@ -384,7 +384,7 @@ def _associate(family, summaries, state):
 
 
 def _fold(family, inputs, size, heads):
-  """The one summary of all chunks."""
+  """Composes all chunks in one summary."""
 
   def summarize(one):
     masks = masks_from(one.ids, size)
@@ -401,7 +401,7 @@ def _fold(family, inputs, size, heads):
 
 
 def _read_and_advance(family):
-  """`read_and_advance` as it follows from the four functions."""
+  """Makes `read_and_advance` from the four functions."""
 
   def read_and_advance(chunk, masks, state):
     summary = family.summarize(chunk, masks)
@@ -411,9 +411,9 @@ def _read_and_advance(family):
 
 
 def _empty(family, tokens, state, dtype):
-  """The outputs [B, L, H, ...] where B, L or H is 0."""
+  """The outputs [B, L, H, ...] if B, L or H is 0."""
 
-  def alone(tree, axes):  # One of each, shapes alone.
+  def alone(tree, axes):  # Shapes with B, L and H equal to 1.
     return jax.tree.map(
       lambda x: jax.ShapeDtypeStruct((1,) * axes + x.shape[axes:], x.dtype),
       tree,

@@ -3,10 +3,13 @@
 `from_cu_seqlens`, `from_resets` and `continue_ids` make the segment ids that
 every op takes; `jaxmodels.ops.segments` is this module.
 
-Masks say which tokens of a chunk may talk, and to which states. Computed once
-from the segment ids, so that packed documents, episode resets and padding are
-right for every family at once. Without ids every token is joined to every
-other and the masks are constants, which the compiler folds.
+`Masks` say which tokens of a chunk are in one segment, and which are in the
+segment of the state before or after the chunk. The engine computes them once
+from the segment ids, for all families, so that packed documents, episode resets
+and padding are right in every op. Without ids all tokens are in one segment,
+and the masks are constants, which the compiler folds.
+
+Two tokens, or a token and a state, are joined if they are in one segment.
 """
 
 from collections.abc import Callable
@@ -18,21 +21,21 @@ import numpy as np
 
 
 def from_cu_seqlens(cu_seqlens: jax.Array, length: int) -> jax.Array:
-  """Segment ids of documents that lie one behind the other in one row.
+  """Segment ids of documents that follow one another in one row.
 
-  For data in the layout of variable-length attention kernels: the boundaries
-  of the documents, as cumulative sums of their lengths.
+  The boundaries are cumulative sums of the lengths of the documents, as in
+  variable-length attention kernels.
 
-  The first document has id 0, so it starts from the state that enters (zero
-  unless an op is given an `initial_state`); each other one starts from zero.
-  Tokens behind the last boundary are padding: one more segment, which neither
-  reads nor changes a document, but whose state is the one that leaves.
+  The first document has id 0, so it continues the op's `initial_state` (zero by
+  default). Each other document starts from zero. Tokens after the last boundary
+  are padding: one more segment, which neither reads nor changes a document. The
+  op's final state is then that of the padding.
 
   Args:
     cu_seqlens: [..., N + 1] integers, `0, n_1, n_1 + n_2, ...` for N documents
       of n_i tokens. Empty documents are allowed, so the last boundary may be
       repeated to fill an array of fixed size.
-    length: L, the tokens of the row, padding included; static.
+    length: L, the number of tokens in the row, padding included; static.
 
   Returns:
     [..., L] of int32.
@@ -49,12 +52,12 @@ def from_cu_seqlens(cu_seqlens: jax.Array, length: int) -> jax.Array:
 def from_resets(resets: jax.Array) -> jax.Array:
   """Segment ids of episodes, from the tokens at which the state is reset.
 
-  For reinforcement learning and streams: a token with a reset starts from
-  zero, whatever came before. A reset at the first token drops the state that
-  enters; without one that state continues.
+  For reinforcement learning and streams: a token with a reset starts from zero.
+  A reset at the first token drops the initial state; without a reset, the first
+  token continues it.
 
   Args:
-    resets: [..., L], booleans, or integers of which each but 0 is a reset.
+    resets: [..., L], booleans, or integers, where any number but 0 is a reset.
 
   Returns:
     [..., L] of int32.
@@ -64,37 +67,37 @@ def from_resets(resets: jax.Array) -> jax.Array:
 
 
 def continue_ids(ids: jax.Array, last: jax.Array) -> jax.Array:
-  """Segment ids behind a cut, for an op that is given the state at the cut.
+  """Segment ids after a cut, for an op that continues the state at the cut.
 
-  For sequences that are run piece by piece. The state that enters an op has
-  id 0, so the segment that the cut went through must have it too:
+  For sequences that run in several calls. The initial state of an op has id 0,
+  so the segment that continues over the cut must have id 0 too:
 
       y1, state = op(x[:, :t], segment_ids=ids[:, :t])
       rest = continue_ids(ids[:, t:], ids[:, t - 1])
       y2, _ = op(x[:, t:], initial_state=state, segment_ids=rest)
 
-  which equals the uncut run, wherever the cut is. In reverse the state enters
-  at the last token and has its id, so ids stay as they are; where a reverse
-  run is cut between two segments, give no state.
+  Together the calls give the results of the uncut call, for any cut. With
+  `reverse` the initial state has the id of the last token, so the ids need no
+  change. If a cut of a reverse run lies between two segments, pass no state.
 
   Args:
-    ids: [..., L] integers behind the cut.
-    last: [...], the id of the token before the cut, numbered as `ids` are.
+    ids: [..., L] integers after the cut.
+    last: [...], the id of the token before the cut, numbered like `ids`.
 
   Returns:
-    [..., L], 0 where a segment continues.
+    [..., L], with 0 for the segment that continues over the cut.
   """
   return jnp.asarray(ids) - jnp.asarray(last)[..., None]
 
 
 class Masks(NamedTuple):
-  """Who is joined to whom in one chunk of C tokens (booleans).
+  """Which tokens and states are joined, in one chunk of C tokens (booleans).
 
   Attributes:
-    pair: [C, C], token i reads what token j <= i wrote.
-    entry: [C], the token is still joined to the state that entered.
-    exit: [C], the token is still joined to the state that leaves.
-    through: [], the state that entered is joined to the one that leaves.
+    pair: [C, C], token j <= i is joined to token i.
+    entry: [C], the token is joined to the state before the chunk.
+    exit: [C], the token is joined to the state after the chunk.
+    through: [], the states before and after the chunk are joined.
   """
 
   pair: jax.Array | np.ndarray
@@ -104,16 +107,16 @@ class Masks(NamedTuple):
 
   @property
   def constant(self) -> bool:
-    """Whether they are those of `causal_masks`, the same for all chunks."""
+    """Whether these are `causal_masks`, which are the same for all chunks."""
     return isinstance(self.pair, np.ndarray)
 
   @property
   def previous(self) -> jax.Array:
-    """[C], the token is joined to what came right before it."""
+    """[C], the token is joined to the token or state right before it."""
     return jnp.concatenate([self.entry[:1], jnp.diagonal(self.pair, offset=-1)])
 
   def cut(self, x: jax.Array) -> jax.Array:
-    """Makes x [C, ...] 0 at tokens not joined to what came right before."""
+    """Sets x [C, ...] to 0 at tokens that start a segment."""
     if self.constant:
       return x
     joined = jnp.expand_dims(self.previous, range(1, x.ndim))
@@ -121,7 +124,7 @@ class Masks(NamedTuple):
 
 
 def starts(ids: jax.Array, before: jax.Array) -> jax.Array:
-  """Where a segment starts: at each token whose id is not the one before.
+  """Where a segment starts: at each token whose id differs from the one before.
 
   Args:
     ids: [..., L] integers.
@@ -136,10 +139,10 @@ def starts(ids: jax.Array, before: jax.Array) -> jax.Array:
 
 
 def count_changes(ids: jax.Array, before: jax.Array) -> jax.Array:
-  """How often the id has changed up to each token.
+  """Counts the changes of the id up to each token.
 
   A segment is a run of equal ids, so two tokens are joined if and only if
-  their counts are equal, and a count of 0 is the segment of `before`.
+  their counts are equal. The segment of `before` has the count 0.
 
   Args:
     ids: [..., L] integers.
@@ -170,7 +173,7 @@ def causal_masks(size: int) -> Masks:
 
 
 def token_masks(masks: Masks) -> Callable[[jax.Array], Masks]:
-  """Masks of single tokens, from `masks.previous` of each."""
+  """Makes the masks of a single token, from its entry in `masks.previous`."""
   if masks.constant:
     return lambda joined: causal_masks(1)
   return lambda joined: segment_masks(jnp.zeros(1, bool), ~joined)

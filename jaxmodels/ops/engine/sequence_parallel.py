@@ -1,10 +1,10 @@
-"""Sequence parallelism: one all-gather of summaries, whatever the length.
+"""Sequence parallelism: one all-gather of summaries, for any length.
 
-Every device of a mesh axis holds a shard of the sequence. It folds its shard
-into one summary, all devices gather the summaries of all (their size does not
-depend on the sequence length), and each advances the entering state through
-the summaries before its own. This is LASP-2 (Sun et al. 2025,
-arXiv:2502.07563) for every mixer that has summaries.
+Every device of a mesh axis holds a shard of the sequence. Each device folds its
+shard into one summary, whose size does not depend on the length. All devices
+gather all summaries, and each advances the initial state through the summaries
+of the shards before its own. This is LASP-2 (Sun et al. 2025, arXiv:2502.07563)
+for every family that has summaries.
 """
 
 import jax
@@ -16,25 +16,25 @@ from jaxmodels.ops.engine import halo
 
 
 def exchange(advance, summary, state, axis_name, reverse):
-  """Finds the state that enters this device's shard.
+  """Finds the state before this device's shard.
 
-  The first device puts the entering state into what it tells the others: in
-  place of its summary's update goes the state that leaves its shard. So no
-  empty state is needed to start from, and nothing more is sent.
+  The first device sends the state after its shard in place of the update of its
+  summary. So the other devices need neither an empty state nor the initial
+  state, and nothing more is sent.
 
-  What is gathered counts as equal on every device, and so does the state
-  that leaves the sequence: `shard_map` lets it out under an empty partition.
+  The gathered summaries, and so the final state, are typed as the same on every
+  device: `shard_map` can return them under an empty partition spec.
 
   Args:
     advance: `(summary, state) -> state`.
-    summary: what this device's whole shard does to a state; its update is a
-      pytree like the state.
-    state: the state that enters the sequence; the first device's counts.
+    summary: the summary of this device's shard; its update is a pytree like the
+      state.
+    state: the state before the sequence; only the first device's is used.
     axis_name: the mesh axis over which the sequence is sharded.
-    reverse: the sequence runs from the last device to the first.
+    reverse: whether the sequence runs from the last device to the first.
 
   Returns:
-    the state that enters the shard, and the one that leaves the sequence.
+    the state before this device's shard, and the state after the sequence.
   """
   mine = halo.rank(axis_name, reverse)
   told = summary._replace(

@@ -1,10 +1,10 @@
 """Unit lower triangular systems, solved by a ladder of block inverses.
 
-The inverse of [[P, 0], [R, Q]] is [[P', 0], [-Q' R P', Q']], so inverses of
-blocks of 1, 2, 4, ... tokens follow from those of half the size: log2 C
-rounds of matmuls, as accurate as substitution. Powers of the strictly lower
-part give the same in exact arithmetic, and lose everything in float32 when
-keys are alike.
+The inverse of [[P, 0], [R, Q]] is [[P', 0], [-Q' R P', Q']], where P' and Q'
+are the inverses of P and Q. So the inverses of blocks of 1, 2, 4, ... tokens
+follow from those of half the size, in log2 C rounds of matmuls, as accurately
+as by substitution. A series in powers of the strictly lower part is equal in
+exact arithmetic, but loses all digits in float32 when keys are nearly equal.
 """
 
 import functools
@@ -16,8 +16,8 @@ from jax import lax
 
 from jaxmodels.ops.engine.platform import masked_block
 
-# On a TPU float32 from three products of bfloat16. By one, as is its default,
-# the inverse would be off by up to a hundredth where keys are alike.
+# On a TPU, each float32 product takes three products in bfloat16. With one, the
+# default, the inverse is off by up to 0.01 when keys are nearly equal.
 _matmul = functools.partial(jnp.matmul, precision=lax.Precision.HIGH)
 
 
@@ -37,7 +37,7 @@ def solve_unit_lower(lower: jax.Array, b: jax.Array) -> jax.Array:
 
 @solve_unit_lower.defjvp
 def _solve_unit_lower_jvp(primals, tangents):
-  """`dx = X (db - dlower x)`: as exact as the solution, and no ladder."""
+  """`dx = X (db - dlower x)`: as accurate as x; skips the ladder."""
   (lower, b), (d_lower, d_b) = primals, tangents
   inverse = _invert(lower)
   x = inverse @ b
@@ -62,10 +62,10 @@ def _invert(lower: jax.Array) -> jax.Array:
 
 
 def _invert_masked(lower: jax.Array) -> jax.Array:
-  """The ladder on a whole [C, C], each round masked to its blocks."""
+  """The ladder on a whole [C, C], with a mask of the blocks in each round."""
   size = lower.shape[0]
   i, j = np.arange(size)[:, None], np.arange(size)
-  # Made from the argument, so as to be batched and placed like it.
+  # Made from the argument, so that it is batched and sharded like it.
   inverse, half = jnp.where(i == j, 1, jnp.zeros_like(lower)), 1
   while half < size:
     left = (i // half == j // half + 1) & (i // half % 2 == 1)
@@ -82,7 +82,7 @@ def _diagonal_blocks(x: jax.Array, block: int) -> jax.Array:
 
 
 def _pair(diagonal: jax.Array, left: jax.Array) -> jax.Array:
-  """Blocks [2m, b, b] and those to their lower left [m, b, b], paired."""
+  """Joins blocks [2m, b, b] in pairs, with `left` [m, b, b] at lower left."""
   top = jnp.concatenate([diagonal[0::2], jnp.zeros_like(left)], axis=-1)
   bottom = jnp.concatenate([left, diagonal[1::2]], axis=-1)
   return jnp.concatenate([top, bottom], axis=-2)

@@ -1,30 +1,31 @@
 """Pallas kernels for TPU: the scan of a matrix state through all chunks.
 
-The mathematics inside the chunks is parallel and stays with XLA. A kernel
-only takes the state from chunk to chunk: it stays in the chip's vector memory
-for the whole sequence, and each chunk's factors are read, and the state that
-enters it is written, exactly once. The gradient is the same scan in reverse
-with the state's cotangent.
+XLA computes the parallel work inside the chunks. A kernel only takes the state
+from chunk to chunk. The state stays in the chip's vector memory for the whole
+sequence. The kernel reads each chunk's factors once, and writes the state
+before each chunk once. The gradient is the same scan in reverse, with the
+cotangent of the state.
 
-Inside the kernels states are [V, K], values first: decays of key channels
-then lie along the lanes, and no matmul on the way from state to state needs a
-transposed operand. Matmuls are float32 with float32 accumulation and
-`Precision.HIGHEST`, which a TPU's matrix unit computes in six passes of
-bfloat16: errors of the state would add up over the chunks.
+Inside the kernels states are [V, K], values first. Decays of key channels then
+run along the lanes, and no matmul between two states needs a transposed
+operand. Matmuls are float32 with float32 accumulation and `Precision.HIGHEST`,
+because errors of the state would add up over the chunks; a TPU's matrix unit
+takes six passes of bfloat16 for each.
 
-For the delta rule the scan takes a chunk's writes as they depend on the state
-(the WY form), not its transition [K, K]: that is never made, the writes come
-out of the scan, and their triangular system is solved once instead of twice.
+For the delta rule, the kernel takes the writes of a chunk as a function of the
+state (the WY form), not the transition [K, K]. So no transition is built, the
+scan returns the writes, and their triangular system is solved once instead of
+twice.
 
-- On CPU the kernels are interpreted: slow, and for checking only. Inside
-  `shard_map` the interpreter needs `check_vma=False`; a TPU does not.
-- No chip has run them yet. That they compile for TPU v5e and v6e, one chip
-  or the sequence sharded over four, is tested.
-- `jit` cannot part them over several chips: there, call the op inside
-  `shard_map`.
-- They have gradients in reverse mode, of first order.
-- float64 is for the interpreter; a TPU takes float32 states. Tokens in
-  bfloat16 are widened before the scan.
+- On CPU the kernels are interpreted, which is slow and only for checking.
+  Inside `shard_map` the interpreter needs `check_vma=False`; a TPU does not.
+- No chip has run the kernels yet. Tests compile them for TPU v5e and v6e, on
+  one chip and with the sequence sharded over four.
+- `jit` cannot split the kernels over several chips: call the op inside
+  `shard_map` there.
+- The kernels have first-order gradients, in reverse mode.
+- float64 works only in the interpreter. A TPU takes float32 states, and tokens
+  in bfloat16 are widened before the scan.
 """
 
 from jaxmodels.ops.kernels.scans import (

@@ -1,4 +1,4 @@
-"""How a kernel is laid over its arrays: heads, values, and chunks in order."""
+"""The grid of a kernel: heads, blocks of values, and chunks in order."""
 
 import functools
 import math
@@ -10,14 +10,14 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-# The walking state [H, V, K]; chunks of something with a row a value
-# [n, H, V, ...]; chunks of something without [n, H, ...].
+# Kinds of arrays: the state [H, V, K] that the kernel updates; chunks with one
+# row per value [n, H, V, ...]; chunks without such rows [n, H, ...].
 STATE, VALUES, KEYS = "state", "values", "keys"
-TILE, LANES = 8, 128  # A tile of memory: what is smaller fills one too.
+TILE, LANES = 8, 128  # A tile of memory; a smaller block occupies a whole tile.
 
-# What the blocks of a step may take, each held twice so that the next is
-# fetched while one is worked on. A chip has 16 MiB for a kernel and more; the
-# rest is for what the compiler holds between.
+# Bytes for the blocks of one step. Each block is stored twice, so that the next
+# one is fetched during the computation. A chip has at least 16 MiB for a
+# kernel; the compiler needs the rest for temporary values.
 ROOM = 8 << 20
 
 Array = jax.Array | jax.ShapeDtypeStruct
@@ -29,19 +29,19 @@ def scan_chunks(
   results: Sequence[tuple[str, Array]],
   backward: bool = False,
 ) -> tuple[jax.Array, ...]:
-  """Runs a kernel over all heads, blocks of values, and, in order, chunks.
+  """Runs a kernel over all heads and blocks of values, with chunks in order.
 
   Results of the kind `KEYS` are summed over blocks of values.
 
   Args:
-    body: the kernel of one chunk of G heads, of a ref for each operand and
+    body: the kernel of one chunk of G heads, with one ref per operand and
       result. A ref of a state stays the same from chunk to chunk.
-    operands: (kind, array) each, one of them a state.
-    results: (kind, an array that it is like) each.
-    backward: from the last chunk to the first.
+    operands: pairs (kind, array), one of which is a state.
+    results: pairs (kind, array of the same shape).
+    backward: whether to run from the last chunk to the first.
 
   Raises:
-    ValueError: a block would not fit into a chip's vector memory.
+    ValueError: a block does not fit in a chip's vector memory.
   """
   state = next(x for kind, x in operands if kind == STATE)
   count = next(x for kind, x in operands if kind != STATE).shape[0]
@@ -63,7 +63,7 @@ def scan_chunks(
       name=body.__name__.strip("_"),
     )
 
-  # By the platform that it is compiled for, which need not be this one.
+  # The target platform of the compilation, which may differ from this one.
   outputs = lax.platform_dependent(
     *(x for _, x in operands), tpu=call(False), cpu=call(True)
   )
@@ -76,14 +76,15 @@ def scan_chunks(
 def blocks(
   arrays: Sequence[tuple[str, Array]], heads: int, values: int
 ) -> tuple[int, int]:
-  """How many heads and values a step takes: the most that there is room for.
+  """The largest numbers of heads and values per step that fit in `ROOM`.
 
-  Many heads keep the steps few and long, and their matmuls independent.
+  With more heads per step there are fewer steps, and their matmuls are
+  independent.
 
   Args:
-    arrays: (kind, array) each.
-    heads: H, of which a divisor is taken.
-    values: V; all of them, or a divisor of whole tiles.
+    arrays: pairs (kind, array).
+    heads: H; the result is a divisor of it.
+    values: V; the result is V, or a divisor of it in whole tiles.
   """
   candidates = [(d, values) for d in _divisors(heads)]
   candidates += [(1, d) for d in _divisors(values) if d % TILE == 0]
@@ -100,18 +101,18 @@ def blocks(
 
 
 def _tiled(block: tuple[int, ...]) -> int:
-  """The numbers that there is room for in the tiles of a block."""
+  """Elements in the tiles that a block occupies."""
   *leading, rows, lanes = block
   return math.prod(leading) * _up(rows, TILE) * _up(lanes, LANES)
 
 
 def _up(n, step):
-  """The next multiple of a step."""
+  """Rounds n up to a multiple of step."""
   return -(-n // step) * step
 
 
 def _result(kind, x, parts, state):
-  """What a kernel returns for a result: a part of a sum for each block."""
+  """The array that a kernel returns; for `KEYS`, one partial sum per block."""
   return jax.ShapeDtypeStruct(
     (parts, *x.shape) if kind == KEYS else x.shape,
     state.dtype,
@@ -120,7 +121,7 @@ def _result(kind, x, parts, state):
 
 
 def _divisors(n):
-  """Of n, the largest first."""
+  """The divisors of n, the largest first."""
   return [d for d in range(n, 0, -1) if n % d == 0]
 
 
@@ -132,7 +133,7 @@ def _block(kind, x, heads, rows):
 
 
 def _spec(heads, rows, count, backward, kind, x, parts=False):
-  """The block of an array in one step, and where it lies."""
+  """The shape and index of an array's block in each step."""
   block = _block(kind, x, heads, rows)
 
   def chunk(i):

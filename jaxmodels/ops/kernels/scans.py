@@ -1,4 +1,4 @@
-"""The scans: what the engine calls, the kernels, and their gradients."""
+"""The scans that the engine calls, their kernels, and their gradients."""
 
 from typing import NamedTuple
 
@@ -11,15 +11,15 @@ from jaxmodels.ops.kernels.grid import KEYS, STATE, TILE, VALUES, scan_chunks
 
 
 class DeltaFactors(NamedTuple):
-  """How a chunk moves a state: `S' = diag(through) S + k^T u`.
+  """The update of a state by a chunk: `S' = diag(through) S + k^T u`.
 
-  Where `u = from_v - from_k S` are the chunk's writes.
+  The writes of the chunk are `u = from_v - from_k S`.
 
   Attributes:
     through: [K] or [1], the decay over the chunk.
-    from_v: [C, V], the writes into an empty state.
-    from_k: [C, K], less what a state recalls.
-    k: [C, K], the keys, with their decay to the end of the chunk.
+    from_v: [C, V], the writes if S is zero.
+    from_k: [C, K], the factor on S in the writes.
+    k: [C, K], the keys, decayed to the end of the chunk.
   """
 
   through: jax.Array
@@ -31,16 +31,16 @@ class DeltaFactors(NamedTuple):
 def scan_decayed(
   summaries: tuple[jax.Array, jax.Array], state: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-  """Walks `S' = diag(through) S + update` through n chunks.
+  """Scans `S' = diag(through) S + update` over n chunks.
 
   Args:
     summaries: through, the decays over the chunks [n, B, H, K] or
       [n, B, H, 1], and update [n, B, H, K, V].
-    state: [B, H, K, V], enters the first chunk.
+    state: [B, H, K, V], before the first chunk.
 
   Returns:
-    the states [n, B, H, K, V] that enter the chunks, and the last one's
-    [B, H, K, V] that leaves.
+    the states [n, B, H, K, V] before each chunk, and the state [B, H, K, V]
+    after the last one.
   """
   through, update = summaries
   entering, last = _scan_decayed(
@@ -56,15 +56,16 @@ def scan_decayed(
 def scan_delta(
   factors: DeltaFactors, state: jax.Array
 ) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
-  """Walks the state of the delta rule through n chunks.
+  """Scans the delta rule over n chunks.
 
   Args:
     factors: of all chunks, [n, B, H, ...].
-    state: [B, H, K, V], enters the first chunk.
+    state: [B, H, K, V], before the first chunk.
 
   Returns:
-    the states [n, B, H, K, V] that enter the chunks with the writes u
-    [n, B, H, C, V] of the chunks, and the state [B, H, K, V] that leaves.
+    the states [n, B, H, K, V] before each chunk together with the writes u
+    [n, B, H, C, V] of the chunks, and the state [B, H, K, V] after the last
+    one.
   """
   through, from_v, from_k, k = factors
   entering, u, last = _scan_delta(
@@ -81,8 +82,8 @@ def scan_delta(
 
 
 # The kernels. Refs hold one chunk of G heads: states, updates [G, V, K],
-# through [G, 1, K], from_v, u [G, V, C], from_k, k [G, C, K]. The walking
-# state is an output whose block stays the same from chunk to chunk.
+# through [G, 1, K], from_v, u [G, V, C], from_k, k [G, C, K]. The state that a
+# kernel updates is an output whose block is the same for all chunks.
 
 
 def _decayed_forward(through, update, first, entering, state):
@@ -124,7 +125,7 @@ def _delta_backward(
 
 
 def _start(state, first):
-  """Puts the first state into the walking one before the first chunk."""
+  """Copies the initial state to the output before the first chunk."""
 
   @pl.when(pl.program_id(2) == 0)
   def _():
@@ -132,7 +133,7 @@ def _start(state, first):
 
 
 def _matmul(x, y, x_axis, y_axis):
-  """Contracts two axes, head by head."""
+  """Contracts two axes, for each head."""
   return lax.dot_general(
     x,
     y,
@@ -142,7 +143,7 @@ def _matmul(x, y, x_axis, y_axis):
   )
 
 
-# Their gradients.
+# The gradients of the kernels.
 
 
 @jax.custom_vjp
@@ -227,7 +228,7 @@ def _scan_delta_backward(saved, cotangents):
 _scan_delta.defvjp(_scan_delta_forward, _scan_delta_backward)
 
 
-# From the engine's arrays to the kernels' and back.
+# Conversion between the arrays of the engine and those of the kernels.
 
 
 def _row(through, state):
@@ -244,22 +245,22 @@ def _fold(x, axis):
 
 
 def _by_value(x):
-  """[..., V] as [V, ...], with V filled up to whole tiles."""
+  """Moves values first, [..., V] to [V, ...], and pads V to whole tiles."""
   x = x.mT
   pad = [(0, 0)] * (x.ndim - 2) + [(0, -x.shape[-2] % TILE), (0, 0)]
   return jnp.pad(x, pad)
 
 
 def _by_key(x, state, axis):
-  """[V, ...] as [..., V] again, with B and H parted as a state has them."""
+  """Moves values last again, and splits B and H as in the state."""
   x = x.reshape(*x.shape[:axis], *state.shape[:2], *x.shape[axis + 1 :])
   return x.mT[..., : state.shape[-1]]
 
 
 def _alike(*arrays):
-  """Arrays of the last one's dtype, varying over the same mesh axes.
+  """Gives arrays the dtype of the last one and the same varying mesh axes.
 
-  Inside `shard_map` some may be equal on every device and others not.
+  Inside `shard_map`, some may be replicated and others vary by device.
   """
   varying = [jax.typeof(x).manual_axis_type.varying for x in arrays]
   axes = frozenset().union(*varying)

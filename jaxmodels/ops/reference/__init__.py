@@ -1,4 +1,4 @@
-"""Definitions of all ops, step by step: what every test compares with."""
+"""Step-by-step definitions of all ops, with which every test compares."""
 
 from jaxmodels.ops.reference.kalman import kalman_filter, kalman_smoother
 from jaxmodels.ops.reference.local import attention, causal_convolution

@@ -1,7 +1,7 @@
 """Definitions of the Kalman filter and smoother, token by token.
 
-As in the textbooks (Kalman 1960; Rauch, Tung & Striebel 1965), with inverses
-written as such. Arguments are those of the ops.
+The textbook equations (Kalman 1960; Rauch, Tung & Striebel 1965), with explicit
+inverses. The arguments are those of the ops.
 """
 
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from jaxmodels.ops.kalman.gaussian import Gaussian
 
 
 def kalman_filter(y, F, Q, H, R, mean, covariance, *, observed=None):
-  """`K = P H^T S^-1; m + K (y - H m); P - K S K^T`, after each prediction."""
+  """After each prediction, `K = P H^T S^-1; m + K (y - H m); P - K S K^T`."""
   filtered, log_likelihood = [], jnp.zeros_like(mean[0])
   m, P = mean, covariance
   for t in range(y.shape[0]):

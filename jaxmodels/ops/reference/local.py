@@ -1,7 +1,7 @@
-"""Step-by-step definitions of the local ops, for tests to compare with.
+"""Step-by-step definitions of convolution and attention, for tests.
 
-Loops over tokens and nothing else: no shared work, any precision.
-Use float64 inputs under `jax.enable_x64`.
+They are plain loops over tokens. The dtype is that of the arguments: use
+float64 inputs under `jax.enable_x64`.
 """
 
 import jax
@@ -60,13 +60,14 @@ def attention(
     q: [L, Hq, K].
     k: [L, Hkv, K].
     v: [L, Hkv, V].
-    window: How many tokens a query sees, itself among them; None for all.
+    window: The number of tokens that a query sees, its own included; None for
+      all.
     initial_keys: [M, Hkv, K], all of them live, or None.
     initial_values: [M, Hkv, V], or None.
     segment_ids: [L] concrete integers or None.
 
   Returns:
-    y: [L, Hq, V], and the keys and values still joined to the last token,
+    y: [L, Hq, V], and the keys and values in the segment of the last token,
     oldest first (at most window - 1 of them).
   """
   past = 0 if initial_keys is None else initial_keys.shape[0]

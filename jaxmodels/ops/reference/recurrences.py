@@ -1,8 +1,8 @@
-"""Definitions: every recurrence step by step, as its equation says.
+"""Definitions: every recurrence step by step, exactly as in its equation.
 
-What all tests compare with. No chunks, no logs, no tricks; the dtype is that
-of the arguments, so that float64 arguments give float64 results. Arguments
-are those of the ops. Nobody should train with these.
+All tests compare with these. There are no chunks and no sums of logarithms. The
+dtype is that of the arguments, so float64 arguments give float64 results. The
+arguments are those of the ops. These functions are too slow for training.
 """
 
 from collections.abc import Callable
@@ -27,17 +27,16 @@ def step_through(
 
   Args:
     step: one step on a whole batch, state [B, ...], token [B, ...].
-    state: the state that enters; it has segment id 0.
+    state: the initial state; it has segment id 0.
     tokens: pytree of [B, L, ...].
-    segment_ids: [B, L] or None; the state starts afresh where the id
-      changes.
-    reverse: from the last token to the first; the entering state then has
-      the last token's id.
-    empty: what a state that starts afresh holds, a scalar for all leaves or
-      a pytree of scalars like the state.
+    segment_ids: [B, L] or None; the state is reset where the id changes.
+    reverse: whether to run from the last token to the first; the initial state
+      then has the last token's id.
+    empty: the value of a reset state, a scalar for all leaves or a pytree of
+      scalars like the state.
 
   Returns:
-    y [B, L, ...] and the state that leaves.
+    y [B, L, ...] and the final state.
   """
   if segment_ids is None:
     length = jax.tree.leaves(tokens)[0].shape[1]
@@ -93,7 +92,7 @@ def delta_rule(
 ):  # fmt: skip
   """`S_t = (I - k (b k)^T) decay_t S_{t-1} + k (w v)^T; y_t = S_t^T q_t`.
 
-  b is beta, and w the write gate, which is beta where there is none.
+  b is beta, and w is the write gate, or beta if there is none.
   """
 
   def step(S, token):
@@ -168,7 +167,7 @@ def dense_recurrence(
   reverse=False,
 ):  # fmt: skip
   """`h_t = A_t h_{t-1} + b_t`; y is every state."""
-  del block_diagonal  # The shapes tell.
+  del block_diagonal  # The shapes of A and b suffice.
 
   def step(h, token):
     A, b = token
@@ -253,7 +252,7 @@ def long_convolution(x, kernel, *, reverse=False):
 def bidirectional(
   q, k, v, log_decay=None, *, normalize=False, floor=1e-6, segment_ids=None
 ):
-  """`sum_j M_ij (q_i . k_j) v_j`, M_ij the product of decays between."""
+  """`sum_j M_ij (q_i . k_j) v_j`; M_ij multiplies the decays between."""
   decay = jnp.exp(_per_key(log_decay, k)[..., 0])
   i, j, t = jnp.ogrid[: k.shape[1], : k.shape[1], : k.shape[1]]
   between = ((j <= t) & (t < i)) | ((i < t) & (t <= j))
@@ -273,7 +272,7 @@ def bidirectional(
 
 
 def _per_key(log_decay, k):
-  """Log decays [B, L, H, K] from none, one per head, or one per key channel."""
+  """Log decays [B, L, H, K] from none, one per head, or one per channel."""
   if log_decay is None:
     return jnp.zeros_like(k)
   if log_decay.ndim < k.ndim:

@@ -1,4 +1,4 @@
-"""What ops are given: float64 of NumPy, lists, empty axes, and other things."""
+"""Arguments of ops: NumPy float64, lists, axes of length 0, other objects."""
 
 import functools
 
@@ -118,7 +118,7 @@ def op_named(name):
 
 
 def shapes_of(name, given, **options):
-  """Shapes and dtypes of all results: nothing is compiled."""
+  """Shapes and dtypes of all results, without compilation."""
   fixed = {n: x for n, x in given.items() if isinstance(x, int)}
   call = functools.partial(op_named(name), **{**given, **fixed}, **options)
   return jax.tree.map(lambda x: (x.shape, x.dtype), jax.eval_shape(call))
@@ -129,8 +129,8 @@ def as_lists(x):
 
 
 @each_op
-def test_numpys_float64_and_lists_are_as_float32(name):
-  """Warnings are errors here, and dtypes are not promoted."""
+def test_numpy_float64_and_lists_act_like_float32(name):
+  """Tests turn warnings into errors and do not promote dtypes."""
   given = draw()[name]
   ids = {} if name in WITHOUT_STATE else {"segment_ids": np.zeros((2, 5), int)}
   narrow = jax.tree.map(
@@ -143,8 +143,8 @@ def test_numpys_float64_and_lists_are_as_float32(name):
   assert shapes_of(name, lists, **jax.tree.map(as_lists, ids)) == wanted
 
 
-def test_converted_numbers():
-  """To the nearest in the dtype that JAX has for NumPy's; once, in silence."""
+def test_numbers_are_converted_to_the_nearest_without_a_warning():
+  """In the dtype that JAX uses for that of NumPy."""
   wide = np.array([1 / 3, -1e300, 1e-300])
   got = arguments.array("op", "x", wide)
   assert got.dtype == jnp.float32
@@ -163,7 +163,7 @@ def test_converted_numbers():
     arguments.array("op", "x", np.array([0, 2**32]))
 
 
-def test_float64_gives_the_numbers_of_float32():
+def test_numpy_float64_gives_the_results_of_float32():
   given = draw(B=1, H=1)["linear_attention"]
   op = functools.partial(ops.linear_attention, method="chunked")
   wanted = op(**jax.tree.map(np.float32, given))
@@ -172,7 +172,7 @@ def test_float64_gives_the_numbers_of_float32():
 
 
 def refusal(name, given):
-  """The one line that an op answers."""
+  """The error of one line that an op raises."""
   op = name.partition(",")[0]
   with pytest.raises(ValueError, match=f"^{op}: ") as caught:
     shapes_of(name, given)
@@ -181,8 +181,8 @@ def refusal(name, given):
 
 
 @pytest.mark.parametrize("name", [n for n in NAMES if n not in WITHOUT_STATE])
-def test_a_wrong_state_is_named(name):
-  """The whole output of an op is the usual slip."""
+def test_the_error_names_a_wrong_state(name):
+  """The usual mistake is to pass the whole result of an op as the state."""
   given = draw()[name]
   y = np.ones((2, 5, 3, 6))
   state = given.pop("initial_state", np.ones((2, 3, 4, 6)))
@@ -205,7 +205,7 @@ def test_a_wrong_state_is_named(name):
 
 
 @each_op
-def test_what_is_no_array_is_named(name):
+def test_the_error_names_an_argument_that_is_no_array(name):
   given = draw()[name]
   for argument in given:
     if argument in ("window", "initial_state"):
@@ -228,10 +228,10 @@ EMPTY = [
 
 
 def check_empty(name, sizes, method):
-  """Shapes of values and gradients; the numbers are all zero if any."""
+  """Checks shapes, finite gradients, and that y is 0 if K is."""
   given, full = draw(**sizes)[name], draw()[name]
   if jax.tree.map(np.shape, given) == jax.tree.map(np.shape, full):
-    return  # Has no such axis.
+    return  # The op has no such axis.
   given.pop("initial_state", None)
   options = {"window": given.pop("window")} if "window" in given else {}
   if method is not None:
@@ -267,22 +267,22 @@ def check_empty(name, sizes, method):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [n for n in NAMES if n not in KALMAN])
-def test_axes_of_no_numbers(name):
+def test_axes_of_length_zero_give_values_and_gradients(name):
   for sizes in EMPTY:
     for method in METHODS.get(name, FORMS):
       check_empty(name, sizes, method)
 
 
 @pytest.mark.parametrize("method", FORMS)
-def test_an_empty_batch(method):
+def test_an_empty_batch_runs_in_every_form(method):
   check_empty("linear_attention", {"B": 0}, method)
 
 
 @pytest.mark.parametrize(
   "name", [n for n in NAMES if n not in KALMAN and n != "linear_attention"]
 )
-def test_traced_with_axes_of_no_numbers(name):
-  """Shapes alone, in the form of "auto"."""
+def test_axes_of_length_zero_can_be_traced(name):
+  """Only shapes, in the form of "auto"."""
   for sizes in EMPTY:
     given = draw(**sizes)[name]
     shapes_of(name, given)

@@ -1,4 +1,4 @@
-"""Families whose spans do not compose: a nonlinear cell, a memory that learns.
+"""Families whose spans do not compose: a nonlinear cell, a learning memory.
 
 They have the forms "recurrent" and "chunked", and say why they have no others.
 """
@@ -54,7 +54,7 @@ def definition(x, gate, W, initial_state, *, segment_ids, reverse):
     h = gate[..., None] * new + (1 - gate[..., None]) * h
     return h, h
 
-  # Each segment starts from the cell's own state.
+  # Each segment starts from the initial state of the cell.
   tokens = x, gate
   return reference.step_through(
     step,
@@ -87,7 +87,7 @@ def drawn(length, **left_out):
 
 @pytest.mark.parametrize("reverse", [False, True])
 def test_a_nonlinear_cell_equals_its_definition(reverse):
-  """Lengths that chunks of 4 divide, and that they do not."""
+  """With lengths that are multiples of the chunk size 4, and others."""
   check_op(
     rnn,
     definition,
@@ -100,7 +100,7 @@ def test_a_nonlinear_cell_equals_its_definition(reverse):
   )
 
 
-def test_batch_axes_and_the_dtype_of_y():
+def test_a_cell_takes_batch_axes_and_sets_the_dtype_of_y():
   given = drawn(6, initial_state=None)
   y, state = rnn(**given)
   assert y.shape == (BATCH, 6, HEADS, WIDTH)
@@ -121,14 +121,14 @@ def test_batch_axes_and_the_dtype_of_y():
   assert (y.dtype, state.dtype) == (jnp.bfloat16, jnp.float32)
 
 
-def test_without_a_state_it_starts_from_that_of_the_cell():
+def test_the_default_initial_state_is_that_of_the_cell():
   given = drawn(9, initial_state=None)
   started = given | {"initial_state": jnp.full((BATCH, HEADS, WIDTH), 0.5)}
   for left, right in zip(rnn(**given), rnn(**started), strict=True):
     np.testing.assert_array_equal(left, right)
 
 
-def test_it_is_cut_anywhere_and_decodes():
+def test_a_cell_continues_after_any_cut_and_decodes():
   given = drawn(9)
   y, final = rnn(**given, chunk_size=4)
   state, W, steps = given.pop("initial_state"), given.pop("W"), []
@@ -141,19 +141,19 @@ def test_it_is_cut_anywhere_and_decodes():
 
 
 @pytest.mark.parametrize("method", ["associative", "chunk_parallel", "pallas"])
-def test_other_forms_say_why_not(method):
+def test_other_forms_raise_an_error_with_the_reason(method):
   words = "method" if method != "pallas" else "has no kernel"
   with pytest.raises(ValueError, match=f"rnn: .*{words}"):
     rnn(**drawn(5), method=method)
 
 
-def test_a_sharded_sequence_says_why_not():
+def test_a_sharded_sequence_raises_an_error_with_the_reason():
   words = "axis_name must be None, got 'sequence': its family has no summaries"
   with pytest.raises(ValueError, match=words):
     rnn(**drawn(5), axis_name="sequence")
 
 
-def test_it_exports_with_a_symbolic_length():
+def test_a_cell_exports_with_a_symbolic_length():
   (length,) = export.symbolic_shape("length")
   given = drawn(7)
   shapes = {
@@ -176,8 +176,8 @@ def test_it_exports_with_a_symbolic_length():
 def learn(rate):
   """A memory that learns by one gradient step per chunk.
 
-  `W <- W - rate sum_j (W k_j - v_j) k_j^T`, and a token reads the W of its
-  chunk's start. So the length of a chunk is a part of what it computes.
+  `W <- W - rate sum_j (W k_j - v_j) k_j^T`, and a token reads the W from the
+  start of its chunk. So the chunk size changes the result.
   """
 
   def read_and_advance(chunk, masks, W):
@@ -197,7 +197,7 @@ def learn(rate):
   return make_op("learn", family, Keys)
 
 
-def test_a_memory_that_learns_per_chunk_ends_in_a_shorter_chunk():
+def test_the_last_chunk_of_a_learning_memory_may_be_shorter():
   q, k, v = np.random.default_rng(1).standard_normal((3, 1, 10, 1, 4))
   y, last = learn(0.1)(q, k, v, method="chunked", chunk_size=4)
   W, read = np.zeros((4, 4)), []

@@ -1,4 +1,4 @@
-"""Ops whose outputs are their states: tangents of any kind, little kept."""
+"""Ops whose outputs are their states: gradients of any order, low memory."""
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ IDS = np.array([[0, 0, 0, 1, 1, 1, 1, 2, 4, 4], [0, 1, 1, 1, 1, 1, 1, 1, 1, 1]])
 
 
 def change_of_gradient(op):
-  """The gradient's change in a direction: forward over reverse mode."""
+  """The derivative of the gradient in a direction: forward over reverse."""
 
   def loss(inputs):
     y, last = op(**inputs)
@@ -39,7 +39,9 @@ def change_of_gradient(op):
   ],
 )
 @pytest.mark.parametrize("name", CASES)
-def test_second_order(name, method, reverse):
+def test_second_derivatives_equal_those_of_the_definition(
+  name, method, reverse
+):
   rng = np.random.default_rng(0)
   inputs, along = (CASES[name](rng, IDS.shape[1]) for _ in range(2))
   inputs, along = jax.tree.map(jnp.float32, (inputs, along))
@@ -60,8 +62,8 @@ def test_second_order(name, method, reverse):
     assert relative_error(one, other) < tolerance(np.float32)
 
 
-def test_the_gradient_of_a_family_that_has_a_step_too():
-  """The run of the tangent is transposed; a step of its own is left out."""
+def test_a_family_with_a_tangent_and_a_step_has_the_right_gradient():
+  """The scan of the tangent is transposed, so it must not use `step`."""
 
   def step(token, masks, state):
     state = dense.advance(dense.summarize(token, masks), state)
@@ -89,8 +91,8 @@ def test_the_gradient_of_a_family_that_has_a_step_too():
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_narrow_tokens_keep_wide_states(name):
-  """The tangent reads states as they are, not as y rounds them."""
+def test_gradients_of_narrow_tokens_use_wide_states(name):
+  """The tangent reads the states before they are rounded to the dtype of y."""
   rng = np.random.default_rng(0)
   inputs = jax.tree.map(jnp.bfloat16, CASES[name](rng, 16))
   state = inputs.pop("initial_state").astype(jnp.float32)
@@ -107,8 +109,8 @@ def test_narrow_tokens_keep_wide_states(name):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_gradient_keeps_inputs_and_outputs(name):
-  """With one row of the batch nothing of their size is made beside them."""
+def test_a_gradient_stores_only_inputs_and_outputs(name):
+  """For a batch of one, no other array of their size is stored."""
   drawn = jax.tree.map(jnp.float32, CASES[name](np.random.default_rng(0), 512))
   inputs = {key: x[:1] for key, x in drawn.items()}
   y, _ = getattr(ops, name)(**inputs)
@@ -118,5 +120,5 @@ def test_a_gradient_keeps_inputs_and_outputs(name):
     return jax.vjp(op, inputs)[1](cotangent)
 
   memory = jax.jit(pulled).lower(inputs, y).compile().memory_analysis()
-  # y, the change of b and a little more; all states kept would be one more.
+  # y, the tangent of b and a little more. Stored states would be one more.
   assert memory.temp_size_in_bytes < 2.5 * y.nbytes

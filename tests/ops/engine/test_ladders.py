@@ -1,4 +1,4 @@
-"""The ladders of a CPU and those of a TPU, in float64 against definitions."""
+"""The ladders for CPU and TPU equal their definitions in float64."""
 
 import jax
 import jax.numpy as jnp
@@ -15,12 +15,12 @@ PLATFORMS = ("cpu", "tpu")
 
 @pytest.fixture(autouse=True)
 def float64():
-  """Rounding aside, both are the definition."""
+  """Both equal the definition up to rounding."""
   with jax.enable_x64(True):
     yield
 
 
-def test_a_tpu_takes_the_whole_chunk():
+def test_the_block_of_a_tpu_is_the_whole_chunk():
   found = {}
   for name in PLATFORMS:
     with trace_for(name):
@@ -30,9 +30,9 @@ def test_a_tpu_takes_the_whole_chunk():
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("platform", PLATFORMS)
-def test_the_system_is_solved(platform, size):
+def test_the_triangular_system_is_solved(platform, size):
   rng = np.random.default_rng(size)
-  k = rng.standard_normal((size, 16)) + 2  # Alike, so that the system is hard.
+  k = rng.standard_normal((size, 16)) + 2  # Similar keys: a hard system.
   k /= np.linalg.norm(k, axis=1, keepdims=True)
   lower, b = np.tril(2 * k @ k.T, -1), rng.standard_normal((size, 3))
   change = np.tril(rng.standard_normal((size, size)), -1)
@@ -51,7 +51,7 @@ def test_the_system_is_solved(platform, size):
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("platform", PLATFORMS)
-def test_scores_with_a_decay_a_key_channel(platform, size):
+def test_scores_with_a_decay_per_key_channel(platform, size):
   rng = np.random.default_rng(size)
   q, k = rng.standard_normal((2, size, 3))
   log_decay = -rng.exponential(size=(size, 3))
@@ -71,8 +71,8 @@ def test_scores_with_a_decay_a_key_channel(platform, size):
 @pytest.mark.parametrize("ids", ["one segment", "a new one"])
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("platform", PLATFORMS)
-def test_what_is_read_before_a_token(platform, size, ids):
-  """Decays of the tokens between alone, and nothing of another segment."""
+def test_strict_scores_and_entry_leave_out_the_own_token(platform, size, ids):
+  """They use the decays of the tokens between, inside one segment."""
   rng = np.random.default_rng(size)
   q, k = rng.standard_normal((2, size, 3))
   log_decay = -rng.exponential(size=(size, 3))

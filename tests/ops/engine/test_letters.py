@@ -1,4 +1,4 @@
-"""Shapes in letters: what they bind, and what they say of a wrong shape."""
+"""Shapes in letters: the sizes that they bind, and errors for wrong shapes."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from jaxmodels.ops.engine import checks
 
 
 def arguments(**shapes):
-  """`checks.arguments` of arrays that have these shapes."""
+  """Calls `checks.arguments` with arrays of these shapes."""
   return checks.arguments(
     "op",
     **{
@@ -30,7 +30,7 @@ def test_letters_bind_sizes_and_batch_axes():
   assert sizes == {"L": 5, "H": 4, "K": 8, "N": 7}
 
 
-def test_no_batch_axis_and_axes_behind():
+def test_letters_allow_no_batch_axis_and_further_axes():
   sizes = arguments(
     b=((5, 3, 2), "L ..."), a=((5, 3, 2), "L ..."), w=((5, 9, 9), "L *")
   )
@@ -76,13 +76,13 @@ def test_no_batch_axis_and_axes_behind():
     ),
   ],
 )
-def test_a_wrong_shape_is_one_line(shapes, message):
+def test_a_wrong_shape_raises_an_error_of_one_line(shapes, message):
   with pytest.raises(ValueError) as caught:
     arguments(**shapes)
   assert str(caught.value) == message
 
 
-def test_a_leaf_of_a_pytree_is_named():
+def test_the_error_names_a_leaf_of_a_pytree():
   state = {"sum": np.zeros((2, 3)), "weight": np.zeros((4,))}
   with pytest.raises(ValueError, match=r"op: state\['weight'\] must be \[B"):
     checks.arguments("op", x=(np.zeros((2, 5)), "B L"), state=(state, "B *"))

@@ -1,4 +1,4 @@
-"""`make_op`: an op of a family of one's own."""
+"""`make_op` makes an op from a family of the user."""
 
 from typing import NamedTuple
 
@@ -56,7 +56,7 @@ average = make_op("average", Family(summarize, compose, advance, read), Tokens)
 
 
 def definition(value, weight, initial_state, *, segment_ids, reverse):
-  """The weighted mean of a document up to here: its state is a dict."""
+  """The weighted mean of a document up to each token; its state is a dict."""
 
   def step(state, token):
     state = {
@@ -82,16 +82,16 @@ def draw(rng, length):
 
 
 @pytest.mark.slow
-def test_every_form_of_a_nonlinear_read_and_a_state_of_two_arrays():
+def test_every_form_of_a_nonlinear_read_with_a_state_of_two_arrays():
   check_op(average, definition, draw, lengths=(11,), chunk_size=4)
 
 
-def test_reverse():
+def test_reverse_equals_the_definition():
   options = {"forms": ("chunked",), "lengths": (11,), "chunk_size": 4}
   check_op(average, definition, draw, reverse=True, **options)
 
 
-def test_equals_the_op_of_the_same_family():
+def test_the_op_equals_the_op_of_the_library_with_the_same_family():
   class Undecayed(NamedTuple):
     q: jax.Array
     k: jax.Array
@@ -107,7 +107,7 @@ def test_equals_the_op_of_the_same_family():
 
 
 def read_before(chunk, masks, state):
-  """What is there before each token is written."""
+  """Reads the state before each token is written."""
   own = jnp.sum(chunk.q * chunk.k, axis=1, keepdims=True) * chunk.v
   return FAMILY.read(chunk, masks, state) - own
 
@@ -136,7 +136,7 @@ def check_before(family, forms):
   check_op(per_head, define_before, drawn, forms=forms, **options)
 
 
-def test_other_ways_of_a_family_are_left_out_with_what_they_do():
+def test_replacing_a_function_drops_the_cheaper_ways():
   ways = ("read_and_advance", "step", "tangent", "kernel")
   full = FAMILY._replace(read_and_advance=min, step=max, tangent=sum)
   for name in ("summarize", "advance", "read"):
@@ -149,15 +149,15 @@ def test_other_ways_of_a_family_are_left_out_with_what_they_do():
   check_before(FAMILY._replace(read=read_before), ("recurrent", "chunked"))
 
 
-def test_another_way_that_is_kept_is_named():
+def test_the_error_names_a_cheaper_way_that_is_kept():
   four = FAMILY.summarize, FAMILY.compose, FAMILY.advance, read_before
   words = "recurrent: step, read_and_advance or kernel disagrees with read and"
   with pytest.raises(AssertionError, match=words):
     check_before(Family(*four, step=FAMILY.step), ("recurrent", "associative"))
 
 
-def test_a_log_decay_above_zero_is_named():
-  """A sigmoid without its logarithm, drawn or made in the op."""
+def test_the_error_names_a_log_decay_above_zero():
+  """A sigmoid passed without its logarithm, as an argument or inside the op."""
 
   def draw(rng, length):
     drawn = draws.linear_attention("head")(rng, length)
@@ -177,7 +177,7 @@ def test_a_log_decay_above_zero_is_named():
 
 
 @pytest.mark.parametrize("length", [0, 5])
-def test_the_default_state_is_zero_and_wide(length):
+def test_the_default_state_is_zero_in_float32(length):
   arguments = draw(np.random.default_rng(0), length)
   arguments.pop("initial_state")
   arguments = {k: jnp.asarray(x, jnp.bfloat16) for k, x in arguments.items()}
@@ -205,6 +205,6 @@ def test_the_default_state_is_zero_and_wide(length):
     ({"chunk_size": 12}, "average: chunk_size must be a power of two"),
   ],
 )
-def test_wrong_arguments_are_named(change, words):
+def test_the_error_names_a_wrong_argument(change, words):
   with pytest.raises(ValueError, match=words):
     average(**draw(np.random.default_rng(0), 5) | change)

@@ -1,4 +1,4 @@
-"""What "auto" is, where a value is asked and where a gradient is."""
+"""The form of "auto", with and without a gradient."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ WIDE = Sizes(length=4096, width=128)
 
 @pytest.fixture
 def chosen(monkeypatch):
-  """`(op, sizes) ->` the method that "auto" takes, by direction."""
+  """`(op, sizes) ->` the forms of "auto" for the value and the gradient."""
   asked = []
 
   run = recurrence.run
@@ -58,7 +58,7 @@ def chosen(monkeypatch):
     ("selective_scan", LONG, "chunked", "chunked"),
   ],
 )
-def test_auto_on_a_cpu(chosen, op, sizes, value, gradient):
+def test_auto_takes_these_forms_on_a_cpu(chosen, op, sizes, value, gradient):
   assert chosen(op, sizes) == {"forward": value, "gradient": gradient}
 
 
@@ -79,14 +79,14 @@ def test_auto_on_a_cpu(chosen, op, sizes, value, gradient):
     ("selective_scan", "chunked", "chunked"),
   ],
 )
-def test_auto_on_accelerators(chosen, op, on_tpu, on_gpu):
+def test_auto_takes_these_forms_on_accelerators(chosen, op, on_tpu, on_gpu):
   for platform, form in (("tpu", on_tpu), ("gpu", on_gpu)):
     with trace_for(platform):
       assert chosen(op, SHORT) == {"forward": form, "gradient": form}
 
 
-def test_a_value_and_its_gradient_may_take_two_ways():
-  """The value is of one function; with a gradient both are of the other."""
+def test_a_value_and_its_gradient_may_have_different_forms():
+  """Without a gradient one function runs; with a gradient only the other."""
   function = method.with_gradient_of(lambda x: 2 * x, lambda x: 3 * x + 1)
   assert function(jnp.ones(())) == 2
   value, gradient = jax.value_and_grad(function)(jnp.ones(()))

@@ -1,4 +1,4 @@
-"""In a trace of a program, what an op computes bears its name."""
+"""In a profile, the computations of an op have its name."""
 
 import re
 
@@ -63,18 +63,18 @@ CASES = {
   "kalman_filter": kalman,
   "kalman_smoother": kalman,
 }
-# Arguments are put into shape before an op begins, which computes nothing.
+# Arguments are reshaped before the scope of an op, without any computation.
 MOVES = {"reshape", "slice", "squeeze", "broadcast_in_dim", "transpose"}
 
 
-def test_no_op_is_left_out():
+def test_these_tests_cover_every_op():
   types = {"Cache", "Gaussian", "Normalized"}
   tools = {"families", "make_op", "segments"}
   assert set(ops.__all__) - types - tools == set(CASES)
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_what_an_op_computes_is_in_its_scope(name):
+def test_all_computations_of_an_op_are_in_its_scope(name):
   op = getattr(ops, name)
   program = jax.jit(lambda drawn: op(**drawn))
   text = program.lower(arguments(CASES[name])).as_text(debug_info=True)

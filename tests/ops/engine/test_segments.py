@@ -1,4 +1,4 @@
-"""Segment ids from boundaries and resets, and behind a cut."""
+"""Segment ids from boundaries, from resets, and after a cut."""
 
 import functools
 
@@ -12,8 +12,8 @@ from jaxmodels.ops import segments
 from jaxmodels.testing import relative_error
 from tests.ops import draws
 
-# Four documents, one of no tokens, and in the second row two. Where these are
-# cut all pieces are of 4 or 8 tokens: few programs.
+# Four documents in the first row, one of them empty, and two in the second.
+# All pieces have 4 or 8 tokens, so that few programs are compiled.
 BOUNDARIES = np.array([[0, 4, 4, 8, 12], [0, 2, 12, 12, 12]])
 LENGTH = 12
 
@@ -46,7 +46,7 @@ WHOLE = ("bonus", "kernel")
 
 @functools.cache
 def prepared(name):
-  """The op with what has no length, its sequence, and its state."""
+  """The op with arguments without a length, its sequences, and its state."""
   op, draw = CASES[name]
   drawn = jax.tree.map(np.float32, draw(np.random.default_rng(0), LENGTH))
   state = drawn.pop("initial_state", None)
@@ -60,8 +60,8 @@ def cut(sequence, start, stop):
 
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("cuts", [(4,), (8,), (4, 8)])
-def test_a_packed_sequence_that_is_cut_goes_on(name, cuts):
-  """Between two documents; in the second row within one, and twice."""
+def test_a_packed_sequence_continues_after_a_cut(name, cuts):
+  """The cut is between documents; in the second row, inside one, and twice."""
   op, sequence, state = prepared(name)
   ids = segments.from_cu_seqlens(BOUNDARIES, LENGTH)
   y, last = op(**sequence, initial_state=state, segment_ids=ids)
@@ -80,23 +80,23 @@ def test_a_packed_sequence_that_is_cut_goes_on(name, cuts):
       assert relative_error(a, b) < 1e-6
 
 
-def test_documents_in_one_row_are_those_alone():
+def test_packed_documents_equal_separate_documents():
   op, sequence, state = prepared("delta_rule")
   ids = segments.from_cu_seqlens(BOUNDARIES[0, :-1], LENGTH)
   packed, _ = op(
     **sequence, initial_state=state, segment_ids=jnp.stack([ids, ids])
   )
-  for start in (0, 4, 8):  # The last is padding, one more segment.
+  for start in (0, 4, 8):  # The last segment is padding.
     entering = 0 * state if start else state
     alone, _ = op(**cut(sequence, start, start + 4), initial_state=entering)
     assert relative_error(packed[:, start : start + 4], alone) < 1e-6
 
 
-def test_boundaries_name_segments_and_padding():
+def test_boundaries_give_ids_to_documents_and_padding():
   find = jax.jit(segments.from_cu_seqlens, static_argnums=1)
   ids = find(jnp.array([0, 2, 2, 5]), 7)
   np.testing.assert_array_equal(ids, [0, 0, 2, 2, 2, 3, 3])
-  # Boundaries that fill the array make no segments.
+  # Repeated boundaries that fill the array make no segments.
   filled = find(jnp.array([0, 2, 5, 5, 5]), 5)
   np.testing.assert_array_equal(filled, [0, 0, 1, 1, 1])
   rows = find(jnp.array([[0, 1, 4], [0, 3, 4]]), 4)
@@ -121,8 +121,8 @@ def test_a_reset_drops_the_state(first):
   assert relative_error(last, entering) < 1e-6
 
 
-def test_counting_on_keeps_which_ids_are_equal():
-  """Also where they are unsigned or at the end of their range."""
+def test_continued_ids_are_equal_where_the_ids_are():
+  """Also for unsigned ids, and for ids at the ends of their range."""
   ids = np.array([[3, 3, 250, 4]], np.uint8)
   rest = segments.continue_ids(ids[:, 1:], ids[:, 0])
   assert rest[0, 0] == 0 and len(set(np.asarray(rest[0]).tolist())) == 3

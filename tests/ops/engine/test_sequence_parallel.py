@@ -1,4 +1,4 @@
-"""What sharding a sequence costs, and under which types it is right.
+"""Sharded sequences: the data exchanged, and gradients with and without types.
 
 That every form gives the same numbers sharded is in `test_matrix`.
 """
@@ -22,7 +22,7 @@ IDS = np.cumsum(np.isin(np.arange(LENGTH), [3, 9, 20]))[None].repeat(2, 0)
 
 
 def sharded(name, devices=4, **options):
-  """The op over a mesh, for tokens, state and ids."""
+  """The op on a sharded sequence, for tokens, state and ids."""
   mesh = jax.make_mesh((devices,), ("s",), axis_types=(AxisType.Auto,))
   op = functools.partial(
     getattr(ops, name), method="chunked", chunk_size=4, axis_name="s"
@@ -45,7 +45,7 @@ def draw(name, length=LENGTH):
 
 
 @pytest.mark.parametrize("name", ["linear_attention", "delta_rule"])
-def test_devices_exchange_their_segments_once_whatever_the_length(name):
+def test_devices_exchange_their_summaries_once_for_any_length(name):
   found = []
   for length in (LENGTH, 4 * LENGTH):
     program = jax.jit(sharded(name)).lower(*draw(name, length), None)
@@ -58,14 +58,15 @@ def test_devices_exchange_their_segments_once_whatever_the_length(name):
         text,
       )
     )
-  # Of four devices, each a batch of 2 and 2 heads of [8, 6] and a transition.
+  # From each of four devices: for 2 rows and 2 heads, an update [8, 6] and a
+  # transition.
   transition = 1 if name == "linear_attention" else 8 * 8
   size = 2 * 2 * (8 * 6 + transition)
   assert found == [[(f"f32[4,1,{size}]", "all-gather")]] * 2
 
 
 @pytest.mark.parametrize("devices", [2, 8])
-def test_on_few_devices_and_many(devices):
+def test_sharded_runs_equal_the_whole_on_few_and_many_devices(devices):
   tokens, state = draw("linear_attention")
   y, last = jax.jit(sharded("linear_attention", devices))(tokens, state, IDS)
   wanted, final = ops.linear_attention(
@@ -75,8 +76,8 @@ def test_on_few_devices_and_many(devices):
   assert relative_error(last, final) < 2e-6
 
 
-def test_gradients_also_without_types():
-  """With `check_vma=False` other gradients of collectives are right."""
+def test_gradients_are_also_right_without_types():
+  """With `check_vma=False`, collectives need other gradients."""
   tokens, state = draw("linear_attention")
 
   def slopes(function):
@@ -96,7 +97,7 @@ def test_gradients_also_without_types():
     assert relative_error(a, b) < 2e-6
 
 
-def test_the_zero_state_needs_no_placing():
+def test_the_default_state_works_inside_shard_map():
   tokens, state = draw("linear_attention")
   y, last = jax.jit(sharded("linear_attention"))(tokens, None, None)
   wanted, final = ops.linear_attention(**tokens)
