@@ -49,8 +49,8 @@ def models(
     speeds = [r.tokens_per_second for r in own]
     writing.plot(contexts, speeds, "o-", **style)
     memory.plot(contexts, [r.state_bytes for r in own], "o-", **style)
-  plots.frame(speed, "Training", "tokens a sequence", "tokens a second")
-  plots.frame(writing, "Decoding", "tokens before", "tokens a second")
+  plots.frame(speed, "Training", "tokens per sequence", "tokens per second")
+  plots.frame(writing, "Decoding", "tokens before", "tokens per second")
   plots.frame(memory, "State of a sequence", "tokens before", "bytes")
   plots.legend(figure, (speed, writing, memory))
   plots.save(figure, output)
