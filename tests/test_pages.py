@@ -1,21 +1,37 @@
-"""The code in the pages runs: the page of derivations cannot rot."""
+"""The code and the commands of the pages run, so that no page goes stale.
 
+A section's Python blocks run in one namespace, after those of the page's
+opening. A block whose first line is `# FILE.py` is that file instead: it is
+written to an empty folder, where the section's commands then run. Commands are
+indented lines that start with `python -m`.
+"""
+
+import os
 import pathlib
 import re
+import shlex
+import subprocess
+import sys
 from typing import NamedTuple
 
+import jax
 import pytest
 
 from jaxmodels import ops
 
 ROOT = pathlib.Path(__file__).parents[1]
 DERIVATIONS = ROOT / "jaxmodels" / "ops" / "README.md"
+# The commands of these pages run too; those of README need minutes.
+WITH_COMMANDS = (
+  ROOT / "configs" / "README.md",
+  ROOT / "train" / "data" / "README.md",
+)
 PAGES = (
   DERIVATIONS,
   ROOT / "README.md",
   ROOT / "jaxmodels" / "mixers" / "README.md",
   ROOT / "jaxmodels" / "models" / "README.md",
-  ROOT / "train" / "data" / "README.md",
+  *WITH_COMMANDS,
 )
 # Names that a page leaves to the reader: a block with one is no program.
 READERS = ("my_op", "MyMixer")
@@ -28,14 +44,15 @@ class Section(NamedTuple):
 
   heading: str
   blocks: list[str]  # Python, behind as many empty lines as the page has.
+  commands: list[str]
 
 
 def sections(page):
   """The sections of a page."""
-  found, block = [Section("", [])], None
+  found, block = [Section("", [], [])], None
   for number, line in enumerate(page.read_text().splitlines()):
     if block is None and line.startswith("## "):
-      found.append(Section(line[3:], []))
+      found.append(Section(line[3:], [], []))
     elif block is None and line.startswith("```python"):
       block = "\n" * (number + 1)
     elif block is not None and line.startswith("```"):
@@ -43,6 +60,8 @@ def sections(page):
       block = None
     elif block is not None:
       block += line + "\n"
+    elif line.startswith("    python -m "):
+      found[-1].commands.append(line.strip())
   assert block is None, f"{page}: a fence is left open"
   return found
 
@@ -51,15 +70,23 @@ def title(page, section):
   return f"{page.relative_to(ROOT)}: {section.heading}"
 
 
+def file_name(block):
+  """The name in a block's first line, or None."""
+  found = re.match(r"# (\w+\.py)\n", block.lstrip("\n"))
+  return found and found[1]
+
+
 def is_whole(block):
-  return not any(name in block for name in READERS)
+  return file_name(block) is None and not any(name in block for name in READERS)
 
 
 def run(page, blocks):
   """Runs blocks in one namespace; a traceback has the lines of the page."""
-  names = {}
-  for block in blocks:
-    exec(compile(block, str(page), "exec"), names)
+  names = {"__name__": "page"}
+  # As a reader runs them: optax and nnx need JAX's own promotion.
+  with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+    for block in blocks:
+      exec(compile(block, str(page), "exec"), names)
 
 
 CASES = [
@@ -73,7 +100,67 @@ CASES = [
 @pytest.mark.parametrize(("page", "section"), CASES)
 def test_the_code_of_a_section_runs(page, section):
   opening = sections(page)[0]
-  run(page, [*opening.blocks, *filter(is_whole, section.blocks)])
+  run(page, [*filter(is_whole, opening.blocks + section.blocks)])
+
+
+COMMANDS = [
+  pytest.param(page, section, id=title(page, section))
+  for page in WITH_COMMANDS
+  for section in sections(page)
+  if section.commands
+]
+
+
+@pytest.mark.parametrize(("page", "section"), COMMANDS)
+def test_the_files_and_commands_of_a_section_run(page, section, tmp_path):
+  for block in section.blocks:
+    if file_name(block):
+      (tmp_path / file_name(block)).write_text(block.lstrip("\n"))
+  environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+  for command in section.commands:
+    done = subprocess.run(
+      [sys.executable, *shlex.split(command)[1:]],
+      cwd=tmp_path,
+      env=environment,
+      capture_output=True,
+      text=True,
+      timeout=300,
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+
+
+def test_every_page_with_commands_has_some():
+  assert {case.values[0] for case in COMMANDS} == set(WITH_COMMANDS)
+
+
+LINK = re.compile(r"\]\((?!https?:)([^)#\s]+)(?:#([^)\s]+))?\)")
+
+
+def anchors(page):
+  """The anchors of a page's headings, as GitHub makes them."""
+  found = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+  return {re.sub(r"[^\w\- ]", "", x.lower()).replace(" ", "-") for x in found}
+
+
+ROOMS = ("benchmarks", "configs", "jaxmodels", "tests", "train")
+WITH_LINKS = sorted(
+  [
+    *ROOT.glob("*.md"),
+    *(x for room in ROOMS for x in (ROOT / room).rglob("*.md")),
+  ]
+)
+
+
+@pytest.mark.parametrize(
+  "page", WITH_LINKS, ids=lambda x: str(x.relative_to(ROOT))
+)
+def test_links_lead_somewhere(page):
+  prose = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+  for name, anchor in LINK.findall(prose):
+    target = (page.parent / name).resolve()
+    assert target.exists(), f"{page}: {name}"
+    if anchor:
+      assert anchor in anchors(target), f"{page}: {name}#{anchor}"
 
 
 @pytest.mark.parametrize("section", sections(DERIVATIONS)[1:])

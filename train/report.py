@@ -21,7 +21,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import EngFormatter
+from matplotlib.ticker import (
+  EngFormatter,
+  FuncFormatter,
+  MaxNLocator,
+  NullLocator,
+)
 
 from train.command import Parser, main_with_errors
 from train.errors import UserError, one_line
@@ -170,10 +175,10 @@ def write_report(
       f"nothing to draw of {', '.join(map(str, workdirs))}: the metrics hold"
       f" none of {', '.join(sorted({panel.metric for panel in _PANELS}))}"
     )
-  columns = min(3, len(panels))
+  columns = min(2, len(panels))  # More cannot be read in a page.
   rows = -(-len(panels) // columns)
   figure = Figure(
-    figsize=(4.6 * columns, 3.3 * rows + 0.7), layout="constrained"
+    figsize=(4.6 * columns, 2.8 * rows + 0.6), layout="constrained"
   )
   grid = figure.subplots(rows, columns, squeeze=False).flat
   for axes, panel in zip(grid, panels, strict=False):
@@ -186,7 +191,7 @@ def write_report(
     with warnings.catch_warnings():
       # Of letters in the name of a run that the font lacks.
       warnings.filterwarnings("ignore", "Glyph .* missing from font")
-      figure.savefig(picture, dpi=130, format=kind)
+      figure.savefig(picture, dpi=150, format=kind)
   # Some formats need other programs, such as LaTeX.
   except Exception as error:
     raise UserError(f"cannot draw {output}: {one_line(error)}") from error
@@ -220,15 +225,20 @@ def _draw(axes: Axes, panel: _Panel, runs: Sequence[_Run]) -> None:
         _draw_training(axes, x, y, color, panel)
       heights.append(y)
   if panel.metric == _BITS:
-    every = np.concatenate(heights)
-    axes.set_ylim(_limits(every, _draw_baselines(axes, runs)))
+    low, high = _limits(heights, _draw_baselines(axes, runs))
+    if low > 0:  # Late in a run a loss falls by little: then show ratios.
+      axes.set_yscale("log")
+      axes.yaxis.set_major_locator(MaxNLocator(6, steps=(1, 2, 2.5, 5, 10)))
+      axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+      axes.yaxis.set_minor_locator(NullLocator())
+    axes.set_ylim(low, high)
   axes.set_title(panel.title, loc="left", fontsize=11, fontweight="bold")
   axes.set_xlabel("step" if panel.against == "step" else "tokens")
   axes.set_ylabel(panel.unit)
   axes.xaxis.set_major_formatter(EngFormatter(sep=""))
   if panel.metric == "tokens_per_second":
     axes.yaxis.set_major_formatter(EngFormatter(sep=""))
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.08 * axes.dataLim.y1 or 1)
   axes.set_xlim(left=0)
   axes.grid(color="#e4e4e4", linewidth=0.7)
   axes.set_axisbelow(True)
@@ -236,12 +246,20 @@ def _draw(axes: Axes, panel: _Panel, runs: Sequence[_Run]) -> None:
 
 
 def _limits(
-  heights: np.ndarray, baselines: Sequence[float]
+  curves: Sequence[np.ndarray], baselines: Sequence[float]
 ) -> tuple[float, float]:
-  """Chooses the range of losses to show, with all the baselines in it."""
-  # The first steps are far above all that follows; they may leave the top.
-  low = min([heights.min(), *baselines])
-  high = max([float(np.quantile(heights, 0.95)), *baselines])
+  """Chooses the range of losses to show, for curves and baselines.
+
+  Every curve starts inside the range. Later outliers, such as a spike of the
+  loss, may leave it at the top.
+  """
+  every = np.concatenate(curves)
+  starts = [float(curve[0]) for curve in curves if len(curve)]
+  low = min([float(every.min()), *baselines])
+  high = max([float(np.quantile(every, 0.95)), *starts, *baselines])
+  if low > 0:
+    margin = (high / low) ** 0.05 if high > low else 1.05
+    return low / margin, high * margin
   margin = 0.1 * (high - low) or 0.1
   return low - margin, high + margin
 
@@ -302,12 +320,12 @@ def _draw_baselines(axes: Axes, runs: Sequence[_Run]) -> list[float]:
       f"{_plain(name)} {value:.2f}",
       (1, value),
       xycoords=("axes fraction", "data"),
-      # Below the line: curves come from above.
-      xytext=(-2, -3),
+      # Beside the axes, where no curve is.
+      xytext=(4, 0),
       textcoords="offset points",
-      ha="right",
-      va="top",
-      fontsize=8.5,
+      ha="left",
+      va="center",
+      fontsize=9,
       color=_GREY,
     )
   return [value for _, value in lines]

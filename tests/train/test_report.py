@@ -170,6 +170,38 @@ def test_baselines_are_named_lines(tmp_path, drawing):
   assert not drawing.panels["Learning rate"].texts
 
 
+def test_every_loss_curve_starts_inside_its_axes(tmp_path, drawing):
+  """An untrained model's loss is far above all others, but not left out."""
+  with MetricsWriter(tmp_path, total_steps=400, tensorboard=False) as writer:
+    writer.write(0, "baseline", {"gzip": 2.2})
+    writer.write(0, "validation", {"bits_per_token": 8.0})
+    for step in range(1, 401):
+      spike = 1e6 if step == 200 else 0.0
+      values = {"bits_per_token": 2.1 + spike, "tokens": 1}
+      writer.write(step, "train", values)
+    writer.write(400, "validation", {"bits_per_token": 2.1})
+  write_report([tmp_path], tmp_path / "a.png")
+  for title in ("Loss by step", "Loss by tokens seen"):
+    low, high = drawing.panels[title].get_ylim()
+    assert low < 2.1 < 8.0 < high < 20  # The spike may leave at the top.
+
+
+def test_a_loss_of_zero_is_drawn(tmp_path, drawing):
+  with MetricsWriter(tmp_path, total_steps=3, tensorboard=False) as writer:
+    for step in (1, 2, 3):
+      writer.write(step, "train", {"bits_per_token": 3.0 - step})
+  write_report([tmp_path], tmp_path / "a.png")
+  low, high = drawing.panels["Loss by step"].get_ylim()
+  assert low < 0 < 2 < high
+
+
+def test_names_of_baselines_cover_no_curve(tmp_path, drawing):
+  write_report([write_run(tmp_path / "run", gzip=3.2)], tmp_path / "a.png")
+  axes = drawing.panels["Loss by step"]
+  (name,) = axes.texts
+  assert name.get_window_extent().x0 > axes.get_window_extent().x1
+
+
 def test_runs_are_told_apart(tmp_path, drawing):
   runs = [
     write_run(tmp_path / name, offset=number)
