@@ -160,7 +160,7 @@ class MetricsWriter:
     if self._events is None:
       import tensorboardX
 
-      # A name that nobody can know before, and so lay a link under.
+      # A random name, so that nobody can place a link there beforehand.
       suffix = f".{secrets.token_hex(8)}"
       self._events = tensorboardX.SummaryWriter(
         str(self._workdir), purge_step=self._purge_step, filename_suffix=suffix

@@ -249,7 +249,7 @@ def _memory(
 
 
 def _bytes(tree: Any) -> int:
-  """What one chip holds of arrays that lie somewhere."""
+  """Returns the bytes per chip of sharded arrays."""
   return sum(
     math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
     for x in jax.tree.leaves(tree)
