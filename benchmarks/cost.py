@@ -1,7 +1,7 @@
 """Measures the cost of every op by compiling it: `python -m benchmarks.cost`.
 
-Counts flops per token, temporary memory on the CPU and on a TPU v5e chip (without
-a TPU), and the cycles that the TPU's compiler estimates.
+Counts flops per token, temporary memory on the CPU and on a TPU v5e chip, and
+the cycles that the TPU's compiler estimates; no TPU is needed.
 `benchmarks/README.md` explains the columns.
 """
 

@@ -122,29 +122,29 @@ class _Loop:
     self,
     config: Config,
     workdir: str,
-    start: Prepared,
+    prepared: Prepared,
     writer: MetricsWriter | NoWriter,
     checkpoints: Checkpoints,
     profiler: Profiler,
   ):
-    snapshot = start.snapshot
+    snapshot = prepared.snapshot
     self._config = config
     self._workdir = workdir
-    self._document = start.document
-    self._strategy = strategy = start.strategy
+    self._document = prepared.document
+    self._strategy = strategy = prepared.strategy
     self._writer = writer
     self._checkpoints = checkpoints
-    self._validation = start.validation
+    self._validation = prepared.validation
     self._profiler = profiler
     stream = Batches(
-      start.train,
+      prepared.train,
       config.batch_size,
       seed=config.seed,
       rows=strategy.rows(config.batch_size),
       position=snapshot.position if snapshot else 0,
     )
     self._batches = Prefetched(stream, strategy.batch)
-    self._state = strategy.prepare(start.state)
+    self._state = strategy.prepare(prepared.state)
     self._step = snapshot.step if snapshot else 0
     self._saved = snapshot.step if snapshot else -1
     done = snapshot is not None and snapshot.evaluated
@@ -156,8 +156,8 @@ class _Loop:
     self._warned = False
     self._share_of_peak = share_of_peak(
       config.model,
-      start.state.params,
-      len(start.train[0]["inputs"]),
+      prepared.state.params,
+      len(prepared.train[0]["inputs"]),
       strategy.devices,
     )
 
@@ -371,21 +371,21 @@ def run(
     lock.held(workdir),
     _writer(config, workdir) as writer,
   ):
-    start = prepare(
+    prepared = prepare(
       config, workdir, writer.text, source=source, new_data=new_data
     )
-    step = start.snapshot.step if start.snapshot else 0
-    evaluated = start.snapshot is not None and start.snapshot.evaluated
+    step = prepared.snapshot.step if prepared.snapshot else 0
+    evaluated = prepared.snapshot is not None and prepared.snapshot.evaluated
     # Without a checkpoint, the run restarts: no line is kept, not even step 0.
-    writer.truncate(step if start.snapshot else -1, evaluated=evaluated)
-    writer.text(parameter_table(start.state.params))
+    writer.truncate(step if prepared.snapshot else -1, evaluated=evaluated)
+    writer.text(parameter_table(prepared.state.params))
     writer.text(_first_line(config, workdir, step, evaluated))
-    writer.text(_layout_line(config, start.mesh))
-    idle = idle_line(config, start.mesh, jax.device_count())
+    writer.text(_layout_line(config, prepared.mesh))
+    idle = idle_line(config, prepared.mesh, jax.device_count())
     if idle is not None:
       writer.text(idle)
     reference = baselines(config.data)
-    if reference and start.snapshot is None:
+    if reference and prepared.snapshot is None:
       writer.write(0, "baseline", reference)
     checkpoints = Checkpoints(
       workdir, keep=config.keep, best_metric=config.best_metric
@@ -396,7 +396,7 @@ def run(
     try:
       traced = profile_steps if processes.is_first() else range(0)
       with Profiler(traced, folder, writer.text) as profiler:
-        loop = _Loop(config, workdir, start, writer, checkpoints, profiler)
+        loop = _Loop(config, workdir, prepared, writer, checkpoints, profiler)
         loop.run(stop)
     finally:
       checkpoints.close()
