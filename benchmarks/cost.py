@@ -1,8 +1,8 @@
-"""What every op costs, without running it: `python -m benchmarks.cost`.
+"""Measures the cost of every op by compiling it: `python -m benchmarks.cost`.
 
-Flops per token, temporary memory as compiled for the CPU and for a TPU v5e chip
-that need not be there, and the cycles that the TPU's compiler expects.
-`benchmarks/README.md` says how to read it.
+Counts flops per token, temporary memory on the CPU and on a TPU v5e chip, and
+the cycles that the TPU's compiler estimates; no TPU is needed.
+`benchmarks/README.md` explains the columns.
 """
 
 import argparse

@@ -1,1 +1,1 @@
-"""Runs: one file each, whose docstring says what to expect."""
+"""Configs of runs, one per file; its docstring gives the expected result."""

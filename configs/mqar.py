@@ -12,7 +12,7 @@ from train.data import Mqar
 
 
 def get_config() -> Config:
-  """Eight pairs of key and value a row, all of them asked again."""
+  """Eight pairs of key and value per row, each key queried later."""
   return Config(
     model=LanguageModel(
       vocab_size=256,

@@ -1,13 +1,14 @@
 """Trains: `python -m train --config=configs/NAME.py --workdir=runs/NAME`.
 
 Any field of the config is a flag, such as `--config.model.width=256`. The
-same command again resumes. Many devices: `--config.mesh.data=-1` gives each
-other sequences, `--config.mesh.fsdp=2` cuts parameters and `.sequence=2`
-sequences too. Several processes, one per host: start the same command on each
-with `--distributed`; train/LAUNCHING.md says how.
+same command again resumes. On many devices, `--config.mesh.data=-1` splits
+the batch over them, `--config.mesh.fsdp=2` also shards the parameters, and
+`--config.mesh.sequence=2` also shards the sequences. For several processes, one
+per host, start the same command with `--distributed` on each host: see
+train/LAUNCHING.md.
 
-A run resumes only on the data that it began with; `--new_data` lets it resume
-with others. `--profile_steps=10,20` writes a trace of steps 10 to 19, numbered
+A run resumes only with the data that it started with; `--new_data` allows other
+data. `--profile_steps=10,20` writes a trace of steps 10 to 19, numbered
 as in `metrics.jsonl`, to `profile/` in the workdir.
 """
 
@@ -50,10 +51,10 @@ def _run(argv: Sequence[str]) -> int:
 
 
 def _finish(config: Config, workdir: str, result: Result) -> None:
-  """Draws what the run came to, and shows it."""
+  """Draws the curves of a complete run, and prints its summary and sample."""
   report = os.path.join(workdir, "report.png")
   where = f"numbers in {os.path.join(workdir, FILE_NAME)}"
-  # First: the sample may be interrupted, and what is printed may be lost.
+  # The report comes first: sampling may be interrupted.
   with _optional("report"):
     write_report([workdir], report)
     where = f"curves in {report}, {where}"
@@ -67,7 +68,7 @@ def _finish(config: Config, workdir: str, result: Result) -> None:
 
 @contextlib.contextmanager
 def _optional(name: str) -> Iterator[None]:
-  """Makes a warning of what fails inside: the run itself is complete."""
+  """Turns an error inside into a warning, since the run is complete."""
   line = f"warning: the run is complete, but not its {name}"
   try:
     yield
@@ -89,7 +90,7 @@ def _summarize(result: Result) -> None:
 def _show_sample(config: Config, params: Any) -> None:
   prompt = config.sample.prompt
   log(f"\nsample, after {prompt!r}:")
-  # What a command line holds that is not UTF-8 are surrogates.
+  # Python decodes bytes of a command line that are not UTF-8 as surrogates.
   content = prompt.encode("utf-8", "surrogateescape")
   for text in continuation(config, params, content, config.sample):
     log(text, end="")

@@ -1,14 +1,14 @@
-"""Checkpoints: what a run needs to resume, and reading it back with care.
+"""Writes checkpoints, and reads them with checks.
 
 A checkpoint holds the state, the data position and the config. Every file of
 it is listed with its size and checksum once it is complete, so that a damaged
-one is known before anything of it is used. Where several processes run, each
-writes and reads the pieces of the state that its devices hold.
+checkpoint is detected before it is used. Each process writes and reads the
+shards of the state that its devices hold.
 
-This is the only file that knows orbax, and it uses its v0 interface: v1 is
-still experimental. Orbax writes and reads arrays; which checkpoints stay is
-decided here, from the metrics that each checkpoint holds, since orbax would
-remember them no longer than its process lives.
+Only this file uses orbax, through its v0 interface, since v1 is still
+experimental. Orbax writes and reads arrays. This file decides which checkpoints
+to keep, from the metrics in each checkpoint, since orbax forgets the metrics
+when its process ends.
 """
 
 import contextlib
@@ -50,7 +50,7 @@ from train.files.plain_path import plain_path
 from train.files.untrusted import check_meta
 from train.quiet import quiet_threads
 
-# Bytes that a checkpoint may take beside its arrays.
+# Bytes that a checkpoint may need in addition to its arrays.
 _SLACK = 1 << 20
 
 
@@ -84,8 +84,8 @@ class Checkpoints:
 
   Args:
     workdir: The run's directory.
-    keep: How many of the latest stay.
-    best_metric: The metric that chooses one more to stay, the best.
+    keep: Number of latest checkpoints to keep.
+    best_metric: Metric of the best checkpoint, which is kept too.
   """
 
   def __init__(self, workdir: str, *, keep: int, best_metric: str):
@@ -94,7 +94,7 @@ class Checkpoints:
     self._keep = keep
     self._best_metric = best_metric
     self._step = -1
-    # Of the checkpoints there are, by step.
+    # Metrics of the existing checkpoints, by step.
     self._metrics: dict[int, Mapping[str, float]] = {}
     quiet_threads()
     self._open = contextlib.ExitStack()
@@ -340,7 +340,7 @@ def restore_latest(
 
 
 def _any(own: bool) -> bool:
-  """Says whether something holds in any process."""
+  """Whether a condition is true in any process."""
   if jax.process_count() == 1:
     return own
   return bool(multihost_utils.process_allgather(np.array(own)).any())
@@ -356,7 +356,7 @@ def _latest_before(
 def latest(workdir: str, log: Callable[[str], None]) -> Snapshot | None:
   """Finds the latest checkpoint that can be read, and changes nothing.
 
-  Of several processes, the first looks and tells the others.
+  Process 0 searches and broadcasts the result.
 
   Args:
     workdir: The run's directory.
@@ -399,11 +399,11 @@ def _latest(workdir: str, log: Callable[[str], None]) -> Snapshot | None:
 def clear(
   workdir: str, snapshot: Snapshot | None, log: Callable[[str], None]
 ) -> None:
-  """Makes room for a run that resumes from a checkpoint.
+  """Removes or moves checkpoints in the way of a run that resumes.
 
   Half-written checkpoints are removed. Later ones, which could not be read,
-  are moved to `corrupt/`, so that the run can write their steps again. Of
-  several processes, the first does it.
+  are moved to `corrupt/`, so that the run can write their steps again.
+  Process 0 does this.
 
   Args:
     workdir: The run's directory.

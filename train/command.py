@@ -106,7 +106,7 @@ def _unexpected(error: Exception) -> str:
 
 
 def _finish(code: int, needs_output: bool) -> int:
-  """Writes what is left in the buffer, and says what could not be printed."""
+  """Flushes the output, and reports characters that were replaced."""
   (streams.emit if needs_output else streams.log)("", end="")
   lost = streams.replaced()
   if lost is None:
@@ -135,7 +135,7 @@ def main_with_errors(
   Returns:
     The exit code: see `train.errors`.
   """
-  # What the checkpoint library logs before it raises it, we say ourselves.
+  # The checkpoint library logs errors before it raises them; we print them.
   logging.set_verbosity(logging.FATAL)
   has_output = streams.prepare()
   try:

@@ -2,8 +2,8 @@
 
 Exit codes: 0 finished, 1 the run failed (non-finite numbers, a failed check,
 a full disk), 2 the command was wrong, 128 + signal number when a signal ended
-the run after it had saved. A stopped run is not a finished one, so a scheduler
-that looks at the code starts the same command again, and it resumes.
+the run after it had saved. A scheduler that checks the exit code can start
+the same command again, and the run resumes.
 """
 
 import errno
@@ -57,10 +57,10 @@ def reason(error: BaseException) -> str:
 
 
 def described(error: BaseException) -> str:
-  """Returns an error of somebody's model or data.
+  """Returns the line of an error from a user's model or data.
 
-  What they say on purpose is their text alone; of other errors a user needs
-  the type and the place.
+  An error that the code raises on purpose needs only its text. Other errors
+  need their type and their place in the code.
   """
   text = one_line(error)
   if isinstance(error, OSError | ValueError | ImportError):
@@ -85,7 +85,7 @@ def shown(value: object) -> str:
 
 
 def chain(error: BaseException | None) -> Iterator[BaseException]:
-  """Yields an error and those that led to it."""
+  """Yields an error, then its causes."""
   seen: set[int] = set()
   while error is not None and id(error) not in seen:
     seen.add(id(error))

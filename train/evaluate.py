@@ -1,7 +1,7 @@
 """Validation, in the loop and as `python -m train.evaluate --workdir=DIR`.
 
-`--trust` is as in `train.generate`. The data are opened as the run's config
-names them, but nothing is downloaded or written.
+`--trust` works as in `train.generate`. The data are those of the run's config;
+nothing is downloaded or written.
 """
 
 import itertools
@@ -34,18 +34,18 @@ def evaluate(
   batch_size: int,
   batches: int | None = None,
 ) -> dict[str, float]:
-  """Measures a state on a dataset, every token with its weight.
+  """Evaluates a state on a dataset, weighting every token by its weight.
 
   Args:
     strategy: Runs the model.
-    state: On the strategy's devices.
-    dataset: The examples, taken in their order.
-    batch_size: Examples at a time; a last batch is filled up with rows that
-      weigh nothing.
+    state: The state, on the strategy's devices.
+    dataset: The examples, read in order.
+    batch_size: Examples per batch. The last batch is padded with rows of
+      weight 0.
     batches: How many batches to take; None for all.
 
   Returns:
-    "loss" (nats a target), "bits_per_token", "accuracy", "targets" (their
+    "loss" (nats per target), "bits_per_token", "accuracy", "targets" (their
     summed weight), and "tokens" (positions of the examples, each once).
   """
   stream = Batches(
@@ -66,7 +66,7 @@ def evaluate(
     for name in parts[0]
   }
   values = {name: float(value) for name, value in means(sums).items()}
-  # Rows that fill up the last batch are none of the examples.
+  # The padding rows of the last batch are not examples.
   examples = min(len(parts) * batch_size, len(dataset))
   return {**values, "tokens": float(examples * len(dataset[0]["inputs"]))}
 
@@ -88,7 +88,7 @@ def _run(argv: Sequence[str]) -> int:
   trust.add_flag(parser)
   options = parser.parse_args(argv)
   workdir = paths.local("--workdir", options.workdir)
-  # Without devices, every checkpoint would look damaged.
+  # Reading a checkpoint without devices fails as if it were damaged.
   processes.start_jax()
   snapshot = checkpoint.load(workdir, options.step, warn)
   trusted = modules.import_trusted(options.trust)
@@ -107,7 +107,7 @@ def _run(argv: Sequence[str]) -> int:
       strategy,
       strategy.prepare(state),
       dataset,
-      # More rows than there are examples would weigh nothing.
+      # Rows beyond the number of examples would only be padding.
       min(config.batch_size, len(dataset)),
       options.batches,
     )

@@ -1,11 +1,11 @@
 """Text from a checkpoint: `python -m train.generate --workdir=DIR`.
 
-The prompt goes through the model once; then one token at a time goes in and
-out with the model's state, so that memory and time a token do not grow with
-what was written before (for mixers whose state does not).
+The model reads the prompt once, then generates token by token from its state.
+So memory and time per token do not grow with the length of the text (for mixers
+whose state does not grow).
 
-A run of classes or mixers of your own needs their code again: `--trust=FILE`,
-FILE being its config, or `--trust=MODULE`. Nothing else of a run is imported.
+A run with classes or mixers of your own needs their code: `--trust=FILE` with
+its config file, or `--trust=MODULE`. No other code of a run is imported.
 """
 
 import argparse
@@ -52,9 +52,9 @@ def sample_token(
 
   Args:
     logits: Float `[V]`.
-    key: Of the draw.
+    key: Random key of the draw.
     temperature: Divides the logits; 0 takes the likeliest token.
-    top_k: Draws among so many of the likeliest only.
+    top_k: Draws only among the `top_k` likeliest tokens.
     top_p: Draws among the fewest likeliest tokens whose probabilities (at
       this temperature, and within `top_k`) add up to at least this.
 
@@ -69,7 +69,7 @@ def sample_token(
     ranked = jnp.where(jnp.arange(ranked.size) < top_k, ranked, -jnp.inf)
   if top_p is not None:
     shares = jax.nn.softmax(ranked)
-    # What is ahead of a token decides, so the likeliest always stays.
+    # The sum excludes the token itself, so the likeliest token always stays.
     ahead = jnp.cumsum(shares) - shares
     ranked = jnp.where(ahead < top_p, ranked, -jnp.inf)
   return order[jax.random.categorical(key, ranked)].astype(jnp.int32)
@@ -131,7 +131,7 @@ def generate(
 
 
 def _zero_state(model: nn.Module, params: Any, tokens: int) -> Any:
-  """The state to start from, if the model can read so many tokens from it."""
+  """Returns the initial state, if the model can read that many tokens."""
   # `nn.Module` does not declare what a sequence model has beside it.
   state = cast(Any, model).init_state(1)
   try:
@@ -143,8 +143,8 @@ def _zero_state(model: nn.Module, params: Any, tokens: int) -> Any:
       f"the model cannot read {tokens} tokens, the prompt and what is to be "
       f"generated: {one_line(error)}"
     ) from error
-  # A model of one's own may use an array for several leaves, and donating
-  # wants a buffer for each.
+  # A user's model may use one array for several leaves, but donation needs a
+  # buffer per leaf.
   return jax.tree.map(jnp.copy, state)
 
 

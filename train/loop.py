@@ -1,19 +1,19 @@
 """The training loop.
 
-The order of a step, which nothing here may change:
+The order within a step must not change:
 
   1. evaluate the old state, if it is due;
   2. write a checkpoint of it (state, data position, rng, config), if it is due;
   3. take the next batch;
-  4. dispatch the step, which returns at once, and send the batch after it to
-     the device;
-  5. fetch the metrics of the step before, while the device works on this one.
+  4. dispatch the step, which returns at once, and send the next batch to the
+     device;
+  5. fetch the metrics of the previous step while the device runs this one.
 
-So the device never waits for the host, and a checkpoint always holds a state
-that was evaluated, with the position of the first batch it has not seen. The
-metrics of the step before are fetched ahead of 1 and 2, which wait for the
-device anyway: the metrics file then holds all lines up to a checkpoint, and a
-resumed run writes exactly those that follow.
+So the device never waits for the host. If an evaluation and a checkpoint are
+due at the same step, the checkpoint holds the evaluated state, with the
+position of the next batch. Before 1 and 2, which wait for the device anyway,
+the metrics of the previous step are fetched: the metrics file then holds all
+lines up to a checkpoint, and a resumed run writes exactly the lines after it.
 """
 
 import dataclasses
@@ -58,8 +58,8 @@ class Result:
       and in processes other than the first.
     metrics: Validation metrics of the last state; empty if a signal ended
       the run.
-    baselines: What simple methods reach on the same data, in bits.
-    signal: The signal that ended it, or None.
+    baselines: Results of simple methods on the same data, in bits.
+    signal: The signal that ended the run, or None.
   """
 
   step: int
@@ -71,12 +71,12 @@ class Result:
 
 @dataclasses.dataclass(frozen=True)
 class _Pending:
-  """A step that was dispatched, and what it was given.
+  """A dispatched step whose metrics are not fetched yet.
 
   Attributes:
-    step: Its number: updates done once it is.
-    metrics: On the device still.
-    batch: What it was given.
+    step: Number of updates after this step.
+    metrics: The metrics, still on the device.
+    batch: The batch of this step.
   """
 
   step: int
@@ -101,7 +101,7 @@ class _Clock:
     self._tokens += tokens
 
   def read(self) -> dict[str, float]:
-    """Returns the timing since the last reading, and starts anew."""
+    """Returns the timing since the last call, and resets the clock."""
     seconds = max(time.perf_counter() - self._since, 1e-9)
     values = {
       "step_seconds": seconds / max(self._steps, 1),
@@ -122,29 +122,29 @@ class _Loop:
     self,
     config: Config,
     workdir: str,
-    start: Prepared,
+    prepared: Prepared,
     writer: MetricsWriter | NoWriter,
     checkpoints: Checkpoints,
     profiler: Profiler,
   ):
-    snapshot = start.snapshot
+    snapshot = prepared.snapshot
     self._config = config
     self._workdir = workdir
-    self._document = start.document
-    self._strategy = strategy = start.strategy
+    self._document = prepared.document
+    self._strategy = strategy = prepared.strategy
     self._writer = writer
     self._checkpoints = checkpoints
-    self._validation = start.validation
+    self._validation = prepared.validation
     self._profiler = profiler
     stream = Batches(
-      start.train,
+      prepared.train,
       config.batch_size,
       seed=config.seed,
       rows=strategy.rows(config.batch_size),
       position=snapshot.position if snapshot else 0,
     )
     self._batches = Prefetched(stream, strategy.batch)
-    self._state = strategy.prepare(start.state)
+    self._state = strategy.prepare(prepared.state)
     self._step = snapshot.step if snapshot else 0
     self._saved = snapshot.step if snapshot else -1
     done = snapshot is not None and snapshot.evaluated
@@ -156,8 +156,8 @@ class _Loop:
     self._warned = False
     self._share_of_peak = share_of_peak(
       config.model,
-      start.state.params,
-      len(start.train[0]["inputs"]),
+      prepared.state.params,
+      len(prepared.train[0]["inputs"]),
       strategy.devices,
     )
 
@@ -192,11 +192,11 @@ class _Loop:
         self._report(before)
 
   def result(self, reference: Mapping[str, float], stop: Stop) -> Result:
-    """Returns what the run has come to; its checkpoints are complete."""
+    """Returns the result of a run whose checkpoints are complete."""
     metrics = self._metrics if self._evaluated == self._step else {}
     params = None
     if stop.signal is None and processes.is_first():
-      # Devices of other processes may hold some of them.
+      # Devices of other processes may hold some of the parameters.
       saved = checkpoint.load(self._workdir, str(self._step), warn)
       params = saved.state["params"]
     return Result(self._step, params, metrics, reference, stop.signal)
@@ -207,7 +207,7 @@ class _Loop:
     try:
       self._state, metrics = self._strategy.step(self._state, batch.device)
     except CheckError as error:
-      # Not donated in debug mode, so the state is still the one before.
+      # Debug mode does not donate the state, so it is still the previous one.
       where = self._save_for_reproduction(self._step, batch)
       raise CheckError(f"step {self._step + 1}: {error}; {where}") from error
     if not self._compiled:
@@ -227,7 +227,7 @@ class _Loop:
     if pending is None:
       return
     metrics = jax.device_get(pending.metrics)
-    # A jitted function returns them by the alphabet; the loss goes first.
+    # A jitted function returns them in alphabetical order; put the loss first.
     names = (*_FIRST, *(name for name in metrics if name not in _FIRST))
     values = {name: float(metrics[name]) for name in names}
     if not values.pop("finite"):
@@ -246,7 +246,7 @@ class _Loop:
   def _stop_non_finite(
     self, pending: _Pending, values: Mapping[str, float]
   ) -> None:
-    # The step did not apply what was not finite, nor did the one after it.
+    # Neither this step nor the next one, already dispatched, was applied.
     where = self._save_for_reproduction(pending.step - 1, pending.batch)
     found = (
       f"loss {values['loss']}, gradient norm {values['grad_norm']}, update norm"
@@ -265,8 +265,8 @@ class _Loop:
   def _warn_of_no_gradient(
     self, step: int, values: Mapping[str, float]
   ) -> None:
-    """Says once that a step had something to learn, and learned nothing."""
-    # A loss of exactly 0 cannot fall; and many steps say no more than one.
+    """Warns once of a step whose gradient is 0 although its loss is not."""
+    # A loss of exactly 0 cannot fall. One warning per run is enough.
     if self._warned or not (values["targets"] and values["loss"]):
       return
     self._warned = True
@@ -278,7 +278,7 @@ class _Loop:
     )
 
   def _save_for_reproduction(self, step: int, batch: Placed) -> str:
-    """Saves a state and the batch that broke it, and says where."""
+    """Saves a state and the batch that failed; returns where they are."""
     if self._saved != step:
       self._write(step, batch.position)
     name = f"failed-step-{step + 1}"
@@ -343,26 +343,26 @@ def run(
   source: str | None = None,
   new_data: bool = False,
 ) -> Result:
-  """Trains, from the start or from the last checkpoint in `workdir`.
+  """Trains from the start, or from the last checkpoint in `workdir`.
 
-  Of several processes, all call this, and the first writes and prints.
+  Every process calls this; only process 0 writes and prints.
 
   Args:
     config: The run.
     workdir: Its directory: `metrics.jsonl`, `checkpoints/`, `config.json`.
     profile_steps: Numbers of the steps whose trace goes to `profile/` there.
-    source: The config file that the user named; kept for later commands, to
-      say what they miss.
-    new_data: Whether a run may resume with other data than it began with.
+    source: The config file that the user named; later commands name it in
+      their errors.
+    new_data: Whether a run may resume with other data than it started with.
 
   Returns:
-    How it ended; a signal is answered by saving, and is no error.
+    How the run ended. A signal makes the run save and stop; it is no error.
 
   Raises:
     UserError: The command was wrong.
     RunError: The run failed; the same command repeats the failing step.
-      Checkpoints that were complete stay, as with the next error.
-    OSError: The disk is full.
+      Complete checkpoints are kept.
+    OSError: The disk is full; complete checkpoints are kept.
   """
   validate(config, devices=jax.device_count(), processes=jax.process_count())
   make_workdir(workdir)
@@ -371,21 +371,21 @@ def run(
     lock.held(workdir),
     _writer(config, workdir) as writer,
   ):
-    start = prepare(
+    prepared = prepare(
       config, workdir, writer.text, source=source, new_data=new_data
     )
-    step = start.snapshot.step if start.snapshot else 0
-    evaluated = start.snapshot is not None and start.snapshot.evaluated
-    # Nothing of a run without a checkpoint is kept, not even its step 0.
-    writer.truncate(step if start.snapshot else -1, evaluated=evaluated)
-    writer.text(parameter_table(start.state.params))
+    step = prepared.snapshot.step if prepared.snapshot else 0
+    evaluated = prepared.snapshot is not None and prepared.snapshot.evaluated
+    # Without a checkpoint, the run restarts: no line is kept, not even step 0.
+    writer.truncate(step if prepared.snapshot else -1, evaluated=evaluated)
+    writer.text(parameter_table(prepared.state.params))
     writer.text(_first_line(config, workdir, step, evaluated))
-    writer.text(_layout_line(config, start.mesh))
-    idle = idle_line(config, start.mesh, jax.device_count())
+    writer.text(_layout_line(config, prepared.mesh))
+    idle = idle_line(config, prepared.mesh, jax.device_count())
     if idle is not None:
       writer.text(idle)
     reference = baselines(config.data)
-    if reference and start.snapshot is None:
+    if reference and prepared.snapshot is None:
       writer.write(0, "baseline", reference)
     checkpoints = Checkpoints(
       workdir, keep=config.keep, best_metric=config.best_metric
@@ -396,7 +396,7 @@ def run(
     try:
       traced = profile_steps if processes.is_first() else range(0)
       with Profiler(traced, folder, writer.text) as profiler:
-        loop = _Loop(config, workdir, start, writer, checkpoints, profiler)
+        loop = _Loop(config, workdir, prepared, writer, checkpoints, profiler)
         loop.run(stop)
     finally:
       checkpoints.close()

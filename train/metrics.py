@@ -124,8 +124,8 @@ class MetricsWriter:
   def _open(self) -> BinaryIO:
     """Opens the file at its end.
 
-    Half a line may be left of a run that was killed; what is written next must
-    not be joined to it.
+    A killed run may leave half a line; the next line must not be appended to
+    that half.
     """
     self._workdir.mkdir(parents=True, exist_ok=True)
     if not _is_whole(self._path):
@@ -160,7 +160,7 @@ class MetricsWriter:
     if self._events is None:
       import tensorboardX
 
-      # A name that nobody can know before, and so lay a link under.
+      # A random name, so that nobody can place a link there beforehand.
       suffix = f".{secrets.token_hex(8)}"
       self._events = tensorboardX.SummaryWriter(
         str(self._workdir), purge_step=self._purge_step, filename_suffix=suffix
@@ -176,7 +176,7 @@ class MetricsWriter:
           total=self._total_steps, initial=step, unit="step", file=sys.stderr
         )
       self._bar.n = step
-      # Of a training line only what says how it goes; the file has the rest.
+      # The bar shows the first three values; the file has all.
       self._bar.set_postfix_str(_join(dict(list(values.items())[:3])))
     else:
       self.text(f"step {step}/{self._total_steps}  {split}  {_join(values)}")

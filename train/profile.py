@@ -18,13 +18,13 @@ def parse_steps(text: str, steps: int) -> range:
 
   Args:
     text: "FIRST,LAST".
-    steps: Of the run.
+    steps: Number of steps of the run.
 
   Returns:
     FIRST, ..., LAST - 1.
 
   Raises:
-    UserError: It is no such thing, or the run has no such step.
+    UserError: The text has another form, or the run has no step FIRST.
   """
   found = re.fullmatch(r"\s*([0-9]{1,18})\s*,\s*([0-9]{1,18})\s*", text)
   shown = one_line(text, 80)
@@ -42,26 +42,26 @@ def parse_steps(text: str, steps: int) -> range:
 
 
 class Profiler:
-  """Writes a trace of some steps, and says where it is.
+  """Writes a trace of some steps, and prints its path.
 
-  As a context it ends a trace that is under way, so that a run that ends or
-  fails in the middle of the steps leaves the trace of those it did.
+  Leaving the context ends a running trace, so a run that ends or fails between
+  the steps still leaves a trace of the steps before.
 
   Args:
     steps: Numbers of the steps, without gaps; empty for no trace.
-    folder: Where the trace goes; made if it is not there.
+    folder: Directory of the trace; made if it does not exist.
     log: Takes lines for the user.
   """
 
   def __init__(self, steps: range, folder: str, log: Callable[[str], None]):
     self._steps = steps
     self._folder = folder
-    self._say = log
+    self._log = log
     self._traced: list[int] = []
     self._running = False
 
   def step(self, number: int) -> jax.profiler.StepTraceAnnotation:
-    """Returns a context that marks all inside as step `number`."""
+    """Returns a context whose contents the trace shows as step `number`."""
     if self._running:
       self._traced.append(number)
     return jax.profiler.StepTraceAnnotation("train", step_num=number)
@@ -112,7 +112,7 @@ class Profiler:
     self._running = False
     if self._traced:
       first, last = self._traced[0], self._traced[-1]
-      self._say(
+      self._log(
         f"profile of steps {first} to {last} in {self._folder}: see it by"
         f" `pip install xprof; xprof --logdir={self._folder}`, or open its"
         " plugins/profile/*/perfetto_trace.json.gz in https://ui.perfetto.dev"

@@ -1,4 +1,4 @@
-"""Keeps threads of libraries from printing what a caught error says already."""
+"""Silences library threads that print errors which are raised anyway."""
 
 import functools
 import logging

@@ -1,4 +1,4 @@
-"""What happens before the first step: open, check, restore."""
+"""Prepares a run: opens its data, checks its config, restores its state."""
 
 import json
 import os
@@ -20,8 +20,7 @@ from train.optimizer import make_optimizer, schedule
 from train.state import TrainState, initial_state
 from train.step import Learner
 
-# What may change when a run resumes, since no number of its training depends
-# on it.
+# Fields that may change when a run resumes: training does not depend on them.
 FREE: tuple[str, ...] = (
   "config.log_every",
   "config.eval_every",
@@ -30,26 +29,26 @@ FREE: tuple[str, ...] = (
   "config.keep",
   "config.sample",
   "config.debug",
-  # A state does not depend on its devices: it resumes on any others.
+  # A run can resume on other devices.
   "config.strategy",
   "config.mesh",
 )
-# Entries of a saved config that are none of the config: see `prepare`.
+# Entries of a saved document that are not fields of the config: see `prepare`.
 _BESIDE = ("config.$data", "config.$source")
 
 
 class Prepared(NamedTuple):
-  """What the loop begins with.
+  """A run that is ready for its first step.
 
   Attributes:
     strategy: Runs the steps.
     mesh: Devices along each axis.
-    state: Where `strategy.prepare` wants it.
-    train: What is trained on.
-    validation: What is validated on.
-    snapshot: The checkpoint that the state was restored from, without the state
-      itself; None for a new run.
-    document: The config and what a checkpoint keeps beside it, as JSON.
+    state: The state, sharded as `strategy.prepare` expects.
+    train: The training split.
+    validation: The validation split.
+    snapshot: The checkpoint that the state was restored from, without the
+      state; None for a new run.
+    document: The config as JSON, with the entries "$data" and "$source".
   """
 
   strategy: Strategy
@@ -78,10 +77,13 @@ def open_split(data: Any, split: str) -> Dataset:
 
 
 def read_only(data: Any) -> Any:
-  """Returns data of a saved config that write and download nothing.
+  """Returns data that are opened without writing or downloading anything.
+
+  Args:
+    data: The data of a saved config.
 
   Raises:
-    UserError: They cannot do without.
+    UserError: The data cannot be opened that way.
   """
   make = getattr(data, "read_only", None)
   try:
@@ -91,14 +93,14 @@ def read_only(data: Any) -> Any:
 
 
 def open_codec(data: Any, vocab_size: object = None) -> Codec:
-  """Returns what turns text to tokens and back, without the data if it can.
+  """Returns the codec between text and tokens.
 
   Args:
-    data: Of a config. Data without a `codec` method are opened.
-    vocab_size: Of the data set, where it is known.
+    data: The data of a config. Data without a `codec` method are opened.
+    vocab_size: Vocabulary size of the data set, if it is known.
 
   Raises:
-    UserError: They have to be opened, and cannot be.
+    UserError: The data must be opened, and cannot be.
   """
   known = vocab_size if type(vocab_size) is int else None
   make = getattr(data, "codec", None)
@@ -109,7 +111,7 @@ def open_codec(data: Any, vocab_size: object = None) -> Codec:
 
 
 def make_learner(config: Config) -> Learner:
-  """Puts model and optimizer of a config together."""
+  """Returns the model, optimizer and schedule of a config."""
   rate = schedule(config.optimizer, config.steps)
   optimizer = make_optimizer(config.optimizer, rate)
   return Learner(config.model, optimizer, rate, config.accumulation)
@@ -118,11 +120,11 @@ def make_learner(config: Config) -> Learner:
 def new_state(
   config: Config, learner: Learner, length: int
 ) -> tuple[Callable[[], TrainState], TrainState]:
-  """Returns what draws the state before the first step, and its shapes.
+  """Returns the function that draws the initial state, and its shapes.
 
   Args:
     config: The run.
-    learner: Made of it.
+    learner: The learner of that config.
     length: Tokens per sequence.
 
   Raises:
@@ -131,7 +133,7 @@ def new_state(
   draw = initial_state(learner.model, learner.optimizer, config.seed, length)
   try:
     return draw, jax.eval_shape(draw)
-  # A model may be the user's own, and fail in any way.
+  # A user's own model may raise any error.
   except Exception as error:
     raise UserError(f"config.model: {described(error)}") from error
 
@@ -144,14 +146,13 @@ def prepare(
   source: str | None = None,
   new_data: bool = False,
 ) -> Prepared:
-  """Opens the data, builds the state, and takes up the run if there is one.
+  """Opens the data and builds the state, or restores it from a checkpoint.
 
-  Nothing in the directory is changed before all that may be refused has been
-  checked.
+  Every check runs before anything in the directory is changed.
 
   Args:
     config: The run.
-    workdir: Its directory, which is there.
+    workdir: Its directory, which exists.
     log: Takes lines for the user.
     source: The config file that the user named.
     new_data: Whether a run may resume with other data.
@@ -192,7 +193,7 @@ def prepare(
     shapes,
     places,
   )
-  # Drawn in pieces, so that no device ever holds the whole of a large one.
+  # Drawn sharded, so that no device holds all parameters of a large model.
   drawn = jax.jit(draw, out_shardings=places)
   if jax.process_count() > 1:
     _check_programs(strategy, drawn, wanted, train, config)
@@ -200,7 +201,7 @@ def prepare(
     state = drawn()
   else:
     snapshot, state = checkpoint.restore_latest(workdir, snapshot, wanted, log)
-    # What stopped it is for the step to find again.
+    # The flag is cleared: the resumed run repeats the step that set it.
     going = jax.device_put(np.zeros((), bool), places.stopped)
     state = state.replace(stopped=going)
   checkpoint.clear(workdir, snapshot, log)
@@ -213,10 +214,10 @@ def prepare(
 def _document(
   config: Config, digests: Mapping[str, str], new_data: bool
 ) -> dict[str, Any]:
-  """Returns a config as JSON, after all processes have seen they have it.
+  """Returns a config as JSON, and checks that all processes have the same.
 
   Raises:
-    UserError: They have another, or other data; raised by all.
+    UserError: Processes differ in config or data; raised in every process.
   """
   document: dict[str, Any] = serialize.to_json(config)
   splits = {f"the {split} split": text for split, text in digests.items()}
@@ -238,20 +239,20 @@ def _check_programs(
   dataset: Dataset,
   config: Config,
 ) -> None:
-  """Sees that all processes have the same programs, before any runs.
+  """Checks that all processes have the same programs, before any program runs.
 
-  Each process compiles its own. With other code in one of them, the copies of
-  the state would differ and nothing would say so.
+  Each process compiles its own programs. If the code of one process differed,
+  its copy of the state would differ without an error.
 
   Args:
-    strategy: Has the programs of the step and of the validation.
+    strategy: Holds the programs of the step and of the validation.
     drawn: The program that draws the first state.
     state: Shapes and shardings of the state.
-    dataset: Gives a row, to make a batch like those of the run.
+    dataset: Its first row gives the shapes and dtypes of a batch.
     config: The run.
 
   Raises:
-    UserError: They differ; raised by all.
+    UserError: The programs differ; raised in every process.
   """
   count = len(strategy.rows(config.batch_size))
   batch = strategy.batch(
@@ -266,12 +267,12 @@ def _check_programs(
 
 
 def make_workdir(workdir: str) -> None:
-  """Makes the directory of a run, and sees that nothing leads out of it.
+  """Makes the directory of a run, and refuses links that lead out of it.
 
-  Of several processes, the first does; the others need to reach it too.
+  Process 0 makes it; all processes must see it.
 
   Raises:
-    UserError: It cannot.
+    UserError: The directory cannot be made, written or seen.
   """
   processes.on_process_zero(lambda: _make_writable(workdir))
   if not os.path.isdir(workdir):

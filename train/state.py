@@ -1,4 +1,4 @@
-"""Everything that a step reads and returns."""
+"""The training state: what a step reads and returns beside the batch."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -14,13 +14,13 @@ class TrainState(struct.PyTreeNode):
   """The state of a run between two steps.
 
   Attributes:
-    step: Updates so far, int32 scalar.
+    step: Number of updates so far, int32 scalar.
     params: Parameters of the model.
     opt_state: State of the optimizer.
-    rng: Key data of the run, uint32; never changes, since each step folds its
-      number into it. That makes a resumed run draw what it would have drawn.
-    stopped: Set by the first update that was not finite, which is not
-      applied, nor is any after it: the state stays the one to reproduce with.
+    rng: Key data of the run, uint32. It never changes: each step folds its
+      number into it, so a resumed run draws the same numbers.
+    stopped: Set by the first update that is not finite. Neither that update
+      nor a later one is applied, so the state reproduces the failure.
   """
 
   step: jax.Array

@@ -1,8 +1,8 @@
 """The training step and the evaluation step, as pure functions.
 
 Losses, gradients and counts are summed, over microbatches and over devices,
-and divided once by the summed weight. A mean of means would give short
-documents and padded rows more say than they have tokens.
+and divided once by the summed weight. A mean of means would give the tokens
+of short documents and padded rows too much weight.
 """
 
 import functools
@@ -22,22 +22,22 @@ Batch = Mapping[str, jax.Array]
 
 
 def identity(x: Any) -> Any:
-  """Returns x: the way of a strategy that changes nothing."""
+  """Returns x."""
   return x
 
 
 class Learner(NamedTuple):
-  """What stays the same from step to step.
+  """A model with its optimizer: the part of a step that does not change.
 
   Attributes:
     model: A module with the call of `LanguageModel`.
-    optimizer: Of its parameters.
+    optimizer: The optimizer of its parameters.
     schedule: The learning rate by step.
     accumulation: Microbatches per update.
-    spread: Spreads over devices a function of parameters, a batch and
-      perhaps more, whose results are sums over the tokens of the batch. The
-      default leaves it on one.
-    axes: Mesh axes that `spread` makes known inside: see `token_sums`.
+    spread: Maps a function of parameters, a batch and possibly more over
+      devices; the function returns sums over the tokens of the batch. The
+      default runs it on one device.
+    axes: Mesh axes that `spread` binds inside the function: see `token_sums`.
   """
 
   model: nn.Module
@@ -55,7 +55,7 @@ def token_sums(
   rng: jax.Array | None = None,
   axes: tuple[str, ...] = (),
 ) -> dict[str, jax.Array]:
-  """Runs the model and adds up what the metrics are made of.
+  """Runs the model and sums the parts of the metrics over the tokens.
 
   Args:
     model: A module with the call of `LanguageModel`.
@@ -135,7 +135,7 @@ def _gradients(
   """Sums gradients and metrics over the microbatches of a batch.
 
   Args:
-    learner: The task; its `accumulation` divides B.
+    learner: Its `accumulation` divides B.
     params: Parameters.
     batch: Arrays `[B, L]`.
     rng: Key of this step.
@@ -175,7 +175,7 @@ def train_step(
   batch: Batch,
   axis_name: str | None = None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-  """Does one update.
+  """Performs one update.
 
   Args:
     learner: Model, optimizer, schedule, accumulation.
@@ -187,12 +187,12 @@ def train_step(
       one device and on many.
 
   Returns:
-    The state after, and metrics: "loss" (nats a target), "bits_per_token",
+    The state after, and metrics: "loss" (nats per target), "bits_per_token",
     "accuracy", "targets" (their summed weight), "tokens" (positions of the
     batch that the model read, padding included), "grad_norm" (before
     clipping), "update_norm", "param_norm", "learning_rate", and "finite". If
-    the loss, the gradient, or anything in the state after is not finite, the
-    state stays as it was, but for `stopped`.
+    the loss, the gradient, or anything in the new state is not finite, the old
+    state is kept, except that `stopped` is set.
   """
   rng = jax.random.wrap_key_data(state.rng)
   rng = jax.random.fold_in(rng, state.step)

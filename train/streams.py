@@ -10,7 +10,7 @@ from train.errors import RunError, reason
 
 
 class ReaderGoneError(Exception):
-  """Nobody reads our standard output any more, which is no failure."""
+  """The reader of standard output has closed it, which is no failure."""
 
 
 class _Replaced:
@@ -31,7 +31,7 @@ codecs.register_error("count", _replaced)
 
 
 class _Nowhere(io.TextIOBase):
-  """Takes text and keeps none of it."""
+  """A stream that discards its text."""
 
   def write(self, text: str) -> int:
     return len(text)
@@ -41,7 +41,7 @@ def prepare() -> bool:
   """Makes the standard streams safe to use.
 
   Characters that the encoding of standard output lacks are replaced, and
-  `replaced` tells of it. A stream that is closed becomes the null device, so
+  `replaced` reports them. A stream that is closed becomes the null device, so
   that no file that is opened later gets its number and with it what libraries
   print. Standard input stays None, which is how Python says that it is closed.
 
@@ -74,7 +74,7 @@ def _occupy(number: int) -> None:
 
 
 def mute(name: str) -> None:
-  """Drops what is still written to "stdout" or "stderr"."""
+  """Discards all further output to "stdout" or "stderr"."""
   stream = getattr(sys, name)
   # Python flushes the old stream at exit, and would complain once more.
   with contextlib.suppress(OSError, ValueError, AttributeError):

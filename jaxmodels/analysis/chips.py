@@ -73,7 +73,7 @@ def is_there() -> bool:
 
 
 def slice_devices(name: str) -> list[Any]:
-  """Returns the devices of a TPU slice, which need not be there.
+  """Returns the devices of a TPU slice, without having the slice.
 
   Args:
     name: Chip and shape, such as "v5e:16x16".

@@ -1,8 +1,9 @@
-"""What devices tell one another in a compiled program: read from its text.
+"""Finds the collectives of a compiled program in its text.
 
-A compiler for TPUs cuts a collective that runs beside computation into pieces,
-the first of which starts it, and writes a reduce-scatter as an all-reduce of
-which each device keeps its part; these count as the one that they are.
+The TPU compiler splits a collective that overlaps with computation into pieces,
+of which the first starts it; the pieces count as one collective. It writes a
+reduce-scatter as an all-reduce of which each device keeps its part; this counts
+as a reduce-scatter.
 """
 
 import math

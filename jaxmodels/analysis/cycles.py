@@ -1,10 +1,10 @@
-"""How long a TPU program takes by what its own compiler expects.
+"""Sums the cycles that the TPU compiler estimates for a program.
 
-Nobody need have a chip: the compiler writes to most of its instructions how
-many cycles it expects of them, and schedules by that. It is a model of the
-chip, not a clock: waits for copies and for other chips are not in it, nor
-kernels and the few instructions that it says nothing of. So it compares two
-programs for the same chip, and no more.
+No chip is needed: the compiler annotates most instructions with an estimate of
+their cycles, and schedules by it. The estimate is a model of the chip, not a
+measurement: it excludes waits for copies and for other chips, kernels, and the
+few instructions without an estimate. Use it only to compare two programs for
+the same chip.
 """
 
 import re
@@ -12,19 +12,19 @@ import re
 from jaxmodels.analysis.hlo import instructions
 
 _EXPECTED = re.compile(r'"estimated_cycles":"(\d+)"')
-# What the compiler writes where it cannot tell is beyond any program.
+# For an unknown count the compiler writes a number above any real one.
 _UNKNOWN = 2**50
 
 
 def expected_cycles(text: str) -> int:
-  """Sums up the cycles that the compiler expects of a program.
+  """Sums the cycles that the compiler estimates for a program.
 
   Args:
-    text: Of a program compiled for a TPU, optimised HLO with its
+    text: Optimised HLO of a program compiled for a TPU, with its
       `backend_config`.
 
   Returns:
-    Cycles of one chip, 0 where the text names none.
+    Cycles of one chip; 0 if the text has no estimates.
   """
   total = 0
   for line, times, _ in instructions(text):

@@ -1,14 +1,14 @@
 """Counts the floating-point operations of a program, loops included.
 
 The compiler's own `cost_analysis()` counts the body of a loop once, however
-often it runs, which for recurrences is the whole work. Here the traced
-program is walked, and bodies of `scan` count as often as they run.
+often it runs, which for recurrences is the whole work. This module walks
+the traced program, and counts the body of a `scan` once per iteration.
 
-A multiplication and an addition are one each, an exponential or a square root
-is one too (and `transcendental` says how many there are), complex ones count
-as the real ones they are made of. What only moves, selects, compares or
-converts is free. The count is of the program as it is written, after what
-nobody reads is dropped: what the compiler merges, it counts twice.
+A multiplication, an addition, an exponential and a square root count one each
+(`transcendental` counts the last two kinds separately). A complex operation
+counts as the real operations in it. Moving, selecting, comparing and converting
+are free. Unused results are dropped first. Duplicate operations that the
+compiler would merge are counted twice.
 """
 
 import functools

@@ -1,7 +1,7 @@
-"""Reads the text of a compiled program: what runs in it, and how often.
+"""Reads a compiled program's text: its instructions and how often each runs.
 
-An instruction counts as often as it runs: what stands in the body of a loop
-by the rounds of the loop. Of a branch all sides count.
+An instruction in the body of a loop counts once per iteration. All branches of
+a condition count.
 """
 
 import re
@@ -22,10 +22,10 @@ class Instruction(NamedTuple):
   """A line of a program.
 
   Attributes:
-    line: As it stands.
-    times: How often the program runs it. A loop whose rounds the text does
-      not tell counts as one round.
-    computation: Whose line it is.
+    line: The line of text.
+    times: How often the program runs it. A loop counts as one iteration if the
+      text does not give its number of iterations.
+    computation: Name of the computation that contains the line.
   """
 
   line: str

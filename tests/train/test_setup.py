@@ -142,7 +142,7 @@ class Numbers:
     return {"inputs": self._rows[index]}
 
 
-def test_data_without_a_digest_are_told_apart():
+def test_changed_data_without_a_digest_method_are_detected():
   rows = np.arange(40).reshape(10, 4)
   seen = {digest(Numbers(rows))}
   assert digest(Numbers(rows.copy())) in seen

@@ -1,4 +1,4 @@
-"""What one run is: its fields, its command line, and its saved form."""
+"""The config of a run: its fields, its command line, its saved form."""
 
 from train.config.schema import (
   BEST_METRICS,

@@ -14,7 +14,7 @@ from train.profile import parse_steps
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-  """What the command line asks for.
+  """The parsed command line.
 
   Attributes:
     config: The run.
@@ -69,7 +69,7 @@ def take(name: str, argv: Sequence[str]) -> tuple[str | None, list[str]]:
   for word in words:
     if word in (f"--{name}", f"-{name}"):
       value = next(words, None)
-      # The next flag is no value; one that begins so can follow a "=".
+      # The next flag is no value; a value that starts with "--" needs "=".
       if value is None or value.startswith("--"):
         raise UserError(f"--{name} needs a value")
     elif word.startswith((f"--{name}=", f"-{name}=")):

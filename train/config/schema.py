@@ -81,7 +81,7 @@ class Mesh:
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-  """What is generated when a run ends; a length of 0 means nothing."""
+  """The sample that is generated after a run; length 0 generates none."""
 
   prompt: str = "\n"
   length: int = 256
@@ -113,7 +113,7 @@ class Config:
     keep: How many of the latest checkpoints stay, beside the best one.
     best_metric: The validation metric that chooses the best checkpoint.
     sample: What is generated at the end.
-    debug: Checks every value inside the step: slow, and names what is wrong.
+    debug: Checks every value inside the step: slow, but names a wrong one.
   """
 
   model: nn.Module
@@ -293,7 +293,7 @@ def layout(config: Config, available: int, processes: int = 1) -> Mesh:
 
 
 def idle_line(config: Config, mesh: Mesh, available: int) -> str | None:
-  """Says how many devices have nothing to do, and what gives them work.
+  """Returns a line on idle devices, and the flag that would use them.
 
   Args:
     config: The run.

@@ -114,7 +114,7 @@ def _from_json(document: Any, trusted: Collection[str]) -> Any:
     return dtype_from_name(document["$dtype"])
   if "$function" in document:
     return trust.find_function(document["$function"], trusted)
-  # Other entries with a dollar are beside the config: see `train.setup.begin`.
+  # Other entries with a dollar are not the config: see `train.setup.prepare`.
   values = {
     k: _from_json(v, trusted)
     for k, v in document.items()

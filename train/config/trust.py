@@ -75,7 +75,7 @@ def _is_the_users(module: str) -> bool:
 
 
 class NotTrustedError(UserError):
-  """A saved config names what is in a module that nobody trusts."""
+  """A saved config names an object of a module that is not trusted."""
 
 
 def path_of(value: Any) -> str:

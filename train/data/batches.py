@@ -1,4 +1,4 @@
-"""Batches in a random order that can be taken up again anywhere."""
+"""Batches in a random order that can resume at any position."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from train.data.dataset import Dataset, Example, check_at_least
 
 
 class Batches(Iterator[Example]):
-  """Stacks examples to batches, for ever or for one pass.
+  """Stacks examples into batches, endlessly or for one pass.
 
   The examples of all epochs form one stream. Epoch e holds every example once,
-  in an order that follows from `seed` and e alone; batch n is the examples
+  in an order that depends only on `seed` and e; batch n is the examples
   n * batch_size, ..., (n + 1) * batch_size - 1 of the stream, and may begin in
-  one epoch and end in the next. So the place in the stream is one number,
-  `position`, and it means the same whatever the number of processes, each of
-  which reads some rows of every batch.
+  one epoch and end in the next. So one number, `position`, gives the place
+  in the stream. It does not depend on the number of processes, each of which
+  reads some rows of every batch.
 
   Yields dictionaries of arrays [len(rows), L].
 
@@ -27,9 +27,9 @@ class Batches(Iterator[Example]):
     seed: non-negative; gives the orders of the epochs.
     shuffle: whether to shuffle; without it every epoch is in index order.
     rows: which rows of every batch to read, in [0, batch_size); None for all.
-    position: where to begin, as an earlier `position` said.
+    position: where to start, a value of an earlier `position`.
     one_pass: end after the first epoch. The last batch is filled up with
-      examples whose weights are all zero, so that every example counts once.
+      examples of weight zero, so that every example counts once.
 
   Raises:
     ValueError: if there is no example, or the sizes do not fit each other.
@@ -95,10 +95,10 @@ class Batches(Iterator[Example]):
     if epoch not in self._orders:
       # Sorted raw bits, not `Generator.permutation`: numpy promises that a bit
       # generator's stream stays as it is, and does not for its methods, and a
-      # run may be taken up under a later numpy.
+      # run may resume with a later numpy.
       bits = np.random.Philox(np.random.SeedSequence([self._seed, epoch]))
       keys = bits.random_raw(len(self._dataset))
-      # A batch meets at most the end of one epoch and the starts of the next
-      # ones, in turn, so that one order at a time is enough.
+      # A batch reads the end of one epoch, then the start of the next, so only
+      # one order is needed at a time.
       self._orders = {epoch: np.argsort(keys, kind="stable")}
     return self._orders[epoch]

@@ -1,4 +1,4 @@
-"""Batches that lie on the devices before a step asks for them."""
+"""Sends batches to the devices before a step needs them."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -14,8 +14,8 @@ class Placed(NamedTuple):
 
   Attributes:
     host: Arrays `[B, L]`.
-    device: The same, as a strategy wants it.
-    position: Of the data, before the batch.
+    device: The same arrays on the devices, sharded for the strategy.
+    position: The data position before the batch.
   """
 
   host: Mapping[str, np.ndarray]
@@ -24,12 +24,12 @@ class Placed(NamedTuple):
 
 
 class Prefetched:
-  """Hands out batches, and puts one on the devices ahead of time.
+  """Returns batches, and sends one batch to the devices ahead of time.
 
-  Steps are dispatched and not waited for, so no thread is needed: what is
-  read and sent right after a dispatch is read and sent while the devices
-  work. One batch ahead keeps them busy as long as a batch is read in the
-  time of a step, and now and then in that of two.
+  A dispatch returns at once, so no thread is needed: a batch that is read and
+  sent right after a dispatch is prepared while the devices run the step. One
+  batch ahead keeps the devices busy if reading a batch takes at most the time
+  of a step, and occasionally the time of two.
 
   Args:
     batches: The stream.
@@ -46,14 +46,14 @@ class Prefetched:
 
   @property
   def position(self) -> int:
-    """Examples of the stream that were handed out: where to resume."""
+    """Number of examples returned so far: the position to resume at."""
     return self._position
 
   def prefetch(self) -> None:
-    """Reads the next batch and sends it, unless that was done.
+    """Reads and sends the next batch, unless it was prefetched already.
 
-    An error is kept for the `take` it belongs to: first the loop reports and
-    saves what was done before.
+    `take` raises an error of this batch later, so that the loop first reports
+    and saves the steps before it.
     """
     if self._ahead is None:
       try:

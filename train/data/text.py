@@ -126,7 +126,7 @@ class PackedBytes(ByteCodec):
     self._names = tuple(names)
 
   def __len__(self) -> int:
-    # The first token, a separator, is nobody's target.
+    # The first token, a separator, is never a target.
     return -(-(len(self._stream) - 1) // self._length)
 
   def __getitem__(self, index: SupportsIndex) -> Example:

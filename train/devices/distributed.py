@@ -1,8 +1,9 @@
 """Starting and ending a run of several processes, usually one per host.
 
-`--distributed` joins them through JAX's coordination service, which process 0
-holds. Where JAX knows the launcher (Cloud TPU, Slurm, Open MPI, Kubernetes)
-it finds the rest out from the environment; elsewhere three flags say it.
+`--distributed` connects the processes through JAX's coordination service, which
+runs in process 0. If JAX knows the launcher (Cloud TPU, Slurm, Open MPI,
+Kubernetes), it reads the address, the number of processes and the process's
+number from the environment; otherwise three flags give them.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from train.command import Parser, explain, warn
 from train.errors import RunError, UserError, one_line
 
 _RESUME = "the same command resumes from the last complete checkpoint"
-# Seconds that a process which is done waits for the others.
+# Seconds that a finished process waits for the others.
 _SHUTDOWN_TIMEOUT = 30
 # JAX numbers processes in int32, and counts nanoseconds in int64.
 _MOST = 2**31 - 1
@@ -30,14 +31,14 @@ _LONGEST = 10**9
 def parse(
   argv: Sequence[str],
 ) -> tuple[argparse.Namespace | None, list[str]]:
-  """Takes the flags of a run of several processes out of the arguments.
+  """Parses the flags of a run of several processes.
 
   Args:
     argv: The arguments, without the program's name.
 
   Returns:
-    What `process_group` takes, None without `--distributed`; and the other
-    arguments.
+    The options for `process_group` (None without `--distributed`), and the
+    other arguments.
 
   Raises:
     UserError: A value is wrong, or a flag is missing.
@@ -99,11 +100,11 @@ def _check(options: argparse.Namespace) -> None:
 
 
 class _LastWords:
-  """Says why this process ended, when it cannot say so itself.
+  """Prints why this process ended, if the process cannot print it.
 
-  JAX's coordination service ends a process from C++, with a stack trace, when
-  another is lost; and nothing can be said on SIGKILL. A shell that waits for
-  the end of a pipe prints the last line it was given.
+  If another process is lost, JAX's coordination service ends this one from C++
+  with a stack trace; and a process cannot react to SIGKILL. A shell reads lines
+  from a pipe and, when the pipe closes, prints the last one.
   """
 
   def __init__(self) -> None:
@@ -111,7 +112,7 @@ class _LastWords:
       'while IFS= read -r line; do last=$line; done; [ -z "$last" ] ||'
       ' printf "%s\\n" "$last" >&2'
     )
-    # In a session of its own: Ctrl-C is not meant for it.
+    # Its own session, so that Ctrl-C does not end the shell.
     self._shell = subprocess.Popen(
       ["/bin/sh", "-c", script],
       stdin=subprocess.PIPE,
@@ -121,13 +122,13 @@ class _LastWords:
     )
 
   def set(self, line: str) -> None:
-    """Sets what is said; "" for nothing."""
+    """Sets the line to print; "" prints nothing."""
     assert self._shell.stdin is not None
     self._shell.stdin.write(line + "\n")
     self._shell.stdin.flush()
 
   def close(self) -> None:
-    """Ends it in silence: this process speaks for itself from here on."""
+    """Ends the shell without output; this process reports its own errors."""
     self.set("")
     assert self._shell.stdin is not None
     self._shell.stdin.close()
@@ -165,18 +166,18 @@ def _connect(options: argparse.Namespace) -> None:
 
 @contextlib.contextmanager
 def process_group(options: argparse.Namespace | None) -> Iterator[None]:
-  """Makes this process one of several, for as long as the context lasts.
+  """Connects this process to the others for the duration of the context.
 
-  To be entered before JAX is used. When another process is lost, this one
-  ends: at once where a collective fails, else after
-  `--heartbeat_timeout_seconds` without a sign of life. An error inside is
-  said with the number of the process, and ends it.
+  Enter it before JAX is used. If another process is lost, this one ends: at
+  once if a collective fails, otherwise after `--heartbeat_timeout_seconds`
+  without a heartbeat. An error inside is printed with the number of the
+  process, and ends the process.
 
   Args:
-    options: Of `parse`; with None nothing happens.
+    options: The options from `parse`; None does nothing.
 
   Raises:
-    UserError: They cannot be joined.
+    UserError: The processes cannot be connected.
   """
   if options is None:
     yield
@@ -208,16 +209,16 @@ def process_group(options: argparse.Namespace | None) -> Iterator[None]:
 
 
 def _is_lost_connection(error: Exception) -> bool:
-  """Says whether a collective, or a barrier, failed for want of a process."""
+  """Whether a collective or a barrier failed because a process was lost."""
   signs = ("Gloo", "NCCL", "UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED")
   found = isinstance(error, jax.errors.JaxRuntimeError | TimeoutError)
   return found and any(x in f"{error} {error.__cause__}" for x in signs)
 
 
 def _leave(error: Exception, name: str) -> NoReturn:
-  """Says why this process ends, and ends it.
+  """Prints why this process ends, and ends it.
 
-  Without waiting for threads, since some may wait for other processes.
+  It does not wait for threads, since some may wait for other processes.
   """
   lost = _is_lost_connection(error)
   if lost:
@@ -229,7 +230,7 @@ def _leave(error: Exception, name: str) -> NoReturn:
   with contextlib.suppress(OSError):
     sys.stdout.flush()
   try:
-    # All may have met the same error: then they end in good order.
+    # If all processes met the same error, they shut down together.
     if not lost:
       jax.distributed.shutdown()
   finally:

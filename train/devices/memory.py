@@ -1,4 +1,4 @@
-"""What a run needs of memory at least, before anything is allocated."""
+"""Checks the least memory of a run before anything is allocated."""
 
 import math
 import os
@@ -9,14 +9,14 @@ import jax
 from train.config import Config, Mesh
 from train.errors import UserError
 
-# What a container may use, as Linux says it inside.
+# Files in which Linux gives the memory limit of a container.
 _LIMIT = "/sys/fs/cgroup/memory.max"
 # inputs, targets, weights and segment ids: four bytes each per token.
 _TOKEN = 16
 
 
 def readable(size: int | None) -> str:
-  """Returns bytes in the unit that suits them."""
+  """Formats bytes with a binary unit, such as "1.5 GiB"."""
   if size is None:
     return "unknown"
   power = min(max(size.bit_length() - 1, 0) // 10, 4)
@@ -25,7 +25,7 @@ def readable(size: int | None) -> str:
 
 
 def check(config: Config, mesh: Mesh, state: Any, length: int) -> None:
-  """Refuses what cannot fit, since to try may take minutes or the machine.
+  """Refuses a run that cannot fit: it may take minutes or halt the machine.
 
   Args:
     config: The run.

@@ -25,8 +25,8 @@ AXES = ("data", "fsdp", "sequence")
 # Sequences and tokens of arrays [B, L].
 BATCH = PartitionSpec(("data", "fsdp"), "sequence")
 
-# Paths of what is looked up by tokens, or scores them. Vocabularies divide
-# badly, and are large: so the channels of these are cut.
+# Paths of embeddings and of the output layer. Vocabularies are large and often
+# not divisible, so these are sharded along their channels.
 TABLES = r"(^|/)(table|readout|embedding)$"
 
 # Paths inside a scan over layers, whose parameters have a layer axis in front.
@@ -36,11 +36,11 @@ STACKED = r"(^|/)repeats/"
 def make_mesh(
   mesh: schema.Mesh, devices: Sequence[Any] | None = None
 ) -> jax.sharding.Mesh:
-  """Lays out devices.
+  """Returns a mesh of devices.
 
   Args:
-    mesh: How many along each axis, none of them -1.
-    devices: Of which the first are taken; those of JAX if None.
+    mesh: Number of devices along each axis, none of them -1.
+    devices: The first of these are used; `jax.devices()` if None.
   """
   shape = tuple(getattr(mesh, name) for name in AXES)
   first = list(devices or jax.devices())[: math.prod(shape)]
@@ -92,7 +92,7 @@ def partition(
 
 
 def shardings(mesh: jax.sharding.Mesh, state: Any) -> Any:
-  """Returns where every array of a state goes.
+  """Returns the sharding of every array of a state.
 
   Args:
     mesh: The mesh.
@@ -108,7 +108,7 @@ def shardings(mesh: jax.sharding.Mesh, state: Any) -> Any:
 
 
 class BatchLayout:
-  """Which part of every batch is this process's to read, and where it goes.
+  """The rows of every batch that this process reads, and their sharding.
 
   The rows of a batch are cut into equal parts, one for each place along "data"
   and "fsdp"; a process reads the parts of its own devices. Where "sequence"
@@ -131,7 +131,7 @@ class BatchLayout:
     return [part * size + row for part in self._own for row in range(size)]
 
   def put(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-    """Joins what all processes have read.
+    """Joins the rows that all processes have read.
 
     Args:
       batch: Arrays `[len(rows), L]`.
@@ -179,7 +179,7 @@ def gather_tables(mesh: jax.sharding.Mesh, tree: Any) -> Any:
 
 
 def cut_model(model: nn.Module) -> nn.Module:
-  """Returns the model that takes pieces of sequences cut over "sequence".
+  """Returns the model for sequences that are sharded over "sequence".
 
   Raises:
     UserError: It cannot, having no field `axis_name`.
@@ -199,14 +199,14 @@ def check_pieces(
   length: int,
   devices: Sequence[Any] | None = None,
 ) -> None:
-  """Sees, without computing, that the model can take pieces of sequences.
+  """Checks by tracing that the model accepts sharded sequences.
 
   Args:
     layout: Devices along each axis.
-    model: Of whole sequences.
+    model: The model for whole sequences.
     params: Its parameters.
-    length: Tokens of a whole sequence.
-    devices: As `make_mesh` takes them.
+    length: Tokens per whole sequence.
+    devices: As in `make_mesh`.
 
   Raises:
     UserError: It cannot; a piece may be too short for a convolution.

@@ -1,4 +1,4 @@
-"""What the processes of a run do together; alone, one does it for itself.
+"""Communication between the processes of a run; also works with one.
 
 Every function here has to be called by all processes, in the same order.
 """
@@ -18,14 +18,14 @@ from train.errors import RunError, UserError, one_line
 
 
 def start_jax() -> None:
-  """Looks for devices, before anything that fails without them.
+  """Initializes the devices of JAX, before any code that needs them.
 
   Raises:
     UserError: JAX finds none of what the environment asks for.
   """
   try:
     jax.devices()
-  # Which error it is depends on the platform and on what is installed.
+  # The type of the error depends on the platform and its packages.
   except Exception as error:
     platforms = os.environ.get("JAX_PLATFORMS", "")
     raise UserError(
@@ -34,12 +34,12 @@ def start_jax() -> None:
 
 
 def is_first() -> bool:
-  """Says whether this process writes and prints for all."""
+  """Whether this is process 0, which writes and prints for all."""
   return jax.process_index() == 0
 
 
 def _broadcast(text: str) -> str:
-  """Returns the text of the first process."""
+  """Returns the text of process 0 in every process."""
   content = np.frombuffer(text.encode(), np.uint8)
   size = int(multihost_utils.broadcast_one_to_all(np.int32(content.size)))
   # Others give zeros of the same shape.
@@ -48,10 +48,10 @@ def _broadcast(text: str) -> str:
 
 
 def on_process_zero(function: Callable[[], Any]) -> Any:
-  """Calls a function in the first process; all get what it returns.
+  """Calls a function in process 0; every process gets its result.
 
   Args:
-    function: Returns what JSON can hold.
+    function: Its result must be representable as JSON.
 
   Raises:
     UserError: As the function did.
@@ -78,10 +78,10 @@ def on_process_zero(function: Callable[[], Any]) -> Any:
 
 
 def check_same(values: Mapping[str, str]) -> None:
-  """Sees that all processes hold the same values.
+  """Checks that all processes hold the same values.
 
   Args:
-    values: By the names that an error says.
+    values: Values by the name that an error shows.
 
   Raises:
     UserError: They do not; raised by all.
@@ -100,7 +100,7 @@ def check_same(values: Mapping[str, str]) -> None:
 
 
 class Agreement:
-  """Lets all processes learn of a number that one of them has.
+  """Shares a number of one process with all processes.
 
   An all-reduce of one number a device, dispatched as the steps are and read
   one call later, so that nothing waits for it.
@@ -116,7 +116,7 @@ class Agreement:
     self._before: jax.Array | None = None
 
   def exchange(self, number: int) -> int:
-    """Returns the largest number that any process gave in the call before."""
+    """Returns the largest number of all processes in the previous call."""
     before = self._before
     own = np.full(1, number, np.int32)
     self._before = self._largest(

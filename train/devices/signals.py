@@ -17,11 +17,11 @@ from train.devices.processes import Agreement
 
 @dataclasses.dataclass
 class Stop:
-  """Whether, and by which signal, the run was asked to end.
+  """A request to end the run, and the signal that made it.
 
   Attributes:
     asked: The signal that this process got, or None.
-    signal: The one that all processes know of, once `poll` says so.
+    signal: The signal that all processes agreed on in `poll`, or None.
   """
 
   asked: int | None = None
@@ -32,7 +32,7 @@ class Stop:
     self._agreement = None if alone else Agreement()
 
   def poll(self) -> bool:
-    """Says whether to end now: to all processes in the same call.
+    """Whether to end now; the same answer in all processes.
 
     With several, that is one call after one of them has got a signal.
     """
@@ -44,7 +44,7 @@ class Stop:
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[Stop]:
-  """Turns SIGTERM and Ctrl-C into a request that the loop looks at.
+  """Turns SIGTERM and Ctrl-C into a request that the loop polls.
 
   A second one ends the process at once, with one line and the exit code 128 +
   the signal's number, whatever the process is doing: Python itself answers no
@@ -122,7 +122,7 @@ def _watch(numbers: tuple[int, ...]) -> Iterator[None]:
 
 def _write(stream: TextIO | None, line: str) -> None:
   """Prints a line without the locks that the main thread may hold."""
-  # There may be no stream, or one that is no file, or nobody who reads it.
+  # The stream may be missing, not a file, or closed by its reader.
   with contextlib.suppress(OSError, ValueError):
     if stream is not None:
       os.write(stream.fileno(), f"{line}\n".encode())

@@ -1,4 +1,4 @@
-"""How the pure step meets the devices.
+"""Strategies: they run the pure step on devices.
 
 A strategy lifts `train_step` and `eval_step`, and moves states and batches to
 where these want them. Every strategy computes the same numbers: "jit" on one
@@ -45,15 +45,15 @@ class Program(Protocol):
     """Runs it."""
 
   def lower(self, *args: Any) -> Any:
-    """The program for such arguments, or shapes of them, not yet compiled."""
+    """Returns the uncompiled program for arguments or their shapes."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Strategy:
-  """What the loop asks of a strategy.
+  """The functions that the loop calls.
 
   Attributes:
-    devices: How many there are.
+    devices: Number of devices.
     place: The shapes of a state to where `prepare` wants its arrays, so that
       none of them has to be on one device whole.
     prepare: Moves a state to the devices.
@@ -92,7 +92,7 @@ def _named_checks() -> Iterator[None]:
 
 
 class _Checked:
-  """A function that runs its numeric checks, and waits for them."""
+  """A function that runs its numeric checks and waits for their result."""
 
   def __init__(self, lift: Callable[..., Any], function: Callable[..., Any]):
     self._lift, self._function = lift, function
@@ -104,15 +104,15 @@ class _Checked:
       return self._checked(*args)
 
   def lower(self, *args: Any) -> Any:
-    """The program without its checks, which only a call can have."""
-    # Another function: JAX would keep the trace of this one for the calls.
+    """Returns the program without its checks, which need a call."""
+    # A new function, since JAX would reuse the trace of this one for calls.
     return self._lift(lambda *given: self._function(*given)).lower(*args)
 
 
 def _lifted(
   step: Callable[..., Any], evaluate: Callable[..., Any], debug: bool
 ) -> tuple[Program, Program]:
-  """Both under `jit`: the state is used up, unless checks may stop the step."""
+  """Jits both. The step donates the state, except in debug mode."""
   if debug:
     return _Checked(jax.jit, step), _Checked(jax.jit, evaluate)
   return jax.jit(step, donate_argnums=0), jax.jit(evaluate)
@@ -152,7 +152,7 @@ def _jit(
 def _over_mesh(
   learner: Learner, mesh: jax.sharding.Mesh, debug: bool
 ) -> Strategy:
-  """A mesh: the compiler cuts batch and parameters, we cut sequences."""
+  """A mesh: XLA shards batch and parameters, `shard_map` the sequences."""
   learner = learner._replace(spread=_spreader(mesh))
   if mesh.shape["sequence"] > 1:
     learner = learner._replace(model=cut_model(learner.model), axes=AXES)
@@ -162,7 +162,7 @@ def _over_mesh(
 
   def step(state: TrainState, batch: Batch) -> Any:
     state, metrics = train_step(learner, state, batch)
-    # As it came, so that the next state can take the memory of this one.
+    # Keeps the sharding, so that the next state can reuse the memory.
     return place(state), metrics
 
   def evaluate(state: TrainState, batch: Batch) -> Any:
@@ -183,7 +183,7 @@ def _over_mesh(
 
 
 def _spreader(mesh: jax.sharding.Mesh) -> Callable[..., Callable[..., Any]]:
-  """Makes the `spread` of a task for a mesh.
+  """Makes the `spread` of a learner for a mesh.
 
   Whole sequences are left to the compiler: it cuts what it computes as the
   batch is cut, gathers parameters layer by layer, and adds up. Where sequences
@@ -256,7 +256,7 @@ def _pmap(
     own = jax.device_get(jax.tree.map(lambda x: x.addressable_data(0), state))
     return jax.tree.map(lambda x: np.array(x[0]), own)
 
-  # Metrics are equal on every device after the sum: one copy comes back.
+  # After the sum, metrics are equal on every device: return one copy.
   if debug:
     lift_step = functools.partial(lift, out_axes=(0, None))
     run_step = _Checked(lift_step, step)
@@ -288,10 +288,10 @@ def make_strategy(
 
   Args:
     name: "jit" or "pmap".
-    learner: What a step is made of.
+    learner: Model, optimizer and schedule of the step.
     mesh: Devices along each axis, of `config.layout`; None for one device.
     debug: Whether to check every value inside the step.
-    devices: Of which the first are taken; those of JAX if None.
+    devices: The first of these are used; `jax.devices()` if None.
 
   Raises:
     UserError: The model cannot have its sequences cut.

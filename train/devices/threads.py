@@ -1,9 +1,9 @@
-"""Threads for devices that a CPU is told to have.
+"""Threads for forced host devices on a CPU.
 
-XLA on a CPU has a thread a core, or a device where those are more. A device
-that waits for the others in a collective holds one, and so does a program that
-waits for its turn on a device: with 8 devices on two cores all were held, and
-XLA ended the run when nobody came.
+On CPU, XLA has one thread per core or per device, whichever is more. A device
+that waits for the others in a collective occupies a thread, and so does a
+program that waits for a device. With 8 devices on two cores all threads were
+occupied, and XLA aborted the run when the collective timed out.
 """
 
 import os
@@ -13,9 +13,9 @@ _FORCED = re.compile(r"--xla_force_host_platform_device_count=(\d+)")
 
 
 def reserve_threads() -> None:
-  """Asks XLA for twice as many threads as devices, before it starts.
+  """Makes XLA start with at least two threads per device.
 
-  What the environment says already stays.
+  Call it before XLA starts. A value of `NPROC` in the environment is kept.
   """
   found = _FORCED.findall(os.environ.get("XLA_FLAGS", ""))
   devices = os.environ.get("JAX_NUM_CPU_DEVICES") or (found or ["1"])[-1]

@@ -88,7 +88,7 @@ def refuse_link(path: str, *, inside: bool = False) -> None:
   """Raises a UserError if a path is a link.
 
   Args:
-    path: A file or a folder, which need not be there.
+    path: A file or a folder, which may be missing.
     inside: Whether nothing in the folder may be a link either.
   """
   if os.path.islink(path):

@@ -1,19 +1,20 @@
-"""What a run needs of a TPU slice, before there is one.
+"""Plans a run on a TPU slice without the slice.
 
   python -m train.plan --config=configs/NAME.py --topology=v5e:16x16
 
-compiles the training step of the config, with `--config.KEY=VALUE` over it,
-for a slice that need not be there: TPU v5e, v5p or v6e of any shape, through
-`libtpu` (`pip install jaxmodels[aot]`). It prints bytes per chip, whether they
-fit, what the chips tell one another, and flops. `--json=FILE` writes the same
-as JSON; `--json=-` prints that alone. Where the step does not fit, other
-layouts of the same run are tried, and the first that fits is printed as flags;
-the exit code is then 1. A config that leaves its mesh at the default is planned
-for the whole slice, as by `--config.mesh.data=-1`.
+compiles the training step of the config for a TPU v5e, v5p or v6e slice of any
+shape. It needs `libtpu` (`pip install jaxmodels[aot]`) but no TPU.
+`--config.KEY=VALUE` overrides a field. The command prints the bytes per chip,
+whether they fit, the collectives between chips, and the flops. `--json=FILE`
+also writes these as JSON; `--json=-` prints only the JSON. If the step does not
+fit, the command tries other layouts of the same run, prints the flags of the
+first that fits, and exits with code 1. A config with the default mesh is
+planned for the whole slice, as with `--config.mesh.data=-1`.
 
-A collective counts as often as a step runs it, with the bytes of the whole
-array that is gathered, reduced or passed on, each time. Loops whose rounds the
-compiled program does not tell count once.
+Collectives are counted per execution: one that a step runs three times counts
+three times, each time with the bytes of the whole array that is gathered,
+reduced or passed on. A collective in a loop counts once if the compiled program
+does not give the loop's number of iterations.
 """
 
 import dataclasses
@@ -38,13 +39,13 @@ from train.streams import emit
 # Compiling a large model takes minutes.
 _TRIES = 6
 _DEFAULT = (
-  "the mesh is left at its default, so all chips of the slice take sequences:"
+  "the mesh is the default, so the sequences are split over all chips:"
   " --config.mesh.data=-1 (--config.mesh.data=1 plans for one chip)"
 )
 
 
 def document(made: Plan) -> dict[str, Any]:
-  """Returns a plan as JSON: bytes, seconds, flops of a step of all chips."""
+  """Returns a plan as JSON: bytes, seconds, and flops per step of all chips."""
   kinds: dict[str, dict[str, int]] = {}
   for one in made.collectives:
     sums = kinds.setdefault(one.kind, {"count": 0, "bytes": 0})
@@ -131,7 +132,11 @@ def _flops_lines(made: Plan) -> list[str]:
 
 
 def _cycle_lines(made: Plan) -> list[str]:
-  """Not as seconds: it is no clock, and compares plans for the same chip."""
+  """Returns the line of the compiler's estimate of cycles.
+
+  Cycles are not converted to seconds: the estimate only compares plans for the
+  same chip.
+  """
   if made.cycles is None:
     return []
   name = "cycles per step, by the compiler"
@@ -141,12 +146,12 @@ def _cycle_lines(made: Plan) -> list[str]:
 def changes(config: Config, made: Plan) -> Iterator[list[str]]:
   """Yields flags that make a step smaller, the mildest first.
 
-  First what costs least alone, recomputation and whole groups of chips that
-  share parameters; then these together with smaller microbatches and pieces
-  of sequences, for the same sequences per update.
+  The changes that cost least come first, each by itself: recomputation, then
+  parameters sharded over more chips. Then both are combined with smaller
+  microbatches and with sharded sequences. The batch per update stays the same.
 
   Args:
-    config: What does not fit.
+    config: The run that does not fit.
     made: Its plan.
   """
   mesh = made.mesh
@@ -185,10 +190,10 @@ def _flags(values: dict[str, Any]) -> list[str]:
 
 
 def suggest(config: Config, made: Plan) -> tuple[list[str], Plan] | None:
-  """Looks for a change with which the step fits.
+  """Searches for a change that makes the step fit.
 
   Args:
-    config: What does not fit.
+    config: The run that does not fit.
     made: Its plan.
 
   Returns:
@@ -202,7 +207,7 @@ def suggest(config: Config, made: Plan) -> tuple[list[str], Plan] | None:
       warn(f"not {' '.join(words)}: {error}")
       continue
     needs = readable(other.memory.total)
-    warn(f"tried {' '.join(words)}: {needs} a chip")
+    warn(f"tried {' '.join(words)}: {needs} per chip")
     if other.fits:
       return words, other
   return None
@@ -218,13 +223,13 @@ def _run(argv: Sequence[str]) -> int:
   if topology is None:
     raise UserError(f"--topology=SLICE is missing, such as {EXAMPLES}")
   if output not in (None, "-"):
-    # Before minutes of compiling.
+    # Checked before compilation, which takes minutes.
     output = paths.check_output("--json", output)
   given = any("config.mesh." in word for word in rest)
   is_default = not given and config.mesh == Mesh() and config.strategy == "jit"
   if is_default:
     config = dataclasses.replace(config, mesh=Mesh(data=-1))
-  # What is compiled for a TPU is traced on the CPU, whatever else is here.
+  # Programs for a TPU are traced on the CPU, also on a machine with a GPU.
   jax.config.update("jax_platforms", "cpu")
   try:
     made = plan(config, topology)
@@ -243,18 +248,18 @@ def _run(argv: Sequence[str]) -> int:
   if output == "-":
     emit(json.dumps(whole, indent=2))
   else:
-    _say(made, found)
+    _emit_suggestion(made, found)
   if output not in (None, "-"):
     paths.write("--json", output, json.dumps(whole, indent=2).encode())
   return 0 if made.fits else 1
 
 
-def _say(made: Plan, found: tuple[list[str], Plan] | None) -> None:
-  """Prints what would fit."""
+def _emit_suggestion(made: Plan, found: tuple[list[str], Plan] | None) -> None:
+  """Prints the suggested layout, if the plan does not fit."""
   if made.fits:
     return
   if found is None:
-    emit("\nnone of the layouts that were tried fits: take more chips, fewer")
+    emit("\nnone of the layouts that were tried fits: use more chips, fewer")
     emit("sequences per update, or a smaller model")
   else:
     emit(f"\nthis fits: {' '.join(found[0])}\n\n{table(found[1])}")

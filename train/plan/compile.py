@@ -1,4 +1,4 @@
-"""Compiles the training step of a config for devices that are not there."""
+"""Compiles the training step of a config for devices that are not attached."""
 
 import contextlib
 import dataclasses
@@ -33,7 +33,7 @@ _DTYPES = {
   "segment_ids": np.int32,
 }
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-# What the compiler says of a program that needs too much.
+# The compiler's messages about a program that needs too much memory.
 _NEEDED = re.compile(r"(?:HLO temporaries \(|[Uu]sed )([\d.]+)([KMGT]?)B?\b")
 
 
@@ -42,14 +42,15 @@ class Memory:
   """Bytes per chip.
 
   Attributes:
-    parameters: Its share of them, by their shardings.
-    optimizer: Of the rest of the state: moments, counters, the key.
-    batch: Its share of a batch.
-    temporary: What the step needs beside these while it runs: activations
-      kept for the backward pass, gradients, gathered parameters, buffers. By
-      the compiler; None if it did not say.
-    program: The code, and results that take the place of no argument.
-    chip: What a program may use.
+    parameters: The chip's shards of the parameters.
+    optimizer: The chip's shards of the rest of the state: moments, counters,
+      the key.
+    batch: The chip's shard of a batch.
+    temporary: Memory that the step allocates while it runs: activations kept
+      for the backward pass, gradients, gathered parameters, buffers. The
+      compiler's number; None if the compiler gave none.
+    program: The code, and results that do not reuse an argument's memory.
+    chip: Memory of the chip that a program may use.
   """
 
   parameters: int
@@ -61,7 +62,7 @@ class Memory:
 
   @property
   def total(self) -> int | None:
-    """All together, if it is known."""
+    """The sum of all parts; None if `temporary` is unknown."""
     if self.temporary is None:
       return None
     held = self.parameters + self.optimizer + self.batch
@@ -70,14 +71,14 @@ class Memory:
 
 @dataclasses.dataclass(frozen=True)
 class Flops:
-  """Floating-point operations of a step, over all chips.
+  """Floating-point operations per step of all chips.
 
   Attributes:
     six_n: 6 times parameters times tokens (Kaplan et al. 2020).
     model: See `jaxmodels.models.model_flops`; None if they cannot be counted.
-    program: Of the step as it is traced, recomputation included (see
-      `jaxmodels.analysis.flops`); None likewise.
-    peak: What all chips do in a second at best.
+    program: Flops of the traced step, recomputation included (see
+      `jaxmodels.analysis.flops`); None if they cannot be counted.
+    peak: Peak flops per second of all chips.
   """
 
   six_n: float
@@ -88,20 +89,20 @@ class Flops:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """What the compiler made of a step.
+  """Memory, collectives and flops of a compiled step.
 
   Attributes:
     topology: The slice.
     mesh: Devices along each axis, none of them -1.
-    tokens: Of a step.
-    parameters: How many there are.
+    tokens: Tokens per step.
+    parameters: Number of parameters.
     memory: Bytes per chip.
-    fits: Whether that is no more than a chip has.
-    collectives: Of a step; empty if it does not compile.
-    flops: Of a step.
-    cycles: Of a chip and a step, as the compiler expects: see
-      `jaxmodels.analysis.cycles`; None if it does not compile.
-    compile_seconds: Until it was compiled, or refused.
+    fits: Whether the total is at most the memory of a chip.
+    collectives: Collectives per step; empty if the step does not compile.
+    flops: Flops per step.
+    cycles: Cycles per chip and step that the compiler estimates: see
+      `jaxmodels.analysis.cycles`; None if the step does not compile.
+    compile_seconds: Seconds until the compiler finished or refused.
   """
 
   topology: str
@@ -120,8 +121,8 @@ def plan(config: Config, topology: str) -> Plan:
   """Compiles the step that training runs, without arrays, for a TPU slice.
 
   Args:
-    config: The run; of its data only the length of a sequence is read.
-    topology: Such as "v5e:16x16".
+    config: The run. Only the sequence length is read from its data.
+    topology: The slice, such as "v5e:16x16".
 
   Raises:
     UserError: The config or the topology is wrong, or libtpu is missing.
@@ -146,12 +147,12 @@ def plan(config: Config, topology: str) -> Plan:
     check_pieces(mesh, learner.model, state.params, length, devices)
     strategy = make_strategy("jit", learner, mesh=mesh, devices=devices)
     arguments = lay_out(strategy, state, (config.batch_size, length))
-    # A jitted function, which the type of a strategy does not say.
+    # The step is a jitted function; the type of a strategy does not show that.
     step: Any = strategy.step
     traced = step.trace(*arguments)
   begun = time.perf_counter()
   compiled, needed = None, None
-  # The compiler takes long over what is far too large, and cannot do it.
+  # Compiling a step that is far too large takes long and fails.
   if _bytes(arguments) <= chip.memory:
     compiled, needed = _compile(traced.lower())
   seconds = time.perf_counter() - begun
@@ -174,10 +175,10 @@ def plan(config: Config, topology: str) -> Plan:
 
 
 def sequence_length(data: Any) -> int:
-  """Returns the tokens of a sequence.
+  """Returns the tokens per sequence.
 
-  By the field `length` of the data, so that they need not be here; where they
-  have none, by their first example.
+  The field `length` of the data gives it, without opening the data. Data
+  without this field are opened, and their first example gives it.
   """
   length = getattr(data, "length", None)
   if isinstance(length, int):
@@ -248,7 +249,7 @@ def _memory(
 
 
 def _bytes(tree: Any) -> int:
-  """What one chip holds of arrays that lie somewhere."""
+  """Returns the bytes per chip of sharded arrays."""
   return sum(
     math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
     for x in jax.tree.leaves(tree)

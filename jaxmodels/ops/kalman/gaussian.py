@@ -1,8 +1,8 @@
 """Filtering and smoothing of linear Gaussian models, span by span.
 
-What `jaxmodels.ops.kalman` runs. A span of tokens acts on the Gaussian that
-enters it as one element, and elements compose: forwards in the filter, from
-the last token back in the smoother.
+This is the engine of `jaxmodels.ops.kalman`. An element maps the Gaussian
+before a span of tokens to the Gaussian after it. Elements compose: forwards in
+the filter, backwards from the last token in the smoother.
 """
 
 from typing import NamedTuple

@@ -1,11 +1,11 @@
-"""Algebra of small matrices, many side by side: [N, M, ...].
+"""Algebra of batches of small matrices [N, M, ...].
 
-What is side by side has the last axes, so that the vectors of any processor
-are full of it: 4 x 4 matrices in the last two axes fill a sixtieth of a TPU's
-tiles of 8 x 128, and XLA on a CPU takes fifty times as long for their products.
+The batch axes come last, so that they fill the vectors of any processor. 4 x 4
+matrices in the last two axes would fill a sixtieth of a TPU's tiles of 8 x 128,
+and on CPU XLA takes fifty times as long for their products.
 
-Systems are solved by elimination, not by LAPACK: on two cores two batches of
-its calls at once have waited for one another forever.
+Linear systems are solved by elimination, not by LAPACK: on two cores, two
+concurrent batches of LAPACK calls have deadlocked.
 """
 
 import functools
@@ -14,11 +14,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-_NARROW = 8  # For more columns units for products are worth the turning.
+_NARROW = 8  # With more columns, matrix units are worth the transpose.
 
 
 def matmul(a: jax.Array, b: jax.Array) -> jax.Array:
-  """`a b` of a [N, K, ...] and b [K, M, ...], not rounded on the way."""
+  """`a b` of a [N, K, ...] and b [K, M, ...], in full precision."""
   if a.shape[1] <= _NARROW:
     return _narrow(a, b)
   highest = lax.Precision.HIGHEST
@@ -27,7 +27,7 @@ def matmul(a: jax.Array, b: jax.Array) -> jax.Array:
 
 @jax.custom_jvp
 def _narrow(a, b):
-  """Written out, which a CPU does eight times faster than a reduction."""
+  """Unrolled sum of products, on CPU eight times faster than a reduction."""
   columns = lax.split(a, (1,) * a.shape[1], axis=1)
   rows = lax.split(b, (1,) * b.shape[0], axis=0)
   return functools.reduce(jnp.add, map(jnp.multiply, columns, rows))
@@ -35,7 +35,7 @@ def _narrow(a, b):
 
 @_narrow.defjvp
 def _narrow_jvp(primals, tangents):
-  """As reductions: the transpose of what is written out would be many."""
+  """Uses reductions: the transpose of the unrolled sum would be many ops."""
   (a, b), (da, db) = primals, tangents
   return _narrow(a, b), _reduced(da, b) + _reduced(a, db)
 
@@ -50,7 +50,7 @@ def matvec(a: jax.Array, x: jax.Array) -> jax.Array:
 
 
 def transpose(a: jax.Array) -> jax.Array:
-  """`a^T`."""
+  """`a^T` of a [N, M, ...]."""
   return jnp.swapaxes(a, 0, 1)
 
 
@@ -60,12 +60,12 @@ def congruence(a: jax.Array, x: jax.Array) -> jax.Array:
 
 
 def symmetric(x: jax.Array) -> jax.Array:
-  """Rounding breaks symmetry, and a broken one grows."""
+  """Makes x symmetric again: an asymmetry from rounding would grow."""
   return (x + transpose(x)) / 2
 
 
 def eye_like(like: jax.Array) -> jax.Array:
-  """The unit matrices [N, N, ...] of an array [N, M, ...]."""
+  """Identity matrices [N, N, 1, ...] for an array [N, M, ...]."""
   eye = jnp.eye(like.shape[0], dtype=like.dtype)
   return eye.reshape(*eye.shape, *[1] * (like.ndim - 2))
 
@@ -108,7 +108,7 @@ def solve_positive(matrix: jax.Array, x: jax.Array) -> jax.Array:
 
 @jax.custom_jvp
 def log_determinant(matrix: jax.Array) -> jax.Array:
-  """Of symmetric positive definite matrices [N, N, ...]; NaN of others."""
+  """`log |matrix|` of symmetric positive definite [N, N, ...]; else NaN."""
   _, pivots = _eliminate(matrix, matrix[:, :0], pivoting=False)
   return jnp.sum(jnp.log(pivots), 0)
 
@@ -121,9 +121,9 @@ def _log_determinant_jvp(primals, tangents):
 
 
 def _eliminate(matrix, x, pivoting):
-  """`matrix^-1 x` by the rounds of Gauss and Jordan, and the pivots [N, ...].
+  """`matrix^-1 x` by Gauss-Jordan elimination, and the pivots [N, ...].
 
-  Round k makes column k that of the unit matrix.
+  Round k turns column k into that of the identity.
   """
   size = matrix.shape[0]
   rows = jnp.arange(size).reshape(size, *[1] * (matrix.ndim - 1))
@@ -131,7 +131,7 @@ def _eliminate(matrix, x, pivoting):
   def round_(k, carry):
     both, pivots = carry
     row = _slice(both, k, 0)
-    if pivoting:  # Rows k and that of the largest number change places.
+    if pivoting:  # Swap row k with that of the largest number.
       sizes = jnp.where(rows >= k, jnp.abs(_slice(both, k, 1)), -1)
       chosen = rows == jnp.argmax(sizes, 0, keepdims=True)
       largest = jnp.sum(jnp.where(chosen, both, 0), 0, keepdims=True)
@@ -148,5 +148,5 @@ def _eliminate(matrix, x, pivoting):
 
 
 def _slice(x, index, axis):
-  """Row or column of that index, as a matrix."""
+  """Returns row or column `index` as a matrix."""
   return lax.dynamic_slice_in_dim(x, index, 1, axis)

@@ -257,7 +257,7 @@ def test_tensorflow_is_not_imported_and_no_code_is_needed(folder):
   assert run.stdout.split() == ["9", "True", "False"]
 
 
-def test_a_digest_tells_splits_and_files_apart(folder):
+def test_digests_of_other_splits_or_files_differ(folder):
   def made(split="train", **settings):
     return open_toy(folder, split, feature="bytes", **settings).digest()
 

@@ -1,4 +1,4 @@
-"""Several processes on this machine, and what becomes of the others."""
+"""Runs of several processes on this machine, and how they end."""
 
 import dataclasses
 import os

@@ -1,4 +1,4 @@
-"""Where a state goes, what a model must be able to, and changing meshes."""
+"""Shardings of a state, models on a mesh, and resuming on other meshes."""
 
 import dataclasses
 import re
@@ -89,7 +89,7 @@ def test_a_dimension_that_does_not_divide_stays_whole():
     assert "fsdp" not in leaf.spec
 
 
-def test_the_state_of_a_step_lies_where_it_lay():
+def test_a_step_keeps_the_sharding_of_the_state():
   config = configured(mesh=Mesh(data=2, fsdp=2, sequence=2))
   learner = make_learner(config)
   strategy = make_strategy("jit", learner, mesh=config.mesh)

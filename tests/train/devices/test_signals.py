@@ -1,4 +1,4 @@
-"""Signals that come while the main thread is busy in a library."""
+"""Signals that arrive while the main thread is inside a library."""
 
 import os
 import pathlib

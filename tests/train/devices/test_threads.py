@@ -1,4 +1,4 @@
-"""Devices that are forced on a CPU get threads to wait and to work."""
+"""On a CPU, forced devices get two threads each."""
 
 import pytest
 

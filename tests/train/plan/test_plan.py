@@ -285,7 +285,7 @@ def test_a_default_mesh_is_the_whole_slice(words, mesh, monkeypatch, capsys):
 
   monkeypatch.setattr(plan, "plan", planned)
   assert command(TINY, "--topology=v5e:2x4", *words) == 0
-  says = "the mesh is left at its default" in capsys.readouterr().out
+  says = "the mesh is the default, so" in capsys.readouterr().out
   assert says == (mesh == Mesh(data=-1))
 
 
