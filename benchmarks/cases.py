@@ -1,7 +1,6 @@
 """The ops that are measured: their arguments, forms and plain definition."""
 
 import dataclasses
-import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,11 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import scans
-from jaxmodels.ops.engine.recurrence import Method
 from jaxmodels.testing import examples
 from jaxmodels.testing.examples import OPS, OpExample
 
-ENGINE = typing.get_args(Method)
 Inputs = Mapping[str, jax.Array]
 
 
@@ -46,17 +43,20 @@ class Case:
     record: what it is and how it is drawn.
     definition: the same as a user would write it, a plain `lax.scan`, called
       with the inputs; None where there is none.
-    methods: the forms that the op names.
   """
 
   record: OpExample
   definition: Callable[..., Any] | None = None
-  methods: tuple[str, ...] = ENGINE
 
   @property
   def name(self) -> str:
     """That of the record."""
     return self.record.name
+
+  @property
+  def methods(self) -> tuple[str, ...]:
+    """The forms that the op takes as `method`."""
+    return self.record.methods
 
   @property
   def matrix_state(self) -> bool:
@@ -91,23 +91,10 @@ class Case:
     )
 
 
-_KALMAN = ("auto", "recurrent", "chunk_parallel", "associative")
-# Of the ops that do not have the forms of the engine.
-_METHODS = {
-  "bidirectional": (*ENGINE, "quadratic"),
-  "causal_convolution": ("auto", "recurrent", "chunk_parallel"),
-  "attention": ("auto", "recurrent", "chunked", "quadratic"),
-  "kalman_filter": _KALMAN,
-  "kalman_smoother": _KALMAN,
-}
 # Records that state their flops are timed, and the Kalman scans, which state
 # them by N and M. What is left out costs what another record does.
 CASES = {
-  name: Case(
-    record,
-    getattr(scans, record.op.__name__, None),
-    _METHODS.get(name, ENGINE),
-  )
+  name: Case(record, getattr(scans, record.op.__name__, None))
   for name, record in OPS.items()
   if record.flops or name.startswith("kalman")
 }

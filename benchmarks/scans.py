@@ -1,7 +1,11 @@
 """The recurrences as a user would write them: one plain `lax.scan` each.
 
 What the ops are compared with. No packing, no remat, no chunks; tokens of
-[B, L, ...], the state in float32.
+[B, L, ...], the state in float32. `jaxmodels.ops.reference` takes segment ids
+too, and pays for them: on a CPU in float32, for B = 2, L = 2048, H = 4 and
+K = V = 64, its delta rule holds 16.3 MiB of temporary arrays against 12.4 here,
+with gradients 877 MiB against 797 in 1.1 times the CPU time; its selective scan
+the same for values, with gradients 237 MiB against 213.
 """
 
 from collections.abc import Callable

@@ -1,13 +1,19 @@
 """What a record of an op, and one of a mixer, says."""
 
 import dataclasses
+import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
-__all__ = ["MixerExample", "OpExample", "Sizes"]
+from jaxmodels.ops.engine.recurrence import Method
+
+__all__ = ["ENGINE", "MixerExample", "OpExample", "Sizes"]
+
+# The forms of every op that the engine runs.
+ENGINE: tuple[str, ...] = typing.get_args(Method)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +76,7 @@ class OpExample:
       the op takes one.
     whole: Arguments without a length axis, which every device has whole.
     options: Keywords that the op and its definition get besides.
+    methods: The forms that the op takes as `method`.
     flops: `(sizes, C) -> flops per token` of the chunked forward pass, as the
       docstring states them; None if they are stated otherwise.
     flops_on_tpu: The same with the ladders of a TPU, where they differ.
@@ -82,6 +89,7 @@ class OpExample:
   draw: Draw
   whole: tuple[str, ...] = ()
   options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  methods: tuple[str, ...] = ENGINE
   flops: Callable[[Sizes, int], float] | None = None
   flops_on_tpu: Callable[[Sizes, int], float] | None = None
   equation: str = ""

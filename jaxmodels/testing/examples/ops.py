@@ -14,9 +14,11 @@ import jax
 from jaxmodels import ops
 from jaxmodels.ops import reference
 from jaxmodels.testing.examples import draws, flops
-from jaxmodels.testing.examples.example import OpExample
+from jaxmodels.testing.examples.example import ENGINE, OpExample
 
 __all__ = ["OPS"]
+
+_KALMAN = ("auto", "recurrent", "chunk_parallel", "associative")
 
 
 def _batched(scan: Callable[..., Any]) -> Callable[..., Any]:
@@ -194,6 +196,7 @@ _RECORDS = (
     reference.causal_convolution,
     draws.convolution(4),
     whole=("kernel",),
+    methods=("auto", "recurrent", "chunk_parallel"),
     flops=flops.causal_convolution,
     equation="short and depthwise, the last inputs as its state",
   ),
@@ -202,6 +205,7 @@ _RECORDS = (
     ops.attention,
     reference.attention,
     draws.stateless(draws.qkv),
+    methods=("auto", "recurrent", "chunked", "quadratic"),
     flops=flops.attention,
     equation="softmax, full or sliding window, grouped heads, the cache as its "
     "state",
@@ -211,6 +215,7 @@ _RECORDS = (
     ops.bidirectional,
     reference.bidirectional,
     draws.stateless(draws.linear_attention("head")),
+    methods=(*ENGINE, "quadratic"),
     flops=flops.bidirectional,
     equation="linear attention from both ends (LION): full = two recurrences "
     "= chunkwise",
@@ -221,6 +226,7 @@ _RECORDS = (
     reference.long_convolution,
     draws.convolution(16),
     whole=("kernel",),
+    methods=(),
     equation="FFT, for time-invariant state spaces",
   ),
   OpExample(
@@ -228,6 +234,7 @@ _RECORDS = (
     _batched(ops.kalman_filter),
     _batched(reference.kalman_filter),
     draws.kalman,
+    methods=_KALMAN,
     equation="linear Gaussian state spaces, token by token or in parallel",
   ),
   OpExample(
@@ -235,6 +242,7 @@ _RECORDS = (
     _batched(ops.kalman_smoother),
     _batched(reference.kalman_smoother),
     draws.kalman,
+    methods=_KALMAN,
   ),
 )
 OPS: dict[str, OpExample] = {record.name: record for record in _RECORDS}
