@@ -13,8 +13,8 @@ them defaults, so that the mixer also works outside of a stack:
   `scan_layers` an int32 array, because one program then runs all layers;
 - `depth`: the number of layers, an int;
 - `shared`: arrays by name that pass from layer to layer within one forward
-  pass. The mixer then returns `(y, state, shared)`, where shared has the names,
-  shapes and dtypes of the argument.
+  pass. A mixer that is given them returns `(y, state, shared)`, where shared has
+  the names, shapes and dtypes of the argument.
 
 The method `init_shared(x, depth, param)` makes the shared values before the
 first layer. The stack calls it with the stream x [B, L, D] and with a function
@@ -158,9 +158,9 @@ def mix_in_stack(
     named["shared"] = _Shared(shared)
   _check_signature(mixer, contract, x, state, segment_ids=segment_ids, **named)
   result = call(x, state, segment_ids=segment_ids, **named)
-  wanted = "(y, state, shared)" if "shared" in asked else "(y, state)"
+  wanted = "(y, state, shared)" if "shared" in named else "(y, state)"
   _require(
-    isinstance(result, tuple | list) and len(result) == 2 + ("shared" in asked),
+    isinstance(result, tuple | list) and len(result) == 2 + ("shared" in named),
     f"{name} must return {wanted}, got {_describe(result)}: "
     f"{SHARED if 'shared' in asked else contract}",
   )

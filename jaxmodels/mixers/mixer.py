@@ -83,7 +83,7 @@ class Mixer(nn.Module):
 
     Returns:
       y [B, L, D], and the state: a pytree with the structure, shapes and
-      dtypes of `init_state`. A mixer that takes `shared` returns it too.
+      dtypes of `init_state`. A mixer that is given `shared` returns it too.
 
     Raises:
       ValueError: A field, x or segment_ids is wrong; the message names it and
