@@ -20,6 +20,7 @@ import flax.linen as nn
 
 from jaxmodels.mixers.delta_net import KDA, DeltaNet, GatedDeltaNet
 from jaxmodels.mixers.gla import GLA
+from jaxmodels.mixers.hgrn2 import HGRN2
 from jaxmodels.mixers.mamba2 import Mamba2
 from jaxmodels.mixers.mixer import Mixer
 from jaxmodels.mixers.retnet import RetNet
@@ -31,6 +32,7 @@ from jaxmodels.mixers.softmax_attention import (
 
 __all__ = [
   "GLA",
+  "HGRN2",
   "KDA",
   "MIXERS",
   "S5",
@@ -45,6 +47,7 @@ __all__ = [
 
 MIXERS: dict[str, Callable[..., nn.Module]] = {
   "gla": GLA,
+  "hgrn2": HGRN2,
   "delta_net": DeltaNet,
   "gated_deltanet": GatedDeltaNet,
   "kda": KDA,
