@@ -13,8 +13,8 @@ them defaults, so that the mixer also works outside of a stack:
   `scan_layers` an int32 array, because one program then runs all layers;
 - `depth`: the number of layers, an int;
 - `shared`: arrays by name that pass from layer to layer within one forward
-  pass. A mixer that is given them returns `(y, state, shared)`, where shared has
-  the names, shapes and dtypes of the argument.
+  pass. A mixer that is given them returns `(y, state, shared)`, where shared
+  has the names, shapes and dtypes of the argument.
 
 The method `init_shared(x, depth, param)` makes the shared values before the
 first layer. The stack calls it with the stream x [B, L, D] and with a function
