@@ -51,19 +51,31 @@ class _Inspected(logging.Filter):
     return "chexify assertion statuses" not in record.getMessage()
 
 
-@pytest.fixture(autouse=True)
-def few_programs(request):
-  """Drops compiled programs before a process has too many mappings of memory.
+def _drop_programs():
+  """Drops compiled programs before a process has too many memory mappings.
 
   Linux allows 65,530. One test of all forms and lengths makes 8,000, and
   without room for one more XLA crashes while it compiles.
   """
+  if not os.path.exists(_MAPS):
+    return
+  with open(_MAPS) as maps:
+    count = sum(1 for _ in maps)
+  if count > 20_000:
+    jax.clear_caches()
+
+
+@pytest.fixture(autouse=True)
+def few_programs_after_a_slow_test(request):
   yield
-  if request.node.get_closest_marker("slow") and os.path.exists(_MAPS):
-    with open(_MAPS) as maps:
-      count = sum(1 for _ in maps)
-    if count > 20_000:
-      jax.clear_caches()
+  if request.node.get_closest_marker("slow"):
+    _drop_programs()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_programs_after_a_module():
+  yield
+  _drop_programs()
 
 
 @pytest.fixture(scope="session", autouse=True)
