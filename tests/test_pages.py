@@ -104,7 +104,12 @@ def test_the_code_of_a_section_runs(page, section):
 
 
 COMMANDS = [
-  pytest.param(page, section, id=title(page, section))
+  pytest.param(
+    page,
+    section,
+    id=title(page, section),
+    marks=pytest.mark.slow if page.parent.name == "data" else (),
+  )
   for page in WITH_COMMANDS
   for section in sections(page)
   if section.commands

@@ -11,7 +11,17 @@ from jaxmodels.models import LanguageModel
 X = np.random.default_rng(0).standard_normal((2, 6, 32)).astype(np.float32)
 
 
-@pytest.mark.parametrize("name", MIXERS)
+# Of the others no submodule has another name than these have.
+FAST = ("kda", "mamba2", "s5", "sliding_attention")
+
+
+@pytest.mark.parametrize(
+  "name",
+  [
+    pytest.param(name, marks=() if name in FAST else pytest.mark.slow)
+    for name in MIXERS
+  ],
+)
 def test_a_mixer_is_the_same_under_nnx(name):
   """So no submodule has the name of a method, which the bridge would take."""
   layer = MIXERS[name](width=32)

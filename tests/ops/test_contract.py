@@ -18,7 +18,28 @@ NAMES = [
   for name, record in OPS.items()
   if record.has_state and not name.startswith("normalized")
 ]
-each_op = pytest.mark.parametrize("name", NAMES)
+# Another decay of the same op differs in its chunks alone, which the matrix
+# compares by default.
+VARIANTS = (
+  "_no_decay",
+  "_head_decay",
+  "linear_attention",
+  "delta_rule_key_decay",
+)
+  "_no_decay",
+  "_head_decay",
+  "linear_attention",
+  "delta_rule_key_decay",
+)
+each_op = pytest.mark.parametrize(
+  "name",
+  [
+    pytest.param(
+      name, marks=pytest.mark.slow if name.endswith(VARIANTS) else ()
+    )
+    for name in NAMES
+  ],
+)
 
 
 @functools.cache

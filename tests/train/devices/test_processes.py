@@ -71,11 +71,8 @@ def test_every_mesh_trains_a_hybrid_alike():
       np.testing.assert_allclose(
         result[key], plain[key], rtol=1e-5, err_msg=f"{name} {key}"
       )
-    # Adam divides by the size of gradients, so that of small ones the
-    # rounding grows: the norm of later ones tells less.
     norms, expected = result["grad_norm"], plain["grad_norm"]
-    np.testing.assert_allclose(norms[:1], expected[:1], 1e-5, err_msg=name)
-    np.testing.assert_allclose(norms, expected, 1e-3, err_msg=name)
+    np.testing.assert_allclose(norms, expected, 1e-5, err_msg=name)
 
 
 def test_sigterm_in_the_middle_loses_nothing(tmp_path, finished):
