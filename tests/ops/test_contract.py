@@ -26,11 +26,6 @@ VARIANTS = (
   "linear_attention",
   "delta_rule_key_decay",
 )
-  "_no_decay",
-  "_head_decay",
-  "linear_attention",
-  "delta_rule_key_decay",
-)
 each_op = pytest.mark.parametrize(
   "name",
   [
