@@ -72,7 +72,10 @@ def _state(record: MixerExample) -> str:
   """Numbers of the state per sequence, or per token where it is a cache."""
   layer = _layer(record)
   state = jax.eval_shape(lambda: layer.init_state(1))
-  count = sum(leaf.size for leaf in jax.tree.leaves(state))
+  count = sum(
+    leaf.size * (2 if jnp.iscomplexobj(leaf) else 1)
+    for leaf in jax.tree.leaves(state)
+  )
   if getattr(layer, "max_length", None) and layer.window is None:
     return f"{count // layer.max_length:,} per token"
   return f"{count:,}"

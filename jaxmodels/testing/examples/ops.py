@@ -243,6 +243,7 @@ _RECORDS = (
     _batched(reference.kalman_smoother),
     draws.kalman,
     methods=_KALMAN,
+    equation="the same, given all observations",
   ),
 )
 OPS: dict[str, OpExample] = {record.name: record for record in _RECORDS}
