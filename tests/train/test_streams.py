@@ -355,11 +355,12 @@ def test_a_closed_output_takes_no_file(workdir):
   assert (workdir / "report.png").read_bytes()[:4] == b"\x89PNG"
 
 
+TRUST = "--trust=tests.train.tiny"
 SCRIPTS = {
   "$py -m train.generate --workdir={} --length=4 <&-": 2,
   "$py -m train.generate --workdir={} --prompt=a >&-": 2,
-  "$py -m train.generate --workdir={} --prompt=a >/dev/full": 1,
-  "$py -m train.evaluate --workdir={} >/dev/full": 1,
+  f"$py -m train.generate --workdir={{}} {TRUST} --prompt=a >/dev/full": 1,
+  f"$py -m train.evaluate --workdir={{}} {TRUST} >/dev/full": 1,
   "JAX_PLATFORMS=nosuch $py -m train --config=tests/train/tiny.py"
   " --workdir={}": 2,
   "JAX_PLATFORMS=nosuch $py -m train.generate --workdir={} --prompt=a": 2,
@@ -403,6 +404,7 @@ def test_a_run_is_finished_whatever_its_streams(tmp_path, before, after):
 @pytest.mark.slow
 def test_ctrl_c_is_one_line(workdir):
   words = [f"--workdir={workdir}", "--prompt=a", "--length=100000000"]
+  words.append("--trust=tests.train.tiny")
   process = subprocess.Popen(
     [sys.executable, "-m", "train.generate", *words],
     cwd=launch.ROOT,
