@@ -43,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
   )
   flags.add_argument("--lengths", nargs="+", type=int, default=_LENGTHS)
   flags.add_argument(
-    "--tokens", type=int, help="a step; the longest length by default"
+    "--tokens", type=int, help="per step; the longest length by default"
   )
   flags.add_argument("--width", type=int, default=128)
   flags.add_argument("--heads", type=int, default=2)
@@ -147,7 +147,7 @@ def _trained(run: model_runs.TrainingRun) -> str:
 
 
 def _decoding(options: argparse.Namespace, shape: Shape):
-  """Tokens per second and bytes of state, a line a mixer."""
+  """Tokens per second and bytes of state, one line per mixer."""
   runs = model_runs.decode(
     options.mixers, options.lengths, shape, options.decoded, options.repeats
   )

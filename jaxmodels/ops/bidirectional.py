@@ -157,11 +157,7 @@ def _full(q, k, v, log_decay, segment_ids):
 
 def _check(op, q, k, v, log_decay, floor, method, axis_name, segment_ids):
   """Checks shapes and dtypes, and numbers if `checks.numerics` is on."""
-  methods = (*METHODS, "quadratic")
-  checks.require(
-    method in methods,
-    f"{op}: method must be one of {', '.join(methods)}, got {method!r}",
-  )
+  checks.method(op, method, (*METHODS, "quadratic"))
   checks.require(
     method != "quadratic" or axis_name is None,
     f'{op}: method must not be "quadratic" on a sharded sequence '

@@ -197,10 +197,7 @@ def _check(
 ) -> None:
   """Checks shapes and dtypes, and numbers if `checks.numerics` is on."""
   op = "causal_convolution"
-  checks.require(
-    method in METHODS,
-    f"{op}: method must be one of {', '.join(METHODS)}, got {method!r}",
-  )
+  checks.method(op, method, METHODS)
   checks.require(
     axis_name is None or method != "recurrent",
     f'{op}: method must be "chunk_parallel" or "auto" on a sharded sequence '

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmodels.ops.delta_rule import advance, compose
+from jaxmodels.ops.engine.cells import scan_tokens
 from jaxmodels.ops.engine.chunks import zero_matrix
 from jaxmodels.ops.engine.decay import (
   boundary_decay,
@@ -35,7 +36,6 @@ from jaxmodels.ops.engine.recurrence import (
   Family,
   Method,
   Summary,
-  scan_tokens,
 )
 from jaxmodels.ops.engine.triangular import solve_unit_lower
 

@@ -17,8 +17,8 @@ def baselines(config: DataConfig) -> dict[str, float]:
     config: the data's settings.
 
   Returns:
-    For `Text`, in bits a byte of the held-out documents: "unigram", a model of
-    single bytes that is fitted to the training split with one added to every
+    For `Text`, in bits per byte of the held-out documents: "unigram", a model
+    of single bytes that is fitted to the training split with one added to every
     count, and "gzip", the size under `gzip -9` of the documents joined to one
     file. Joined is the stronger of gzip's two figures: of every file on its
     own it makes more, and it sees 32 KiB back across files where a model that

@@ -112,7 +112,7 @@ class PackedBytes(ByteCodec):
       length: tokens per row, L.
       names: of the documents, for `digest`.
     """
-    # One byte a token: the separators stand as zeros here, and where they are
+    # One byte per token: the separators stand as zeros here, and where they are
     # is kept apart, so that a large corpus takes no more memory than its size.
     stream = bytearray()
     starts = []

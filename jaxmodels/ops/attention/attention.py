@@ -297,10 +297,7 @@ def _check(
 ) -> None:
   """Checks shapes and dtypes, and numbers if `checks.numerics` is on."""
   op = "attention"
-  checks.require(
-    method in METHODS,
-    f"{op}: method must be one of {', '.join(METHODS)}, got {method!r}",
-  )
+  checks.method(op, method, METHODS)
   for name, number in (("window", window), ("chunk_size", chunk_size)):
     checks.require(
       number is None or number > 0,

@@ -87,6 +87,14 @@ def require(condition: bool, message: str) -> None:
     raise ValueError(message)
 
 
+def method(op: str, given: str, known: Sequence[str]) -> None:
+  """Checks that an op has the form that a call names."""
+  require(
+    given in known,
+    f"{op}: method must be one of {', '.join(known)}, got {given!r}",
+  )
+
+
 def alternatives(letters: str) -> list[Keys]:
   """The letters of each alternative, in order."""
   return [tuple(axes.split()) for axes in letters.split("|")]
@@ -168,16 +176,20 @@ def arguments(op: str, /, **given: tuple[Any, Any]) -> dict[str, Any]:
       letters, their sizes, and the shape of the argument.
   """
   sizes: dict[Any, Any] = {}
-  for name, (tree, axes) in given.items():
-    if tree is not None:
-      own = jax.tree.leaves(jax.tree.broadcast(axes, tree))
-      leaves = jax.tree_util.tree_leaves_with_path(tree)
-      for (path, x), each in zip(leaves, own, strict=True):
-        argument = name + jax.tree_util.keystr(path)
-        _bind(op, argument, x.shape, each, sizes)
-  for name, (tree, axes) in given.items():
-    if isinstance(axes, str) and tree is not None:
-      _divides(op, name, tree, axes, sizes)
+  leaves = [
+    (name + jax.tree_util.keystr(path), x.shape, own)
+    for name, (tree, axes) in given.items()
+    if tree is not None
+    for (path, x), own in zip(
+      jax.tree_util.tree_leaves_with_path(tree),
+      jax.tree.leaves(jax.tree.broadcast(axes, tree)),
+      strict=True,
+    )
+  ]
+  for argument, shape, own in leaves:
+    _bind(op, argument, shape, own, sizes)
+  for argument, shape, own in leaves:  # Once all capitals are bound.
+    _divides(op, argument, shape, own, sizes)
   batch = sizes.pop("...", 0)
   return sizes | {"...": tuple(sizes.pop(i) for i in range(batch))}
 
@@ -219,7 +231,7 @@ def _bind(
 
 
 def _divides(
-  op: str, name: str, x: Any, axes: str, sizes: dict[Any, Any]
+  op: str, name: str, shape: Sequence[Any], axes: str, sizes: dict[Any, Any]
 ) -> None:
   """Checks that the sizes of small letters divide those of their capitals."""
   for key in _shared(axes):
@@ -227,7 +239,7 @@ def _divides(
     require(
       part == whole or (part > 0 and whole % part == 0),
       f"{op}: {name} must be {_words(axes)} where {key} divides "
-      f"{key.upper()} = {whole}, got shape {_text(x.shape)}",
+      f"{key.upper()} = {whole}, got shape {_text(shape)}",
     )
 
 

@@ -314,33 +314,28 @@ def _arrays(op: str, name: str, x: Any) -> Any:
 
 def _fold(tree: Any, letters: Any, batch: tuple[int, ...]) -> Any:
   """Joins the axes that "..." stands for in one."""
-
-  def fold(x, axes):
-    at = axes.split().index("...") if "..." in axes else None
-    if at is None:
-      return x
-    behind = x.shape[at + len(batch) :]
-    return x.reshape(*x.shape[:at], math.prod(batch), *behind)
-
-  return _map_letters(fold, tree, letters)
+  return _regroup(tree, letters, batch, (math.prod(batch),))
 
 
 def _unfold(tree: Any, letters: Any, batch: tuple[int, ...]) -> Any:
   """Undoes `_fold`."""
+  return _regroup(tree, letters, (math.prod(batch),), batch)
 
-  def unfold(x, axes):
-    at = axes.split().index("...") if "..." in axes else None
-    if at is None:
+
+def _regroup(
+  tree: Any, letters: Any, old: tuple[int, ...], new: tuple[int, ...]
+) -> Any:
+  """Reshapes the axes `old`, which stand where the letters have "..."."""
+
+  def regroup(x, axes):
+    if "..." not in axes:
       return x
-    return x.reshape(*x.shape[:at], *batch, *x.shape[at + 1 :])
+    at = axes.split().index("...")
+    return x.reshape(*x.shape[:at], *new, *x.shape[at + len(old) :])
 
-  return _map_letters(unfold, tree, letters)
-
-
-def _map_letters(function, tree, letters):
   if tree is None:
     return None
-  return jax.tree.map(function, tree, jax.tree.broadcast(letters, tree))
+  return jax.tree.map(regroup, tree, jax.tree.broadcast(letters, tree))
 
 
 def _zero_state(family: Family, tokens: Any) -> Any:

@@ -47,7 +47,7 @@ from jaxmodels.ops.engine.chunks import (
   widen,
 )
 from jaxmodels.ops.engine.gradients import tangent_scan, with_gradient_of
-from jaxmodels.ops.engine.segments import Masks, token_masks
+from jaxmodels.ops.engine.segments import Masks
 
 Method = Literal[
   "auto", "recurrent", "associative", "chunked", "chunk_parallel", "pallas"
@@ -107,7 +107,8 @@ class Family(_Functions):
   The four functions of a linear recurrence give every form. In some families
   spans do not compose: nonlinear cells, or memories that learn by gradient
   steps. Such a family has only `read_and_advance` and `zero`, and the forms
-  "recurrent" and "chunked". `from_cell` makes one from a cell.
+  "recurrent" and "chunked". `cells.from_cell` makes one
+  from a cell.
 
   Attributes:
     summarize: `(chunk, masks) -> Summary`; chunk is a pytree of [C, ...].
@@ -250,65 +251,6 @@ def _with_short_chunk(family, size, dtype, tokens, ordered, state):
     y, state = _through(family, chunk, "chunked", dtype, inputs, state)
     outputs.append(merge(y, y.shape[0] * chunk))
   return jnp.concatenate(outputs, 1), state
-
-
-def from_cell(
-  cell: Callable[[Tree, Tree], tuple[Tree, Tree]],
-  zero: Callable[[Tree], Tree],
-) -> Family:
-  """Makes a family from a cell, which may be any recurrence over tokens.
-
-  For nonlinear recurrences, whose spans do not compose. With "chunked", a
-  gradient stores one state per chunk, and the states of one chunk at a time.
-
-  Args:
-    cell: `(token, state) -> (y, state)` for one head. A token is a pytree like
-      a chunk, without the axis of tokens.
-    zero: `token -> state`, the state at the start of each segment.
-  """
-
-  def read_and_advance(chunk, masks, state):
-    token = jax.tree.map(lambda x: x[0], chunk)
-    state = jax.tree.map(
-      lambda x, empty: jnp.where(masks.entry[0], x, empty), state, zero(token)
-    )
-    y, state = cell(token, state)
-    return y[None], state
-
-  return Family(
-    read_and_advance=scan_tokens(read_and_advance),
-    zero=lambda chunk: zero(jax.tree.map(lambda x: x[0], chunk)),
-    neutral=None,
-  )
-
-
-def scan_tokens(read_and_advance: Callable) -> Callable:
-  """Makes a `read_and_advance` that runs a chunk token by token.
-
-  On a CPU this is faster if a chunk takes far more work than its tokens one by
-  one. With "chunked", a gradient stores one state per chunk, and the states of
-  one chunk at a time.
-  """
-
-  def through(chunk, masks, state):
-    if jax.tree.leaves(chunk)[0].shape[0] == 1:
-      return read_and_advance(chunk, masks, state)
-    masked = token_masks(masks)
-
-    def body(state, one):
-      token, joined = one
-      y, state = read_and_advance(_alone(token), masked(joined), state)
-      return state, y[0]
-
-    state, y = lax.scan(body, state, (chunk, masks.previous))
-    return y, state
-
-  return through
-
-
-def _alone(token):
-  """Makes a chunk of one token."""
-  return jax.tree.map(lambda x: x[None], token)
 
 
 # The two ways to run all chunks: one after another, and all at once.

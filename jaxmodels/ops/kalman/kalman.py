@@ -177,10 +177,7 @@ def _choose(op, method, length):
 
 def _prepare(op, y, F, Q, H, R, mean, covariance, observed, method):
   """Checks everything; the model with one of each a token, and the start."""
-  checks.require(
-    method in _METHODS,
-    f"{op}: method must be one of {', '.join(_METHODS)}, got {method!r}",
-  )
+  checks.method(op, method, _METHODS)
   y, F, Q, H, R, mean, covariance, observed = arrays(
     op,
     y=y,

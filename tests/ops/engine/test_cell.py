@@ -13,7 +13,8 @@ import pytest
 from jax import export
 
 from jaxmodels.ops import make_op, reference
-from jaxmodels.ops.engine.recurrence import Family, from_cell
+from jaxmodels.ops.engine.cells import from_cell
+from jaxmodels.ops.engine.recurrence import Family
 from jaxmodels.testing import check_op, relative_error
 
 BATCH, HEADS, WIDTH = 2, 2, 3

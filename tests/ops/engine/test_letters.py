@@ -82,6 +82,17 @@ def test_a_wrong_shape_raises_an_error_of_one_line(shapes, message):
   assert str(caught.value) == message
 
 
+def test_shared_heads_of_a_pytree_divide_the_others():
+  v = np.zeros((2, 5, 4, 3)), "B L H V"
+  keys = {"k": np.zeros((2, 5, 2, 8))}
+  sizes = checks.arguments("op", v=v, tokens=(keys, "B L h K"))
+  assert (sizes["h"], sizes["H"]) == (2, 4)
+  keys = {"k": np.zeros((2, 5, 3, 8))}
+  words = r"op: tokens\['k'\] must be .* where h divides H = 4, got shape"
+  with pytest.raises(ValueError, match=words):
+    checks.arguments("op", v=v, tokens=(keys, "B L h K"))
+
+
 def test_the_error_names_a_leaf_of_a_pytree():
   state = {"sum": np.zeros((2, 3)), "weight": np.zeros((4,))}
   with pytest.raises(ValueError, match=r"op: state\['weight'\] must be \[B"):
