@@ -1,4 +1,4 @@
-"""Measured work: what every op and model costs, side by side.
+"""Measures time, memory and flops of every op and model.
 
-Run from the root of the checkout; `benchmarks/README.md` names the commands.
+Run from the root of the checkout; `benchmarks/README.md` lists the commands.
 """

@@ -1,4 +1,4 @@
-"""The ops that are measured: their arguments, forms and plain definition."""
+"""The measured ops: their arguments, methods and plain `lax.scan`."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -17,9 +17,9 @@ Inputs = Mapping[str, jax.Array]
 
 @dataclasses.dataclass(frozen=True)
 class Sizes(examples.Sizes):
-  """Sizes that are timed, K = V, with decays that remember.
+  """The sizes for timing, with K = V and slow decays.
 
-  A fourth of K is the width of states that are vectors.
+  If the state is a vector, its width is K / 4.
   """
 
   batch: int = 2
@@ -40,7 +40,7 @@ class Case:
   """An op with one kind of arguments.
 
   Attributes:
-    record: what it is and how it is drawn.
+    record: the op, and how to draw its arguments.
     definition: the same as a user would write it, a plain `lax.scan`, called
       with the inputs; None where there is none.
   """
@@ -55,7 +55,7 @@ class Case:
 
   @property
   def methods(self) -> tuple[str, ...]:
-    """The forms that the op takes as `method`."""
+    """The values that the op accepts as `method`."""
     return self.record.methods
 
   @property
@@ -69,7 +69,7 @@ class Case:
     return result if isinstance(result, tuple) else (result, ())
 
   def inputs(self, sizes: Sizes, dtype: Any = jnp.float32) -> Inputs:
-    """Arrays of a fixed seed."""
+    """Arrays from a fixed seed."""
     drawn = self.record.draw(np.random.default_rng(0), sizes)
     drawn.pop("initial_state", None)
     return {name: jnp.asarray(x, dtype) for name, x in drawn.items()}

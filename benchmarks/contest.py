@@ -1,4 +1,4 @@
-"""An op's methods, its plain scan and softmax attention, timed in turn."""
+"""Times the methods of an op, its plain scan and softmax attention."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
@@ -19,11 +19,11 @@ BASELINES = (SCAN, SOFTMAX, FULL_SOFTMAX)
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-  """What a contender may need before it is left out.
+  """The limits above which a contender is left out.
 
   Attributes:
-    bytes: of memory beyond arguments and results.
-    seconds: of one call.
+    bytes: memory besides arguments and results.
+    seconds: time per call.
   """
 
   bytes: float = 4 * 2**30
@@ -32,25 +32,25 @@ class Limits:
 
 @dataclasses.dataclass
 class Result:
-  """One contender at one length; no numbers where it was left out.
+  """One contender at one length; without numbers if it was left out.
 
   Attributes:
-    op: of the case.
+    op: name of the case.
     direction: "forward" or "gradient".
     length: L.
     name: a method, or one of `BASELINES`.
-    same_as: the method that "auto" is, where it is the same program.
-    skipped: why it was left out.
-    median: seconds.
-    minimum: seconds.
-    per_token: median, of one token.
-    compile: seconds, of tracing and compiling.
-    bytes: temporary memory as compiled.
-    flops: counted.
-    against: how many times the others' time this one takes, by name: the
-      median over rounds.
-    limit: how many times the time this one takes that its flops would take
-      at the best rate of the matrix products of the same rounds.
+    same_as: for "auto", the method with the same program, if there is one.
+    skipped: the reason, if it was left out.
+    median: seconds per call.
+    minimum: seconds per call.
+    per_token: median seconds per token.
+    compile: seconds for tracing and compiling.
+    bytes: temporary memory of the compiled program.
+    flops: counted per call.
+    against: time of this contender divided by that of each other one, by
+      name: the median over rounds.
+    limit: time divided by the time that its flops would take at the best
+      rate of the matrix products of the same rounds.
   """
 
   op: str
@@ -72,8 +72,8 @@ class Result:
 class Contest:
   """The contenders of one op and direction, from length to length.
 
-  What one needed at a length says what it will need at the next: one that
-  would break a limit is left out without being compiled.
+  The cost at one length predicts the cost at the next. A contender that would
+  exceed a limit is left out without being compiled.
   """
 
   def __init__(
@@ -126,7 +126,7 @@ class Contest:
     return results
 
   def _contenders(self, sizes: Sizes) -> dict[str, tuple[Callable, Any]]:
-    """Ops and inputs by name; "auto" last, to be known for what it is."""
+    """Ops and inputs by name; "auto" last, to be compared with the others."""
     inputs = self.case.inputs(sizes, self.dtype)
     named = sorted(self.methods, key=lambda method: method == "auto")
     found = {name: (_with(self.case.op, name), inputs) for name in named}
@@ -139,14 +139,14 @@ class Contest:
     return {name: found[name] for name in wanted if name in found}
 
   def _build(self, result, op, inputs, built) -> None:
-    """Compiles into `built`, or says in the result why not."""
+    """Compiles into `built`, or writes the reason for skipping it."""
     result.skipped = self._forecast(result)
     if result.skipped:
       return
     try:
       function, arguments = programs.directions(op, inputs)[self.direction]
       program = programs.build(programs.lower(function, *arguments))
-    except ValueError as error:  # How an op says that a method cannot run.
+    except ValueError as error:  # An op raises it if a method cannot run.
       result.skipped = str(error)
       return
     same = [n for n, other in built.items() if other.text == program.text]
@@ -160,7 +160,7 @@ class Contest:
       built[result.name] = program
 
   def _forecast(self, result: Result) -> str | None:
-    """Why not to compile, from a shorter length."""
+    """The reason not to compile, predicted from a shorter length."""
     before = self._needed.get(result.name)
     if before is None:
       return None
@@ -181,7 +181,7 @@ def _with(op: Callable, method: str) -> Callable:
 
 
 def _full_softmax(q, k, v):
-  """All scores at once, by jax.nn."""
+  """Attention of `jax.nn`, which computes all scores at once."""
   y = jax.nn.dot_product_attention(q, k, v, is_causal=True)
   return y, ()
 
@@ -198,7 +198,7 @@ def _too_slow(needed: float, limits: Limits) -> str:
 
 
 def _fill(result, times, rate, tokens) -> None:
-  """Puts what was timed into a result."""
+  """Writes the timings into a result."""
   own = times.get(result.same_as or result.name)
   if result.skipped or own is None:
     return

@@ -29,12 +29,12 @@ _PLATFORMS = ("cpu", "tpu")
 
 @dataclasses.dataclass
 class Memory:
-  """Temporary memory of a program, or why there is none.
+  """Temporary memory of a program, or the reason why it is unknown.
 
   Attributes:
     bytes: at the longest length.
-    per_token: bytes that one more token adds, from the two lengths.
-    failed: why it does not compile.
+    per_token: bytes per additional token, from the two lengths.
+    failed: the error, if it does not compile.
   """
 
   bytes: int | None = None
@@ -50,12 +50,12 @@ class Row:
     op: name of the case.
     direction: "forward" or "gradient".
     dtype: of all inputs.
-    method: of the op.
-    flops_per_token: of all heads.
+    method: form of the op.
+    flops_per_token: for all heads.
     memory: by platform.
-    cycles_per_token: of a TPU, as `jaxmodels.analysis.cycles` reads them; none
-      of kernels.
-    skipped: why there is nothing else.
+    cycles_per_token: on a TPU, see `jaxmodels.analysis.cycles`; without
+      kernels.
+    skipped: the reason, if there are no figures.
   """
 
   op: str
@@ -77,16 +77,16 @@ def row(
   lengths: Sequence[int],
   platforms: Sequence[str] = ("cpu",),
 ) -> Row:
-  """Counts and compiles one row.
+  """Compiles one row and counts its cost.
 
   Args:
     case: the op.
     direction: "forward" or "gradient".
     dtype: of all inputs.
     method: of the op.
-    sizes: all but the length.
+    sizes: all sizes except the length.
     lengths: two, the shorter first.
-    platforms: what to compile for, "cpu" or "tpu".
+    platforms: the platforms to compile for: "cpu", "tpu" or both.
   """
   made = Row(case.name, direction, dtype, method)
 
@@ -98,14 +98,14 @@ def row(
   try:
     function, arguments = program(lengths[-1])
     counted = flops.count(function, *arguments)
-  except ValueError as error:  # How an op says that a method cannot run.
+  except ValueError as error:  # An op raises it if a method cannot run.
     made.skipped = str(error)
     return made
   tokens = sizes.batch * lengths[-1]
   made.flops_per_token = counted.total / tokens
   for platform in platforms:
     if method == "pallas" and platform == "cpu":
-      continue  # Interpreted there: what it needs says nothing.
+      continue  # A CPU interprets kernels: its memory is no indication.
     try:
       with trace_for(platform):
         short, long = (_build(*program(n), platform) for n in lengths)
@@ -200,7 +200,9 @@ def parser() -> argparse.ArgumentParser:
   )
   flags.add_argument("--ops", nargs="+", choices=CASES, default=list(CASES))
   flags.add_argument(
-    "--methods", nargs="+", help='all but "auto", which is one of them'
+    "--methods",
+    nargs="+",
+    help='by default all except "auto", which equals one of them',
   )
   for name, all_ in (
     ("dtypes", _DTYPES),
@@ -217,7 +219,7 @@ def parser() -> argparse.ArgumentParser:
     nargs="+",
     default=(),
     metavar="FILE",
-    help="of --json, by the same code: rows that need not be made again",
+    help="files of --json from the same code; skips the rows that they have",
   )
   flags.add_argument("--out", help="file for the page, in markdown")
   flags.add_argument("--json", help="file for all numbers")
@@ -245,7 +247,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
       made = row(case, *what, sizes, lengths, platforms)
     print(made.skipped or _line(made, platforms), flush=True)
     rows.append(made)
-    # Row by row: what is cut short keeps what it has.
+    # After each row, so that an interrupted run keeps its rows.
     if options.out:
       text = page(rows, sizes, lengths, platforms)
       if len(rows) < len(chosen):
@@ -293,6 +295,6 @@ def _chosen(options: argparse.Namespace):
 
 
 if __name__ == "__main__":
-  # A cost is compiled, never run: no accelerator is held for it.
+  # Programs are compiled, not run, so no accelerator is needed.
   jax.config.update("jax_platforms", "cpu")
   sys.exit(main())

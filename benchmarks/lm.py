@@ -1,4 +1,4 @@
-"""Language models to train and to decode with: one mixer each."""
+"""Language models for training and decoding, one per mixer."""
 
 import dataclasses
 import functools
@@ -22,13 +22,13 @@ _VOCABULARY = 257
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-  """What all models share.
+  """The shape of all models.
 
   Attributes:
     width: D.
-    heads: of mixers that have heads.
-    depth: layers.
-    scan_layers: whether the layers are scanned over.
+    heads: number of heads, for mixers that have them.
+    depth: number of layers.
+    scan_layers: whether to scan over the layers.
   """
 
   width: int = 128
@@ -41,11 +41,11 @@ def model(mixer: str, shape: Shape, length: int) -> LanguageModel:
   """A model with one kind of mixer.
 
   Args:
-    mixer: of `jaxmodels.mixers.MIXERS`.
+    mixer: a name in `jaxmodels.mixers.MIXERS`.
     shape: of the model.
-    length: as many tokens softmax attention remembers.
+    length: capacity of softmax attention's cache, in tokens.
   """
-  make: Any = MIXERS[mixer]  # A class of Flax, and so a dataclass.
+  make: Any = MIXERS[mixer]  # Flax modules are dataclasses.
   fields = {field.name for field in dataclasses.fields(make)}
   options = {"heads": shape.heads} if "heads" in fields else {}
   if mixer == SOFTMAX:
@@ -61,13 +61,13 @@ def model(mixer: str, shape: Shape, length: int) -> LanguageModel:
 
 
 class Training(NamedTuple):
-  """A training step that waits to be compiled.
+  """A training step that is not compiled yet.
 
   Attributes:
     step: `(state, batch) -> (state, metrics)`, the trainer's.
-    state: the shapes of the state before it.
-    batch: the shapes of a batch.
-    initial: makes the state.
+    state: the shapes of the state before the step.
+    batch: the shapes of its batch.
+    initial: makes the initial state.
   """
 
   step: Any
@@ -94,7 +94,7 @@ def training(lm: nn.Module, batch: int, length: int) -> Training:
 
 
 def draw_batch(shapes: Any) -> dict[str, jax.Array]:
-  """Random tokens, all in one segment and of weight 1."""
+  """Random tokens in one segment, all with weight 1."""
   rng = np.random.default_rng(0)
   tokens = shapes["inputs"]
   drawn = rng.integers(_VOCABULARY, size=(2, *tokens.shape), dtype=np.int32)
@@ -107,10 +107,10 @@ def draw_batch(shapes: Any) -> dict[str, jax.Array]:
 
 
 class Decoder:
-  """Writes tokens one after another, each from the state of those before.
+  """Generates tokens one by one from a recurrent state.
 
-  The state is donated from call to call, as in `train.generate`, so that a
-  cache is updated where it lies.
+  Each call donates the state, as in `train.generate`, so that a cache is
+  updated in place.
   """
 
   def __init__(self, lm: LanguageModel, params: Any, tokens: int):
@@ -125,7 +125,7 @@ class Decoder:
     self._lm = lm
 
   def prefill(self, length: int) -> None:
-    """Reads random tokens first, as a prompt."""
+    """Reads a prompt of random tokens."""
     prompt = np.random.default_rng(0).integers(_VOCABULARY, size=(1, length))
     advance = jax.jit(_advance(self._lm), donate_argnums=1)
     self._token, self.state = advance(
@@ -133,7 +133,7 @@ class Decoder:
     )
 
   def __call__(self) -> jax.Array:
-    """Writes so many tokens; returns the last."""
+    """Generates the tokens of one call and returns the last."""
     for _ in range(self._tokens):
       self._token, self.state = self._step(
         self._params, self.state, self._token

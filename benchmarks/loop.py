@@ -1,14 +1,13 @@
-"""What the training loop costs beside its steps, and what reading costs it.
+"""Measures the overhead of the training loop, and that of reading data.
 
-Four ways to do the same steps, in turn in one process:
+Four ways to run the same steps, one after the other in one process:
 
-  bare     dispatch a step on a batch that lies on the device, and the next;
-           wait at the end
+  bare     dispatch the steps on a batch that is on the device; wait at the end
   loop     `train.loop.run`
-  slow     the same on data of which a batch takes as long to read as a step
-  waiting  read such a batch, send it, do its step, wait for its metrics
+  slow     the same, with data that takes as long to read per batch as a step
+  waiting  read such a batch, send it, run its step, wait for its metrics
 
-`slow` is 1 where reading is hidden behind the steps, `waiting` about 2.
+`slow` is 1 if reading overlaps with the steps; `waiting` is about 2.
 """
 
 import argparse
@@ -31,24 +30,24 @@ from train.state import init_state
 
 @dataclasses.dataclass(frozen=True)
 class Slow:
-  """Data that takes its time.
+  """Data that is slow to read.
 
   Attributes:
-    data: what is read.
-    seconds: added to the reading of a row.
+    data: the data set.
+    seconds: extra time per row.
   """
 
   data: Any
   seconds: float
 
   def open(self, split: str) -> Any:
-    """Opens a split, of which only that for training is slow."""
+    """Opens a split; only the training split is slow."""
     rows = self.data.open(split)
     return SlowRows(rows, self.seconds) if split == "train" else rows
 
 
 class SlowRows:
-  """Rows that take their time."""
+  """Rows that are slow to read."""
 
   def __init__(self, rows: Any, seconds: float):
     self._rows = rows
@@ -85,7 +84,7 @@ class Hand:
     return jax.device_get(metrics)
 
   def bare(self) -> float:
-    """Returns seconds per step, of all that the config asks for."""
+    """Returns seconds per step over all steps of the config."""
     batch = self._strategy.batch(next(self._batches(self._rows)))
     begun = time.perf_counter()
     for _ in range(self._config.steps):
@@ -94,7 +93,7 @@ class Hand:
     return (time.perf_counter() - begun) / self._config.steps
 
   def waiting(self, seconds: float) -> float:
-    """The same on slow rows, one thing after the other."""
+    """The same with slow rows, reading and stepping in turn."""
     batches = self._batches(SlowRows(self._rows, seconds))
     begun = time.perf_counter()
     for _ in range(self._config.steps):
@@ -103,10 +102,10 @@ class Hand:
 
 
 def looped(config: Config) -> float:
-  """Returns seconds a step of `train.loop.run`, by its own clock.
+  """Returns seconds per step of `train.loop.run`, by its own clock.
 
-  That leaves out compilation, validation and checkpoints. The first line is
-  left out too: nothing was read ahead of its first step.
+  This clock excludes compilation, validation and checkpoints. The first line is
+  excluded too, because no data was read ahead of its first step.
   """
   with tempfile.TemporaryDirectory() as workdir:
     run(config, workdir)
@@ -129,7 +128,7 @@ def _main() -> None:
     checkpoint_every=options.steps,
   )
   with tempfile.TemporaryDirectory() as compiled:
-    # Every run compiles its step anew.
+    # Every run compiles its own step.
     jax.config.update("jax_compilation_cache_dir", compiled)
     hand = Hand(config)
     rounds = []

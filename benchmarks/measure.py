@@ -1,4 +1,4 @@
-"""Timing side by side, round by round, so that noise hits all alike."""
+"""Times programs in rounds, so that noise affects all of them alike."""
 
 import math
 import random
@@ -16,7 +16,7 @@ Call = Callable[[], Any]
 
 
 def seconds(call: Call) -> float:
-  """The wall time of one call, until its arrays are there."""
+  """The wall time of one call, until its arrays are ready."""
   start = time.perf_counter()
   jax.block_until_ready(call())
   return time.perf_counter() - start
@@ -28,21 +28,21 @@ def interleave(
   budget: float,
   limit: float = math.inf,
 ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-  """Times calls in rounds, each in an order of its own.
+  """Times calls in rounds, in a new random order per round.
 
-  What ran just before leaves its traces, in caches and in the memory that it
-  gave back: in a fixed order one would always bear another's.
+  The preceding program affects the next through caches and freed memory. In a
+  fixed order, it would always affect the same one.
 
   Args:
-    calls: what to time, by name.
-    repeats: rounds, after one that warms up.
-    budget: seconds after which no further round starts; three are made
-      whatever they take, or all where fewer are asked for.
-    limit: seconds of a call; what takes longer the first time is left out.
+    calls: the functions to time, by name.
+    repeats: rounds, after one to warm up.
+    budget: seconds after which no further round starts. At least three
+      rounds run, or all if `repeats` is smaller.
+    limit: seconds per call; a call that takes longer at first is left out.
 
   Returns:
-    seconds [rounds] of each, and those of the first call of what was left
-    out.
+    seconds [rounds] of each, and the seconds of the first call of those that
+    were left out.
   """
   first = {name: seconds(call) for name, call in calls.items()}
   slow = {name: taken for name, taken in first.items() if taken > limit}
@@ -58,12 +58,12 @@ def interleave(
 
 
 def ratio(a: np.ndarray, b: np.ndarray) -> float:
-  """How much longer a takes than b: the median over rounds."""
+  """Time of a divided by that of b: the median over rounds."""
   return float(np.median(a / b))
 
 
-# Matrix products whose rate is the limit that ops are compared with: one of
-# 1024^3, and many of the size of a head's chunk.
+# The rate of these matrix products is the limit for the ops: one of 1024^3,
+# and many with the size of one head's chunk.
 _LARGE, _SMALL, _MANY = 1024, 64, 512
 
 

@@ -21,14 +21,14 @@ _COLORS = (
 def models(
   trained: Sequence[TrainingRun], decoded: Sequence[DecodingRun], output: str
 ) -> None:
-  """Draws the speed of training, of decoding, and the bytes of the state.
+  """Draws training speed, decoding speed, and bytes of the state.
 
   A ring marks the length from which a mixer trains faster than softmax
   attention.
 
   Args:
-    trained: of `model_runs.train`.
-    decoded: of `model_runs.decode`.
+    trained: results of `model_runs.train`.
+    decoded: results of `model_runs.decode`.
     output: the file to write; its suffix gives the format.
   """
   figure, (speed, writing, memory) = plots.grid(1, 3)
@@ -57,7 +57,7 @@ def models(
 
 
 def _mark(axes, trained, mixer, color) -> None:
-  """A ring on softmax attention's curve where a mixer overtakes it."""
+  """Draws a ring where a mixer overtakes softmax attention."""
   length = crossing(trained, mixer)
   if mixer == SOFTMAX or length is None:
     return

@@ -1,4 +1,4 @@
-"""Training, decoding and compiling of models, measured in turn."""
+"""Measures training, decoding and compile time of models."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -19,12 +19,12 @@ class TrainingRun:
     mixer: its name.
     length: tokens per sequence.
     batch: sequences per step.
-    seconds: of a step, the median.
-    tokens_per_second: of the same.
-    speedup: softmax attention's time over this one's, the median over rounds.
-    bytes: temporary memory and arguments, as compiled.
-    compile: seconds.
-    skipped: why it was left out.
+    seconds: median per step.
+    tokens_per_second: from `seconds`.
+    speedup: softmax attention's time divided by this: median over rounds.
+    bytes: temporary memory and arguments of the compiled program.
+    compile: seconds for compiling.
+    skipped: the reason, if it was left out.
   """
 
   mixer: str
@@ -40,13 +40,13 @@ class TrainingRun:
 
 @dataclasses.dataclass
 class DecodingRun:
-  """Tokens written one by one behind a context.
+  """Decoding token by token after a context.
 
   Attributes:
     mixer: its name.
-    context: tokens that came before.
-    tokens_per_second: of one sequence.
-    state_bytes: of what is carried from token to token.
+    context: number of tokens before.
+    tokens_per_second: for one sequence.
+    state_bytes: bytes of the state that passes from token to token.
   """
 
   mixer: str
@@ -61,11 +61,11 @@ class CompileRun:
 
   Attributes:
     mixer: its name.
-    depth: layers.
-    scan_layers: whether they are scanned over.
-    seconds: on the wall.
-    processor_seconds: of all cores together; other work on the machine
-      changes them less.
+    depth: number of layers.
+    scan_layers: whether the model scans over its layers.
+    seconds: wall time.
+    processor_seconds: CPU time of all cores; other work on the machine affects
+      it less.
   """
 
   mixer: str
@@ -84,16 +84,16 @@ def train(
   repeats: int,
   before: Sequence[TrainingRun] = (),
 ) -> list[TrainingRun]:
-  """Trains every model in turn.
+  """Times a training step of every model.
 
   Args:
-    mixers: one model each.
+    mixers: names; one model per mixer.
     length: tokens per sequence.
-    tokens: a step, a multiple of the length.
+    tokens: per step, a multiple of the length.
     shape: of the models.
-    limits: of a step.
+    limits: for one step.
     repeats: rounds.
-    before: what was measured at shorter lengths.
+    before: results at shorter lengths.
   """
   runs: list[TrainingRun] = []
   built: dict[str, measure.Call] = {}
@@ -118,7 +118,7 @@ def train(
 
 
 def _forecast(mixer, before, limits) -> str | None:
-  """Why not to try, if time grows by as much again as it last did."""
+  """The reason to skip it, if time grows as fast as it last did."""
   own = [run for run in before if run.mixer == mixer]
   if own and own[-1].seconds is None:
     return own[-1].skipped
@@ -131,7 +131,7 @@ def _forecast(mixer, before, limits) -> str | None:
 
 
 def _build(run, built, shape, limits) -> None:
-  """Compiles a step into `built`, or says in the run why not."""
+  """Compiles a step into `built`, or writes the reason for skipping it."""
   model = lm.model(run.mixer, shape, run.length)
   training = lm.training(model, run.batch, run.length)
   traced = programs.lower(training.step, training.state, training.batch)
@@ -149,9 +149,9 @@ def _build(run, built, shape, limits) -> None:
 def crossing(runs: Sequence[TrainingRun], mixer: str) -> float | None:
   """The length from which a mixer is faster than softmax attention.
 
-  Between two lengths it is where the straight line between their speedups,
-  both axes logarithmic, meets 1; the shortest length where it is faster
-  there already, None where it never is.
+  Interpolates the speedup linearly on logarithmic axes and returns the length
+  where it is 1: the shortest length if the mixer is faster there already, None
+  if it never is.
   """
   own = [r for r in runs if r.mixer == mixer and r.speedup]
   own.sort(key=lambda run: run.length)
@@ -174,11 +174,10 @@ def decode(
   tokens: int,
   repeats: int,
 ) -> list[DecodingRun]:
-  """Writes tokens behind contexts of several lengths, all in turn.
+  """Times decoding after contexts of several lengths.
 
-  A state that has the same size behind any context is what a prompt of that
-  length leaves. A cache has the size of its context from the start; what is
-  in it changes nothing of the time.
+  A state of fixed size comes from a prompt of that length. A cache has the size
+  of its context from the start; its content does not affect the time.
   """
   decoders, sizes = {}, {}
   for mixer in mixers:
@@ -205,7 +204,7 @@ def decode(
 def compile_time(
   mixer: str, depth: int, shape: Shape, length: int
 ) -> list[CompileRun]:
-  """Compiles a deep model with its layers scanned over, and unrolled."""
+  """Compiles a deep model with a scan over layers, and unrolled."""
   runs = []
   for scan_layers in (True, False):
     deep = dataclasses.replace(shape, depth=depth, scan_layers=scan_layers)

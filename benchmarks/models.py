@@ -1,8 +1,8 @@
 """Times whole models: `python -m benchmarks.models`.
 
-Language models of every mixer beside the same with softmax attention:
-training, decoding, and the time to compile. `benchmarks/README.md` says how
-to read it.
+Compares language models of every mixer with the same model of softmax
+attention: training, decoding, and compile time. `benchmarks/README.md` explains
+the output.
 """
 
 import argparse
@@ -43,14 +43,14 @@ def parser() -> argparse.ArgumentParser:
   )
   flags.add_argument("--lengths", nargs="+", type=int, default=_LENGTHS)
   flags.add_argument(
-    "--tokens", type=int, help="per step; the longest length by default"
+    "--tokens", type=int, help="tokens per step; by default the longest length"
   )
   flags.add_argument("--width", type=int, default=128)
   flags.add_argument("--heads", type=int, default=2)
   flags.add_argument("--depth", type=int, default=4)
   flags.add_argument("--repeats", type=int, default=5, help="rounds")
   flags.add_argument(
-    "--decoded", type=int, default=32, help="tokens of a round of decoding"
+    "--decoded", type=int, default=32, help="tokens to decode per round"
   )
   flags.add_argument(
     "--deep", type=int, default=24, help="layers of the model to compile"
@@ -59,21 +59,21 @@ def parser() -> argparse.ArgumentParser:
     "--deep-mixers", nargs="+", choices=MIXERS, default=["gated_deltanet"]
   )
   flags.add_argument(
-    "--memory", type=float, default=8, help="GiB that a step may need"
+    "--memory", type=float, default=8, help="memory limit per step, in GiB"
   )
   flags.add_argument(
-    "--seconds", type=float, default=60, help="that one step may take"
+    "--seconds", type=float, default=60, help="time limit per step"
   )
   flags.add_argument("--json", help="file for all numbers")
   flags.add_argument("--plot", help="picture of speed against length")
   flags.add_argument(
-    "--quick", action="store_true", help="two small models, short"
+    "--quick", action="store_true", help="two small models, a short run"
   )
   return flags
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-  """Runs the command; 1 where the target is missed."""
+  """Runs the command; returns 1 if the target is missed."""
   options = parser().parse_args(arguments)
   if options.quick:
     vars(options).update(_QUICK)
@@ -101,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _training(options: argparse.Namespace, shape: Shape):
-  """Every length, then where each mixer overtakes softmax attention."""
+  """Trains at every length; prints where mixers pass softmax attention."""
   limits = Limits(options.memory * 2**30, options.seconds)
   runs = []
   for length in options.lengths:

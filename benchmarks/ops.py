@@ -1,8 +1,8 @@
 """Times every op and method: `python -m benchmarks.ops`.
 
-Forward and gradient over lengths, beside a plain `lax.scan` of the definition
-and softmax attention, all in one process and in turn. `benchmarks/README.md`
-says how to read it.
+Times forward and gradient over several lengths, against a plain `lax.scan` of
+the definition and softmax attention, in one process. `benchmarks/README.md`
+explains the output.
 """
 
 import argparse
@@ -50,13 +50,16 @@ def parser() -> argparse.ArgumentParser:
   flags.add_argument("--width", type=int, default=64)
   flags.add_argument("--repeats", type=int, default=7, help="rounds")
   flags.add_argument(
-    "--budget", type=float, default=20, help="seconds of rounds a point"
+    "--budget",
+    type=float,
+    default=20,
+    help="time for rounds per point, in seconds",
   )
   flags.add_argument(
-    "--memory", type=float, default=4, help="GiB that a program may need"
+    "--memory", type=float, default=4, help="memory limit per program, in GiB"
   )
   flags.add_argument(
-    "--seconds", type=float, default=5, help="that one call may take"
+    "--seconds", type=float, default=5, help="time limit per call"
   )
   flags.add_argument(
     "--baselines", nargs="*", choices=BASELINES, default=BASELINES
@@ -64,13 +67,13 @@ def parser() -> argparse.ArgumentParser:
   flags.add_argument("--json", help="file for all numbers")
   flags.add_argument("--plot", help="picture of time against length")
   flags.add_argument(
-    "--quick", action="store_true", help="two ops, below a minute"
+    "--quick", action="store_true", help="two ops, less than a minute"
   )
   return flags
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-  """Runs the command; 1 where a target is missed."""
+  """Runs the command; returns 1 if a target is missed."""
   options = parser().parse_args(arguments)
   if options.quick:
     vars(options).update(_QUICK)
@@ -93,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _measure(options: argparse.Namespace, sizes: Sizes, dtype: Any):
-  """All points, printed as they come."""
+  """Measures all points and prints each when it is done."""
   matmuls = measure.matmuls(dtype)
   limits = Limits(options.memory * 2**30, options.seconds)
   results = []
@@ -121,7 +124,7 @@ def _measure(options: argparse.Namespace, sizes: Sizes, dtype: Any):
 
 
 def table(point: Sequence[Result]) -> str:
-  """The contenders of one point, as text."""
+  """The contenders at one point, as text."""
   first = point[0]
   lines = [
     f"{first.op} {first.direction}, length {first.length}",
@@ -137,7 +140,7 @@ def table(point: Sequence[Result]) -> str:
 
 
 def _row(result: Result) -> str:
-  """One contender; the ratios are its time over theirs."""
+  """One contender; ratios are its time divided by that of others."""
   against = (SCAN, "associative", SOFTMAX)
   ratios = (_number(result.against.get(name), 7, 2) for name in against)
   note = f"  is {result.same_as}" if result.same_as else ""

@@ -1,14 +1,14 @@
-"""Our ops beside implementations by others: same inputs, one process.
+"""Times our ops against other implementations, with the same inputs.
 
     python -m benchmarks.peers
     python -m benchmarks.peers --length 2048 --case "gated delta rule"
 
-Outputs and gradients are compared with ours first. A peer that differs by
-more than the tests allow is shown as such, and no time of it is given; one
-that is not installed is skipped (CONTRIBUTING says how to install them).
-Then all take turns, in an order drawn anew each round, and what counts is the
-ratio, the median of those of the rounds: other work hits all alike. PyTorch
-peers run uncompiled, as they come.
+Outputs and gradients are first compared with ours. A peer that differs by more
+than the tests allow is reported and not timed. A peer that is not installed is
+skipped (CONTRIBUTING explains how to install them). All programs run once per
+round in one process, in a new random order per round, so that other work
+affects all of them alike. Compare the ratios, which are medians over rounds.
+PyTorch peers run uncompiled.
 """
 
 import argparse
@@ -35,23 +35,23 @@ ALLOWED = tolerance(np.float32)
 
 @dataclasses.dataclass
 class Row:
-  """One implementation in one case; None where there is no number.
+  """One implementation in one case; a missing number is None.
 
   Attributes:
     case: its name.
     batch: B.
     length: L.
     name: of the implementation.
-    left_out: why it was not timed at all.
-    no_gradient: why its gradient was not timed.
-    output_error: relative, the worst of outputs and final state.
-    gradient_error: relative, the worst of all inputs.
-    forward: seconds.
-    gradient: seconds, forward and backward.
-    forward_ratio: over ours.
-    gradient_ratio: over ours.
-    compile: seconds, of tracing and compiling the gradient.
-    temporary_bytes: of the compiled gradient.
+    left_out: the reason, if it was not timed.
+    no_gradient: the reason, if its gradient was not timed.
+    output_error: largest relative error of outputs and final state.
+    gradient_error: largest relative error over all inputs.
+    forward: seconds per call.
+    gradient: seconds per call, forward and backward.
+    forward_ratio: time divided by that of our op.
+    gradient_ratio: the same for the gradient.
+    compile: seconds for tracing and compiling the gradient.
+    temporary_bytes: temporary memory of the compiled gradient.
   """
 
   case: str
@@ -81,7 +81,7 @@ class JaxProgram:
     self.temporary_bytes: int | None = None
 
   def forward(self) -> Any:
-    """The outputs, done."""
+    """The outputs, once they are ready."""
     return jax.block_until_ready(self._forward(self._inputs))
 
   def prepare(self, cotangents: Any) -> None:
@@ -97,7 +97,7 @@ class JaxProgram:
     self.temporary_bytes = memory.temp_size_in_bytes
 
   def gradient(self) -> dict[str, Any]:
-    """The gradients of all inputs, done."""
+    """The gradients of all inputs, once they are ready."""
     return jax.block_until_ready(self._gradient(self._inputs))
 
   def _compiled(self, function):
@@ -107,12 +107,12 @@ class JaxProgram:
 
 
 class TorchProgram:
-  """A PyTorch function, as it comes."""
+  """A PyTorch function, uncompiled."""
 
   compile = temporary_bytes = None
 
   def __init__(self, function: Callable, inputs: dict[str, np.ndarray]):
-    import torch  # Here, since it need not be installed.
+    import torch  # PyTorch is optional.
 
     self._torch, self._function = torch, function
     self._inputs = {name: torch.tensor(x) for name, x in inputs.items()}
@@ -123,7 +123,7 @@ class TorchProgram:
       return self._function(**self._inputs)
 
   def prepare(self, cotangents: Any) -> None:
-    """Takes the cotangents, and marks what to differentiate."""
+    """Takes the cotangents; marks the inputs to differentiate."""
     self._cotangents = [self._torch.tensor(x) for x in cotangents]
     for tensor in self._inputs.values():
       tensor.requires_grad_()
@@ -145,15 +145,15 @@ def measure(
   rounds: int,
   limit: float,
 ) -> list[Row]:
-  """One case at one length: ours first, then its peers.
+  """Measures one case at one length: our op first, then its peers.
 
   Args:
     name: of the case.
-    case: op, inputs and peers.
+    case: its op, inputs and peers.
     batch: B.
     length: L.
-    rounds: how often all take their turn.
-    limit: seconds; what takes longer for one call is left out.
+    rounds: number of rounds.
+    limit: seconds per call; a slower program is left out.
   """
   inputs = case.inputs(np.random.default_rng(0), batch, length)
   inputs = {key: np.asarray(x, np.float32) for key, x in inputs.items()}
@@ -185,7 +185,7 @@ def _enter(row, kind, load, inputs, expected, limit):
   """The peer's program, or None with the reason in its row."""
   try:
     with warnings.catch_warnings():
-      warnings.simplefilter("ignore")  # What its import warns of.
+      warnings.simplefilter("ignore")  # Of its import.
       function = load()
     program = kind(function, inputs)
     start = time.perf_counter()
@@ -194,9 +194,7 @@ def _enter(row, kind, load, inputs, expected, limit):
   except ModuleNotFoundError as missing:
     row.left_out = f"not installed: {missing}"
     return None
-  except (
-    Exception
-  ) as error:  # A peer may fail in any way; the others still run.
+  except Exception as error:  # The other peers still run.
     row.left_out = _told(error)
     return None
   row.output_error = _worst(outputs, expected)
@@ -208,13 +206,13 @@ def _enter(row, kind, load, inputs, expected, limit):
 
 
 def _enter_gradient(row, program, cotangents, expected, limit):
-  """Compares the peer's gradients, and says in its row what is wrong."""
+  """Compares the peer's gradients; writes any problem into its row."""
   try:
     program.prepare(cotangents)
     start = time.perf_counter()
     gradients = program.gradient()
     taken = time.perf_counter() - start
-  except Exception as error:  # As above.
+  except Exception as error:  # A peer may fail in any way.
     row.no_gradient = _told(error)
     return
   keys = list(expected)
@@ -228,12 +226,12 @@ def _enter_gradient(row, program, cotangents, expected, limit):
 
 
 def _worst(results, expected):
-  """The largest relative error; infinite where there is not as many."""
+  """The largest relative error; infinite if the counts differ."""
   if len(results) != len(expected):
     return float("inf")
   pairs = zip(results, expected, strict=True)
   errors = [relative_error(result, other) for result, other in pairs]
-  return float(np.max(errors))  # NaN where one is, and so no match.
+  return float(np.max(errors))  # A NaN stays NaN, and so does not match.
 
 
 def _told(error):
@@ -243,7 +241,7 @@ def _told(error):
 
 
 def _time(contest, rounds):
-  """Lets all take turns, and fills their rows."""
+  """Times all programs in rounds and fills their rows."""
   for direction in ("forward", "gradient"):
     taking_part = [
       (row, getattr(program, direction))
@@ -263,7 +261,7 @@ def _time(contest, rounds):
 
 
 def table(rows: Sequence[Row]) -> str:
-  """The rows as text, a line each."""
+  """The rows as text, one line per row."""
   head = (
     f"{'':28}{'error':>9}{'forward':>11}{'ratio':>8}{'grad error':>12}"
     f"{'fwd+bwd':>11}{'ratio':>8}{'compile':>10}{'temporary':>12}"
@@ -298,7 +296,7 @@ def _line(row):
 
 
 def main(argv: Sequence[str] | None = None, cases=CASES) -> list[Row]:
-  """The command; returns the rows."""
+  """Runs the command; returns the rows."""
   parser = argparse.ArgumentParser(
     prog="python -m benchmarks.peers",
     description=__doc__,
@@ -307,11 +305,13 @@ def main(argv: Sequence[str] | None = None, cases=CASES) -> list[Row]:
   parser.add_argument("--case", nargs="+", choices=list(cases))
   parser.add_argument("--length", nargs="+", type=int, default=[2048, 8192])
   parser.add_argument("--batch", type=int, default=1)
-  parser.add_argument("--rounds", type=int, default=7, help="turns of all")
+  parser.add_argument("--rounds", type=int, default=7, help="number of rounds")
   parser.add_argument(
-    "--limit", type=float, default=20.0, help="seconds of one call"
+    "--limit", type=float, default=20.0, help="time limit per call, in seconds"
   )
-  parser.add_argument("--out", type=pathlib.Path, help="a JSON file")
+  parser.add_argument(
+    "--out", type=pathlib.Path, help="file for all numbers, in JSON"
+  )
   flags = parser.parse_args(argv)
   rows: list[Row] = []
   for name in flags.case or cases:
@@ -321,7 +321,9 @@ def main(argv: Sequence[str] | None = None, cases=CASES) -> list[Row]:
       )
       rows += new
       print(table(new), flush=True)
-      if flags.out:  # At once, so that a long run leaves what it has.
+      if (
+        flags.out
+      ):  # After each case, so that an interrupted run keeps its results.
         text = json.dumps([dataclasses.asdict(row) for row in rows], indent=2)
         flags.out.write_text(text + "\n")
   return rows

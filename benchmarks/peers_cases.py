@@ -1,8 +1,8 @@
-"""What `benchmarks.peers` compares: an op, its inputs, and peers.
+"""The cases of `benchmarks.peers`: an op, its inputs, and its peers.
 
 A peer is a function without arguments that imports another implementation
-and returns it as a function of the op's inputs; `tests/peers` holds the same
-functions to every form of the ops, and says where conventions differ.
+and returns it as a function of the op's inputs. `tests/peers` compares the same
+functions with every form of the ops, and explains different conventions.
 """
 
 import importlib
@@ -26,13 +26,13 @@ INNER, STATES = 256, 16  # Of the selective scan: D and N.
 
 
 class Case(NamedTuple):
-  """One op among its peers.
+  """One op and its peers.
 
   Attributes:
     op: `(**inputs) -> outputs`, a pytree of arrays.
     inputs: `(rng, batch, length) -> dict` of float32 arrays.
-    jax_peers: by name, `() -> function` of JAX arrays like `op`.
-    torch_peers: the same of PyTorch tensors.
+    jax_peers: by name, `() -> function`; the function takes JAX arrays.
+    torch_peers: the same for PyTorch tensors.
   """
 
   op: Callable[..., Any]
@@ -45,14 +45,14 @@ class Case(NamedTuple):
 
 
 def qkv(rng, batch, length):
-  """q, v normal, k of length 1."""
+  """Normal q and v; keys k of norm 1."""
   q, k, v = rng.standard_normal((3, batch, length, HEADS, WIDTH))
   k /= np.linalg.norm(k, axis=-1, keepdims=True)
   return {"q": q, "k": k, "v": v}
 
 
 def delta(rng, batch, length):
-  """With beta in [0, 1] and a memory of ten tokens or so."""
+  """Adds beta in [0, 1] and decays that remember about ten tokens."""
   shape = batch, length, HEADS
   return qkv(rng, batch, length) | {
     "beta": rng.uniform(size=shape),
@@ -61,14 +61,14 @@ def delta(rng, batch, length):
 
 
 def mamba2(rng, batch, length):
-  """Dt before its softplus, around Mamba-2's initial 0.01."""
+  """Draws dt before its softplus, near Mamba-2's initial 0.01."""
   x, B, C = rng.standard_normal((3, batch, length, HEADS, WIDTH))
   dt = rng.standard_normal((batch, length, HEADS)) - 4.6
   return {"x": x, "dt": dt, "A": -np.arange(1.0, HEADS + 1), "B": B, "C": C}
 
 
 def gates(rng, batch, length):
-  """With the mLSTM's gates."""
+  """Adds the gates of the mLSTM."""
   i, f = rng.standard_normal((2, batch, length, HEADS))
   return qkv(rng, batch, length) | {
     "log_input_gate": i,
@@ -77,13 +77,13 @@ def gates(rng, batch, length):
 
 
 def diagonal(rng, batch, length):
-  """Decays as an RG-LRU has them at its start."""
+  """The initial decays of an RG-LRU."""
   shape = (batch, length, CHANNELS)
   return {"a": rng.uniform(0.9, 0.999, shape), "b": rng.standard_normal(shape)}
 
 
 def selective(rng, batch, length):
-  """Mamba's, with its initial A."""
+  """The inputs of Mamba, with its initial A."""
   x = rng.standard_normal((batch, length, INNER))
   B, C = rng.standard_normal((2, batch, length, STATES))
   return {
@@ -119,7 +119,7 @@ def duality(x, dt, A, B, C):
 
 
 def ejkernel_duality():
-  """Dt after its softplus; the state is the transpose of ours."""
+  """Takes dt after its softplus; the state is the transpose of ours."""
   scan = _ejkernel("state_space_v2").state_space_v2
 
   def run(x, dt, A, B, C):
@@ -152,7 +152,7 @@ def ejkernel_selective():
 
 
 def recurrentgemma(kind):
-  """A scan of RG-LRU."""
+  """The scan of RG-LRU."""
 
   def load():
     common = importlib.import_module("recurrentgemma.common")
@@ -165,7 +165,7 @@ def recurrentgemma(kind):
 def mlstm_chunkwise():
   """Scales q by 1/sqrt(K); the forget gate before its sigmoid."""
   if importlib.util.find_spec("jax_triton") is None:
-    # Imported by kernels for GPUs beside this one, which does not use it.
+    # Other kernels, for GPUs, import it; this one does not use it.
     sys.modules.setdefault("jax_triton", types.ModuleType("jax_triton"))
   name = "mlstm_kernels.jax.chunkwise.native"
   kernel = importlib.import_module(name).mlstm_chunkwise__native_autograd
@@ -186,7 +186,7 @@ def _ejkernel(name):
   return importlib.import_module(f"ejkernel.kernels._xla.{name}")
 
 
-# PyTorch peers, uncompiled, as they come.
+# PyTorch peers, uncompiled.
 
 
 def fla_delta():
@@ -216,7 +216,7 @@ def transformers_delta():
 
 
 def fla_duality():
-  """Linear attention with a decay per head, as ours."""
+  """Linear attention with a decay per head, like our op."""
   fla = importlib.import_module("fla.ops.simple_gla.naive")
   softplus = importlib.import_module("torch.nn.functional").softplus
 
@@ -244,7 +244,7 @@ def transformers_duality():
 
 
 def torch_attention():
-  """Scales q by 1/sqrt(K); heads lead."""
+  """Scales q by 1/sqrt(K); the axis of heads comes first."""
   functional = importlib.import_module("torch.nn.functional")
 
   def run(q, k, v):
@@ -257,7 +257,7 @@ def torch_attention():
 
 
 def _transformers(model, function):
-  """A function of transformers, without what hands it on to GPU kernels."""
+  """A function of transformers, without its dispatch to GPU kernels."""
   name = f"transformers.models.{model}.modeling_{model}"
   return inspect.unwrap(getattr(importlib.import_module(name), function))
 
@@ -284,7 +284,7 @@ CASES = {
     },
     {},
   ),
-  # Not transformers' too: token by token in Python, its gradient takes time
+  # Without the one of transformers: a Python loop, whose gradient takes time
   # quadratic in the length.
   "selective scan": Case(
     ops.selective_scan, selective, {"ejkernel": ejkernel_selective}, {}

@@ -1,4 +1,4 @@
-"""Pictures of what was measured: cost against length.
+"""Plots of the measurements: cost against length.
 
 `python -m benchmarks.plots ONE.json TWO.json --output ops.png` draws what
 several runs of `benchmarks.ops` wrote: the gradients of six ops. `--ops` names
@@ -20,7 +20,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from benchmarks.cases import CASES, Sizes
 from benchmarks.contest import Result
 
-# What is drawn of a whole sweep: more panels cannot be read in a page.
+# The ops to draw of a whole sweep: more panels do not fit on a page.
 SIX = (
   "linear_attention",
   "linear_attention_key_decay",
@@ -31,7 +31,7 @@ SIX = (
 )
 SOFTMAX = "attention"
 
-# One colour a contender, the same in every panel.
+# One colour per contender, the same in every panel.
 _COLORS = {
   "auto": "#000000",
   "recurrent": "#e69f00",
@@ -44,7 +44,7 @@ _COLORS = {
   "softmax": "#777777",
   "jax.nn softmax": "#bbbbbb",
 }
-# Ops of the overview, and their colours with that of softmax attention.
+# Ops of the overview with their colours, and that of softmax attention.
 _OVERVIEW = (
   "delta_rule",
   "linear_attention",
@@ -63,7 +63,7 @@ def ops(
   """Draws time per token against length, one panel per op and direction.
 
   Args:
-    results: of `benchmarks.ops`; those that were left out are not drawn.
+    results: from `benchmarks.ops`; those left out are not drawn.
     output: the file to write; its suffix gives the format.
     names: the ops to draw, in this order; by default all.
     directions: "forward", "gradient" or both; by default all.
@@ -84,13 +84,13 @@ def ops(
 
 
 def overview(results: Sequence[Result], output: str) -> None:
-  """Draws what a token costs by several ops and by softmax attention.
+  """Draws the cost per token of several ops and of softmax attention.
 
   The left panel is measured: the gradient by "auto", in µs per token. The right
   panel is exact: the bytes of the state that an op returns after a sequence.
 
   Args:
-    results: of `benchmarks.ops`, with the default sizes.
+    results: from `benchmarks.ops`, with the default sizes.
     output: the file to write; its suffix gives the format.
   """
   figure, (time, memory) = grid(1, 2, width=4.6)
@@ -110,7 +110,7 @@ def overview(results: Sequence[Result], output: str) -> None:
     }
     microseconds = [1e6 * r.per_token for r in own]
     time.plot([r.length for r in own], microseconds, "o-", **style)
-    # Two ops have states of one size: dashes let both lines be seen.
+    # Two ops have states of the same size: dashes show both lines.
     style |= {"linestyle": "--" if op == _OVERVIEW[1] else "-", "label": None}
     memory.plot(lengths, [_state_bytes(op, n) / 1024 for n in lengths], **style)
   frame(time, "Time of a gradient", "tokens per sequence", "µs per token")
@@ -120,7 +120,7 @@ def overview(results: Sequence[Result], output: str) -> None:
 
 
 def _state_bytes(op: str, length: int) -> int:
-  """Bytes of the state after one sequence of the sizes that are measured."""
+  """Bytes of the state after one sequence, at the measured sizes."""
   sizes = Sizes(batch=1, length=length, heads=4, width=64)
 
   def state():
@@ -148,7 +148,7 @@ def _contenders(axes: Axes, results: Sequence[Result]) -> None:
 def interpolate(
   at: float, lengths: Sequence[int], values: Sequence[float]
 ) -> float:
-  """A value between measured ones, both axes logarithmic."""
+  """Interpolates between measured values on logarithmic axes."""
   return float(np.exp(np.interp(np.log(at), np.log(lengths), np.log(values))))
 
 
@@ -163,13 +163,13 @@ def grid(
 
 
 def frame(axes: Axes, title: str, x: str, y: str) -> None:
-  """Makes axes with curves logarithmic, names them and rounds their ends."""
+  """Makes the axes logarithmic, names them and rounds their ends."""
   axes.set_xscale("log", base=2)
   axes.set_yscale("log")
   axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{_short(x)}"))
   axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{_short(y)}"))
   low, high = axes.dataLim.intervaly
-  if 0 < low <= high < math.inf:  # Not so if all contenders were left out.
+  if 0 < low <= high < math.inf:  # No data if all contenders were left out.
     axes.yaxis.set_major_locator(LogLocator(subs=_ticks(low, high)))
     low, high = _round(low * 0.95, math.floor), _round(high * 1.05, math.ceil)
     axes.set_ylim(low, high)
@@ -182,7 +182,7 @@ def frame(axes: Axes, title: str, x: str, y: str) -> None:
 
 
 def _ticks(low: float, high: float) -> tuple[int, ...]:
-  """Labels per power of ten: three where few powers are shown."""
+  """Labels per power of ten: three if the axis shows few powers."""
   return (1, 2, 5) if high / low < 1000 else (1,)
 
 
@@ -197,14 +197,14 @@ def _round(value: float, toward: Callable[[float], int]) -> float:
 
 
 def _short(value: float) -> str:
-  """A number of few digits: powers of two as 16k, powers of ten as 10,000."""
+  """A short number: powers of two as 16k, powers of ten as 10,000."""
   if value >= 1024 and value % 1024 == 0:
     return f"{value / 1024:g}k"
   return f"{value:,.0f}" if value >= 1 else f"{value:g}"
 
 
 def legend(figure: Figure, panels: Sequence[Axes]) -> None:
-  """Every label once, for all panels."""
+  """Shows every label once, for all panels."""
   found = {}
   for axes in panels:
     found |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
@@ -219,7 +219,7 @@ def legend(figure: Figure, panels: Sequence[Axes]) -> None:
 
 
 def save(figure: Figure, output: str) -> None:
-  """Writes the figure, in a folder that is made if need be."""
+  """Writes the figure; makes its folder if necessary."""
   pathlib.Path(output).parent.mkdir(parents=True, exist_ok=True)
   figure.savefig(output, dpi=180)
 
@@ -227,11 +227,13 @@ def save(figure: Figure, output: str) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
   """Runs the command."""
   flags = argparse.ArgumentParser(prog="python -m benchmarks.plots")
-  flags.add_argument("files", nargs="+", help="of benchmarks.ops --json")
-  flags.add_argument("--output", help="the picture of single ops")
-  flags.add_argument("--overview", help="the picture of several ops at once")
+  flags.add_argument("files", nargs="+", help="files of benchmarks.ops --json")
+  flags.add_argument("--output", help="file for the plot of single ops")
   flags.add_argument(
-    "--ops", nargs="+", help="by default six, or what there is"
+    "--overview", help="file for the plot that compares several ops"
+  )
+  flags.add_argument(
+    "--ops", nargs="+", help="by default six, or all that the files have"
   )
   flags.add_argument("--directions", nargs="+", default=["gradient"])
   options = flags.parse_args(arguments)

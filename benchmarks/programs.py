@@ -1,4 +1,4 @@
-"""Forward and gradient programs of an op, compiled, with what they cost."""
+"""Compiles the forward and gradient programs of an op, and counts costs."""
 
 import re
 import time
@@ -16,11 +16,11 @@ class Program(NamedTuple):
 
   Attributes:
     call: the compiled function.
-    arguments: what it is called with.
-    text: what was compiled; the same text is the same program.
-    compile_seconds: tracing, lowering and compiling, on the wall.
+    arguments: its arguments.
+    text: the compiled program; equal texts are equal programs.
+    compile_seconds: wall time of tracing, lowering and compiling.
     processor_seconds: the same, of all cores together.
-    temp_bytes: memory beyond arguments and results, as compiled.
+    temp_bytes: memory besides arguments and results.
     flops: see `jaxmodels.analysis.flops`.
   """
 
@@ -33,7 +33,7 @@ class Program(NamedTuple):
   flops: float
 
   def run(self) -> Any:
-    """Calls it."""
+    """Calls the program."""
     return self.call(*self.arguments)
 
 
@@ -41,9 +41,9 @@ class Lowered(NamedTuple):
   """A traced and lowered function, not compiled yet.
 
   Attributes:
-    lowered: as jax has it.
-    arguments: what it will be called with.
-    seconds: tracing and lowering, on the wall.
+    lowered: the lowered function of JAX.
+    arguments: its arguments.
+    seconds: wall time of tracing and lowering.
     processor_seconds: the same, of all cores together.
   """
 
@@ -54,7 +54,7 @@ class Lowered(NamedTuple):
 
 
 def lower(function: Function, *arguments: Any) -> Lowered:
-  """Traces a function for its arguments, arrays or their shapes."""
+  """Traces and lowers a function for arrays, or for shapes of arrays."""
   start, processor = time.perf_counter(), time.process_time()
   lowered = jax.jit(function).lower(*arguments)
   seconds = time.perf_counter() - start
@@ -63,7 +63,7 @@ def lower(function: Function, *arguments: Any) -> Lowered:
 
 
 def build(traced: Lowered, flops: float = 0.0) -> Program:
-  """Compiles."""
+  """Compiles the function and counts its cost."""
   start, processor = time.perf_counter(), time.process_time()
   compiled = traced.lowered.compile()
   seconds = time.perf_counter() - start
@@ -80,7 +80,7 @@ def build(traced: Lowered, flops: float = 0.0) -> Program:
 
 
 def _instructions(compiled: Any) -> str:
-  """A compiled program without what says where in the source it is from."""
+  """A compiled program without its references to the source."""
   text = re.sub(r", metadata=\{[^}]*\}", "", compiled.as_text())
   starts = (" ", "%", "ENTRY", "}")
   return "\n".join(x for x in text.splitlines() if x.startswith(starts))
@@ -94,8 +94,8 @@ def forward(op: Function) -> Function:
 def gradient(op: Function) -> Function:
   """`(inputs, cotangents) -> loss and its gradient by every input`.
 
-  The loss is the sum of y times its cotangents and of the final state. Its
-  value is returned too, so that nothing of the forward pass is dead.
+  The loss is the sum of y times its cotangents, plus the sum of the final state.
+  Its value is returned too, so that the forward pass has no dead code.
   """
 
   def loss(inputs, cotangents):
@@ -111,7 +111,7 @@ def cotangents(op: Function, inputs: Any) -> Any:
 
 
 def directions(op: Function, inputs: Mapping[str, Any]) -> dict[str, Any]:
-  """Function and arguments of both directions; arrays where inputs are."""
+  """Functions and arguments of both directions."""
   shapes = cotangents(op, inputs)
   if all(isinstance(x, jax.Array) for x in inputs.values()):
     shapes = jax.tree.map(lambda x: jnp.ones(x.shape, x.dtype), shapes)
@@ -126,7 +126,7 @@ def _one(x: jax.Array) -> jax.Array:
 
 
 def _dot(x: Any, weights: Any) -> jax.Array:
-  """The sum of products of the leaves that are floats."""
+  """Sums the products of all float leaves."""
   total = jnp.zeros((), jnp.float32)
   for a, b in zip(jax.tree.leaves(x), jax.tree.leaves(weights), strict=True):
     if jnp.issubdtype(a.dtype, jnp.inexact):

@@ -1,11 +1,13 @@
-"""The recurrences as a user would write them: one plain `lax.scan` each.
+"""The recurrences as a user would write them, as plain `lax.scan`s.
 
-What the ops are compared with. No packing, no remat, no chunks; tokens of
-[B, L, ...], the state in float32. `jaxmodels.ops.reference` takes segment ids
-too, and pays for them: on a CPU in float32, for B = 2, L = 2048, H = 4 and
-K = V = 64, its delta rule holds 16.3 MiB of temporary arrays against 12.4 here,
-with gradients 877 MiB against 797 in 1.1 times the CPU time; its selective scan
-the same for values, with gradients 237 MiB against 213.
+The ops are timed against these functions. They have no packing, no remat and no
+chunks; tokens are [B, L, ...] and the state is in float32.
+
+`jaxmodels.ops.reference` also takes segment ids, which cost time and memory. On
+a CPU in float32, for B = 2, L = 2048, H = 4 and K = V = 64, its delta rule
+needs 16.3 MiB of temporary arrays, against 12.4 here. With gradients it needs
+877 MiB against 797, and 1.1 times the CPU time. Its selective scan needs the
+same for values, and 237 MiB against 213 with gradients.
 """
 
 from collections.abc import Callable
@@ -44,7 +46,7 @@ def _read(q: jax.Array, S: jax.Array) -> jax.Array:
 
 
 def linear_attention(q, k, v, log_decay=None, bonus=None):
-  """`S_t = decay_t S_{t-1} + k_t v_t^T`, read by q: before t with a bonus."""
+  """`S_t = decay_t S_{t-1} + k_t v_t^T`; with a bonus, q reads `S_{t-1}`."""
 
   def step(S, g, q, k, v):
     write = k[..., :, None] * v[..., None, :]
@@ -153,7 +155,7 @@ def selective_scan(x, dt, A, B, C, D):
 
 
 def dense_recurrence(A, b):
-  """`h_t = A_t h_{t-1} + b_t`, of blocks [B, L, G, M, M]."""
+  """`h_t = A_t h_{t-1} + b_t`, for blocks [B, L, G, M, M]."""
 
   def step(h, A, b):
     h = jnp.einsum("bgij,bgj->bgi", A, h) + b
@@ -163,7 +165,7 @@ def dense_recurrence(A, b):
 
 
 def causal_convolution(x, kernel):
-  """The last W inputs as the state, token by token."""
+  """Runs token by token, with the last W inputs as the state."""
   kernel = kernel.astype(jnp.float32)
   width = kernel.shape[0]
 

@@ -1,6 +1,6 @@
-"""README's tables of ops and mixers, from their records.
+"""Writes README's tables of ops and mixers from their records.
 
-`python -m benchmarks.tables` writes them between the marks in README.md.
+`python -m benchmarks.tables` writes the tables between the marks in README.md.
 """
 
 import pathlib
@@ -20,7 +20,7 @@ WIDTH, LENGTH = 256, 1024
 
 
 def ops_table() -> str:
-  """A row for each op that a record states an equation of."""
+  """One row per op whose record states an equation."""
   rows = [
     (f"`{record.op.__name__}`", record.equation)
     for record in OPS.values()
@@ -30,7 +30,7 @@ def ops_table() -> str:
 
 
 def mixers_table() -> str:
-  """A row for each mixer, at its defaults and a width of 256."""
+  """One row per mixer, with its defaults and a width of 256."""
   rows = [
     (
       f'`"{record.mixer}"`',
@@ -55,7 +55,7 @@ def mixers_table() -> str:
 
 
 def update(text: str) -> str:
-  """The text of README with both tables made anew."""
+  """The text of README with both tables updated."""
   for mark, table in (("ops", ops_table()), ("mixers", mixers_table())):
     between = re.compile(rf"(<!-- {mark} -->\n).*?(<!-- /{mark} -->)", re.S)
     if not between.search(text):
@@ -69,7 +69,7 @@ def _layer(record: MixerExample) -> Any:
 
 
 def _state(record: MixerExample) -> str:
-  """Numbers of the state per sequence, or per token where it is a cache."""
+  """Elements of the state per sequence, or per token for a cache."""
   layer = _layer(record)
   state = jax.eval_shape(lambda: layer.init_state(1))
   count = sum(
@@ -82,7 +82,7 @@ def _state(record: MixerExample) -> str:
 
 
 def _flops(record: MixerExample) -> float:
-  """Flops per token of a layer, forward, in chunks as on a CPU."""
+  """Forward flops per token and layer, with the chunks of a CPU."""
   layer = _layer(record)
   x = jax.ShapeDtypeStruct((1, LENGTH, WIDTH), jnp.float32)
   with trace_for("cpu"):

@@ -1,4 +1,4 @@
-"""What the ops should reach, checked against what was measured."""
+"""Checks measurements against the targets of the ops."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -6,7 +6,7 @@ from typing import NamedTuple
 from benchmarks.cases import Sizes
 from benchmarks.contest import BASELINES, SCAN, Result
 
-# The work that speed is stated for.
+# The sizes at which the speed targets apply.
 SIZES = Sizes(batch=2, length=4096, heads=4, width=64)
 SPEEDUP = {"linear_attention": 8.0, "delta_rule": 4.0}
 COMPILE_SECONDS = 2.0
@@ -14,24 +14,24 @@ AUTO_MARGIN = 1.1
 
 
 class Verdict(NamedTuple):
-  """A target and what became of it; `passed` is None where not measured."""
+  """A target and its result; `passed` is None if it was not measured."""
 
   target: str
   passed: bool | None
   figure: str
 
   def line(self) -> str:
-    """As it is printed."""
+    """The line to print."""
     word = {True: "pass", False: "FAIL", None: "not measured"}[self.passed]
     return f"{word:12} {self.target}: {self.figure}"
 
 
 def verdicts(results: Iterable[Result], sizes: Sizes) -> list[Verdict]:
-  """All targets that the results have to do with.
+  """The verdicts on all targets that the results cover.
 
   Args:
-    results: of a run.
-    sizes: of the run; the length counts for nothing.
+    results: the results of a run.
+    sizes: the sizes of the run; the length is ignored.
   """
   results = list(results)
   found = [_auto_is_best(result, results) for result in _autos(results)]
@@ -60,7 +60,7 @@ def _place(result: Result) -> str:
 
 
 def _auto_is_best(auto: Result, results: Iterable[Result]) -> Verdict:
-  """Whether no method is more than the margin faster than auto."""
+  """Whether "auto" is within the margin of the fastest method."""
   methods = [n for n in auto.against if n not in BASELINES]
   slower = {n: auto.against[n] for n in methods}
   worst = max(slower, key=slower.__getitem__, default=None)

@@ -1,4 +1,4 @@
-"""One TPU chip to compile for on a machine that has none."""
+"""A TPU chip to compile for, on a machine without a TPU."""
 
 import functools
 from typing import Any
@@ -11,12 +11,12 @@ from jaxmodels.analysis.chips import slice_devices
 
 @functools.cache
 def chip() -> SingleDeviceSharding:
-  """Where the arrays of a program for one TPU v5e chip lie."""
+  """The sharding that puts all arrays on one TPU v5e chip."""
   return SingleDeviceSharding(slice_devices("v5e:2x2")[0])
 
 
 def place(shapes: Any, where: SingleDeviceSharding) -> Any:
-  """Shapes of arrays that lie there."""
+  """Shapes of the arrays, with this sharding."""
   return jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes
   )
