@@ -94,8 +94,8 @@ def forward(op: Function) -> Function:
 def gradient(op: Function) -> Function:
   """`(inputs, cotangents) -> loss and its gradient by every input`.
 
-  The loss is the sum of y times its cotangents, plus the sum of the final state.
-  Its value is returned too, so that the forward pass has no dead code.
+  The loss is the sum of y times its cotangents, plus the sum of the final
+  state. Its value is returned too, so that the forward pass has no dead code.
   """
 
   def loss(inputs, cotangents):

@@ -1,4 +1,4 @@
-"""Chips by name: their memory and peak, and slices of them to compile for."""
+"""Chips by name: their memory, their peak, and slices to compile for."""
 
 import importlib.util
 import math
@@ -14,25 +14,26 @@ MISSING = (
 )
 _GIB = 2**30
 _ENVIRONMENT = {
-  # Or libtpu asks the network what machine this is,
+  # Otherwise libtpu asks the network for the machine,
   "TPU_SKIP_MDS_QUERY": "1",
-  # and then complains that it got no answer.
+  # and reports that it got no answer.
   "TPU_ACCELERATOR_TYPE": "v5e-4",
   "TPU_WORKER_HOSTNAMES": "localhost",
-  # Or only one process at a time gets to compile.
+  # Otherwise only one process can compile at a time.
   "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
-# More than any slice has; the compiler would take for ever.
+# No slice has more; the compiler would not finish.
 _MOST = 2**16
 EXAMPLES = "v5e:16x16, v5p:2x2x4 or v6e:16x16"
 
 
 class Chip(NamedTuple):
-  """What a device can do at most.
+  """The limits of a device.
 
   Attributes:
-    memory: Bytes that a program may use. Of a TPU as its compiler says, which
-      keeps some of the memory for the system; of others all there is.
+    memory: Bytes that a program may use. For a TPU this is the compiler's
+      figure, which reserves some memory for the system; for other chips it is
+      all memory.
     peak: Floating-point operations per second, bfloat16 operands, dense.
   """
 
@@ -47,8 +48,8 @@ _V5P = Chip(95.73 * _GIB, 459e12)
 _V6E = Chip(31.24 * _GIB, 918e12)
 SLICES = {"v5e": _V5E, "v5p": _V5P, "v6e": _V6E}
 
-# By `device_kind` of JAX. TPUs older than v4 show every core as a device, and
-# are left out.
+# By `device_kind` of JAX. TPUs before v4 are left out, because
+# each of their cores is a device.
 CHIPS = {
   "TPU v4": Chip(32e9, 275e12),
   "TPU v5 lite": _V5E,
@@ -68,12 +69,12 @@ CHIPS = {
 
 
 def is_there() -> bool:
-  """Whether libtpu is installed, which compiles for TPUs."""
+  """Whether libtpu, which compiles for TPUs, is installed."""
   return importlib.util.find_spec("libtpu") is not None
 
 
 def slice_devices(name: str) -> list[Any]:
-  """Returns the devices of a TPU slice, without having the slice.
+  """Returns the devices of a TPU slice, on a machine without the slice.
 
   Args:
     name: Chip and shape, such as "v5e:16x16".
@@ -98,7 +99,7 @@ def slice_devices(name: str) -> list[Any]:
     os.environ.setdefault(variable, value)
   try:
     found = topologies.get_topology_desc(name, platform="tpu")
-  # An error of the runtime, whose type is no public name of JAX.
+  # The type of this runtime error is not public in JAX.
   except (RuntimeError, ValueError, NotImplementedError) as error:
     raise ValueError(
       f"{name} cannot be: {error}; shapes are such as {EXAMPLES}"

@@ -1,9 +1,9 @@
 """Finds the collectives of a compiled program in its text.
 
 The TPU compiler splits a collective that overlaps with computation into pieces,
-of which the first starts it; the pieces count as one collective. It writes a
-reduce-scatter as an all-reduce of which each device keeps its part; this counts
-as a reduce-scatter.
+and the first piece starts it; the pieces count as one collective. The compiler
+writes a reduce-scatter as an all-reduce after which each device keeps its part;
+this counts as a reduce-scatter.
 """
 
 import math
@@ -27,13 +27,13 @@ _PIECE = "async_collective_fusion_config"
 
 
 class Collective(NamedTuple):
-  """An exchange in a program.
+  """An exchange between the devices of a program.
 
   Attributes:
     kind: One of `KINDS`.
-    size: Bytes of the whole array: of what is gathered, reduced, passed on.
-    times: How often a step runs it.
-    scope: Where the program asks for it, as JAX names the operation.
+    size: Bytes of the whole array that is gathered, reduced or sent.
+    times: Runs per step.
+    scope: JAX's name of the operation that caused it.
   """
 
   kind: str
@@ -46,10 +46,10 @@ def collectives(text: str) -> list[Collective]:
   """Lists the collectives of a program.
 
   Args:
-    text: Of a compiled program, optimised HLO.
+    text: Optimised HLO of a compiled program.
 
   Returns:
-    One entry for each place in the program, as often as it runs.
+    One entry per place in the program, with the number of its runs.
   """
   run = list(instructions(text))
   starting = {one.computation for one in run if _STARTED in one.line}
@@ -66,12 +66,12 @@ def _collective(
 ) -> Collective:
   result, kind, started = found.groups()
   sizes = [_bytes(*array) for array in _ARRAY.findall(result)]
-  # Started ones return what goes in beside what comes out.
+  # An asynchronous start returns its operands beside its results.
   size = max(sizes) if started else sum(sizes)
   if kind == "all-reduce" and computation.startswith("all-reduce-scatter"):
     kind = "reduce-scatter"
   elif kind == "reduce-scatter":
-    size *= _group(line)  # The result is a device's part.
+    size *= _group(line)  # The result is one device's part.
   scope = re.search(r'op_name="([^"]*)"', line)
   return Collective(kind, size, times, scope[1] if scope else "")
 
@@ -82,7 +82,7 @@ def _bytes(letter: str, bits: str, shape: str) -> int:
 
 
 def _group(line: str) -> int:
-  """How many devices take part in one collective."""
+  """The number of devices in one collective."""
   listed = re.search(r"replica_groups=\{\{([\d,]+)\}", line)
   if listed:
     return len(listed[1].split(","))

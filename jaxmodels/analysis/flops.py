@@ -1,7 +1,7 @@
 """Counts the floating-point operations of a program, loops included.
 
 The compiler's own `cost_analysis()` counts the body of a loop once, however
-often it runs, which for recurrences is the whole work. This module walks
+often it runs, and the body is the whole work of a recurrence. This module walks
 the traced program, and counts the body of a `scan` once per iteration.
 
 A multiplication, an addition, an exponential and a square root count one each
@@ -26,8 +26,8 @@ class Flops(NamedTuple):
   """Floating-point operations.
 
   Attributes:
-    products: of matrix products and convolutions.
-    elementwise: all other arithmetic.
+    products: flops of matrix products and convolutions.
+    elementwise: flops of all other arithmetic.
     transcendental: exponentials, roots and the like.
   """
 
@@ -37,30 +37,30 @@ class Flops(NamedTuple):
 
   @property
   def total(self) -> float:
-    """All together."""
+    """The sum of all flops."""
     return sum(self)
 
   def plus(self, other: "Flops", times: float = 1) -> "Flops":
-    """This and so many times the other."""
+    """The sum of this and `times` times the other."""
     return Flops(*(a + times * b for a, b in zip(self, other, strict=True)))
 
 
 def count(function: Callable[..., Any], *arguments: Any) -> Flops:
-  """Counts a call.
+  """Counts the flops of a call.
 
   Args:
-    function: takes and returns pytrees of arrays.
+    function: a function of pytrees of arrays.
     *arguments: arrays or their shapes; no values are needed.
 
   Raises:
-    ValueError: there is a loop whose number of rounds depends on the data, or
-      a primitive that is not known here.
+    ValueError: the number of rounds of a loop depends on the data, or this
+      module does not know a primitive.
   """
   return of_jaxpr(jax.make_jaxpr(function)(*arguments).jaxpr)
 
 
 def of_jaxpr(traced: Any) -> Flops:
-  """Counts a program that is traced already, as `count` does."""
+  """Counts the flops of a traced program, like `count`."""
   used = [True] * len(traced.outvars)
   return _count(partial_eval.dce_jaxpr(traced, used)[0])
 
@@ -73,11 +73,11 @@ def _count(jaxpr: Any) -> Flops:
 
 
 def _equation(equation: Any) -> Flops:
-  """The flops of one equation and of what it calls."""
+  """The flops of one equation and of the programs that it calls."""
   name, params = equation.primitive.name, equation.params
   if name == "scan":
     return Flops().plus(_count(params["jaxpr"].jaxpr), params["length"])
-  if name == "shard_map":  # Every device runs the program on its share.
+  if name == "shard_map":  # Every device runs the program on its shard.
     return Flops().plus(_count(params["jaxpr"]), params["mesh"].size)
   if name == "while":
     raise ValueError(
@@ -138,7 +138,7 @@ def _is_complex(aval: Any) -> bool:
 
 
 def _dot(equation: Any) -> float:
-  """2 flops, or 8 of complex numbers, for each product of two elements."""
+  """2 flops per product of two elements, or 8 for complex numbers."""
   (contracted, _), _ = equation.params["dimension_numbers"]
   left, out = equation.invars[0].aval, equation.outvars[0].aval
   terms = math.prod(left.shape[axis] for axis in contracted)
@@ -146,7 +146,7 @@ def _dot(equation: Any) -> float:
 
 
 def _convolution(equation: Any) -> float:
-  """2 flops for each tap that an output reads."""
+  """2 flops per tap and output."""
   numbers = equation.params["dimension_numbers"]
   kernel, out = equation.invars[1].aval, equation.outvars[0].aval
   taps = kernel.size // kernel.shape[numbers.rhs_spec[0]]
@@ -164,7 +164,7 @@ def _matrices(cube: float) -> Callable[[Any], float]:
 
 
 def _triangular_solve(equation: Any) -> float:
-  """N^2 for each column."""
+  """N^2 flops per column."""
   right = equation.invars[1].aval
   rows = equation.invars[0].aval.shape[-1]
   return right.size * rows
@@ -190,7 +190,7 @@ def _added(equation: Any) -> float:
 
 
 def _fft(equation: Any) -> float:
-  """The usual `5 N log2 N`, half of it where one side is real."""
+  """The usual `5 N log2 N`, or half of it if one side is real."""
   lengths = equation.params["fft_lengths"]
   size = math.prod(lengths)
   real = "RFFT" in str(equation.params["fft_type"])
@@ -201,7 +201,7 @@ def _fft(equation: Any) -> float:
 
 
 _PRODUCTS = {"dot_general": _dot, "conv_general_dilated": _convolution}
-# Flops an element, real and complex.
+# Flops per element, real and complex.
 _ELEMENTWISE = {
   "add": (1, 2),
   "sub": (1, 2),
@@ -224,7 +224,7 @@ _TRANSCENDENTAL = {
   "log1p", "log2", "logistic", "pow", "rsqrt", "sin", "sqrt", "tan", "tanh",
 }  # fmt: skip
 _REDUCE = {"reduce_sum", "reduce_max", "reduce_min", "reduce_prod"}
-# Primitives whose parameters may hold a program that is not called as such.
+# Primitives with a program in their parameters that they do not call.
 _REDUCE_BY = {"scatter-add", "scatter_add", "scatter", "scatter-mul"}
 _OTHER = {
   "add_any": _added,

@@ -34,10 +34,10 @@ class Instruction(NamedTuple):
 
 
 def instructions(text: str) -> Iterator[Instruction]:
-  """Lists what a program runs, from its entry.
+  """Lists the instructions that a program runs, from its entry.
 
   Args:
-    text: Of a compiled program, optimised HLO.
+    text: Optimised HLO of a compiled program.
   """
   bodies = _computations(text)
   entry = next(reversed(bodies))
@@ -48,7 +48,7 @@ def instructions(text: str) -> Iterator[Instruction]:
 
 
 def _computations(text: str) -> dict[str, list[str]]:
-  """The lines of every computation, its head among them, by name."""
+  """The lines of every computation by name, including its head."""
   bodies: dict[str, list[str]] = {}
   lines: list[str] = []
   for line in text.splitlines():
@@ -62,7 +62,7 @@ def _computations(text: str) -> dict[str, list[str]]:
 def _walk(
   bodies: dict[str, list[str]], name: str, times: int
 ) -> Iterator[Instruction]:
-  """What a computation runs that runs so often itself, and what it calls."""
+  """The instructions of a computation that runs `times` times, with calls."""
   for line in bodies.get(name, ()):
     yield Instruction(line, times, name)
     loop = _WHILE.search(line)
@@ -78,9 +78,9 @@ def _walk(
 
 
 def _rounds(line: str, condition: list[str]) -> int:
-  """How often a loop runs: as the text says, or as its counter must reach.
+  """The iterations of a loop: from the text, or from its counter's bound.
 
-  Loops of `lax.scan` count up from 0 by one, so the bound is the number.
+  Loops of `lax.scan` count from 0 in steps of 1, so the bound is the number.
   """
   known = _KNOWN_ROUNDS.search(line)
   if known:

@@ -357,7 +357,7 @@ def test_a_cut_length_is_named(name, first):
   on_mesh = placed(explicit("d"), arguments, dict.fromkeys(arguments, P()))
   spec = NamedSharding(explicit("d"), P(None, "d"))
   on_mesh[first] = jax.device_put(arguments[first], spec)
-  words = f"{name}: {first} must not have its length cut .*'d'.*shard_map"
+  words = f"{name}: {first} must not have its length sharded .*'d'.*shard_map"
   with pytest.raises(ValueError, match=words):
     jax.jit(op)(**on_mesh)
 

@@ -157,8 +157,8 @@ def _bind(cuts, argument, x, axes):
     over = entry if isinstance(entry, tuple) else (entry,) if entry else ()
     require(
       key != "L" or not over,
-      f"{argument} must not have its length cut over the Explicit mesh axis "
-      f"{', '.join(map(repr, over))}, got {spec}; cut it inside "
+      f"{argument} must not have its length sharded over the Explicit mesh "
+      f"axis {', '.join(map(repr, over))}, got {spec}; shard it inside "
       "`jax.shard_map` and name the axis by axis_name, or reshard it",
     )
     if over and key is not None:

@@ -2,7 +2,7 @@
 
 This is the engine of `jaxmodels.ops.kalman`. An element maps the Gaussian
 before a span of tokens to the Gaussian after it. Elements compose: forwards in
-the filter, backwards from the last token in the smoother.
+the filter, and backwards from the last token in the smoother.
 """
 
 from typing import NamedTuple
@@ -37,7 +37,7 @@ class Gaussian(NamedTuple):
 
 
 class Model(NamedTuple):
-  """The model with an axis of tokens: [L, ...] each."""
+  """The model, each array with an axis of tokens: [L, ...]."""
 
   y: jax.Array
   F: jax.Array
@@ -50,8 +50,9 @@ class Model(NamedTuple):
 class Information(NamedTuple):
   """How the state after a span depends on the one before it.
 
-  `p(x_t | x_s, y_{s+1..t})` has mean `A x_s + ...`, and what the observations
-  say of `x_s`, `p(y_{s+1..t} | x_s)`, is Gaussian with information eta, J.
+  `p(x_t | x_s, y_{s+1..t})` has the mean `A x_s + ...`. The likelihood
+  `p(y_{s+1..t} | x_s)` of the observations is a Gaussian in `x_s` with the
+  information eta, J.
   """
 
   A: jax.Array
@@ -59,8 +60,8 @@ class Information(NamedTuple):
   J: jax.Array
 
 
-# A span of the filter is `Summary(Information, Gaussian)`, the update being
-# what is known of x_t if `x_s = 0` for sure. A span of the smoother is
+# A span of the filter is `Summary(Information, Gaussian)`. The update is the
+# distribution of x_t if `x_s = 0` with certainty. A span of the smoother is
 # `Summary(E, Gaussian)`: `x_t | x_s, y ~ N(E x_s + mean, covariance)`, t < s.
 
 
@@ -71,8 +72,8 @@ def filter_states(
 
   Args:
     model: [L, ...].
-    start: what is known of x_0.
-    method: of `spans.run`.
+    start: distribution of x_0.
+    method: see `scan.run`.
     axis_name: mesh axis over which L is sharded, or None.
   """
   none, F = jnp.zeros(()), jnp.eye(model.F.shape[1])
@@ -106,7 +107,7 @@ def smooth_states(
   elements = scan.along(
     _smoother_element(*scan.across((following, filtered, at_end)))
   )
-  # Nothing follows the last token, so that what enters there is not looked at.
+  # No token follows the last one, so the state that enters there has no effect.
   after = jax.tree.map(lambda x: jnp.zeros_like(x[-1]), elements.update)
   none = jnp.zeros(())
   backward = scan.ElementScan(
@@ -121,18 +122,18 @@ def smooth_states(
 
 
 def log_likelihoods(model: Model, before: Gaussian) -> jax.Array:
-  """Of each observation [L], given those before; 0 where there is none."""
+  """Log likelihood [L] per observation given those before; 0 without one."""
   return _log_likelihood(*scan.across((model, before)))
 
 
-# All below is of one token, or of many side by side: [..., tokens].
+# The functions below take one token, or many in the last axis.
 
 
 # The filter.
 
 
 def _filter(token, state) -> Gaussian:
-  """The filter of Kalman (1960); Joseph's form stays positive."""
+  """The filter of Kalman (1960); Joseph's form keeps covariances positive."""
   mean, covariance = _predict(token, state)
   S = _innovation(token, covariance)
   gain = transpose(solve_positive(S, matmul(token.H, covariance)))
@@ -145,7 +146,7 @@ def _filter(token, state) -> Gaussian:
 
 
 def _predict(token, state) -> Gaussian:
-  """A state before its observation."""
+  """The state of a token before its observation."""
   mean, covariance = state
   return Gaussian(
     matvec(token.F, mean), congruence(token.F, covariance) + symmetric(token.Q)
@@ -162,7 +163,7 @@ def _residual(token, mean):
 
 
 def _observed(token, x):
-  """Zero where nothing was observed."""
+  """Sets x to zero at tokens without an observation."""
   observed = jnp.expand_dims(
     token.observed, range(x.ndim - token.observed.ndim)
   )
@@ -200,7 +201,7 @@ def _filter_element(token) -> Summary:
 
 
 def _compose_filters(earlier: Summary, later: Summary) -> Summary:
-  """The element of two spans one after the other."""
+  """The element of two successive spans."""
   (A, eta, J), between = earlier
   told = later.transition
   known, weighed = _given(told, between, A)
@@ -216,13 +217,13 @@ def _compose_filters(earlier: Summary, later: Summary) -> Summary:
 
 
 def _filter_through(summary: Summary, state: Gaussian) -> Gaussian:
-  """What is known after a span, from what was known before it."""
+  """The distribution after a span, from the distribution before it."""
   known, _ = _given(summary.transition, state, state.covariance[:, :0])
   return _move(summary.transition.A, summary.update, known)
 
 
 def _given(told: Information, state: Gaussian, x):
-  """The state given what follows says of it, and `(I + C J)^-1 x`."""
+  """The state given the observations of a later span, and `(I + C J)^-1 x`."""
   mean, C = state
   mean = (mean + matvec(C, told.eta))[:, None]
   solved = solve(
@@ -236,7 +237,7 @@ def _given(told: Information, state: Gaussian, x):
 
 
 def _smoother_element(following, state, at_end) -> Summary:
-  """The element of one token, from the step that follows it if one does."""
+  """The element of one token, from the step after it, if there is one."""
   mean, covariance = state
   predicted = _predict(following, state)
   E = matmul(following.F, covariance)
@@ -266,12 +267,12 @@ def _compose_smoothers(later: Summary, earlier: Summary) -> Summary:
 
 
 def _smooth_through(summary: Summary, later: Gaussian) -> Gaussian:
-  """A state from the one that follows it."""
+  """A smoothed state, from the state after it."""
   return _move(summary.transition, summary.update, later)
 
 
 def _move(A, update, state) -> Gaussian:
-  """`A x + w`, of a state x and a w ~ update."""
+  """`A x + w`, for a state x and w ~ update."""
   return Gaussian(
     matvec(A, state.mean) + update.mean,
     congruence(A, state.covariance) + update.covariance,

@@ -5,11 +5,11 @@ The linear Gaussian state-space model
     x_t = F_t x_{t-1} + w_t,  w_t ~ N(0, Q_t),    t = 1, ..., L
     y_t = H_t x_t + r_t,      r_t ~ N(0, R_t)
 
-from `x_0 ~ N(mean, covariance)`. Filtering is a product of elements that
-compose associatively, so scans of depth log L, or over chunks side by side,
-give what the sequential filter does (Särkkä & García-Fernández 2021,
-arXiv:1905.13002), and Gaussian processes with a state-space form are regressed
-in O(L).
+with `x_0 ~ N(mean, covariance)`. Filtering is a product of elements that
+compose associatively. So scans of depth log L, or over chunks in parallel, give
+the results of the sequential filter (Särkkä & García-Fernández 2021,
+arXiv:1905.13002). Regression with a Gaussian process that has a state-space
+form takes O(L).
 """
 
 import jax
@@ -37,7 +37,7 @@ _MODEL = {
   "H": "M N | L M N",
   "R": "M M | L M M",
 }
-# Of the results nothing is kept cut.
+# The results are not sharded.
 _placed = by_letters(
   "",
   mean="N",
@@ -64,29 +64,30 @@ def kalman_filter(
 ) -> tuple[Gaussian, jax.Array]:
   """Distribution of every state given the observations up to it.
 
-  Cost: about 14 N^3 + 12 N^2 M + 8 N M^2 + 4 M^3 flops per token, token by
-  token; 30 N^3 + 20 N^2 M more in parallel.
+  Cost: about 14 N^3 + 12 N^2 M + 8 N M^2 + 4 M^3 flops per token with
+  "recurrent"; 30 N^3 + 20 N^2 M more with the parallel methods.
 
-  One sequence; `jax.vmap` it for a batch. Give float64 where the noise is
-  small against the prior: covariances are squares, and lose twice the digits.
+  Takes one sequence; use `jax.vmap` for a batch. Use float64 if the noise is
+  small compared with the prior: covariances are squares and lose twice the
+  digits.
 
   Args:
     y: [L, M] observations.
     F: [N, N] or [L, N, N], from the state before token t to that of token t.
-    Q: [N, N] or [L, N, N], covariance of the step's noise.
-    H: [M, N] or [L, M, N], what is observed.
-    R: [M, M] or [L, M, M], covariance of the observation's noise.
-    mean: [N] of the state x_0 before the first step.
-    covariance: [N, N] of the same.
-    observed: [L] booleans; y where it is False is not looked at. All by
-      default.
-    method: "recurrent", token after token; "chunk_parallel", chunks side by
-      side in about 3 sqrt(L) steps; "associative", a scan of depth log L, with
-      a program that takes up to minutes to compile; "auto" is "recurrent" on
-      CPU and "chunk_parallel" elsewhere.
-    axis_name: mesh axis over which L is sharded, inside `shard_map`; equal
-      shards of y, of observed and of what has one per token. One all-gather of
-      elements, whatever the length.
+    Q: [N, N] or [L, N, N], covariance of the process noise.
+    H: [M, N] or [L, M, N], the observation matrix.
+    R: [M, M] or [L, M, M], covariance of the observation noise.
+    mean: [N], mean of the state x_0 before the first step.
+    covariance: [N, N], covariance of x_0.
+    observed: [L] booleans; y is ignored where it is False. By default all
+      are observed.
+    method: "recurrent", token by token; "chunk_parallel", all chunks in
+      parallel in about 3 sqrt(L) steps; "associative", a scan of depth log L,
+      whose program takes up to minutes to compile. "auto" is "recurrent" on CPU
+      and "chunk_parallel" elsewhere.
+    axis_name: mesh axis over which L is sharded, inside `shard_map`. All arrays
+      with an axis L have equal shards. Needs one all-gather of elements for any
+      length.
 
   Returns:
     the filtered `Gaussian`, in float32 or wider, and the log likelihood [] of
@@ -123,14 +124,15 @@ def kalman_smoother(
 ) -> tuple[Gaussian, jax.Array]:
   """Distribution of every state given all observations.
 
-  As `kalman_filter`, which it runs first, then back from the last token
-  (Rauch, Tung & Striebel 1965). The predicted covariances `F P F^T + Q` must
+  Runs `kalman_filter`, then goes back from the last token (Rauch, Tung &
+  Striebel 1965). The predicted covariances `F P F^T + Q` must
   be positive definite.
 
-  Cost: 26 N^3 flops per token more than `kalman_filter`, 32 N^3 in parallel.
+  Cost: 26 N^3 flops per token more than `kalman_filter`, or 32 N^3 more with
+  the parallel methods.
 
   Args:
-    y: as for `kalman_filter`, and so are the others.
+    y: see `kalman_filter`.
     F: see `kalman_filter`.
     Q: see `kalman_filter`.
     H: see `kalman_filter`.
@@ -162,7 +164,7 @@ def kalman_smoother(
 
 
 def _total(values, axis_name):
-  """The sum over all tokens, those of other shards too."""
+  """The sum over all tokens of all shards."""
   total = jnp.sum(values)
   return total if axis_name is None else lax.psum(total, axis_name)
 
@@ -176,7 +178,7 @@ def _choose(op, method, length):
 
 
 def _prepare(op, y, F, Q, H, R, mean, covariance, observed, method):
-  """Checks everything; the model with one of each a token, and the start."""
+  """Checks the arguments; returns the model per token, and the start."""
   checks.method(op, method, _METHODS)
   y, F, Q, H, R, mean, covariance, observed = arrays(
     op,
@@ -208,7 +210,7 @@ def _prepare(op, y, F, Q, H, R, mean, covariance, observed, method):
   checks.finite(op, **{n: x for n, x in floats.items() if n != "y"})
   dtype = wide(*floats.values())
 
-  def each(x, shape):  # One a token.
+  def each(x, shape):  # One per token.
     return jnp.broadcast_to(x.astype(dtype), (length, *shape))
 
   F, Q = (each(x, (width, width)) for x in (F, Q))

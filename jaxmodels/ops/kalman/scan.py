@@ -1,8 +1,8 @@
-"""Scans over elements that compose, when the state is any pytree.
+"""Scans over elements that compose, for states that are pytrees.
 
-A span of tokens acts on the state that enters it as one `Summary`, and
-summaries compose. What runs many tokens or chunks at once has them side by
-side, in the last axis (`jaxmodels.ops.kalman.small_matrices`).
+A span of tokens acts on the state before it as one `Summary`, and summaries
+compose. Functions that run many tokens or chunks at once have them in the last
+axis (see `jaxmodels.ops.kalman.small_matrices`).
 """
 
 import math
@@ -20,15 +20,15 @@ from jaxmodels.ops.engine.sequence_parallel import exchange
 
 
 class ElementScan(NamedTuple):
-  """A recurrence over tokens; of one token, or of many side by side.
+  """A recurrence, as functions of one token, or of many in the last axis.
 
   Attributes:
     element: `token -> Summary`.
     compose: `(earlier, later) -> Summary`.
     advance: `(summary, state) -> state`.
-    step: `(token, state) -> state`, as `advance` with the token's element,
-      and cheaper.
-    neutral: a token that leaves every state as it is.
+    step: `(token, state) -> state`, like `advance` with the token's element,
+      but cheaper.
+    neutral: a token that leaves every state unchanged.
   """
 
   element: Callable[[Tree], Summary]
@@ -46,20 +46,20 @@ def run(
   axis_name: str | None = None,
   reverse: bool = False,
 ) -> tuple[Tree, Tree]:
-  """The state that enters and the state after every token.
+  """The state before the sequence, and the state after every token.
 
   Args:
     recurrence: the recurrence.
     tokens: [L, ...].
-    state: the one that enters.
-    method: "recurrent", token after token; "chunk_parallel", chunks side by
-      side, in about 3 sqrt(L) steps; "associative", in log L.
+    state: the state before the sequence.
+    method: "recurrent", token by token; "chunk_parallel", all chunks in
+      parallel in about 3 sqrt(L) steps; "associative", in log L steps.
     axis_name: mesh axis over which L is sharded, or None.
-    reverse: from the last token to the first.
+    reverse: whether to run from the last token to the first.
 
   Returns:
-    the state that enters, this device's shard where there are shards, and all
-    [L, ...] after it.
+    the state before the sequence (if sharded, before this device's shard), and
+    the states [L, ...] after each token.
   """
   length = _length(tokens)
   size = 0 if is_open(length) else 2 ** round(math.log2(length) / 2)
@@ -81,16 +81,16 @@ def _length(tokens):
 
 
 def across(tree: Tree) -> Tree:
-  """Tokens [L, ...] side by side: [..., L]."""
+  """Moves the axis of tokens last: [L, ...] to [..., L]."""
   return jax.tree.map(lambda x: jnp.moveaxis(x, 0, -1), tree)
 
 
 def along(tree: Tree) -> Tree:
-  """And back."""
+  """Undoes `across`."""
   return jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0), tree)
 
 
-# The ways through the tokens.
+# The methods.
 
 
 def _step_through(recurrence, tokens, state, reverse):
@@ -98,13 +98,13 @@ def _step_through(recurrence, tokens, state, reverse):
     state = recurrence.step(token, state)
     return state, state
 
-  # The gradient keeps the states, and not what a step makes of them.
+  # The gradient stores the states, not the intermediate results of a step.
   body = jax.checkpoint(body, prevent_cse=False)
   return lax.scan(body, state, tokens, reverse=reverse)[1]
 
 
 def _associate(recurrence, tokens, state, reverse):
-  """All states from the one that enters and the prefixes of the elements."""
+  """All states, from the first state and the prefixes of the elements."""
 
   def compose(earlier, later):
     return along(recurrence.compose(across(earlier), across(later)))
@@ -120,7 +120,7 @@ def _associate(recurrence, tokens, state, reverse):
 
 
 def _side_by_side(recurrence, tokens, state, size, reverse):
-  """Finds the state that enters each chunk, then steps through all at once."""
+  """Finds the state before each chunk, then runs all chunks in parallel."""
   summaries = along(_summarize(recurrence, tokens, size, reverse))
 
   def body(state, summary):
@@ -147,14 +147,14 @@ def _split(recurrence, tokens, size):
 
 
 def _summarize(recurrence, tokens, size, reverse):
-  """The summaries of all chunks, side by side."""
+  """The summaries of all chunks, in the last axis."""
   return _fold(
     recurrence, recurrence.element, _split(recurrence, tokens, size), reverse
   )
 
 
 def _fold(recurrence, element, tokens, reverse):
-  """The summary of all tokens, side by side as they are."""
+  """The summary of all tokens, which are in the last axis."""
   first, rest = (-1, slice(None, -1)) if reverse else (0, slice(1, None))
 
   def body(earlier, token):

@@ -1,8 +1,8 @@
 """Algebra of batches of small matrices [N, M, ...].
 
-The batch axes come last, so that they fill the vectors of any processor. 4 x 4
-matrices in the last two axes would fill a sixtieth of a TPU's tiles of 8 x 128,
-and on CPU XLA takes fifty times as long for their products.
+The batch axes come last, so that they fill the vector registers of any
+processor. 4 x 4 matrices in the last two axes would fill a sixtieth of a TPU's
+tiles of 8 x 128, and on CPU XLA takes fifty times as long for their products.
 
 Linear systems are solved by elimination, not by LAPACK: on two cores, two
 concurrent batches of LAPACK calls have deadlocked.
@@ -14,7 +14,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-_NARROW = 8  # With more columns, matrix units are worth the transpose.
+_NARROW = (
+  8  # With more columns, a matrix unit gains more than the transpose costs.
+)
 
 
 def matmul(a: jax.Array, b: jax.Array) -> jax.Array:
@@ -123,7 +125,7 @@ def _log_determinant_jvp(primals, tangents):
 def _eliminate(matrix, x, pivoting):
   """`matrix^-1 x` by Gauss-Jordan elimination, and the pivots [N, ...].
 
-  Round k turns column k into that of the identity.
+  Round k makes column k equal to that of the identity.
   """
   size = matrix.shape[0]
   rows = jnp.arange(size).reshape(size, *[1] * (matrix.ndim - 1))
