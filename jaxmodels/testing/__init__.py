@@ -1,4 +1,4 @@
-"""The equivalence matrix as a public helper: proves a mixer in one line."""
+"""Public checks: every form of an op or mixer against its definition."""
 
 from jaxmodels.testing.cases import FORMS
 from jaxmodels.testing.errors import relative_error, tolerance

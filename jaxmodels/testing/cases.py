@@ -1,4 +1,4 @@
-"""What an op or mixer is tried on: forms, lengths, resets."""
+"""The test cases of an op or mixer: forms, lengths, resets."""
 
 import numpy as np
 
@@ -8,13 +8,13 @@ FORMS = ("recurrent", "associative", "chunked", "chunk_parallel", SHARDED)
 
 
 def lengths(chunk: int) -> tuple[int, ...]:
-  """Lengths around the edges of a chunk, one that four devices can share."""
+  """Lengths near the edges of a chunk, and one for four devices."""
   edges = (1, 2, chunk - 1, chunk, chunk + 1, 3 * chunk + 5)
   return (*edges, 4 * (chunk + 3), 63)
 
 
 def resets(length: int, chunk: int) -> dict[str, np.ndarray | None]:
-  """Segment ids [L] by name: where documents or episodes begin."""
+  """Segment ids [L] by name, with documents or episodes."""
   places = {
     "none": [],
     "at the first token": [0],
@@ -27,9 +27,9 @@ def resets(length: int, chunk: int) -> dict[str, np.ndarray | None]:
     starts = np.zeros(length, np.int32)
     starts[[t for t in at if t < length]] = 1
     ids[name] = np.cumsum(starts, dtype=np.int32)
-  # Ids that are left out: documents of no tokens between the others.
+  # Missing ids: empty documents between the others.
   ids["with empty segments"] = 3 * ids["everywhere"]
-  # Ids that come back: another segment each time.
+  # Repeated ids: each run is another segment.
   ids["that come back"] = ids["everywhere"] % 2
   padded = np.where(np.arange(length) < length - 3, ids["inside a chunk"], 0)
   ids["padding of 0"] = padded

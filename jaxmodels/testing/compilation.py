@@ -1,4 +1,4 @@
-"""Programs that cost more to compile than to run."""
+"""Compiles programs that take longer to compile than to run."""
 
 import contextlib
 import functools
@@ -10,7 +10,7 @@ import jax
 
 @contextlib.contextmanager
 def quick_to_compile() -> Iterator[None]:
-  """Compiles without most optimizations: small programs cost most there."""
+  """Compiles without most optimizations, which cost small programs most."""
   name = "jax_disable_most_optimizations"
   before = jax.config.read(name)
   jax.config.update(name, True)
@@ -22,7 +22,7 @@ def quick_to_compile() -> Iterator[None]:
 
 @functools.cache
 def _options() -> dict[str, Any] | None:
-  """What makes XLA compile for a CPU in half the time, where it knows it."""
+  """Options that halve the compile time for a CPU, if XLA knows them."""
   options: dict[str, Any] = {"xla_cpu_use_fusion_emitters": False}
   try:
     jax.jit(lambda: 0, compiler_options=options)()

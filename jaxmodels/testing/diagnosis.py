@@ -1,7 +1,6 @@
-"""What failed comparisons say about their cause.
+"""Infers the cause of failed comparisons.
 
-Pure: from facts to words. The facts are gathered by `check_op` and
-`check_mixer`.
+The functions are pure; `check_op` and `check_mixer` gather the facts.
 """
 
 from collections.abc import Iterable, Sequence
@@ -11,7 +10,7 @@ import numpy as np
 
 from jaxmodels.testing.cases import SHARDED
 
-# One name a pattern; a report begins with it.
+# One name per pattern; a report begins with it.
 LOST_CARRY = "lost carry"
 MISSING_DECAY = "missing decay"
 FUTURE = "reads the future"
@@ -33,7 +32,7 @@ class Outcome(NamedTuple):
     dtype: of the arguments.
     what: "y", "final_state..." or "gradient of ...".
     error: relative to the definition in float64.
-    tolerance: what is allowed.
+    tolerance: the largest allowed error.
     first: the first wrong token, where the result has an axis of tokens.
   """
 
@@ -75,7 +74,7 @@ class Influence(NamedTuple):
 
 
 class Probes(NamedTuple):
-  """What further calls of a wrong form showed.
+  """Results of further calls of a wrong form.
 
   Attributes:
     right_without: arguments that, once set to zero, make the values right.
@@ -94,7 +93,7 @@ def diagnose(
   Args:
     outcomes: all comparisons of that form, right and wrong.
     probes: further calls of it.
-    chunk: tokens that it takes at once.
+    chunk: tokens per chunk.
 
   Returns:
     the pattern, and a sentence with the evidence for it.

@@ -1,4 +1,4 @@
-"""How wrong a result is, and how wrong it may be."""
+"""Relative errors of results, and their tolerances."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 # Relative errors against float64. The bound of bfloat16 is a few of its
-# rounding steps (2^-9), of which inputs and outputs take one each.
+# rounding steps (2^-9): inputs and outputs take one each.
 TOLERANCE = {
   "float64": 1e-11,
   "complex128": 1e-11,
@@ -18,12 +18,12 @@ TOLERANCE = {
 
 
 def tolerance(dtype: Any) -> float:
-  """The relative error that results in a dtype may have."""
+  """The largest allowed relative error of results in a dtype."""
   return TOLERANCE[jnp.dtype(dtype).name]
 
 
 def relative_error(result: Any, expected: Any) -> float:
-  """`|result - expected| / |expected|` in float64; inf where not finite."""
+  """`|result - expected| / |expected|` in float64; inf if not finite."""
   result, expected = widest(result), widest(expected)
   if result.shape != expected.shape or not np.all(np.isfinite(result)):
     return float("inf")
@@ -34,10 +34,10 @@ def relative_error(result: Any, expected: Any) -> float:
 def first_wrong(
   result: Any, expected: Any, allowed: float, reverse: bool = False
 ) -> int | None:
-  """The first token of [B, L, ...] that is off by more than is allowed.
+  """The first token of [B, L, ...] whose error is above the tolerance.
 
-  Relative to the typical size of a token, so that a small one is not blamed
-  for its rounding. In reverse the first in the order of the run.
+  The error is relative to the typical size of a token, so that rounding of a
+  small token does not count. In reverse, the first in the order of the run.
   """
   wrong = wrong_tokens(result, expected, allowed)
   at = np.flatnonzero(wrong.any(0))
@@ -45,7 +45,7 @@ def first_wrong(
 
 
 def wrong_tokens(result: Any, expected: Any, allowed: float) -> np.ndarray:
-  """[B, L] bool, the tokens of [B, L, ...] that are off by more."""
+  """[B, L] bool, the tokens of [B, L, ...] with an error above tolerance."""
   result, expected = widest(result), widest(expected)
   batch, length = expected.shape[:2]
   error = np.abs(result - expected).reshape(batch, length, -1)
@@ -54,7 +54,7 @@ def wrong_tokens(result: Any, expected: Any, allowed: float) -> np.ndarray:
 
 
 def widest(x: Any) -> np.ndarray:
-  """As float64 or complex128."""
+  """Converts to float64 or complex128."""
   x = np.asarray(x)
   wide = np.complex128 if np.iscomplexobj(x) else np.float64
   return x.astype(wide)

@@ -21,14 +21,14 @@ def default_shards() -> int:
 
 
 class Evaluator:
-  """Outputs and gradients of an op in one form, compiled once a shape.
+  """Outputs and gradients of an op in one form, compiled once per shape.
 
   Args:
     function: the op or, without a form, its definition.
     form: a name in `cases.FORMS`.
     shards: devices that share the sequence in the form "sequence-parallel".
-    whole: arguments that have no length axis: every device has them all.
-    options: given to the function.
+    whole: arguments without a length axis, replicated over devices.
+    options: further arguments of the function.
   """
 
   def __init__(
@@ -50,7 +50,7 @@ class Evaluator:
     self._compiled = jax.jit(self._evaluate)
 
   def chunk(self, length: int) -> int:
-    """Tokens that the form takes at once of a sequence of L."""
+    """Tokens per chunk in this form, for a sequence of L."""
     if self.form in ("recurrent", "associative"):
       return 1
     return min(self.options["chunk_size"], length // self.shards)
@@ -79,7 +79,7 @@ class Evaluator:
       lambda c, o: c.astype(o.dtype), cotangents, outputs
     )
     (gradients,) = pull_back(cotangents)
-    if self.form == "recurrent":  # Has a cheaper way to the value.
+    if self.form == "recurrent":  # It has a cheaper way to compute the value.
       outputs = self.outputs(arguments, segment_ids)
     return {
       **named("y", outputs[0]),
@@ -88,7 +88,7 @@ class Evaluator:
     }
 
   def __call__(self, arguments, segment_ids, cotangents):
-    """All results by name."""
+    """Returns all results by name."""
     results = self._compiled(arguments, segment_ids, cotangents)
     return jax.tree.map(np.asarray, results)
 
@@ -108,7 +108,7 @@ class Run(NamedTuple):
     starts: segment ids [L] of the first row, or None; the second has none.
     dtype: of the arguments.
     arguments: by name, batch 2.
-    seed: of the cotangents.
+    seed: seed of the cotangents.
   """
 
   length: int

@@ -1,4 +1,4 @@
-"""`check_mixer`: the layer contract of a sequence mixer, in one line."""
+"""`check_mixer` checks the layer contract of a sequence mixer."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -33,51 +33,51 @@ def check_mixer(
   """Checks that a Linen mixer keeps the layer contract.
 
   A mixer is `mixer(x, state=None, *, segment_ids=None) -> (y, state)` with
-  `init_state(batch_size)`. Checked is that
+  `init_state(batch_size)`. The function checks that
     - y and the state have the right shapes and dtypes;
-    - the arguments that it gives to ops pass their numeric guards (finite, log
+    - the arguments that it passes to ops satisfy their guards (finite, log
       decays at most 0, ...: see `jaxmodels.ops.engine.checks`);
-    - no gradient comes from the future or from another document, and every
-      parameter has one, finite and not zero;
-    - no state is the zero state;
-    - a sequence cut in four and continued is the uncut one, and so is one
-      token at a time, with documents that run across the cuts;
-    - packed documents are the same documents on their own;
+    - no gradient comes from the future or from another document, and the
+      gradient of every parameter is finite and not zero;
+    - None as the state equals the zero state;
+    - a sequence split in four calls, or run token by token, gives the results
+      of one call, also with documents that continue from call to call;
+    - packed documents give the results of the same documents run separately;
     - each of `methods` gives the values and the gradients of "recurrent";
-    - with dtype bfloat16 it is off by no more than its own recurrent form in
-      bfloat16, nor by much more than rounding its inputs and parameters
-      alone; and its state is not narrower than float32.
+    - with dtype bfloat16 its error is not larger than that of its own recurrent
+      form in bfloat16, nor much larger than the error from rounding only its
+      inputs and parameters; and its state is not narrower than float32.
 
   By default this takes under five seconds of CPU for a width of 16, most of it
-  to compile, and the module's own method is the only form that is run beside
-  single tokens: a fault of another form is found by
-  `methods=jaxmodels.testing.FORMS` alone, which compiles a gradient for each.
+  for compiling. It then runs only the module's own method and single tokens. To
+  find a fault of another form, pass `methods=jaxmodels.testing.FORMS`, which
+  compiles a gradient per form.
 
-  Prints a line for each check as it ends, what is left out and why, and at
-  last the sizes of y and of the gradients and the memory in tokens, see
-  `jaxmodels.testing.sizes`.
+  Prints one line per check when it ends, and the reason for each skipped check.
+  At the end it prints the sizes of y and of the gradients, and the memory in
+  tokens: see `jaxmodels.testing.sizes`.
 
   Args:
-    module: not bound; all its fields are as it will be used. A field
-      `chunk_size` that is None is set to 8, so that there are chunks.
-    width: of x; `module.width` by default.
-    length: L, a multiple of four from 20 on.
-    methods: of those, the ones that the module knows are compared with
-      "recurrent"; with none its own method is the one that is checked.
+    module: unbound, with the fields of its intended use. If its field
+      `chunk_size` is None, it is set to 8, so that there are several chunks.
+    width: width of x; `module.width` by default.
+    length: L, a multiple of four, at least 20.
+    methods: forms to compare with "recurrent", if the module has them. If
+      there are none, the module's own method is checked.
       "sequence-parallel" is "chunked" with the sequence sharded over four
       devices, or over two.
-    params: of the module; by default its initial ones with noise, so that
-      none is at a special value, such as a bias of zero.
+    params: parameters of the module. By default the initial ones with noise,
+      so that none has a special value, such as a bias of zero.
     bfloat16: whether to check that dtype, for a module with a field `dtype`.
     causal: False for a mixer that reads the future on purpose, such as a
-      bidirectional one. Then nothing is checked that only holds for causal
-      mixers: the future, the zero state, cut and continued, token by token.
-      Packed documents, gradients, methods and dtypes still are.
-    seed: of the inputs.
+      bidirectional one. This skips the checks that hold only for causal
+      mixers: the future, the zero state, several calls, token by token. Packed
+      documents, gradients, methods and dtypes are still checked.
+    seed: seed of the inputs.
     verbose: whether to print.
 
   Raises:
-    AssertionError: a report on what is wrong, where, and the likely cause.
+    AssertionError: reports the failures, their places, and the likely cause.
   """
   name = type(module).__name__
   heading = f"{name} breaks the contract of a mixer."
@@ -101,7 +101,7 @@ def check_mixer(
 def _check(
   trial: Trial, methods: Sequence[str], bfloat16: bool, report: "_Report"
 ) -> None:
-  """All checks, from the one that tells most."""
+  """Runs all checks, the most informative first."""
   report.add("shapes, dtypes and numeric guards", ())
   _forms(trial, methods, report)
   reads_future = any(FUTURE in line for line in report.failures)
@@ -124,7 +124,7 @@ def _check(
 
 
 def _forms(trial: Trial, methods: Sequence[str], report: "_Report") -> None:
-  """Gradients of one form, and all others against it."""
+  """Checks the gradients of one form, and compares the others with it."""
   known = []
   for method in dict.fromkeys(methods):
     if reason := trial.why_not(method):
@@ -141,7 +141,7 @@ def _forms(trial: Trial, methods: Sequence[str], report: "_Report") -> None:
 
 
 class _Report:
-  """What was found so far; says it as it comes, where that is asked."""
+  """The failures so far; prints them as they occur if `verbose`."""
 
   def __init__(self, verbose: bool):
     self.failures: list[str] = []

@@ -1,4 +1,4 @@
-"""`check_op`: every form of an op against its definition."""
+"""`check_op` compares every form of an op with its definition."""
 
 import functools
 from collections.abc import (
@@ -45,27 +45,27 @@ def check_op(
     op: takes the drawn arguments by name and `segment_ids`, `reverse`,
       `method`, `chunk_size`, and `axis_name` for "sequence-parallel";
       returns (y [B, L, ...], final_state).
-    definition: the same step by step, without these options but
-      `segment_ids` and `reverse`; it is run in float64.
+    definition: the same op, step by step; of these options it takes only
+      `segment_ids` and `reverse`. It runs in float64.
     draw: `(rng, length) -> arguments` in float64 (or complex128), batch 2,
       one of which is `initial_state`.
     forms: the methods to check. "sequence-parallel" is "chunked" inside
-      `shard_map`; it is left out where there is only one device, and at
-      lengths that the devices cannot share.
+      `shard_map`; it is skipped if there is only one device, and at lengths
+      that the devices cannot share.
     lengths: L; by default around the edges of a chunk.
     resets: names in `cases.resets`; by default all of them.
-    chunk_size: for the chunked forms.
-    dtypes: of the arguments; a complex argument takes the complex one.
-    reverse: from the last token to the first.
+    chunk_size: chunk size of the chunked forms.
+    dtypes: dtypes of the arguments; complex arguments get the complex dtype.
+    reverse: whether to run from the last token to the first.
     shards: devices for "sequence-parallel"; four, or as many as there are.
     whole: arguments without a length axis, such as parameters, besides
       `initial_state`.
-    seed: of the drawn arguments.
+    seed: seed of the drawn arguments.
 
   Raises:
-    AssertionError: a report on what is wrong, where, and the likely cause; or
-      a drawn number that the op's own guards refuse, such as a log decay
-      above 0.
+    AssertionError: reports the failures, their places, and the likely cause;
+      or names a drawn number that the op's own guards reject, such as a log
+      decay above 0.
   """
   truth = _definition(definition, reverse)
   shards = shards or default_shards()
@@ -103,7 +103,7 @@ def check_op(
 def _check_numbers(
   run: Run, op: Callable, tried: Mapping[str, Evaluator]
 ) -> None:
-  """The op's own guards of numbers, such as of decays above 1."""
+  """Runs the op's own guards of numbers, such as of decays above 1."""
   arguments = jax.tree.map(jnp.asarray, dict(run.arguments))
   evaluate = next(iter(tried.values()))
   try:
@@ -118,14 +118,14 @@ def _check_numbers(
 
 @functools.lru_cache(maxsize=16)
 def _definition(definition: Callable, reverse: bool) -> Evaluator:
-  """Kept, since one definition serves many checks."""
+  """Caches the definition, which many checks use."""
   return Evaluator(definition, reverse=reverse)
 
 
 def _compare(
   run: Run, truth: Evaluator, tried: Mapping[str, Evaluator], reverse: bool
 ) -> Iterator[Outcome]:
-  """All results of all forms in one run."""
+  """Compares all results of all forms in one run."""
   cotangents, wanted = run.truth(truth)
   allowed = tolerance(run.dtype)
   for form, evaluate in tried.items():
@@ -152,7 +152,7 @@ def _compare(
 
 
 def _longest_wrong(runs: Sequence[Run], outcomes: Sequence[Outcome]) -> Run:
-  """The run that shows most: wrong values, no resets, many tokens."""
+  """The most informative run: wrong values, no resets, many tokens."""
   wrong = {(o.length, o.resets, o.dtype) for o in outcomes if o.wrong}
   runs = [r for r in runs if (r.length, r.resets, r.dtype) in wrong]
   return max(runs, key=lambda r: (not r.has_resets, r.length))

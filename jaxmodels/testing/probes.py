@@ -1,4 +1,4 @@
-"""Further calls of a wrong form, to learn what is wrong with it."""
+"""Further calls of a wrong form, to find its fault."""
 
 from collections.abc import Iterator
 
@@ -9,7 +9,7 @@ from jaxmodels.testing.diagnosis import Influence, Probes
 from jaxmodels.testing.errors import relative_error, tolerance, widest
 from jaxmodels.testing.evaluate import Evaluator, Run
 
-# Of the largest change: less counts as rounding.
+# Relative to the largest change; less counts as rounding.
 _MOVED = 1e-4
 
 
@@ -18,7 +18,7 @@ def probe(
 ) -> Probes:
   """Sets each argument to zero, and halves each at single tokens.
 
-  The shapes are those of the run, so that nothing is compiled.
+  The shapes are those of the run, so no program is compiled.
   """
   return Probes(
     [
@@ -33,7 +33,7 @@ def probe(
 def _right_without(
   name: str, run: Run, definition: Evaluator, op: Evaluator
 ) -> bool:
-  """Whether values are right once an argument is zero, and not all zero."""
+  """Whether values are right, and not all 0, if an argument is zero."""
   zero = jax.tree.map(np.zeros_like, run.arguments[name])
   run = run._replace(arguments={**run.arguments, name: zero})
   cotangents, wanted = run.truth(definition)
@@ -49,7 +49,7 @@ def _right_without(
 def _influences(
   run: Run, definition: Evaluator, op: Evaluator
 ) -> Iterator[Influence]:
-  """Of a token in the midst of the sequence and of the last one."""
+  """The influences of a token in the middle and of the last token."""
   cotangents, wanted = run.truth(definition)
   got = op(run.arguments, run.ids, cotangents)
   for token in sorted({run.length // 2, run.length - 1}):
@@ -70,7 +70,7 @@ def _influences(
 
 
 def _moved(y: np.ndarray, before: np.ndarray) -> np.ndarray:
-  """[L] bool, the tokens at which y [B, L, ...] is another."""
+  """[L] bool, the tokens at which y [B, L, ...] changes."""
   change = np.abs(widest(y) - widest(before))
   change = np.moveaxis(change, 1, 0).reshape(y.shape[1], -1).max(1)
   return change > _MOVED * max(np.nanmax(change), np.finfo(np.float32).tiny)

@@ -1,4 +1,4 @@
-"""Words for many failed comparisons: grouped, most telling first."""
+"""Reports failed comparisons in groups, the most informative first."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,15 +8,15 @@ from jaxmodels.testing.diagnosis import Outcome
 def write(
   outcomes: Sequence[Outcome], guesses: Mapping[str, tuple[str, str]]
 ) -> str:
-  """The report on an op.
+  """Writes the report on an op.
 
   Args:
     outcomes: all comparisons, right and wrong, simplest form first.
-    guesses: for each wrong form the pattern and its evidence.
+    guesses: the pattern and its evidence per wrong form.
 
   Returns:
-    a paragraph for each pattern: forms that fail alike share one. What is
-    wrong in the simplest form comes first, as the others are built like it.
+    one paragraph per pattern, for all forms that fail alike. Failures of the
+    simplest form come first, because the others are built like it.
   """
   failed = [o for o in outcomes if o.wrong]
   groups: dict[tuple[str, str], list[str]] = {}
@@ -36,7 +36,7 @@ def write(
 
 
 def _facts(outcomes):
-  """Lines on one group: the plainest failure, and what fails with it."""
+  """Lines on one group: its simplest failure, then the others."""
   failed = [o for o in outcomes if o.wrong]
   plainest = min(
     failed,
@@ -60,7 +60,7 @@ def _facts(outcomes):
 
 
 def describe(outcome: Outcome) -> str:
-  """One comparison in words."""
+  """Describes one comparison."""
   first = ""
   if outcome.first is not None:
     first = f", first at token {outcome.first}"

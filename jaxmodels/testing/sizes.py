@@ -1,6 +1,6 @@
-"""How large a mixer's outputs and gradients are, and how far it remembers.
+"""Sizes of a mixer's outputs and gradients, and length of its memory.
 
-What is reported, at the parameters that a mixer starts from:
+Measured with the initial parameters of the mixer:
   - y: its root mean square, for x of independent normal numbers.
   - gradients: the root mean square of the gradient by each parameter, of
     sum(sin(y)) over 2 sequences.
@@ -33,12 +33,12 @@ _DRAWS = 3
 
 
 class Sizes(NamedTuple):
-  """What is said of a mixer, see the module.
+  """The sizes of a mixer, see the module.
 
   Attributes:
     y: root mean square.
     gradients: root mean square, by the path of the parameter.
-    memory: in tokens; inf for more than can be told, None where the mixer
+    memory: in tokens; inf if it is too long to measure, None if the mixer
       takes no sequence of 256 tokens.
   """
 
@@ -48,7 +48,7 @@ class Sizes(NamedTuple):
 
 
 def measure(trial: Trial) -> Sizes:
-  """The sizes of a mixer on trial."""
+  """Measures the sizes of a mixer."""
   by_params, _, y = trial.slopes(trial.initial, trial.length - 1)
   call, width = trial.apply(trial.module), trial.x.shape[-1]
   gradients = {name: _size(g) for name, g in named("", by_params).items()}
@@ -68,16 +68,16 @@ def memory_of(
   """The memory in tokens, see the module.
 
   Args:
-    function: x [B, L, D] to y [B, L, D].
+    function: maps x [B, L, D] to y [B, L, D].
     width: D.
-    two_sided: whether it reads the future.
+    two_sided: whether the function reads the future.
 
   Returns:
     tokens, or inf for more than a quarter of those on one side.
   """
   at = LENGTH // 2 if two_sided else LENGTH - 1
   reach = min(at, LENGTH - 1 - at) if two_sided else at
-  # What lies far back changes slowly with the distance.
+  # The influence of distant tokens changes slowly with the distance.
   distances = np.unique([*range(1, 17), *np.geomspace(16, reach, 20)]).round()
   distances = distances.astype(int)
   rows = np.arange(1, len(distances) + 1)
@@ -103,7 +103,7 @@ def memory_of(
 
 
 def describe(sizes: Sizes) -> str:
-  """The sizes in words."""
+  """Describes the sizes."""
   order = sorted(sizes.gradients, key=lambda name: sizes.gradients[name])
   gradients = ", ".join(f"{n} {sizes.gradients[n]:.1e}" for n in order)
   if sizes.memory is None:

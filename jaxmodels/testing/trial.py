@@ -1,4 +1,4 @@
-"""One mixer on trial: its inputs, its compiled programs, and the checks."""
+"""The inputs, compiled programs and checks of one mixer."""
 
 import contextlib
 import dataclasses
@@ -24,15 +24,15 @@ from jaxmodels.testing.evaluate import AXIS, default_shards, make_mesh, named
 
 BATCH = 2
 _WIDE = ("float32", "float64", "complex64", "complex128", "int32", "bool")
-# Errors in bfloat16 are compared with what rounding x and the parameters alone
-# changes, in the worst of a few draws: one read that cancels may be most of it.
-# Of 48 mixers of the library with random parameters one was off by 0.2, but by
-# 1.01 times that; the most was 2.1 times. Up to _LITTLE of it is right; beyond
-# it the form must not be off by more than 1.5 times what "recurrent" is (as in
-# tests/ops/test_bfloat16.py), nor by more than _ROUNDINGS.
+# Errors in bfloat16 are compared with the largest change, in a few draws, from
+# rounding only x and the parameters: one read that cancels may dominate it.
+# Of 48 mixers of the library with random parameters, one had an error of 0.2,
+# but this was 1.01 times that change; the largest ratio was 2.1. A ratio up to
+# _LITTLE passes. Above it, the error must not exceed 1.5 times that of
+# "recurrent" (as in tests/ops/test_bfloat16.py), nor the ratio _ROUNDINGS.
 _ROUNDINGS, _LITTLE, _FORMS_DIFFER = 4, 3, 1.5
 _DRAWS = 6
-# Float32 rounds too, and may do so more in chunks: a few of its steps.
+# float32 rounds too, and chunks may round more: a few rounding steps.
 _FLOOR = 2e-6
 
 
@@ -40,15 +40,15 @@ class Trial:
   """One module with parameters, inputs and its compiled calls.
 
   Args:
-    module: not bound.
+    module: unbound.
     width: D.
     length: L.
-    params: of the module, or None for its initial ones with noise.
-    seed: of the inputs and the noise.
+    params: parameters, or None for the initial ones with noise.
+    seed: seed of the inputs and the noise.
     causal: whether the module promises not to read the future.
 
   Raises:
-    ContractError: a shape, a dtype, or a number that an op does not take.
+    ContractError: an op does not accept a shape, a dtype or a number.
   """
 
   def __init__(
@@ -78,9 +78,9 @@ class Trial:
     self.ids = np.zeros((BATCH, length), np.int32)
     for row, start in self.starts:
       self.ids[row, start:] += start > 0
-    self.ids %= 2  # Ids come back, and each time it is another document.
+    self.ids %= 2  # Repeated ids: each run is another document.
     self.call = jit(self.apply(module, contract.mix))
-    # A function of its own: jax keeps what it traced, with guards or without.
+    # A new function, because JAX caches traces, with guards or without.
     guarded = jax.jit(self.apply(module, contract.mix))
     self.whole = chex.chexify(guarded, async_check=False)
     _drop_reminder(self.whole)
@@ -113,7 +113,7 @@ class Trial:
     return self.call(self.params, self.x[:, start:stop], state, ids)
 
   def no_state(self) -> Iterator[str]:
-    """Whether None is the zero state, where `pieces` say that one is not."""
+    """Whether None equals the zero state, if `pieces` found an error."""
     token = self.x[:, :1]
     ids = np.zeros((BATCH, 1), np.int32)
     y, last = self.call(self.params, token, self.zero, ids)
@@ -122,10 +122,10 @@ class Trial:
     yield from _states_differ("state None against init_state", last_none, last)
 
   def pieces(self, size: int) -> Iterator[str]:
-    """Cut into pieces and continued from the zero state.
+    """Checks a sequence that is split into pieces, from the zero state.
 
-    They are compared with the whole sequence without a state: so None is the
-    zero state, too. Pieces of one token are decoding.
+    Compares the pieces with the whole sequence without a state. So None must
+    equal the zero state, too. Pieces of one token test decoding.
     """
     state, outputs = self.zero, []
     for start in range(0, self.length, size):
@@ -140,12 +140,12 @@ class Trial:
     yield from _states_differ(name, state, self.final)
 
   def documents(self, acausal: bool) -> Iterator[str]:
-    """Each document on its own."""
+    """Compares packed documents with each document run separately."""
     wanted = np.array(self.y, np.float32)
     for row, start in self.starts:
       later = [s for r, s in self.starts if r == row and s > start]
       stop = min(later, default=self.length)
-      # What follows the document does not matter to a causal mixer, and keeps
+      # Tokens after the document do not affect a causal mixer, and they keep
       # the shape: there is one program for all documents.
       alone = np.roll(self.x, -start, 1)
       if acausal:
@@ -154,19 +154,19 @@ class Trial:
       call = self.call if acausal else self.whole
       y, _ = call(self.params, alone, None, ids)
       wanted[row, start:stop] = y[row, : stop - start]
-    # Nothing tells a future that is read from a reset that leaks.
+    # A read of the future and a leaked reset look the same here.
     part = "" if self.causal and acausal else "document"
     name = "packed against separate"
     yield from _differ(name, self.y, wanted, self.starts, part)
 
   def gradients(self) -> Iterator[str]:
-    """No future, no idle parameter, and the value that is had without."""
+    """Checks for reads of the future, unused parameters, and the value."""
     yield from self._own_gradients(self.slopes)
     _, _, y = self.slopes(self.params, self.length - 1)
     yield from _differ("y beside a gradient against y alone", y, self.y)
 
   def methods(self, methods: Sequence[str]) -> Iterator[tuple[str, Iterator]]:
-    """The gradients of "recurrent", and every other method against it."""
+    """Checks gradients of "recurrent"; compares every method with it."""
     recurrent = self._slopes("recurrent")
     wanted = recurrent(self.params, self.length - 1)
     yield "recurrent", self._own_gradients(recurrent)
@@ -174,7 +174,7 @@ class Trial:
       yield method, self._against(method, wanted)
 
   def _against(self, method: str, wanted: Any) -> Iterator[str]:
-    """What one method gives otherwise than "recurrent"."""
+    """The differences between one method and "recurrent"."""
     slopes = self._slopes(method)
     got = slopes(self.params, self.length - 1)
     name = f'method "{method}" against "recurrent"'
@@ -186,7 +186,7 @@ class Trial:
         yield f"{name}: gradient of {path} is off by {error:.1e}"
 
   def why_not(self, method: str) -> str | None:
-    """Why a method cannot be tried; None if it can."""
+    """The reason why a method cannot run; None if it can."""
     if method == cases.SHARDED:
       if not has_field(self.module, "axis_name"):
         return "the module has no field axis_name"
@@ -221,7 +221,7 @@ class Trial:
         yield f"gradient of {name}: zero, the output does not depend on it"
 
   def _future(self, slopes: Callable[[Any, int], Any]) -> Iterator[str]:
-    """A line where outputs up to a token have a gradient by later inputs."""
+    """Yields a line if outputs have a gradient by later inputs."""
     if not self.causal:
       return
     last = self.length // 2
@@ -236,7 +236,7 @@ class Trial:
 
   @functools.cached_property
   def slopes(self) -> Callable[[Any, int], Any]:
-    """Of the module's own method, see `_slopes`."""
+    """Gradients of the module's own method, see `_slopes`."""
     return self._slopes(None)
 
   def _slopes(self, method: str | None) -> Callable[[Any, int], Any]:
@@ -263,7 +263,7 @@ class Trial:
     return up_to
 
   def bfloat16(self) -> Iterator[str]:
-    """As close to float32 as rounding lets it be, and no narrow state."""
+    """Checks that errors are those of rounding, and the state is not narrow."""
     narrow = self.module.clone(dtype=jnp.bfloat16)
     y, state = self._unpacked(narrow)
     if y.dtype != jnp.bfloat16:
@@ -303,14 +303,14 @@ class Trial:
 def _initial(
   module: nn.Module, x: np.ndarray, params: Any, seed: int
 ) -> tuple[Any, dict[str, Any]]:
-  """Parameters as they start (or those given), and other collections."""
+  """The initial (or given) parameters, and the other collections."""
   key = jax.random.key(seed)
   if params is not None:
     known = jax.eval_shape(module.init, key, x)
     if set(known) <= {"params"}:
       return params, {}
   variables = dict(jit(module.init)(key, x))
-  # As NumPy's arrays, so that noise is added without a program per shape.
+  # NumPy arrays, so that adding noise compiles no program per shape.
   initial = jax.tree.map(np.asarray, variables.pop("params", {}))
   return initial if params is None else params, variables
 
@@ -327,7 +327,7 @@ def _sharded(call: Callable) -> Callable:
 
 
 def _round(tree: Any, seed: int) -> Any:
-  """Numbers that are off by as much as bfloat16 may round them, at random."""
+  """Adds random errors as large as the rounding of bfloat16."""
   rng = np.random.default_rng(seed)
 
   def rounded(x: Any) -> np.ndarray:
@@ -344,14 +344,14 @@ def has_field(module: nn.Module, name: str) -> bool:
 
 
 def _drop_reminder(chexified: Any) -> None:
-  """Spares the user chex's warning at exit: each call waits for its checks."""
+  """Removes chex's warning at exit: each call waits for its checks."""
   with contextlib.suppress(ImportError, AttributeError, ValueError):
     internal = importlib.import_module("chex._src.asserts_internal")
     internal.CHEXIFY_STORAGE.wait_fns.remove(chexified.wait_checks)
 
 
 def _starts(length: int) -> list[tuple[int, int]]:
-  """(row, token) of each document; none starts where a quarter does."""
+  """(row, token) of each document's start; no quarter starts there."""
   return [(0, 0), (0, 3), (0, length // 2 + 1), (1, 0), (1, length - 8)]
 
 
@@ -362,7 +362,7 @@ def _differ(
   starts: Sequence[tuple[int, int]] = (),
   part: str = "",
 ) -> Iterator[str]:
-  """A line where y [B, L, D] is off by more than rounding."""
+  """Yields a line if the error of y [B, L, D] exceeds rounding."""
   allowed = tolerance("float32")
   error = relative_error(y, wanted)
   if error <= allowed:
@@ -376,7 +376,7 @@ def _differ(
 
 
 def _states_differ(name: str, state: Any, wanted: Any) -> Iterator[str]:
-  """Lines on the leaves of a state that are off by more than rounding."""
+  """Yields a line per leaf of a state whose error exceeds rounding."""
   leaves = named("", state)
   for path, expected in named("", wanted).items():
     error = relative_error(leaves[path], expected)

@@ -1,8 +1,7 @@
 """Records of ops and mixers: one each, for tests, benchmarks and tables.
 
-`OPS` and `MIXERS` name them. A record says what a thing is (the op or mixer),
-what it must equal (its definition), how its arguments are drawn, and what it
-costs.
+`OPS` and `MIXERS` name them. A record holds the op or mixer, its
+definition, a function that draws its arguments, and its flops.
 """
 
 from jaxmodels.testing.examples import draws

@@ -39,7 +39,7 @@ def log_decay(
 
 
 def linear_attention(decay: str | None = None, bonus: bool = False) -> Draw:
-  """Of linear attention, with a decay per "head" or "key"."""
+  """Arguments of linear attention, with a decay per "head" or "key"."""
 
   def draw(rng: np.random.Generator, sizes: Sizes) -> Drawn:
     drawn = qkv(rng, sizes)
@@ -53,7 +53,7 @@ def linear_attention(decay: str | None = None, bonus: bool = False) -> Draw:
 
 
 def delta_rule(decay: str | None = None, gates: bool = False) -> Draw:
-  """Of the delta rule; with gates per channel for erase and write."""
+  """Arguments of the delta rule; gates erase and write per channel."""
 
   def draw(rng: np.random.Generator, sizes: Sizes) -> Drawn:
     drawn = linear_attention(decay)(rng, sizes)
@@ -68,7 +68,7 @@ def delta_rule(decay: str | None = None, gates: bool = False) -> Draw:
 
 
 def diagonal(complex_: bool = False) -> Draw:
-  """Of the diagonal recurrence: decays of any sign, or of any phase."""
+  """Arguments of the diagonal recurrence: decays of any sign or phase."""
 
   def draw(rng: np.random.Generator, sizes: Sizes) -> Drawn:
     shape = (sizes.batch, sizes.length, sizes.channels)
@@ -88,7 +88,7 @@ def diagonal(complex_: bool = False) -> Draw:
 
 
 def selective_scan(rng: np.random.Generator, sizes: Sizes) -> Drawn:
-  """Of the selective scan, with H K channels of N numbers."""
+  """Arguments of the selective scan, with H K channels of N elements."""
   shape = (sizes.batch, sizes.length)
   width, state = sizes.channels, sizes.small
   return {
@@ -103,7 +103,7 @@ def selective_scan(rng: np.random.Generator, sizes: Sizes) -> Drawn:
 
 
 def dplr(decay: str | None) -> Draw:
-  """Of the diagonal plus low rank recurrence: a removes what b reads."""
+  """Arguments of the DPLR recurrence: a removes what b reads."""
 
   def draw(rng: np.random.Generator, sizes: Sizes) -> Drawn:
     drawn = linear_attention(decay)(rng, sizes)
@@ -116,7 +116,7 @@ def dplr(decay: str | None) -> Draw:
 
 
 def dense(blocks: bool = False) -> Draw:
-  """Of the dense recurrence, of width N, or of H blocks of it."""
+  """Arguments of the dense recurrence, with one or H blocks of width N."""
 
   def draw(rng: np.random.Generator, sizes: Sizes) -> Drawn:
     groups, width = (sizes.heads,) if blocks else (), sizes.small
@@ -131,7 +131,7 @@ def dense(blocks: bool = False) -> Draw:
 
 
 def householder(decay: str | None = None) -> Draw:
-  """Of M steps of the delta rule per token."""
+  """Arguments of the Householder products, with M steps per token."""
 
   def draw(rng: np.random.Generator, sizes: Sizes) -> Drawn:
     drawn = linear_attention(decay)(rng, sizes)
@@ -177,7 +177,7 @@ def stateless(draw: Draw) -> Draw:
 
 
 def convolution(taps: int) -> Draw:
-  """Of a convolution over H K channels."""
+  """Arguments of a convolution over H K channels."""
 
   def draw(rng: np.random.Generator, sizes: Sizes) -> Drawn:
     shape = (sizes.batch, sizes.length, sizes.channels)
@@ -190,7 +190,7 @@ def convolution(taps: int) -> Draw:
 
 
 def kalman(rng: np.random.Generator, sizes: Sizes) -> Drawn:
-  """Of the Kalman scans: states of 4 numbers, of which 2 are seen."""
+  """Arguments of the Kalman scans: 4 state elements, 2 observed."""
   noise = (
     np.eye(4) + 0.1 * np.diag(np.ones(3), 1) + 0.1 * np.diag(np.ones(3), -1)
   )

@@ -1,4 +1,4 @@
-"""What a record of an op, and one of a mixer, says."""
+"""The records of an op and of a mixer."""
 
 import dataclasses
 import typing
@@ -12,13 +12,13 @@ from jaxmodels.ops.engine.recurrence import Method
 
 __all__ = ["ENGINE", "MixerExample", "OpExample", "Sizes"]
 
-# The forms of every op that the engine runs.
+# The forms of every op of the engine.
 ENGINE: tuple[str, ...] = typing.get_args(Method)
 
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-  """Sizes of drawn arguments, and how far their numbers reach.
+  """Sizes and ranges of drawn arguments.
 
   The defaults are small, for tests, with numbers that a form may get wrong:
   betas up to 2 and decays that forget within a chunk.
@@ -69,9 +69,9 @@ class OpExample:
   """An op with one kind of arguments.
 
   Attributes:
-    name: Of the record: the op's, with what sets it apart.
-    op: From `jaxmodels.ops`.
-    definition: Of `jaxmodels.ops.reference`.
+    name: Name of the record: the op's, and the kind of arguments.
+    op: The op, from `jaxmodels.ops`.
+    definition: Its definition in `jaxmodels.ops.reference`.
     draw: `(rng, sizes) -> arguments` in float64, `initial_state` among them if
       the op takes one.
     whole: Arguments without a length axis, which every device has whole.
@@ -124,11 +124,11 @@ class MixerExample:
   """A mixer with some options.
 
   Attributes:
-    name: Of the record.
+    name: Name of the record.
     mixer: The key of `jaxmodels.mixers.MIXERS`.
-    plain: The equation of the paper once more: `(params, x, layer) -> y` of one
+    plain: The equation of the paper: `(params, x, layer) -> y` of one
       document x [L, D], a loop in float64; params are a nested dict.
-    options: Fields that are tested, small ones.
+    options: Fields of the tested layer, with small sizes.
     equation: One line for the table of mixers, in Markdown.
     transition: The class of the state's transition, such as "diagonal".
     paper: Authors, year, arXiv id.

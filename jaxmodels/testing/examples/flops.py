@@ -1,9 +1,8 @@
-"""Flops a token of the chunked forward passes, as the docstrings say.
+"""Flops per token of the chunked forward passes, as in the docstrings.
 
-Each takes the chunk C and gives the flops of one token, all heads together.
-They are the larger part: what is neither a matrix product nor repeated for
-every number of a state is left out. Tests hold the counter of
-`jaxmodels.analysis.flops` against them.
+Each function takes the chunk size C and returns the flops per token, for all
+heads. The figures cover only matrix products and operations on every element of
+a state. Tests compare them with the counter of `jaxmodels.analysis.flops`.
 """
 
 import math
@@ -83,8 +82,8 @@ def kalman_filter_in_parallel(N: int, M: int) -> float:
 
 
 def diagonal_recurrence(sizes: Sizes, C: int) -> float:
-  """12 for each number of the state."""
-  del C  # A scan of log C depth has O(C) work.
+  """12 per element of the state."""
+  del C  # A scan of depth log C has O(C) work.
   return 12 * sizes.heads * sizes.width
 
 
@@ -106,7 +105,7 @@ def bidirectional(sizes: Sizes, C: int) -> float:
 
 
 def causal_convolution(sizes: Sizes, C: int) -> float:
-  """`2 W` for each number of x, of four taps."""
+  """`2 W` per element of x, for W = 4 taps."""
   del C
   return 8 * sizes.heads * sizes.width
 

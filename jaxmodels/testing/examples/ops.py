@@ -1,4 +1,4 @@
-"""One record for each op and each kind of its arguments.
+"""One record per op and kind of arguments.
 
 A new op needs its file, its definition in `jaxmodels.ops.reference` and a
 record here: tests compare every form with the definition, benchmarks time and

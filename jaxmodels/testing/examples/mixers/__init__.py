@@ -1,4 +1,4 @@
-"""One file for each family of mixers: its equation once more, and its records.
+"""One file per family of mixers: its plain equation, and its records.
 
 The equation is that of the paper as a loop over tokens, in numpy and float64,
 of one document x [L, D]. It takes the parameters of the layer as a nested dict,

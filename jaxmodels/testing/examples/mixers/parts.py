@@ -1,10 +1,10 @@
-"""What the plain equations share: numpy, float64."""
+"""Functions that the plain equations share, in NumPy and float64."""
 
 import numpy as np
 
 
 def sigmoid(x):
-  """Of each number."""
+  """The logistic function, elementwise."""
   return 1 / (1 + np.exp(-x))
 
 
@@ -19,7 +19,7 @@ def softplus(x):
 
 
 def gelu(x):
-  """Its approximation by tanh."""
+  """The approximation of GELU by tanh."""
   return x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))) / 2
 
 

@@ -16,7 +16,7 @@ def plain(p, x, layer):
   half = q.shape[-1] // 2
   speeds = layer.rotary_base ** (-np.arange(half) / half)
   turn = np.exp(1j * np.arange(len(x))[:, None] * speeds)[:, None]
-  # A pair of channels is a complex number, a product of pairs the real part.
+  # A pair of channels is a complex number; products take the real part.
   q = (q[..., :half] + 1j * q[..., half:]) * turn / np.sqrt(2 * half)
   k = (k[..., :half] + 1j * k[..., half:]) * turn
   scale, bias = (

@@ -10,7 +10,7 @@ def plain(p, x, layer):
   """One document x [L, D], token by token."""
   del layer
   rate = -np.exp(p["log_decay_rate"]) + 1j * p["frequency"]
-  # Both of each conjugate pair, in place of twice the real part of one.
+  # Sums both of each conjugate pair, not twice the real part of one.
   rate = np.concatenate([rate, rate.conj()])
   b = p["B"][0] + 1j * p["B"][1]
   c = p["C"][0] + 1j * p["C"][1]
