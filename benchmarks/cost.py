@@ -135,11 +135,11 @@ def page(rows: Sequence[Row], sizes: Sizes, lengths, platforms) -> str:
   lines = [
     f"jax {jax.__version__}; batch {sizes.batch}, {sizes.heads} heads of "
     f"{sizes.width}x{sizes.width}, lengths {lengths[0]} and {lengths[-1]}. "
-    "Flops are of one token, all heads, with the chunks of a CPU. MiB is the "
-    "temporary memory at the longer length, B/token what one more token adds "
-    "to it. On a TPU, ops with a matrix state take chunks of 128; kernels "
-    "are only for it. Cycles are what its compiler expects of one token, at "
-    "the longer length.",
+    "Flops are per token, for all heads, with the chunks of a CPU. MiB is the "
+    "temporary memory at the longer length, and B/token the memory per "
+    "additional token. On a TPU, ops with a matrix state take chunks of 128; "
+    "kernels run only there. Cycles are the estimate of the TPU's compiler per "
+    "token, at the longer length.",
   ]
   for direction in dict.fromkeys(row.direction for row in rows):
     lines += ["", f"## {direction.capitalize()}", "", *_head(platforms)]
