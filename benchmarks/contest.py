@@ -194,7 +194,7 @@ def _too_large(needed: float, limits: Limits) -> str:
 
 
 def _too_slow(needed: float, limits: Limits) -> str:
-  return f"needs {needed:.1f} s a call; the limit is {limits.seconds:g} s"
+  return f"needs {needed:.1f} s per call; the limit is {limits.seconds:g} s"
 
 
 def _fill(result, times, rate, tokens) -> None:

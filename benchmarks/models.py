@@ -151,7 +151,7 @@ def _decoding(options: argparse.Namespace, shape: Shape):
   runs = model_runs.decode(
     options.mixers, options.lengths, shape, options.decoded, options.repeats
   )
-  print(f"\ndecoding behind {', '.join(map(str, options.lengths))} tokens")
+  print(f"\ndecoding after {', '.join(map(str, options.lengths))} tokens")
   for mixer in options.mixers:
     own = [run for run in runs if run.mixer == mixer]
     speeds = " ".join(f"{run.tokens_per_second:7,.0f}" for run in own)

@@ -120,7 +120,7 @@ def test_the_command_prints_writes_and_draws(tmp_path, capsys):
   )
   printed = capsys.readouterr().out
   assert "training, length 16, batch 1" in printed
-  assert "decoding behind 8, 16 tokens" in printed
+  assert "decoding after 8, 16 tokens" in printed
   written = json.loads(files[0].read_text())
   trained = {(run["mixer"], run["length"]) for run in written["training"]}
   assert trained == {(m, n) for m in ("s5", SOFTMAX) for n in (8, 16)}
