@@ -11,6 +11,7 @@ from train.data.dataset import Codec, DataConfig, Dataset, Example, digest
 from train.data.tasks.mqar import Mqar
 from train.data.text import Text
 from train.data.tfds import Tfds
+from train.data.tokens import Tokens
 
 __all__ = [
   "Batches",
@@ -21,6 +22,7 @@ __all__ = [
   "Mqar",
   "Text",
   "Tfds",
+  "Tokens",
   "baselines",
   "digest",
 ]

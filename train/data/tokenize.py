@@ -1,0 +1,403 @@
+"""Turns text files into shards of tokens: `python -m train.data.tokenize`.
+
+  python -m train.data.tokenize --files books/ --output data/books
+
+reads a folder of text and writes memory-mapped shards, on all cores.
+`train.data.Tokens(path="data/books")` trains on them. The same command again
+continues after an interruption; the result has the same bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import multiprocessing
+import os
+import re
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent import futures
+from typing import Any
+
+import numpy as np
+import tqdm
+
+from train import files
+from train.command import Parser, main_with_errors, whole
+from train.data import corpus, shards, tokenizer
+from train.errors import RunError, UserError, one_line
+from train.files import lock, paths
+from train.streams import log
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """What makes the shards what they are; kept until the index is written.
+
+  Attributes:
+    tokenizer: Path of the tokenizer's file; "" for bytes.
+    separator: Its token that begins a document; "" for a new one.
+    documents: What a document is: "file", "line" or "json".
+    field: Which entry of a JSON line is the text.
+    shards: For each shard the stretches of files that it is made of.
+  """
+
+  tokenizer: str
+  separator: str
+  documents: str
+  field: str
+  shards: Sequence[Sequence[corpus.Document]]
+
+  def digest(self, identity: str) -> str:
+    """Returns a number, in hexadecimal, of the names, sizes and settings.
+
+    Args:
+      identity: Of the tokenizer.
+    """
+    parts = [
+      [[part.name, part.start, part.stop] for part in shard]
+      for shard in self.shards
+    ]
+    content = [identity, self.documents, self.field, parts]
+    encoded = json.dumps(content).encode()
+    return hashlib.blake2b(encoded, digest_size=16).hexdigest()
+
+
+def make_plan(options: Any) -> Plan:
+  """Divides the files among shards.
+
+  Args:
+    options: The parsed command line.
+
+  Raises:
+    ValueError: A file is missing or cannot be read.
+  """
+  found = [
+    dataclasses.replace(document, name=f"{number}/{document.name}")
+    for number, path in enumerate(options.files)
+    for document in corpus.find_documents(path, options.pattern)
+  ]
+  limit = options.shard_mb << 20
+  if options.documents != "file":
+    # Lines are shared out by the byte at which they begin.
+    found = [
+      dataclasses.replace(part, start=at, stop=min(at + limit, part.stop))
+      for part in found
+      for at in range(part.start, part.stop, limit)
+    ]
+  parts: list[list[corpus.Document]] = []
+  size = limit
+  for document in found:
+    if size + document.size > limit:
+      parts.append([])
+      size = 0
+    parts[-1].append(document)
+    size += document.size
+  return Plan(
+    options.tokenizer,
+    options.separator,
+    options.documents,
+    options.field,
+    parts,
+  )
+
+
+def contents(plan: Plan, part: corpus.Document) -> Iterator[bytes]:
+  """Yields the documents of a stretch of a file.
+
+  Raises:
+    ValueError: It cannot be read, or a line is no JSON with the field.
+  """
+  if plan.documents == "file":
+    yield part.read()
+    return
+  try:
+    with open(part.path, "rb") as file:
+      # A line belongs to the stretch in which it begins.
+      file.seek(max(part.start - 1, 0))
+      if part.start:
+        file.readline()
+      while file.tell() < part.stop:
+        at, line = file.tell(), file.readline()
+        if not line:
+          break
+        if line.strip():
+          is_json = plan.documents == "json"
+          yield _text(plan, line, at) if is_json else line.rstrip(b"\r\n")
+  except OSError as error:
+    raise ValueError(f"cannot be read: {error.strerror}") from error
+
+
+def _text(plan: Plan, line: bytes, at: int) -> bytes:
+  try:
+    return json.loads(line)[plan.field].encode()
+  except (ValueError, KeyError, TypeError, AttributeError) as error:
+    raise ValueError(
+      f"the line at byte {at} is no JSON object with a text {plan.field!r}"
+      f" ({one_line(error, 100)}): check --documents and --field"
+    ) from error
+
+
+def write_shard(
+  plan: Plan, number: int, folder: str, found: tokenizer.Tokenizer
+) -> int:
+  """Writes one shard: its tokens, its starts, and last what the index says.
+
+  Args:
+    plan: The plan.
+    number: Of the shard.
+    folder: Where to write.
+    found: The tokenizer.
+
+  Returns:
+    Bytes of the files it is made of.
+
+  Raises:
+    ValueError: A file cannot be read.
+    OSError: The shard cannot be written.
+  """
+  dtype = dtype_of(found)
+  starts: list[int] = []
+  tokens, content_bytes = 0, 0
+  digest = hashlib.blake2b(digest_size=16)
+  with files.replacing(shards.shard_path(folder, number, "bin")) as file:
+    for part in plan.shards[number]:
+      try:
+        for content in contents(plan, part):
+          if not content:
+            continue
+          ids = found.encode_array(content).astype(dtype).tobytes()
+          file.write(ids)
+          digest.update(ids)
+          starts.append(tokens)
+          tokens += len(ids) // dtype.itemsize
+          content_bytes += len(content)
+      except ValueError as error:
+        raise ValueError(f"{part.path}: {one_line(error)}") from error
+  written = np.asarray(starts, "<i8").tobytes()
+  digest.update(written)
+  files.replace(shards.shard_path(folder, number, "starts"), written)
+  about = {
+    "tokens": tokens,
+    "documents": len(starts),
+    "content_bytes": content_bytes,
+    "digest": digest.hexdigest(),
+  }
+  path = shards.shard_path(folder, number, "json")
+  files.replace(path, json.dumps(about).encode())
+  return sum(part.size for part in plan.shards[number])
+
+
+def dtype_of(found: tokenizer.Tokenizer) -> np.dtype:
+  """Returns the smallest dtype that holds all tokens."""
+  return np.dtype("<u2" if found.vocab_size <= 1 << 16 else "<u4")
+
+
+def _begin(plan: Plan, folder: str) -> None:
+  """Prepares a worker, which has its own tokenizer and ends with its parent."""
+  # By default an interrupt raises an error here, with a traceback.
+  signal.signal(signal.SIGINT, signal.SIG_DFL)
+  threading.Thread(target=_end_with_parent, daemon=True).start()
+  # Each core has a worker already.
+  os.environ["TOKENIZERS_PARALLELISM"] = "false"
+  found = tokenizer.load(plan.tokenizer, plan.separator)
+  _worker.update(plan=plan, folder=folder, found=found)
+
+
+def _end_with_parent() -> None:
+  parent = multiprocessing.parent_process()
+  if parent is not None:
+    parent.join()
+    os._exit(1)
+
+
+_worker: dict[str, Any] = {}
+
+
+def _work(number: int) -> int | str:
+  """Writes one shard; returns its bytes, or the line of an error."""
+  try:
+    return write_shard(
+      _worker["plan"], number, _worker["folder"], _worker["found"]
+    )
+  except ValueError as error:
+    return one_line(error)
+
+
+def tokenize(plan: Plan, folder: str, processes: int) -> shards.Index:
+  """Writes all shards that are not there yet, then the index.
+
+  Args:
+    plan: What to write.
+    folder: Where to write; it is there.
+    processes: How many processes to start.
+
+  Returns:
+    The index.
+
+  Raises:
+    UserError: The folder holds other shards.
+    ValueError: A file cannot be read.
+  """
+  found = tokenizer.load(plan.tokenizer, plan.separator)
+  source = plan.digest(found.identity)
+  if os.path.exists(os.path.join(folder, shards.INDEX)):
+    index = shards.read_index(folder)
+    if index.source != source:
+      raise _others(folder)
+    return index
+  _claim(folder, source)
+  _write_all(plan, folder, processes)
+  if plan.tokenizer:
+    files.replace(os.path.join(folder, tokenizer.FILE_NAME), found.content)
+  reports = [_report(folder, number) for number in range(len(plan.shards))]
+  content_bytes = sum(report.pop("content_bytes") for report in reports)
+  index = shards.Index(
+    dtype=dtype_of(found).name,
+    vocab_size=found.vocab_size,
+    separator=found.separator,
+    separator_name=plan.separator,
+    tokenizer=found.identity,
+    source=source,
+    shards=reports,
+    content_bytes=content_bytes,
+  )
+  if not content_bytes:
+    raise ValueError("the files hold no document: check --files, --documents")
+  files.replace(os.path.join(folder, shards.INDEX), index.to_json())
+  for number in range(len(plan.shards)):
+    os.unlink(shards.shard_path(folder, number, "json"))
+  os.unlink(os.path.join(folder, shards.PLAN))
+  return index
+
+
+def _others(folder: str) -> UserError:
+  return UserError(
+    f"--output={folder} holds the tokens of other files or other settings: give"
+    " another --output, or remove the folder"
+  )
+
+
+def _claim(folder: str, source: str) -> None:
+  """Marks the folder as that of a plan, and removes unfinished files."""
+  path = os.path.join(folder, shards.PLAN)
+  if not os.path.exists(path):
+    if any(name != lock.FILE_NAME for name in os.listdir(folder)):
+      raise UserError(f"--output={folder} is not empty: give another folder")
+    files.replace(path, json.dumps({"source": source}).encode())
+  elif json.loads(files.read(path))["source"] != source:
+    raise _others(folder)
+  for name in os.listdir(folder):
+    if re.fullmatch(r"\.(shard-\d+|index|tokenizer)\.\w+\.[0-9a-f]{16}", name):
+      os.unlink(os.path.join(folder, name))
+
+
+def _report(folder: str, number: int) -> dict[str, Any]:
+  with open(shards.shard_path(folder, number, "json"), "rb") as file:
+    return json.load(file)
+
+
+def _write_all(plan: Plan, folder: str, processes: int) -> None:
+  """Writes the missing shards in several processes, and shows the progress."""
+  sizes = [sum(part.size for part in shard) for shard in plan.shards]
+  # The largest first, so that no process is left alone with one at the end.
+  missing = [
+    number
+    for number in sorted(range(len(sizes)), key=lambda i: -sizes[i])
+    if not os.path.exists(shards.shard_path(folder, number, "json"))
+  ]
+  done = sum(sizes) - sum(sizes[number] for number in missing)
+  with contextlib.ExitStack() as stack:
+    bar = stack.enter_context(
+      tqdm.tqdm(total=sum(sizes), initial=done, unit="B", unit_scale=True)
+    )
+    if not missing:
+      return
+    # A fork would copy the locks of threads that are running here.
+    context = multiprocessing.get_context("spawn")
+    count = min(processes, len(missing))
+    pool = stack.enter_context(
+      futures.ProcessPoolExecutor(count, context, _begin, (plan, folder))
+    )
+    stack.enter_context(_ended_on_error())
+    written = [pool.submit(_work, number) for number in missing]
+    for future in futures.as_completed(written):
+      result = future.result()
+      if isinstance(result, str):
+        raise ValueError(result)
+      bar.update(result)
+
+
+@contextlib.contextmanager
+def _ended_on_error() -> Iterator[None]:
+  """Ends the workers on an error or an interrupt: a shard may take minutes."""
+  try:
+    yield
+  except BaseException as error:
+    for child in multiprocessing.active_children():
+      child.kill()
+    if isinstance(error, futures.process.BrokenProcessPool):
+      raise RunError(
+        "a process that tokenised has ended, perhaps for lack of memory: the"
+        " same command continues; try fewer --processes"
+      ) from error
+    raise
+
+
+def _parser() -> Parser:
+  parser = Parser(
+    "train.data.tokenize",
+    description=(
+      "Writes text files as shards of tokens. The same command again continues"
+      " after an interruption."
+    ),
+    allow_abbrev=False,
+  )
+  add = parser.add_argument
+  add("--files", nargs="+", required=True, help="text files or folders of them")
+  add("--output", required=True, help="folder of the shards")
+  add("--pattern", default="*", help='names to take in folders, like "*.txt"')
+  add("--tokenizer", default="", help="a tokenizer.json; without it, bytes")
+  add("--separator", default="", help="its token that begins a document")
+  add(
+    "--documents",
+    choices=("file", "line", "json"),
+    default="file",
+    help="what a document is: a file, a line, or a line of JSON",
+  )
+  add("--field", default="text", help="entry of a JSON line that is the text")
+  limits = whole(1, 1 << 16)
+  add("--shard_mb", type=limits, default=64, help="MiB of text per shard")
+  cores = len(os.sched_getaffinity(0))
+  add("--processes", type=limits, default=cores, help="processes to start")
+  return parser
+
+
+def _run(argv: Sequence[str]) -> int:
+  options = _parser().parse_args(argv)
+  folder = paths.local("--output", options.output)
+  options.files = [paths.local("--files", path) for path in options.files]
+  try:
+    plan = make_plan(options)
+    os.makedirs(folder, exist_ok=True)
+    with lock.held(folder):
+      index = tokenize(plan, folder, options.processes)
+  except ValueError as error:
+    raise UserError(one_line(error)) from error
+  except FileExistsError as error:
+    raise UserError(f"--output={folder} is a file") from error
+  tokens = sum(shard["tokens"] for shard in index.shards)
+  documents = sum(shard["documents"] for shard in index.shards)
+  log(
+    f"{folder}: {tokens:,} tokens in {documents:,} documents, vocabulary"
+    f" {index.vocab_size}, {index.content_bytes / tokens:.3f} bytes per token"
+  )
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main_with_errors(_run))
