@@ -8,6 +8,7 @@
 from train.data.baselines import baselines
 from train.data.batches import Batches
 from train.data.dataset import Codec, DataConfig, Dataset, Example, digest
+from train.data.mixture import Mixture
 from train.data.tasks.mqar import Mqar
 from train.data.text import Text
 from train.data.tfds import Tfds
@@ -19,6 +20,7 @@ __all__ = [
   "DataConfig",
   "Dataset",
   "Example",
+  "Mixture",
   "Mqar",
   "Text",
   "Tfds",
