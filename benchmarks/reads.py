@@ -4,8 +4,8 @@
   python -m benchmarks.reads
 
 prints examples per second of `train.data.Batches` without threads, of
-`train.data.prefetch.ReadAhead`, and of Grain's `MapDataset` with the same number
-of threads, for reads of several lengths; and the ratio to Grain.
+`train.data.prefetch.ReadAhead`, and of Grain's `MapDataset` with the same
+number of threads, for reads of several lengths; and the ratio to Grain.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from train.data import Batches
-from train.data.prefetch import AHEAD, THREADS, ReadAhead
+from train.data.dataset import THREADS
+from train.data.prefetch import AHEAD, ReadAhead
 
 
 class Slow:

@@ -11,6 +11,7 @@ from typing import Any, SupportsIndex
 import numpy as np
 
 from train.data.dataset import (
+  THREADS,
   Dataset,
   Example,
   check_index,
@@ -131,10 +132,9 @@ class Mixed:
     self.vocab_size = datasets[0].vocab_size
     self.encode = datasets[0].encode
     self.decode = datasets[0].decode
-    limits = [getattr(dataset, "threads", None) for dataset in datasets]
-    known = [limit for limit in limits if limit is not None]
-    if known:
-      self.threads = min(known)
+    limits = {getattr(dataset, "threads", THREADS) for dataset in datasets}
+    # What needs no threads can be read by those of the others.
+    self.threads = min(limits - {0}, default=0)
 
   def __len__(self) -> int:
     return int(self._edges[-1])

@@ -14,11 +14,8 @@ import jax
 import numpy as np
 
 from train.data.batches import Batches, stack
-from train.data.dataset import Example
+from train.data.dataset import THREADS, Example
 
-# Threads that read, for data that do not say how many may. Threads that wait
-# cost nothing, and a disk or a network answers many requests at a time.
-THREADS = 16
 # Batches that are being read while one is in use.
 AHEAD = 2
 
@@ -50,7 +47,7 @@ class ReadAhead(Iterator[Example]):
   Args:
     batches: The stream.
     threads: How many threads read; 0 to read when a batch is asked for. By
-      default what the data set says in its attribute `threads`, else 16.
+      default what the data set says, see `Dataset`.
   """
 
   def __init__(self, batches: Batches, threads: int | None = None):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from train.data import Batches, Mixture
+from train.data.dataset import THREADS
 from train.data.mixture import Interleave
 
 
@@ -150,13 +151,16 @@ def test_the_digest_is_of_all_sources():
   assert first != mixed((), (*THREE[:2], Numbers(2000, 99))).digest()
 
 
-def test_the_strictest_source_says_how_many_threads_may_read():
-  @dataclasses.dataclass(frozen=True)
-  class One(Numbers):
-    threads = 1
-
-  assert not hasattr(mixed(()), "threads")
-  assert mixed((), (*THREE, One())).threads == 1
+@pytest.mark.parametrize(
+  ("limits", "expected"),
+  [((0, 0), 0), ((0, 3), 3), ((1, 3), 1), ((None, 0), THREADS), ((None, 1), 1)],
+)
+def test_the_strictest_source_says_how_many_threads_may_read(limits, expected):
+  sources = [Numbers() for _ in limits]
+  for source, limit in zip(sources, limits, strict=True):
+    if limit is not None:
+      object.__setattr__(source, "threads", limit)
+  assert mixed((), tuple(sources)).threads == expected
 
 
 @pytest.mark.parametrize(
