@@ -181,10 +181,10 @@ class Rows:
   def __getitem__(self, index: SupportsIndex) -> Example:
     number = check_index(index, len(self))
     row = {name: _usual(x[number]) for name, x in self._arrays.items()}
-    targets = row.get("targets")
-    if targets is not None and targets.shape == np.shape(row.get("inputs")):
-      row.setdefault("weights", np.ones(targets.shape, np.float32))
-      row.setdefault("segment_ids", np.zeros(targets.shape, np.int32))
+    shapes = [row[x].shape for x in ("inputs", "targets") if x in row]
+    if len(shapes) == 2 and shapes[0] == shapes[1]:
+      row.setdefault("weights", np.ones(shapes[0], np.float32))
+      row.setdefault("segment_ids", np.zeros(shapes[0], np.int32))
     return row
 
   def digest(self) -> str:

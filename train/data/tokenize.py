@@ -19,7 +19,7 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 from typing import Any
 
@@ -32,6 +32,9 @@ from train.data import corpus, shards, tokenizer
 from train.errors import RunError, UserError, one_line
 from train.files import lock, paths
 from train.streams import log
+
+# Bytes of documents between two reports of a worker.
+_REPORT = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,8 +146,12 @@ def _text(plan: Plan, line: bytes, at: int) -> bytes:
 
 
 def write_shard(
-  plan: Plan, number: int, folder: str, found: tokenizer.Tokenizer
-) -> int:
+  plan: Plan,
+  number: int,
+  folder: str,
+  found: tokenizer.Tokenizer,
+  progress: Callable[[int], object] = lambda size: None,
+) -> None:
   """Writes one shard: its tokens, its starts, and last what the index says.
 
   Args:
@@ -152,9 +159,7 @@ def write_shard(
     number: Of the shard.
     folder: Where to write.
     found: The tokenizer.
-
-  Returns:
-    Bytes of the files it is made of.
+    progress: Takes the bytes done since the last call.
 
   Raises:
     ValueError: A file cannot be read.
@@ -162,7 +167,7 @@ def write_shard(
   """
   dtype = dtype_of(found)
   starts: list[int] = []
-  tokens, content_bytes = 0, 0
+  tokens, content_bytes, reported = 0, 0, 0
   digest = hashlib.blake2b(digest_size=16)
   with files.replacing(shards.shard_path(folder, number, "bin")) as file:
     for part in plan.shards[number]:
@@ -176,6 +181,9 @@ def write_shard(
           starts.append(tokens)
           tokens += len(ids) // dtype.itemsize
           content_bytes += len(content)
+          if content_bytes - reported >= _REPORT:
+            progress(content_bytes - reported)
+            reported = content_bytes
       except ValueError as error:
         raise ValueError(f"{part.path}: {one_line(error)}") from error
   written = np.asarray(starts, "<i8").tobytes()
@@ -189,7 +197,8 @@ def write_shard(
   }
   path = shards.shard_path(folder, number, "json")
   files.replace(path, json.dumps(about).encode())
-  return sum(part.size for part in plan.shards[number])
+  # Documents may be less than the files, such as in JSON.
+  progress(sum(part.size for part in plan.shards[number]) - reported)
 
 
 def dtype_of(found: tokenizer.Tokenizer) -> np.dtype:
@@ -197,7 +206,7 @@ def dtype_of(found: tokenizer.Tokenizer) -> np.dtype:
   return np.dtype("<u2" if found.vocab_size <= 1 << 16 else "<u4")
 
 
-def _begin(plan: Plan, folder: str) -> None:
+def _begin(plan: Plan, folder: str, done: Any) -> None:
   """Prepares a worker, which has its own tokenizer and ends with its parent."""
   # By default an interrupt raises an error here, with a traceback.
   signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -205,7 +214,12 @@ def _begin(plan: Plan, folder: str) -> None:
   # Each core has a worker already.
   os.environ["TOKENIZERS_PARALLELISM"] = "false"
   found = tokenizer.load(plan.tokenizer, plan.separator)
-  _worker.update(plan=plan, folder=folder, found=found)
+
+  def progress(size: int) -> None:
+    with done.get_lock():
+      done.value += size
+
+  _worker.update(plan=plan, folder=folder, found=found, progress=progress)
 
 
 def _end_with_parent() -> None:
@@ -218,14 +232,13 @@ def _end_with_parent() -> None:
 _worker: dict[str, Any] = {}
 
 
-def _work(number: int) -> int | str:
-  """Writes one shard; returns its bytes, or the line of an error."""
+def _work(number: int) -> str | None:
+  """Writes one shard; returns the line of an error, if there is one."""
   try:
-    return write_shard(
-      _worker["plan"], number, _worker["folder"], _worker["found"]
-    )
+    write_shard(number=number, **_worker)
   except ValueError as error:
     return one_line(error)
+  return None
 
 
 def tokenize(plan: Plan, folder: str, processes: int) -> shards.Index:
@@ -319,17 +332,20 @@ def _write_all(plan: Plan, folder: str, processes: int) -> None:
       return
     # A fork would copy the locks of threads that are running here.
     context = multiprocessing.get_context("spawn")
+    counter = context.Value("q", done)
     count = min(processes, len(missing))
+    begin = (plan, folder, counter)
     pool = stack.enter_context(
-      futures.ProcessPoolExecutor(count, context, _begin, (plan, folder))
+      futures.ProcessPoolExecutor(count, context, _begin, begin)
     )
     stack.enter_context(_ended_on_error())
-    written = [pool.submit(_work, number) for number in missing]
-    for future in futures.as_completed(written):
-      result = future.result()
-      if isinstance(result, str):
-        raise ValueError(result)
-      bar.update(result)
+    left = {pool.submit(_work, number) for number in missing}
+    while left:
+      ready, left = futures.wait(left, 0.2, futures.FIRST_COMPLETED)
+      errors = [line for future in ready if (line := future.result())]
+      if errors:
+        raise ValueError(errors[0])
+      bar.update(counter.value - bar.n)
 
 
 @contextlib.contextmanager
