@@ -80,25 +80,13 @@ def _fit(sizes: np.ndarray, length: int) -> tuple[np.ndarray, int]:
     The row of each piece, int32, and the number of rows.
   """
   rows = np.empty(len(sizes), np.int32)
-  # For each room that is left, the rows that have it; and a bit if any has.
-  by_room: list[list[np.ndarray]] = [[] for _ in range(length + 1)]
-  rooms, count, at = 0, 0, 0
+  open_rows = _OpenRows(length)
+  at = 0
   counts = np.bincount(sizes, minlength=1)
   for size in np.flatnonzero(counts)[::-1].tolist():
     left = int(counts[size])
     while left:
-      fitting = rooms >> size
-      if not fitting:
-        # New rows, each for as many pieces of this size as it takes.
-        room = length
-        made = -(-left // (length // size))
-        found = np.arange(count, count + made, dtype=np.int32)
-        count += made
-      else:
-        room = size + (fitting & -fitting).bit_length() - 1
-        found = np.concatenate(by_room[room])
-        by_room[room] = []
-        rooms &= ~(1 << room)
+      found, room = open_rows.take(size, left)
       # A row that is the best fit stays it until no further piece fits.
       each = room // size
       used = min(len(found), -(-left // each))
@@ -106,13 +94,45 @@ def _fit(sizes: np.ndarray, length: int) -> tuple[np.ndarray, int]:
       rows[at : at + len(taken)] = taken
       at, left = at + len(taken), left - len(taken)
       last = len(taken) - (used - 1) * each
-      for group, filled in (
-        (found[: used - 1], each),
-        (found[used - 1 : used], last),
-        (found[used:], 0),
-      ):
-        rest = room - filled * size
-        if len(group) and rest:
-          by_room[rest].append(group)
-          rooms |= 1 << rest
-  return rows, count
+      open_rows.keep(found[: used - 1], room - each * size)
+      open_rows.keep(found[used - 1 : used], room - last * size)
+      open_rows.keep(found[used:], room)
+  return rows, open_rows.count
+
+
+class _OpenRows:
+  """Rows by the room that is left in them.
+
+  Args:
+    length: Room of a new row.
+  """
+
+  def __init__(self, length: int):
+    self.count = 0
+    self._length = length
+    self._by_room: list[list[np.ndarray]] = [[] for _ in range(length + 1)]
+    # A bit for each room that some row has.
+    self._rooms = 0
+
+  def take(self, size: int, pieces: int) -> tuple[np.ndarray, int]:
+    """Returns all rows with the least room that is enough, and that room.
+
+    Where none has enough, they are new rows, for so many pieces of that size.
+    """
+    fitting = self._rooms >> size
+    if not fitting:
+      made = -(-pieces // (self._length // size))
+      self.count += made
+      new = np.arange(self.count - made, self.count, dtype=np.int32)
+      return new, self._length
+    room = size + (fitting & -fitting).bit_length() - 1
+    found = np.concatenate(self._by_room[room])
+    self._by_room[room] = []
+    self._rooms &= ~(1 << room)
+    return found, room
+
+  def keep(self, rows: np.ndarray, room: int) -> None:
+    """Puts rows back; full ones are left out."""
+    if len(rows) and room:
+      self._by_room[room].append(rows)
+      self._rooms |= 1 << room

@@ -145,6 +145,24 @@ def _text(plan: Plan, line: bytes, at: int) -> bytes:
     ) from error
 
 
+def _documents(plan: Plan, number: int) -> Iterator[tuple[object, bytes]]:
+  """Yields the documents of a shard that are not empty, with their paths."""
+  for part in plan.shards[number]:
+    with _naming(part.path):
+      for content in contents(plan, part):
+        if content:
+          yield part.path, content
+
+
+@contextlib.contextmanager
+def _naming(path: object) -> Iterator[None]:
+  """Begins the line of a ValueError with a path."""
+  try:
+    yield
+  except ValueError as error:
+    raise ValueError(f"{path}: {one_line(error)}") from error
+
+
 def write_shard(
   plan: Plan,
   number: int,
@@ -170,22 +188,17 @@ def write_shard(
   tokens, content_bytes, reported = 0, 0, 0
   digest = hashlib.blake2b(digest_size=16)
   with files.replacing(shards.shard_path(folder, number, "bin")) as file:
-    for part in plan.shards[number]:
-      try:
-        for content in contents(plan, part):
-          if not content:
-            continue
-          ids = found.encode_array(content).astype(dtype).tobytes()
-          file.write(ids)
-          digest.update(ids)
-          starts.append(tokens)
-          tokens += len(ids) // dtype.itemsize
-          content_bytes += len(content)
-          if content_bytes - reported >= _REPORT:
-            progress(content_bytes - reported)
-            reported = content_bytes
-      except ValueError as error:
-        raise ValueError(f"{part.path}: {one_line(error)}") from error
+    for origin, content in _documents(plan, number):
+      with _naming(origin):
+        ids = found.encode_array(content).astype(dtype).tobytes()
+      file.write(ids)
+      digest.update(ids)
+      starts.append(tokens)
+      tokens += len(ids) // dtype.itemsize
+      content_bytes += len(content)
+      if content_bytes - reported >= _REPORT:
+        progress(content_bytes - reported)
+        reported = content_bytes
   written = np.asarray(starts, "<i8").tobytes()
   digest.update(written)
   files.replace(shards.shard_path(folder, number, "starts"), written)
