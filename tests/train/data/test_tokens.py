@@ -8,7 +8,14 @@ import time
 import numpy as np
 import pytest
 
-from train.data import Tokens, packing, tokenize, tokenizer
+from train.data import (
+  Tokens,
+  corpus,
+  documents,
+  packing,
+  tokenize,
+  tokenizer,
+)
 from train.data.text import PackedBytes
 
 DOCUMENTS = [b"alpha", b"\x00\xff", b"b", b"gamma gamma", b"de" * 9]
@@ -25,7 +32,7 @@ def tokenized(folder, contents=DOCUMENTS, *words):
 def run(folder, *words):
   given = ["--files", str(folder / "text"), "--output", str(folder / "out")]
   options = tokenize._parser().parse_args([*given, *words])
-  plan = tokenize.make_plan(options)
+  plan = documents.make_plan(options)
   os.makedirs(options.output, exist_ok=True)
   tokenize.tokenize(plan, options.output, 1)
   return options.output
@@ -80,10 +87,7 @@ def test_rows_are_those_of_text_in_memory(tmp_path, length, no_processes):
   # Held-out tokens are the last documents.
   config = Tokens(path=folder, length=length, validation=folder)
   dataset = config.open("train")
-  order = [
-    d.read()
-    for d in tokenize.corpus.find_documents(str(tmp_path / "text"), "*")
-  ]
+  order = [d.read() for d in corpus.find_documents(str(tmp_path / "text"), "*")]
   expected = PackedBytes(order, length)
   assert len(dataset) == len(expected)
   for row, wanted in zip(rows_of(dataset), rows_of(expected), strict=True):
@@ -171,14 +175,13 @@ def test_lines_and_json_lines_are_documents(tmp_path, no_processes):
 def test_a_line_belongs_to_the_stretch_in_which_it_begins(tmp_path):
   path = tmp_path / "a"
   path.write_bytes(b"one\ntwo\r\n\nthree\nfour")
-  plan = tokenize.Plan("", "", "line", "", ())
+  plan = documents.Plan("", "", "line", "", ())
   size = path.stat().st_size
   for edge in range(size + 1):
     parts = [
-      tokenize.corpus.Document("a", path, *ends)
-      for ends in ((0, edge), (edge, size))
+      corpus.Document("a", path, *ends) for ends in ((0, edge), (edge, size))
     ]
-    found = [line for part in parts for line in tokenize.contents(plan, part)]
+    found = [line for part in parts for line in documents.contents(plan, part)]
     assert found == [b"one", b"two", b"three", b"four"]
 
 
