@@ -17,6 +17,7 @@ from train import checkpoint
 from train.command import Parser, main_with_errors, warn, whole
 from train.config import MOST, modules, saved, trust
 from train.data import Batches, Dataset
+from train.data.prefetch import ReadAhead
 from train.devices import processes
 from train.devices.strategy import Strategy, make_strategy
 from train.errors import NonFiniteError
@@ -56,10 +57,11 @@ def evaluate(
     rows=strategy.rows(batch_size),
     one_pass=True,
   )
-  parts = [
-    strategy.evaluate(state, strategy.batch(batch))
-    for batch in itertools.islice(stream, batches)
-  ]
+  with ReadAhead(stream) as reader:
+    parts = [
+      strategy.evaluate(state, strategy.batch(batch))
+      for batch in itertools.islice(reader, batches)
+    ]
   # Each part is a float32 sum; many of them are added in float64.
   sums = {
     name: np.sum([p[name] for p in jax.device_get(parts)], dtype=np.float64)

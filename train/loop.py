@@ -143,7 +143,7 @@ class _Loop:
       rows=strategy.rows(config.batch_size),
       position=snapshot.position if snapshot else 0,
     )
-    self._batches = Prefetched(stream, strategy.batch)
+    self.batches = Prefetched(stream, strategy.batch)
     self._state = strategy.prepare(prepared.state)
     self._step = snapshot.step if snapshot else 0
     self._saved = snapshot.step if snapshot else -1
@@ -188,7 +188,7 @@ class _Loop:
       with self._profiler.step(coming):
         before, self._pending = self._pending, self._dispatch()
         if self._step < config.steps:
-          self._batches.prefetch()
+          self.batches.prefetch()
         self._report(before)
 
   def result(self, reference: Mapping[str, float], stop: Stop) -> Result:
@@ -202,7 +202,7 @@ class _Loop:
     return Result(self._step, params, metrics, reference, stop.signal)
 
   def _dispatch(self) -> _Pending:
-    batch = self._batches.take()
+    batch = self.batches.take()
     begun = time.perf_counter()
     try:
       self._state, metrics = self._strategy.step(self._state, batch.device)
@@ -317,7 +317,7 @@ class _Loop:
 
   def _save(self) -> None:
     begun = time.perf_counter()
-    self._write(self._step, self._batches.position)
+    self._write(self._step, self.batches.position)
     self._clock.leave_out(time.perf_counter() - begun)
 
   def _write(self, step: int, position: int) -> None:
@@ -397,7 +397,8 @@ def run(
       traced = profile_steps if processes.is_first() else range(0)
       with Profiler(traced, folder, writer.text) as profiler:
         loop = _Loop(config, workdir, prepared, writer, checkpoints, profiler)
-        loop.run(stop)
+        with loop.batches:
+          loop.run(stop)
     finally:
       checkpoints.close()
     result = loop.result(reference, stop)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from train.data.dataset import Dataset, Example, check_at_least
+from train.data.order import order_of
 
 
 class Batches(Iterator[Example]):
@@ -55,14 +56,12 @@ class Batches(Iterator[Example]):
       )
     if not len(dataset):
       raise ValueError("there is no example to make batches of")
-    self._dataset = dataset
+    self.dataset = dataset
     self._batch_size = batch_size
-    self._seed = seed
-    self._shuffle = shuffle
-    self._rows = rows
+    self._order = order_of(dataset, (seed,) if shuffle else None)
+    self._rows = np.asarray(rows, np.int64)
     self._position = position
     self._one_pass = one_pass
-    self._orders: dict[int, np.ndarray] = {}
 
   @property
   def position(self) -> int:
@@ -73,32 +72,42 @@ class Batches(Iterator[Example]):
     return self
 
   def __next__(self) -> Example:
-    size = len(self._dataset)
+    return stack(self.read(self.advance()))
+
+  def advance(self) -> list[int | None]:
+    """Moves on by a batch, without reading it.
+
+    Returns:
+      The index of the example of each row; None for a row of weight zero.
+
+    Raises:
+      StopIteration: the one pass has ended.
+    """
+    size = len(self.dataset)
     if self._one_pass and self._position >= size:
       raise StopIteration
-    rows = [self._example(self._position + row) for row in self._rows]
+    places = self._position + self._rows
+    there = places[places < size] if self._one_pass else places
+    found: list[int | None] = [*self._order(there).tolist()]
     self._position += self._batch_size
     if self._one_pass:
       self._position = min(self._position, size)
-    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+    return found + [None] * (len(places) - len(found))
 
-  def _example(self, place: int) -> Example:
-    epoch, index = divmod(place, len(self._dataset))
-    if self._one_pass and epoch:
-      filler = self._dataset[0]
-      return {**filler, "weights": np.zeros_like(filler["weights"])}
-    if self._shuffle:
-      index = self._order(epoch)[index]
-    return self._dataset[index]
+  def read(self, indices: Sequence[int | None]) -> list[Example]:
+    """Reads rows that `advance` has named; several threads may call it."""
+    return [self._example(index) for index in indices]
 
-  def _order(self, epoch: int) -> np.ndarray:
-    if epoch not in self._orders:
-      # Sorted raw bits, not `Generator.permutation`: numpy promises that a bit
-      # generator's stream stays as it is, and does not for its methods, and a
-      # run may resume with a later numpy.
-      bits = np.random.Philox(np.random.SeedSequence([self._seed, epoch]))
-      keys = bits.random_raw(len(self._dataset))
-      # A batch reads the end of one epoch, then the start of the next, so only
-      # one order is needed at a time.
-      self._orders = {epoch: np.argsort(keys, kind="stable")}
-    return self._orders[epoch]
+  def _example(self, index: int | None) -> Example:
+    if index is not None:
+      return self.dataset[index]
+    filler = self.dataset[0]
+    return {**filler, "weights": np.zeros_like(filler["weights"])}
+
+
+def stack(examples: Sequence[Example]) -> Example:
+  """Stacks the arrays of examples, which may be any pytrees."""
+  # JAX takes a while to import; who only tokenises does without.
+  import jax
+
+  return jax.tree.map(lambda *rows: np.stack(rows), *examples)

@@ -23,6 +23,9 @@ from typing import Protocol, SupportsIndex
 import numpy as np
 
 SPLITS = ("train", "validation")
+# Threads that read, for data that do not say how many may. Threads that wait
+# cost nothing, and a disk or a network answers many requests at a time.
+THREADS = 16
 
 Example = dict[str, np.ndarray]
 
@@ -41,7 +44,9 @@ class Dataset(Codec, Protocol):
   """Examples by number: an example is a function of its index alone.
 
   It may have a method `digest() -> str`, which tells it from other data; see
-  `digest` below for what is done without it.
+  `digest` below for what is done without it. Its attribute `threads`, 16 if
+  there is none, is how many threads may read examples at the same time; with 0
+  the loop itself reads them, between two steps.
   """
 
   @property

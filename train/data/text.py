@@ -98,6 +98,8 @@ class PackedBytes(ByteCodec):
   """Documents laid end to end and cut into rows; see `Text`."""
 
   vocab_size = 257
+  # A row is read in microseconds: less than handing it to a thread takes.
+  threads = 0
 
   def __init__(
     self,

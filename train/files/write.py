@@ -5,12 +5,41 @@ named as our files are. So a file is replaced by a new one of a random name,
 and what is opened by its name is opened only if it is a file itself.
 """
 
+import contextlib
 import os
 import secrets
 import stat
+from collections.abc import Iterator
 from typing import BinaryIO
 
 from train.errors import UserError
+
+
+@contextlib.contextmanager
+def replacing(path: str) -> Iterator[BinaryIO]:
+  """Opens a new file, which takes the name `path` when the block has ended.
+
+  An error inside the block, or the end of the process, leaves the old file.
+
+  Args:
+    path: The file. A link of this name is replaced, not followed.
+
+  Raises:
+    OSError: It cannot be written; the old file stays.
+  """
+  folder, name = os.path.split(path)
+  temporary = os.path.join(folder, f".{name}.{secrets.token_hex(8)}")
+  flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+  descriptor = os.open(temporary, flags, 0o666)
+  try:
+    with open(descriptor, "wb") as file:
+      yield file
+      file.flush()
+      os.fsync(descriptor)
+    os.rename(temporary, path)
+  except BaseException:
+    os.unlink(temporary)
+    raise
 
 
 def replace(path: str, content: bytes) -> None:
@@ -23,19 +52,8 @@ def replace(path: str, content: bytes) -> None:
   Raises:
     OSError: It cannot be written; the old file stays.
   """
-  folder, name = os.path.split(path)
-  temporary = os.path.join(folder, f".{name}.{secrets.token_hex(8)}")
-  flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-  descriptor = os.open(temporary, flags, 0o666)
-  try:
-    with open(descriptor, "wb") as file:
-      file.write(content)
-      file.flush()
-      os.fsync(descriptor)
-    os.rename(temporary, path)
-  except BaseException:
-    os.unlink(temporary)
-    raise
+  with replacing(path) as file:
+    file.write(content)
 
 
 def open_append(path: str) -> BinaryIO:

@@ -1,0 +1,186 @@
+"""What turns documents into tokens: bytes, or a file of `tokenizers`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+import numpy as np
+
+from train.data.text import ByteCodec
+from train.errors import one_line
+
+BYTES = "bytes"
+# The name of a copy of the tokenizer's file, in a folder of shards.
+FILE_NAME = "tokenizer.json"
+
+
+class Tokenizer(Protocol):
+  """A codec whose documents begin with a separator token.
+
+  Attributes:
+    identity: Equal for equal tokenizers: "bytes", or a digest of the file.
+    separator: The token that begins each document.
+    vocab_size: Tokens are in `[0, vocab_size)`, the separator included.
+  """
+
+  identity: str
+  separator: int
+  vocab_size: int
+
+  def encode(self, content: bytes, /) -> list[int]:
+    """Returns the separator and the tokens of a document.
+
+    Raises:
+      ValueError: The content is not text in UTF-8.
+    """
+
+  def encode_array(self, content: bytes, /) -> np.ndarray:
+    """Returns what `encode` does, as an array of integers."""
+
+  def decode(self, tokens: Iterable[int], /) -> bytes:
+    """Returns the content of tokens; separators are left out."""
+
+
+class Bytes(ByteCodec):
+  """Bytes as tokens 0 to 255, and the separator 256."""
+
+  identity = BYTES
+  separator = 256
+  vocab_size = 257
+
+  def encode_array(self, content: bytes) -> np.ndarray:
+    """Returns what `encode` does, as an array."""
+    tokens = np.empty(len(content) + 1, np.uint16)
+    tokens[0] = self.separator
+    tokens[1:] = np.frombuffer(content, np.uint8)
+    return tokens
+
+
+class FileTokenizer:
+  """A `tokenizer.json` of the library `tokenizers`.
+
+  The file itself names no token that begins a document, so the separator is
+  the token that `separator` names, or a new one behind all others.
+
+  Args:
+    path: The file.
+    separator: A token of the vocabulary, such as "<|endoftext|>"; "" for a new
+      one.
+
+  Raises:
+    ValueError: The file cannot be read, or has no such token, or the library
+      is not installed.
+  """
+
+  def __init__(self, path: str, separator: str = ""):
+    try:
+      import tokenizers
+    except ImportError as error:
+      raise ValueError(
+        f"{path} is read by the package tokenizers, which is not installed:"
+        " pip install tokenizers"
+      ) from error
+    try:
+      with open(os.path.expanduser(path), "rb") as file:
+        content = file.read()
+    except OSError as error:
+      raise ValueError(f"cannot read {path!r}: {error.strerror}") from error
+    try:
+      self._inner = tokenizers.Tokenizer.from_str(content.decode())
+      decoder = json.loads(content).get("decoder") or {}
+    # The library raises bare exceptions.
+    except Exception as error:
+      raise ValueError(
+        f"{path!r} is no tokenizer.json of the library tokenizers:"
+        f" {one_line(error, 200)}"
+      ) from error
+    # The identity includes the separator: it is a token of every document.
+    named = hashlib.blake2b(content, digest_size=16)
+    named.update(separator.encode())
+    self.identity = named.hexdigest()
+    self.content = content
+    # Ids may have gaps, so their number is not one more than the largest.
+    largest = max(self._inner.get_vocab(with_added_tokens=True).values())
+    found = self._inner.token_to_id(separator) if separator else largest + 1
+    if found is None:
+      raise ValueError(
+        f"{path!r} has no token {separator!r}: check --separator"
+      )
+    self.separator = found
+    self.vocab_size = max(largest, found) + 1
+    self._is_bytes = "ByteLevel" in json.dumps(decoder)
+
+  def encode(self, content: bytes) -> list[int]:
+    """Returns the separator and the tokens of a document."""
+    try:
+      text = content.decode()
+    except UnicodeDecodeError as error:
+      raise ValueError(
+        f"is not text in UTF-8 (byte {error.start}): convert it, or use bytes"
+        " as tokens"
+      ) from error
+    inner = self._inner.encode(text, add_special_tokens=False)
+    return [self.separator, *inner.ids]
+
+  def encode_array(self, content: bytes) -> np.ndarray:
+    """Returns what `encode` does, as an array."""
+    return np.array(self.encode(content), np.int64)
+
+  def decode(self, tokens: Iterable[int]) -> bytes:
+    """Returns the content of tokens, one by one; separators leave nothing."""
+    return b"".join(
+      self._bytes(int(token)) for token in tokens if token != self.separator
+    )
+
+  def _bytes(self, token: int) -> bytes:
+    piece = self._inner.id_to_token(token) or ""
+    if self._is_bytes:
+      # A token may be a part of a character, which only bytes can express.
+      known = [_BYTE_OF.get(letter) for letter in piece]
+      if None not in known:
+        return bytes(known)  # type: ignore[arg-type]
+    found = re.fullmatch(r"<0x([0-9A-F]{2})>", piece)
+    if found:
+      return bytes([int(found[1], 16)])
+    return piece.replace("▁", " ").encode()
+
+
+def _byte_of() -> dict[str, int]:
+  """Returns the bytes that byte-level tokenizers write as letters.
+
+  Printable bytes stand for themselves, the others for the letters from 256 on
+  (Radford et al., 2019, "Language Models are Unsupervised Multitask Learners";
+  `bytes_to_unicode` of its code).
+  """
+  plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
+  others = [byte for byte in range(256) if byte not in plain]
+  table = {chr(byte): byte for byte in plain}
+  return table | {chr(256 + i): byte for i, byte in enumerate(others)}
+
+
+_BYTE_OF = _byte_of()
+
+
+def load(path: str, separator: str = "") -> Any:
+  """Returns a tokenizer.
+
+  Args:
+    path: A `tokenizer.json`, or "" for bytes.
+    separator: See `FileTokenizer`.
+
+  Raises:
+    ValueError: See `FileTokenizer`; or bytes are given a separator.
+  """
+  if path:
+    return FileTokenizer(path, separator)
+  if separator:
+    raise ValueError(
+      "bytes as tokens have their own separator, 256: leave out --separator,"
+      " or give --tokenizer"
+    )
+  return Bytes()
