@@ -117,8 +117,8 @@ def layerwise(
     inner: A transformation whose state has the same structure for every array.
   """
   one = jax.ShapeDtypeStruct((), jnp.float32)
-  kind = jax.tree.structure(jax.eval_shape(inner.init, one))
-  both = jax.tree.structure((0, kind.unflatten([0] * kind.num_leaves)))
+  shapes = jax.eval_shape(inner.init, one)
+  kind, both = jax.tree.structure(shapes), jax.tree.structure((0, shapes))
 
   def lifted(keys: tuple[Any, ...], function: Any) -> Any:
     return jax.vmap(function) if is_stacked(path_of(keys)) else function
@@ -169,12 +169,12 @@ class Averaged(NamedTuple):
   Attributes:
     inner: State of the transformation inside.
     average: Average of the parameters, in float32 or wider.
-    count: Updates so far, int32.
+    seen: Updates so far, int32.
   """
 
   inner: Any
   average: Any
-  count: jax.Array
+  seen: jax.Array
 
 
 def average_params(
@@ -198,9 +198,9 @@ def average_params(
     updates: Any, state: Averaged, params: Any = None, **extra: Any
   ) -> tuple[Any, Averaged]:
     updates, inside = inner.update(updates, state.inner, params, **extra)
-    count = state.count + 1
-    seen = count.astype(jnp.float32)
-    weight = 1.0 - jnp.minimum(decay, (1.0 + seen) / (10.0 + seen))
+    seen = state.seen + 1
+    n = seen.astype(jnp.float32)
+    weight = 1.0 - jnp.minimum(decay, (1.0 + n) / (10.0 + n))
 
     def moved(average: jax.Array, param: jax.Array) -> jax.Array:
       own = param.astype(average.dtype)
@@ -208,7 +208,7 @@ def average_params(
 
     new = optax.apply_updates(params, updates)
     average = jax.tree.map(moved, state.average, new)
-    return updates, Averaged(inside, average, count)
+    return updates, Averaged(inside, average, seen)
 
   return optax.GradientTransformationExtraArgs(init, update)
 

@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec
 
 from jaxmodels.models import LanguageModel
 from tests.train import tiny
-from train import checkpoint, evaluate
+from train import checkpoint, evaluate, generate
 from train.command import main_with_errors
 from train.config import (
   SGD,
@@ -22,6 +22,7 @@ from train.config import (
   Lion,
   Mesh,
   Muon,
+  Sample,
   ScheduleFreeAdamW,
 )
 from train.data import Batches
@@ -185,6 +186,11 @@ def test_a_run_resumes_bit_for_bit_and_is_evaluated_alike(
   found = saved_params(config, states[0])
   for a, b in zip(*map(jax.tree.leaves, (found, result.params)), strict=True):
     np.testing.assert_array_equal(a, b)
+  words = (f"--workdir={whole}", "--prompt=a", "--length=9", "--temperature=0")
+  assert main_with_errors(generate._run, (*words, "--trust=" + __name__)) == 0
+  sample = Sample(length=9, temperature=0.0)
+  wanted = "".join(generate.continuation(config, found, b"a", sample))
+  assert capfd.readouterr().out == wanted + "\n"
   own = jax.tree.leaves(states[0]["params"])
   is_own = all(map(np.array_equal, jax.tree.leaves(found), own))
   assert is_own == (averaging_state(made(config)) is None)
