@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxmodels.mixers import MIXERS
 from jaxmodels.models import LanguageModel
-from train.config import Optimizer
+from train.config import AdamW
 from train.optimizer import make_optimizer, schedule
 from train.state import init_state
 from train.step import Learner, train_step
@@ -78,9 +78,9 @@ class Training(NamedTuple):
 
 def training(lm: nn.Module, batch: int, length: int) -> Training:
   """The trainer's step with AdamW."""
-  config = Optimizer()
-  rate = schedule(config, 1000)
-  learner = Learner(lm, make_optimizer(config, rate), rate)
+  config, steps = AdamW(), 1000
+  optimizer = make_optimizer(config, steps)
+  learner = Learner(lm, optimizer, schedule(config, steps))
   initial = functools.partial(init_state, lm, learner.optimizer, 0, length)
   tokens = jax.ShapeDtypeStruct((batch, length), jnp.int32)
   batches = {

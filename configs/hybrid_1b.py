@@ -12,7 +12,7 @@ Its 8.7e15 model flops take 0.17 s at the chips' peak; the compiler expects
 import jax.numpy as jnp
 
 from jaxmodels.models import LanguageModel
-from train.config import Config, Mesh, Optimizer
+from train.config import AdamW, Config, Mesh
 from train.data import Text
 
 
@@ -34,7 +34,7 @@ def get_config() -> Config:
       dtype=jnp.bfloat16,
     ),
     data=Text(length=32_768),
-    optimizer=Optimizer(learning_rate=3e-4, warmup_steps=1000),
+    optimizer=AdamW(learning_rate=3e-4, warmup_steps=1000),
     steps=100_000,
     batch_size=32,
     mesh=Mesh(fsdp=-1, sequence=8),

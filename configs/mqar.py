@@ -7,7 +7,7 @@ cores.
 """
 
 from jaxmodels.models import LanguageModel
-from train.config import Config, Optimizer, Sample
+from train.config import AdamW, Config, Sample
 from train.data import Mqar
 
 
@@ -23,7 +23,7 @@ def get_config() -> Config:
       mlp="none",
     ),
     data=Mqar(length=64, vocab_size=256, num_pairs=8, train_examples=40_000),
-    optimizer=Optimizer(learning_rate=5e-3, warmup_steps=50),
+    optimizer=AdamW(learning_rate=5e-3, warmup_steps=50),
     batch_size=64,
     steps=1000,
     eval_every=250,

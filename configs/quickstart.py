@@ -7,7 +7,7 @@ unigram model 4.64, after two to four minutes on two cores.
 """
 
 from jaxmodels.models import LanguageModel
-from train.config import Config, Optimizer, Sample
+from train.config import AdamW, Config, Sample
 from train.data import Text
 
 
@@ -22,7 +22,7 @@ def get_config() -> Config:
       mixer_options={"gated_deltanet": {"heads": 2}, "gla": {"heads": 2}},
     ),
     data=Text(length=256, held_out_bytes=200_000),
-    optimizer=Optimizer(learning_rate=4e-3, warmup_steps=40),
+    optimizer=AdamW(learning_rate=4e-3, warmup_steps=40),
     batch_size=16,
     steps=320,
     eval_every=160,

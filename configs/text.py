@@ -8,7 +8,7 @@ measured before DeltaNet divided its queries by sqrt(K).
 """
 
 from jaxmodels.models import LanguageModel
-from train.config import Config, Optimizer, Sample
+from train.config import AdamW, Config, Sample
 from train.data import Text
 
 
@@ -27,7 +27,7 @@ def get_config() -> Config:
       },
     ),
     data=Text(length=512),
-    optimizer=Optimizer(learning_rate=3e-3, warmup_steps=100),
+    optimizer=AdamW(learning_rate=3e-3, warmup_steps=100),
     batch_size=8,
     steps=1000,
     eval_every=500,

@@ -22,7 +22,7 @@ from train.devices import processes
 from train.devices.strategy import Strategy, make_strategy
 from train.errors import NonFiniteError
 from train.files import paths
-from train.setup import make_learner, open_split, read_only
+from train.setup import make_learner, open_split, read_only, saved_params
 from train.state import TrainState
 from train.step import means
 from train.streams import emit
@@ -99,7 +99,7 @@ def _run(argv: Sequence[str]) -> int:
   dataset = open_split(read_only(config.data), options.split)
   state = TrainState(
     step=snapshot.state["step"],
-    params=snapshot.state["params"],
+    params=saved_params(config, snapshot.state),
     opt_state=(),
     rng=snapshot.state["rng"],
     stopped=snapshot.state["stopped"],

@@ -36,7 +36,7 @@ from train.data import Codec
 from train.devices import processes
 from train.errors import UserError, one_line, reason
 from train.files import paths
-from train.setup import open_codec
+from train.setup import open_codec, saved_params
 from train.streams import emit
 
 
@@ -265,7 +265,7 @@ def _run(argv: Sequence[str]) -> int:
   beside = snapshot.config.get("$data")
   pieces = continuation(
     config,
-    snapshot.state["params"],
+    saved_params(config, snapshot.state),
     prompt,
     sample,
     options.seed,

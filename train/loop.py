@@ -32,7 +32,7 @@ from jaxmodels.models.model_flops import share_of_peak
 from train import checkpoint, files
 from train.checkpoint import Checkpoints, Snapshot
 from train.command import warn
-from train.config import Config, Mesh, idle_line, validate
+from train.config import Config, Mesh, Optimizer, idle_line, validate
 from train.data import Batches, baselines
 from train.data.prefetch import Placed, Prefetched
 from train.devices import processes
@@ -43,7 +43,7 @@ from train.files import lock
 from train.metrics import MetricsWriter, NoWriter
 from train.parameters import parameter_table
 from train.profile import Profiler
-from train.setup import Prepared, make_workdir, prepare
+from train.setup import Prepared, make_workdir, prepare, saved_params
 
 _FIRST = ("loss", "bits_per_token", "accuracy")
 
@@ -54,8 +54,8 @@ class Result:
 
   Attributes:
     step: Updates done.
-    params: The parameters, as numpy arrays; None if a signal ended the run,
-      and in processes other than the first.
+    params: The parameters for evaluation, as numpy arrays; None if a signal
+      ended the run, and in processes other than the first.
     metrics: Validation metrics of the last state; empty if a signal ended
       the run.
     baselines: Results of simple methods on the same data, in bits.
@@ -198,7 +198,7 @@ class _Loop:
     if stop.signal is None and processes.is_first():
       # Devices of other processes may hold some of the parameters.
       saved = checkpoint.load(self._workdir, str(self._step), warn)
-      params = saved.state["params"]
+      params = saved_params(self._config, saved.state)
     return Result(self._step, params, metrics, reference, stop.signal)
 
   def _dispatch(self) -> _Pending:
@@ -255,11 +255,7 @@ class _Loop:
     if all(map(math.isfinite, values.values())):
       found += ", but something in the optimizer's state"
     elif math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"]):
-      settings = self._config.optimizer
-      found += (
-        f" (config.optimizer.learning_rate is {settings.learning_rate},"
-        f" weight_decay {settings.weight_decay})"
-      )
+      found += _settings(self._config.optimizer)
     raise NonFiniteError(f"step {pending.step} is not finite: {found}; {where}")
 
   def _warn_of_no_gradient(
@@ -408,6 +404,16 @@ def run(
         f"{name}: saved step {result.step}; the same command resumes there"
       )
   return result
+
+
+def _settings(optimizer: Any) -> str:
+  """Names the settings that most often make an update infinite."""
+  if not isinstance(optimizer, Optimizer):
+    return ""
+  return (
+    f" (config.optimizer.learning_rate is {optimizer.learning_rate},"
+    f" weight_decay {optimizer.weight_decay})"
+  )
 
 
 def _writer(config: Config, workdir: str) -> MetricsWriter | NoWriter:

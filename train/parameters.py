@@ -1,4 +1,4 @@
-"""The table of a model's parameters."""
+"""Paths and ranks of a model's parameters, and their table."""
 
 import math
 import re
@@ -7,9 +7,27 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+# Paths inside a scan over layers, whose parameters have a layer axis in front.
+STACKED = r"(^|/)repeats/"
+
 # A table of more parameters than this shows repeated layers once.
 _LONG = 40
 _WIDTH = 100
+
+
+def path_of(keys: tuple[Any, ...]) -> str:
+  """Returns the path of a leaf of a pytree: names joined by slashes."""
+  return jax.tree_util.keystr(keys, simple=True, separator="/")
+
+
+def is_stacked(path: str) -> bool:
+  """Says whether a parameter has an axis of layers in front."""
+  return re.search(STACKED, path) is not None
+
+
+def rank(path: str, shape: tuple[int, ...]) -> int:
+  """Returns the number of axes of a parameter, without that of the layers."""
+  return len(shape) - is_stacked(path)
 
 
 class _Row(NamedTuple):

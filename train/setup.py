@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from flax import serialization
 
 from train import checkpoint, files
 from train.config import Config, Mesh, serialize, validate
@@ -16,7 +17,12 @@ from train.devices.mesh import check_pieces
 from train.devices.strategy import Strategy, make_strategy
 from train.errors import UserError, described, is_disk_full, one_line
 from train.metrics import FILE_NAME
-from train.optimizer import make_optimizer, schedule
+from train.optimizer import (
+  averaging_state,
+  evaluation_params,
+  make_optimizer,
+  schedule,
+)
 from train.state import TrainState, initial_state
 from train.step import Learner
 
@@ -112,9 +118,34 @@ def open_codec(data: Any, vocab_size: object = None) -> Codec:
 
 def make_learner(config: Config) -> Learner:
   """Returns the model, optimizer and schedule of a config."""
+  optimizer = make_optimizer(config.optimizer, config.steps)
   rate = schedule(config.optimizer, config.steps)
-  optimizer = make_optimizer(config.optimizer, rate)
   return Learner(config.model, optimizer, rate, config.accumulation)
+
+
+def saved_params(config: Config, state: Mapping[str, Any]) -> Any:
+  """Returns the parameters for evaluation from the state of a checkpoint.
+
+  Args:
+    config: The config of the checkpoint.
+    state: Its state, nested dictionaries of arrays.
+
+  Raises:
+    UserError: The state is not that of the optimizer of the config.
+  """
+  params = state["params"]
+  try:
+    optimizer = make_optimizer(config.optimizer, config.steps)
+    shapes = jax.eval_shape(optimizer.init, params)
+    if averaging_state(shapes) is None:
+      return params
+    found = serialization.from_state_dict(shapes, state["opt_state"])
+    return jax.device_get(evaluation_params(found, params))
+  # What a checkpoint holds is not known; the optimizer may be the user's own.
+  except Exception as error:
+    raise UserError(
+      f"the optimizer state does not fit config.optimizer: {described(error)}"
+    ) from error
 
 
 def new_state(
@@ -306,7 +337,8 @@ def _refuse_changes(
   `steps` may change only where the schedule does not depend on it.
   """
   free = FREE
-  if config.optimizer.decay_steps is not None:
+  depends = getattr(config.optimizer, "depends_on_steps", None)
+  if depends is not None and not depends():
     free = (*free, "config.steps")
   changes = [
     f"{key} was {old!r} and is {new!r}"

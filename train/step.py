@@ -32,7 +32,7 @@ class Learner(NamedTuple):
   Attributes:
     model: A module with the call of `LanguageModel`.
     optimizer: The optimizer of its parameters.
-    schedule: The learning rate by step.
+    schedule: The learning rate by step; None if it is not known.
     accumulation: Microbatches per update.
     spread: Maps a function of parameters, a batch and possibly more over
       devices; the function returns sums over the tokens of the batch. The
@@ -42,7 +42,7 @@ class Learner(NamedTuple):
 
   model: nn.Module
   optimizer: optax.GradientTransformation
-  schedule: optax.Schedule
+  schedule: optax.Schedule | None
   accumulation: int = 1
   spread: Callable[[Callable[..., Any]], Callable[..., Any]] = identity
   axes: tuple[str, ...] = ()
@@ -198,15 +198,24 @@ def train_step(
   rng = jax.random.fold_in(rng, state.step)
   if axis_name is not None:
     rng = jax.random.fold_in(rng, jax.lax.axis_index(axis_name))
-  with jax.named_scope("gradient"):
-    grads, sums = _gradients(learner, state.params, batch, rng)
+
+  def gradients(params: Any) -> tuple[Any, dict[str, jax.Array]]:
+    grads, sums = _gradients(learner, params, batch, rng)
     if axis_name is not None:
       grads, sums = jax.lax.psum((grads, sums), axis_name)
     scale = _inverse(sums["weight"])
-    grads = jax.tree.map(lambda g: g * scale.astype(g.dtype), grads)
+    return jax.tree.map(lambda g: g * scale.astype(g.dtype), grads), sums
+
+  with jax.named_scope("gradient"):
+    grads, sums = gradients(state.params)
   with jax.named_scope("optimizer"):
-    updates, opt_state = learner.optimizer.update(
-      grads, state.opt_state, state.params
+    optimizer = optax.with_extra_args_support(learner.optimizer)
+    updates, opt_state = optimizer.update(
+      grads,
+      state.opt_state,
+      state.params,
+      # For an optimizer that takes gradients at other parameters too.
+      grad_fn=lambda params, _: gradients(params)[0],
     )
     params = optax.apply_updates(state.params, updates)
   with jax.named_scope("metrics"):
@@ -216,7 +225,8 @@ def train_step(
     metrics["grad_norm"] = norm(grads)
     metrics["update_norm"] = norm(updates)
     metrics["param_norm"] = norm(params)
-    metrics["learning_rate"] = learner.schedule(state.step)
+    if learner.schedule is not None:
+      metrics["learning_rate"] = learner.schedule(state.step)
     finite = jnp.isfinite(zero_if_finite(opt_state))
     for name in ("loss", "grad_norm", "update_norm", "param_norm"):
       finite &= jnp.isfinite(metrics[name])

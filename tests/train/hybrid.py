@@ -2,7 +2,7 @@
 
 from jaxmodels.models import LanguageModel
 from tests.train import tiny
-from train.config import Config, Optimizer, Sample
+from train.config import AdamW, Config, Cosine, Sample
 
 
 def get_config():
@@ -15,7 +15,9 @@ def get_config():
       tiny.VOCAB, 16, len(options), tuple(options), options, mlp="mlp"
     ),
     data=tiny.Data(length=16, document=7),
-    optimizer=Optimizer(learning_rate=0.01, warmup_steps=4, decay_steps=20),
+    optimizer=AdamW(
+      learning_rate=0.01, warmup_steps=4, schedule=Cosine(end_step=20)
+    ),
     steps=8,
     batch_size=8,
     log_every=1,

@@ -10,7 +10,7 @@ import pytest
 
 from tests.train import tiny
 from train import loop, setup
-from train.config import Mesh
+from train.config import Cosine, Mesh
 from train.data import Batches
 from train.devices import strategy
 from train.devices.strategy import Strategy, make_strategy
@@ -29,7 +29,9 @@ def configured(name, **changes):
   config = tiny.get_config()
   changes = {**STRATEGIES[name], **changes}
   # With a schedule of its own a run can be made longer.
-  optimizer = dataclasses.replace(config.optimizer, decay_steps=20)
+  optimizer = dataclasses.replace(
+    config.optimizer, schedule=Cosine(end_step=20)
+  )
   return dataclasses.replace(config, optimizer=optimizer, **changes)
 
 

@@ -17,7 +17,7 @@ from train import __main__ as command
 from train import checkpoint, loop
 from train import step as pure_step
 from train.command import main_with_errors
-from train.config import Optimizer
+from train.config import AdamW, Cosine
 from train.data import Batches
 from train.errors import NonFiniteError, UserError
 from train.loop import run
@@ -203,7 +203,9 @@ def test_a_run_with_its_own_schedule_can_be_extended(tmp_path):
   config = dataclasses.replace(
     config,
     steps=2,
-    optimizer=dataclasses.replace(config.optimizer, decay_steps=10),
+    optimizer=dataclasses.replace(
+      config.optimizer, schedule=Cosine(end_step=10)
+    ),
   )
   longer = dataclasses.replace(config, steps=3)
   run(config, str(tmp_path / "cut"))
@@ -456,7 +458,7 @@ def test_a_failed_step_is_saved_through_no_link(tmp_path):
   (workdir / "failed-step-1.npz").symlink_to(outside)
   config = dataclasses.replace(
     tiny.get_config(),
-    optimizer=Optimizer(weight_decay=3e38, learning_rate=100.0, warmup_steps=0),
+    optimizer=AdamW(weight_decay=3e38, learning_rate=100.0, warmup_steps=0),
   )
   with pytest.raises(NonFiniteError, match="step 1 is not finite"):
     run(config, str(workdir))

@@ -11,7 +11,7 @@ import pytest
 from tests.train import hybrid, tiny
 from train import __main__ as command
 from train.command import main_with_errors
-from train.config import serialize
+from train.config import Cosine, serialize
 from train.data import Text, digest
 from train.errors import UserError
 from train.loop import run
@@ -55,7 +55,9 @@ def begun(tmp_path_factory):
   config = dataclasses.replace(
     config,
     data=Text(length=12, path=str(root / "corpus"), held_out=0.3),
-    optimizer=dataclasses.replace(config.optimizer, decay_steps=12),
+    optimizer=dataclasses.replace(
+      config.optimizer, schedule=Cosine(end_step=12)
+    ),
     steps=2,
   )
   run(config, str(root / "run"))

@@ -11,10 +11,10 @@ import pytest
 
 from jaxmodels.models import LanguageModel
 from tests.train import tiny
-from train.config import Optimizer
+from train.config import AdamW
 from train.data import Batches
 from train.norm import norm, zero_if_finite
-from train.optimizer import decay_mask, make_optimizer, schedule
+from train.optimizer import make_optimizer
 from train.setup import make_learner
 from train.state import init_state
 from train.step import eval_step, means, train_step
@@ -144,7 +144,7 @@ def assert_stops(learner, state, batch):
 
 
 def test_an_update_that_overflows_is_not_applied():
-  decay = Optimizer(weight_decay=math.inf, warmup_steps=0)
+  decay = AdamW(weight_decay=math.inf, warmup_steps=0)
   metrics = assert_stops(*setup(optimizer=decay))
   assert np.isinf(metrics["update_norm"]) and np.isinf(metrics["param_norm"])
 
@@ -172,9 +172,7 @@ def test_an_optimizer_state_that_overflows_is_not_applied():
 def test_norms_and_clipping_do_not_overflow_in_float16():
   grads = {"x": jnp.full(4, 300, jnp.float16), "y": jnp.float16(800)}
   np.testing.assert_allclose(norm(grads), 1000.0)
-  optimizer = make_optimizer(
-    Optimizer(clip=1.0, warmup_steps=0, epsilon=1e-3), lambda count: 1.0
-  )
+  optimizer = make_optimizer(AdamW(warmup_steps=0, epsilon=1e-3), 1)
   _, state = optimizer.update(grads, optimizer.init(grads), grads)
   (mu,) = [
     leaf
@@ -258,45 +256,8 @@ def test_a_trace_of_a_step_names_its_phases_layers_and_ops():
       assert any(part in path for path in own), (back, part)
 
 
-def test_schedule_rises_to_the_top_and_falls_to_the_floor():
-  config = Optimizer(learning_rate=0.5, warmup_steps=4, floor=0.1)
-  rate = schedule(config, 20)
-  np.testing.assert_allclose(
-    [rate(i) for i in range(4)], [0.125, 0.25, 0.375, 0.5], rtol=1e-6
-  )
-  middle = 0.05 + 0.45 * 0.5 * (1 + math.cos(math.pi * 8 / 16))
-  np.testing.assert_allclose(rate(11), middle, rtol=1e-6)
-  np.testing.assert_allclose(rate(19), 0.05, rtol=1e-6)
-  np.testing.assert_allclose(rate(500), 0.05, rtol=1e-6)
-  longer = schedule(dataclasses.replace(config, decay_steps=20), 1000)
-  np.testing.assert_allclose(longer(11), middle, rtol=1e-6)
-  short = schedule(config, 2)
-  assert np.isfinite([short(i) for i in range(3)]).all()
-
-
-def test_only_named_matrices_decay():
-  params = {
-    "embed": {"embedding": jnp.ones((3, 2))},
-    "layers": {
-      "dense": {"kernel": jnp.ones((4, 2, 2)), "bias": jnp.ones((4, 2))},
-      "norm": {"scale": jnp.ones((4, 2))},
-      "mixer": {"log_decay": jnp.ones((4, 2)), "kernel": jnp.ones(2)},
-    },
-  }
-  mask = decay_mask(params, ("kernel",))
-  assert mask["layers"]["dense"] == {"kernel": True, "bias": False}
-  assert mask["layers"]["mixer"] == {"log_decay": False, "kernel": False}
-  assert not mask["embed"]["embedding"] and not mask["layers"]["norm"]["scale"]
-  config = Optimizer(learning_rate=1.0, warmup_steps=0, weight_decay=0.25)
-  optimizer = make_optimizer(config, lambda count: 0.5)
-  zeros = jax.tree.map(jnp.zeros_like, params)
-  updates, _ = optimizer.update(zeros, optimizer.init(params), params)
-  np.testing.assert_allclose(updates["layers"]["dense"]["kernel"], -0.125)
-  np.testing.assert_array_equal(updates["embed"]["embedding"], 0.0)
-
-
 def test_clipping_bounds_what_the_optimizer_sees():
-  learner, state, batch = setup(optimizer=Optimizer(clip=1e-3, warmup_steps=0))
+  learner, state, batch = setup(optimizer=AdamW(clip=1e-3, warmup_steps=0))
   after, metrics = compiled(learner)(state, batch)
   assert metrics["grad_norm"] > 0.1
   mu = [

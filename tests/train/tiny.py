@@ -13,7 +13,7 @@ import numpy as np
 from flax import linen as nn
 
 from jaxmodels.ops.engine import checks
-from train.config import Config, Optimizer, Sample
+from train.config import AdamW, Config, Sample
 
 VOCAB = 258
 
@@ -136,7 +136,7 @@ def get_config():
   return Config(
     model=Model(),
     data=Data(),
-    optimizer=Optimizer(learning_rate=0.01, warmup_steps=4),
+    optimizer=AdamW(learning_rate=0.01, warmup_steps=4),
     steps=12,
     batch_size=8,
     log_every=1,

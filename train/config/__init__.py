@@ -1,5 +1,23 @@
 """The config of a run: its fields, its command line, its saved form."""
 
+from train.config.groups import STATE_SPACE, Group
+from train.config.optimizers import (
+  SGD,
+  Adafactor,
+  AdamW,
+  Lion,
+  Muon,
+  Optimizer,
+  ScheduleFreeAdamW,
+)
+from train.config.schedules import (
+  Constant,
+  Cosine,
+  InverseSquareRoot,
+  Linear,
+  Schedule,
+  WarmupStableDecay,
+)
 from train.config.schema import (
   BEST_METRICS,
   MOST,
@@ -7,7 +25,6 @@ from train.config.schema import (
   STRATEGIES,
   Config,
   Mesh,
-  Optimizer,
   Sample,
   check_sample,
   check_types,
@@ -20,11 +37,25 @@ __all__ = [
   "BEST_METRICS",
   "MOST",
   "MOST_SEED",
+  "SGD",
+  "STATE_SPACE",
   "STRATEGIES",
+  "Adafactor",
+  "AdamW",
   "Config",
+  "Constant",
+  "Cosine",
+  "Group",
+  "InverseSquareRoot",
+  "Linear",
+  "Lion",
   "Mesh",
+  "Muon",
   "Optimizer",
   "Sample",
+  "Schedule",
+  "ScheduleFreeAdamW",
+  "WarmupStableDecay",
   "check_sample",
   "check_types",
   "idle_line",

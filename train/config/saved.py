@@ -33,4 +33,7 @@ def read_config(document: Any, trusted: Collection[str] = ()) -> Config:
   if not hasattr(config.data, "open"):
     kind = type(config.data).__name__
     raise UserError(f"the data of the saved config are of type {kind}")
+  if not hasattr(config.optimizer, "transformation"):
+    kind = type(config.optimizer).__name__
+    raise UserError(f"the optimizer of the saved config is of type {kind}")
   return config

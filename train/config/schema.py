@@ -12,52 +12,22 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 
 from train.config import serialize, typed
+from train.config.checks import (
+  LEAST,
+  MOST,
+  MOST_SEED,
+  as_float32,
+  is_count,
+)
+from train.config.checks import require as _check
+from train.config.optimizers import AdamW, Optimizer
 from train.errors import UserError, shown
 
 STRATEGIES = ("jit", "pmap")
 BEST_METRICS = {"loss": min, "bits_per_token": min, "accuracy": max}
-# Steps are counted, and tokens numbered, in int32.
-MOST = 2**31 - 1
-# A key of JAX is made of 32 bits; of a larger seed it would drop the rest.
-MOST_SEED = 2**32 - 1
-# Smaller numbers are 0 on most devices.
-_LEAST = float(np.finfo(np.float32).tiny)
-
-
-@dataclasses.dataclass(frozen=True)
-class Optimizer:
-  """AdamW with a linear warm-up, a cosine to a floor, and clipping.
-
-  Attributes:
-    learning_rate: The highest rate, at the end of the warm-up.
-    warmup_steps: Steps of the linear rise from 0.
-    decay_steps: The step at which the cosine reaches its floor; None for the
-      last step of the run. Give a number to be able to extend a run.
-    floor: The last rate as a share of the highest.
-    b1: Decay of the first moment.
-    b2: Decay of the second moment.
-    epsilon: Added to the root of the second moment.
-    weight_decay: Decoupled decay, scaled by the rate.
-    decay_names: Parameters that decay, by the last part of their path; those
-      of fewer than two dimensions never do. So norms, biases, embeddings and
-      the decay rates of a recurrence are left alone.
-    clip: The global norm that gradients are scaled down to; None for none.
-  """
-
-  learning_rate: float = 1e-3
-  warmup_steps: int = 100
-  decay_steps: int | None = None
-  floor: float = 0.1
-  b1: float = 0.9
-  b2: float = 0.95
-  epsilon: float = 1e-8
-  weight_decay: float = 0.1
-  decay_names: tuple[str, ...] = ("kernel",)
-  clip: float | None = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +68,8 @@ class Config:
     model: A module with the call of `LanguageModel`; its `dtype` field sets
       the precision of the computation, `param_dtype` that of the parameters.
     data: A dataset of `train.data`, or anything with its `open(split)`.
-    optimizer: The optimizer and its schedule.
+    optimizer: An optimizer of `train.config`, or another frozen dataclass with
+      a method `transformation(steps)` that returns an optax transformation.
     steps: Updates in the run.
     batch_size: Sequences per update, over all devices and microbatches.
     accumulation: Microbatches that an update is summed from.
@@ -118,7 +89,7 @@ class Config:
 
   model: nn.Module
   data: Any
-  optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)
+  optimizer: Any = dataclasses.field(default_factory=AdamW)
   steps: int = 1000
   batch_size: int = 32
   accumulation: int = 1
@@ -135,28 +106,24 @@ class Config:
   debug: bool = False
 
 
-def _check(condition: bool, key: str, value: object, wanted: str) -> None:
-  if not condition:
-    raise UserError(f"config.{key} is {shown(value)}, but must be {wanted}")
-
-
 def check_types(config: Config) -> None:
   """Raises a UserError that names the first field of a wrong type."""
   typed.check(config, "config")
+  optimizer = config.optimizer
+  _check(
+    serialize.is_config(optimizer)
+    and callable(getattr(optimizer, "transformation", None)),
+    "optimizer",
+    optimizer,
+    "one of train.config, such as AdamW(), or another dataclass with"
+    " transformation(steps)",
+  )
+  typed.check(optimizer, "config.optimizer")
   is_open = callable(getattr(config.data, "open", None))
   wanted = "one of train.data, or another object with open(split)"
   _check(
     is_open and not isinstance(config.data, type), "data", config.data, wanted
   )
-
-
-def _as_float32(value: float) -> float:
-  """Returns a number as the devices see it: 1e39 is infinite, 1e-50 is 0."""
-  try:
-    with np.errstate(over="ignore", under="ignore"):
-      return float(np.float32(value))
-  except OverflowError:
-    return math.inf
 
 
 def _is_text(text: str) -> bool:
@@ -166,46 +133,6 @@ def _is_text(text: str) -> bool:
   except UnicodeEncodeError:
     return False
   return True
-
-
-def _is_count(value: int, least: int = 1) -> bool:
-  return least <= value <= MOST
-
-
-def _check_optimizer(optimizer: Optimizer) -> None:
-  def check(condition: bool, key: str, wanted: str) -> None:
-    _check(condition, f"optimizer.{key}", getattr(optimizer, key), wanted)
-
-  def number(key: str) -> float:
-    return _as_float32(getattr(optimizer, key))
-
-  end, clip = optimizer.decay_steps, optimizer.clip
-  real = "more than 0 and finite in float32"
-  for key in ("learning_rate", "epsilon"):
-    check(_LEAST <= number(key) < math.inf, key, real)
-  # An infinite decay is what it says; a number that only float32 makes
-  # infinite is a mistake. The step refuses its update and keeps the state.
-  check(
-    0 <= number("weight_decay") < math.inf
-    or optimizer.weight_decay == math.inf,
-    "weight_decay",
-    "0 or more and finite in float32",
-  )
-  check(
-    clip is None or _LEAST <= number("clip") < math.inf,
-    "clip",
-    f"{real}, or None",
-  )
-  for key in ("b1", "b2"):
-    check(0 <= number(key) < 1, key, "0 or more and less than 1 in float32")
-  check(0 <= optimizer.floor <= 1, "floor", "between 0 and 1")
-  warmup = optimizer.warmup_steps
-  check(_is_count(warmup, 0), "warmup_steps", f"0 to {MOST}")
-  check(
-    end is None or (end > warmup and _is_count(end)),
-    "decay_steps",
-    f"more than warmup_steps and at most {MOST}, or None",
-  )
 
 
 def _check_model(value: Any, prefix: str) -> None:
@@ -327,15 +254,15 @@ def check_sample(sample: Sample, prefix: str = "config.sample.") -> None:
       value = shown(getattr(sample, key))
       raise UserError(f"{prefix}{key} is {value}, but must be {wanted}")
 
-  temperature, top_k = _as_float32(sample.temperature), sample.top_k
+  temperature, top_k = as_float32(sample.temperature), sample.top_k
   check(_is_text(sample.prompt), "prompt", "text that UTF-8 can hold")
-  check(_is_count(sample.length, 0), "length", f"0 to {MOST}")
+  check(is_count(sample.length, 0), "length", f"0 to {MOST}")
   check(
-    sample.temperature == 0 or _LEAST <= temperature < math.inf,
+    sample.temperature == 0 or LEAST <= temperature < math.inf,
     "temperature",
     "0, or more and finite in float32",
   )
-  check(top_k is None or _is_count(top_k), "top_k", f"1 to {MOST}, or None")
+  check(top_k is None or is_count(top_k), "top_k", f"1 to {MOST}, or None")
   check(
     sample.top_p is None or 0 < sample.top_p <= 1,
     "top_p",
@@ -372,16 +299,18 @@ def validate(
   wanted = f"1 to {MOST}"
   for key in (*counts, "checkpoint_every", "keep", "steps"):
     count = getattr(config, key)
-    _check(_is_count(count), key, count, wanted)
+    _check(is_count(count), key, count, wanted)
   batches, seed = config.eval_batches, config.seed
   _check(
-    batches is None or _is_count(batches),
+    batches is None or is_count(batches),
     "eval_batches",
     batches,
     f"{wanted}, or None",
   )
   _check(0 <= seed <= MOST_SEED, "seed", seed, f"0 to {MOST_SEED}")
-  _check_optimizer(config.optimizer)
+  # Another dataclass checks its own fields.
+  if isinstance(config.optimizer, Optimizer):
+    config.optimizer.check()
   _check_model(config.model, "model")
   check_sample(config.sample)
   for key, options in (

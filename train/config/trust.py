@@ -4,8 +4,9 @@ A run directory may come from somebody else. So what its config names is never
 imported or called for that reason alone. It may name
 
 - classes of this project that hold settings and do nothing else: Linen modules
-  of `jaxmodels` and of Flax, the dataclasses of `train.config.schema`, and the
-  data of `train.data`;
+  of `jaxmodels` and of Flax, the dataclasses of a config in `train.config`
+  (`schema`, `optimizers`, `schedules`, `groups`), and the data of
+  `train.data`;
 - classes of the same kinds in modules that the user trusts (`--trust`), or
   whose code the user's own program has imported before;
 - functions, such as an activation, of `jax.nn`, `jax.numpy`, `flax.linen`,
@@ -45,6 +46,10 @@ _MISFITS = (
   NameError,
   TypeError,
   ValueError,
+)
+_CONFIGS = tuple(
+  f"train.config.{name}"
+  for name in ("groups", "optimizers", "schedules", "schema")
 )
 _PURE = ("jaxmodels.layers", "jaxmodels.mixers", "jaxmodels.ops")
 
@@ -124,7 +129,7 @@ def find_class(path: Any, trusted: Collection[str]) -> type:
     UserError: It may not be named, or is not there.
   """
   module, names = _split(path)
-  own = ("jaxmodels", "flax.linen", "train.config.schema", "train.data")
+  own = ("jaxmodels", "flax.linen", "train.data", *_CONFIGS)
   module = _trusted_module(f"class {path!r}", module, own, trusted)
   found = _look_up(path, module, names)
   wanted = f"{module}:{'.'.join(names)}"

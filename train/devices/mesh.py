@@ -19,6 +19,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from train.config import schema
 from train.errors import UserError, one_line
+from train.parameters import is_stacked, path_of
 
 AXES = ("data", "fsdp", "sequence")
 
@@ -28,9 +29,6 @@ BATCH = PartitionSpec(("data", "fsdp"), "sequence")
 # Paths of embeddings and of the output layer. Vocabularies are large and often
 # not divisible, so these are sharded along their channels.
 TABLES = r"(^|/)(table|readout|embedding)$"
-
-# Paths inside a scan over layers, whose parameters have a layer axis in front.
-STACKED = r"(^|/)repeats/"
 
 
 def make_mesh(
@@ -56,11 +54,6 @@ def make_mesh(
   )
 
 
-def _path(keys: tuple[Any, ...]) -> str:
-  """The path of a leaf: names joined by slashes."""
-  return jax.tree_util.keystr(keys, simple=True, separator="/")
-
-
 def partition(
   path: str, shape: tuple[int, ...], sizes: dict[str, int]
 ) -> PartitionSpec:
@@ -78,7 +71,7 @@ def partition(
     every device, and so is what "fsdp" does not divide. Axes in front, such as
     the layers under a scan, are never cut: a scan reads one layer at a time.
   """
-  lead = max(len(shape) - 2, int(re.search(STACKED, path) is not None))
+  lead = max(len(shape) - 2, int(is_stacked(path)))
   if len(shape) - lead < 2:
     return PartitionSpec()
   first = len(shape) - 1 if re.search(TABLES, path) else lead
@@ -101,7 +94,7 @@ def shardings(mesh: jax.sharding.Mesh, state: Any) -> Any:
   """
 
   def place(keys: tuple[Any, ...], leaf: Any) -> NamedSharding:
-    spec = partition(_path(keys), np.shape(leaf), dict(mesh.shape))
+    spec = partition(path_of(keys), np.shape(leaf), dict(mesh.shape))
     return NamedSharding(mesh, spec)
 
   return jax.tree_util.tree_map_with_path(place, state)
@@ -171,7 +164,7 @@ def gather_tables(mesh: jax.sharding.Mesh, tree: Any) -> Any:
   whole = NamedSharding(mesh, PartitionSpec())
 
   def gather(keys: tuple[Any, ...], leaf: Any) -> Any:
-    if re.search(TABLES, _path(keys)):
+    if re.search(TABLES, path_of(keys)):
       return jax.lax.with_sharding_constraint(leaf, whole)
     return leaf
 

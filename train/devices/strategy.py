@@ -34,6 +34,7 @@ from train.devices.mesh import (
   shardings,
 )
 from train.errors import CheckError, one_line
+from train.optimizer import evaluation_params
 from train.state import TrainState
 from train.step import Batch, Learner, eval_step, identity, train_step
 
@@ -73,6 +74,11 @@ class Strategy:
   step: Program
   evaluate: Program
   saved: Callable[[Any], TrainState]
+
+
+def _evaluated(state: TrainState) -> Any:
+  """The parameters that a state is validated with."""
+  return evaluation_params(state.opt_state, state.params)
 
 
 def _on_one(device: Any, shapes: Any) -> Any:
@@ -134,7 +140,7 @@ def _jit(
     return train_step(learner, state, batch)
 
   def evaluate(state: TrainState, batch: Batch) -> Any:
-    return eval_step(learner, state.params, batch)
+    return eval_step(learner, _evaluated(state), batch)
 
   run_step, run_evaluate = _lifted(step, evaluate, debug)
   return Strategy(
@@ -166,7 +172,7 @@ def _over_mesh(
     return place(state), metrics
 
   def evaluate(state: TrainState, batch: Batch) -> Any:
-    return eval_step(learner, state.params, batch)
+    return eval_step(learner, _evaluated(state), batch)
 
   run_step, run_evaluate = _lifted(step, evaluate, debug)
   shares = BatchLayout(mesh)
@@ -234,7 +240,7 @@ def _pmap(
     return train_step(learner, state, batch, "batch")
 
   def evaluate(state: TrainState, batch: Batch) -> Any:
-    return jax.lax.psum(eval_step(learner, state.params, batch), "batch")
+    return jax.lax.psum(eval_step(learner, _evaluated(state), batch), "batch")
 
   def split(batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
     shares = {

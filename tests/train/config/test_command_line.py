@@ -26,7 +26,7 @@ def test_overrides_reach_every_depth_and_keep_their_types():
     "--config.model.mixer_options.sum.num_heads=4",
     "--config.model.dtype=bfloat16",
     "--config.model.mixers=sum,sum,sum",
-    "--config.optimizer.decay_steps=30",
+    "--config.optimizer.schedule.end_step=30",
     "--config.data.infinite=3",
     "--config.debug",
     "--config.sample.prompt=None",
@@ -39,7 +39,7 @@ def test_overrides_reach_every_depth_and_keep_their_types():
   assert config.model.mixer_options["sum"]["decay"] == 0.5
   assert config.model.dtype is jnp.bfloat16
   assert config.model.mixers == ("sum", "sum", "sum")
-  assert config.optimizer.decay_steps == 30
+  assert config.optimizer.schedule.end_step == 30
   assert config.data.infinite == 3
   assert config.debug is True
   # A string is what it says; only an optional key can be None.
@@ -63,7 +63,7 @@ def test_overrides_reach_into_tuples_and_modules():
       "--config.model.mixers.1.1.gate_rank=3",
       "--config.model.mixers.2=kda",
       "--config.model.mlp.hidden=24",
-      "--config.optimizer.decay_names=kernel,memory",
+      "--config.optimizer.decay_paths=*/kernel,*/memory",
     ],
   )
   first, second, third = config.model.mixers
@@ -72,7 +72,7 @@ def test_overrides_reach_into_tuples_and_modules():
   assert second == ("gla", {"heads": 2, "gate_rank": 3})
   assert third == "kda"
   assert config.model.mlp.hidden == 24
-  assert config.optimizer.decay_names == ("kernel", "memory")
+  assert config.optimizer.decay_paths == ("*/kernel", "*/memory")
   # What no word names stays the same object.
   assert config.data is not None and config.mesh == Mesh()
 
@@ -180,7 +180,7 @@ def test_the_last_word_on_an_optional_key_counts():
     ("--config.model.dtype=float33", ["config.model.dtype", "float33"]),
     ("--config.model.mixers=(1,2)", ["config.model.mixers", "tuple of str"]),
     ("--config.steps", ["config.steps", "alue"]),
-    ("--config.optimizer=sgd", ["config.optimizer=sgd", "optimizer.floor,"]),
+    ("--config.optimizer=sgd", ["config.optimizer=sgd", "optimizer.clip,"]),
     ("stray", ["stray"]),
   ],
 )
@@ -246,8 +246,8 @@ def test_json_round_trip_keeps_everything():
     ("--config.strategy=pmpa", "one of jit, pmap"),
     ("--config.best_metric=perplexity", "one of loss"),
     ("--config.eval_batches=0", "config.eval_batches is 0"),
-    ("--config.optimizer.floor=2", "config.optimizer.floor is 2.0"),
-    ("--config.optimizer.decay_steps=3", "more than warmup_steps"),
+    ("--config.optimizer.schedule.floor=2", "optimizer.schedule.floor is 2.0"),
+    ("--config.optimizer.schedule.end_step=3", "more than warmup_steps"),
     ("--config.sample.top_p=0", "config.sample.top_p is 0.0"),
     ("--config.model.vocab_size=256", "at least the 257 tokens"),
   ],

@@ -23,7 +23,7 @@ import dataclasses
 import parts_of_it
 from jaxmodels.mixers import GLA, MIXERS
 from jaxmodels.models import LanguageModel
-from train.config import Config, Optimizer, Sample
+from train.config import AdamW, Config, Cosine, Sample
 from train.data import Text
 
 
@@ -48,7 +48,7 @@ def get_config():
       vocab_size=257, width=parts_of_it.WIDTH, depth=1, mixers=("mine",)
     ),
     data=Text(length=16, path={text!r}),
-    optimizer=Optimizer(warmup_steps=1),
+    optimizer=AdamW(warmup_steps=1),
     steps=1,
     batch_size=2,
     sample=Sample(length=0),
@@ -115,7 +115,7 @@ def test_a_mixer_of_a_config_may_be_a_module_without_a_name(
     f"mixers=(Mine(8), Mine(8, heads=2)), scan_layers={scan_layers}",
   )
   text = text.replace("depth=1", "depth=2").replace(
-    "warmup_steps=1", "warmup_steps=1, decay_steps=5"
+    "warmup_steps=1", "warmup_steps=1, schedule=Cosine(end_step=5)"
   )
   path.write_text(text)
   words = (f"--config={path}", workdir, "--config.model.mixers.0.heads=4")

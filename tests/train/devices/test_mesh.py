@@ -13,7 +13,7 @@ from jaxmodels.models import LanguageModel
 from jaxmodels.ops.engine.platform import trace_for
 from tests.train import tiny
 from train import checkpoint
-from train.config import Mesh
+from train.config import Cosine, Mesh
 from train.data import Batches
 from train.devices.mesh import check_pieces, make_mesh, partition, shardings
 from train.devices.strategy import make_strategy
@@ -120,7 +120,9 @@ def test_every_slice_is_laid_out_along_three_axes(name):
 def test_a_run_goes_on_over_another_mesh(tmp_path):
   meshes = (Mesh(fsdp=4, sequence=2), Mesh(), Mesh(data=2))
   moved, stayed = str(tmp_path / "moved"), str(tmp_path / "stayed")
-  free = dataclasses.replace(tiny.get_config().optimizer, decay_steps=20)
+  free = dataclasses.replace(
+    tiny.get_config().optimizer, schedule=Cosine(end_step=20)
+  )
   for steps, mesh in zip((2, 4, 6), meshes, strict=True):
     config = configured(steps=steps, mesh=mesh, optimizer=free)
     run(config, moved)

@@ -12,7 +12,15 @@ from jaxmodels.models import LanguageModel
 from jaxmodels.ops.engine.platform import trace_for
 from tests.train import tiny
 from train.command import main_with_errors
-from train.config import Mesh, command_line, overrides
+from train.config import (
+  SGD,
+  AdamW,
+  Mesh,
+  Muon,
+  ScheduleFreeAdamW,
+  command_line,
+  overrides,
+)
 from train.devices.strategy import make_strategy
 from train.plan import __main__ as plan
 from train.plan import compile
@@ -33,6 +41,29 @@ def compiling(*arguments):
 
 def command(*words):
   return main_with_errors(plan._run, words)
+
+
+# Bytes of the optimizer per parameter: of a matrix, and of the others.
+OPTIMIZERS = {
+  "sgd": (SGD(), 4, 4),
+  "muon": (Muon(), 4, 8),
+  "average": (AdamW(ema=0.9, sam_radius=0.1), 12, 12),
+  "schedule_free": (ScheduleFreeAdamW(noise=0.1), 8, 8),
+}
+
+
+@pytest.mark.tpu_aot
+@pytest.mark.skipif(not chips.is_there(), reason=chips.MISSING)
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_the_memory_of_an_optimizer(name):
+  optimizer, matrix, other = OPTIMIZERS[name]
+  config = dataclasses.replace(tiny.get_config(), optimizer=optimizer)
+  found = compile.plan(config, "v5e:2x2")
+  assert found.fits and found.flops.program
+  kernel = 8 * tiny.VOCAB
+  wanted = matrix * kernel + other * (found.parameters - kernel)
+  # Beside it are only counters and keys.
+  assert wanted < found.memory.optimizer < wanted + 100
 
 
 # What a sequence cut over chips costs.

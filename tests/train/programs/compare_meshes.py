@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxmodels.models import LanguageModel
 from tests.train import tiny
-from train.config import Config, Mesh, Optimizer, layout
+from train.config import AdamW, Config, Mesh, layout
 from train.data import Batches
 from train.devices.strategy import make_strategy
 from train.setup import make_learner
@@ -44,7 +44,7 @@ def get_config():
       tiny.VOCAB, 16, len(MIXERS), MIXERS, options, mlp="none"
     ),
     data=tiny.Data(length=LENGTH, document=13),
-    optimizer=Optimizer(learning_rate=1e-3, warmup_steps=4),
+    optimizer=AdamW(learning_rate=1e-3, warmup_steps=4),
     steps=STEPS,
     batch_size=8,
   )
