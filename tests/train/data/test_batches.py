@@ -177,9 +177,9 @@ def test_one_pass_ends_at_the_number_of_examples():
   ("settings", "message"),
   [
     ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
-    ({"rows": []}, r"rows must be some of \[0, 4\), got \[\]"),
-    ({"rows": [2, 4]}, r"rows must be some of \[0, 4\), got \[2, 4\]"),
-    ({"rows": [-1]}, r"rows must be some of \[0, 4\), got \[-1\]"),
+    ({"rows": []}, r"rows must be one or more of \[0, 4\), got \[\]"),
+    ({"rows": [2, 4]}, r"rows must be one or more of \[0, 4\), got \[2, 4\]"),
+    ({"rows": [-1]}, r"rows must be one or more of \[0, 4\), got \[-1\]"),
     ({"position": -1}, "position must be at least 0, got -1"),
     ({"seed": -1}, "seed must be at least 0, got -1"),
     ({"dataset": Numbers(0)}, "no example"),

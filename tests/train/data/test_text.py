@@ -81,7 +81,7 @@ def test_rows_begin_where_the_last_ended():
 def test_there_is_no_row_after_the_last():
   dataset = PackedBytes(DOCUMENTS, 4)
   for index in (len(dataset), -1):
-    with pytest.raises(IndexError, match=rf"example {index} of"):
+    with pytest.raises(IndexError, match=rf"no example {index} in"):
       dataset[index]
 
 
@@ -198,7 +198,7 @@ def test_only_fitting_files_are_taken(tmp_path):
   ("settings", "message"),
   [
     ({"path": "{}/nowhere"}, "no file or folder '.*nowhere'.*path"),
-    ({"path": "{}/empty"}, "no file in '.*empty'.*path.*pattern"),
+    ({"path": "{}/empty"}, "empty' holds no file that matches.*path.*pattern"),
     ({"path": "{}", "pattern": "*.zig"}, r"matches '\*.zig'"),
     ({"path": "{}/one"}, "one byte.*path"),
     ({"length": 0}, "length must be at least 1, got 0"),
@@ -334,7 +334,7 @@ def test_a_file_that_cannot_be_opened_is_named(
 
 def test_a_link_to_nothing_is_named(corpus_of_three):
   (corpus_of_three / "d.txt").symlink_to("nowhere")
-  with pytest.raises(ValueError, match=r"d\.txt' .*mend the link"):
+  with pytest.raises(ValueError, match=r"d\.txt' .*fix the link"):
     corpus.find_documents(str(corpus_of_three), "*")
   assert len(corpus.find_documents(str(corpus_of_three), "[abc].txt")) == 3
 

@@ -174,14 +174,14 @@ def test_prompts_begin_with_the_start_token(folder):
 @pytest.mark.parametrize(
   ("settings", "message"),
   [
-    ({}, r"several features.*one of bytes, numbers, picture, tags$"),
+    ({}, r"several suitable features.*one of bytes, numbers, picture, tags$"),
     ({"feature": "label"}, r"no feature 'label'.*numbers \(Sequence\)"),
     ({"feature": "nested"}, "no feature 'nested'.*integers or an image"),
     ({"feature": "floats"}, "no feature 'floats'"),
     ({"feature": "text"}, "no feature 'text'"),
     ({"feature": "number"}, "no feature 'number'"),
     ({"name": "toy_plain"}, r"no feature that is.*label \(Tensor\)"),
-    ({"feature": "numbers"}, "does not say how many.*set vocab_size"),
+    ({"feature": "numbers"}, "does not declare its number.*set vocab_size"),
     (
       {"feature": "tags", "train_split": "training"},
       "no split 'training': set train_split to one of train, test",
