@@ -103,7 +103,7 @@ def test_metrics_that_are_no_file(tmp_path, capfd):
     ("tests", "is a directory"),
     ("README.md/x.png", "is not a directory"),
     ("/proc/x.png", "cannot write to --output=/proc/x.png"),
-    ("gs://x/y.png", "no local path"),
+    ("gs://x/y.png", "not a local path"),
     ("x" * 300 + ".png", "File name too long"),
     ("", "--output is empty"),
   ],

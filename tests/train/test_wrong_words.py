@@ -170,9 +170,9 @@ def paths(tmp_path):
   (tmp_path / "loop").symlink_to("loop")
   return [
     ("", "--workdir is empty"),
-    ("gs://bucket/run", "no local path"),
-    ("s3://bucket/run", "no local path"),
-    ("~nosuchuser/x", "there is no user of that name"),
+    ("gs://bucket/run", "not a local path"),
+    ("s3://bucket/run", "not a local path"),
+    ("~nosuchuser/x", "there is no such user"),
     ("a\0b", "is not text"),
     ("\udcff", "is not text"),
     (LONG, "File name too long"),
@@ -390,7 +390,7 @@ PLAN = [
   (("--topology=v5e:2x2", "--json="), "--json is empty"),
   (("--topology=v5e:2x2", "--json=tests"), "--json=tests is a directory"),
   (("--topology=v5e:2x2", "--json=README.md/x"), "is not a directory"),
-  (("--topology=v5e:2x2", "--json=gs://x/y"), "no local path"),
+  (("--topology=v5e:2x2", "--json=gs://x/y"), "not a local path"),
   (("--topology=v5e:2x2", "--config.steps=0"), "config.steps is 0"),
 ]
 

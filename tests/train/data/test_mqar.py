@@ -244,5 +244,5 @@ def test_tensorflow_is_not_imported(tmp_path):
   assert run.stdout.splitlines()[-1] == "True False"
   # One line says what is made; tfds itself, which speaks of downloads, does
   # not speak.
-  assert run.stdout.count("making the examples") == 1
+  assert run.stdout.count("generating the examples") == 1
   assert "ownload" not in run.stdout + run.stderr

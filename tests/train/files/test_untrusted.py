@@ -45,7 +45,7 @@ def test_a_list_of_files_stays_inside(copied, tmp_path, name):
   listed[name] = checkpoint_folder._checksum(str(tmp_path / "secret"))
   with open(path, "w") as file:
     json.dump(listed, file)
-  assert_skipped(workdir, "not inside")
+  assert_skipped(workdir, "is outside it")
 
 
 @pytest.mark.parametrize("what", ["file", "folder", "list", "pipe"])
