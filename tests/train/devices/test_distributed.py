@@ -361,7 +361,7 @@ def test_checks_of_debug_mode_stop_all(tmp_path):
     ),
     (
       ("--distributed", "--heartbeat_timeout_seconds=0"),
-      "--heartbeat_timeout_seconds is 0, must be positive",
+      "--heartbeat_timeout_seconds is 0, but must be positive",
     ),
   ],
 )

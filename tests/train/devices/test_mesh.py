@@ -151,7 +151,9 @@ def test_a_piece_shorter_than_a_convolution_is_refused(tmp_path):
   with pytest.raises(UserError) as error:
     run(config, str(tmp_path))
   message = str(error.value)
-  assert message.startswith("config.mesh.sequence is 8, which the model cannot")
+  assert message.startswith(
+    "config.mesh.sequence is 8, which the model does not support"
+  )
   assert "W - 1 = 3 tokens" in message and "lower it" in message
   assert "\n" not in message
 
