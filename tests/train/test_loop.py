@@ -402,7 +402,7 @@ def test_a_whole_checkpoint_that_cannot_be_restored_is_passed_over(
   result = run(tiny.get_config(), workdir)
   printed = capsys.readouterr().out.splitlines()
   (line,) = [x for x in printed if "skipping" in x]
-  assert "checkpoint of step 12, it is whole but cannot be restored" in line
+  assert "checkpoint of step 12, it is complete but cannot be restored" in line
   assert any("resuming at step 9 of 12" in x for x in printed)
   assert_same_run(workdir, result, finished)
   assert os.listdir(os.path.join(workdir, "corrupt")) == ["0-step-12"]

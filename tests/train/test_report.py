@@ -263,10 +263,10 @@ def test_the_command_draws_where_it_is_told(tmp_path):
 @pytest.mark.parametrize(
   ("content", "message"),
   [
-    (None, "no run in '{}': there is no metrics.jsonl to read"),
-    ("", "nothing to draw of '{}': its metrics.jsonl is empty"),
-    ('{"step": 1, "sp', "nothing to draw of '{}': its metrics.jsonl is empty"),
-    ('{"step": 1, "x": 2}\n', "nothing to draw of {}: the metrics hold none"),
+    (None, "no run in '{}': it has no readable metrics.jsonl"),
+    ("", "nothing to draw for '{}': its metrics.jsonl is empty"),
+    ('{"step": 1, "sp', "nothing to draw for '{}': its metrics.jsonl is empty"),
+    ('{"step": 1, "x": 2}\n', "nothing to draw for {}: the metrics have none"),
   ],
 )
 def test_a_run_without_metrics_gives_one_line(

@@ -178,7 +178,7 @@ def test_a_resumed_run_drops_what_is_no_metrics(workdir, capsys, line, count):
   path.write_bytes(line + b"\n" + before)
   assert end(workdir) == 0
   printed = capsys.readouterr()
-  assert ("dropped 1 lines that are no metrics" in printed.out) == bool(count)
+  assert ("dropped 1 lines that are not metrics" in printed.out) == bool(count)
   assert not printed.err
   assert path.read_bytes() == before
 

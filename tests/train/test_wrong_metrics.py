@@ -78,7 +78,7 @@ def test_a_line_of_metrics_that_is_left_out(line, tmp_path, capfd):
   [
     (b"", "is empty"),
     (os.urandom(1000).replace(b"{", b""), "is empty"),
-    (b'{"step": 1, "x": 2}\n', "the metrics hold none of"),
+    (b'{"step": 1, "x": 2}\n', "the metrics have none of"),
   ],
 )
 def test_metrics_with_nothing_to_draw(content, part, tmp_path, capfd):
