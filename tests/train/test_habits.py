@@ -1,4 +1,4 @@
-"""What keeps devices busy: no hidden transfer or wait, donation, one trace."""
+"""Devices stay busy: no hidden transfers or waits, donation, one trace."""
 
 import collections
 import dataclasses
@@ -34,7 +34,7 @@ def configured(name, **changes):
 
 
 def built(name):
-  """Returns a strategy, its state and batches of the host."""
+  """Returns a strategy, its state, and batches on the host."""
   config = configured(name)
   learner = make_learner(config)
   strategy = make_strategy(config.strategy, learner, mesh=config.mesh)
@@ -44,7 +44,7 @@ def built(name):
 
 
 def count_calls(patch, module, name, counts):
-  """Counts calls of a function: under `jit` those that trace it."""
+  """Counts calls of a function; under `jit` only calls that trace it."""
   function = getattr(module, name)
 
   @functools.wraps(function)
@@ -91,7 +91,7 @@ def test_a_run_transfers_nothing_unasked_and_compiles_once(
 
 
 @pytest.mark.parametrize("name", ["one device", "pmap"])
-def test_a_step_takes_the_memory_of_its_state_and_no_batch_of_the_host(name):
+def test_a_step_donates_its_state_and_refuses_a_batch_on_the_host(name):
   strategy, state, batches = built(name)
   first, second = (strategy.batch(next(batches)) for _ in range(2))
   memory = strategy.step.lower(state, first).compile().memory_analysis()
@@ -102,13 +102,13 @@ def test_a_step_takes_the_memory_of_its_state_and_no_batch_of_the_host(name):
   with jax.transfer_guard("disallow"):
     state, _ = strategy.step(state, first)
     assert all(x.is_deleted() for x in leaves)
-    # The guard sees what it has to see.
+    # The guard detects a transfer.
     with pytest.raises(jax.errors.JaxRuntimeError, match="host-to-device"):
       strategy.step(state, host)
 
 
 class Waited:
-  """A number on a device: to read it is to wait for it."""
+  """A number on a device; reading it waits for the device."""
 
   def __init__(self, value, read):
     self._value, self._read = value, read
