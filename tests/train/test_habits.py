@@ -58,7 +58,7 @@ def count_calls(patch, module, name, counts):
 @pytest.mark.parametrize(
   "name", ["one device", "mesh", pytest.param("pmap", marks=pytest.mark.slow)]
 )
-def test_a_run_transfers_nothing_unasked_and_compiles_once(
+def test_a_run_makes_no_implicit_transfers_and_compiles_once(
   name, tmp_path, monkeypatch
 ):
   traces, compiled = collections.Counter(), []
