@@ -1,9 +1,9 @@
 """Writes checkpoints, and reads them with checks.
 
-A checkpoint holds the state, the data position and the config. Every file of
-it is listed with its size and checksum once it is complete, so that a damaged
-checkpoint is detected before it is used. Each process writes and reads the
-shards of the state that its devices hold.
+A checkpoint holds the state, the data position and the config. A complete
+checkpoint also has a list of all files with their sizes and checksums, so that
+damage is detected before the checkpoint is used. Each process writes and reads
+the shards of the state on its devices.
 
 Only this file uses orbax, through its v0 interface, since v1 is still
 experimental. Orbax writes and reads arrays. This file decides which checkpoints
@@ -59,14 +59,13 @@ class Snapshot:
   """One checkpoint.
 
   Attributes:
-    step: Updates done.
-    state: The state as nested dictionaries of arrays; None where only the
-      rest was read.
-    position: Examples consumed, over all processes.
-    config: The config, of `serialize.to_json`.
-    metrics: Validation metrics of this state; empty if it was saved between
-      two validations.
-    evaluated: Whether the validation due at this step had been done.
+    step: Number of updates done.
+    state: The state as nested dictionaries of arrays; None if it was not read.
+    position: Number of examples consumed by all processes.
+    config: The config, from `serialize.to_json`.
+    metrics: Validation metrics of this state; empty if it was saved between two
+      validations.
+    evaluated: Whether the validation due at this step was done.
   """
 
   step: int
@@ -120,14 +119,15 @@ class Checkpoints:
     """Starts to write a checkpoint, after the one before is complete.
 
     Args:
-      snapshot: What to write. Its `state` may be any pytree of arrays of JAX
-        that flax can serialize. They may be donated after this returns: what
-        is not written yet is on the host, or kept from being written over.
+      snapshot: The checkpoint to write. Its `state` may be any pytree of JAX
+        arrays that flax can serialize. The arrays may be donated after this
+        returns: orbax has copied them to the host, or holds references that
+        prevent overwriting.
 
     Raises:
-      OSError: The disk is full. Checkpoints that were complete stay, as they
-        do after the other errors.
-      RunError: This one, or the one before, could not be written.
+      OSError: The disk is full. Complete checkpoints stay, here and after the
+        other errors.
+      RunError: This checkpoint, or the one before, could not be written.
     """
     with self._explained():
       self._writer.wait_until_finished()
@@ -150,7 +150,7 @@ class Checkpoints:
 
   @contextlib.contextmanager
   def _explained(self) -> Iterator[None]:
-    """Turns what the writer raises into one line."""
+    """Turns errors of the writer into one line."""
     try:
       yield
     except Exception as error:
@@ -159,7 +159,7 @@ class Checkpoints:
       if is_lost or is_ours or is_disk_full(error):
         raise
       is_gone = not os.path.isdir(self._folder)
-      reason = "it is no directory now" if is_gone else _reason(error)
+      reason = "it is not a directory now" if is_gone else _reason(error)
       raise RunError(
         f"the checkpoint of step {self._step} cannot be written to"
         f" {self._folder}: {reason}; the same command resumes from the last"
@@ -167,10 +167,10 @@ class Checkpoints:
       ) from error
 
   def _make_room(self, state: Any) -> None:
-    """Sees that a checkpoint can be written, and removes what it replaces.
+    """Checks that a checkpoint can be written, and removes superfluous ones.
 
-    A full disk is found before orbax begins to fill it: its threads would
-    report the failure many times over.
+    This detects a full disk before orbax writes, since each of its threads
+    would report the failure.
     """
     refuse_link(self._folder)
     os.makedirs(self._folder, exist_ok=True)
@@ -178,18 +178,18 @@ class Checkpoints:
     path = os.path.join(self._folder, str(self._step))
     if os.path.lexists(path):
       raise RunError(
-        f"{path} is not of this run: move it away, and the same command resumes"
-        " from the last complete checkpoint"
+        f"{path} was not written by this run: move it away, and the same"
+        " command resumes from the last complete checkpoint"
       )
     needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + _SLACK
     if shutil.disk_usage(self._folder).free < needed:
       raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._folder)
 
   def _remove_superfluous(self) -> None:
-    """Removes the checkpoints that do not stay, once later ones are complete.
+    """Removes superfluous checkpoints; call it when later ones are complete.
 
-    What the metrics are is read from the checkpoints, so that it does not
-    matter whether this process wrote them or one before it.
+    The metrics are read from the checkpoints, so it does not matter which
+    process wrote them.
     """
     known = self._metrics
     self._metrics = {
@@ -203,9 +203,9 @@ class Checkpoints:
   def _add_checksums(self) -> None:
     """Lists the files of the checkpoint that is about to be completed.
 
-    Orbax calls this in the first process when all have written their contents
-    and before the directory gets its final name, so a complete checkpoint
-    always has its list.
+    Orbax calls this in process 0 after all processes have written and before
+    the directory gets its final name, so a complete checkpoint always has its
+    list.
     """
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
     for name in os.listdir(self._folder):
@@ -216,7 +216,7 @@ class Checkpoints:
           json.dump(_checksums(folder), file)
 
   def close(self) -> None:
-    """Waits for what is being written, then ends the threads."""
+    """Waits for the checkpoint that is being written, then ends the threads."""
     with self._open, self._explained():
       self._writer.wait_until_finished()
       if is_first():
@@ -225,19 +225,19 @@ class Checkpoints:
 
 def _reason(error: BaseException) -> str:
   """Returns why a write failed, without the paths of the library's files."""
-  # TensorStore tells the number of the system's error in its text.
+  # TensorStore's message contains the number of the system error.
   found = re.search(r"os_error_code='(\d+)'", str(error))
   number = int(found[1]) if found else getattr(error, "errno", None)
   if number == errno.EFBIG:
     return "a file is larger than this process may write (`ulimit -f`)"
   if number:
     return os.strerror(number)
-  # The cause is at the end, before what the library was asked for.
+  # The cause is at the end of the message, before TensorStore's spec.
   return one_line(error).partition(" [tensorstore_spec=")[0][-200:]
 
 
 def _alone() -> ocp.options.MultiprocessingOptions:
-  """Options of a reader that other processes know nothing of."""
+  """Returns options of a reader that does not wait for other processes."""
   own = jax.process_index()
   return ocp.options.MultiprocessingOptions(
     primary_host=own, active_processes={own}
@@ -245,7 +245,11 @@ def _alone() -> ocp.options.MultiprocessingOptions:
 
 
 def _read(workdir: str, step: int) -> Snapshot:
-  """Reads one checkpoint without its state; raises what is wrong with it."""
+  """Reads and checks one checkpoint without its state.
+
+  Raises:
+    Exception: Something is wrong with the checkpoint.
+  """
   folder = os.path.join(path_of(workdir), str(step))
   verify(folder)
   return Snapshot(state=None, **check_meta(read_meta(folder), step))
@@ -260,7 +264,7 @@ def _read_whole(workdir: str, step: int) -> Snapshot:
     ocp.Checkpointer(handler, multiprocessing_options=_alone()) as reader,
   ):
     folder = os.path.join(path, str(step), "state")
-    # Without the type, orbax looks for the devices that the arrays were on.
+    # Without this type, orbax looks for the devices that held the arrays.
     as_numpy = jax.tree.map(
       lambda _: ocp.RestoreArgs(restore_type=np.ndarray),
       reader.metadata(folder).item_metadata.tree,
@@ -272,13 +276,13 @@ def _read_whole(workdir: str, step: int) -> Snapshot:
 
 
 def restore(workdir: str, step: int, shapes: Any) -> Any:
-  """Reads a state to where it is wanted; all processes call this.
+  """Reads a state onto devices; all processes call this.
 
   Args:
     workdir: The run's directory.
-    step: Of a checkpoint that `latest` found.
-    shapes: A state of `jax.ShapeDtypeStruct` with shardings. The devices need
-      not be those, nor as many as those, that the state was written from.
+    step: The step of a checkpoint that `latest` found.
+    shapes: A state of `jax.ShapeDtypeStruct` with shardings. The devices and
+      their number may differ from those that wrote the state.
 
   Returns:
     A state like `shapes`, of arrays on these devices.
@@ -299,7 +303,7 @@ def restore_latest(
   shapes: Any,
   log: Callable[[str], None],
 ) -> tuple[Snapshot, Any]:
-  """Reads the state of a checkpoint, or of an older one; changes nothing.
+  """Reads the state of a checkpoint or an older one; changes no files.
 
   All processes call this.
 
@@ -310,17 +314,17 @@ def restore_latest(
     log: Takes one line about every checkpoint that is skipped.
 
   Returns:
-    The checkpoint that could be restored, without its state, and the state.
+    The restored checkpoint without its state, and the state.
 
   Raises:
-    UserError: None can be restored.
+    UserError: No checkpoint can be restored.
   """
   found: Snapshot | None = snapshot
   while found is not None:
     step, reason = found.step, ""
     try:
       state = restore(workdir, step, shapes)
-    # No fault of the checkpoint: too little memory, or another process lost.
+    # The checkpoint is not at fault: too little memory, or a lost process.
     except (MemoryError, TimeoutError, jax.errors.JaxRuntimeError):
       raise
     except Exception as error:
@@ -328,14 +332,14 @@ def restore_latest(
     if not _any(bool(reason)):
       return found, state
     log(
-      f"skipping the checkpoint of step {step}, it is whole but cannot be"
+      f"skipping the checkpoint of step {step}, it is complete but cannot be"
       f" restored: {reason}"
     )
     found = _on_first(functools.partial(_latest_before, workdir, step, log))
   raise UserError(
     f"none of the checkpoints in {path_of(workdir)} can be restored; if the"
-    " code of the model has changed, go back to that which wrote them, or give"
-    " another --workdir"
+    " code of the model has changed, go back to the version that wrote them, or"
+    " give another --workdir"
   )
 
 
@@ -354,7 +358,7 @@ def _latest_before(
 
 
 def latest(workdir: str, log: Callable[[str], None]) -> Snapshot | None:
-  """Finds the latest checkpoint that can be read, and changes nothing.
+  """Finds the latest readable checkpoint; changes no files.
 
   Process 0 searches and broadcasts the result.
 
@@ -363,17 +367,17 @@ def latest(workdir: str, log: Callable[[str], None]) -> Snapshot | None:
     log: Takes one line about every checkpoint that is skipped.
 
   Returns:
-    The checkpoint without its state, or None where there never was one.
+    The checkpoint without its state; None if there are no checkpoints.
 
   Raises:
-    UserError: There are checkpoints, and none can be read. To start again in
-      silence would throw a run away.
+    UserError: There are checkpoints, but none can be read. Starting again
+      would silently discard the run.
   """
   return _on_first(lambda: _latest(workdir, log))
 
 
 def _on_first(find: Callable[[], Snapshot | None]) -> Snapshot | None:
-  """Calls a function in the first process; all get the checkpoint it finds."""
+  """Finds a checkpoint in process 0 and broadcasts it."""
 
   def run() -> dict[str, Any] | None:
     found = find()
@@ -391,7 +395,7 @@ def _latest(workdir: str, log: Callable[[str], None]) -> Snapshot | None:
   if found is None:
     raise UserError(
       f"none of the checkpoints in {path_of(workdir)} can be read; to start"
-      " again from nothing, remove that directory"
+      " again from the first step, remove that directory"
     )
   return found
 
@@ -399,15 +403,15 @@ def _latest(workdir: str, log: Callable[[str], None]) -> Snapshot | None:
 def clear(
   workdir: str, snapshot: Snapshot | None, log: Callable[[str], None]
 ) -> None:
-  """Removes or moves checkpoints in the way of a run that resumes.
+  """Removes or moves checkpoints that a resuming run would overwrite.
 
-  Half-written checkpoints are removed. Later ones, which could not be read,
-  are moved to `corrupt/`, so that the run can write their steps again.
-  Process 0 does this.
+  Half-written checkpoints are removed. Checkpoints after `snapshot`, which
+  could not be read, are moved to `corrupt/`, so that the run can write their
+  steps again. Process 0 does this.
 
   Args:
     workdir: The run's directory.
-    snapshot: Where the run resumes; None for a new run.
+    snapshot: The checkpoint that the run resumes from; None for a new run.
     log: Takes one line about every checkpoint that is removed.
   """
   on_process_zero(lambda: _clear(workdir, snapshot, log))
@@ -429,15 +433,15 @@ def _clear(
 
 
 def load(workdir: str, which: str, log: Callable[[str], None]) -> Snapshot:
-  """Reads a checkpoint without changing anything.
+  """Reads a checkpoint; changes no files.
 
   Args:
     workdir: The run's directory.
-    which: "latest" (that can be read), "best", or a step.
+    which: "latest" (the latest readable one), "best", or a step.
     log: Takes one line about every checkpoint that is skipped.
 
   Raises:
-    UserError: There is no such checkpoint, or it cannot be read.
+    UserError: The checkpoint does not exist, or cannot be read.
   """
   available = steps(workdir)
   if not available:
@@ -457,10 +461,10 @@ def load(workdir: str, which: str, log: Callable[[str], None]) -> Snapshot:
 def _try(
   candidates: list[int], workdir: str, log: Callable[[str], None]
 ) -> Snapshot:
-  """Reads the first of some checkpoints that can be read, as a whole."""
+  """Reads the first readable checkpoint, including its state."""
   found = _first(candidates, workdir, log, _read_whole)
   if found is None:
-    raise UserError(f"the checkpoints asked for in {workdir} cannot be read")
+    raise UserError(f"the requested checkpoint in {workdir} cannot be read")
   return found
 
 
@@ -470,11 +474,11 @@ def _first(
   log: Callable[[str], None],
   read: Callable[[str, int], Snapshot],
 ) -> Snapshot | None:
-  """Reads the first of some checkpoints that can be read, if any can."""
+  """Reads the first readable checkpoint; returns None if there is none."""
   for step in candidates:
     try:
       return read(workdir, step)
-    # Whatever a damaged file makes a reader raise, the answer is the same.
+    # A damaged file can make the reader raise any type of error.
     except Exception as error:
       reason = one_line(error)[:200]
       log(f"skipping the checkpoint of step {step}, it is damaged: {reason}")

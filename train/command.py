@@ -1,4 +1,4 @@
-"""How every command of the trainer ends: one line, and an exit code."""
+"""Runs a command of the trainer: an error gives one line and an exit code."""
 
 import argparse
 import os
@@ -25,12 +25,12 @@ from train.streams import warn
 
 __all__ = ["Parser", "explain", "main_with_errors", "warn", "whole"]
 
-# By Ctrl-C, as a shell counts: 128 + SIGINT.
+# Exit code after Ctrl-C: 128 + SIGINT, as in shells.
 _INTERRUPTED = 130
 
 
 class Parser(argparse.ArgumentParser):
-  """A parser whose mistakes end in one line, as all others do."""
+  """A parser whose errors are one line, without the usage."""
 
   def error(self, message: str) -> NoReturn:
     """Raises a UserError."""
@@ -39,7 +39,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def whole(least: int, most: int) -> Callable[[str], int]:
-  """Returns the type of a flag that is an integer between two limits."""
+  """Returns the argparse type of an integer between two limits, inclusive."""
 
   def read(text: str) -> int:
     value = int(text)
@@ -49,7 +49,7 @@ def whole(least: int, most: int) -> Callable[[str], int]:
       )
     return value
 
-  # What argparse says it wanted where there is no number at all.
+  # argparse shows this name if the text is not a number.
   read.__name__ = "int"
   return read
 
@@ -58,11 +58,11 @@ def explain(error: Exception) -> tuple[str, int]:
   """Returns the line and the exit code of an error.
 
   Args:
-    error: What ended the command.
+    error: The error that ended the command.
   """
   if isinstance(error, UserError | RunError):
     return one_line(error), error.exit_code
-  # Storage libraries raise many types; any of them may be a full disk.
+  # Storage libraries raise many types of errors for a full disk.
   if is_disk_full(error):
     line = (
       "the disk is full; make room, and the same command resumes from the last"
@@ -92,7 +92,7 @@ def explain(error: Exception) -> tuple[str, int]:
 
 
 def _unexpected(error: Exception) -> str:
-  """Describes an error that we did not foresee, and keeps its traceback."""
+  """Describes an unexpected error, and writes its traceback to a file."""
   text = one_line(error, 500)
   line = f"unexpected {type(error).__name__}: {text}{place(error)}"
   try:
@@ -114,7 +114,7 @@ def _finish(code: int, needs_output: bool) -> int:
   if not needs_output:
     warn(f"warning: {lost}")
     return code
-  # What comes out is not the result.
+  # The printed result is not the true one.
   raise RunError(lost)
 
 
@@ -129,25 +129,24 @@ def main_with_errors(
   Args:
     run: Takes the arguments, returns the exit code.
     argv: The arguments; those of the process if None.
-    needs_output: Whether the command is of no use where standard output is
-      closed.
+    needs_output: Whether the command fails if standard output is closed.
 
   Returns:
     The exit code: see `train.errors`.
   """
-  # The checkpoint library logs errors before it raises them; we print them.
+  # Orbax logs errors before it raises them; we print them ourselves.
   logging.set_verbosity(logging.FATAL)
   has_output = streams.prepare()
   try:
     if needs_output and not has_output:
-      raise UserError("standard output is closed, and the result goes there")
+      raise UserError("standard output is closed, but the result goes there")
     threads.reserve_threads()
     code = run(sys.argv[1:] if argv is None else argv)
     return _finish(code, needs_output)
   except streams.ReaderGoneError:
     return 0
   except SystemExit as end:
-    # Of a parser that has printed its help.
+    # A parser has printed its help.
     return end.code if isinstance(end.code, int) else 0
   except KeyboardInterrupt:
     warn("error: interrupted")

@@ -1,21 +1,21 @@
-"""Errors that end a command with one line, and the exit codes they mean.
+"""Errors that end a command with one line, and their exit codes.
 
-Exit codes: 0 finished, 1 the run failed (non-finite numbers, a failed check,
-a full disk), 2 the command was wrong, 128 + signal number when a signal ended
-the run after it had saved. A scheduler that checks the exit code can start
-the same command again, and the run resumes.
+Exit codes: 0 the run finished; 1 the run failed (non-finite numbers, a failed
+check, a full disk); 2 the command was wrong; 128 + signal number: a signal
+ended the run after it had saved. A scheduler that checks the exit code can
+start the same command again, and the run resumes.
 """
 
 import errno
 import traceback
 from collections.abc import Iterator
 
-# Characters of the longest line; a user may paste anything.
+# Most characters of an error line, since a user's input may be long.
 _LONGEST = 2000
 
 
 class UserError(Exception):
-  """A mistake that the user can put right; its text is one line."""
+  """A mistake that the user can fix; its text is one line."""
 
   exit_code = 2
 
@@ -39,7 +39,7 @@ def one_line(error: BaseException | str, longest: int = _LONGEST) -> str:
 
   Args:
     error: An error, or a text.
-    longest: The most characters; of a longer text the middle is left out.
+    longest: Most characters; the middle of a longer text is left out.
   """
   text = " ".join(str(error).split())
   if not text and isinstance(error, BaseException):
@@ -51,7 +51,7 @@ def one_line(error: BaseException | str, longest: int = _LONGEST) -> str:
 
 
 def reason(error: BaseException) -> str:
-  """Returns why something failed, without the path that is named already."""
+  """Returns the reason of a failure, without the path of the file."""
   strerror = error.strerror if isinstance(error, OSError) else None
   return strerror or one_line(error)
 
@@ -76,11 +76,11 @@ def place(error: BaseException) -> str:
 
 
 def shown(value: object) -> str:
-  """Returns a value as an error quotes it: short, whatever it is."""
+  """Returns a value as a short text to quote in an error."""
   try:
     return one_line(repr(value), 80)
   except ValueError:
-    # Python does not write out integers of more than 4,300 digits.
+    # Python does not print integers of more than 4,300 digits.
     return "a number of thousands of digits"
 
 
@@ -96,10 +96,10 @@ def chain(error: BaseException | None) -> Iterator[BaseException]:
 def _is(
   error: BaseException | None, numbers: tuple[int, ...], text: str
 ) -> bool:
-  """Says whether an error, or one that led to it, is of the system's errors.
+  """Whether an error or one of its causes is a given system error.
 
-  Storage libraries wrap the error of the operating system, some of them
-  keeping only its text, so both the number and the text count.
+  Storage libraries wrap errors of the operating system, and some keep only the
+  text, so this compares both the number and the text.
   """
   return any(
     (isinstance(one, OSError) and one.errno in numbers) or text in str(one)
@@ -108,19 +108,19 @@ def _is(
 
 
 def is_disk_full(error: BaseException | None) -> bool:
-  """Says whether an error, or one that led to it, is a full disk.
+  """Whether a full disk caused an error.
 
   Args:
-    error: What was caught.
+    error: The error that was caught.
   """
   numbers = (errno.ENOSPC, errno.EDQUOT)
   return _is(error, numbers, "No space left on device")
 
 
 def is_file_too_large(error: BaseException | None) -> bool:
-  """Says whether an error, or one that led to it, is a limit of file sizes.
+  """Whether the limit of file sizes caused an error.
 
   Args:
-    error: What was caught.
+    error: The error that was caught.
   """
   return _is(error, (errno.EFBIG,), "File too large")

@@ -1,4 +1,4 @@
-"""Writes the numbers of a run: a file, a progress bar, TensorBoard."""
+"""Writes a run's metrics to a file, a progress bar and TensorBoard."""
 
 from __future__ import annotations
 
@@ -26,30 +26,30 @@ FILE_NAME = "metrics.jsonl"
 _LARGEST = float(np.finfo(np.float32).max)
 
 
-# In the file and TensorBoard, but not on the screen: the line would not fit.
+# Written to the file and TensorBoard, but not shown: the line would not fit.
 _FILE_ONLY = ("param_norm", "update_norm", "tokens", "targets", "step_seconds")
 
 
 class MetricsWriter:
   """Writes a run's metrics to `workdir/metrics.jsonl` and shows them.
 
-  The file holds one JSON object a line: `{"step": ..., "split": ..., name:
-  value, ...}`. A value that is not finite is written as null, which JSON has
-  and every reader takes for missing.
+  The file has one JSON object per line: `{"step": ..., "split": ..., name:
+  value, ...}`. Values that are not finite are written as null, since JSON has
+  no such numbers.
 
-  Of training lines "tokens" are the positions of the step's batch that the
-  model read, padding included, and "tokens_per_second" counts these; of
-  validation lines they are those of the examples. "targets" is the summed
-  weight of what was to be predicted, which "loss" (in nats), "bits_per_token"
-  and "accuracy" are means over.
+  In training lines, "tokens" is the number of tokens that the model read in the
+  step's batch, padding included, and "tokens_per_second" counts the same
+  tokens. In validation lines, "tokens" counts the tokens of the examples.
+  "targets" is the summed weight of all targets; "loss" (in nats),
+  "bits_per_token" and "accuracy" are means with these weights.
 
-  On a terminal the training lines become a progress bar and the others are
-  printed above it; elsewhere every line is printed.
+  On a terminal, training lines become a progress bar and other lines are
+  printed above it. Otherwise every line is printed.
 
   Args:
-    workdir: the run's folder; made if it is not there.
-    total_steps: the step at which the run will be done.
-    tensorboard: whether to write TensorBoard's events too, to `workdir`, if
+    workdir: the run's folder; created if it is missing.
+    total_steps: the last step of the run.
+    tensorboard: whether to also write TensorBoard events to `workdir`, if
       `tensorboardX` is installed.
   """
 
@@ -68,15 +68,15 @@ class MetricsWriter:
     self._events: Any = None
     self._bar: Any = None
     self._is_terminal = sys.stderr.isatty()
-    # Opened by the first to write: a command that is refused changes nothing.
+    # The first write opens the file, so a refused command changes nothing.
     self._file: BinaryIO | None = None
 
   def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
-    """Writes one line of metrics; it is in the file when this returns.
+    """Writes one line of metrics and flushes the file.
 
     Args:
-      step: updates done.
-      split: what the values are of: "train", "validation" or "baseline".
+      step: number of updates done.
+      split: "train", "validation" or "baseline".
       values: numbers by name.
     """
     numbers = {name: float(value) for name, value in values.items()}
@@ -101,31 +101,31 @@ class MetricsWriter:
       self._bar.write(line)
 
   def truncate(self, step: int, *, evaluated: bool = True) -> None:
-    """Forgets what was written after `step`; to be called on resuming.
+    """Removes the lines after `step`; call it when a run resumes.
 
-    Lines that are no metrics are dropped too, with a word about them. The file
-    is replaced at once, so that it is whole whenever the run is killed.
+    Also removes lines that are not metrics, and prints how many. The file is
+    replaced atomically, so it is complete even if the run is killed.
 
     Args:
       step: the last step whose lines stay.
-      evaluated: whether its validation lines stay too. Otherwise the run
-        repeats that validation, and writes them again.
+      evaluated: whether the validation lines of `step` stay. If false, the run
+        repeats that validation and writes these lines again.
     """
     if self._file is not None:
       self._file.close()
     kept, wrong = _rewrite(self._path, step, evaluated)
     if wrong:
-      self.text(f"{self._path}: dropped {wrong} lines that are no metrics")
+      self.text(f"{self._path}: dropped {wrong} lines that are not metrics")
     if not kept and step > 0:
       self.text(f"{self._path} has no lines up to step {step}: they are lost")
     self._file = self._open()
     self._purge_step = step + 1
 
   def _open(self) -> BinaryIO:
-    """Opens the file at its end.
+    """Opens the file for appending.
 
-    A killed run may leave half a line; the next line must not be appended to
-    that half.
+    A killed run may leave half a line; it is removed first, so that the next
+    line is not appended to it.
     """
     self._workdir.mkdir(parents=True, exist_ok=True)
     if not _is_whole(self._path):
@@ -133,7 +133,7 @@ class MetricsWriter:
     return files.open_append(str(self._path))
 
   def close(self) -> None:
-    """Ends the bar and closes the files."""
+    """Closes the progress bar and the files."""
     if self._file is not None:
       self._file.close()
     if self._bar is not None:
@@ -160,7 +160,7 @@ class MetricsWriter:
     if self._events is None:
       import tensorboardX
 
-      # A random name, so that nobody can place a link there beforehand.
+      # A random name, so that nobody can place a link under it beforehand.
       suffix = f".{secrets.token_hex(8)}"
       self._events = tensorboardX.SummaryWriter(
         str(self._workdir), purge_step=self._purge_step, filename_suffix=suffix
@@ -171,7 +171,7 @@ class MetricsWriter:
   def _show(self, step: int, split: str, values: Mapping[str, float]) -> None:
     if self._is_terminal and split == "train":
       if self._bar is None:
-        # From here on, so that a resumed run's rate is that of its own steps.
+        # `initial` makes a resumed run show the rate of its own steps.
         self._bar = tqdm.tqdm(
           total=self._total_steps, initial=step, unit="step", file=sys.stderr
         )
@@ -183,7 +183,7 @@ class MetricsWriter:
 
 
 class NoWriter:
-  """Writes and shows nothing: for processes that others write for."""
+  """Writes and shows nothing: for all processes except the first."""
 
   def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
     """Does nothing."""
@@ -217,11 +217,11 @@ def iterate_metrics(
     workdir: the run's folder.
 
   Yields:
-    The lines in order, without those that are not whole.
+    The lines in order, without incomplete ones.
 
   Raises:
-    FileNotFoundError: if the run has written none.
-    UserError: if a line holds something else than metrics; names the line.
+    FileNotFoundError: if the run has no metrics file.
+    UserError: if a line is not metrics; the error names the line.
   """
   path = pathlib.Path(workdir, FILE_NAME)
   for number, text in enumerate(_texts(path), 1):
@@ -238,8 +238,8 @@ def iterate_metrics(
 
 
 def _texts(path: pathlib.Path) -> Iterator[str]:
-  """Yields the lines of a file; what is not UTF-8 becomes U+FFFD."""
-  # A pipe of this name would keep us waiting.
+  """Yields the lines of a file; bytes that are not UTF-8 become U+FFFD."""
+  # Opening a pipe would wait for a writer.
   if path.exists() and not path.is_file():
     raise UserError(f"{path} is not a file: remove it")
   with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
@@ -247,17 +247,17 @@ def _texts(path: pathlib.Path) -> Iterator[str]:
 
 
 def _parse(text: str) -> dict[str, Any] | None:
-  """Returns the object of a line; None if the line is not whole."""
+  """Returns the JSON object of a line; None if the line is incomplete."""
   try:
     values = json.loads(text)
-  # Brackets in brackets without end are a RecursionError.
+  # Deeply nested brackets raise a RecursionError.
   except (ValueError, RecursionError):
     return None
   return values if isinstance(values, dict) and "step" in values else None
 
 
 def _problem(values: Mapping[str, Any]) -> str | None:
-  """Says what of a line is not as it is written, if anything is."""
+  """Returns what is wrong with a line of metrics; None if nothing is."""
   for name, value in values.items():
     kind = type(value)
     if name == "step":
@@ -267,7 +267,7 @@ def _problem(values: Mapping[str, Any]) -> str | None:
       if kind is not str:
         return f"split is {shown(value)}, but must be a string"
     elif kind is float or kind is int:
-      # Infinity and NaN, of other writers, are missing numbers like null.
+      # Other writers may write Infinity and NaN; these count as missing.
       if abs(value) > _LARGEST and value != math.inf and value != -math.inf:
         return f"{name} is {shown(value)}, more than a float32 can hold"
     elif value is not None:
@@ -276,7 +276,7 @@ def _problem(values: Mapping[str, Any]) -> str | None:
 
 
 def _is_whole(path: pathlib.Path) -> bool:
-  """Says whether a file has one name, and ends with a line break if at all."""
+  """Whether a file is missing, or has one name and no incomplete last line."""
   if not path.is_file():
     return True
   if path.stat().st_nlink > 1:
@@ -291,12 +291,12 @@ def _is_whole(path: pathlib.Path) -> bool:
 def _rewrite(
   path: pathlib.Path, step: int | None, evaluated: bool = True
 ) -> tuple[int, int]:
-  """Drops lines after `step`, if it is given, and those that are no metrics.
+  """Drops lines that are not metrics, and lines after `step` if it is given.
 
-  Without `evaluated`, those of the validation at `step` are dropped too.
+  Without `evaluated`, drops the validation lines of `step` too.
 
   Returns:
-    How many lines stay, and how many whole ones were no metrics.
+    The number of lines that stay, and of complete lines that are not metrics.
   """
   files.refuse_link(str(path))
   if not path.exists():
@@ -312,7 +312,8 @@ def _rewrite(
     else:
       is_same = False
       wrong += values is not None and not is_metrics
-  # A file with two names may lie outside; what is added must not go there.
+  # A second name of the file may be outside the run directory, and we must not
+  # append to it there.
   if not is_same or path.stat().st_nlink > 1:
     files.replace(str(path), "".join(kept).encode())
   return len(kept), wrong
@@ -321,7 +322,7 @@ def _rewrite(
 def _stays(
   values: Mapping[str, Any], step: int | None, evaluated: bool
 ) -> bool:
-  """Says whether a line is of what was done up to `step`."""
+  """Whether a line belongs to the run up to `step`."""
   if step is None or values["step"] < step:
     return True
   repeated = values.get("split") == "validation" and not evaluated

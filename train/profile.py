@@ -1,4 +1,4 @@
-"""Traces of some steps: `--profile_steps=FIRST,LAST`."""
+"""Traces a range of steps: `--profile_steps=FIRST,LAST`."""
 
 import re
 import time
@@ -14,7 +14,7 @@ from train.errors import UserError, one_line
 def parse_steps(text: str, steps: int) -> range:
   """Reads the value of `--profile_steps`.
 
-  Steps have the numbers of their lines in `metrics.jsonl`: the first is 1.
+  Steps are numbered as in `metrics.jsonl`: the first is 1.
 
   Args:
     text: "FIRST,LAST".
@@ -24,7 +24,7 @@ def parse_steps(text: str, steps: int) -> range:
     FIRST, ..., LAST - 1.
 
   Raises:
-    UserError: The text has another form, or the run has no step FIRST.
+    UserError: The text has a wrong format, or the run has no step FIRST.
   """
   found = re.fullmatch(r"\s*([0-9]{1,18})\s*,\s*([0-9]{1,18})\s*", text)
   shown = one_line(text, 80)
@@ -44,11 +44,11 @@ def parse_steps(text: str, steps: int) -> range:
 class Profiler:
   """Writes a trace of some steps, and prints its path.
 
-  Leaving the context ends a running trace, so a run that ends or fails between
-  the steps still leaves a trace of the steps before.
+  Leaving the context ends a running trace, so a run that ends or fails during
+  these steps still writes a trace of the steps it completed.
 
   Args:
-    steps: Numbers of the steps, without gaps; empty for no trace.
+    steps: Numbers of consecutive steps; empty for no trace.
     folder: Directory of the trace; made if it does not exist.
     log: Takes lines for the user.
   """
@@ -61,7 +61,7 @@ class Profiler:
     self._running = False
 
   def step(self, number: int) -> jax.profiler.StepTraceAnnotation:
-    """Returns a context whose contents the trace shows as step `number`."""
+    """Returns a context that the trace shows as step `number`."""
     if self._running:
       self._traced.append(number)
     return jax.profiler.StepTraceAnnotation("train", step_num=number)
@@ -70,19 +70,20 @@ class Profiler:
     """Starts the trace if `step` is the first of its steps.
 
     Args:
-      step: The number of the step to come.
-      state: What it takes, which is waited for: no step before is traced.
+      step: The number of the next step.
+      state: The state before the step. This waits for it, so that no earlier
+        step is traced.
 
     Returns:
-      Seconds that starting took.
+      Seconds needed to start the trace.
     """
     if self._running or step not in self._steps:
       return 0.0
     jax.block_until_ready(state)
     begun = time.perf_counter()
     options = jax.profiler.ProfileOptions()
-    # Every call of a Python function would be twenty times all the rest, and
-    # a trace holds no more than a million events.
+    # A trace has at most a million events, and calls of Python functions are
+    # twenty times as many as all others.
     options.python_tracer_level = 0
     jax.profiler.start_trace(
       self._folder, create_perfetto_trace=True, profiler_options=options
@@ -91,14 +92,14 @@ class Profiler:
     return time.perf_counter() - begun
 
   def stop_before(self, step: int | None, state: Any) -> float:
-    """Ends the trace if `step` is none of its steps.
+    """Ends the trace if `step` is not one of its steps.
 
     Args:
-      step: The number of the step to come; None if none will.
-      state: What the step before gives, which is waited for.
+      step: The number of the next step; None after the last step.
+      state: The state after the previous step. This waits for it.
 
     Returns:
-      Seconds that ending took.
+      Seconds needed to end the trace.
     """
     if not self._running or step in self._steps:
       return 0.0
@@ -113,7 +114,7 @@ class Profiler:
     if self._traced:
       first, last = self._traced[0], self._traced[-1]
       self._log(
-        f"profile of steps {first} to {last} in {self._folder}: see it by"
+        f"profile of steps {first} to {last} in {self._folder}: view it with"
         f" `pip install xprof; xprof --logdir={self._folder}`, or open its"
         " plugins/profile/*/perfetto_trace.json.gz in https://ui.perfetto.dev"
       )

@@ -1,4 +1,4 @@
-"""Silences library threads that print errors which are raised anyway."""
+"""Silences library threads that print errors which are also raised."""
 
 import functools
 import logging
@@ -9,11 +9,11 @@ from types import TracebackType
 
 @functools.cache
 def quiet_threads() -> None:
-  """Drops what the checkpoint library's own threads and tasks print.
+  """Silences the threads and tasks of orbax.
 
-  When a write fails, each of them prints a traceback, hundreds of lines in
-  all, some of them after the last checkpoint was waited for. The error itself
-  is raised where it is waited for. Threads of Python have a hook of their own.
+  If a write fails, each of them prints a traceback, hundreds of lines in all,
+  some after the wait for the last checkpoint. The error is also raised by that
+  wait. `threading.excepthook` of Python's threads is not changed.
   """
   show = sys.excepthook
 
@@ -30,5 +30,5 @@ def quiet_threads() -> None:
 
 
 def _is_ours(record: logging.LogRecord) -> bool:
-  # A task says in which file it is defined.
+  # The message of a task names the file that defines the task.
   return "orbax" not in record.getMessage()

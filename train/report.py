@@ -1,7 +1,7 @@
-"""Draws the curves of one run or several: `python -m train.report RUNDIR...`.
+"""Draws the curves of one or more runs: `python -m train.report RUNDIR...`.
 
-What is drawn is what `metrics.jsonl` of every run holds; a panel without
-numbers is left out.
+The numbers come from `metrics.jsonl` of each run; panels without numbers are
+left out.
 """
 
 from __future__ import annotations
@@ -76,9 +76,9 @@ _PANELS = (
 )
 
 
-# Metrics that are read: those of the panels, and what counts tokens.
+# Metrics to read: those of the panels, and the counts of tokens.
 _READ = {panel.metric for panel in _PANELS} | {"tokens", "tokens_seen"}
-# A curve of more points is no clearer, and takes long to draw.
+# Points per curve: more make a curve no clearer, and are slow to draw.
 _POINTS = 4000
 
 
@@ -87,7 +87,7 @@ class _Run:
 
   Attributes:
     path: The run's directory.
-    baselines: What simple methods reach, in bits.
+    baselines: Scores of simple methods, in bits.
   """
 
   def __init__(self, workdir: str | os.PathLike[str]):
@@ -102,11 +102,11 @@ class _Run:
         self._add(line)
     except OSError as error:
       raise UserError(
-        f"no run in {str(self.path)!r}: there is no {FILE_NAME} to read"
+        f"no run in {str(self.path)!r}: it has no readable {FILE_NAME}"
       ) from error
     if is_empty:
       raise UserError(
-        f"nothing to draw of {str(self.path)!r}: its {FILE_NAME} is empty"
+        f"nothing to draw for {str(self.path)!r}: its {FILE_NAME} is empty"
       )
 
   def _add(self, line: dict[str, Any]) -> None:
@@ -129,15 +129,15 @@ class _Run:
   def curve(
     self, split: str, metric: str, against: str
   ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns x and y [n] of the points that are finite."""
+    """Returns x and y [n] of the finite points."""
     columns = self._curves.get((split, metric), (array("d"), array("d")))
     steps, values = map(np.array, columns)
     return (steps if against == "step" else self._tokens(steps)), values
 
   def _tokens(self, steps: np.ndarray) -> np.ndarray:
-    """Tokens seen at some steps: "tokens_seen", or "tokens" a step, summed.
+    """Returns tokens seen at some steps: "tokens_seen" or summed "tokens".
 
-    Only some steps are written, so it goes straight between those.
+    Interpolates linearly, since only some steps are written.
     """
     known, seen = self.curve("train", "tokens_seen", "step")
     if not len(known):
@@ -151,15 +151,15 @@ class _Run:
 def write_report(
   workdirs: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str]
 ) -> None:
-  """Draws the curves of runs, one colour each, as a picture.
+  """Draws the curves of runs as a picture, in one colour per run.
 
   Args:
     workdirs: the runs' folders.
     output: the file to write; its suffix gives the format, such as ".png".
 
   Raises:
-    UserError: if a run is missing, has nothing to draw or holds what is no
-      metrics, or if the picture cannot be written.
+    UserError: if a run is missing, has nothing to draw, or has lines that are
+      not metrics, or if the picture cannot be written.
   """
   output = paths.check_output("--output", os.fspath(output))
   kinds = Figure().canvas.get_supported_filetypes()
@@ -172,10 +172,10 @@ def write_report(
   panels = [panel for panel in _PANELS if any(_has(run, panel) for run in runs)]
   if not panels:
     raise UserError(
-      f"nothing to draw of {', '.join(map(str, workdirs))}: the metrics hold"
+      f"nothing to draw for {', '.join(map(str, workdirs))}: the metrics have"
       f" none of {', '.join(sorted({panel.metric for panel in _PANELS}))}"
     )
-  columns = min(2, len(panels))  # More cannot be read in a page.
+  columns = min(2, len(panels))  # More are too narrow to read on a page.
   rows = -(-len(panels) // columns)
   figure = Figure(
     figsize=(4.6 * columns, 2.8 * rows + 0.6), layout="constrained"
@@ -189,13 +189,13 @@ def write_report(
   picture = io.BytesIO()
   try:
     with warnings.catch_warnings():
-      # Of letters in the name of a run that the font lacks.
+      # The font may lack letters in the name of a run.
       warnings.filterwarnings("ignore", "Glyph .* missing from font")
       figure.savefig(picture, dpi=150, format=kind)
   # Some formats need other programs, such as LaTeX.
   except Exception as error:
     raise UserError(f"cannot draw {output}: {one_line(error)}") from error
-  # Whoever made a run may have laid a link there.
+  # Somebody else may have made the run, with a link under this name.
   own = pathlib.Path(output).parent in map(pathlib.Path, workdirs)
   paths.write("--output", output, picture.getvalue(), follow=not own)
 
@@ -206,7 +206,7 @@ def _has(run: _Run, panel: _Panel) -> bool:
 
 
 def _draw(axes: Axes, panel: _Panel, runs: Sequence[_Run]) -> None:
-  """Draws every run's curves, and the baselines where the unit is bits."""
+  """Draws the curves of every run, and the baselines if the unit is bits."""
   heights: list[np.ndarray] = []
   for number, run in enumerate(runs):
     color = _COLORS[number % len(_COLORS)]
@@ -226,7 +226,7 @@ def _draw(axes: Axes, panel: _Panel, runs: Sequence[_Run]) -> None:
       heights.append(y)
   if panel.metric == _BITS:
     low, high = _limits(heights, _draw_baselines(axes, runs))
-    if low > 0:  # Late in a run a loss falls by little: then show ratios.
+    if low > 0:  # A log scale, since a loss falls by little late in a run.
       axes.set_yscale("log")
       axes.yaxis.set_major_locator(MaxNLocator(6, steps=(1, 2, 2.5, 5, 10)))
       axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
@@ -267,12 +267,12 @@ def _limits(
 def _draw_training(
   axes: Axes, x: np.ndarray, y: np.ndarray, color: str, panel: _Panel
 ) -> None:
-  """Draws a curve behind that of validation, or what is noisy as its mean."""
+  """Draws a training curve; a long noisy curve also gets its running mean."""
   if panel.noisy and len(y) >= 80:
     axes.plot(*_thin(x, y), color=color, alpha=0.25, linewidth=0.8)
     x, y = _means(x), _means(y)
     window = len(y) // 40
-    # Of the mean only where the window is full.
+    # "valid" keeps only the means of full windows.
     x, y = (
       np.convolve(values, np.ones(window) / window, "valid")
       for values in (x, y)
@@ -287,14 +287,14 @@ def _draw_training(
 
 
 def _pieces(x: np.ndarray) -> np.ndarray:
-  """Cuts a long curve [n] into equal pieces [at most _POINTS, m]."""
+  """Splits a long curve [n] into equal pieces [at most _POINTS, m]."""
   size = -(-len(x) // _POINTS)
-  # The last piece is filled up with the last point.
+  # Copies of the last point fill the last piece.
   return np.pad(x, (0, -len(x) % size), mode="edge").reshape(-1, size)
 
 
 def _means(x: np.ndarray) -> np.ndarray:
-  """Returns the means of the pieces of a long curve; a short one as it is."""
+  """Returns the mean of each piece of a long curve; a short one unchanged."""
   return _pieces(x).mean(axis=1) if len(x) else x
 
 
@@ -310,7 +310,7 @@ def _thin(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _draw_baselines(axes: Axes, runs: Sequence[_Run]) -> list[float]:
-  """Draws a labelled line for every different baseline of the runs."""
+  """Draws one labelled line per distinct baseline of the runs."""
   lines = {
     (name, value) for run in runs for name, value in run.baselines.items()
   }
@@ -320,7 +320,7 @@ def _draw_baselines(axes: Axes, runs: Sequence[_Run]) -> list[float]:
       f"{_plain(name)} {value:.2f}",
       (1, value),
       xycoords=("axes fraction", "data"),
-      # Beside the axes, where no curve is.
+      # Beside the axes, where it hides no curve.
       xytext=(4, 0),
       textcoords="offset points",
       ha="left",
@@ -332,14 +332,14 @@ def _draw_baselines(axes: Axes, runs: Sequence[_Run]) -> list[float]:
 
 
 def _plain(name: str) -> str:
-  """Returns a name that matplotlib does not read as a formula."""
+  """Escapes a name, so that matplotlib does not read it as a formula."""
   return name.replace("$", r"\$")
 
 
 def _legend(
   figure: Figure, runs: Sequence[_Run], panels: Sequence[_Panel]
 ) -> None:
-  """Names the runs by colour and the splits by line, once for all panels."""
+  """Draws one legend for all panels: runs by colour, splits by line."""
   names = [run.path.resolve().name for run in runs]
   if len(set(names)) < len(names):
     names = [str(run.path) for run in runs]

@@ -1,4 +1,4 @@
-"""Standard streams that may be closed, full, or of a narrow encoding."""
+"""Standard streams, which may be closed, full, or limited in encoding."""
 
 import codecs
 import contextlib
@@ -10,7 +10,7 @@ from train.errors import RunError, reason
 
 
 class ReaderGoneError(Exception):
-  """The reader of standard output has closed it, which is no failure."""
+  """The reader of standard output has closed it, which is not a failure."""
 
 
 class _Replaced:
@@ -41,12 +41,12 @@ def prepare() -> bool:
   """Makes the standard streams safe to use.
 
   Characters that the encoding of standard output lacks are replaced, and
-  `replaced` reports them. A stream that is closed becomes the null device, so
-  that no file that is opened later gets its number and with it what libraries
-  print. Standard input stays None, which is how Python says that it is closed.
+  `replaced` reports them. A closed stream becomes the null device. Otherwise a
+  file that is opened later could get its descriptor, and libraries would print
+  into that file. `sys.stdin` of a closed standard input stays None.
 
   Returns:
-    Whether standard output is there.
+    Whether standard output is open.
   """
   for number, name in enumerate(("stdin", "stdout", "stderr")):
     if getattr(sys, name) is None:
@@ -63,7 +63,7 @@ def prepare() -> bool:
 
 
 def _occupy(number: int) -> None:
-  """Opens the null device under a number that is free."""
+  """Opens the null device as descriptor `number`, if that is free."""
   try:
     os.fstat(number)
   except OSError:
@@ -76,7 +76,7 @@ def _occupy(number: int) -> None:
 def mute(name: str) -> None:
   """Discards all further output to "stdout" or "stderr"."""
   stream = getattr(sys, name)
-  # Python flushes the old stream at exit, and would complain once more.
+  # Python flushes the old stream at exit, which would print another error.
   with contextlib.suppress(OSError, ValueError, AttributeError):
     null = os.open(os.devnull, os.O_WRONLY)
     try:
@@ -87,7 +87,7 @@ def mute(name: str) -> None:
 
 
 def warn(line: str) -> None:
-  """Prints a line for the user beside the output."""
+  """Prints a line to standard error."""
   try:
     print(line, file=sys.stderr, flush=True)
   # A closed stream raises a ValueError.
@@ -102,8 +102,8 @@ def log(text: str, end: str = "\n") -> None:
   except (OSError, ValueError) as error:
     mute("stdout")
     warn(
-      f"warning: standard output cannot be written ({reason(error)}), so no"
-      " more is printed"
+      f"warning: cannot write to standard output ({reason(error)}): nothing"
+      " more will be printed"
     )
 
 
@@ -112,7 +112,7 @@ def emit(text: str, end: str = "\n") -> None:
 
   Raises:
     ReaderGoneError: The reader has closed its end.
-    RunError: It cannot be written.
+    RunError: Standard output cannot be written.
   """
   try:
     _print(text, end)
@@ -127,12 +127,12 @@ def emit(text: str, end: str = "\n") -> None:
 
 
 def replaced() -> str | None:
-  """Says how many characters were replaced since `prepare`; None for none."""
+  """Returns a message if characters were replaced since `prepare`, or None."""
   if not _replaced.count:
     return None
   return (
     f"{_replaced.count} characters are printed as '?', since standard output is"
-    f" in {sys.stdout.encoding}; PYTHONIOENCODING=utf-8 prints all"
+    f" in {sys.stdout.encoding}; set PYTHONIOENCODING=utf-8 to print all"
   )
 
 
@@ -140,7 +140,7 @@ def _print(text: str, end: str) -> None:
   try:
     print(text, end=end, flush=True)
   except UnicodeEncodeError:
-    # A stream that `prepare` has not seen.
+    # `prepare` has not configured this stream.
     encoding = sys.stdout.encoding or "ascii"
     text = text.encode(encoding, "replace").decode(encoding)
     print(text, end=end, flush=True)

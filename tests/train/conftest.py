@@ -32,6 +32,9 @@ def compile_once(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
-  """Trains the tiny config without interruption: the directory, the result."""
+  """Trains the tiny config without interruption.
+
+  Returns the directory and the result.
+  """
   workdir = str(tmp_path_factory.mktemp("run"))
   return workdir, run(tiny.get_config(), workdir)

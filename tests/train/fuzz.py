@@ -1,4 +1,4 @@
-"""What the fuzz tests draw: words of a command, damage, signals."""
+"""Random inputs of the fuzz tests: command words, damage, signals."""
 
 import os
 import shutil
@@ -76,7 +76,7 @@ _KEYS = {
 
 
 def config_words(draw):
-  """Draws overrides of the tiny config: one to three, often wrong ones."""
+  """Draws one to three overrides of the tiny config; many are wrong."""
   words = []
   for _ in range(draw.choice((1, 1, 2, 3))):
     key = draw.choice(list(_KEYS))
@@ -88,7 +88,7 @@ def config_words(draw):
 
 
 def _paths(folder):
-  """All that lies in a folder, files and folders, relative to it."""
+  """Returns the relative paths of all files and folders in a folder."""
   return sorted(
     os.path.relpath(os.path.join(parent, name), folder)
     for parent, folders, names in os.walk(folder)
@@ -182,7 +182,7 @@ _FILE = (
 
 
 def train(workdir, log):
-  """Trains the tiny config in this process, its output appended to a file."""
+  """Trains the tiny config in this process; appends its output to a file."""
   file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
   os.dup2(file, 1)
   os.dup2(file, 2)

@@ -1,4 +1,4 @@
-"""A config file of a model that any mesh can hold; its steps may grow."""
+"""A config of a hybrid that runs on any mesh; its steps can be extended."""
 
 from jaxmodels.models import LanguageModel
 from tests.train import tiny

@@ -1,4 +1,4 @@
-"""Starts processes of one run on this machine, and sees that all end."""
+"""Starts the processes of a run on this machine, and waits until all end."""
 
 import contextlib
 import os
@@ -40,7 +40,7 @@ def start(*words, env=None):
 
 @contextlib.contextmanager
 def started(workdir, *words, module="train", count=2, config="tiny", own=()):
-  """Starts the processes of a run; `own` are words for each of them."""
+  """Starts the processes of a run; `own` holds the words of each process."""
   port = free_port()
   common = (
     module,
@@ -56,13 +56,13 @@ def started(workdir, *words, module="train", count=2, config="tiny", own=()):
     yield found
   finally:
     for process in found:
-      # One that was stopped takes nothing less.
+      # A stopped process reacts only to SIGKILL.
       process.kill()
       process.communicate()
 
 
 def ended(processes, timeout=120):
-  """Waits for processes: the exit code, the output and the errors of each."""
+  """Waits for processes; returns exit code, output and errors of each."""
   until = time.monotonic() + timeout
   texts = [
     p.communicate(timeout=max(until - time.monotonic(), 0.1)) for p in processes
@@ -71,7 +71,7 @@ def ended(processes, timeout=120):
 
 
 def finish(processes):
-  """As `ended`; the end of each must be a good one."""
+  """Like `ended`, but requires exit code 0 of every process."""
   try:
     results = ended(processes)
     for code, _, errors in results:
@@ -83,13 +83,13 @@ def finish(processes):
 
 
 def train(workdir, *words, **options):
-  """Runs processes to their end, which must be a good one."""
+  """Runs processes to their end; requires exit code 0 of each."""
   with started(workdir, *words, **options) as processes:
     return finish(processes)
 
 
 def wait_for(condition, processes, timeout=120):
-  """Waits until something holds, as long as the processes run."""
+  """Waits until a condition holds, while the processes run."""
   until = time.monotonic() + timeout
   while not condition():
     codes = [p.poll() for p in processes]
@@ -99,5 +99,5 @@ def wait_for(condition, processes, timeout=120):
 
 
 def errors_of(text):
-  """The lines of an output that are the trainer's own."""
+  """Returns the lines of an output that the trainer printed."""
   return [x for x in text.splitlines() if x.startswith("error: ")]

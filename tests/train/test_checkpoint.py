@@ -43,7 +43,7 @@ def save_all(workdir, metric, values, keep=2, after=0):
     ("accuracy", [0.2, 0.9, 0.5, None, 0.1]),
   ],
 )
-def test_the_latest_and_the_best_stay(tmp_path, metric, values):
+def test_the_latest_and_the_best_checkpoints_are_kept(tmp_path, metric, values):
   save_all(tmp_path, metric, values)
   assert checkpoint.steps(tmp_path) == [2, 4, 5]
   best = checkpoint.load(str(tmp_path), "best", pytest.fail)
@@ -77,11 +77,11 @@ def test_dtypes_and_scalars_come_back_as_they_were(tmp_path):
   assert found["pair"]["1"].shape == (2, 1)
 
 
-def test_a_run_that_never_was_gives_none(tmp_path):
+def test_a_missing_run_has_no_checkpoint(tmp_path):
   assert checkpoint.latest(str(tmp_path), pytest.fail) is None
 
 
-def test_what_is_saved_may_be_donated_at_once(tmp_path):
+def test_a_saved_state_can_be_donated_at_once(tmp_path):
   add = jax.jit(lambda x: x + 1, donate_argnums=0)
   state = jax.jit(lambda: jnp.zeros(1 << 23))()
   expected = np.array(state)
@@ -95,7 +95,7 @@ def test_what_is_saved_may_be_donated_at_once(tmp_path):
   np.testing.assert_array_equal(found["x"], expected)
 
 
-def test_each_device_writes_and_reads_its_pieces(tmp_path):
+def test_each_device_writes_and_reads_its_shards(tmp_path):
   mesh = jax.make_mesh((4, 2), ("a", "b"), axis_types=(AxisType.Auto,) * 2)
   value = np.arange(64.0, dtype=np.float32).reshape(8, 8)
   state = {"x": jax.device_put(value, NamedSharding(mesh, P("a", "b")))}
@@ -144,7 +144,7 @@ def test_if_the_best_is_damaged_the_next_best_is_named(tmp_path):
   assert len(said) == 1 and "step 1, it is damaged" in said[0]
 
 
-def test_of_a_removal_that_was_cut_short_nothing_counts(tmp_path, monkeypatch):
+def test_a_half_removed_checkpoint_is_ignored(tmp_path, monkeypatch):
   def killed(path):
     os.remove(os.path.join(path, "meta", "metadata"))
     raise KeyboardInterrupt
@@ -186,7 +186,7 @@ def test_a_directory_may_have_any_name(tmp_path, monkeypatch, name, relative):
   np.testing.assert_array_equal(found, 4.0)
 
 
-def test_a_path_is_given_as_it_is_unless_a_library_would_misread_it(tmp_path):
+def test_only_a_path_that_orbax_would_misread_gets_a_link(tmp_path):
   with plain_path("/runs/a b/c_1.2") as path:
     assert path == "/runs/a b/c_1.2"
   # Orbax takes these for buckets.
@@ -236,7 +236,7 @@ def test_nothing_is_removed_or_set_aside_through_a_link(tmp_path):
   assert os.listdir(outside) == ["theirs"]
 
 
-def test_what_cannot_be_restored_is_skipped_for_an_older_one(tmp_path):
+def test_a_checkpoint_that_cannot_be_restored_is_skipped(tmp_path):
   workdir = str(tmp_path)
   save_all(workdir, "loss", [1.0, 2.0, 3.0], keep=4)
   checkpoints = Checkpoints(workdir, keep=4, best_metric="loss")
@@ -262,7 +262,7 @@ def test_what_cannot_be_restored_is_skipped_for_an_older_one(tmp_path):
   assert checkpoint.steps(workdir) == [1, 2, 3]
 
 
-def test_where_no_directory_can_be_made_no_thread_stays(tmp_path, monkeypatch):
+def test_a_failed_directory_leaves_no_thread(tmp_path, monkeypatch):
   make = os.mkdir
 
   def refuse(path, *args, **kwargs):
@@ -290,9 +290,7 @@ def test_where_no_directory_can_be_made_no_thread_stays(tmp_path, monkeypatch):
     (resource.RLIMIT_NOFILE, "Too many open files"),
   ],
 )
-def test_a_limit_of_the_system_is_said_in_one_line(
-  tmp_path, capfd, limit, message
-):
+def test_a_system_limit_is_one_line(tmp_path, capfd, limit, message):
   save_all(tmp_path, "loss", [1.0])
   state = {f"x{i}": np.ones((40, 40), np.float32) for i in range(9)}
   checkpoints = Checkpoints(str(tmp_path), keep=2, best_metric="loss")

@@ -46,7 +46,7 @@ def cases(record_property):
 
 
 def run(capfd, function, *words):
-  """Runs a command in this process: exit code, output and errors."""
+  """Runs a command in this process; returns exit code, output and errors."""
   capfd.readouterr()
   try:
     code = main_with_errors(function, words)
@@ -80,7 +80,7 @@ def assert_same_state(workdir, finished, what):
 
 
 def contents(folder):
-  """What lies in a folder: the digest of each file, the target of a link."""
+  """Returns the digest of each file and the target of each link in a folder."""
   found = {}
   for parent, folders, names in os.walk(folder):
     for name in [*folders, *names]:

@@ -87,7 +87,7 @@ def test_top_k_keeps_the_likeliest_in_proportion():
   ("top_p", "kept"),
   [(0.01, [1]), (0.5, [1, 4]), (0.7, [1, 3, 4]), (1.0, [0, 1, 2, 3, 4])],
 )
-def test_top_p_keeps_the_fewest_that_reach_it(top_p, kept):
+def test_top_p_keeps_the_fewest_tokens_that_reach_it(top_p, kept):
   found, p = shares(top_p=top_p)
   wanted = np.zeros(5)
   wanted[kept] = p[kept] / p[kept].sum()
@@ -100,7 +100,7 @@ def test_ties_do_not_widen_top_k():
   assert len(np.unique(tokens)) == 2
 
 
-def test_characters_come_when_they_are_whole():
+def test_a_character_is_yielded_when_it_is_complete():
   rows = tiny.Data().open("validation")
   content = "é€".encode()
   pieces = list(as_text(rows, [*content, 256, 0xFF, 65, 0xC3]))
@@ -201,7 +201,7 @@ def test_best_is_the_checkpoint_of_the_lowest_loss(finished):
   assert best.step == min(validation, key=lambda line: line["loss"])["step"]
 
 
-def test_a_state_may_share_its_zeros():
+def test_generation_accepts_a_state_whose_zeros_share_memory():
   model = LanguageModel(
     vocab_size=5,
     width=8,

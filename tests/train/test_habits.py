@@ -1,4 +1,4 @@
-"""What keeps devices busy: no hidden transfer or wait, donation, one trace."""
+"""Devices stay busy: no hidden transfers or waits, donation, one trace."""
 
 import collections
 import dataclasses
@@ -36,7 +36,7 @@ def configured(name, **changes):
 
 
 def built(name):
-  """Returns a strategy, its state and batches of the host."""
+  """Returns a strategy, its state, and batches on the host."""
   config = configured(name)
   learner = make_learner(config)
   strategy = make_strategy(config.strategy, learner, mesh=config.mesh)
@@ -46,7 +46,7 @@ def built(name):
 
 
 def count_calls(patch, module, name, counts):
-  """Counts calls of a function: under `jit` those that trace it."""
+  """Counts calls of a function; under `jit` only calls that trace it."""
   function = getattr(module, name)
 
   @functools.wraps(function)
@@ -60,7 +60,7 @@ def count_calls(patch, module, name, counts):
 @pytest.mark.parametrize(
   "name", ["one device", "mesh", pytest.param("pmap", marks=pytest.mark.slow)]
 )
-def test_a_run_transfers_nothing_unasked_and_compiles_once(
+def test_a_run_makes_no_implicit_transfers_and_compiles_once(
   name, tmp_path, monkeypatch
 ):
   traces, compiled = collections.Counter(), []
@@ -93,7 +93,7 @@ def test_a_run_transfers_nothing_unasked_and_compiles_once(
 
 
 @pytest.mark.parametrize("name", ["one device", "pmap"])
-def test_a_step_takes_the_memory_of_its_state_and_no_batch_of_the_host(name):
+def test_a_step_donates_its_state_and_refuses_a_batch_on_the_host(name):
   strategy, state, batches = built(name)
   first, second = (strategy.batch(next(batches)) for _ in range(2))
   memory = strategy.step.lower(state, first).compile().memory_analysis()
@@ -104,13 +104,13 @@ def test_a_step_takes_the_memory_of_its_state_and_no_batch_of_the_host(name):
   with jax.transfer_guard("disallow"):
     state, _ = strategy.step(state, first)
     assert all(x.is_deleted() for x in leaves)
-    # The guard sees what it has to see.
+    # The guard detects a transfer.
     with pytest.raises(jax.errors.JaxRuntimeError, match="host-to-device"):
       strategy.step(state, host)
 
 
 class Waited:
-  """A number on a device: to read it is to wait for it."""
+  """A number on a device; reading it waits for the device."""
 
   def __init__(self, value, read):
     self._value, self._read = value, read

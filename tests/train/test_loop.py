@@ -1,4 +1,4 @@
-"""The loop as a whole, interrupted in every way there is."""
+"""The whole training loop, interrupted in every possible way."""
 
 import dataclasses
 import errno
@@ -96,7 +96,7 @@ def test_a_signal_saves_and_the_same_command_loses_nothing(
   assert_same_run(str(tmp_path), again, finished)
 
 
-def test_a_crash_goes_back_to_the_last_checkpoint(
+def test_a_crashed_run_resumes_from_the_last_checkpoint(
   finished, tmp_path, monkeypatch, capsys
 ):
   def crash():
@@ -140,7 +140,7 @@ def damage(workdir, step, how):
 @pytest.mark.parametrize(
   "how", ["truncated", "changed", "deleted", "bad JSON", "incomplete"]
 )
-def test_a_damaged_checkpoint_is_known_and_named(finished, tmp_path, how):
+def test_a_damaged_checkpoint_is_skipped_and_named(finished, tmp_path, how):
   workdir = str(shutil.copytree(finished[0], tmp_path / "run"))
   damage(workdir, 12, how)
   said = []
@@ -150,7 +150,7 @@ def test_a_damaged_checkpoint_is_known_and_named(finished, tmp_path, how):
     checkpoint.load(workdir, "12", said.append)
 
 
-def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(
+def test_a_run_resumes_from_the_checkpoint_before_a_damaged_one(
   finished, tmp_path, capsys
 ):
   workdir = str(shutil.copytree(finished[0], tmp_path / "run"))
@@ -188,7 +188,9 @@ def test_a_changed_config_is_refused_with_the_difference(finished, capsys):
   assert error.count("\n") == 1
 
 
-def test_what_trains_nothing_may_change(finished, tmp_path, capsys):
+def test_settings_that_do_not_affect_training_can_change(
+  finished, tmp_path, capsys
+):
   workdir = str(shutil.copytree(finished[0], tmp_path / "run"))
   result = run(
     dataclasses.replace(tiny.get_config(), log_every=5, keep=1), workdir
@@ -272,7 +274,7 @@ def test_without_debug_the_same_run_stops_as_not_finite(tmp_path):
 
 
 def full_before(patch):
-  """Leaves no room from the second checkpoint on."""
+  """Makes the disk full from the second checkpoint on."""
   usage = shutil.disk_usage
 
   def full(folder):
@@ -391,7 +393,7 @@ def test_a_validation_of_a_stopped_run_is_written_once(
   assert_same_run(workdir, run(tiny.get_config(), workdir), finished)
 
 
-def test_a_whole_checkpoint_that_cannot_be_restored_is_passed_over(
+def test_a_complete_checkpoint_that_cannot_be_restored_is_skipped(
   finished, tmp_path, capsys
 ):
   workdir = str(shutil.copytree(finished[0], tmp_path / "run"))
@@ -404,14 +406,14 @@ def test_a_whole_checkpoint_that_cannot_be_restored_is_passed_over(
   result = run(tiny.get_config(), workdir)
   printed = capsys.readouterr().out.splitlines()
   (line,) = [x for x in printed if "skipping" in x]
-  assert "checkpoint of step 12, it is whole but cannot be restored" in line
+  assert "checkpoint of step 12, it is complete but cannot be restored" in line
   assert any("resuming at step 9 of 12" in x for x in printed)
   assert_same_run(workdir, result, finished)
   assert os.listdir(os.path.join(workdir, "corrupt")) == ["0-step-12"]
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-def test_a_gradient_of_zero_is_said_once(
+def test_a_zero_gradient_gives_one_warning(
   tmp_path, monkeypatch, capsys, weighted
 ):
   sums = pure_step.token_sums
@@ -432,7 +434,7 @@ def test_a_gradient_of_zero_is_said_once(
     assert line.startswith("warning: the gradient of step 1 is 0, with")
 
 
-def test_tokens_are_those_that_are_read(finished):
+def test_tokens_count_all_tokens_that_the_model_reads(finished):
   for line in read_metrics(finished[0]):
     if line["split"] == "train":
       # The tiny data weigh four fifths of their targets.
@@ -450,7 +452,7 @@ def test_a_run_in_a_directory_of_any_name_resumes(finished, tmp_path, name):
   assert_same_run(workdir, run(tiny.get_config(), workdir), finished)
 
 
-def test_a_failed_step_is_saved_through_no_link(tmp_path):
+def test_a_failed_step_is_not_saved_through_a_link(tmp_path):
   outside = tmp_path / "outside"
   outside.write_text("stays")
   workdir = tmp_path / "run"

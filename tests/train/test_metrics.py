@@ -41,7 +41,7 @@ def test_a_line_is_in_the_file_at_once(tmp_path):
   writer.close()
 
 
-def test_what_is_not_finite_stays_json(tmp_path):
+def test_values_that_are_not_finite_are_written_as_null(tmp_path):
   with MetricsWriter(tmp_path, total_steps=10, tensorboard=False) as writer:
     writer.write(
       1, "train", {"a": math.nan, "b": math.inf, "c": -math.inf, "d": 1.0}
@@ -70,7 +70,7 @@ def test_half_a_line_is_dropped(tmp_path, rest):
   assert [line["step"] for line in lines_of(tmp_path)] == [1, 2, 3]
 
 
-def test_a_copy_by_hard_links_stays_as_it_is(tmp_path):
+def test_a_copy_by_hard_links_is_not_changed(tmp_path):
   write_steps(tmp_path, [1])
   copy = tmp_path / "copy"
   copy.hardlink_to(tmp_path / "metrics.jsonl")
@@ -80,7 +80,7 @@ def test_a_copy_by_hard_links_stays_as_it_is(tmp_path):
   assert [line["step"] for line in lines_of(tmp_path)] == [1, 2]
 
 
-def test_nothing_is_made_before_something_is_written(tmp_path):
+def test_no_file_is_made_before_the_first_write(tmp_path):
   workdir = tmp_path / "run"
   with MetricsWriter(workdir, total_steps=10, tensorboard=False) as writer:
     writer.text("hello")
@@ -88,7 +88,7 @@ def test_nothing_is_made_before_something_is_written(tmp_path):
 
 
 @pytest.mark.parametrize("step", [0, 1, 2, 9])
-def test_truncating_forgets_later_steps_only(tmp_path, step):
+def test_truncating_drops_only_later_steps(tmp_path, step):
   write_steps(tmp_path, [1, 2, 3, 4])
   with MetricsWriter(tmp_path, total_steps=10, tensorboard=False) as writer:
     writer.truncate(step)
@@ -114,7 +114,7 @@ def test_truncating_replaces_the_file_at_once(tmp_path, monkeypatch):
   assert [line["step"] for line in lines_of(tmp_path)] == [1, 2, 3]
 
 
-def test_lines_are_printed_where_there_is_no_terminal(tmp_path, capsys):
+def test_lines_are_printed_without_a_terminal(tmp_path, capsys):
   with MetricsWriter(tmp_path, total_steps=10, tensorboard=False) as writer:
     writer.write(2, "train", {"loss": 0.123456})
     writer.text("half way")
@@ -145,7 +145,7 @@ def test_a_terminal_gets_a_bar_and_whole_lines(tmp_path, monkeypatch, capsys):
 
 
 def read_events(workdir):
-  """Reads TensorBoard's record files: length, check sum, data, check sum."""
+  """Reads TensorBoard's record files: length, checksum, data, checksum."""
   from tensorboardX.proto.event_pb2 import Event
 
   for path in sorted(workdir.glob("events.*")):
@@ -179,7 +179,7 @@ def test_tensorboard_gets_the_same_numbers(tmp_path):
 
 
 @needs_tensorboard
-def test_tensorboard_forgets_with_the_file(tmp_path):
+def test_truncating_purges_tensorboard_too(tmp_path):
   with MetricsWriter(tmp_path, total_steps=10) as writer:
     writer.truncate(6)
     writer.write(7, "train", {"loss": 0.5})
@@ -187,7 +187,7 @@ def test_tensorboard_forgets_with_the_file(tmp_path):
   assert [event[:2] for event in events] == [(7, "session"), (7, "train/loss")]
 
 
-def test_tensorboard_may_be_missing(tmp_path, monkeypatch):
+def test_metrics_are_written_without_tensorboard(tmp_path, monkeypatch):
   monkeypatch.setattr(metrics, "_installed", lambda module: False)
   with MetricsWriter(tmp_path, total_steps=10) as writer:
     writer.write(1, "train", {"loss": 0.5})

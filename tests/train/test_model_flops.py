@@ -1,4 +1,4 @@
-"""Model flops against hand counts, and the share of a chip's peak."""
+"""Model flops equal hand counts; utilization is their share of the peak."""
 
 import jax
 import pytest
@@ -41,7 +41,7 @@ READ_OUT = 2 * VOCAB * WIDTH
 def test_attention_counts_as_in_palm(
   window, length, seen, kv_heads, key_values
 ):
-  """12 H Q T a token for the scores, whatever heads share keys; 6 N else."""
+  """12 H Q T per token for scores, whether or not keys are shared; else 6 N."""
   found = counted(
     ("sliding_attention",), length, window=window, kv_heads=kv_heads
   )
@@ -63,12 +63,12 @@ def test_a_linear_mixer_writes_and_reads_its_state(scan_layers):
 
 @pytest.fixture
 def chip(monkeypatch):
-  """Makes the CPU a chip of a known peak."""
+  """Gives the CPU a known peak."""
   kind = jax.devices()[0].device_kind
   monkeypatch.setitem(chips.CHIPS, kind, chips.Chip(1e9, 1e9))
 
 
-def test_a_run_says_its_share_of_the_peak(chip, tmp_path):
+def test_a_run_reports_its_utilization(chip, tmp_path):
   config = tiny.get_config()
   run(config, str(tmp_path))
   learner = make_learner(config)
@@ -83,7 +83,7 @@ def test_a_run_says_its_share_of_the_peak(chip, tmp_path):
     assert line["model_flops_utilization"] == pytest.approx(expected)
 
 
-def test_without_a_known_chip_or_count_there_is_none(finished, monkeypatch):
+def test_an_unknown_chip_or_count_gives_no_utilization(finished, monkeypatch):
   workdir, _ = finished
   assert all("model_flops_utilization" not in x for x in read_metrics(workdir))
   kind = jax.devices()[0].device_kind

@@ -1,4 +1,4 @@
-"""Models that a run cannot train or sample end in one line."""
+"""A model that a run cannot train or sample gives one error line."""
 
 import types
 
@@ -110,7 +110,7 @@ def test_a_finished_run_gets_its_report_without_a_sample(
 
 
 class Counts(nn.Module):
-  """Keeps a number that training would lose."""
+  """A module with a variable that training would lose."""
 
   @nn.compact
   def __call__(self, tokens, state=None, *, segment_ids=None):

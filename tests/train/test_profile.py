@@ -1,4 +1,4 @@
-"""Traces of steps, and the flag that asks for them."""
+"""Traces of steps, and the flag `--profile_steps`."""
 
 import pathlib
 import subprocess

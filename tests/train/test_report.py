@@ -34,7 +34,7 @@ def write_run(folder, steps=200, offset=0.0, **baselines):
 
 
 class Drawing:
-  """What was drawn: the figure that would have been written."""
+  """The drawn figure, which would be written to the file."""
 
   def __init__(self, monkeypatch):
     save = report.Figure.savefig
@@ -91,7 +91,7 @@ def test_tokens_are_counted_from_the_steps_between_lines(tmp_path, drawing):
   np.testing.assert_allclose(validation[:, 0], 512 * np.arange(50, 201, 50))
 
 
-def test_tokens_seen_are_taken_as_they_are(tmp_path, drawing):
+def test_tokens_seen_are_drawn_unchanged(tmp_path, drawing):
   with MetricsWriter(tmp_path, total_steps=30, tensorboard=False) as writer:
     for step in (10, 20, 30):
       values = {"loss": 1.0, "tokens": 5, "tokens_seen": step**2}
@@ -109,7 +109,7 @@ def test_panels_without_numbers_are_left_out(tmp_path, drawing):
   assert list(drawing.panels) == ["Learning rate"]
 
 
-def test_what_is_not_finite_is_a_gap_and_not_an_error(tmp_path, drawing):
+def test_values_that_are_not_finite_are_left_out(tmp_path, drawing):
   with MetricsWriter(tmp_path, total_steps=30, tensorboard=False) as writer:
     for step, loss in enumerate((3.0, 2.0, math.nan, math.inf, 1.0)):
       writer.write(step, "train", {"bits_per_token": loss})
@@ -119,7 +119,7 @@ def test_what_is_not_finite_is_a_gap_and_not_an_error(tmp_path, drawing):
 
 
 def write_many(folder, count):
-  """A run of many steps, with one outlier that must be seen."""
+  """Writes a run of many steps with one outlier that must stay visible."""
   folder.mkdir()
   with open(folder / "metrics.jsonl", "w") as file:
     for step in range(1, count + 1):
@@ -171,7 +171,7 @@ def test_baselines_are_named_lines(tmp_path, drawing):
 
 
 def test_every_loss_curve_starts_inside_its_axes(tmp_path, drawing):
-  """An untrained model's loss is far above all others, but not left out."""
+  """The loss of an untrained model is far above all others, but is shown."""
   with MetricsWriter(tmp_path, total_steps=400, tensorboard=False) as writer:
     writer.write(0, "baseline", {"gzip": 2.2})
     writer.write(0, "validation", {"bits_per_token": 8.0})
@@ -202,7 +202,7 @@ def test_names_of_baselines_cover_no_curve(tmp_path, drawing):
   assert name.get_window_extent().x0 > axes.get_window_extent().x1
 
 
-def test_runs_are_told_apart(tmp_path, drawing):
+def test_runs_have_different_colours_and_names(tmp_path, drawing):
   runs = [
     write_run(tmp_path / name, offset=number)
     for number, name in enumerate(["small", "large", "larger"])
@@ -219,7 +219,7 @@ def test_runs_are_told_apart(tmp_path, drawing):
   ]
 
 
-def test_runs_of_one_name_are_called_by_their_paths(tmp_path, drawing):
+def test_runs_with_the_same_name_are_labelled_by_path(tmp_path, drawing):
   runs = [write_run(tmp_path / name / "run") for name in "ab"]
   write_report(runs, tmp_path / "a.png")
   (legend,) = drawing.figure.legends
@@ -263,10 +263,10 @@ def test_the_command_draws_where_it_is_told(tmp_path):
 @pytest.mark.parametrize(
   ("content", "message"),
   [
-    (None, "no run in '{}': there is no metrics.jsonl to read"),
-    ("", "nothing to draw of '{}': its metrics.jsonl is empty"),
-    ('{"step": 1, "sp', "nothing to draw of '{}': its metrics.jsonl is empty"),
-    ('{"step": 1, "x": 2}\n', "nothing to draw of {}: the metrics hold none"),
+    (None, "no run in '{}': it has no readable metrics.jsonl"),
+    ("", "nothing to draw for '{}': its metrics.jsonl is empty"),
+    ('{"step": 1, "sp', "nothing to draw for '{}': its metrics.jsonl is empty"),
+    ('{"step": 1, "x": 2}\n', "nothing to draw for {}: the metrics have none"),
   ],
 )
 def test_a_run_without_metrics_gives_one_line(

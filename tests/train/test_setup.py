@@ -66,7 +66,7 @@ def begun(tmp_path_factory):
 
 @pytest.fixture
 def corpus(begun):
-  """The folder of the corpus, which is put back after the test."""
+  """The folder of the corpus, which is restored after the test."""
   folder, kept = begun[2] / "corpus", begun[2] / "kept"
   shutil.copytree(folder, kept)
   yield folder
@@ -183,7 +183,7 @@ def test_large_data_are_read_at_even_distances():
   assert gaps.min() > 9_000 and gaps.max() < 10_000
 
 
-def test_a_field_that_is_newer_than_a_run_has_its_default():
+def test_a_field_newer_than_a_saved_run_gets_its_default():
   """Runs that were saved before `LanguageModel` had layouts resume."""
   config = hybrid.get_config()
   document = serialize.to_json(config)

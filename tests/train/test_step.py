@@ -35,7 +35,7 @@ _COMPILED = {}
 
 
 def compiled(learner):
-  """Compiles once a task; a model need not be hashable."""
+  """Compiles once per task; a model need not be hashable."""
   key = id(learner.model), learner.accumulation
   if key not in _COMPILED:
     _COMPILED[key] = learner, jax.jit(functools.partial(train_step, learner))
@@ -95,7 +95,7 @@ def test_accumulated_equals_full_batch(count):
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-9)
 
 
-def test_devices_sum_weights_and_not_means():
+def test_devices_sum_weighted_losses_instead_of_averaging_means():
   learner, state, batch = setup()
   batch["weights"][:4] *= 0.1
   _, expected = compiled(learner)(state, batch)
@@ -149,7 +149,7 @@ def test_an_update_that_overflows_is_not_applied():
   assert np.isinf(metrics["update_norm"]) and np.isinf(metrics["param_norm"])
 
 
-def test_adam_that_divides_by_zero_in_float16_is_not_applied():
+def test_an_adam_update_divided_by_zero_in_float16_is_not_applied():
   # Squares of small gradients and epsilon are 0 in float16.
   assert_stops(*setup(model=tiny.Model(param_dtype=jnp.float16)))
 
@@ -198,7 +198,7 @@ def test_norms_are_those_of_float64():
       assert np.isnan(zero_if_finite({**low, "bad": jnp.full(2, bad, dtype)}))
 
 
-def test_one_label_in_a_row_counts_all_tokens_that_are_read():
+def test_with_one_label_per_row_all_read_tokens_count():
   learner, state, batch = setup()
   batch["weights"][:] = 0
   batch["weights"][:, -1] = 1

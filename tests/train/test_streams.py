@@ -1,4 +1,4 @@
-"""Streams that are closed, full, narrow or gone; the farewell of a run."""
+"""Streams that are closed, full or limited in encoding; the end of a run."""
 
 import errno
 import io
@@ -45,7 +45,7 @@ def text_of(stream):
 
 @pytest.fixture(autouse=True)
 def tracebacks(tmp_path, monkeypatch):
-  """Tracebacks of unforeseen errors go to the folder of the test."""
+  """Tracebacks of unexpected errors go to the folder of the test."""
   monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
 
@@ -55,7 +55,7 @@ def workdir(finished, tmp_path):
 
 
 def end(workdir, *words):
-  """The same command again: the run is complete, and says farewell."""
+  """Runs the command again: the run is complete, and prints its summary."""
   words = (TINY, f"--workdir={workdir}", *words)
   return main_with_errors(train._run, words, needs_output=False)
 
@@ -107,7 +107,7 @@ def test_a_report_that_fails_is_a_warning(workdir, capsys):
 
 
 @pytest.mark.parametrize("number", [errno.EPIPE, errno.ENOSPC, errno.EIO])
-def test_a_run_goes_on_where_it_cannot_print(
+def test_a_run_continues_if_it_cannot_print(
   workdir, monkeypatch, capsys, number
 ):
   (workdir / "report.png").unlink(missing_ok=True)
@@ -118,7 +118,7 @@ def test_a_run_goes_on_where_it_cannot_print(
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
-def test_a_run_replaces_what_it_cannot_print(
+def test_a_run_replaces_characters_that_it_cannot_print(
   workdir, monkeypatch, capsys, encoding
 ):
   stream = narrow(encoding)
@@ -132,14 +132,14 @@ def test_a_run_replaces_what_it_cannot_print(
 
 
 @pytest.mark.parametrize("name", ["stdout", "stderr", "stdin"])
-def test_a_run_needs_no_stream(workdir, monkeypatch, name):
+def test_a_run_finishes_without_standard_streams(workdir, monkeypatch, name):
   monkeypatch.setattr(sys, name, None)
   (workdir / "report.png").unlink(missing_ok=True)
   assert end(workdir) == 0
   assert (workdir / "report.png").exists()
 
 
-def test_a_wrong_command_needs_no_stderr(monkeypatch):
+def test_a_wrong_command_gives_its_exit_code_without_stderr(monkeypatch):
   monkeypatch.setattr(sys, "stderr", Broken(errno.EPIPE))
   assert main_with_errors(train._run, [TINY, "--config.steps=0"]) == 2
   monkeypatch.setattr(sys, "stderr", None)
@@ -172,13 +172,15 @@ def test_a_run_says_which_devices_are_idle(workdir, capsys):
     (b'{"step": ' + b"9" * 10_000 + b"}", 0),
   ],
 )
-def test_a_resumed_run_drops_what_is_no_metrics(workdir, capsys, line, count):
+def test_a_resumed_run_drops_lines_that_are_not_metrics(
+  workdir, capsys, line, count
+):
   path = workdir / "metrics.jsonl"
   before = path.read_bytes()
   path.write_bytes(line + b"\n" + before)
   assert end(workdir) == 0
   printed = capsys.readouterr()
-  assert ("dropped 1 lines that are no metrics" in printed.out) == bool(count)
+  assert ("dropped 1 lines that are not metrics" in printed.out) == bool(count)
   assert not printed.err
   assert path.read_bytes() == before
 
@@ -210,14 +212,18 @@ def one_error(capsys):
 
 
 @pytest.mark.parametrize("writes", [0, 1])
-def test_a_reader_that_goes_is_no_error(workdir, monkeypatch, capsys, writes):
+def test_a_reader_that_closes_the_pipe_is_no_error(
+  workdir, monkeypatch, capsys, writes
+):
   monkeypatch.setattr(sys, "stdout", Broken(errno.EPIPE, writes))
   assert ask(workdir, "--prompt=a", "--length=40") == 0
   assert not capsys.readouterr().err
 
 
 @pytest.mark.parametrize("run", [generate, evaluate])
-def test_a_result_that_cannot_be_printed(workdir, monkeypatch, capsys, run):
+def test_a_result_that_cannot_be_printed_is_an_error(
+  workdir, monkeypatch, capsys, run
+):
   words = [f"--workdir={workdir}", *["--prompt=a"] * (run is generate)]
   monkeypatch.setattr(sys, "stdout", Broken(errno.ENOSPC))
   assert main_with_errors(run._run, words) == 1
@@ -228,9 +234,7 @@ def test_a_result_that_cannot_be_printed(workdir, monkeypatch, capsys, run):
   assert "standard output is closed" in one_error(capsys)
 
 
-def test_text_of_a_narrow_encoding_is_not_the_result(
-  workdir, monkeypatch, capsys
-):
+def test_text_that_the_encoding_lacks_is_an_error(workdir, monkeypatch, capsys):
   stream = narrow("ascii")
   monkeypatch.setattr(sys, "stdout", stream)
   monkeypatch.setattr(generate, "continuation", lambda *_: iter("é€a"))
@@ -239,7 +243,7 @@ def test_text_of_a_narrow_encoding_is_not_the_result(
   assert "2 characters are printed as '?'" in one_error(capsys)
 
 
-def test_standard_input_that_is_not_there(workdir, monkeypatch, capsys):
+def test_closed_standard_input_is_an_error(workdir, monkeypatch, capsys):
   monkeypatch.setattr(sys, "stdin", None)
   assert ask(workdir) == 2
   assert "give --prompt=TEXT" in one_error(capsys)
@@ -259,12 +263,12 @@ def test_any_bytes_are_a_prompt(workdir, monkeypatch, capsys, content):
 
 
 @pytest.mark.parametrize("word", ["--length=0", "--prompt=", "--prompt=\udcff"])
-def test_what_is_small_is_not_wrong(workdir, capsys, word):
+def test_an_empty_prompt_and_length_zero_are_accepted(workdir, capsys, word):
   assert ask(workdir, "--prompt=a", word) == 0
   assert not capsys.readouterr().err
 
 
-# Errors that nobody foresaw.
+# Unexpected errors.
 
 
 def fails(error):
@@ -287,12 +291,14 @@ def fails(error):
     (RuntimeError("Unable to initialize backend 'x': no"), 2, "backend 'x'"),
   ],
 )
-def test_an_error_of_the_machine(error, code, part, capsys):
+def test_an_error_of_the_machine_gives_one_line_and_a_code(
+  error, code, part, capsys
+):
   assert main_with_errors(fails(error), []) == code
   assert part in one_error(capsys)
 
 
-def test_an_unforeseen_error_keeps_its_traceback(capsys):
+def test_an_unexpected_error_writes_its_traceback_to_a_file(capsys):
   assert main_with_errors(fails(IndexError("a\nb")), []) == 1
   line = one_error(capsys)
   assert "unexpected IndexError: a b (" in line and "test_streams.py:" in line
@@ -307,7 +313,7 @@ def test_a_long_line_is_cut(capsys):
   assert len(one_error(capsys)) < 2100
 
 
-def test_a_platform_that_is_not_there(workdir, monkeypatch, capsys):
+def test_a_missing_platform_is_an_error(workdir, monkeypatch, capsys):
   import jax
 
   def devices():
@@ -327,7 +333,7 @@ def test_a_platform_that_is_not_there(workdir, monkeypatch, capsys):
 
 
 def shell(script, **env):
-  """Runs a script of /bin/sh, in which `$py` is Python."""
+  """Runs a /bin/sh script, in which `$py` is Python."""
   return subprocess.run(
     ["/bin/sh", "-c", script],
     cwd=launch.ROOT,
@@ -346,8 +352,8 @@ def test_a_variable_that_jax_refuses_is_one_line():
   assert done.stderr.count("\n") == 1
 
 
-def test_a_closed_output_takes_no_file(workdir):
-  # The report must not get the number of standard output.
+def test_a_file_does_not_get_the_descriptor_of_closed_output(workdir):
+  # The report must not get the file descriptor of standard output.
   script = f"$py -m train.report {workdir} >&- 2>&-"
   (workdir / "report.png").unlink(missing_ok=True)
   done = shell(script)
@@ -390,10 +396,10 @@ def test_a_process_ends_in_one_line(workdir, script):
     ("", ">&- 2>&- <&-"),
   ],
 )
-def test_a_run_is_finished_whatever_its_streams(tmp_path, before, after):
+def test_a_run_finishes_with_any_streams(tmp_path, before, after):
   run = f"$py -m train {TINY} --workdir={tmp_path}/run"
   code = tmp_path / "code"
-  # The code of the run, not that of what reads it.
+  # The exit code of the run, not of the program that reads its output.
   done = shell(f"{{ {before} {run}; echo $? >{code}; }} {after}")
   assert code.read_text() == "0\n"
   assert (tmp_path / "run" / "report.png").exists()

@@ -1,4 +1,4 @@
-"""Metrics and pictures that are wrong: the report says so in one line."""
+"""The report gives one error line for wrong metrics or pictures."""
 
 import os
 import stat
@@ -41,7 +41,7 @@ LINES = [
 
 
 @pytest.mark.parametrize(("line", "part"), LINES)
-def test_a_line_of_metrics_that_is_wrong(line, part, tmp_path, capfd):
+def test_a_wrong_line_of_metrics_is_named(line, part, tmp_path, capfd):
   good = run_of(tmp_path / "good", GOOD)
   bad = run_of(tmp_path / "bad", GOOD + line + b"\n")
   for runs in ([bad], [good, bad]):
@@ -66,7 +66,7 @@ def test_a_line_of_metrics_that_is_wrong(line, part, tmp_path, capfd):
     b'{"step": 9000000000000000000, "loss": 3e38}',
   ],
 )
-def test_a_line_of_metrics_that_is_left_out(line, tmp_path, capfd):
+def test_lines_without_metrics_are_left_out(line, tmp_path, capfd):
   run = run_of(tmp_path / "run", GOOD + line + b"\n" + GOOD)
   assert main_with_errors(report.main, [str(run)]) == 0
   assert (run / "report.png").stat().st_size > 1000
@@ -78,7 +78,7 @@ def test_a_line_of_metrics_that_is_left_out(line, tmp_path, capfd):
   [
     (b"", "is empty"),
     (os.urandom(1000).replace(b"{", b""), "is empty"),
-    (b'{"step": 1, "x": 2}\n', "the metrics hold none of"),
+    (b'{"step": 1, "x": 2}\n', "the metrics have none of"),
   ],
 )
 def test_metrics_with_nothing_to_draw(content, part, tmp_path, capfd):
@@ -86,7 +86,7 @@ def test_metrics_with_nothing_to_draw(content, part, tmp_path, capfd):
   assert part in refused(report.main, [str(run)], capfd)
 
 
-def test_metrics_that_are_no_file(tmp_path, capfd):
+def test_metrics_that_are_not_a_file_are_an_error(tmp_path, capfd):
   for make in (os.mkdir, os.mkfifo):
     run = tmp_path / make.__name__
     run.mkdir()
@@ -103,12 +103,14 @@ def test_metrics_that_are_no_file(tmp_path, capfd):
     ("tests", "is a directory"),
     ("README.md/x.png", "is not a directory"),
     ("/proc/x.png", "cannot write to --output=/proc/x.png"),
-    ("gs://x/y.png", "no local path"),
+    ("gs://x/y.png", "not a local path"),
     ("x" * 300 + ".png", "File name too long"),
     ("", "--output is empty"),
   ],
 )
-def test_a_picture_that_cannot_be_written(output, part, tmp_path, capfd):
+def test_a_picture_that_cannot_be_written_is_an_error(
+  output, part, tmp_path, capfd
+):
   run = run_of(tmp_path / "run", GOOD)
   words = [str(run), f"--output={output}"]
   assert part in refused(report.main, words, capfd)

@@ -1,4 +1,4 @@
-"""What a user types wrong ends in one line, for every command."""
+"""A user's mistake ends every command in one line."""
 
 import os
 import pathlib
@@ -20,7 +20,7 @@ DIGITS = "9" * 100_000
 
 
 def content_of(folder):
-  """All that is in a folder."""
+  """Returns everything in a folder."""
   return {
     path: path.read_bytes()
     for path in pathlib.Path(folder).rglob("*")
@@ -143,7 +143,7 @@ def test_a_wrong_override(word, part, workdir, capfd):
   assert part in refused(train._run, words, capfd, code=code)
 
 
-def test_the_next_flag_is_no_value(workdir, capfd):
+def test_the_next_flag_is_not_taken_as_a_value(workdir, capfd):
   words = (TINY, "--workdir", "--config.steps=3")
   assert "--workdir needs a value" in refused(train._run, words, capfd)
 
@@ -164,15 +164,15 @@ LONG = "/".join(["x" * 200] * 30)
 
 
 def paths(tmp_path):
-  """Wrong values of --workdir, and what the line must say."""
+  """Returns wrong values of --workdir, and a part of the error of each."""
   os.mkfifo(tmp_path / "pipe")
   (tmp_path / "file").write_text("")
   (tmp_path / "loop").symlink_to("loop")
   return [
     ("", "--workdir is empty"),
-    ("gs://bucket/run", "no local path"),
-    ("s3://bucket/run", "no local path"),
-    ("~nosuchuser/x", "there is no user of that name"),
+    ("gs://bucket/run", "not a local path"),
+    ("s3://bucket/run", "not a local path"),
+    ("~nosuchuser/x", "there is no such user"),
     ("a\0b", "is not text"),
     ("\udcff", "is not text"),
     (LONG, "File name too long"),
@@ -297,7 +297,7 @@ def test_a_file_that_is_no_config(name, content, tmp_path, workdir, capfd):
 
 
 @pytest.mark.parametrize("path", ["", "nosuch.py", "gs://x/y.py", "a\0b.py"])
-def test_a_config_that_is_not_there(path, workdir, capfd):
+def test_a_missing_config_is_named(path, workdir, capfd):
   words = (f"--config={path}", f"--workdir={workdir}")
   assert "config" in refused(train._run, words, capfd)
 
@@ -358,7 +358,7 @@ def test_a_wrong_flag(command, word, part, workdir, capfd):
 
 
 @pytest.mark.parametrize("command", [generate, evaluate])
-def test_a_flag_that_is_missing(command, capfd):
+def test_a_missing_flag_is_named(command, capfd):
   error = refused(command._run, [], capfd)
   assert "the following arguments are required: --workdir" in error
 
@@ -394,7 +394,7 @@ PLAN = [
   (("--topology=v5e:2x2", "--json="), "--json is empty"),
   (("--topology=v5e:2x2", "--json=tests"), "--json=tests is a directory"),
   (("--topology=v5e:2x2", "--json=README.md/x"), "is not a directory"),
-  (("--topology=v5e:2x2", "--json=gs://x/y"), "no local path"),
+  (("--topology=v5e:2x2", "--json=gs://x/y"), "not a local path"),
   (("--topology=v5e:2x2", "--config.steps=0"), "config.steps is 0"),
 ]
 

@@ -1,4 +1,4 @@
-"""A small model and small data with the contracts of the real ones.
+"""A small model and small data with the interfaces of the real ones.
 
 Also a config file: `python -m train --config=tests/train/tiny.py`.
 """
@@ -19,7 +19,7 @@ VOCAB = 258
 
 
 class Model(nn.Module):
-  """Embedding, one decaying sum over the past, logits."""
+  """A model of an embedding, one decaying sum over the past, and logits."""
 
   vocab_size: int = VOCAB
   width: int = 8

@@ -1,8 +1,8 @@
-"""The data: what to train on, and in which order.
+"""Training data and its order.
 
-`Text`, `Mqar` and `Tfds` are settings that open themselves:
-`Text(length=512).open("train")` is a `Dataset`, examples by number, and
-`Batches` stacks them in a random order that can be taken up anywhere.
+`Text`, `Mqar` and `Tfds` are settings: `Text(length=512).open("train")` returns
+a `Dataset`, a sequence of examples. `Batches` stacks examples in a random order
+and can resume at any position.
 """
 
 from train.data.arrays import Arrays

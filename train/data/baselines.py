@@ -1,4 +1,4 @@
-"""What simple methods reach on the same held-out text."""
+"""Scores of simple methods on the held-out text."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ def baselines(config: DataConfig) -> dict[str, float]:
     config: the data's settings.
 
   Returns:
-    For `Text`, in bits per byte of the held-out documents: "unigram", a model
-    of single bytes that is fitted to the training split with one added to every
-    count, and "gzip", the size under `gzip -9` of the documents joined to one
-    file. Joined is the stronger of gzip's two figures: of every file on its
-    own it makes more, and it sees 32 KiB back across files where a model that
-    is reset at each of them sees nothing. For other data: nothing.
+    For `Text`, bits per byte of the held-out documents: "unigram", a model of
+    single bytes fitted to the training split with one added to every count, and
+    "gzip", the size under `gzip -9` of all documents joined to one file. The
+    joined file is the stronger gzip baseline: single files compress less, and
+    gzip sees 32 KiB back across files, while a model that is reset at each
+    document sees nothing. For other data, an empty dictionary.
   """
   if not isinstance(config, Text):
     return {}
@@ -33,6 +33,6 @@ def baselines(config: DataConfig) -> dict[str, float]:
   content = held_out.content()
   return {
     "unigram": float(seen @ bits / seen.sum()),
-    # A time stamp of its own would make the figure depend on the day.
+    # gzip's default time stamp would make the size depend on the day.
     "gzip": 8 * len(gzip.compress(content, 9, mtime=0)) / len(content),
   }

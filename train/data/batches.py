@@ -14,26 +14,26 @@ class Batches(Iterator[Example]):
   """Stacks examples into batches, endlessly or for one pass.
 
   The examples of all epochs form one stream. Epoch e holds every example once,
-  in an order that depends only on `seed` and e; batch n is the examples
-  n * batch_size, ..., (n + 1) * batch_size - 1 of the stream, and may begin in
-  one epoch and end in the next. So one number, `position`, gives the place
-  in the stream. It does not depend on the number of processes, each of which
-  reads some rows of every batch.
+  in an order that depends only on `seed` and e. Batch n holds the examples
+  n * batch_size, ..., (n + 1) * batch_size - 1 of the stream, so a batch may
+  begin in one epoch and end in the next. One number, `position`, gives the
+  place in the stream. It does not depend on the number of processes: each
+  process reads some rows of every batch.
 
   Yields dictionaries of arrays [len(rows), L].
 
   Args:
     dataset: the examples.
     batch_size: examples per batch, over all processes.
-    seed: non-negative; gives the orders of the epochs.
-    shuffle: whether to shuffle; without it every epoch is in index order.
-    rows: which rows of every batch to read, in [0, batch_size); None for all.
-    position: where to start, a value of an earlier `position`.
-    one_pass: end after the first epoch. The last batch is filled up with
-      examples of weight zero, so that every example counts once.
+    seed: non-negative; determines the order of every epoch.
+    shuffle: whether to shuffle; otherwise every epoch is in index order.
+    rows: the rows of every batch to read, in [0, batch_size); None for all.
+    position: where to start: an earlier value of `position`.
+    one_pass: whether to end after the first epoch. Examples of weight zero fill
+      the last batch, so that every example counts once.
 
   Raises:
-    ValueError: if there is no example, or the sizes do not fit each other.
+    ValueError: if there are no examples, or an argument is out of range.
   """
 
   def __init__(
@@ -52,10 +52,10 @@ class Batches(Iterator[Example]):
     rows = range(batch_size) if rows is None else rows
     if not rows or min(rows) < 0 or max(rows) >= batch_size:
       raise ValueError(
-        f"rows must be some of [0, {batch_size}), got {list(rows)}"
+        f"rows must be one or more of [0, {batch_size}), got {list(rows)}"
       )
     if not len(dataset):
-      raise ValueError("there is no example to make batches of")
+      raise ValueError("the data set has no examples")
     self.dataset = dataset
     self._batch_size = batch_size
     self._order = order_of(dataset, (seed,) if shuffle else None)
@@ -65,7 +65,7 @@ class Batches(Iterator[Example]):
 
   @property
   def position(self) -> int:
-    """Examples of the stream consumed so far, by all processes together."""
+    """Number of examples consumed so far by all processes together."""
     return self._position
 
   def __iter__(self) -> Batches:

@@ -11,8 +11,8 @@ import stat
 import sysconfig
 from collections.abc import Iterator
 
-# Left out of Python's own sources: what is installed beside it, its tests
-# (some distributions ship none) and what was written when it was built.
+# Excluded from the standard library's sources: installed packages, tests (some
+# distributions ship none) and files generated when Python was built.
 _NOT_LIBRARY = frozenset(
   ("site-packages", "dist-packages", "test", "tests", "idle_test")
 )
@@ -21,7 +21,7 @@ _BUILT = ("_sysconfigdata*", "config-*")
 
 @dataclasses.dataclass(frozen=True)
 class Document:
-  """A file, or a stretch of one, that a model should read on its own."""
+  """A file, or a part of a file, that a model reads as one document."""
 
   name: str
   path: pathlib.Path
@@ -29,9 +29,9 @@ class Document:
   stop: int
 
   def read(self) -> bytes:
-    """Returns the document's bytes; a `ValueError` if they cannot be read."""
+    """Returns the bytes; raises a `ValueError` if they cannot be read."""
     try:
-      # If it has become a pipe since it was listed, this does not wait for it.
+      # If the file was replaced by a pipe, opening must not wait for a writer.
       descriptor = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK)
       with open(descriptor, "rb") as file:
         file.seek(self.start)
@@ -40,35 +40,35 @@ class Document:
       raise _unreadable(self.path, error) from error
     if len(content) != self.size:
       raise ValueError(
-        f"{str(self.path)!r} has become shorter while it was read: start again"
-        " when nothing writes to it"
+        f"{str(self.path)!r} became shorter while it was read: start again when"
+        " nothing writes to it"
       )
     return content
 
   @property
   def size(self) -> int:
-    """Bytes."""
+    """Size in bytes."""
     return self.stop - self.start
 
 
 def find_documents(path: str, pattern: str) -> list[Document]:
-  """Lists the documents of a corpus in an order that their names give.
+  """Lists the documents of a corpus, ordered by a hash of their names.
 
   Args:
     path: a file, a folder, or "" for the sources of Python's standard library.
-    pattern: which file names to take, such as "*.txt". Hidden files, empty
-      files and `__pycache__` are never taken, nor are pipes, sockets and
-      devices. Links to files are followed, links to folders are not.
+    pattern: the file names to read, such as "*.txt". Hidden files, empty files,
+      `__pycache__`, pipes, sockets and devices are always skipped. Links to
+      files are followed, links to folders are not.
 
   Returns:
-    At least one document, ordered by a hash of the path inside the folder, so
-    that neighbours are unrelated and a file's place is the same everywhere.
+    At least one document. The hash is that of the path inside the folder, so
+    that neighbours are unrelated and the order is the same on every machine.
 
   Raises:
-    ValueError: if there is nothing at `path`, or nothing in it, or a folder or
-      a file in it cannot be read.
+    ValueError: if `path` does not exist, if it holds no documents, or if a file
+      or folder in it cannot be read.
   """
-  # pathlib raises a RuntimeError where there is no user of that name.
+  # `pathlib.Path.expanduser` raises a RuntimeError for an unknown user.
   root = pathlib.Path(os.path.expanduser(path or sysconfig.get_path("stdlib")))
   if root.is_file():
     documents = [Document(root.name, root, 0, root.stat().st_size)]
@@ -77,12 +77,12 @@ def find_documents(path: str, pattern: str) -> list[Document]:
   else:
     raise ValueError(
       f"there is no file or folder {str(root)!r}: set the text data's `path` to"
-      " a file or a folder of text"
+      " a text file or a folder of text files"
     )
   documents = [document for document in documents if document.size]
   if not documents:
     raise ValueError(
-      f"no file in {str(root)!r} that is not empty and matches {pattern!r}:"
+      f"{str(root)!r} holds no file that matches {pattern!r} and is not empty:"
       " change the text data's `path` or its `pattern`"
     )
   return sorted(documents, key=lambda item: (_fraction(item), item.name))
@@ -93,23 +93,23 @@ def divide(
 ) -> dict[str, list[Document]]:
   """Divides documents into "train" and "validation".
 
-  A document is held out if the hash of its name falls into the first `held_out`
-  of all hashes: adding or removing one moves no other across. Of the held-out
-  documents only the first `held_out_bytes` bytes are kept; what is over goes
-  to neither split, so that this limit does not change what is trained on. Where
-  the rule leaves a split empty, the nearest document goes there, and a single
-  document is cut: its tail is held out.
+  A document is held out if the hash of its name lies in the first `held_out` of
+  the range of hashes, so adding or removing a document moves no other document.
+  Validation keeps the first `held_out_bytes` bytes of the held-out documents.
+  The rest goes to neither split, so that this limit does not change the
+  training data. If a split would be empty, it gets the nearest document. A
+  single document is cut: its tail is held out.
 
   Args:
-    documents: as `find_documents` ordered them.
+    documents: documents in the order of `find_documents`.
     held_out: the fraction to hold out, between 0 and 1.
-    held_out_bytes: the most bytes to hold out.
+    held_out_bytes: the largest number of bytes to hold out.
 
   Returns:
-    The documents of each split, none of them empty.
+    The documents of each split; no split is empty.
 
   Raises:
-    ValueError: if there is a single document, of a single byte.
+    ValueError: if the only document has one byte.
   """
   if len(documents) == 1:
     return _cut(documents[0], held_out, held_out_bytes)
@@ -131,8 +131,8 @@ def _cut(
 ) -> dict[str, list[Document]]:
   if document.size < 2:
     raise ValueError(
-      f"{str(document.path)!r} holds one byte: too few to train on and to hold"
-      " out; set the text data's `path` to more text"
+      f"{str(document.path)!r} holds one byte, which cannot be split into"
+      " training and validation: set the text data's `path` to more text"
     )
   tail = min(max(round(document.size * held_out), 1), held_out_bytes)
   edge = document.stop - min(tail, document.size - 1)
@@ -143,7 +143,7 @@ def _cut(
 
 
 def _fraction(document: Document) -> float:
-  # Names need not be text; what they are made of is kept in them.
+  # A file name may hold bytes that are not UTF-8; the hash includes them.
   name = document.name.encode("utf-8", "surrogateescape")
   digest = hashlib.blake2b(name, digest_size=6).digest()
   return int.from_bytes(digest, "big") / 2**48
@@ -152,7 +152,7 @@ def _fraction(document: Document) -> float:
 def _walk(
   root: pathlib.Path, pattern: str, *, library: bool
 ) -> Iterator[Document]:
-  """Yields the files in `root`, named by their paths in it, with slashes."""
+  """Yields the files in `root`, named by their relative paths with slashes."""
 
   def fail(error: OSError) -> None:
     raise _unreadable(error.filename, error) from error
@@ -176,12 +176,12 @@ def _walk(
 
 
 def _unreadable(path: object, error: OSError) -> ValueError:
-  """Says what cannot be read, and what to do."""
-  hint = "make it readable, remove it, or leave it out by `pattern`"
+  """Returns an error that names the path, the reason and the fix."""
+  hint = "make it readable, remove it, or exclude it with `pattern`"
   if isinstance(path, str) and os.path.isdir(path):
     hint = "make it readable, or move it out of the text data's `path`"
   elif os.path.islink(str(path)):
-    hint = "mend the link, remove it, or leave it out by `pattern`"
+    hint = "fix the link, remove it, or exclude it with `pattern`"
   return ValueError(f"cannot read {str(path)!r} ({error.strerror}): {hint}")
 
 

@@ -1,15 +1,15 @@
-"""What a data set is: numbered examples of tokens, and nothing else.
+"""The interface of a data set: numbered examples of tokens.
 
-An example is a dictionary of four arrays of one length L:
+An example is a dictionary of four arrays of length L:
 
-  inputs       int32    the tokens the model reads
-  targets      int32    the token it should predict at each of them
-  weights      float32  how much each prediction counts (0: not at all)
-  segment_ids  int32    which document a token belongs to, within its row
+  inputs       int32    the tokens that the model reads
+  targets      int32    the token to predict at each position
+  weights      float32  weight of each prediction in the loss (0: ignored)
+  segment_ids  int32    the document that each token belongs to, within the row
 
-A document is a run of equal segment ids, of which the first in a row has id 0.
-So packed documents do not see each other, and padding, which is a segment of
-its own, sees nothing.
+Consecutive tokens with equal segment ids form one document; the first document
+of a row has id 0. Packed documents do not see each other, and padding is a
+segment of its own.
 """
 
 from __future__ import annotations
@@ -31,27 +31,27 @@ Example = dict[str, np.ndarray]
 
 
 class Codec(Protocol):
-  """Turns what a user writes into tokens and back."""
+  """Converts a user's input to tokens, and tokens to output."""
 
   def encode(self, content: bytes, /) -> list[int]:
-    """Returns the tokens that begin a document with this content."""
+    """Returns the tokens of a document that begins with this content."""
 
   def decode(self, tokens: Iterable[int], /) -> bytes:
-    """Returns the content of tokens; works on one token at a time."""
+    """Returns the content of tokens; tokens can be decoded one by one."""
 
 
 class Dataset(Codec, Protocol):
-  """Examples by number: an example is a function of its index alone.
+  """A sequence of examples; an example depends on its index alone.
 
-  It may have a method `digest() -> str`, which tells it from other data; see
-  `digest` below for what is done without it. Its attribute `threads`, 16 if
-  there is none, is how many threads may read examples at the same time; with 0
-  the loop itself reads them, between two steps.
+  A data set may have a method `digest() -> str`, which distinguishes it from
+  other data; otherwise the function `digest` below computes one. It may have an
+  attribute `threads`: the number of threads that may read examples at the same
+  time, 16 by default. With 0 the loop itself reads them between two steps.
   """
 
   @property
   def vocab_size(self) -> int:
-    """Tokens are in `[0, vocab_size)`."""
+    """Number of different tokens; tokens are in `[0, vocab_size)`."""
 
   def __len__(self) -> int: ...
 
@@ -59,29 +59,29 @@ class Dataset(Codec, Protocol):
 
 
 class DataConfig(Protocol):
-  """Settings that can open what they describe.
+  """Settings of a data set, with a method that opens it.
 
-  They may have two more methods. `codec(vocab_size)` returns the `Codec` of the
-  data without opening them, so that text can be generated where they are not;
-  `vocab_size` is that of the opened data, or None where it is not known, and
-  the result may be None. `read_only()` returns settings whose `open` writes
-  and downloads nothing.
+  The settings may have two more methods. `codec(vocab_size)` returns the
+  `Codec` of the data without opening them, so that a machine without the data
+  can generate text; `vocab_size` is that of the opened data, or None if
+  unknown, and the result may be None. `read_only()` returns settings whose
+  `open` writes and downloads nothing.
   """
 
   def open(self, split: str, /) -> Dataset:
     """Returns the data set of `split`, "train" or "validation"."""
 
 
-# Examples that tell one data set from another.
+# Most examples that a digest reads.
 _SPREAD = 1024
 
 
 def digest(dataset: Dataset) -> str:
-  """Returns a number, in hexadecimal, that other data do not have.
+  """Returns a hash of a data set, in hexadecimal.
 
-  Data sets that know better say so by their own `digest()`. Of others it is
-  made of their length, the vocabulary, and all examples, or 1,024 of them at
-  even distances where there are more.
+  If the data set has a method `digest`, this is its result. Otherwise it is a
+  hash of the number of examples, the size of the vocabulary, and all examples,
+  or 1,024 of them at even distances if there are more.
 
   Args:
     dataset: the data.
@@ -91,11 +91,11 @@ def digest(dataset: Dataset) -> str:
 
 
 def digest_of_examples(dataset: Dataset, *more: object) -> str:
-  """Returns what `digest` makes of data without a method of their own.
+  """Returns the `digest` of data that have no such method.
 
   Args:
     dataset: the data.
-    *more: what JSON can hold, which is counted in.
+    *more: further values to hash, representable as JSON.
   """
   size = len(dataset)
   content = hashlib.blake2b(digest_size=16)
@@ -120,7 +120,9 @@ def check_index(index: SupportsIndex, size: int) -> int:
   """Returns `index` as an int in `[0, size)`, or raises an `IndexError`."""
   number = operator.index(index)
   if not 0 <= number < size:
-    raise IndexError(f"example {number} of a data set of {size}")
+    raise IndexError(
+      f"there is no example {number} in a data set of {size} examples"
+    )
   return number
 
 
@@ -132,7 +134,7 @@ def check_at_least(least: int, **settings: int) -> None:
 
 
 def pad(example: Example, length: int, token: int) -> Example:
-  """Pads an example of n <= `length` tokens at its end.
+  """Pads the end of an example of n <= `length` tokens.
 
   Args:
     example: arrays [n], with n >= 1.
@@ -140,7 +142,7 @@ def pad(example: Example, length: int, token: int) -> Example:
     token: the input token to pad with.
 
   Returns:
-    Arrays [L]. The padding has weight 0 and is one segment of its own.
+    Arrays [L]. The padding has weight 0 and a segment id of its own.
   """
   missing = length - len(example["inputs"])
   if not missing:
@@ -158,12 +160,12 @@ def pad(example: Example, length: int, token: int) -> Example:
 
 
 class NumberCodec:
-  """Writes tokens that are no bytes as decimal numbers, each and a space.
+  """Writes tokens as decimal numbers, each followed by a space.
 
   Args:
-    vocab_size: the numbers are below it.
-    start: a token that begins every document, if there is one; it is written
-      as nothing.
+    vocab_size: upper limit of the numbers, exclusive.
+    start: the token that begins every document, which is not written; None if
+      there is none.
   """
 
   def __init__(self, vocab_size: int, start: int | None = None):
@@ -171,13 +173,13 @@ class NumberCodec:
     self._start = start
 
   def encode(self, content: bytes) -> list[int]:
-    """Reads numbers between white space.
+    """Reads numbers separated by white space.
 
     Args:
-      content: such as `b"3 14 15"`.
+      content: the numbers, such as `b"3 14 15"`.
 
     Returns:
-      The tokens, such as `[3, 14, 15]`, behind the start token.
+      The start token, if any, then the tokens, such as `[3, 14, 15]`.
 
     Raises:
       ValueError: for a word that is not a number in the vocabulary.

@@ -1,9 +1,8 @@
-"""Keeps the files of a data set from choosing code that is imported.
+"""Prevents the files of a data set from importing arbitrary code.
 
-tfds writes the Python class of every feature into `features.json`, and imports
-the module that is named there when it reads the data set. A folder of data may
-come from somebody else, so only tfds's own modules may be named, and classes
-that have been imported before.
+tfds writes the Python class of every feature to `features.json`, and imports
+its module when it reads the data set. A data folder may come from somebody
+else, so it may name only classes of tfds and classes that are imported already.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from tensorflow_datasets.core.features import feature
 
 @contextlib.contextmanager
 def known_features() -> Iterator[None]:
-  """Makes tfds refuse other features, by a `ValueError`, inside the context."""
+  """Makes tfds raise a `ValueError` for features of other modules."""
   connector: Any = feature.FeatureConnector
   find = connector.__dict__["cls_from_name"]
 
@@ -25,8 +24,8 @@ def known_features() -> Iterator[None]:
     known = name in cls._registered_features
     if not known and not name.startswith("tensorflow_datasets."):
       raise ValueError(
-        f"the data set names the class {name!r}, of a module that is not part"
-        " of tfds: import that module in the config, if you trust its code"
+        f"the data set names the class {name!r}, which is not part of tfds: if"
+        " you trust its code, import its module in the config"
       )
     return find.__get__(None, cls)(name)
 

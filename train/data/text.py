@@ -1,4 +1,4 @@
-"""Byte-level language modelling on the text that is at hand."""
+"""Byte-level language modelling on local text files."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ SEPARATOR = 256
 
 @dataclasses.dataclass(frozen=True)
 class Text:
-  """Text files as rows of bytes, divided by file, packed with segment ids.
+  """Text files as rows of bytes, packed with segment ids.
 
-  Every document is laid down as one separator token and its bytes, documents
-  end to end, and the whole is cut into rows. Tokens 0 to 255 are the bytes and
-  256 is the separator, so that the vocabulary has 257: a model must be given
-  something to predict a document's first byte from, and no byte is free for
-  it. Predicting the separator has weight 0. Every byte is therefore predicted
-  exactly once and nothing else counts, and the mean loss is bits (or nats) a
-  byte, which compares with what `gzip` makes of the same bytes.
+  Each document is a separator token followed by the document's bytes. All
+  documents are concatenated, then cut into rows. Tokens 0 to 255 are the bytes,
+  and token 256 is the separator, so the vocabulary has 257 tokens: a model
+  needs an input to predict a document's first byte, and text may use every
+  byte. Predicting the separator has weight 0. Every byte is therefore predicted
+  exactly once and nothing else counts, so the mean loss is in bits (or nats)
+  per byte and can be compared with `gzip` on the same bytes.
 
   Attributes:
     length: tokens per row, L.
-    path: a folder or a file; "" for the sources of Python's own standard
-      library, without its tests. Of a single file the tail is held out.
-    pattern: which file names to take, such as "*.txt".
-    held_out: the fraction of the files that is held out for validation; which
-      ones follows from their names, see `train.data.corpus.divide`.
-    held_out_bytes: the most bytes to hold out.
+    path: a folder or a file; "" for the sources of Python's standard library,
+      without its tests. If it is a single file, its tail is held out.
+    pattern: the file names to read, such as "*.txt".
+    held_out: the fraction of the files to hold out for validation; their names
+      decide which, see `train.data.corpus.divide`.
+    held_out_bytes: the largest number of bytes to hold out.
   """
 
   length: int = 512
@@ -78,24 +78,24 @@ class Text:
     )
 
   def codec(self, vocab_size: int | None = None) -> ByteCodec:
-    """Returns what turns bytes into tokens and back; opens nothing."""
+    """Returns the codec between bytes and tokens; opens no files."""
     return ByteCodec()
 
 
 class ByteCodec:
-  """Bytes as tokens, behind a separator that begins a document."""
+  """Bytes as tokens; a separator begins every document."""
 
   def encode(self, content: bytes) -> list[int]:
-    """Returns the separator and the bytes: the beginning of a document."""
+    """Returns the separator, then the bytes."""
     return [SEPARATOR, *content]
 
   def decode(self, tokens: Iterable[int]) -> bytes:
-    """Returns the bytes among the tokens; separators leave nothing."""
+    """Returns the bytes of the tokens, without separators."""
     return bytes(int(token) for token in tokens if token != SEPARATOR)
 
 
 class PackedBytes(ByteCodec):
-  """Documents laid end to end and cut into rows; see `Text`."""
+  """Documents concatenated and cut into rows; see `Text`."""
 
   vocab_size = 257
   # A row is read in microseconds: less than handing it to a thread takes.
@@ -107,15 +107,15 @@ class PackedBytes(ByteCodec):
     length: int,
     names: Sequence[str] = (),
   ):
-    """Lays the documents down.
+    """Concatenates the documents.
 
     Args:
-      documents: their bytes; at least one document, and none of them empty.
+      documents: the bytes of at least one document; none is empty.
       length: tokens per row, L.
-      names: of the documents, for `digest`.
+      names: the documents' names, for `digest`.
     """
-    # One byte per token: the separators stand as zeros here, and where they are
-    # is kept apart, so that a large corpus takes no more memory than its size.
+    # One byte per token, so that a large corpus takes no more memory than its
+    # size. Zeros stand for separators; `_starts` holds their positions.
     stream = bytearray()
     starts = []
     for content in documents:
@@ -133,7 +133,7 @@ class PackedBytes(ByteCodec):
 
   def __getitem__(self, index: SupportsIndex) -> Example:
     begin = check_index(index, len(self)) * self._length
-    # The tokens of the row and one more, for the last target.
+    # One token more than the row, for the last target.
     tokens = self._stream[begin : begin + self._length + 1].astype(np.int32)
     some = np.searchsorted(self._starts, (begin, begin + len(tokens)))
     tokens[self._starts[slice(*some)] - begin] = SEPARATOR
@@ -148,22 +148,23 @@ class PackedBytes(ByteCodec):
     return pad(row, self._length, SEPARATOR)
 
   def digest(self) -> str:
-    """Returns a number, in hexadecimal, of all bytes, names and their order."""
+    """Returns a hash of all names, bytes and their order, in hexadecimal."""
     content = hashlib.blake2b(digest_size=16)
-    # Lengths first, or a byte could move from one to the next unseen.
+    # Lengths and starts are hashed first. Otherwise a byte that moves from one
+    # document to the next would not change the hash.
     content.update(repr((self._length, self._names)).encode(errors="replace"))
     content.update(self._starts.astype("<i8").tobytes())
     content.update(self._stream.data)
     return content.hexdigest()
 
   def content(self) -> bytes:
-    """Returns all documents' bytes, end to end, without separators."""
+    """Returns the bytes of all documents, joined without separators."""
     return np.delete(self._stream, self._starts).tobytes()
 
   def byte_counts(self) -> np.ndarray:
     """Returns how often each byte occurs: [256], int64."""
     counts = np.zeros(256, np.int64)
-    # In pieces, because `bincount` makes an eight-byte copy of what it counts.
+    # In pieces, because `bincount` copies its input to eight bytes per element.
     for begin in range(0, len(self._stream), 1 << 22):
       piece = self._stream[begin : begin + (1 << 22)]
       counts += np.bincount(piece, minlength=256)

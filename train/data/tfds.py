@@ -1,4 +1,4 @@
-"""Data sets of tfds, by name, as rows of tokens."""
+"""Data sets of TensorFlow Datasets (tfds) as rows of tokens."""
 
 from __future__ import annotations
 
@@ -24,30 +24,29 @@ from train.data.dataset import (
 
 @dataclasses.dataclass(frozen=True)
 class Tfds:
-  """Any data set of tfds with a sequence of integers or an image in it.
+  """A tfds data set that has an image or a sequence of integers.
 
-  Read through its data source, by random access and without TensorFlow, so it
-  has to be stored as ArrayRecord. Nothing is downloaded unless `download` says
-  so.
+  The data set is read by random access, without TensorFlow, so it must be
+  stored as ArrayRecord. Nothing is downloaded unless `download` is true.
 
   An example becomes one row: the integers in order, or the image's bytes row by
-  row, pixel by pixel, channel by channel. The model reads a start token and
-  then all tokens but the last, and predicts all of them; the start token is one
-  more than the feature's tokens, so the vocabulary is one larger than
-  `vocab_size`. What is longer than `length` is cropped at the end; what is
-  shorter is padded, with weight 0 and as a segment of its own.
+  row, pixel by pixel, channel by channel. The model reads a start token, then
+  all tokens but the last, and predicts all tokens. The start token comes after
+  the feature's tokens, so the vocabulary is one larger than `vocab_size`.
+  Examples longer than `length` are cropped at the end. Shorter examples are
+  padded with weight 0, and the padding is a segment of its own.
 
   Attributes:
-    name: the data set, as tfds knows it: "mnist", "name/config", "name:1.*.*".
+    name: the name of the data set in tfds: "mnist", "name/config",
+      "name:1.*.*".
     length: tokens per row, L.
-    feature: which feature to read; "" if only one will do.
-    vocab_size: how many different tokens the feature holds; 0 if the feature
-      itself says so: 256 for bytes and images, the number of classes for
-      labels.
+    feature: the feature to read; "" if only one is suitable.
+    vocab_size: number of different tokens of the feature; 0 to take it from the
+      feature: 256 for bytes and images, the number of classes for labels.
     train_split: the tfds split to train on, such as "train[:90%]".
     validation_split: the tfds split to hold out.
-    data_dir: where tfds keeps its data sets; "" for its own default.
-    download: whether to download and prepare what is not there.
+    data_dir: the folder of tfds's data sets; "" for the default of tfds.
+    download: whether to download and prepare a data set that is missing.
   """
 
   name: str = ""
@@ -69,8 +68,8 @@ class Tfds:
       The data set.
 
     Raises:
-      ValueError: if there is no such data set, split or feature, or it is not
-        prepared, or not for random access; the message says what to do.
+      ValueError: if the data set, the split or the feature does not exist, or
+        if the data set is not prepared for random access.
     """
     check_split(split)
     check_at_least(1, length=self.length)
@@ -79,13 +78,13 @@ class Tfds:
     return NamedDataset(source, feature, count, self.length, _sizes(source))
 
   def codec(self, vocab_size: int | None = None) -> NumberCodec | None:
-    """Returns what reads and writes tokens as numbers.
+    """Returns the codec between tokens and decimal numbers.
 
     Args:
-      vocab_size: of the opened data, if it is known; None if it is not.
+      vocab_size: that of the opened data; None if unknown.
 
     Returns:
-      None if only the data know how many tokens there are.
+      The codec; None if the number of tokens is unknown without the data.
     """
     if self.vocab_size:
       return NumberCodec(self.vocab_size, start=self.vocab_size)
@@ -97,14 +96,15 @@ class Tfds:
     """Returns settings that download nothing.
 
     Raises:
-      ValueError: if the name has a namespace ("space:name"), for which tfds
-        downloads code and runs it.
+      ValueError: if the name has a namespace ("space:name"): tfds would
+        download its code and run it.
     """
     before, colon, after = self.name.partition(":")
     if colon and not after[:1].isdigit() and after[:1] != "*":
       raise ValueError(
-        f"the data set {self.name!r} is in the namespace {before!r}, whose code"
-        " tfds would download and run: name the data in a config of your own"
+        f"the data set {self.name!r} is in the namespace {before!r}, and tfds"
+        " would download and run its code: if you trust it, use the data set in"
+        " your own config"
       )
     return dataclasses.replace(self, download=False)
 
@@ -123,11 +123,11 @@ class NamedDataset:
     """Wraps a source.
 
     Args:
-      source: examples by number.
+      source: sequence of examples.
       feature: the name of the feature to read.
-      count: how many different tokens there are; the start token comes after.
+      count: number of different tokens; this is also the start token.
       length: tokens per row, L.
-      sizes: bytes of the files behind it, for `digest`.
+      sizes: bytes of each file of the source, for `digest`.
     """
     self._sizes = list(sizes)
     self._source = source
@@ -143,9 +143,9 @@ class NamedDataset:
     return len(self._source)
 
   def digest(self) -> str:
-    """Returns a number of some examples and of the sizes of all files.
+    """Returns a hash of some examples and of the sizes of all files.
 
-    To read all of a large data set would take as long as an epoch.
+    Reading all of a large data set would take as long as an epoch.
     """
     return digest_of_examples(self, self._sizes)
 
@@ -158,7 +158,7 @@ class NamedDataset:
         f"example {number} has tokens from {tokens.min()} to {tokens.max()},"
         f" outside [0, {self._start}): set the data's vocab_size"
       )
-    # An example without tokens is a start token that nothing follows.
+    # An example without tokens becomes a start token with weight 0.
     targets = tokens.astype(np.int32) if tokens.size else np.zeros(1, np.int32)
     row = {
       "inputs": np.concatenate([[self._start], targets[:-1]]).astype(np.int32),
@@ -170,18 +170,18 @@ class NamedDataset:
 
 
 def _read(config: Tfds, split: str) -> tuple[Sequence[Any], str, int]:
-  """Opens what `config` names.
+  """Opens the data set of a config.
 
   Args:
     config: the data's settings.
     split: "train" or "validation".
 
   Returns:
-    The examples by number, the name of the feature to read, and how many
-    different tokens it holds.
+    The sequence of examples, the name of the feature to read, and its number of
+    different tokens.
 
   Raises:
-    ValueError: saying what is missing and what to do.
+    ValueError: if something is missing.
   """
   builder = _find(config)
   _prepare(builder, config)
@@ -189,7 +189,7 @@ def _read(config: Tfds, split: str) -> tuple[Sequence[Any], str, int]:
   if wanted.partition("[")[0] not in builder.info.splits:
     raise ValueError(
       f"{config.name!r} has no split {wanted!r}: set {split}_split to one of"
-      f" {', '.join(builder.info.splits)}, or to a part, as 'train[:90%]'"
+      f" {', '.join(builder.info.splits)}, or to a part such as 'train[:90%]'"
     )
   feature, count = _choose(builder.info.features, config)
   try:
@@ -198,19 +198,19 @@ def _read(config: Tfds, split: str) -> tuple[Sequence[Any], str, int]:
     raise ValueError(
       f"{config.name!r} in {builder.data_dir} is stored as"
       f" {builder.info.file_format.value}, which has no random access: prepare"
-      " it again, in another data_dir, with download=True"
+      " it again with download=True and another data_dir"
     ) from error
   return source, feature, count
 
 
 def _sizes(source: Any) -> list[int]:
-  """Returns the bytes of the files that a source of `_read` is stored in."""
+  """Returns the bytes of each file of a source from `_read`."""
   split = source.dataset_info.splits[source.split]
   return [os.path.getsize(path) for path in split.filepaths]
 
 
 def _find(config: Tfds) -> Any:
-  # tfds takes a moment to import; only who opens the data should pay for it.
+  # tfds is slow to import, so we import it only to open the data.
   import tensorflow_datasets as tfds
 
   from train.data.guard import known_features
@@ -241,20 +241,20 @@ def _prepare(builder: Any, config: Tfds) -> None:
   try:
     builder.download_and_prepare(file_format="array_record")
   except ImportError as error:
-    # Some data sets are read with TensorFlow, and images given as arrays are
-    # encoded with it. What is prepared is read without.
-    # tfds joins the example to the message; only the last line is the reason.
+    # Preparing some data sets needs TensorFlow; reading prepared ones does not.
+    # tfds puts the example into the message; its last line is the reason.
     reason = str(error).strip().splitlines()[-1]
     raise ValueError(
       f"preparing {config.name!r} needs TensorFlow or another package"
-      f" ({reason}): prepare it elsewhere, with file_format='array_record', and"
+      f" ({reason}): prepare it elsewhere with file_format='array_record', and"
       " set data_dir to the result"
     ) from error
 
 
 def _choose(features: Any, config: Tfds) -> tuple[str, int]:
-  """Returns the name of a feature and how many different tokens it holds."""
-  # Sorted: the order depends on whether tfds found the code or only the files.
+  """Returns the name of a feature and its number of different tokens."""
+  # Sorted, since the order of tfds depends on whether it has the data set's
+  # code or only the files.
   features = dict(sorted(features.items()))
   counts = {name: _count(feature) for name, feature in features.items()}
   suitable = [name for name, count in counts.items() if count is not None]
@@ -271,14 +271,14 @@ def _choose(features: Any, config: Tfds) -> tuple[str, int]:
     )
   if len(suitable) > 1:
     raise ValueError(
-      f"{config.name!r} has several features to read: set `feature` to one of"
+      f"{config.name!r} has several suitable features: set `feature` to one of"
       f" {', '.join(suitable)}"
     )
   count = config.vocab_size or counts[suitable[0]]
   if not count:
     raise ValueError(
-      f"feature {suitable[0]!r} of {config.name!r} does not say how many tokens"
-      " there are: set vocab_size"
+      f"feature {suitable[0]!r} of {config.name!r} does not declare its number"
+      " of tokens: set vocab_size"
     )
   return suitable[0], count
 
@@ -290,8 +290,8 @@ def _count(feature: Any) -> int | None:
     feature: a tfds feature.
 
   Returns:
-    None if it is neither an image nor a sequence of integers, 0 if it does not
-    say how many there are.
+    The number; 0 if the feature does not declare it, None if the feature is
+    neither an image nor a sequence of integers.
   """
   import tensorflow_datasets as tfds
 

@@ -1,4 +1,4 @@
-"""Starting and ending a run of several processes, usually one per host.
+"""Starts and ends a run of several processes, usually one per host.
 
 `--distributed` connects the processes through JAX's coordination service, which
 runs in process 0. If JAX knows the launcher (Cloud TPU, Slurm, Open MPI,
@@ -23,7 +23,7 @@ from train.errors import RunError, UserError, one_line
 _RESUME = "the same command resumes from the last complete checkpoint"
 # Seconds that a finished process waits for the others.
 _SHUTDOWN_TIMEOUT = 30
-# JAX numbers processes in int32, and counts nanoseconds in int64.
+# JAX stores process numbers in int32, and timeouts in int64 nanoseconds.
 _MOST = 2**31 - 1
 _LONGEST = 10**9
 
@@ -73,9 +73,9 @@ def parse(
   for name in ("initialization_timeout", "heartbeat_timeout_seconds"):
     seconds = getattr(options, name)
     if seconds < 1:
-      raise UserError(f"--{name} is {seconds}, must be positive")
+      raise UserError(f"--{name} is {seconds}, but must be positive")
     if seconds > _LONGEST:
-      raise UserError(f"--{name} is {seconds}, must be at most {_LONGEST}")
+      raise UserError(f"--{name} is {seconds}, but must be at most {_LONGEST}")
   return options, rest
 
 
@@ -85,7 +85,7 @@ def _check(options: argparse.Namespace) -> None:
   if not host or not is_port:
     raise UserError(
       f"--coordinator_address is {options.coordinator_address!r}, but must be"
-      " HOST:PORT, of the host of process 0 and a free port there"
+      " HOST:PORT, the host of process 0 and a free port on it"
     )
   if not 1 <= options.num_processes <= _MOST:
     raise UserError(
@@ -102,9 +102,9 @@ def _check(options: argparse.Namespace) -> None:
 class _LastWords:
   """Prints why this process ended, if the process cannot print it.
 
-  If another process is lost, JAX's coordination service ends this one from C++
-  with a stack trace; and a process cannot react to SIGKILL. A shell reads lines
-  from a pipe and, when the pipe closes, prints the last one.
+  If another process is lost, JAX's coordination service ends this process from
+  C++ with a stack trace, and a process cannot react to SIGKILL. So a shell
+  reads lines from a pipe and, when the pipe closes, prints the last one.
   """
 
   def __init__(self) -> None:
@@ -139,11 +139,11 @@ def _connect(options: argparse.Namespace) -> None:
   """Joins the other processes.
 
   Raises:
-    UserError: No launcher that JAX knows started this process, or its
-      settings, or those of the flags, are wrong.
+    UserError: JAX does not know the launcher of this process, or the settings
+      of the launcher or of the flags are wrong.
   """
-  # We agree on signals ourselves (`train.devices.signals`), so that a second
-  # one still ends a process that hangs.
+  # `train.devices.signals` handles signals instead, so that a second signal
+  # still ends a process that hangs.
   jax.config.update("jax_enable_preemption_service", False)
   try:
     jax.distributed.initialize(
@@ -157,7 +157,7 @@ def _connect(options: argparse.Namespace) -> None:
   except (ValueError, TypeError, OverflowError, RuntimeError) as error:
     if options.coordinator_address is None and "defined" in str(error):
       raise UserError(
-        "--distributed: this is not a job that JAX knows (Cloud TPU, Slurm,"
+        "--distributed: JAX knows no launcher of this job (Cloud TPU, Slurm,"
         " Open MPI, Kubernetes); give --coordinator_address=HOST:PORT,"
         " --num_processes=N and --process_id=I to every process"
       ) from error
@@ -168,10 +168,10 @@ def _connect(options: argparse.Namespace) -> None:
 def process_group(options: argparse.Namespace | None) -> Iterator[None]:
   """Connects this process to the others for the duration of the context.
 
-  Enter it before JAX is used. If another process is lost, this one ends: at
+  Enter it before JAX is used. If another process is lost, this process ends: at
   once if a collective fails, otherwise after `--heartbeat_timeout_seconds`
-  without a heartbeat. An error inside is printed with the number of the
-  process, and ends the process.
+  without a heartbeat. An error inside the context is printed with the number of
+  the process, and ends the process.
 
   Args:
     options: The options from `parse`; None does nothing.
@@ -185,9 +185,9 @@ def process_group(options: argparse.Namespace | None) -> Iterator[None]:
   last_words = _LastWords()
   where = options.coordinator_address or "the address that the launcher gives"
   last_words.set(
-    f"error: the processes did not meet at {where} within"
+    f"error: the processes did not all connect to {where} within"
     f" {options.initialization_timeout} seconds; start all of them, with the"
-    " same address, which each must reach, and a free port"
+    " same address and a free port, and check that each host can reach it"
   )
   try:
     _connect(options)
@@ -216,9 +216,9 @@ def _is_lost_connection(error: Exception) -> bool:
 
 
 def _leave(error: Exception, name: str) -> NoReturn:
-  """Prints why this process ends, and ends it.
+  """Prints the reason and ends this process.
 
-  It does not wait for threads, since some may wait for other processes.
+  Does not wait for threads, since some may wait for other processes.
   """
   lost = _is_lost_connection(error)
   if lost:

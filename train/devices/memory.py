@@ -1,4 +1,4 @@
-"""Checks the least memory of a run before anything is allocated."""
+"""Checks that a run can fit into memory before anything is allocated."""
 
 import math
 import os
@@ -11,7 +11,7 @@ from train.errors import UserError
 
 # Files in which Linux gives the memory limit of a container.
 _LIMIT = "/sys/fs/cgroup/memory.max"
-# inputs, targets, weights and segment ids: four bytes each per token.
+# Bytes per token: inputs, targets, weights and segment ids have four each.
 _TOKEN = 16
 
 
@@ -25,7 +25,9 @@ def readable(size: int | None) -> str:
 
 
 def check(config: Config, mesh: Mesh, state: Any, length: int) -> None:
-  """Refuses a run that cannot fit: it may take minutes or halt the machine.
+  """Refuses a run that cannot fit into memory.
+
+  Otherwise it may take minutes to fail, or halt the machine.
 
   Args:
     config: The run.
@@ -34,17 +36,18 @@ def check(config: Config, mesh: Mesh, state: Any, length: int) -> None:
     length: Tokens per sequence.
 
   Raises:
-    UserError: The state, or a batch, is larger than the memory.
+    UserError: The state or a batch is larger than the memory.
   """
   host = _of_host()
   batch = config.batch_size // jax.process_count() * length * _TOKEN
   if host is not None and batch > host:
     raise UserError(
       f"config.batch_size is {config.batch_size}: a batch needs"
-      f" {readable(batch)}, and this machine has {readable(host)} of memory"
+      f" {readable(batch)}, but this machine has {readable(host)} of memory"
+      "; lower config.batch_size"
     )
   device = _of_device(host)
-  # No array is cut into more pieces than these.
+  # No array is sharded over more than `mesh.fsdp` devices.
   needed = sum(
     math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(state)
   )
@@ -53,12 +56,12 @@ def check(config: Config, mesh: Mesh, state: Any, length: int) -> None:
     raise UserError(
       f"config.model: parameters and optimizer need {readable(needed)} per"
       f" device, which has {readable(device)} of memory; take a smaller model,"
-      " or share it among devices by config.mesh.fsdp"
+      " or shard it over more devices with config.mesh.fsdp"
     )
 
 
 def _of_host() -> int | None:
-  """Returns the bytes of this machine, or of the container; None if unknown."""
+  """Returns the memory of this machine or container; None if unknown."""
   try:
     found = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
   except (OSError, ValueError):
@@ -66,13 +69,13 @@ def _of_host() -> int | None:
   try:
     with open(_LIMIT) as file:
       return min(found, int(file.read()))
-  # There is no such file, or it says "max".
+  # The file does not exist, or contains "max".
   except (OSError, ValueError):
     return found
 
 
 def _of_device(host: int | None) -> int | None:
-  """Returns the bytes of a device; None if unknown."""
+  """Returns the memory of a device in bytes; None if unknown."""
   device = jax.local_devices()[0]
   if device.platform == "cpu":
     return host

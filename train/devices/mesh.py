@@ -1,9 +1,11 @@
-"""A mesh of devices, and what of a state and of a batch goes where.
+"""The mesh of devices, and the sharding of states and batches.
 
-The axes are "data" (each group of devices takes other sequences), "fsdp" (so
-do these, and each keeps a piece of every large parameter and of its optimizer
-state, which the compiler gathers where a layer needs it: Zhao et al. 2023,
-arXiv:2304.11277) and "sequence" (each takes a piece of every sequence).
+The mesh has three axes:
+- "data": sequences are sharded over it.
+- "fsdp": sequences, all large parameters and their optimizer states are sharded
+  over it. The compiler gathers parameters where a layer needs them (Zhao et al.
+  2023, arXiv:2304.11277).
+- "sequence": the tokens of every sequence are sharded over it.
 """
 
 import math
@@ -23,11 +25,11 @@ from train.parameters import is_stacked, path_of
 
 AXES = ("data", "fsdp", "sequence")
 
-# Sequences and tokens of arrays [B, L].
+# Sharding of batches [B, L].
 BATCH = PartitionSpec(("data", "fsdp"), "sequence")
 
-# Paths of embeddings and of the output layer. Vocabularies are large and often
-# not divisible, so these are sharded along their channels.
+# Paths of embeddings and of the output layer. They are sharded along their
+# channels, since a vocabulary is often not divisible by the number of devices.
 TABLES = r"(^|/)(table|readout|embedding)$"
 
 
@@ -38,17 +40,17 @@ def make_mesh(
 
   Args:
     mesh: Number of devices along each axis, none of them -1.
-    devices: The first of these are used; `jax.devices()` if None.
+    devices: The mesh uses the first of these; `jax.devices()` if None.
   """
   shape = tuple(getattr(mesh, name) for name in AXES)
   first = list(devices or jax.devices())[: math.prod(shape)]
-  # `jax.make_mesh` splits the axes of a slice on a TPU v5e alone, and fails
-  # on 2 x 4 x 2 chips of another's 4 x 4.
+  # `jax.make_mesh` splits the physical axes of a slice only on TPU v5e. On
+  # other TPUs it fails for a 2 x 4 x 2 mesh on a 4 x 4 slice.
   laid_out = mesh_utils.create_device_mesh(
     shape, first, allow_split_physical_axes=True
   )
-  # Explicit axes make sharding a part of types; modules that know nothing of
-  # meshes fail there.
+  # Explicit axes make sharding a part of types, and modules that do not handle
+  # meshes fail.
   return jax.sharding.Mesh(
     laid_out, AXES, axis_types=(AxisType.Auto,) * len(AXES)
   )
@@ -57,19 +59,20 @@ def make_mesh(
 def partition(
   path: str, shape: tuple[int, ...], sizes: dict[str, int]
 ) -> PartitionSpec:
-  """Returns the mesh axes of an array of the state.
+  """Returns the sharding of an array of the state.
 
   Args:
-    path: Its names, joined by slashes. The moments of the optimizer end in
-      the path of their parameter, and so go where it goes.
-    shape: Its shape.
+    path: The array's names, joined by slashes. The path of an optimizer moment
+      ends in the path of its parameter, so both get the same sharding.
+    shape: The array's shape.
     sizes: Devices along each mesh axis.
 
   Returns:
-    "fsdp" along the larger of the last two axes that it divides (the first of
-    equal ones); along the last of a table of tokens. Vectors are whole on
-    every device, and so is what "fsdp" does not divide. Axes in front, such as
-    the layers under a scan, are never cut: a scan reads one layer at a time.
+    "fsdp" along one of the last two axes: the larger one that is divisible by
+    the number of "fsdp" devices (the first if both are equal). A table of
+    tokens is sharded only along its last axis. Vectors and arrays that are not
+    divisible are replicated. Leading axes, such as the layers of a scan, are
+    never sharded: a scan reads one layer at a time.
   """
   lead = max(len(shape) - 2, int(is_stacked(path)))
   if len(shape) - lead < 2:
@@ -89,8 +92,8 @@ def shardings(mesh: jax.sharding.Mesh, state: Any) -> Any:
 
   Args:
     mesh: The mesh.
-    state: A state, or any pytree with the paths of its parameters; only
-      shapes are read.
+    state: A state, or any pytree with the paths of its parameters. Only the
+      shapes are used.
   """
 
   def place(keys: tuple[Any, ...], leaf: Any) -> NamedSharding:
@@ -103,9 +106,9 @@ def shardings(mesh: jax.sharding.Mesh, state: Any) -> Any:
 class BatchLayout:
   """The rows of every batch that this process reads, and their sharding.
 
-  The rows of a batch are cut into equal parts, one for each place along "data"
-  and "fsdp"; a process reads the parts of its own devices. Where "sequence"
-  crosses processes, several read the same rows, and each keeps its pieces.
+  The rows of a batch are split into equal parts, one per index along "data" and
+  "fsdp". A process reads the parts of its own devices. If "sequence" spans
+  several processes, they read the same rows, and each keeps its shards.
   """
 
   def __init__(self, mesh: jax.sharding.Mesh):
@@ -119,18 +122,18 @@ class BatchLayout:
     )
 
   def rows(self, batch_size: int) -> list[int]:
-    """Returns the rows to read of a batch."""
+    """Returns the rows of a batch that this process reads."""
     size = batch_size // self._parts
     return [part * size + row for part in self._own for row in range(size)]
 
   def put(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-    """Joins the rows that all processes have read.
+    """Joins the rows of all processes.
 
     Args:
-      batch: Arrays `[len(rows), L]`.
+      batch: The rows of this process, arrays `[len(rows), L]`.
 
     Returns:
-      Arrays `[B, L]`, over all devices.
+      Arrays `[B, L]`, sharded over all devices.
     """
     return {name: self._put(x) for name, x in batch.items()}
 
@@ -143,7 +146,7 @@ class BatchLayout:
       first = self._own.index(part) * size
       return x[first : first + size, index[1]]
 
-    # Sent piece by piece, which a guard of transfers sees to be meant.
+    # Explicit transfers per device, which `jax.transfer_guard` allows.
     places = self._sharding.addressable_devices_indices_map(shape)
     pieces = [
       jax.device_put(piece(index), device)
@@ -156,10 +159,10 @@ class BatchLayout:
 
 
 def gather_tables(mesh: jax.sharding.Mesh, tree: Any) -> Any:
-  """Asks for whole tables of tokens, in parameters or in their gradients.
+  """Replicates the tables of tokens in parameters or gradients.
 
-  Left to itself the compiler would rather cut what is looked up in them, and
-  then cannot get from there to pieces of the batch.
+  Otherwise the compiler shards the results of lookups in the tables, and cannot
+  convert that sharding to the sharding of the batch.
   """
   whole = NamedSharding(mesh, PartitionSpec())
 
@@ -175,12 +178,12 @@ def cut_model(model: nn.Module) -> nn.Module:
   """Returns the model for sequences that are sharded over "sequence".
 
   Raises:
-    UserError: It cannot, having no field `axis_name`.
+    UserError: The model has no field `axis_name`.
   """
   if not hasattr(model, "axis_name"):
     raise UserError(
-      "config.mesh.sequence must be 1: the sequences of"
-      f" {type(model).__name__} cannot be cut, it has no field axis_name"
+      f"config.mesh.sequence must be 1: {type(model).__name__} has no field"
+      " axis_name, so its sequences cannot be sharded"
     )
   return model.clone(axis_name="sequence")
 
@@ -202,7 +205,7 @@ def check_pieces(
     devices: As in `make_mesh`.
 
   Raises:
-    UserError: It cannot; a piece may be too short for a convolution.
+    UserError: It does not; a shard may be too short for a convolution.
   """
   if layout.sequence == 1:
     return
@@ -220,6 +223,6 @@ def check_pieces(
     jax.eval_shape(lifted, params, tokens)
   except ValueError as error:
     raise UserError(
-      f"config.mesh.sequence is {layout.sequence}, which the model cannot"
-      f" take: {one_line(error)}; lower it, or give longer sequences"
+      f"config.mesh.sequence is {layout.sequence}, which the model does not"
+      f" support: {one_line(error)}; lower it, or use longer sequences"
     ) from error

@@ -1,6 +1,6 @@
-"""Communication between the processes of a run; also works with one.
+"""Communication between the processes of a run; also works with one process.
 
-Every function here has to be called by all processes, in the same order.
+All processes must call every function here in the same order.
 """
 
 import json
@@ -21,7 +21,7 @@ def start_jax() -> None:
   """Initializes the devices of JAX, before any code that needs them.
 
   Raises:
-    UserError: JAX finds none of what the environment asks for.
+    UserError: JAX finds no device of the platforms in `JAX_PLATFORMS`.
   """
   try:
     jax.devices()
@@ -42,7 +42,7 @@ def _broadcast(text: str) -> str:
   """Returns the text of process 0 in every process."""
   content = np.frombuffer(text.encode(), np.uint8)
   size = int(multihost_utils.broadcast_one_to_all(np.int32(content.size)))
-  # Others give zeros of the same shape.
+  # The other processes pass zeros of the same shape.
   mine = content if is_first() else np.zeros(size, np.uint8)
   return bytes(multihost_utils.broadcast_one_to_all(mine)).decode()
 
@@ -54,8 +54,9 @@ def on_process_zero(function: Callable[[], Any]) -> Any:
     function: Its result must be representable as JSON.
 
   Raises:
-    UserError: As the function did.
-    RunError: So too; in the other processes also for any other error.
+    UserError: The function raised it.
+    RunError: The function raised it, or raised any other error, which process 0
+      raises unchanged.
   """
   if jax.process_count() == 1:
     return function()
@@ -81,10 +82,10 @@ def check_same(values: Mapping[str, str]) -> None:
   """Checks that all processes hold the same values.
 
   Args:
-    values: Values by the name that an error shows.
+    values: Values by the name to show in an error.
 
   Raises:
-    UserError: They do not; raised by all.
+    UserError: The values differ; all processes raise it.
   """
   if jax.process_count() == 1:
     return
@@ -95,15 +96,15 @@ def check_same(values: Mapping[str, str]) -> None:
       if here != there:
         raise UserError(
           f"{name} differs between process 0 and process {process}; start all"
-          " with the same command, the same code and the same data"
+          " processes with the same command, code and data"
         )
 
 
 class Agreement:
   """Shares a number of one process with all processes.
 
-  An all-reduce of one number a device, dispatched as the steps are and read
-  one call later, so that nothing waits for it.
+  Uses an all-reduce of one number per device. It is dispatched like a step, and
+  its result is read in the next call, so no call waits for it.
   """
 
   def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Signals that ask a run to end."""
+"""Signals that request the end of a run."""
 
 import contextlib
 import dataclasses
@@ -17,10 +17,10 @@ from train.devices.processes import Agreement
 
 @dataclasses.dataclass
 class Stop:
-  """A request to end the run, and the signal that made it.
+  """A request to end the run, and its signal.
 
   Attributes:
-    asked: The signal that this process got, or None.
+    asked: The signal that this process received, or None.
     signal: The signal that all processes agreed on in `poll`, or None.
   """
 
@@ -34,7 +34,8 @@ class Stop:
   def poll(self) -> bool:
     """Whether to end now; the same answer in all processes.
 
-    With several, that is one call after one of them has got a signal.
+    With several processes, the answer is one call late, since they first share
+    their signals.
     """
     self.signal = self.asked
     if self._agreement is not None:
@@ -46,14 +47,14 @@ class Stop:
 def stop_signals() -> Iterator[Stop]:
   """Turns SIGTERM and Ctrl-C into a request that the loop polls.
 
-  A second one ends the process at once, with one line and the exit code 128 +
-  the signal's number, whatever the process is doing: Python itself answers no
-  signal while XLA compiles. Only in an interactive interpreter, which holds
-  more than the run, a second one does what it would do without this.
+  A second signal ends the process at once, with one line and exit code 128 plus
+  the signal's number, even while XLA compiles, when Python itself handles no
+  signals. An interactive interpreter holds more than the run, so there a second
+  signal has its usual effect.
 
   Yields:
-    The request. It stays empty outside the main thread, where Python allows
-    no handlers.
+    The request. It stays empty outside the main thread, since Python allows
+    signal handlers only there.
   """
   stop = Stop()
   if threading.current_thread() is not threading.main_thread():
@@ -61,7 +62,7 @@ def stop_signals() -> Iterator[Stop]:
     return
   numbers = (signal.SIGTERM, signal.SIGINT)
   before = {number: signal.getsignal(number) for number in numbers}
-  # IPython and notebooks set this, too.
+  # IPython and notebooks set `sys.ps1`, too.
   is_interactive = hasattr(sys, "ps1")
 
   def restore() -> None:
@@ -84,10 +85,10 @@ def stop_signals() -> Iterator[Stop]:
 
 @contextlib.contextmanager
 def _watch(numbers: tuple[int, ...]) -> Iterator[None]:
-  """Ends the process at the second of some signals.
+  """Ends the process at the second signal.
 
-  Python writes the number of every signal to a pipe as soon as it comes, even
-  while the main thread is busy in a library.
+  Python writes the number of every signal to a pipe at once, even while the
+  main thread is busy in a library. A thread reads the pipe.
   """
   source, sink = os.pipe()
   os.set_blocking(sink, False)
@@ -102,11 +103,11 @@ def _watch(numbers: tuple[int, ...]) -> Iterator[None]:
       count += 1
       name = signal.Signals(number).name
       if count == 1:
-        line = f"{name}: saving after the step under way; again to end at once"
+        line = f"{name}: saving after this step; send it again to end at once"
         _write(sys.stdout, line)
       else:
         _write(sys.stderr, f"error: a second {name}: ended without saving")
-        # Neither threads nor the exit of libraries are waited for.
+        # Does not wait for threads or for the exit handlers of libraries.
         os._exit(128 + number)
 
   watcher = threading.Thread(target=watch, name="signals", daemon=True)
@@ -121,7 +122,7 @@ def _watch(numbers: tuple[int, ...]) -> Iterator[None]:
 
 
 def _write(stream: TextIO | None, line: str) -> None:
-  """Prints a line without the locks that the main thread may hold."""
+  """Prints a line without taking locks, which the main thread may hold."""
   # The stream may be missing, not a file, or closed by its reader.
   with contextlib.suppress(OSError, ValueError):
     if stream is not None:

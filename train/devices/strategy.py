@@ -1,9 +1,9 @@
-"""Strategies: they run the pure step on devices.
+"""Strategies run the pure step on devices.
 
-A strategy lifts `train_step` and `eval_step`, and moves states and batches to
-where these want them. Every strategy computes the same numbers: "jit" on one
-device or over a mesh of them (`train.devices.mesh`), "pmap" on copies of the
-state.
+A strategy compiles `train_step` and `eval_step` for its devices, and moves
+states and batches there. "jit" runs on one device or on a mesh of devices
+(`train.devices.mesh`), and "pmap" on replicated states. All strategies compute
+the same numbers.
 """
 
 import contextlib
@@ -40,7 +40,7 @@ from train.step import Batch, Learner, eval_step, identity, train_step
 
 
 class Program(Protocol):
-  """A function under `jit` or `pmap`, which compiles when it is called."""
+  """A function under `jit` or `pmap`; the first call compiles it."""
 
   def __call__(self, *args: Any) -> Any:
     """Runs it."""
@@ -55,15 +55,16 @@ class Strategy:
 
   Attributes:
     devices: Number of devices.
-    place: The shapes of a state to where `prepare` wants its arrays, so that
-      none of them has to be on one device whole.
+    place: Maps the shapes of a state to the shardings that `prepare` expects,
+      so that no array has to fit on one device.
     prepare: Moves a state to the devices.
-    rows: The size of a batch to the rows of it that this process reads.
+    rows: Maps the size of a batch to the rows that this process reads.
     batch: Moves these rows, arrays `[rows, L]`, to the devices.
-    step: Does one update: state and batch to state and metrics. The state
-      passed in is used up.
-    evaluate: State and batch to the sums of `eval_step` over all of it.
-    saved: The arrays of a state that a checkpoint holds.
+    step: Does one update: maps state and batch to state and metrics. It donates
+      the old state.
+    evaluate: Maps state and batch to the sums of `eval_step` over the whole
+      batch.
+    saved: Returns the arrays of a state that a checkpoint stores.
   """
 
   devices: int
@@ -89,7 +90,7 @@ def _on_one(device: Any, shapes: Any) -> Any:
 
 @contextlib.contextmanager
 def _named_checks() -> Iterator[None]:
-  """Turns the error of a check into one that says which it is."""
+  """Turns the error of a numeric check into a `CheckError` with its name."""
   try:
     yield
   except AssertionError as error:
@@ -98,27 +99,27 @@ def _named_checks() -> Iterator[None]:
 
 
 class _Checked:
-  """A function that runs its numeric checks and waits for their result."""
+  """A function that runs numeric checks and waits for their results."""
 
   def __init__(self, lift: Callable[..., Any], function: Callable[..., Any]):
     self._lift, self._function = lift, function
     self._checked = chex.chexify(lift(function), async_check=False)
 
   def __call__(self, *args: Any) -> Any:
-    # The switch is read while tracing, which the first call does.
+    # Tracing reads this switch, and the first call traces.
     with checks.numerics(True), _named_checks():
       return self._checked(*args)
 
   def lower(self, *args: Any) -> Any:
-    """Returns the program without its checks, which need a call."""
-    # A new function, since JAX would reuse the trace of this one for calls.
+    """Returns the program without its checks, which only run in calls."""
+    # A new function, since JAX would reuse this trace for later calls.
     return self._lift(lambda *given: self._function(*given)).lower(*args)
 
 
 def _lifted(
   step: Callable[..., Any], evaluate: Callable[..., Any], debug: bool
 ) -> tuple[Program, Program]:
-  """Jits both. The step donates the state, except in debug mode."""
+  """Jits both functions. The step donates the state, except in debug mode."""
   if debug:
     return _Checked(jax.jit, step), _Checked(jax.jit, evaluate)
   return jax.jit(step, donate_argnums=0), jax.jit(evaluate)
@@ -130,7 +131,7 @@ def _jit(
   debug: bool,
   devices: Sequence[Any] | None,
 ) -> Strategy:
-  """One device, or a mesh of them."""
+  """Runs on one device or on a mesh of devices."""
   if layout != schema.Mesh():
     return _over_mesh(learner, make_mesh(layout, devices), debug)
   device = (devices or jax.local_devices())[0]
@@ -158,7 +159,10 @@ def _jit(
 def _over_mesh(
   learner: Learner, mesh: jax.sharding.Mesh, debug: bool
 ) -> Strategy:
-  """A mesh: XLA shards batch and parameters, `shard_map` the sequences."""
+  """Runs on a mesh.
+
+  XLA shards the batch and the parameters; `shard_map` shards the sequences.
+  """
   learner = learner._replace(spread=_spreader(mesh))
   if mesh.shape["sequence"] > 1:
     learner = learner._replace(model=cut_model(learner.model), axes=AXES)
@@ -168,7 +172,7 @@ def _over_mesh(
 
   def step(state: TrainState, batch: Batch) -> Any:
     state, metrics = train_step(learner, state, batch)
-    # Keeps the sharding, so that the next state can reuse the memory.
+    # Keeps the sharding, so that the new state can reuse the old one's memory.
     return place(state), metrics
 
   def evaluate(state: TrainState, batch: Batch) -> Any:
@@ -191,10 +195,10 @@ def _over_mesh(
 def _spreader(mesh: jax.sharding.Mesh) -> Callable[..., Callable[..., Any]]:
   """Makes the `spread` of a learner for a mesh.
 
-  Whole sequences are left to the compiler: it cuts what it computes as the
-  batch is cut, gathers parameters layer by layer, and adds up. Where sequences
-  are cut, the model asks for its collectives itself, on its own share of the
-  batch; the parameters are gathered before it.
+  If sequences are not sharded, the compiler shards all computations like the
+  batch, gathers parameters layer by layer, and sums over devices. If they are
+  sharded, the model calls collectives itself on its shard of the batch, and all
+  parameters are gathered before the model runs.
   """
   whole = PartitionSpec()
 
@@ -226,11 +230,11 @@ def _pmap(
   debug: bool,
   devices: Sequence[Any] | None,
 ) -> Strategy:
-  """Local devices: the state on each, the batch split among them."""
+  """Runs on local devices with the state replicated and the batch split."""
   count = layout.data
   devices = list(devices or jax.local_devices())[:count]
   lift = functools.partial(jax.pmap, axis_name="batch", devices=devices)
-  # What the lifted functions expect: device i has part i of the first axis.
+  # Programs under `pmap` expect part i of the first axis on device i.
   parts = NamedSharding(
     jax.make_mesh((count,), ("batch",), (AxisType.Auto,), devices=devices),
     PartitionSpec("batch"),
@@ -257,12 +261,12 @@ def _pmap(
     return jax.device_put(copies, parts)
 
   def first(state: Any) -> TrainState:
-    # A copy: the next step is free to write over the memory of this one. And
-    # not by an index of devices, which would be sent to them.
+    # A copy, since the next step donates this memory. Indexing happens on the
+    # host, since an index on the device array would be sent to the devices.
     own = jax.device_get(jax.tree.map(lambda x: x.addressable_data(0), state))
     return jax.tree.map(lambda x: np.array(x[0]), own)
 
-  # After the sum, metrics are equal on every device: return one copy.
+  # After the sum, metrics are equal on all devices, so one copy is returned.
   if debug:
     lift_step = functools.partial(lift, out_axes=(0, None))
     run_step = _Checked(lift_step, step)
@@ -296,11 +300,11 @@ def make_strategy(
     name: "jit" or "pmap".
     learner: Model, optimizer and schedule of the step.
     mesh: Devices along each axis, of `config.layout`; None for one device.
-    debug: Whether to check every value inside the step.
-    devices: The first of these are used; `jax.devices()` if None.
+    debug: Whether to run the numeric checks inside the step.
+    devices: The strategy uses the first of these; `jax.devices()` if None.
 
   Raises:
-    UserError: The model cannot have its sequences cut.
+    UserError: The model does not support sharded sequences.
   """
   make = {"jit": _jit, "pmap": _pmap}[name]
   return make(learner, mesh or schema.Mesh(), debug, devices)

@@ -1,4 +1,4 @@
-"""A run directory: its paths, lock and checkpoint folder, read with care."""
+"""The files of a run directory: paths, lock, checkpoint folder, safe access."""
 
 from train.files.write import (
   open_append,

@@ -1,4 +1,4 @@
-"""The folder of a run's checkpoints: names, checksums, which of them stay."""
+"""The folder of a run's checkpoints: names, checksums, which ones to keep."""
 
 import math
 import os
@@ -14,7 +14,7 @@ from train.files.untrusted import check_listed, read_json
 from train.files.write import refuse_link
 
 CHECKSUMS = "checksums.json"
-# In the name of a checkpoint that is being written, or removed.
+# Part of the name of a checkpoint that is being written or removed.
 TEMPORARY = ".orbax-checkpoint-tmp"
 _ITEMS = ("state", "meta")
 
@@ -25,10 +25,10 @@ def path_of(workdir: str) -> str:
 
 
 def steps(workdir: str) -> list[int]:
-  """Returns the steps of the checkpoints there are, readable or not.
+  """Returns the steps of all checkpoints, readable or not.
 
   Raises:
-    UserError: A name there is a number, but not as a step is written.
+    UserError: A name consists of digits, but is not a step, such as "007".
   """
   folder = path_of(workdir)
   names = os.listdir(folder) if os.path.isdir(folder) else []
@@ -36,12 +36,14 @@ def steps(workdir: str) -> list[int]:
   for name in names:
     if re.fullmatch("0|[1-9][0-9]*", name) is None:
       path = os.path.join(folder, name)
-      raise UserError(f"{path} is not named by a step, such as 100: remove it")
+      raise UserError(
+        f"{path} is not named after a step, such as 100: remove it"
+      )
   return sorted(map(int, names))
 
 
 def checksums(folder: str) -> dict[str, list[int]]:
-  """Returns size and CRC-32 of every file of a checkpoint's contents."""
+  """Returns the size and CRC-32 of every file of a checkpoint's contents."""
   sums: dict[str, list[int]] = {}
   for item in _ITEMS:
     for parent, _, names in os.walk(os.path.join(folder, item)):
@@ -60,7 +62,11 @@ def _checksum(path: str) -> list[int]:
 
 
 def verify(folder: str) -> None:
-  """Compares a checkpoint's files with its list."""
+  """Checks a checkpoint's files against its list of sizes and checksums.
+
+  Raises:
+    ValueError: A file is missing, has changed, or the list is wrong.
+  """
   path = os.path.join(folder, CHECKSUMS)
   if not os.path.exists(path):
     raise ValueError(f"{CHECKSUMS} is missing, so it was never completed")
@@ -78,10 +84,10 @@ def verify(folder: str) -> None:
 
 
 def remove(path: str) -> None:
-  """Removes a checkpoint, and of a link only itself.
+  """Removes a checkpoint; if it is a link, removes only the link.
 
-  Under the name of a half-written one, so that it is taken for nothing else
-  if the process is killed before it is gone.
+  The checkpoint is first renamed as a half-written one, so that a killed
+  process leaves nothing that looks like a complete checkpoint.
   """
   if os.path.islink(path) or not os.path.isdir(path):
     os.unlink(path)
@@ -92,16 +98,16 @@ def remove(path: str) -> None:
 
 
 def read_metrics(workdir: str, step: int) -> Mapping[str, float]:
-  """Returns the metrics of a checkpoint; none if they cannot be read."""
+  """Returns the metrics of a checkpoint; empty if they cannot be read."""
   try:
     return read_meta(os.path.join(path_of(workdir), str(step)))["metrics"]
-  # Whatever is wrong with it, it cannot be called the best.
+  # Without metrics, a damaged checkpoint cannot be the best one.
   except Exception:
     return {}
 
 
 def read_meta(folder: str) -> dict[str, Any]:
-  """Reads what a checkpoint holds beside the state."""
+  """Reads the metadata of a checkpoint: all but the state."""
   return read_json(os.path.join(folder, "meta", "metadata"))
 
 
@@ -110,7 +116,7 @@ def set_aside(workdir: str, step: int) -> None:
 
   Args:
     workdir: The run's directory.
-    step: Of the checkpoint.
+    step: The step of the checkpoint.
 
   Raises:
     UserError: `corrupt` is a link.
@@ -126,11 +132,11 @@ def set_aside(workdir: str, step: int) -> None:
 def ranked(
   metrics: Mapping[int, Mapping[str, float]], metric: str
 ) -> list[int]:
-  """Returns the steps that have a value of a metric, the best one first.
+  """Returns the steps that have a finite value of a metric, the best one first.
 
   Args:
     metrics: Validation metrics by step; empty for a step without validation.
-    metric: Its name. A value that is not finite does not count.
+    metric: The name of the metric.
   """
   values = {
     step: found[metric]
@@ -148,9 +154,9 @@ def superfluous(
   """Returns the steps that are neither among the latest nor the best.
 
   Args:
-    metrics: Validation metrics by step, of all checkpoints.
-    metric: The one that chooses the best.
-    keep: How many of the latest stay.
+    metrics: Validation metrics of all checkpoints, by step.
+    metric: The metric that chooses the best checkpoint.
+    keep: Number of latest checkpoints to keep.
   """
   best = ranked(metrics, metric)[:1]
   return [step for step in sorted(metrics)[:-keep] if step not in best]

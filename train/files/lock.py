@@ -1,14 +1,14 @@
-"""One writer for each run directory.
+"""A lock that allows one writer per run directory.
 
-The lock is `flock` on the file `.lock` in the directory. The kernel drops it
-when the process ends, however that happens, so a dead process holds none. The
-file names the host and the process for the line that refuses a second run.
+The lock is `flock` on the file `.lock` in the directory. The kernel releases it
+when the process ends for any reason. The file contains the process number and
+the host, for the error message of a second run.
 
-A file system without `flock` (some network mounts) leaves only what the file
-says: a process of this host holds the lock while it is alive, one of another
-host until it has ended in good order, which empties the file. There the line
-also says which file to remove if the other host has crashed. Two processes
-that start in the same instant can both pass this weaker test.
+On a file system without `flock` (some network mounts), the content of the file
+is the lock. A process of this host holds the lock while it is alive. A process
+of another host holds it until that process empties the file, which it does
+unless it crashes; the error message then names the file to remove. Two
+processes that start at the same instant can both pass this weaker test.
 """
 
 import contextlib
@@ -35,13 +35,13 @@ _WITHOUT_FLOCK = (
 
 @contextlib.contextmanager
 def held(workdir: str) -> Iterator[None]:
-  """Holds the lock of a run directory; of several processes, the first does.
+  """Holds the lock of a run directory; process 0 holds it for all processes.
 
   Args:
-    workdir: The directory, which is there.
+    workdir: The directory, which must exist.
 
   Raises:
-    UserError: Another process holds it, or the directory cannot be written.
+    UserError: Another run holds the lock, or the directory is not writable.
   """
   descriptors: list[int] = []
   processes.on_process_zero(lambda: descriptors.append(_acquire(workdir)))
@@ -69,7 +69,9 @@ def _acquire(workdir: str) -> int:
   try:
     found = os.fstat(descriptor)
     if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
-      raise UserError(f"{path} is not a file of its own: remove it")
+      raise UserError(
+        f"{path} is not a regular file, or has a second name: remove it"
+      )
     _take(descriptor, workdir)
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, f"{os.getpid()} {socket.gethostname()}\n".encode(), 0)
@@ -80,13 +82,13 @@ def _acquire(workdir: str) -> int:
 
 
 def _take(descriptor: int, workdir: str) -> None:
-  """Locks an open file, or raises a UserError that names who has it."""
+  """Locks an open file, or raises a UserError that names the owner."""
   hint = ""
   try:
     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     return
   except OSError as error:
-    # Taken, in the words of local and of network file systems.
+    # Local and network file systems report a held lock by different errors.
     taken = error.errno in (errno.EWOULDBLOCK, errno.EACCES)
     if not taken and error.errno not in _WITHOUT_FLOCK:
       raise
@@ -106,14 +108,14 @@ def _take(descriptor: int, workdir: str) -> None:
 
 
 def _owner(descriptor: int) -> tuple[int, str] | None:
-  """Returns the process and the host that the file names, if it does."""
+  """Returns the process and host in the file; None if it has none."""
   text = os.pread(descriptor, 400, 0).decode(errors="replace")
   found = re.fullmatch(r"(\d{1,9}) ([\w.-]{1,255})\n", text, re.ASCII)
   return (int(found[1]), found[2]) if found else None
 
 
 def _may_live(process: int, host: str) -> bool:
-  """Says whether a process may still run, as far as this host can know."""
+  """Whether a process may still be running; true for other hosts."""
   if host != socket.gethostname():
     return True
   try:
@@ -122,5 +124,5 @@ def _may_live(process: int, host: str) -> bool:
     return False
   except PermissionError:
     return True
-  # A container often gives the next run the number of the one before.
+  # In a container, a new run often gets the process number of the run before.
   return process != os.getpid()

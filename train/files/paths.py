@@ -1,4 +1,4 @@
-"""Paths that a user types: local ones, expanded and checked early."""
+"""Expands and checks the local paths that a user gives."""
 
 import errno
 import os
@@ -15,31 +15,31 @@ def local(flag: str, path: str) -> str:
   """Returns a path with `~` expanded.
 
   Args:
-    flag: What an error names, such as "--workdir".
-    path: As the user wrote it.
+    flag: The flag to name in errors, such as "--workdir".
+    path: The path as the user wrote it.
 
   Raises:
-    UserError: It can be no path here: empty, not text, too long, of a user who
-      is not there, or an address such as "gs://bucket/run".
+    UserError: The path is empty, not UTF-8, too long, names an unknown user,
+      or is an address such as "gs://bucket/run".
   """
   if not path:
     raise UserError(f"{flag} is empty, but must be a path")
   if _SCHEME.match(path):
     raise UserError(
-      f"{flag}={path} is no local path: mount the storage, and give the path"
-      " where it is mounted"
+      f"{flag}={path} is not a local path: mount the storage, and give the path"
+      " of the mount"
     )
   expanded = os.path.expanduser(path)
   if path.startswith("~") and expanded == path:
     raise UserError(
-      f"{flag}={path}: there is no user of that name; write ./{path} for a name"
-      " that begins with ~"
+      f"{flag}={path}: there is no such user; for a file name that begins with"
+      f" ~, write ./{path}"
     )
   try:
     expanded.encode()
     os.stat(expanded)
   except ValueError as error:
-    # Of a lone surrogate, or an embedded null byte.
+    # The path has a lone surrogate or a null byte.
     raise UserError(f"{flag}={shown(path)} is not text in UTF-8") from error
   except OSError as error:
     if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
@@ -48,14 +48,14 @@ def local(flag: str, path: str) -> str:
 
 
 def check_output(flag: str, path: str) -> str:
-  """Returns the path of a file to write, before there is anything to write.
+  """Checks early that a file can be written; returns its expanded path.
 
   Args:
-    flag: What an error names.
-    path: As the user wrote it. Folders that are missing are made later.
+    flag: The flag to name in errors.
+    path: The path as the user wrote it. Its folders may be missing.
 
   Raises:
-    UserError: No file can be written there, as far as can be seen by now.
+    UserError: The file cannot be written.
   """
   path = local(flag, path)
   if os.path.isdir(path):
@@ -74,17 +74,17 @@ def check_output(flag: str, path: str) -> str:
 
 
 def write(flag: str, path: str, content: bytes, *, follow: bool = True) -> None:
-  """Writes a file as a whole, or leaves the old one as it is.
+  """Writes a file atomically: on failure the old file stays.
 
   Args:
-    flag: What an error names.
-    path: The file; folders that are missing are made.
-    content: All of it.
-    follow: Whether a pipe or a device, also one that a link leads to, is
-      written to. Else a file takes its place.
+    flag: The flag to name in errors.
+    path: The file; missing folders are created.
+    content: The new content.
+    follow: Whether to write into an existing pipe or device, also through a
+      link. Otherwise a new file replaces it.
 
   Raises:
-    UserError: It cannot be written.
+    UserError: The file cannot be written.
   """
   folder = os.path.dirname(path) or "."
   try:

@@ -1,4 +1,4 @@
-"""Paths for libraries that read some characters of a path in their own way."""
+"""Paths without characters that libraries treat as special."""
 
 import contextlib
 import os
@@ -6,9 +6,9 @@ import re
 import tempfile
 from collections.abc import Iterator
 
-# Absolute, of characters that mean nothing to a glob, a URL or JSON.
+# Absolute paths without special characters of globs, URLs or JSON.
 _PLAIN = re.compile(r"/[A-Za-z0-9_./ +,=@:~-]*")
-# The checkpoint library takes /gs/bucket for gs://bucket.
+# Orbax reads /gs/bucket as gs://bucket.
 _SCHEMES = re.compile(r"/+(gs|s3|az|hf)(/|$)")
 
 
@@ -18,14 +18,14 @@ def _is_plain(path: str) -> bool:
 
 @contextlib.contextmanager
 def plain_path(folder: str) -> Iterator[str]:
-  """Gives a folder a path without special characters.
+  """Provides a path of a folder without special characters.
 
-  Orbax treats a path as a pattern of `glob`, so that it finds nothing in
-  `run[1]`, and the first part of some paths as the scheme of a URL. For such a
-  path this makes a symbolic link in the system's folder for temporary files.
+  Orbax treats a path as a `glob` pattern, so it finds nothing in `run[1]`, and
+  treats the first part of some paths as the scheme of a URL. For such paths
+  this makes a symbolic link in the system's temporary folder.
 
   Args:
-    folder: Absolute; need not exist yet.
+    folder: An absolute path; the folder may be missing.
 
   Yields:
     An absolute path of the same folder, valid inside the context.

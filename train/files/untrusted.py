@@ -1,8 +1,8 @@
-"""Checks of what a checkpoint says, before anything is done with it.
+"""Checks the metadata of a checkpoint before they are used.
 
 A checkpoint may come from somebody else, or be damaged in a way that its
-checksums do not show. What is wrong is raised as a `ValueError`, which names
-it in one line, and the checkpoint is skipped as a damaged one.
+checksums do not show. Each check raises a `ValueError` with one line that says
+what is wrong; the caller skips the checkpoint as damaged.
 """
 
 import json
@@ -13,17 +13,17 @@ from typing import Any
 
 from train import files
 
-# Configs are a few kilobytes, lists of files a few hundred.
+# Configs have a few kilobytes, lists of files a few hundred kilobytes.
 _LARGEST = 1 << 26
 _DEEPEST = 64
 
 
 def read_json(path: str) -> Any:
-  """Reads a JSON file that lies in a run directory.
+  """Reads a JSON file of a run directory.
 
   Raises:
-    ValueError: It is no JSON, or far larger or deeper than ours are.
-    UserError: It is a link, or no file.
+    ValueError: It is not JSON, or is nested too deeply.
+    UserError: It is a link, not a regular file, or too large.
   """
   try:
     document = json.loads(files.read(path, _LARGEST))
@@ -34,7 +34,7 @@ def read_json(path: str) -> Any:
 
 
 def check_depth(document: Any) -> None:
-  """Raises a `ValueError` if JSON is nested far deeper than a config is."""
+  """Raises a `ValueError` if JSON is nested far deeper than a config."""
   level = [document]
   for _ in range(_DEEPEST):
     level = [
@@ -52,23 +52,26 @@ def check_listed(folder: str, listed: Any) -> None:
   """Checks the names in a checkpoint's list of files.
 
   Args:
-    folder: Of the checkpoint.
-    listed: What was read as its list: sizes and checksums by name.
+    folder: The checkpoint.
+    listed: The list that was read: sizes and checksums by name.
 
   Raises:
-    ValueError: It is no such list, or a name leads out of the folder.
+    ValueError: It is not such a list, a name leads out of the folder, or the
+      folder holds anything but files and folders.
   """
   if not isinstance(listed, dict):
-    raise ValueError("its list of files is not a list of files")
+    raise ValueError("its list of files is not a JSON object")
   for name, entry in listed.items():
     numbers = isinstance(entry, list) and [type(x) for x in entry]
     if numbers != [int, int]:
       raise ValueError(f"its list of files is wrong at {name!r}")
     if name.startswith("meta") and entry[0] > _LARGEST:
-      raise ValueError(f"{name!r} has {entry[0]} bytes, far more than ours")
+      raise ValueError(
+        f"{name!r} has {entry[0]} bytes, but must have at most {_LARGEST}"
+      )
     parts = name.split("/")
     if "\0" in name or not {"", os.curdir, os.pardir}.isdisjoint(parts):
-      raise ValueError(f"its list names {name!r}, which is not inside it")
+      raise ValueError(f"its list of files names {name!r}, which is outside it")
   _check_plain(folder)
 
 
@@ -82,7 +85,7 @@ def _check_plain(folder: str) -> None:
     if stat.S_ISDIR(mode):
       _check_plain(path)
     elif not stat.S_ISREG(mode):
-      raise ValueError(f"{path} is a link, a pipe or a device, no file")
+      raise ValueError(f"{path} is a link, a pipe or a device, not a file")
 
 
 _META: Mapping[str, type] = {
@@ -95,22 +98,22 @@ _META: Mapping[str, type] = {
 
 
 def check_meta(meta: Any, step: int) -> dict[str, Any]:
-  """Checks what a checkpoint says beside its state.
+  """Checks the metadata of a checkpoint.
 
   Args:
-    meta: What was read.
-    step: The step that the checkpoint has by its name.
+    meta: The metadata that were read.
+    step: The step in the checkpoint's name.
 
   Returns:
     `meta`.
 
   Raises:
-    ValueError: An entry is missing, unknown, or of a wrong type.
+    ValueError: An entry is missing, unknown, of a wrong type, or out of range.
   """
   if not isinstance(meta, dict) or meta.keys() != _META.keys():
-    raise ValueError("its meta data have other entries than ours")
+    raise ValueError(f"its metadata must have the entries {', '.join(_META)}")
   for name, kind in _META.items():
-    # `True` is an int to Python.
+    # `isinstance(True, int)` holds, so this compares the types.
     if type(meta[name]) is not kind:
       raise ValueError(f"its {name} is not of type {kind.__name__}")
   if meta["step"] != step or meta["position"] < 0:

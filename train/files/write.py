@@ -1,8 +1,8 @@
 """Writes the files of a run directory, and nothing outside it.
 
-A run directory may have been made by somebody else, with links in it that are
-named as our files are. So a file is replaced by a new one of a random name,
-and what is opened by its name is opened only if it is a file itself.
+Somebody else may have made the run directory, with links that have the names of
+our files. So a new file is written under a random name and then renamed, and a
+file is opened by its name only if it is a regular file.
 """
 
 import contextlib
@@ -43,31 +43,31 @@ def replacing(path: str) -> Iterator[BinaryIO]:
 
 
 def replace(path: str, content: bytes) -> None:
-  """Writes a file as a whole: there is the old one or the new one, never half.
+  """Replaces a file atomically.
 
   Args:
     path: The file. A link of this name is replaced, not followed.
-    content: All of it.
+    content: The new content.
 
   Raises:
-    OSError: It cannot be written; the old file stays.
+    OSError: The file cannot be written; the old file stays.
   """
   with replacing(path) as file:
     file.write(content)
 
 
 def open_append(path: str) -> BinaryIO:
-  """Opens a file to write at its end, and makes it if it is not there.
+  """Opens a file for appending; creates it if it is missing.
 
   Args:
     path: The file.
 
   Raises:
-    UserError: There is a link of this name, or something else that is no file.
-    OSError: It cannot be opened.
+    UserError: The path is a link, or not a regular file.
+    OSError: The file cannot be opened.
   """
   refuse_link(path)
-  # A pipe would keep us waiting for a reader.
+  # O_NONBLOCK, since opening a pipe would wait for a reader.
   flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
   descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
   _require_file(descriptor, path)
@@ -79,11 +79,11 @@ def read(path: str, largest: int | None = None) -> bytes:
 
   Args:
     path: The file.
-    largest: The most bytes that it may have.
+    largest: Limit of the file's size in bytes; None for no limit.
 
   Raises:
-    UserError: It is something else than a file, or too large.
-    OSError: It cannot be read.
+    UserError: The path is not a regular file, or the file is too large.
+    OSError: The file cannot be read.
   """
   refuse_link(path)
   descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -91,12 +91,14 @@ def read(path: str, largest: int | None = None) -> bytes:
   with open(descriptor, "rb") as file:
     content = file.read() if largest is None else file.read(largest + 1)
   if largest is not None and len(content) > largest:
-    raise UserError(f"{path} has more than {largest} bytes: it is not ours")
+    raise UserError(
+      f"{path} has more than {largest} bytes: no run writes such a file"
+    )
   return content
 
 
 def _require_file(descriptor: int, path: str) -> None:
-  """Closes what is no plain file, and says so."""
+  """Closes a descriptor and raises a UserError unless it is a regular file."""
   if not stat.S_ISREG(os.fstat(descriptor).st_mode):
     os.close(descriptor)
     raise UserError(f"{path} is not a file: remove it")
@@ -106,12 +108,12 @@ def refuse_link(path: str, *, inside: bool = False) -> None:
   """Raises a UserError if a path is a link.
 
   Args:
-    path: A file or a folder, which may be missing.
-    inside: Whether nothing in the folder may be a link either.
+    path: A file or a folder; it may be missing.
+    inside: Whether to refuse links inside the folder, too.
   """
   if os.path.islink(path):
     raise UserError(
-      f"{path} is a link, and a run has all its files in its own directory:"
+      f"{path} is a link, but a run keeps all files in its own directory:"
       " remove the link, or give another --workdir"
     )
   if inside and os.path.isdir(path):

@@ -1,1 +1,1 @@
-"""What a run needs of a TPU slice, before there is one."""
+"""Plans a run on a TPU slice without the slice."""

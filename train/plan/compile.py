@@ -193,12 +193,12 @@ def sequence_length(data: Any) -> int:
 def lay_out(
   strategy: Strategy, state: TrainState, shape: tuple[int, int]
 ) -> tuple[Any, Any]:
-  """Returns the shapes of a state and a batch, and where they lie.
+  """Returns the shapes of a state and a batch, with their shardings.
 
   Args:
-    strategy: One device, or a mesh of them.
-    state: Its shapes.
-    shape: Of a batch: sequences, and tokens of each.
+    strategy: The strategy, on one device or a mesh.
+    state: The shapes of the state.
+    shape: The shape of a batch: sequences, tokens per sequence.
   """
   where = strategy.place(state)
   where_batch = jax.tree.leaves(where)[0]
@@ -216,7 +216,12 @@ def lay_out(
 
 
 def _compile(lowered: Any) -> tuple[Any, int | None]:
-  """The program, or None and the temporary bytes it would need if known."""
+  """Compiles a program.
+
+  Returns:
+    The program and None. If it needs too much memory: None and the bytes of
+    temporary memory that it needs, None if unknown.
+  """
   try:
     return lowered.compile(), None
   except jax.errors.JaxRuntimeError as error:

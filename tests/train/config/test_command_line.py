@@ -150,7 +150,7 @@ def test_options_may_be_new_since_the_module_checks_them():
   }
 
 
-def test_the_last_word_on_an_optional_key_counts():
+def test_the_last_value_of_an_optional_key_counts():
   first = override("--config.optimizer.clip=none", "--config.optimizer.clip=3")
   assert first.optimizer.clip == 3.0
   then = override("--config.optimizer.clip=3", "--config.optimizer.clip=none")
@@ -184,7 +184,7 @@ def test_the_last_word_on_an_optional_key_counts():
     ("stray", ["stray"]),
   ],
 )
-def test_mistakes_name_the_key_and_its_like_in_one_line(word, parts):
+def test_mistakes_name_the_key_and_similar_keys_in_one_line(word, parts):
   with pytest.raises(UserError) as error:
     override(word)
   message = str(error.value)
@@ -193,7 +193,7 @@ def test_mistakes_name_the_key_and_its_like_in_one_line(word, parts):
     assert part in message
 
 
-def test_missing_config_file_lists_those_there_are(tmp_path):
+def test_a_missing_config_file_lists_the_existing_ones(tmp_path):
   (tmp_path / "one.py").write_text("")
   (tmp_path / "_hidden.py").write_text("")
   with pytest.raises(UserError, match=r"one\.py") as error:
@@ -252,7 +252,7 @@ def test_json_round_trip_keeps_everything():
     ("--config.model.vocab_size=256", "at least the 257 tokens"),
   ],
 )
-def test_values_that_cannot_be_are_named(word, part):
+def test_invalid_values_are_named(word, part):
   with pytest.raises(UserError) as error:
     config_lib.validate(override(word), vocab_size=257)
   assert part in str(error.value)
@@ -291,7 +291,7 @@ def test_a_mesh_takes_the_rest_of_the_devices():
     ({}, {"strategy": "pmap"}, None),
   ],
 )
-def test_idle_devices_are_told_with_the_flag(sizes, changes, line):
+def test_idle_devices_are_reported_with_the_flag(sizes, changes, line):
   config = dataclasses.replace(with_mesh(**sizes), **changes)
   found = config_lib.idle_line(config, config_lib.layout(config, 8), 8)
   assert (line is None) == (found is None)
@@ -315,7 +315,7 @@ def test_idle_devices_are_told_with_the_flag(sizes, changes, line):
     ("--config.mesh.fsdb=2", "did you mean config.mesh.fsdp"),
   ],
 )
-def test_meshes_that_cannot_be_are_named(words, part):
+def test_invalid_meshes_are_named(words, part):
   with pytest.raises(UserError) as error:
     config_lib.validate(override(*words.split()), devices=8, length=12)
   assert part in str(error.value)

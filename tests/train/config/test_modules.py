@@ -1,4 +1,4 @@
-"""Config files, wherever they are and whatever they are called."""
+"""Config files with any location and any name."""
 
 import dataclasses
 import json
@@ -71,7 +71,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def forget(folder):
-  """Makes this process like a new one, which has imported no config."""
+  """Makes this process like a new one that has imported no config."""
   MIXERS.pop("mine", None)
   for name, module in list(sys.modules.items()):
     if str(folder) in str(getattr(module, "__file__", "")):
@@ -195,7 +195,7 @@ def test_a_command_may_stand_beside_a_config_called_json(folder):
   assert result.returncode == 0, result.stderr
 
 
-def test_neighbours_hide_no_module(folder):
+def test_files_beside_a_config_hide_no_module(folder):
   (folder / "wave.py").write_text("raise RuntimeError\n")
   command_line.load(str(folder / "mine.py"))
   import wave
@@ -242,6 +242,6 @@ def test_a_config_that_fails_is_one_line(tmp_path, content, parts):
   assert "bad" not in sys.modules
 
 
-def test_what_is_no_python_is_one_line():
+def test_a_config_that_is_not_python_is_one_line():
   with pytest.raises(UserError, match=r"README\.md is not a Python file"):
     command_line.load("README.md")

@@ -1,4 +1,4 @@
-"""Runs that were saved before their classes moved."""
+"""Runs saved before their classes moved can be read."""
 
 import importlib
 import json
@@ -29,5 +29,5 @@ def test_an_old_document_is_read_and_equals_the_new_one(config):
 
 
 @pytest.mark.parametrize("today", moved._MOVED.values())
-def test_what_moved_is_there(today):
+def test_moved_modules_can_be_imported(today):
   importlib.import_module(today)

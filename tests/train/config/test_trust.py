@@ -1,4 +1,4 @@
-"""A saved config of somebody else runs nothing and opens nothing."""
+"""A saved config from somebody else runs no code and opens no files."""
 
 import dataclasses
 import json
@@ -22,7 +22,7 @@ from train.files import checkpoint_folder
 
 
 def changed(finished, folder, change):
-  """Copies a run; changes its config and makes the checksums fit again."""
+  """Copies a run, changes its config and updates the checksums."""
   workdir = str(shutil.copytree(finished[0], folder / "run"))
   for step in checkpoint.steps(workdir):
     there = os.path.join(workdir, "checkpoints", str(step))
@@ -128,7 +128,7 @@ class Settings:
 
 @pytest.fixture
 def foreign(tmp_path, monkeypatch):
-  """A module in the current directory that leaves a file when imported."""
+  """A module in the current directory that writes a file when imported."""
   monkeypatch.chdir(tmp_path)
   monkeypatch.syspath_prepend(str(tmp_path))
   proof = tmp_path / "IMPORTED"
@@ -169,7 +169,9 @@ def test_a_module_can_be_trusted_by_its_path(foreign, tmp_path):
     ("foreign_two", "line"),
   ],
 )
-def test_what_cannot_be_trusted_is_one_line(foreign, tmp_path, word, part):
+def test_a_module_that_cannot_be_trusted_is_one_line(
+  foreign, tmp_path, word, part
+):
   (tmp_path / "foreign_two.py").write_text("1 / 0\n")
   with pytest.raises(UserError, match=part) as error:
     modules.import_trusted([word])
@@ -191,13 +193,13 @@ def test_the_current_directory_hides_no_module(foreign, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
   "function", [nn.silu, nn.gelu, nn.relu, jax.nn.softplus, jnp.tanh]
 )
-def test_an_activation_comes_back(function):
+def test_an_activation_survives_the_round_trip(function):
   module = ShortConvolution(activation=function)
   document = json.loads(json.dumps(serialize.to_json(module)))
   assert serialize.from_json(document).activation is function
 
 
-def test_a_function_of_a_trusted_module_comes_back():
+def test_a_function_of_a_trusted_module_survives_the_round_trip():
   document = serialize.to_json(ShortConvolution(activation=make_folder))
   assert serialize.from_json(document).activation is make_folder
 
@@ -206,7 +208,7 @@ def test_a_function_of_a_trusted_module_comes_back():
   "path",
   ["numpy:save", "jax._src.numpy.lax_numpy:load", "posix:system", "os:system"],
 )
-def test_other_functions_do_not(path):
+def test_functions_of_untrusted_modules_are_refused(path):
   document = serialize.to_json(ShortConvolution())
   document["activation"] = {"$function": path}
   with pytest.raises(UserError, match=path):
@@ -254,7 +256,7 @@ def test_a_config_that_is_wrong_is_one_line(change, part):
 
 
 @pytest.mark.parametrize("document", [None, 3, [], {}, "x", {"a": {}}])
-def test_what_is_no_config_is_one_line(document):
+def test_a_document_that_is_not_a_config_is_one_line(document):
   with pytest.raises(UserError, match="not a Config"):
     saved.read_config(document)
 
@@ -269,7 +271,7 @@ def test_generate_needs_no_data(finished, tmp_path, capsys):
   assert "gone" in capsys.readouterr().err
 
 
-def test_codecs_are_those_of_the_open_data(tmp_path):
+def test_codecs_equal_those_of_the_opened_data(tmp_path):
   (tmp_path / "a.txt").write_text("some text")
   mqar = Mqar(train_examples=2, validation_examples=2, data_dir=str(tmp_path))
   for settings, prompt in ((mqar, b"3 14"), (Text(path=str(tmp_path)), b"ab")):
@@ -316,7 +318,7 @@ def test_a_data_set_imports_no_module(foreign, tmp_path):
   assert not foreign.exists()
 
 
-def test_a_config_of_trusted_classes_comes_back(finished):
+def test_a_config_of_trusted_classes_survives_the_round_trip(finished):
   config = tiny.get_config()
   document = json.loads(json.dumps(serialize.to_json(config)))
   document |= {"$source": "x.py", "$data": {"train": "1"}}

@@ -28,7 +28,7 @@ class Numbers:
 
 
 def share(batch_size, index, count):
-  """The rows of process `index` of `count`."""
+  """Returns the rows of process `index` of `count`."""
   size = batch_size // count
   return range(index * size, (index + 1) * size)
 
@@ -104,7 +104,7 @@ def test_any_rows_can_be_read_and_the_order_stays():
 
 
 @pytest.mark.parametrize("count", [2, 3, 6])
-def test_processes_share_what_one_would_take(count):
+def test_processes_together_read_what_one_process_reads(count):
   whole = take(Batches(Numbers(10), 6, seed=0), 8)
   parts = [
     take(
@@ -177,9 +177,9 @@ def test_one_pass_ends_at_the_number_of_examples():
   ("settings", "message"),
   [
     ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
-    ({"rows": []}, r"rows must be some of \[0, 4\), got \[\]"),
-    ({"rows": [2, 4]}, r"rows must be some of \[0, 4\), got \[2, 4\]"),
-    ({"rows": [-1]}, r"rows must be some of \[0, 4\), got \[-1\]"),
+    ({"rows": []}, r"rows must be one or more of \[0, 4\), got \[\]"),
+    ({"rows": [2, 4]}, r"rows must be one or more of \[0, 4\), got \[2, 4\]"),
+    ({"rows": [-1]}, r"rows must be one or more of \[0, 4\), got \[-1\]"),
     ({"position": -1}, "position must be at least 0, got -1"),
     ({"seed": -1}, "seed must be at least 0, got -1"),
     ({"dataset": Numbers(0)}, "no example"),

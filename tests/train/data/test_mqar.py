@@ -32,7 +32,7 @@ def rows(config):
 
 
 def recall(inputs, pairs):
-  """Answers by looking every token up in what was shown before."""
+  """Computes the targets by looking up each token among the pairs before it."""
   shown = dict(
     zip(inputs[0 : 2 * pairs : 2], inputs[1 : 2 * pairs : 2], strict=True)
   )
@@ -40,7 +40,7 @@ def recall(inputs, pairs):
   return [shown.get(token, 0) for token in inputs[2 * pairs :]]
 
 
-def test_answers_are_what_was_shown(config, rows):
+def test_targets_are_the_values_shown_with_their_keys(config, rows):
   assert len(rows) == config.train_examples
   for row in rows:
     answers = recall(row["inputs"], config.num_pairs)
@@ -63,7 +63,7 @@ def test_tokens_come_from_their_own_parts_of_the_vocabulary(config, rows):
   assert ((rest != 0).sum(axis=1) == config.num_pairs).all()
 
 
-def test_arrays_are_as_the_trainer_wants_them(config, rows):
+def test_arrays_have_the_shapes_and_dtypes_of_examples(config, rows):
   for name, kind in {
     "inputs": "int32",
     "targets": "int32",
@@ -76,7 +76,7 @@ def test_arrays_are_as_the_trainer_wants_them(config, rows):
   assert config.open("train").vocab_size == config.vocab_size
 
 
-def test_fewer_keys_may_be_asked(tmp_path):
+def test_a_row_can_query_fewer_keys(tmp_path):
   config = dataclasses.replace(
     SMALL, num_queries=2, train_examples=20, data_dir=str(tmp_path)
   )
@@ -105,7 +105,7 @@ def test_splits_and_seeds_and_rows_differ(config):
   assert not train & contents(other, "train")
 
 
-def test_settings_do_not_meet_in_the_same_folder(config):
+def test_each_setting_has_its_own_folder(config):
   changes = {
     "length": 42,
     "vocab_size": 31,
@@ -129,16 +129,14 @@ def test_settings_do_not_meet_in_the_same_folder(config):
     before = after
 
 
-def test_what_is_there_is_not_made_again(config, rows, monkeypatch):
+def test_stored_examples_are_not_generated_again(config, rows, monkeypatch):
   monkeypatch.setattr(mqar, "generate", None)
   np.testing.assert_array_equal(
     config.open("train")[7]["inputs"], rows[7]["inputs"]
   )
 
 
-def test_an_interruption_leaves_nothing_to_be_taken_for_data(
-  tmp_path, monkeypatch
-):
+def test_an_interruption_leaves_no_incomplete_data(tmp_path, monkeypatch):
   config = dataclasses.replace(SMALL, data_dir=str(tmp_path))
   generate = mqar.generate
 
@@ -153,7 +151,7 @@ def test_an_interruption_leaves_nothing_to_be_taken_for_data(
   assert len(config.open("train")) == 300
 
 
-def test_two_processes_may_make_the_same_data(tmp_path, monkeypatch):
+def test_two_processes_can_generate_the_same_data(tmp_path, monkeypatch):
   config = dataclasses.replace(SMALL, data_dir=str(tmp_path))
   generate = mqar.generate
 
@@ -181,7 +179,7 @@ def test_queries_follow_the_power_law():
   assert (np.abs(counts - 8192 * law) < 5 * deviation).all()
 
 
-def test_choosing_is_drawing_one_after_another():
+def test_choices_are_drawn_without_repetition_in_proportion():
   weights = np.array([0.6, 0.3, 0.1])
   rng = np.random.default_rng(0)
   draws = np.concatenate([mqar._choose(rng, weights, 2) for _ in range(100)])
@@ -210,7 +208,7 @@ def test_mistakes_are_named(change, message, tmp_path):
   assert not list(tmp_path.iterdir())
 
 
-def test_the_tightest_settings_work(tmp_path):
+def test_the_smallest_row_and_vocabulary_work(tmp_path):
   config = dataclasses.replace(
     SMALL, length=24, vocab_size=14, data_dir=str(tmp_path)
   )
@@ -244,5 +242,5 @@ def test_tensorflow_is_not_imported(tmp_path):
   assert run.stdout.splitlines()[-1] == "True False"
   # One line says what is made; tfds itself, which speaks of downloads, does
   # not speak.
-  assert run.stdout.count("making the examples") == 1
+  assert run.stdout.count("generating the examples") == 1
   assert "ownload" not in run.stdout + run.stderr

@@ -36,9 +36,7 @@ def test_batches_and_their_positions_are_those_of_the_stream(every):
       np.testing.assert_array_equal(batch.host[name], rows)
 
 
-def test_a_batch_that_cannot_be_read_stops_no_step_before_it(
-  tmp_path, monkeypatch
-):
+def test_an_unreadable_batch_does_not_stop_earlier_steps(tmp_path, monkeypatch):
   data = tiny.Data().open("train")
   (damaged, *_) = Batches(
     data, 8, seed=tiny.get_config().seed, position=24

@@ -18,7 +18,7 @@ TOKENS = sum(len(content) + 1 for content in DOCUMENTS)
 
 
 def pack_slowly(documents, length):
-  """Packs token by token, as the documentation says it in words."""
+  """Packs token by token, following the documentation of `Text`."""
   stream = []
   for number, content in enumerate(documents):
     stream.append((SEPARATOR, number))
@@ -47,7 +47,7 @@ def pack_slowly(documents, length):
 @pytest.mark.parametrize(
   "length", [1, 2, 3, 5, 6, 7, TOKENS - 2, TOKENS - 1, TOKENS, 100]
 )
-def test_packing_equals_slow_packing(length):
+def test_packing_equals_packing_token_by_token(length):
   dataset = PackedBytes(DOCUMENTS, length)
   expected = pack_slowly(DOCUMENTS, length)
   assert len(dataset) == len(expected)
@@ -72,7 +72,7 @@ def test_every_byte_is_predicted_exactly_once(length):
   assert bytes(predicted) == b"".join(DOCUMENTS) == dataset.content()
 
 
-def test_rows_begin_where_the_last_ended():
+def test_each_row_begins_where_the_last_ended():
   dataset = PackedBytes(DOCUMENTS, 4)
   for index in range(len(dataset) - 1):
     assert dataset[index]["targets"][-1] == dataset[index + 1]["inputs"][0]
@@ -81,11 +81,11 @@ def test_rows_begin_where_the_last_ended():
 def test_there_is_no_row_after_the_last():
   dataset = PackedBytes(DOCUMENTS, 4)
   for index in (len(dataset), -1):
-    with pytest.raises(IndexError, match=rf"example {index} of"):
+    with pytest.raises(IndexError, match=rf"no example {index} in"):
       dataset[index]
 
 
-def test_reading_does_not_change_what_is_read():
+def test_changing_a_row_does_not_change_the_data():
   dataset = PackedBytes(DOCUMENTS, 5)
   before = {name: row.copy() for name, row in dataset[1].items()}
   for row in dataset[1].values():
@@ -126,13 +126,13 @@ def names_of(path, held_out=0.2, held_out_bytes=10**9, pattern="*"):
 NAMES = [f"{'ab'[i % 2]}/{i}.txt" for i in range(60)]
 
 
-def test_files_are_divided_once_and_for_all(tmp_path):
+def test_every_file_is_in_one_split(tmp_path):
   names = names_of(write(tmp_path, NAMES))
   assert sorted(names["train"] + names["validation"]) == sorted(NAMES)
   assert 3 <= len(names["validation"]) <= 25
 
 
-def test_the_division_is_the_same_anywhere(tmp_path):
+def test_the_division_does_not_depend_on_the_folder(tmp_path):
   here = write(tmp_path / "here", NAMES)
   there = write(tmp_path / "there", reversed(NAMES))
   assert names_of(here) == names_of(there)
@@ -145,7 +145,7 @@ def test_the_division_is_the_same_anywhere(tmp_path):
     )
 
 
-def test_a_new_file_moves_no_other(tmp_path):
+def test_a_new_file_moves_no_other_between_splits(tmp_path):
   write(tmp_path, NAMES)
   before = names_of(tmp_path)
   write(tmp_path, [f"new/{i}.txt" for i in range(30)])
@@ -176,7 +176,7 @@ def test_no_split_is_ever_empty(tmp_path, held_out):
   ("held_out", "limit", "tail"),
   [(0.25, 10**6, 25), (0.25, 10, 10), (1e-6, 10**6, 1), (0.9999, 10**6, 99)],
 )
-def test_of_a_single_file_the_tail_is_held_out(tmp_path, held_out, limit, tail):
+def test_the_tail_of_a_single_file_is_held_out(tmp_path, held_out, limit, tail):
   path = tmp_path / "book.txt"
   path.write_bytes(bytes(range(100)))
   config = Text(
@@ -186,7 +186,7 @@ def test_of_a_single_file_the_tail_is_held_out(tmp_path, held_out, limit, tail):
   assert config.open("validation").content() == bytes(range(100 - tail, 100))
 
 
-def test_only_fitting_files_are_taken(tmp_path):
+def test_only_files_that_match_the_pattern_are_read(tmp_path):
   write(tmp_path, ["a.txt", "b/c.txt", "d.md", ".git/e.txt", ".f.txt"])
   write(tmp_path, ["__pycache__/g.txt"])
   (tmp_path / "empty.txt").touch()
@@ -198,7 +198,7 @@ def test_only_fitting_files_are_taken(tmp_path):
   ("settings", "message"),
   [
     ({"path": "{}/nowhere"}, "no file or folder '.*nowhere'.*path"),
-    ({"path": "{}/empty"}, "no file in '.*empty'.*path.*pattern"),
+    ({"path": "{}/empty"}, "empty' holds no file that matches.*path.*pattern"),
     ({"path": "{}", "pattern": "*.zig"}, r"matches '\*.zig'"),
     ({"path": "{}/one"}, "one byte.*path"),
     ({"length": 0}, "length must be at least 1, got 0"),
@@ -241,13 +241,13 @@ def test_the_default_is_the_standard_library_without_its_tests():
   assert sizes[0] > 10 * sizes[1] > 0
 
 
-def test_baselines_of_the_standard_library_are_where_others_found_them():
+def test_baselines_of_the_standard_library_are_near_known_values():
   found = baselines(Text())
   assert found["unigram"] == pytest.approx(4.6, abs=0.25)
   assert found["gzip"] == pytest.approx(1.95, abs=0.25)
 
 
-def test_baselines_by_hand(tmp_path):
+def test_baselines_equal_hand_computed_ones(tmp_path):
   write(tmp_path, NAMES)
   (tmp_path / "zeros.bin").write_bytes(bytes(1000))
   config = Text(length=16, path=str(tmp_path), held_out=0.3)
@@ -295,7 +295,7 @@ def corpus_of_three(tmp_path):
 
 
 def refused_path(monkeypatch, function, path):
-  """Makes a function of `os` fail on one path, as it would without rights."""
+  """Makes a function of `os` fail on one path, as if permission was denied."""
   real = getattr(os, function)
 
   def refuse(where, *arguments, **options):
@@ -316,7 +316,9 @@ def test_a_folder_that_cannot_be_read_is_named(corpus_of_three, monkeypatch):
   assert "move it out" in str(error.value) and "\n" not in str(error.value)
 
 
-def test_a_corpus_that_may_not_be_listed_is_named(corpus_of_three, monkeypatch):
+def test_a_corpus_folder_that_cannot_be_listed_is_named(
+  corpus_of_three, monkeypatch
+):
   refused_path(monkeypatch, "scandir", corpus_of_three)
   with pytest.raises(ValueError, match=r"cannot read .*corpus'"):
     Text(path=str(corpus_of_three)).open("train")
@@ -334,14 +336,12 @@ def test_a_file_that_cannot_be_opened_is_named(
 
 def test_a_link_to_nothing_is_named(corpus_of_three):
   (corpus_of_three / "d.txt").symlink_to("nowhere")
-  with pytest.raises(ValueError, match=r"d\.txt' .*mend the link"):
+  with pytest.raises(ValueError, match=r"d\.txt' .*fix the link"):
     corpus.find_documents(str(corpus_of_three), "*")
   assert len(corpus.find_documents(str(corpus_of_three), "[abc].txt")) == 3
 
 
-def test_what_is_no_file_is_neither_read_nor_waited_for(
-  corpus_of_three, monkeypatch
-):
+def test_pipes_sockets_and_devices_are_skipped(corpus_of_three, monkeypatch):
   os.mkfifo(corpus_of_three / "pipe.txt")
   with socket.socket(socket.AF_UNIX) as plug:
     # From inside, since the name of a socket must be short.
@@ -369,7 +369,7 @@ def test_a_file_that_changes_while_it_is_read_is_named(corpus_of_three, kind):
     found[0].read()
 
 
-def test_a_name_need_not_be_text(tmp_path):
+def test_a_file_name_need_not_be_utf8(tmp_path):
   for name in (b"\xff\xfe.txt", b"b.txt"):
     with open(os.path.join(os.fsencode(tmp_path), name), "w") as file:
       file.write("text")
@@ -378,7 +378,7 @@ def test_a_name_need_not_be_text(tmp_path):
   assert len(data.open("train").digest()) == 32
 
 
-def test_a_digest_is_of_all_bytes_and_of_where_they_are():
+def test_a_digest_depends_on_all_bytes_and_their_documents():
   documents = [b"abcd", b"efgh"]
   digests = {
     PackedBytes(documents, 4, names="ab").digest(),

@@ -16,7 +16,7 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (9, 3, 4, 3), np.uint8)
 
 
 class ToySequences(tfds.core.GeneratorBasedBuilder):
-  """Some of everything that tfds stores."""
+  """A data set with one feature of each kind that tfds stores."""
 
   VERSION = tfds.core.Version("1.0.0")
 
@@ -68,7 +68,7 @@ class ToySequences(tfds.core.GeneratorBasedBuilder):
 
 
 class ToyPlain(ToySequences):
-  """Nothing that is a sequence, stored without random access."""
+  """A data set without sequences, stored without random access."""
 
   def _info(self):
     return tfds.core.DatasetInfo(
@@ -139,7 +139,7 @@ def test_images_are_their_bytes_in_order(folder, stored):
     assert not row["segment_ids"].any()
 
 
-def test_classes_and_bytes_say_how_many_they_are(folder):
+def test_classes_and_bytes_give_the_vocab_size(folder):
   tags = open_toy(folder, feature="tags", length=2)
   assert tags.vocab_size == 6
   assert {int(tags[index]["targets"][1]) for index in range(9)} == {4}
@@ -148,7 +148,7 @@ def test_classes_and_bytes_say_how_many_they_are(folder):
   assert open_toy(folder, feature="tags", vocab_size=9).vocab_size == 10
 
 
-def test_splits_may_be_parts(folder):
+def test_a_split_can_be_a_part_of_a_tfds_split(folder):
   settings = {"feature": "numbers", "vocab_size": 10, "length": 9}
   whole = open_toy(folder, **settings)
   first = open_toy(folder, train_split="train[:4]", **settings)
@@ -174,14 +174,14 @@ def test_prompts_begin_with_the_start_token(folder):
 @pytest.mark.parametrize(
   ("settings", "message"),
   [
-    ({}, r"several features.*one of bytes, numbers, picture, tags$"),
+    ({}, r"several suitable features.*one of bytes, numbers, picture, tags$"),
     ({"feature": "label"}, r"no feature 'label'.*numbers \(Sequence\)"),
     ({"feature": "nested"}, "no feature 'nested'.*integers or an image"),
     ({"feature": "floats"}, "no feature 'floats'"),
     ({"feature": "text"}, "no feature 'text'"),
     ({"feature": "number"}, "no feature 'number'"),
     ({"name": "toy_plain"}, r"no feature that is.*label \(Tensor\)"),
-    ({"feature": "numbers"}, "does not say how many.*set vocab_size"),
+    ({"feature": "numbers"}, "does not declare its number.*set vocab_size"),
     (
       {"feature": "tags", "train_split": "training"},
       "no split 'training': set train_split to one of train, test",
@@ -206,7 +206,7 @@ def test_tokens_outside_the_vocabulary_are_named(folder):
       dataset[index]
 
 
-def test_what_has_no_random_access_is_named(folder, monkeypatch):
+def test_data_without_random_access_are_an_error(folder, monkeypatch):
   def refuse(*args, **kwargs):
     raise NotImplementedError("tfrecord has no random access")
 
@@ -215,7 +215,7 @@ def test_what_has_no_random_access_is_named(folder, monkeypatch):
     open_toy(folder, feature="tags")
 
 
-def test_it_is_prepared_when_asked(tmp_path):
+def test_data_are_prepared_if_download_is_true(tmp_path):
   settings = {"feature": "tags", "length": 2}
   with pytest.raises(ValueError, match=r"not prepared"):
     open_toy(str(tmp_path), **settings)

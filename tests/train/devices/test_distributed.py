@@ -24,7 +24,7 @@ HEARTBEAT = 5
 
 
 def curve(workdir):
-  """The losses of a run, training and validation, by step."""
+  """Returns the training and validation losses of a run, by step."""
   return {(m["split"], m["step"]): m["loss"] for m in read_metrics(workdir)}
 
 
@@ -187,7 +187,7 @@ def test_each_process_reads_the_rows_of_its_devices(tmp_path, mesh):
 
 
 class _Numbers:
-  """Examples that are their numbers."""
+  """A data set whose example i consists of the number i."""
 
   def __init__(self, size):
     self._size = size
@@ -239,7 +239,7 @@ def test_a_launcher_says_which_process_this_is(tmp_path, finished, launcher):
 
 
 @pytest.mark.slow
-def test_what_is_not_finite_stops_all(tmp_path):
+def test_a_non_finite_loss_stops_all_processes(tmp_path):
   workdir = str(tmp_path / "run")
   words = (DATA, "--config.data.infinite=7")
   with launch.started(workdir, *words) as processes:
@@ -329,7 +329,7 @@ def test_a_second_run_of_several_processes_is_refused(tmp_path, finished):
 
 
 @pytest.mark.slow
-def test_checks_of_debug_mode_stop_all(tmp_path):
+def test_a_failed_debug_check_stops_all_processes(tmp_path):
   words = (DATA, "--config.debug=True", "--config.model.bad_token=200")
   with launch.started(str(tmp_path / "run"), *words) as processes:
     results = launch.ended(processes)
@@ -361,7 +361,7 @@ def test_checks_of_debug_mode_stop_all(tmp_path):
     ),
     (
       ("--distributed", "--heartbeat_timeout_seconds=0"),
-      "--heartbeat_timeout_seconds is 0, must be positive",
+      "--heartbeat_timeout_seconds is 0, but must be positive",
     ),
   ],
 )
@@ -371,7 +371,7 @@ def test_wrong_flags_end_in_one_line(words, message):
   assert "\n" not in str(error.value)
 
 
-def test_what_is_not_of_processes_is_left():
+def test_other_flags_are_left_to_the_caller():
   words = ["--config=a.py", "--config.steps=3"]
   assert distributed.parse(words) == (None, words)
   options, rest = distributed.parse([*words, "--distributed"])

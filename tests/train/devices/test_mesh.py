@@ -46,7 +46,7 @@ def configured(**changes):
 @pytest.mark.parametrize(
   "scan_layers", [pytest.param(False, marks=pytest.mark.slow), True]
 )
-def test_parameters_and_moments_are_cut_alike_and_large_ones_all(scan_layers):
+def test_large_parameters_and_their_moments_are_sharded_alike(scan_layers):
   model = small(("gated_deltanet", "mamba2"), scan_layers=scan_layers)
   learner = make_learner(configured(model=model))
   state = init_state(learner.model, learner.optimizer, 0, 16)
@@ -81,7 +81,7 @@ def moments_of(state):
   return [(x.mu, x.nu) for x in leaves if hasattr(x, "mu")]
 
 
-def test_a_dimension_that_does_not_divide_stays_whole():
+def test_a_dimension_that_does_not_divide_is_replicated():
   learner = make_learner(configured())
   state = init_state(learner.model, learner.optimizer, 0, 16)
   mesh = jax.make_mesh((1, 3, 1), ("data", "fsdp", "sequence"))
@@ -117,7 +117,7 @@ def test_every_slice_is_laid_out_along_three_axes(name):
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_over_another_mesh(tmp_path):
+def test_a_run_resumes_on_another_mesh(tmp_path):
   meshes = (Mesh(fsdp=4, sequence=2), Mesh(), Mesh(data=2))
   moved, stayed = str(tmp_path / "moved"), str(tmp_path / "stayed")
   free = dataclasses.replace(
@@ -142,24 +142,26 @@ def test_a_run_goes_on_over_another_mesh(tmp_path):
   assert found.step == 6 and found.config["mesh"]["data"] == 2
 
 
-def test_a_model_that_cannot_be_cut_is_refused(tmp_path):
+def test_a_model_without_sharded_sequences_is_refused(tmp_path):
   config = configured(model=tiny.Model(), mesh=Mesh(sequence=2))
   with pytest.raises(UserError, match=r"config\.mesh\.sequence must be 1"):
     run(config, str(tmp_path))
 
 
-def test_a_piece_shorter_than_a_convolution_is_refused(tmp_path):
+def test_a_shard_shorter_than_a_convolution_is_refused(tmp_path):
   config = configured(mesh=Mesh(sequence=8))
   with pytest.raises(UserError) as error:
     run(config, str(tmp_path))
   message = str(error.value)
-  assert message.startswith("config.mesh.sequence is 8, which the model cannot")
+  assert message.startswith(
+    "config.mesh.sequence is 8, which the model does not support"
+  )
   assert "W - 1 = 3 tokens" in message and "lower it" in message
   assert "\n" not in message
 
 
 @pytest.mark.slow
-def test_a_window_longer_than_a_piece_is_no_error():
+def test_a_window_longer_than_a_shard_is_no_error():
   model = small(("sliding_attention",))
   params = model.init(jax.random.key(0), np.zeros((1, 16), np.int32))["params"]
   check_pieces(Mesh(sequence=8), model, params, 16)
@@ -173,7 +175,7 @@ def test_parameters_and_segments_are_gathered_but_no_tokens(sizes):
   assert_no_tokens_are_gathered(compiled_step(config, Mesh(*sizes)))
 
 
-def test_no_tokens_are_gathered_by_the_form_of_accelerators():
+def test_the_accelerator_method_gathers_no_tokens():
   options = {"head_width": 8, "state_width": 4, "chunk_size": 4}
   model = small(("mamba2",)).clone(mixer_options={"mamba2": options})
   config = configured(model=model, data=tiny.Data(length=24))
@@ -240,6 +242,6 @@ def test_debug_names_what_is_wrong_on_a_mesh_too(sizes):
     ("params/embedding/readout", (4096, 63), ()),
   ],
 )
-def test_parameters_are_cut_by_shape(path, shape, spec):
+def test_parameters_are_sharded_by_shape(path, shape, spec):
   for name in (path, f"opt_state/0/mu/{path}"):
     assert partition(name, shape, {"fsdp": 4}) == PartitionSpec(*spec)

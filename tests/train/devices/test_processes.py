@@ -1,4 +1,4 @@
-"""What only a process of its own can show."""
+"""Tests that need their own process."""
 
 import json
 import os
@@ -56,7 +56,7 @@ def test_pmap_on_8_devices_gives_the_numbers_of_jit(tmp_path):
 
 
 @pytest.mark.slow
-def test_every_mesh_trains_a_hybrid_alike():
+def test_every_mesh_gives_a_hybrid_the_same_training():
   flags = os.environ["XLA_FLAGS"]
   assert "device_count=8" in flags
   process = start("tests.train.programs.compare_meshes")

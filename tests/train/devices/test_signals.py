@@ -51,7 +51,7 @@ def test_a_second_signal_ends_the_process_at_once_in_one_line(numbers):
   assert errors == f"error: a second {numbers[1]}: ended without saving\n"
 
 
-def test_a_first_signal_asks_and_nothing_is_left_behind():
+def test_a_first_signal_is_a_request_and_handlers_are_restored():
   handlers = [signal.getsignal(x) for x in (signal.SIGINT, signal.SIGTERM)]
   threads = threading.active_count()
   with stop_signals() as stop:

@@ -1,4 +1,4 @@
-"""On a CPU, forced devices get two threads each."""
+"""Forced devices on a CPU get two threads each."""
 
 import pytest
 
@@ -16,7 +16,7 @@ from train.devices import threads
     ({"JAX_NUM_CPU_DEVICES": "8", "NPROC": "9"}, "9"),
   ],
 )
-def test_twice_as_many_as_devices(monkeypatch, environment, wanted):
+def test_there_are_two_threads_per_device(monkeypatch, environment, wanted):
   environment = dict(environment)
   monkeypatch.setattr(threads.os, "environ", environment)
   monkeypatch.setattr(threads.os, "cpu_count", lambda: 4)

@@ -1,4 +1,4 @@
-"""One writer for each run directory."""
+"""One writer per run directory."""
 
 import errno
 import fcntl
@@ -116,7 +116,9 @@ def without_flock(monkeypatch):
 
 
 @pytest.mark.parametrize("content", ["", "x", "999999999 {host}\n", "1 a b\n"])
-def test_without_flock_a_dead_owner_is_none(without_flock, tmp_path, content):
+def test_without_flock_a_dead_process_holds_no_lock(
+  without_flock, tmp_path, content
+):
   path = tmp_path / lock.FILE_NAME
   path.write_text(content.format(host=socket.gethostname()))
   with lock.held(str(tmp_path)):

@@ -1,4 +1,4 @@
-"""Checkpoints that were made to lead out of their directory, or astray."""
+"""Malicious checkpoints: paths outside their directory, wrong metadata."""
 
 import json
 import os
@@ -45,7 +45,7 @@ def test_a_list_of_files_stays_inside(copied, tmp_path, name):
   listed[name] = checkpoint_folder._checksum(str(tmp_path / "secret"))
   with open(path, "w") as file:
     json.dump(listed, file)
-  assert_skipped(workdir, "not inside")
+  assert_skipped(workdir, "is outside it")
 
 
 @pytest.mark.parametrize("what", ["file", "folder", "list", "pipe"])
@@ -89,7 +89,7 @@ def test_a_checkpoint_that_is_a_link_is_skipped(copied, tmp_path):
     "\ud800".encode("utf-8", "surrogatepass"),
   ],
 )
-def test_a_list_that_is_none_is_one_line(copied, content):
+def test_a_wrong_list_of_files_is_one_line(copied, content):
   workdir, folder = copied
   with open(os.path.join(folder, "checksums.json"), "wb") as file:
     file.write(content if isinstance(content, bytes) else content.encode())
@@ -111,7 +111,7 @@ def test_a_list_that_is_none_is_one_line(copied, content):
     ("more", 1),
   ],
 )
-def test_meta_data_of_wrong_types_are_one_line(copied, key, value):
+def test_metadata_of_wrong_types_are_one_line(copied, key, value):
   workdir, folder = copied
   path = os.path.join(folder, "meta", "metadata")
   with open(path) as file:
@@ -153,7 +153,7 @@ def test_a_refused_command_changes_nothing(copied):
 
 
 def everything(folder):
-  """The contents of all files, and the folders, but for the lock."""
+  """Returns all folders and the contents of all files except the lock."""
   found = {}
   for parent, folders, names in os.walk(folder):
     found.update({os.path.join(parent, name): None for name in folders})

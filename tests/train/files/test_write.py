@@ -1,4 +1,4 @@
-"""Nothing is written outside the directory of a run."""
+"""Nothing is written outside the run directory."""
 
 import os
 
@@ -49,7 +49,7 @@ def test_a_failure_leaves_the_old_file_alone(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["link", "dangling", "pipe", "folder"])
-def test_what_is_opened_is_a_file(tmp_path, kind):
+def test_only_regular_files_are_opened(tmp_path, kind):
   outside, path = tmp_path / "outside", tmp_path / "file"
   if kind in ("link", "dangling"):
     path.symlink_to(outside)
@@ -76,7 +76,7 @@ def test_appending_adds_to_the_end(tmp_path):
     files.read(path, 1)
 
 
-def test_a_run_replaces_links_that_are_named_as_its_files(tmp_path):
+def test_a_run_replaces_links_with_the_names_of_its_files(tmp_path):
   outside, workdir = tmp_path / "outside", tmp_path / "run"
   workdir.mkdir()
   names = ("config.json", "report.png", "metrics.partial", ".writable")

@@ -1,4 +1,4 @@
-"""Plans for TPU slices that are not there, compiled ahead of time."""
+"""Plans for TPU slices, compiled ahead of time without a TPU."""
 
 import dataclasses
 import json
@@ -70,7 +70,7 @@ def test_the_memory_of_an_optimizer(name):
 
 
 def cut(mixer, length, function):
-  """Collectives of two linear layers over four chips."""
+  """Returns the collectives of two linear layers over four chips."""
   model = LanguageModel(
     tiny.VOCAB, 16, 2, (mixer,), {mixer: {"heads": 1}}, mlp="none"
   )
@@ -111,7 +111,7 @@ IDS, SUMS = ("collective-permute", 4), ("all-reduce", 12)
     pytest.param((2**13, 2**17), "step", marks=[*compiles, pytest.mark.slow]),
   ],
 )
-def test_a_linear_layer_costs_one_collective_of_any_length(lengths, function):
+def test_a_linear_layer_needs_one_collective_at_any_length(lengths, function):
   # Of four chips, a state [8, 16] and a decay [8] in float32: K is D / 2.
   size = 4 * 4 * (8 * 16 + 8)
   for length in lengths:
@@ -127,7 +127,7 @@ def test_a_linear_layer_costs_one_collective_of_any_length(lengths, function):
 
 @pytest.fixture(scope="module")
 def planned(tmp_path_factory):
-  """The JSON of a tiny run over four chips, and what was printed."""
+  """Returns the JSON of a tiny run over four chips, and the printed text."""
   if not chips.is_there():
     pytest.skip(chips.MISSING)
   path = tmp_path_factory.mktemp("plan") / "plan.json"
@@ -202,7 +202,7 @@ def test_the_mildest_change_that_fits_is_suggested(
   asked = []
 
   def planned(config, name):
-    """Memory as recomputation, microbatches and pieces shrink it."""
+    """Returns a plan; recomputation, microbatches and shards save memory."""
     asked.append(config)
     mesh = config.mesh
     rows = config.batch_size // (mesh.data * mesh.fsdp * config.accumulation)
@@ -229,7 +229,7 @@ def test_the_mildest_change_that_fits_is_suggested(
 
 @pytest.mark.tpu_aot
 @pytest.mark.skipif(not chips.is_there(), reason=chips.MISSING)
-def test_what_the_compiler_refuses_gets_a_layout_that_it_takes(capsys):
+def test_a_step_that_does_not_compile_gets_a_layout_that_does(capsys):
   rows = 2**24
   words = (TINY, "--topology=v5e:2x2", f"--config.batch_size={rows}")
   words = (*words, "--config.mesh.data=1")
@@ -280,7 +280,7 @@ def test_what_the_compiler_refuses_gets_a_layout_that_it_takes(capsys):
     ),
   ],
 )
-def test_one_line_says_what_is_wrong(words, message, capsys):
+def test_a_wrong_command_is_one_line(words, message, capsys):
   assert command(*words) == 2
   line = capsys.readouterr().err.strip()
   assert re.search(message, line) and "\n" not in line
@@ -322,7 +322,7 @@ def test_a_default_mesh_is_the_whole_slice(words, mesh, monkeypatch, capsys):
 
 @pytest.mark.tpu_aot
 @pytest.mark.skipif(not chips.is_there(), reason=chips.MISSING)
-def test_what_is_far_too_large_is_not_compiled(monkeypatch, capsys):
+def test_a_step_that_is_far_too_large_is_not_compiled(monkeypatch, capsys):
   monkeypatch.setattr(compile, "_compile", pytest.fail)
   words = (TINY, "--topology=v5e:2x2", "--config.model.width=2000000000")
   assert command(*words, "--json=-") == 1
@@ -333,7 +333,7 @@ def test_what_is_far_too_large_is_not_compiled(monkeypatch, capsys):
 
 @pytest.mark.tpu_aot
 @pytest.mark.skipif(not chips.is_there(), reason=chips.MISSING)
-def test_a_batch_that_the_whole_slice_cannot_share(capsys):
+def test_a_batch_that_does_not_divide_over_the_slice_is_an_error(capsys):
   words = (TINY, "--topology=v5e:4x4")
   assert command(*words) == 2
   line = capsys.readouterr().err

@@ -51,16 +51,16 @@ def get_config():
 
 
 def train(config, states):
-  """Losses of all steps and the last validation, and norms of gradients.
+  """Returns losses of all steps and the last validation, and gradient norms.
 
-  A norm is that of a step from the state that one device has there: some
-  batches make the norm 450 times as sensitive as the parameters, so that norms
-  of separate runs would tell how far rounding has carried them apart.
+  Each norm is computed from the single-device state before that step. Some
+  batches make the norm 450 times as sensitive as the parameters, so norms of
+  separate runs would differ by accumulated rounding.
 
   Args:
     config: the run.
-    states: the states of one device before each step; the first alone at
-      first, and then the others are appended.
+    states: the states of one device before each step. The first run gets only
+      the first state, and appends the others.
   """
   learner = make_learner(config)
   mesh = layout(config, jax.device_count())
@@ -87,7 +87,7 @@ def train(config, states):
 
 
 def on_host(state):
-  """A copy, since every strategy donates its own."""
+  """Returns a copy of the state, since every strategy donates its state."""
   return jax.tree.map(np.array, jax.device_get(state))
 
 

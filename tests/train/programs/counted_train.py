@@ -1,4 +1,4 @@
-"""`python -m train`, which notes which examples each process reads."""
+"""`python -m train` that logs the examples each process reads."""
 
 import os
 import sys

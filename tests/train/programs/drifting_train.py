@@ -1,6 +1,7 @@
-"""`python -m train`, with code that DRIFT says is other than that of others.
+"""`python -m train` with code that differs between processes.
 
-"step" and "evaluation" change a number of these, "init" the first parameters.
+The environment variable DRIFT chooses the difference: "step" and "evaluation"
+change a number in the step or evaluation, "init" the first parameters.
 """
 
 import os

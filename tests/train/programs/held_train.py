@@ -1,6 +1,6 @@
-"""`python -m train`, which stays in the middle of writing a checkpoint.
+"""`python -m train` that stops in the middle of writing a checkpoint.
 
-It hangs when the third one is written and has not got its final name.
+It hangs when the third checkpoint is written but lacks its final name.
 """
 
 import sys

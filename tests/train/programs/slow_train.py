@@ -1,4 +1,4 @@
-"""`python -m train`, with a quarter of a second between steps."""
+"""`python -m train` with a quarter of a second between steps."""
 
 import sys
 import time

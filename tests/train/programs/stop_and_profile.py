@@ -1,7 +1,7 @@
-"""Profiles a run that is stopped and resumed, and looks into the traces.
+"""Profiles a run that is stopped and resumed, and checks the traces.
 
-In a process of its own: one that has compiled for TPUs holds libtpu, and JAX's
-profiler crashes on that where there is no TPU.
+It runs in its own process: a process that has compiled for TPUs holds libtpu,
+and then JAX's profiler crashes on a machine without a TPU.
 """
 
 import contextlib

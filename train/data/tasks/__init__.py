@@ -1,1 +1,1 @@
-"""Synthetic tasks that ask one thing of a model."""
+"""Synthetic tasks; each tests one ability of a model."""

@@ -1,7 +1,8 @@
-"""Stores the examples of synthetic tasks as data sets of tfds.
+"""Stores the examples of synthetic tasks as tfds data sets.
 
-A task is a frozen dataclass that draws its examples: see `Task`. They are made
-once, without TensorFlow, and kept under a name that spells out every setting.
+A task is a frozen dataclass that generates its examples: see `Task`. They are
+generated once, without TensorFlow, and stored in a folder whose name contains
+every setting.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ from train.streams import log
 
 
 class Task(Protocol):
-  """What a synthetic task says of itself.
+  """The interface of a synthetic task.
 
   Attributes:
-    name: The folder of its examples.
-    version: To be raised whenever the same settings give other examples.
+    name: The name of the folder of its examples.
+    version: Increase it when the same settings give different examples.
   """
 
   name: ClassVar[str]
@@ -40,24 +41,24 @@ class Task(Protocol):
 
   @property
   def data_dir(self) -> str:
-    """The folder that keeps the examples of all tasks."""
+    """The folder of the examples of all tasks."""
 
   def settings(self) -> Mapping[str, Any]:
-    """Returns every setting that changes the examples, in a fixed order."""
+    """Returns every setting that affects the examples, in a fixed order."""
 
   def generate(self, split: str) -> Iterator[dict[str, np.ndarray]]:
-    """Draws the examples of a split: `inputs` and `targets`, int32 [L]."""
+    """Yields the examples of a split: `inputs` and `targets`, int32 [L]."""
 
 
 @dataclasses.dataclass(eq=False)
 class _Config(tfds.core.BuilderConfig):
-  """What tfds calls a config: a name, and the task it stands for."""
+  """A tfds config: a name and its task."""
 
   task: Any = None
 
 
 class TaskBuilder(tfds.core.GeneratorBasedBuilder):
-  """Makes the examples of a task."""
+  """Generates the examples of a task."""
 
   name = "task"
   VERSION = tfds.core.Version("1.0.0")
@@ -65,8 +66,8 @@ class TaskBuilder(tfds.core.GeneratorBasedBuilder):
   def _info(self) -> tfds.core.DatasetInfo:
     task = self.builder_config.task
     row = tfds.features.Tensor(shape=(task.length,), dtype=np.int32)
-    # Built here, because the usual way reads description files that lie
-    # beside the module.
+    # Built here, because `dataset_info_from_configs` of tfds reads description
+    # files beside the module.
     return tfds.core.DatasetInfo(
       builder=self,
       description=type(task).__doc__,
@@ -83,27 +84,27 @@ class TaskBuilder(tfds.core.GeneratorBasedBuilder):
 
 @functools.cache
 def _builder(name: str, version: str) -> Any:
-  """Returns the builder of a task: tfds keeps name and version in a class."""
+  """Returns a task's builder class: in tfds a class holds name and version."""
   fields = {"name": name, "VERSION": tfds.core.Version(version)}
   with tfds.core.registered.skip_registration():
     return type("TaskBuilder", (TaskBuilder,), fields)
 
 
 def read(task: Task, split: str) -> Sequence[dict[str, np.ndarray]]:
-  """Returns the stored examples, after making them if they are not there.
+  """Returns the stored examples; generates them first if they are missing.
 
   Args:
-    task: What to read.
+    task: The task.
     split: "train" or "validation".
 
   Returns:
-    Examples by number, each with `inputs` and `targets`, int32 [L].
+    Sequence of examples, each with `inputs` and `targets`, int32 [L].
   """
   name = "-".join(f"{key}_{value}" for key, value in task.settings().items())
   root = pathlib.Path(task.data_dir).expanduser()
   folder = root / task.name / name / task.version
   if not folder.exists():
-    log(f"making the examples of {task.name}: {folder}")
+    log(f"generating the examples of {task.name} in {folder}")
     _make(_Config(name=name, description="", task=task), root, folder)
   with known_features():
     return tfds.builder_from_directory(folder).as_data_source(split=split)
@@ -112,8 +113,8 @@ def read(task: Task, split: str) -> Sequence[dict[str, np.ndarray]]:
 def _make(config: _Config, root: pathlib.Path, folder: pathlib.Path) -> None:
   """Writes the examples of all splits.
 
-  tfds writes into a folder of another name and renames it when all is there,
-  so that an interrupted run leaves nothing that could be taken for the data.
+  tfds writes to a temporary folder and renames it when it is complete, so an
+  interrupted run leaves no incomplete data under the final name.
   """
   try:
     with _quiet():
@@ -122,14 +123,14 @@ def _make(config: _Config, root: pathlib.Path, folder: pathlib.Path) -> None:
       )
       builder.download_and_prepare()
   except OSError:
-    # Another process may have been faster: the rename finds its folder there.
+    # If another process was faster, the rename fails since its folder exists.
     if not folder.exists():
       raise
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-  """Silences tfds, which speaks of downloads though there are none."""
+  """Silences tfds, which reports downloads although there are none."""
   verbosity = logging.get_verbosity()
   logging.set_verbosity(logging.ERROR)
   tfds.disable_progress_bar()

@@ -1,4 +1,4 @@
-"""Multi-query associative recall: can a model look up what it was shown?"""
+"""Multi-query associative recall: looking up values by keys seen earlier."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from train.data.dataset import (
   check_split,
 )
 
-# Examples are drawn this many at a time: vectorised, and small in memory.
+# Examples drawn at a time: enough to vectorise, few enough to save memory.
 _CHUNK = 256
 
 
@@ -26,35 +26,36 @@ _CHUNK = 256
 class Mqar:
   """Multi-query associative recall (Arora et al., 2023, arXiv:2312.04927).
 
-  A row shows `num_pairs` keys, each followed by its value, and then asks for
-  some of the keys again; at a key that is asked, the target is its value, and
-  only these targets have weight. As in the paper's reference code
+  A row shows `num_pairs` keys, each followed by its value, then repeats some of
+  the keys as queries. The target at a query is the value of its key; only these
+  targets have weight. As in the paper's reference code:
 
     k1 v1 k2 v2 ... | 0 0 k2 0 k1 0 0 0 ...     (inputs)
                     | 0 0 v2 0 v1 0 0 0 ...     (targets)
 
-  - token 0 fills, keys are drawn from [1, vocab_size / 2) and values from
-    [vocab_size / 2, vocab_size), both without repetition;
-  - queries stand at even distances 2g behind the pairs, where the g of a row
-    are drawn without repetition with probability proportional to
-    (g + 1) ** (power - 1): most come soon, a few late, as in natural text;
-  - the value does not follow its query in the inputs.
+  - Token 0 is the fill token. Keys are drawn from [1, vocab_size / 2) and
+    values from [vocab_size / 2, vocab_size), both without repetition.
+  - Queries are at even distances 2g after the pairs. The g of a row are drawn
+    without repetition, with probability proportional to
+    (g + 1) ** (power - 1): most queries come soon, a few late, as in natural
+    text.
+  - The value does not follow its query in the inputs.
 
-  It departs from the reference in that fewer than all keys may be asked.
+  One difference from the reference: a row may query fewer than all keys.
 
-  The examples are made once, by a `tfds` builder, and kept in `data_dir` under
-  a name that spells out all settings.
+  A `tfds` builder generates the examples once and stores them in `data_dir`,
+  in a folder whose name contains all settings.
 
   Attributes:
-    length: tokens per row, L; at least two for each pair and each query.
-    vocab_size: fill token, keys and values together.
-    num_pairs: pairs of key and value a row.
-    num_queries: keys asked a row; 0 for all of them.
+    length: tokens per row, L; at least two per pair and per query.
+    vocab_size: number of tokens: the fill token, keys and values.
+    num_pairs: pairs of key and value per row.
+    num_queries: queries per row; 0 to query all keys.
     power: exponent a of the power law; 1 is uniform.
-    train_examples: how many examples to make for training.
-    validation_examples: how many to make for validation.
-    seed: non-negative; gives the examples.
-    data_dir: the folder that keeps them.
+    train_examples: number of training examples.
+    validation_examples: number of validation examples.
+    seed: non-negative; determines the examples.
+    data_dir: the folder to store the examples in.
   """
 
   name: ClassVar[str] = "mqar"
@@ -71,7 +72,7 @@ class Mqar:
   data_dir: str = "data"
 
   def open(self, split: str) -> Dataset:
-    """Opens a split, after making the examples if they are not there yet.
+    """Opens a split; generates the examples first if they are missing.
 
     Args:
       split: "train" or "validation".
@@ -80,43 +81,44 @@ class Mqar:
       The data set.
 
     Raises:
-      ValueError: for settings that leave no room for the pairs or queries.
+      ValueError: if a setting is out of range, or if the pairs and queries do
+        not fit into a row.
     """
     check_split(split)
     _check(self)
-    # tfds takes a moment to import; only who opens the data should pay for it.
+    # tfds is slow to import, so we import it only to open the data.
     from train.data.tasks import builder
 
     return RecallDataset(builder.read(self, split), self.vocab_size)
 
   def codec(self, vocab_size: int | None = None) -> NumberCodec:
-    """Returns what reads and writes tokens as numbers; opens nothing."""
+    """Returns the codec between tokens and decimal numbers; opens no files."""
     return NumberCodec(self.vocab_size)
 
   def read_only(self) -> InMemory:
-    """Returns settings that make the examples anew, and write nothing."""
+    """Returns settings that generate the examples in memory."""
     return InMemory(self)
 
   @property
   def queries(self) -> int:
-    """Queries a row."""
+    """Number of queries per row."""
     return self.num_queries or self.num_pairs
 
   def settings(self) -> dict[str, Any]:
-    """Returns every setting that changes the examples."""
+    """Returns every setting that affects the examples."""
     fields = dataclasses.asdict(self)
     del fields["data_dir"]
     return {**fields, "num_queries": self.queries}
 
   def generate(self, split: str) -> Iterator[dict[str, np.ndarray]]:
-    """Draws the examples of a split: `inputs` and `targets`, int32 [L]."""
+    """Yields the examples of a split: `inputs` and `targets`, int32 [L]."""
     return generate(self, split)
 
 
 class InMemory(NamedTuple):
-  """Opens the examples of `Mqar` without a file, in the order of drawing.
+  """Opens the examples of `Mqar` without files, in the order of generation.
 
-  Stored examples have the order that tfds gave them.
+  Stored examples have another order, that of tfds.
   """
 
   settings: Mqar
@@ -155,7 +157,7 @@ class RecallDataset:
 
 
 def generate(config: Mqar, split: str) -> Iterator[dict[str, np.ndarray]]:
-  """Draws the examples of a split: `inputs` and `targets`, int32 [L]."""
+  """Yields the examples of a split: `inputs` and `targets`, int32 [L]."""
   total = getattr(config, f"{split}_examples")
   for chunk in range(-(-total // _CHUNK)):
     rng = np.random.default_rng([config.seed, SPLITS.index(split), chunk])
@@ -177,7 +179,7 @@ def _draw(
   gaps = _choose(
     rng, np.arange(1, space + 1) ** (config.power - 1), config.queries
   )
-  # The chosen keys are in random order, so the first are as good as any.
+  # The keys are in random order, so querying the first ones is random, too.
   places = 2 * (pairs + gaps)
   rows = np.arange(_CHUNK)[:, None]
   inputs = np.zeros((_CHUNK, config.length), np.int32)
@@ -192,18 +194,18 @@ def _draw(
 def _choose(
   rng: np.random.Generator, weights: np.ndarray, count: int
 ) -> np.ndarray:
-  """Draws `count` of the places of `weights`, one after another, for each row.
+  """Draws `count` indices of `weights` without repetition, for each row.
 
-  Exponential waiting times: who comes first among exponential clocks of these
-  rates is drawn in proportion to the rate, and so is the next among the rest.
+  Uses exponential waiting times: the index with the shortest time is drawn with
+  probability proportional to its weight, and so is the next among the rest.
 
   Args:
     rng: the source of randomness.
     weights: positive, [n].
-    count: how many to draw without repetition, at most n.
+    count: number of indices to draw, at most n.
 
   Returns:
-    Places in the order they were drawn: [_CHUNK, count].
+    Indices in the order of drawing: [_CHUNK, count].
   """
   clocks = rng.standard_exponential((_CHUNK, len(weights))) / weights
   return np.argsort(clocks, axis=1)[:, :count]
@@ -220,7 +222,7 @@ def _check(config: Mqar) -> None:
   if config.num_queries > config.num_pairs:
     raise ValueError(
       f"num_queries={config.num_queries} is more than"
-      f" num_pairs={config.num_pairs}: a key is asked at most once"
+      f" num_pairs={config.num_pairs}: a row queries each key at most once"
     )
   check_at_least(2 * (config.num_pairs + config.queries), length=config.length)
   check_at_least(2 * (config.num_pairs + 1), vocab_size=config.vocab_size)
