@@ -1,13 +1,10 @@
 """How every command of the trainer ends: one line, and an exit code."""
 
-import argparse
 import os
-import re
 import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Sequence
-from typing import NoReturn
 
 from absl import logging
 
@@ -23,35 +20,10 @@ from train.errors import (
 )
 from train.streams import warn
 
-__all__ = ["Parser", "explain", "main_with_errors", "warn", "whole"]
+__all__ = ["explain", "main_with_errors", "warn"]
 
 # By Ctrl-C, as a shell counts: 128 + SIGINT.
 _INTERRUPTED = 130
-
-
-class Parser(argparse.ArgumentParser):
-  """A parser whose mistakes end in one line, as all others do."""
-
-  def error(self, message: str) -> NoReturn:
-    """Raises a UserError."""
-    message = re.sub(r"^argument (\S+): is ", r"\1 is ", one_line(message, 300))
-    raise UserError(f"{message}; --help lists the flags")
-
-
-def whole(least: int, most: int) -> Callable[[str], int]:
-  """Returns the type of a flag that is an integer between two limits."""
-
-  def read(text: str) -> int:
-    value = int(text)
-    if not least <= value <= most:
-      raise argparse.ArgumentTypeError(
-        f"is {one_line(text, 80)}, but must be {least} to {most}"
-      )
-    return value
-
-  # What argparse says it wanted where there is no number at all.
-  read.__name__ = "int"
-  return read
 
 
 def explain(error: Exception) -> tuple[str, int]:
@@ -147,7 +119,7 @@ def main_with_errors(
   except streams.ReaderGoneError:
     return 0
   except SystemExit as end:
-    # Of a parser that has printed its help.
+    # Raised after the help is printed.
     return end.code if isinstance(end.code, int) else 0
   except KeyboardInterrupt:
     warn("error: interrupted")

@@ -27,7 +27,7 @@ def test_a_profile_holds_its_steps_and_no_others(tmp_path):
 
 
 def parse(value):
-  words = ("--config=tests/train/tiny.py", f"--profile_steps={value}")
+  words = ("tests/train/tiny.py", f"--profile_steps={value}")
   return command_line.parse(words)
 
 
@@ -35,7 +35,7 @@ def test_the_flag_is_half_open_and_no_part_of_the_config():
   command = parse("3,6")
   assert list(command.profile_steps) == [3, 4, 5]
   assert command.config == tiny.get_config()
-  assert not command_line.parse(["--config=tests/train/tiny.py"]).profile_steps
+  assert not command_line.parse(["tests/train/tiny.py"]).profile_steps
 
 
 @pytest.mark.parametrize(

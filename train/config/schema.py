@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from train.config import serialize, typed
+from train.config import annotations, serialize
 from train.errors import UserError, shown
 
 STRATEGIES = ("jit", "pmap")
@@ -81,7 +81,16 @@ class Mesh:
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-  """The sample that is generated after a run; length 0 generates none."""
+  """The sample that is generated after a run.
+
+  Attributes:
+    prompt: The text to continue.
+    length: Tokens to generate; 0 generates none.
+    temperature: Divides the logits; 0 takes the likeliest token.
+    top_k: Draws only among that many likeliest tokens; None for all.
+    top_p: Draws among the fewest likeliest tokens whose probabilities add up
+      to at least this; None for all.
+  """
 
   prompt: str = "\n"
   length: int = 256
@@ -142,7 +151,7 @@ def _check(condition: bool, key: str, value: object, wanted: str) -> None:
 
 def check_types(config: Config) -> None:
   """Raises a UserError that names the first field of a wrong type."""
-  typed.check(config, "config")
+  annotations.check(config, "config")
   is_open = callable(getattr(config.data, "open", None))
   wanted = "one of train.data, or another object with open(split)"
   _check(
@@ -307,7 +316,7 @@ def idle_line(config: Config, mesh: Mesh, available: int) -> str | None:
   if idle <= 0:
     return None
   sharing = available // mesh.sequence * config.accumulation
-  line = f"{idle} of {available} devices are idle: --config.mesh.data=-1 uses"
+  line = f"{idle} of {available} devices are idle: --mesh.data=-1 uses"
   line = f"{line} all of them"
   if config.batch_size % sharing:
     line += f", with a config.batch_size that {sharing} divides"
@@ -325,7 +334,8 @@ def check_sample(sample: Sample, prefix: str = "config.sample.") -> None:
   def check(condition: bool, key: str, wanted: str) -> None:
     if not condition:
       value = shown(getattr(sample, key))
-      raise UserError(f"{prefix}{key} is {value}, but must be {wanted}")
+      name = key.replace("_", "-") if prefix == "--" else key
+      raise UserError(f"{prefix}{name} is {value}, but must be {wanted}")
 
   temperature, top_k = _as_float32(sample.temperature), sample.top_k
   check(_is_text(sample.prompt), "prompt", "text that UTF-8 can hold")

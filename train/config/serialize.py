@@ -19,12 +19,12 @@ from train.errors import UserError
 from train.files import untrusted
 
 # Fields that Linen adds to every module, which are no configuration.
-_LINEN_FIELDS = ("parent", "name")
+LINEN_FIELDS = ("parent", "name")
 
 
 def config_fields(value: Any) -> dict[str, Any]:
   """Returns the configuration fields of a dataclass, by name."""
-  hidden = _LINEN_FIELDS if isinstance(value, nn.Module) else ()
+  hidden = LINEN_FIELDS if isinstance(value, nn.Module) else ()
   return {
     field.name: getattr(value, field.name)
     for field in dataclasses.fields(value)
