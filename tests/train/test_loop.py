@@ -309,7 +309,7 @@ def test_a_full_disk_ends_in_one_line_and_keeps_what_was_complete(
 @pytest.mark.parametrize(
   ("words", "parts"),
   [
-    (("--model.widht=3",), ("config.model.width",)),
+    (("--model.widht=3",), ("--model.width",)),
     (("--model.width=0",), ("config.model: width must be positive",)),
     (("--data.length=1",), ("config.data: length must be at least",)),
     (("--model.vocab_size=9",), ("config.model.vocab_size is 9",)),

@@ -27,7 +27,7 @@ def test_a_profile_holds_its_steps_and_no_others(tmp_path):
 
 
 def parse(value):
-  words = ("tests/train/tiny.py", f"--profile_steps={value}")
+  words = ("tests/train/tiny.py", f"--profile-steps={value}")
   return command_line.parse(words)
 
 
@@ -54,5 +54,5 @@ def test_a_wrong_value_is_named_in_one_line(value, part):
   with pytest.raises(UserError) as error:
     parse(value)
   message = str(error.value)
-  assert message.startswith(f"--profile_steps={value} ")
+  assert message.startswith(f"--profile-steps={value} ")
   assert part in message and "\n" not in message

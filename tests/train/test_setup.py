@@ -76,7 +76,7 @@ def corpus(begun):
 def test_other_data_are_refused(begun, corpus, how):
   config, workdir, _ = begun
   CHANGES[how](corpus)
-  with pytest.raises(UserError, match=r"changed since.* --new_data") as error:
+  with pytest.raises(UserError, match=r"changed since.* --new-data") as error:
     run(config, workdir)
   assert "\n" not in str(error.value)
   assert "train split" in str(error.value) or "validation" in str(error.value)

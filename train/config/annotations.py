@@ -1,7 +1,6 @@
 """Annotations of dataclasses: what a value must be, and what a flag means."""
 
 import dataclasses
-import functools
 import types
 import typing
 from typing import Any
@@ -12,8 +11,7 @@ from flax import linen as nn
 from train.errors import UserError, one_line, shown
 
 
-@functools.cache
-def hints(cls: type) -> dict[str, Any]:
+def hints(cls: Any) -> dict[str, Any]:
   """The annotations of a dataclass, where they can be read."""
   try:
     return typing.get_type_hints(cls, include_extras=True)
@@ -22,7 +20,6 @@ def hints(cls: type) -> dict[str, Any]:
     return {}
 
 
-@functools.cache
 def documentation(cls: Any) -> dict[str, str]:
   """The text on each field (or argument) in the docstrings of a class."""
   found = {}

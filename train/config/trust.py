@@ -276,7 +276,7 @@ def explained(document: Any) -> Iterator[None]:
     way = "import the module that defines it by --trust=MODULE"
     if source is not None:
       way = (
-        f"the run was started with the config {source!r}: if you trust that file,"
+        f"the run was started with the config {source!r}: if you trust it,"
         f" add --trust={source}"
       )
     raise UserError(f"{one_line(error)[:300]}; {way}") from error

@@ -145,4 +145,6 @@ def show(value: Any) -> list[str]:
     return [f"{type(value).__name__}(...)"]
   if isinstance(value, tuple | list):
     return [word for entry in value for word in show(entry)]
-  return [one_line(str(value), 80)]
+  text = str(value)
+  text = text if text.isprintable() else repr(text)[1:-1]
+  return [text if len(text) <= 80 else text[:77] + "..."]

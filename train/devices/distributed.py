@@ -97,16 +97,9 @@ def _check(options: Processes) -> None:
       f"--coordinator-address is {options.coordinator_address!r}, but must be"
       " HOST:PORT, of the host of process 0 and a free port there"
     )
-  if not 1 <= options.num_processes <= _MOST:
-    raise UserError(
-      f"--num-processes is {options.num_processes}, but must be positive and"
-      f" at most {_MOST}"
-    )
-  if not 0 <= options.process_id < options.num_processes:
-    raise UserError(
-      f"--process-id is {options.process_id}, but must be at least 0 and below"
-      f" --num-processes={options.num_processes}"
-    )
+  flags.in_range("--num-processes", options.num_processes, 1, _MOST)
+  last = (options.num_processes or 1) - 1
+  flags.in_range("--process-id", options.process_id, 0, last)
 
 
 class _LastWords:

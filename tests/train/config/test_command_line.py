@@ -6,12 +6,15 @@ import jax.numpy as jnp
 import pytest
 
 from jaxmodels.layers import GatedMLP
-from jaxmodels.mixers import GLA
+from jaxmodels.mixers import GLA, MIXERS
 from jaxmodels.models import LanguageModel
 from tests.train import tiny
-from train.config import Mesh, command_line, serialize
+from train import __main__ as train_command
+from train.command import main_with_errors
+from train.config import Mesh, command_line, fields, serialize
 from train.config import schema as config_lib
 from train.errors import UserError
+from train.plan import __main__ as plan_command
 
 
 def override(*words):
@@ -319,3 +322,85 @@ def test_meshes_that_cannot_be_are_named(words, part):
     config_lib.validate(override(*words.split()), devices=8, length=12)
   assert part in str(error.value)
   assert "\n" not in str(error.value)
+
+
+def test_words_after_a_flag_may_be_joined_to_it_or_not():
+  for words in (
+    ["--optimizer.learning-rate", "1e-3", "--mesh.data", "-1", "--debug"],
+    ["--optimizer.learning_rate=1e-3", "--mesh.data=-1", "--debug=True"],
+    ["--optimizer.learning_rate=1e-3", "--mesh.data=-1", "--debug", "true"],
+  ):
+    config = override(*words)
+    assert config.optimizer.learning_rate == 1e-3
+    assert (config.mesh.data, config.debug) == (-1, True)
+  config = override("--debug", "--no-debug", "--steps", "1_000")
+  assert (config.debug, config.steps) == (False, 1000)
+  config = override("--optimizer.decay-names", "kernel", "memory")
+  assert config.optimizer.decay_names == ("kernel", "memory")
+
+
+def test_a_mixer_given_by_name_has_the_fields_of_its_class():
+  model = dataclasses.replace(
+    tiny.get_config(),
+    model=LanguageModel(
+      257, 16, 2, ("gla", "kda"), mixer_options={"gla": {"heads": 2}}
+    ),
+  )
+  words = ["--model.mixers.0.gate-rank=3", "--model.mlp.hidden", "24"]
+  changed = command_line.override(model, words).model
+  assert changed.mixers == (("gla", {"gate_rank": 3}), "kda")
+  assert changed.mlp == ("gated_mlp", {"hidden": 24})
+  # Words that replace the tuple count first, wherever they stand.
+  words = ["--model.mixers.1.heads", "4", "--model.mixers", "kda", "gla"]
+  changed = command_line.override(model, words).model
+  assert changed.mixers == ("kda", ("gla", {"heads": 4}))
+  words = ["--model.mixers.1", "gla", "--model.mixers.1.heads", "1"]
+  changed = command_line.override(model, words).model
+  assert changed.mixers == ("gla", ("gla", {"heads": 1}))
+
+
+def test_help_lists_every_field_with_its_text_and_value(capsys):
+  words = ["configs/quickstart.py", "--model.width=64", "--help"]
+  assert main_with_errors(train_command._run, words) == 0
+  out = capsys.readouterr().out
+  # No colours, no frames.
+  assert out.isascii() and "\x1b" not in out and "|" not in out
+  text = " ".join(out.split())
+  for part in (
+    "usage: python -m train configs/NAME.py",
+    "--model.width INT D. (default: 128)",
+    "--model.dtype DTYPE The dtype of the computation. (default: float32)",
+    "--model.mixers.0.heads INT H. (default: 2)",
+    "--model.mixers.1.gate-rank INT The rank of the decay's projection.",
+    "--optimizer.clip FLOAT",
+    "--data.length INT",
+    "--sample.prompt STR The text to continue. (default: 'def ')",
+    "--workdir STR",
+    "--process-id INT",
+    "--new-data BOOL",
+  ):
+    assert part in text, part
+
+
+def test_help_needs_no_config(capsys):
+  for command in (train_command, plan_command):
+    assert main_with_errors(command._run, ["--help"]) == 0
+    out = capsys.readouterr().out
+    assert "configs/NAME.py" in out and "fields of the config" in out
+
+
+@pytest.mark.parametrize("name", sorted(MIXERS))
+def test_the_fields_of_every_mixer_are_documented(name):
+  model = LanguageModel(257, 16, 1, (name,))
+  config = dataclasses.replace(tiny.get_config(), model=model)
+  root = fields.Group("", config)
+  inner = [f for f in root.all() if f.path.startswith("model.mixers.0.")]
+  assert [f.path for f in inner if not f.doc] == []
+  assert inner
+
+
+def test_the_config_file_comes_first():
+  for words in ([], ["--steps=3"], ["--workdir=x", "tests/train/tiny.py"]):
+    with pytest.raises(UserError, match="config file must come first") as error:
+      command_line.parse(words)
+    assert "configs/quickstart.py" in str(error.value)

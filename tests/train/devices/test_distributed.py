@@ -342,18 +342,18 @@ def test_checks_of_debug_mode_stop_all(tmp_path):
 @pytest.mark.parametrize(
   ("words", "message"),
   [
-    (("--num_processes=2",), "--num_processes needs --distributed"),
+    (("--num_processes=2",), "--num-processes needs --distributed"),
     (
       ("--distributed", "--num_processes=2"),
-      "--coordinator_address and --process_id must be given too",
+      "--coordinator-address and --process-id must be given too",
     ),
     (
       ("--distributed", "--num_processes=two"),
-      "--num_processes: invalid int value: 'two'",
+      "--num-processes=two is wrong: the value must be int",
     ),
     (
       ("--distributed", *launch.flags(2, 2, 1)),
-      "--process_id is 2, but must be at least 0 and below --num_processes=2",
+      "--process-id is 2, but must be 0 to 1",
     ),
     (
       ("--distributed", *launch.flags(0, 2, "")),
@@ -361,7 +361,7 @@ def test_checks_of_debug_mode_stop_all(tmp_path):
     ),
     (
       ("--distributed", "--heartbeat_timeout_seconds=0"),
-      "--heartbeat_timeout_seconds is 0, must be positive",
+      "--heartbeat-timeout-seconds is 0, but must be 1 to",
     ),
   ],
 )
@@ -390,7 +390,7 @@ def test_an_unknown_launcher_is_one_line(monkeypatch, capsys):
 
   assert main_with_errors(command, ()) == 2
   error = capsys.readouterr().err
-  assert error.count("\n") == 1 and "--coordinator_address=HOST:PORT" in error
+  assert error.count("\n") == 1 and "--coordinator-address HOST:PORT" in error
 
 
 def test_several_processes_need_a_mesh_of_all_devices():
