@@ -14,9 +14,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from train import checkpoint
+from train import checkpoint, flags
 from train.command import main_with_errors, warn
-from train.config import MOST, flags, modules, saved, trust
+from train.config import MOST, modules, saved, trust
 from train.data import Batches, Dataset
 from train.devices import processes
 from train.devices.strategy import Strategy, make_strategy

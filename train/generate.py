@@ -20,14 +20,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from train import checkpoint
+from train import checkpoint, flags
 from train.command import main_with_errors, warn
 from train.config import (
   MOST_SEED,
   Config,
   Sample,
   check_sample,
-  flags,
   modules,
   saved,
   trust,

@@ -28,8 +28,8 @@ from matplotlib.ticker import (
   NullLocator,
 )
 
+from train import flags
 from train.command import main_with_errors
-from train.config import flags
 from train.errors import UserError, one_line
 from train.files import paths
 from train.metrics import FILE_NAME, iterate_metrics

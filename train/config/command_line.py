@@ -5,7 +5,8 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from train.config import flags, modules
+from train import flags
+from train.config import modules
 from train.config.schema import Config, check_types
 from train.errors import UserError
 from train.files import paths

@@ -15,8 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from train.config import annotations, serialize
+from train.config import serialize
 from train.errors import UserError, shown
+from train.flags import annotations
 
 STRATEGIES = ("jit", "pmap")
 BEST_METRICS = {"loss": min, "bits_per_token": min, "accuracy": max}

@@ -17,8 +17,8 @@ from typing import NoReturn
 
 import jax
 
+from train import flags
 from train.command import explain, warn
-from train.config import flags
 from train.errors import RunError, UserError, one_line
 
 _RESUME = "the same command resumes from the last complete checkpoint"

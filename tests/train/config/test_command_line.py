@@ -11,9 +11,10 @@ from jaxmodels.models import LanguageModel
 from tests.train import tiny
 from train import __main__ as train_command
 from train.command import main_with_errors
-from train.config import Mesh, command_line, fields, serialize
+from train.config import Mesh, command_line, serialize
 from train.config import schema as config_lib
 from train.errors import UserError
+from train.flags import fields
 from train.plan import __main__ as plan_command
 
 

@@ -4,8 +4,8 @@ import ast
 import typing
 from typing import Any
 
-from train.config import annotations, serialize
 from train.errors import UserError, one_line, shown
+from train.flags import annotations, kinds
 
 SCALARS = (bool, int, float, str)
 # The value of an option that is not set yet.
@@ -40,7 +40,7 @@ def kind_of(value: Any, hint: Any) -> type:
 def is_settable(value: Any) -> bool:
   """Whether flags can set a value: functions, arrays etc. they cannot."""
   known = (*SCALARS, tuple, list, type(None))
-  is_dtype = serialize.dtype_name(value) is not None
+  is_dtype = kinds.dtype_name(value) is not None
   return value is NEW or isinstance(value, known) or is_dtype
 
 
@@ -48,7 +48,7 @@ def is_dtype(value: Any, flag: str) -> bool:
   """Whether the value of a flag is a dtype."""
   if value is None:
     return flag.endswith("dtype")
-  return serialize.dtype_name(value) is not None
+  return kinds.dtype_name(value) is not None
 
 
 def parse(value: Any, hint: Any, flag: str, texts: list[str]) -> Any:
@@ -70,7 +70,7 @@ def parse(value: Any, hint: Any, flag: str, texts: list[str]) -> Any:
     return None
   if is_dtype(value, flag):
     try:
-      return serialize.dtype_from_name(texts[0])
+      return kinds.dtype_from_name(texts[0])
     except UserError as error:
       raise UserError(f"{flag}: {error}") from error
   kind = kind_of(value, hint)
@@ -138,10 +138,10 @@ def _entry(text: str, entry: Any) -> Any:
 
 def show(value: Any) -> list[str]:
   """The words that help shows for a value."""
-  name = serialize.dtype_name(value)
+  name = kinds.dtype_name(value)
   if name is not None:
     return [name]
-  if serialize.is_config(value):
+  if kinds.is_config(value):
     return [f"{type(value).__name__}(...)"]
   if isinstance(value, tuple | list):
     return [word for entry in value for word in show(entry)]

@@ -6,9 +6,9 @@ import typing
 from typing import Any
 
 import docstring_parser
-from flax import linen as nn
 
 from train.errors import UserError, one_line, shown
+from train.flags import kinds
 
 
 def hints(cls: Any) -> dict[str, Any]:
@@ -42,6 +42,11 @@ def allows(hint: Any, kind: type) -> bool:
   return any(kind in (t, typing.get_origin(t)) for t in options(hint))
 
 
+def allows_module(hint: Any) -> bool:
+  """Says whether an annotation names a module, alone or among others."""
+  return any(kinds.is_module(option) for option in options(hint))
+
+
 def of_entry(hint: Any) -> Any:
   """The annotation of the entries of a tuple; Any if there is none."""
   for option in options(hint):
@@ -71,7 +76,7 @@ def check(value: Any, key: str) -> None:
         kind += ", of 64 bits"
       raise UserError(f"{name} is {shown(found)}, but must be of type {kind}")
     # A module checks its own fields; `nn.Module` is a dataclass too.
-    if dataclasses.is_dataclass(hint) and not isinstance(found, nn.Module):
+    if dataclasses.is_dataclass(hint) and not kinds.is_module(type(found)):
       check(found, name)
 
 

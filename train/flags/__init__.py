@@ -1,7 +1,7 @@
 """Every command's flags, read and listed by tyro: `--model.mixers.0.heads 4`.
 
-`train.config.fields` makes flags of the fields of dataclasses. `tyro` matches
-the words with the flags and writes `--help`; `train.config.words` parses the
+`train.flags.fields` makes flags of the fields of dataclasses. `tyro` matches
+the words with the flags and writes `--help`; `train.flags.words` parses the
 values. A mistake ends in one line that names the flag and those like it.
 """
 
@@ -15,9 +15,9 @@ from typing import Annotated, Any
 import tyro
 from tyro import constructors
 
-from train.config import words
-from train.config.fields import INNER, Flag, Group, Repeated, Several, plain
 from train.errors import UserError, one_line, shown
+from train.flags import words
+from train.flags.fields import INNER, Flag, Group, Repeated, Several, plain
 from train.streams import log
 
 __all__ = ["Repeated", "in_range", "only", "parse", "refuse", "take"]

@@ -10,14 +10,11 @@ from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
 import tyro
-from flax import linen as nn
 from tyro import constructors
 
-from jaxmodels.layers import MLPS
-from jaxmodels.mixers import MIXERS
-from jaxmodels.mixers.registry import is_pair
-from train.config import annotations, serialize, words
 from train.errors import UserError, shown
+from train.flags import annotations, kinds, words
+from train.flags.kinds import is_pair
 
 # The annotation of a flag that may be given several times.
 Repeated = tyro.conf.UseAppendAction[tuple[str, ...]]
@@ -140,9 +137,9 @@ def _renewed(value: Any, hint: Any, path: str, new: dict[str, Any]) -> Any:
       _renewed(one, Any, path, {k: new[k] for k in _parts(one) if k in new})
       for one in value
     )
-  if serialize.is_config(value):
+  if kinds.is_config(value):
     key = f"config.{path}" if path else "config"
-    fields = serialize.config_fields(value) | new
+    fields = kinds.config_fields(value) | new
     return annotations.build(type(value), fields, key)
   if isinstance(value, Mapping):
     return dict(value) | new
@@ -164,7 +161,7 @@ def _opened(path: str, value: Any, hint: Any, doc: str, extra: Any) -> Flag:
     and not any(_is_layer(v, annotations.of_entry(hint)) for v in value)
   )
   if (
-    serialize.is_config(value)
+    kinds.is_config(value)
     or isinstance(value, Mapping)
     or is_list
     or _is_layer(value, hint)
@@ -176,8 +173,9 @@ def _opened(path: str, value: Any, hint: Any, doc: str, extra: Any) -> Flag:
 def _is_layer(value: Any, hint: Any) -> bool:
   """Whether a value names a layer, alone or with options."""
   name = value[0] if is_pair(value) else value
-  known = isinstance(name, str) and bool(MIXERS.get(name) or MLPS.get(name))
-  return known and annotations.allows(hint, nn.Module)
+  if not isinstance(name, str) or not annotations.allows_module(hint):
+    return False
+  return kinds.layers().get(name) is not None
 
 
 def _options_of(owner: Any, name: str) -> Any:
@@ -185,7 +183,7 @@ def _options_of(owner: Any, name: str) -> Any:
   if name == "mixers":
     return getattr(owner, "mixer_options", None)
   options = getattr(owner, "mlp_options", None) if name == "mlp" else None
-  return options and dict.fromkeys(MLPS, options)
+  return options and dict.fromkeys(kinds.layers(), options)
 
 
 def _parts(
@@ -194,12 +192,12 @@ def _parts(
   """The value, annotation and documentation of what a value holds, by name."""
   if isinstance(value, Several):
     return {k: v for one in value for k, v in _parts(one).items()}
-  if serialize.is_config(value):
+  if kinds.is_config(value):
     hints = annotations.hints(type(value))
     texts = annotations.documentation(type(value))
     return {
       name: (part, hints.get(name, Any), texts.get(name, ""))
-      for name, part in serialize.config_fields(value).items()
+      for name, part in kinds.config_fields(value).items()
     }
   if isinstance(value, Mapping):
     if not all(isinstance(name, str) for name in value):
@@ -216,7 +214,7 @@ def _layer_parts(
 ) -> dict[str, tuple[Any, Any, str]]:
   """As `_parts`, of a layer that is given by name."""
   name, own = value if is_pair(value) else (value, {})
-  make: Any = MIXERS.get(name) or MLPS.get(name)
+  make: Any = kinds.layers()[name]
   inner = make.func if isinstance(make, functools.partial) else make
   hints, texts = annotations.hints(inner), annotations.documentation(inner)
   given = {**extra.get(name, {}), **own}
@@ -224,7 +222,7 @@ def _layer_parts(
   found = {
     key: parameter.default
     for key, parameter in parameters.items()
-    if key not in (*_MODEL_SETS, *serialize.LINEN_FIELDS)
+    if key not in (*_MODEL_SETS, *kinds.LINEN_FIELDS)
     and parameter.kind
     in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
   }
