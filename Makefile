@@ -49,7 +49,7 @@ $(VENV)/.peers: $(VENV)/.test
 	@touch $@
 
 train: $(VENV)/.train ## Train CONFIG into WORKDIR; ARGS go to the trainer.
-	$(BIN)/python -m train --config=$(CONFIG) --workdir=$(WORKDIR) $(ARGS)
+	$(BIN)/python -m train $(CONFIG) --workdir=$(WORKDIR) $(ARGS)
 
 test: $(VENV)/.test ## The tests, on all cores.
 	$(BIN)/python -m pytest --numprocesses=auto --dist=worksteal $(ARGS)

@@ -13,6 +13,7 @@ import sys
 import types
 from collections.abc import Callable
 from typing import Any, NamedTuple
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -155,8 +156,10 @@ def recurrentgemma(kind):
   """The scan of RG-LRU."""
 
   def load():
-    common = importlib.import_module("recurrentgemma.common")
-    scan = importlib.import_module("recurrentgemma.jax.scan").linear_scan
+    # It checks types by a typeguard before 4, which tyro does not take.
+    with mock.patch("typeguard.typechecked", lambda function: function):
+      common = importlib.import_module("recurrentgemma.common")
+      scan = importlib.import_module("recurrentgemma.jax.scan").linear_scan
     return lambda a, b: scan(b, a, scan_type=common.ScanType[kind])
 
   return load

@@ -1,6 +1,6 @@
 """A hybrid of 1.3B parameters and sequences of 32k tokens, for 256 chips.
 
-python -m train.plan --config=configs/hybrid_1b.py --topology=v5e:16x16
+python -m train.plan configs/hybrid_1b.py --topology v5e:16x16
 
 No chip has run it. Compiled for 256 TPU v5e chips, 32 groups of 8 that share
 every sequence, a step of 1M tokens needs 10.9 of a chip's 15.75 GiB: 0.5 of

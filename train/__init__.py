@@ -1,4 +1,4 @@
-"""The trainer: `python -m train --config=configs/NAME.py`."""
+"""The trainer: `python -m train configs/NAME.py`."""
 
 import os
 import sys

@@ -1,14 +1,13 @@
-"""Trains: `python -m train --config=configs/NAME.py --workdir=runs/NAME`.
+"""Trains: `python -m train configs/NAME.py --workdir runs/NAME`.
 
-Any field of the config is a flag, such as `--config.model.width=256`. The
-same command again resumes. On many devices, `--config.mesh.data=-1` splits
-the batch over them, `--config.mesh.fsdp=2` also shards the parameters, and
-`--config.mesh.sequence=2` also shards the sequences. For several processes, one
-per host, start the same command with `--distributed` on each host: see
-train/LAUNCHING.md.
+Any field of the config is a flag, such as `--model.width 256`. The same command
+again resumes. On many devices, `--mesh.data -1` splits the batch over them,
+`--mesh.fsdp 2` also shards the parameters, and `--mesh.sequence 2` also shards
+the sequences. For several processes, one per host, start the same command with
+`--distributed` on each host: see train/LAUNCHING.md.
 
-A run resumes only with the data that it started with; `--new_data` allows other
-data. `--profile_steps=10,20` writes a trace of steps 10 to 19, numbered
+A run resumes only with the data that it started with; `--new-data` allows other
+data. `--profile-steps 10,20` writes a trace of steps 10 to 19, numbered
 as in `metrics.jsonl`, to `profile/` in the workdir.
 """
 
@@ -29,12 +28,9 @@ from train.streams import log
 
 
 def _run(argv: Sequence[str]) -> int:
-  if any(word in ("-h", "--help") for word in argv):
-    log(__doc__)
-    return 0
   options, argv = distributed.parse(argv)
   with distributed.process_group(options):
-    command = command_line.parse(argv)
+    command = command_line.parse(argv, (distributed.Processes(),), __doc__)
     processes.start_jax()
     result = run(
       command.config,

@@ -1,13 +1,10 @@
 """Runs a command of the trainer: an error gives one line and an exit code."""
 
-import argparse
 import os
-import re
 import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Sequence
-from typing import NoReturn
 
 from absl import logging
 
@@ -23,35 +20,10 @@ from train.errors import (
 )
 from train.streams import warn
 
-__all__ = ["Parser", "explain", "main_with_errors", "warn", "whole"]
+__all__ = ["explain", "main_with_errors", "warn"]
 
 # Exit code after Ctrl-C: 128 + SIGINT, as in shells.
 _INTERRUPTED = 130
-
-
-class Parser(argparse.ArgumentParser):
-  """A parser whose errors are one line, without the usage."""
-
-  def error(self, message: str) -> NoReturn:
-    """Raises a UserError."""
-    message = re.sub(r"^argument (\S+): is ", r"\1 is ", one_line(message, 300))
-    raise UserError(f"{message}; --help lists the flags")
-
-
-def whole(least: int, most: int) -> Callable[[str], int]:
-  """Returns the argparse type of an integer between two limits, inclusive."""
-
-  def read(text: str) -> int:
-    value = int(text)
-    if not least <= value <= most:
-      raise argparse.ArgumentTypeError(
-        f"is {one_line(text, 80)}, but must be {least} to {most}"
-      )
-    return value
-
-  # argparse shows this name if the text is not a number.
-  read.__name__ = "int"
-  return read
 
 
 def explain(error: Exception) -> tuple[str, int]:

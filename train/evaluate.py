@@ -1,9 +1,10 @@
-"""Validation, in the loop and as `python -m train.evaluate --workdir=DIR`.
+"""Validation, in the loop and as `python -m train.evaluate --workdir DIR`.
 
 `--trust` works as in `train.generate`. The data are those of the run's config;
 nothing is downloaded or written.
 """
 
+import dataclasses
 import itertools
 import math
 import sys
@@ -13,8 +14,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from train import checkpoint
-from train.command import Parser, main_with_errors, warn, whole
+from train import checkpoint, flags
+from train.command import main_with_errors, warn
 from train.config import MOST, modules, saved, trust
 from train.data import Batches, Dataset
 from train.data.prefetch import ReadAhead
@@ -73,22 +74,30 @@ def evaluate(
   return {**values, "tokens": float(examples * len(dataset[0]["inputs"]))}
 
 
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """The flags of the command.
+
+  Attributes:
+    workdir: Directory of the run.
+    step: latest, best, or the number of a step.
+    batches: How many batches to take; None for the whole split.
+    split: validation or train.
+    trust: A module whose code the saved config may use: a dotted name, or the
+      path of a Python file such as the config.
+  """
+
+  workdir: str | None = None
+  step: str = "latest"
+  batches: int | None = None
+  split: str = "validation"
+  trust: flags.Repeated = ()
+
+
 def _run(argv: Sequence[str]) -> int:
-  parser = Parser(
-    "train.evaluate",
-    description="Validates a checkpoint.",
-    allow_abbrev=False,
-  )
-  parser.add_argument("--workdir", required=True, help="directory of the run")
-  parser.add_argument(
-    "--step", default="latest", help="latest, best, or a step"
-  )
-  parser.add_argument(
-    "--batches", type=whole(1, MOST), help="instead of the whole split"
-  )
-  parser.add_argument("--split", default="validation", help="or train")
-  trust.add_flag(parser)
-  options = parser.parse_args(argv)
+  usage = "python -m train.evaluate --workdir DIR [--FLAG VALUE ...]"
+  options = flags.only(Options(), argv, usage, "Validates a checkpoint.")
+  flags.in_range("--batches", options.batches, 1, MOST)
   workdir = paths.local("--workdir", options.workdir)
   # Reading a checkpoint without devices fails as if it were damaged.
   processes.start_jax()

@@ -1,4 +1,4 @@
-"""Text from a checkpoint: `python -m train.generate --workdir=DIR`.
+"""Text from a checkpoint: `python -m train.generate --workdir DIR`.
 
 The model reads the prompt once, then generates token by token from its state.
 So memory and time per token do not grow with the length of the text (for mixers
@@ -8,8 +8,8 @@ A run with classes or mixers of your own needs their code: `--trust=FILE` with
 its config file, or `--trust=MODULE`. No other code of a run is imported.
 """
 
-import argparse
 import codecs
+import dataclasses
 import functools
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,10 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from train import checkpoint
-from train.command import Parser, main_with_errors, warn, whole
+from train import checkpoint, flags
+from train.command import main_with_errors, warn
 from train.config import (
-  MOST,
   MOST_SEED,
   Config,
   Sample,
@@ -210,26 +209,33 @@ def continuation(
   yield from as_text(codec, stream)
 
 
-def _parser() -> argparse.ArgumentParser:
-  parser = Parser(
-    "train.generate",
-    description="Continues a prompt from a checkpoint.",
-    allow_abbrev=False,
-  )
-  parser.add_argument("--workdir", required=True, help="directory of the run")
-  parser.add_argument(
-    "--step", default="latest", help="latest, best, or a step"
-  )
-  parser.add_argument("--prompt", help="text; standard input without it")
-  parser.add_argument(
-    "--length", type=whole(0, MOST), default=256, help="tokens"
-  )
-  parser.add_argument("--temperature", type=float, default=0.8)
-  parser.add_argument("--top_k", type=whole(1, MOST))
-  parser.add_argument("--top_p", type=float)
-  parser.add_argument("--seed", type=whole(0, MOST_SEED), default=0)
-  trust.add_flag(parser)
-  return parser
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """The flags of the command.
+
+  Attributes:
+    workdir: Directory of the run.
+    step: latest, best, or the number of a step.
+    prompt: The text to continue; None reads standard input.
+    length: Tokens to generate.
+    temperature: Divides the logits; 0 takes the likeliest token.
+    top_k: Draws only among that many likeliest tokens; None for all.
+    top_p: Draws among the fewest likeliest tokens whose probabilities add up
+      to at least this; None for all.
+    seed: Seed of the draws.
+    trust: A module whose code the saved config may use: a dotted name, or the
+      path of a Python file such as the config.
+  """
+
+  workdir: str | None = None
+  step: str = "latest"
+  prompt: str | None = None
+  length: int = 256
+  temperature: float = 0.8
+  top_k: int | None = None
+  top_p: float | None = None
+  seed: int = 0
+  trust: flags.Repeated = ()
 
 
 def _prompt(given: str | None) -> bytes:
@@ -247,7 +253,10 @@ def _prompt(given: str | None) -> bytes:
 
 
 def _run(argv: Sequence[str]) -> int:
-  options = _parser().parse_args(argv)
+  usage = "python -m train.generate --workdir DIR --prompt TEXT ..."
+  about = "Continues a prompt from a checkpoint."
+  options = flags.only(Options(), argv, usage, about)
+  flags.in_range("--seed", options.seed, 0, MOST_SEED)
   sample = Sample(
     length=options.length,
     temperature=options.temperature,

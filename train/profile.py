@@ -1,4 +1,4 @@
-"""Traces a range of steps: `--profile_steps=FIRST,LAST`."""
+"""Traces a range of steps: `--profile-steps=FIRST,LAST`."""
 
 import re
 import time
@@ -12,7 +12,7 @@ from train.errors import UserError, one_line
 
 
 def parse_steps(text: str, steps: int) -> range:
-  """Reads the value of `--profile_steps`.
+  """Reads the value of `--profile-steps`.
 
   Steps are numbered as in `metrics.jsonl`: the first is 1.
 
@@ -31,12 +31,12 @@ def parse_steps(text: str, steps: int) -> range:
   first, last = (int(number) for number in found.groups()) if found else (0, 0)
   if not 1 <= first < last:
     raise UserError(
-      f"--profile_steps={shown} must be FIRST,LAST with 1 <= FIRST < LAST, such"
+      f"--profile-steps={shown} must be FIRST,LAST with 1 <= FIRST < LAST, such"
       " as 10,20, which traces steps 10 to 19"
     )
   if first > steps:
     raise UserError(
-      f"--profile_steps={shown} begins after the last step, which is {steps}"
+      f"--profile-steps={shown} begins after the last step, which is {steps}"
     )
   return range(first, last)
 

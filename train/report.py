@@ -28,7 +28,8 @@ from matplotlib.ticker import (
   NullLocator,
 )
 
-from train.command import Parser, main_with_errors
+from train import flags
+from train.command import main_with_errors
 from train.errors import UserError, one_line
 from train.files import paths
 from train.metrics import FILE_NAME, iterate_metrics
@@ -369,20 +370,28 @@ def _legend(
   )
 
 
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """The flags of the command.
+
+  Attributes:
+    output: The picture to write; None for report.png in the folder of a single
+      run, or in the current one for several.
+  """
+
+  output: str | None = None
+
+
 def _run(argv: Sequence[str]) -> int:
-  parser = Parser(
-    prog="python -m train.report",
-    description="Draws the curves of runs.",
-    allow_abbrev=False,
+  (options,), words = flags.parse(
+    (Options(),),
+    argv,
+    usage="python -m train.report RUNDIR ... [--output FILE]",
+    about="Draws the curves of runs.",
   )
-  parser.add_argument("workdirs", metavar="RUNDIR", nargs="+")
-  parser.add_argument(
-    "--output",
-    help="the picture to write; report.png in the folder of a single run,"
-    " or in the current one for several",
-  )
-  options = parser.parse_args(argv)
-  workdirs = [paths.local("RUNDIR", word) for word in options.workdirs]
+  if not words:
+    raise UserError("give the directory of a run: train.report RUNDIR ...")
+  workdirs = [paths.local("RUNDIR", word) for word in words]
   folder = workdirs[0] if len(workdirs) == 1 else "."
   output = options.output
   if output is None:

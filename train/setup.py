@@ -256,7 +256,7 @@ def _document(
     {
       "the version of JAX": jax.__version__,
       "the config": json.dumps(document),
-      "the flag --new_data": str(new_data),
+      "the flag --new-data": str(new_data),
       **splits,
     }
   )
@@ -397,6 +397,6 @@ def _refuse_new_data(
   if allow is None:
     raise UserError(
       f"{line}: put the old data back, give another --workdir, or add"
-      " --new_data to resume with the new data"
+      " --new-data to resume with the new data"
     )
   allow(f"{line}, and the run resumes with the new data")

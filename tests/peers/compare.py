@@ -9,6 +9,7 @@ import importlib
 import warnings
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -25,9 +26,13 @@ def load(module: str, install: str = INSTALL) -> Any:
   """Imports a peer, or skips the test and says how to install it.
 
   What a peer's import warns of (deprecations inside it, no GPU) is not ours
-  to mend; warnings while it runs stay errors.
+  to mend; warnings while it runs stay errors. recurrentgemma checks its types
+  by a typeguard before 4, which cannot be installed beside tyro: no checks.
   """
-  with warnings.catch_warnings():
+  with (
+    warnings.catch_warnings(),
+    mock.patch("typeguard.typechecked", lambda function: function),
+  ):
     warnings.simplefilter("ignore")
     try:
       return importlib.import_module(module)

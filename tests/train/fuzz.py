@@ -83,7 +83,7 @@ def config_words(draw):
     value = draw.choice(_KEYS[key] if draw.random() < 0.85 else _WORDS)
     if draw.random() < 0.05:
       key = key.replace(draw.choice(key), draw.choice("xé."), 1)
-    words.append(f"--config.{key}={value}")
+    words.append(f"--{key}={value}")
   return words
 
 
@@ -186,5 +186,5 @@ def train(workdir, log):
   file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
   os.dup2(file, 1)
   os.dup2(file, 2)
-  words = ("--config=tests/train/tiny.py", f"--workdir={workdir}")
+  words = ("tests/train/tiny.py", f"--workdir={workdir}")
   sys.exit(main_with_errors(command._run, words))

@@ -44,7 +44,7 @@ def started(workdir, *words, module="train", count=2, config="tiny", own=()):
   port = free_port()
   common = (
     module,
-    f"--config=tests/train/{config}.py",
+    f"tests/train/{config}.py",
     f"--workdir={workdir}",
     "--distributed",
   )

@@ -102,9 +102,9 @@ def test_random_configs(tmp_path, capfd, record_property):
     code, _, errors = run(
       capfd,
       command._run,
-      "--config=tests/train/tiny.py",
+      "tests/train/tiny.py",
       f"--workdir={workdir}",
-      "--config.steps=2",
+      "--steps=2",
       *words,
     )
     ends[code] += 1
@@ -159,7 +159,7 @@ def test_random_damage(finished, tmp_path, capfd, record_property):
     code, _, errors = run(
       capfd,
       command._run,
-      "--config=tests/train/tiny.py",
+      "tests/train/tiny.py",
       f"--workdir={workdir}",
     )
     ends[code] += 1

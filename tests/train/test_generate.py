@@ -140,7 +140,7 @@ def test_the_command_reads_the_prompt_from_standard_input(
   ("word", "part"),
   [
     ("--step=5", "no checkpoint '5'"),
-    ("--top_k=0", "top_k is 0"),
+    ("--top_k=0", "--top-k is 0"),
     ("--temperature=-1", "temperature is -1"),
     ("--workdir=nowhere", "no checkpoint in nowhere"),
   ],

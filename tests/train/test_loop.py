@@ -52,7 +52,7 @@ def at_line(monkeypatch, step, action):
 
 
 def train(*words):
-  words = ("--config=tests/train/tiny.py", *words)
+  words = ("tests/train/tiny.py", *words)
   return main_with_errors(command._run, words)
 
 
@@ -180,7 +180,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_again(
 
 
 def test_a_changed_config_is_refused_with_the_difference(finished, capsys):
-  changes = ("--config.optimizer.b2=0.9", "--config.steps=20")
+  changes = ("--optimizer.b2=0.9", "--steps=20")
   assert train(f"--workdir={finished[0]}", *changes) == 2
   error = capsys.readouterr().err
   assert "config.optimizer.b2 was 0.95 and is 0.9" in error
@@ -234,7 +234,7 @@ def test_a_loss_that_is_not_finite_stops_and_can_be_repeated(tmp_path, capsys):
     for i in range(len(train_split))
     if tuple(train_split[i]["inputs"]) == target
   )
-  words = (f"--workdir={tmp_path}", f"--config.data.infinite={index}")
+  words = (f"--workdir={tmp_path}", f"--data.infinite={index}")
   assert train(*words) == 1
   first = capsys.readouterr().err
   assert first.startswith("error: step 5 is not finite: loss")
@@ -254,9 +254,9 @@ def test_a_loss_that_is_not_finite_stops_and_can_be_repeated(tmp_path, capsys):
 def test_debug_mode_names_the_check_that_failed(tmp_path, capsys):
   words = (
     f"--workdir={tmp_path}",
-    "--config.debug=True",
-    "--config.model.bad_token=200",
-    "--config.eval_every=100",
+    "--debug=True",
+    "--model.bad_token=200",
+    "--eval_every=100",
   )
   assert train(*words) == 1
   error = capsys.readouterr().err
@@ -313,10 +313,10 @@ def test_a_full_disk_ends_in_one_line_and_keeps_what_was_complete(
 @pytest.mark.parametrize(
   ("words", "parts"),
   [
-    (("--config.model.widht=3",), ("config.model.width",)),
-    (("--config.model.width=0",), ("config.model: width must be positive",)),
-    (("--config.data.length=1",), ("config.data: length must be at least",)),
-    (("--config.model.vocab_size=9",), ("config.model.vocab_size is 9",)),
+    (("--model.widht=3",), ("--model.width",)),
+    (("--model.width=0",), ("config.model: width must be positive",)),
+    (("--data.length=1",), ("config.data: length must be at least",)),
+    (("--model.vocab_size=9",), ("config.model.vocab_size is 9",)),
     (("--workdir=pyproject.toml/run",), ("--workdir=pyproject.toml/run",)),
   ],
 )
@@ -338,10 +338,10 @@ def test_an_update_that_overflows_ends_the_run_and_keeps_the_state(
 ):
   words = (
     f"--workdir={tmp_path}",
-    f"--config.steps={steps}",
-    f"--config.optimizer.weight_decay={decay}",
-    "--config.optimizer.learning_rate=100",
-    "--config.optimizer.warmup_steps=0",
+    f"--steps={steps}",
+    f"--optimizer.weight_decay={decay}",
+    "--optimizer.learning_rate=100",
+    "--optimizer.warmup_steps=0",
   )
   assert train(*words) == 1
   printed = capsys.readouterr()
@@ -357,7 +357,7 @@ def test_an_update_that_overflows_ends_the_run_and_keeps_the_state(
 
 def test_a_validation_that_is_nan_ends_the_run(tmp_path, monkeypatch, capsys):
   values = {"loss": math.nan, "bits_per_token": math.nan, "accuracy": 0.0}
-  words = (f"--workdir={tmp_path}", "--config.steps=4")
+  words = (f"--workdir={tmp_path}", "--steps=4")
   true_evaluate = loop.evaluate
 
   def evaluate(strategy, state, *rest):

@@ -27,7 +27,7 @@ def test_a_profile_holds_its_steps_and_no_others(tmp_path):
 
 
 def parse(value):
-  words = ("--config=tests/train/tiny.py", f"--profile_steps={value}")
+  words = ("tests/train/tiny.py", f"--profile-steps={value}")
   return command_line.parse(words)
 
 
@@ -35,7 +35,7 @@ def test_the_flag_is_half_open_and_no_part_of_the_config():
   command = parse("3,6")
   assert list(command.profile_steps) == [3, 4, 5]
   assert command.config == tiny.get_config()
-  assert not command_line.parse(["--config=tests/train/tiny.py"]).profile_steps
+  assert not command_line.parse(["tests/train/tiny.py"]).profile_steps
 
 
 @pytest.mark.parametrize(
@@ -54,5 +54,5 @@ def test_a_wrong_value_is_named_in_one_line(value, part):
   with pytest.raises(UserError) as error:
     parse(value)
   message = str(error.value)
-  assert message.startswith(f"--profile_steps={value} ")
+  assert message.startswith(f"--profile-steps={value} ")
   assert part in message and "\n" not in message

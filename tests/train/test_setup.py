@@ -78,7 +78,7 @@ def corpus(begun):
 def test_other_data_are_refused(begun, corpus, how):
   config, workdir, _ = begun
   CHANGES[how](corpus)
-  with pytest.raises(UserError, match=r"changed since.* --new_data") as error:
+  with pytest.raises(UserError, match=r"changed since.* --new-data") as error:
     run(config, workdir)
   assert "\n" not in str(error.value)
   assert "train split" in str(error.value) or "validation" in str(error.value)
@@ -110,12 +110,12 @@ def test_the_split_that_changed_is_named(begun, corpus):
 def test_new_data_can_be_allowed(tmp_path, capsys):
   make_corpus(tmp_path / "corpus")
   words = [
-    "--config=tests/train/tiny.py",
+    "tests/train/tiny.py",
     f"--workdir={tmp_path / 'run'}",
-    "--config.steps=2",
+    "--steps=2",
   ]
   assert main_with_errors(command._run, words) == 0
-  words += ["--config.log_every=2", "--new_data"]
+  words += ["--log_every=2", "--new_data"]
   assert main_with_errors(command._run, words) == 0
   assert "resumes with" not in capsys.readouterr().out
   size = tiny.Rows.__len__

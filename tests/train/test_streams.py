@@ -17,7 +17,7 @@ from train import command, evaluate, generate, streams
 from train.command import main_with_errors
 from train.metrics import read_metrics
 
-TINY = "--config=tests/train/tiny.py"
+TINY = "tests/train/tiny.py"
 
 
 class Broken(io.StringIO):
@@ -141,9 +141,9 @@ def test_a_run_finishes_without_standard_streams(workdir, monkeypatch, name):
 
 def test_a_wrong_command_gives_its_exit_code_without_stderr(monkeypatch):
   monkeypatch.setattr(sys, "stderr", Broken(errno.EPIPE))
-  assert main_with_errors(train._run, [TINY, "--config.steps=0"]) == 2
+  assert main_with_errors(train._run, [TINY, "--steps=0"]) == 2
   monkeypatch.setattr(sys, "stderr", None)
-  assert main_with_errors(train._run, [TINY, "--config.steps=0"]) == 2
+  assert main_with_errors(train._run, [TINY, "--steps=0"]) == 2
 
 
 def test_a_run_says_which_devices_are_idle(workdir, capsys):
@@ -152,9 +152,9 @@ def test_a_run_says_which_devices_are_idle(workdir, capsys):
   count = jax.device_count()
   assert count > 1
   assert end(workdir) == 0
-  line = f"{count - 1} of {count} devices are idle: --config.mesh.data=-1"
+  line = f"{count - 1} of {count} devices are idle: --mesh.data=-1"
   assert line in capsys.readouterr().out
-  assert end(workdir, "--config.mesh.data=-1") == 0
+  assert end(workdir, "--mesh.data=-1") == 0
   assert "idle" not in capsys.readouterr().out
 
 
@@ -367,8 +367,7 @@ SCRIPTS = {
   "$py -m train.generate --workdir={} --prompt=a >&-": 2,
   f"$py -m train.generate --workdir={{}} {TRUST} --prompt=a >/dev/full": 1,
   f"$py -m train.evaluate --workdir={{}} {TRUST} >/dev/full": 1,
-  "JAX_PLATFORMS=nosuch $py -m train --config=tests/train/tiny.py"
-  " --workdir={}": 2,
+  "JAX_PLATFORMS=nosuch $py -m train tests/train/tiny.py --workdir={}": 2,
   "JAX_PLATFORMS=nosuch $py -m train.generate --workdir={} --prompt=a": 2,
   "JAX_PLATFORMS=cuda $py -m train.evaluate --workdir={}": 2,
   "JAX_NUM_CPU_DEVICES=0 $py -m train.evaluate --workdir={}": 2,
@@ -426,7 +425,7 @@ def test_ctrl_c_is_one_line(workdir):
 @pytest.mark.slow
 def test_a_limit_of_file_sizes_is_one_line(tmp_path):
   # Blocks of 512 bytes: too few for the third checkpoint.
-  run = f"$py -m train {TINY} --workdir={tmp_path}/run --config.model.width=512"
+  run = f"$py -m train {TINY} --workdir={tmp_path}/run --model.width=512"
   # JAX warns of each program that its cache has no room for.
   done = shell(f"ulimit -f 64; {run}", JAX_COMPILATION_CACHE_DIR="")
   assert done.returncode == 1, done.stderr

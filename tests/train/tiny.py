@@ -1,6 +1,6 @@
 """A small model and small data with the interfaces of the real ones.
 
-Also a config file: `python -m train --config=tests/train/tiny.py`.
+Also a config file: `python -m train tests/train/tiny.py`.
 """
 
 import dataclasses

@@ -1,15 +1,34 @@
-"""The command line: a config file, and `--config.KEY=VALUE` over it."""
+"""The command line: a config file, and flags over its fields."""
 
 import dataclasses
 import os
 from collections.abc import Sequence
+from typing import Any
 
+from train import flags
 from train.config import modules
-from train.config.overrides import override
 from train.config.schema import Config, check_types
 from train.errors import UserError
 from train.files import paths
 from train.profile import parse_steps
+
+TRAIN = "python -m train configs/NAME.py --workdir DIR --FIELD VALUE ..."
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """The flags of a run that are not part of its config.
+
+  Attributes:
+    workdir: Directory of the run; None for runs/NAME of configs/NAME.py.
+    profile_steps: FIRST,LAST: traces these steps, numbered as in
+      `metrics.jsonl`, to `profile/` in the workdir.
+    new_data: Whether a run may resume with other data than it began with.
+  """
+
+  workdir: str | None = None
+  profile_steps: str | None = None
+  new_data: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,52 +50,83 @@ class Command:
   new_data: bool = False
 
 
-def parse(argv: Sequence[str]) -> Command:
-  """Reads `--config=FILE --config.KEY=VALUE ... --workdir=DIR`, and the rest.
+def parse(
+  argv: Sequence[str], others: Sequence[Any] = (), about: str = ""
+) -> Command:
+  """Reads `configs/NAME.py --workdir DIR --FIELD VALUE ...`.
 
   Args:
     argv: The arguments, without the program's name.
+    others: Dataclasses whose flags were read before; help lists them.
+    about: What the command does, for help.
 
   Returns:
-    The config with its overrides, and the directory of the run, which is
-    `runs/NAME` for `configs/NAME.py` unless it is given; which steps to
-    trace, by `--profile_steps=FIRST,LAST`; and whether the data may have
-    changed, by `--new_data`.
+    The config with the values of the flags, and the options of the run.
 
   Raises:
     UserError: Something is unknown, missing, or of the wrong type.
   """
-  path, rest = take("config", argv)
-  if path is None:
-    raise UserError(f"--config=FILE is missing; {_known_configs('configs')}")
-  workdir, rest = take("workdir", rest)
+  config, (options, *_) = read(argv, (Options(), *others), TRAIN, about)
+  path = argv[0]
+  name = os.path.splitext(os.path.basename(path))[0]
+  workdir, traced = options.workdir, options.profile_steps
   if workdir is None:
-    name = os.path.splitext(os.path.basename(path))[0]
     workdir = os.path.join("runs", name)
   workdir = paths.local("--workdir", workdir)
-  traced, rest = take("profile_steps", rest)
-  new_data = "--new_data" in rest
-  config = override(load(path), [w for w in rest if w != "--new_data"])
   steps = range(0) if traced is None else parse_steps(traced, config.steps)
   inside = not os.path.relpath(path).startswith(os.pardir)
   source = os.path.relpath(path) if inside else os.path.abspath(path)
-  return Command(config, workdir, steps, source, new_data)
+  return Command(config, workdir, steps, source, options.new_data)
 
 
-def take(name: str, argv: Sequence[str]) -> tuple[str | None, list[str]]:
-  """Takes the value of the last `--name` out of the arguments."""
-  value, rest, words = None, [], iter(argv)
-  for word in words:
-    if word in (f"--{name}", f"-{name}"):
-      value = next(words, None)
-      # The next flag is no value; a value that starts with "--" needs "=".
-      if value is None or value.startswith("--"):
-        raise UserError(f"--{name} needs a value")
-    elif word.startswith((f"--{name}=", f"-{name}=")):
-      value = word.split("=", 1)[1]
-    else:
-      rest.append(word)
-  return value, rest
+def read(
+  argv: Sequence[str], options: Sequence[Any], usage: str, about: str
+) -> tuple[Config, list[Any]]:
+  """Reads a config file, which comes first, and flags over its fields.
+
+  Args:
+    argv: The arguments.
+    options: Dataclasses with the other flags of the command.
+    usage: How to call the command.
+    about: What it does, for help.
+
+  Returns:
+    The config, and the dataclasses, with the values of the flags.
+
+  Raises:
+    UserError: Something is unknown, missing, or of the wrong type.
+  """
+  if not argv or argv[0].startswith("-"):
+    if "-h" in argv or "--help" in argv:
+      about += (
+        "\nWith a config file, --help lists the fields of the config too."
+      )
+      flags.parse(options, argv, usage=usage, about=about)
+    raise UserError(
+      f"the config file must come first: {usage}; {_known_configs('configs')}"
+    )
+  path, *rest = argv
+  defaults = (load(path), *options)
+  (config, *values), stray = flags.parse(
+    defaults, rest, usage=usage, about=about
+  )
+  flags.refuse(stray)
+  return config, values
+
+
+def override(config: Config, argv: Sequence[str]) -> Config:
+  """Applies flags to a config.
+
+  Args:
+    config: The config.
+    argv: The flags, of fields of the config only.
+
+  Raises:
+    UserError: A flag is unknown, or its value is wrong.
+  """
+  (changed,), stray = flags.parse((config,), argv, usage="", about="")
+  flags.refuse(stray)
+  return changed
 
 
 def _known_configs(folder: str) -> str:
@@ -100,12 +150,12 @@ def load(path: str) -> Config:
     UserError: No such file, or it fails, or it has no `get_config` that
       returns a config.
   """
-  path = paths.local("--config", path)
+  path = paths.local("the config file", path)
   if not os.path.isfile(path):
     folder = os.path.dirname(path) or "configs"
     raise UserError(f"no config file {path}; {_known_configs(folder)}")
   if not path.endswith(".py"):
-    raise UserError(f"--config={path} is not a Python file, NAME.py")
+    raise UserError(f"the config {path} is not a Python file, NAME.py")
   module = modules.import_file(path)
   get_config = getattr(module, "get_config", None)
   if get_config is None:

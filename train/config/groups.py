@@ -4,7 +4,7 @@ import dataclasses
 import fnmatch
 from collections.abc import Iterable
 
-from train.config import typed
+from train.flags import annotations
 from train.config.checks import Fields, as_float32
 from train.parameters import rank
 
@@ -55,7 +55,7 @@ class Group:
 
   def check(self, key: str) -> None:
     """Raises a UserError that names the first field with a wrong value."""
-    typed.check(self, f"config.{key}")
+    annotations.check(self, f"config.{key}")
     fields = Fields(self, key)
     fields.require(bool(self.paths), "paths", "at least one pattern")
     fields.count("min_rank")

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from train.config import serialize, typed
+from train.config import serialize
 from train.config.checks import (
   LEAST,
   MOST,
@@ -25,6 +25,7 @@ from train.config.checks import (
 from train.config.checks import require as _check
 from train.config.optimizers import AdamW, Optimizer
 from train.errors import UserError, shown
+from train.flags import annotations
 
 STRATEGIES = ("jit", "pmap")
 BEST_METRICS = {"loss": min, "bits_per_token": min, "accuracy": max}
@@ -51,7 +52,16 @@ class Mesh:
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-  """The sample that is generated after a run; length 0 generates none."""
+  """The sample that is generated after a run.
+
+  Attributes:
+    prompt: The text to continue.
+    length: Tokens to generate; 0 generates none.
+    temperature: Divides the logits; 0 takes the likeliest token.
+    top_k: Draws only among that many likeliest tokens; None for all.
+    top_p: Draws among the fewest likeliest tokens whose probabilities add up
+      to at least this; None for all.
+  """
 
   prompt: str = "\n"
   length: int = 256
@@ -108,7 +118,7 @@ class Config:
 
 def check_types(config: Config) -> None:
   """Raises a UserError that names the first field of a wrong type."""
-  typed.check(config, "config")
+  annotations.check(config, "config")
   optimizer = config.optimizer
   _check(
     serialize.is_config(optimizer)
@@ -118,7 +128,7 @@ def check_types(config: Config) -> None:
     "one of train.config, such as AdamW(), or another dataclass with"
     " transformation(steps)",
   )
-  typed.check(optimizer, "config.optimizer")
+  annotations.check(optimizer, "config.optimizer")
   is_open = callable(getattr(config.data, "open", None))
   wanted = "one of train.data, or another object with open(split)"
   _check(
@@ -234,7 +244,7 @@ def idle_line(config: Config, mesh: Mesh, available: int) -> str | None:
   if idle <= 0:
     return None
   sharing = available // mesh.sequence * config.accumulation
-  line = f"{idle} of {available} devices are idle: --config.mesh.data=-1 uses"
+  line = f"{idle} of {available} devices are idle: --mesh.data=-1 uses"
   line = f"{line} all of them"
   if config.batch_size % sharing:
     line += f", with a config.batch_size that {sharing} divides"
@@ -252,7 +262,8 @@ def check_sample(sample: Sample, prefix: str = "config.sample.") -> None:
   def check(condition: bool, key: str, wanted: str) -> None:
     if not condition:
       value = shown(getattr(sample, key))
-      raise UserError(f"{prefix}{key} is {value}, but must be {wanted}")
+      name = key.replace("_", "-") if prefix == "--" else key
+      raise UserError(f"{prefix}{name} is {value}, but must be {wanted}")
 
   temperature, top_k = as_float32(sample.temperature), sample.top_k
   check(_is_text(sample.prompt), "prompt", "text that UTF-8 can hold")

@@ -5,59 +5,19 @@ dtype {"$dtype": name}, a function {"$function": "module:name"}, a tuple a
 list; everything else is JSON's own.
 """
 
-import dataclasses
 from collections.abc import Collection, Mapping
 from typing import Any
-
-import jax.numpy as jnp
-import numpy as np
-from flax import linen as nn
 
 from train.config import trust
 from train.config.moved import current_name
 from train.errors import UserError
 from train.files import untrusted
-
-# Fields that Linen adds to every module, which are no configuration.
-_LINEN_FIELDS = ("parent", "name")
-
-
-def config_fields(value: Any) -> dict[str, Any]:
-  """Returns the configuration fields of a dataclass, by name."""
-  hidden = _LINEN_FIELDS if isinstance(value, nn.Module) else ()
-  return {
-    field.name: getattr(value, field.name)
-    for field in dataclasses.fields(value)
-    if field.init and field.name not in hidden
-  }
-
-
-def is_config(value: Any) -> bool:
-  """Says whether a value is an instance of a dataclass."""
-  return dataclasses.is_dataclass(value) and not isinstance(value, type)
-
-
-def dtype_name(value: Any) -> str | None:
-  """Returns the name of a dtype in any of its spellings, else None."""
-  if isinstance(value, np.dtype):
-    return value.name
-  if isinstance(value, type(jnp.float32)):
-    return jnp.dtype(value).name
-  if isinstance(value, type) and issubclass(value, np.generic):
-    return np.dtype(value).name
-  return None
-
-
-def dtype_from_name(name: str) -> Any:
-  """Returns the JAX scalar type of that name.
-
-  Raises:
-    UserError: There is none of that name.
-  """
-  found = getattr(jnp, name, None) if isinstance(name, str) else None
-  if found is None or dtype_name(found) is None:
-    raise UserError(f"{name!r} is not a dtype, like float32 or bfloat16")
-  return found
+from train.flags.kinds import (
+  config_fields,
+  dtype_from_name,
+  dtype_name,
+  is_config,
+)
 
 
 def to_json(value: Any) -> Any:

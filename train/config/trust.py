@@ -14,7 +14,6 @@ imported or called for that reason alone. It may name
   modules.
 """
 
-import argparse
 import contextlib
 import dataclasses
 import importlib
@@ -268,19 +267,6 @@ def source_of(document: Any) -> str | None:
   return source if 0 < len(source) < 1000 else None
 
 
-def add_flag(parser: argparse.ArgumentParser) -> None:
-  """Adds `--trust`, and `--config` as another name of it, to a command."""
-  parser.add_argument(
-    "--trust",
-    "--config",
-    action="append",
-    default=[],
-    metavar="MODULE",
-    help="a module whose code the saved config may use: a dotted name, or the"
-    " path of a Python file such as the config; may be repeated",
-  )
-
-
 @contextlib.contextmanager
 def explained(document: Any) -> Iterator[None]:
   """Turns what a saved config lacks, or does not fit, into one line.
@@ -295,7 +281,7 @@ def explained(document: Any) -> Iterator[None]:
     way = "import the module that defines it by --trust=MODULE"
     if source is not None:
       way = (
-        f"the run was started with --config={source!r}: if you trust that file,"
+        f"the run was started with the config {source!r}: if you trust it,"
         f" add --trust={source}"
       )
     raise UserError(f"{one_line(error)[:300]}; {way}") from error

@@ -6,8 +6,8 @@ Kubernetes), it reads the address, the number of processes and the process's
 number from the environment; otherwise three flags give them.
 """
 
-import argparse
 import contextlib
+import dataclasses
 import os
 import re
 import subprocess
@@ -17,7 +17,8 @@ from typing import NoReturn
 
 import jax
 
-from train.command import Parser, explain, warn
+from train import flags
+from train.command import explain, warn
 from train.errors import RunError, UserError, one_line
 
 _RESUME = "the same command resumes from the last complete checkpoint"
@@ -28,9 +29,30 @@ _MOST = 2**31 - 1
 _LONGEST = 10**9
 
 
-def parse(
-  argv: Sequence[str],
-) -> tuple[argparse.Namespace | None, list[str]]:
+@dataclasses.dataclass(frozen=True)
+class Processes:
+  """The flags of a run of several processes.
+
+  Attributes:
+    distributed: Whether this process is one of several.
+    coordinator_address: HOST:PORT: the host of process 0 and a free port there;
+      None if JAX knows the launcher.
+    num_processes: How many processes there are; None likewise.
+    process_id: The number of this process, from 0; None likewise.
+    initialization_timeout: Seconds to wait for the other processes.
+    heartbeat_timeout_seconds: Seconds without a heartbeat after which a process
+      counts as lost.
+  """
+
+  distributed: bool = False
+  coordinator_address: str | None = None
+  num_processes: int | None = None
+  process_id: int | None = None
+  initialization_timeout: int = 300
+  heartbeat_timeout_seconds: int = 60
+
+
+def parse(argv: Sequence[str]) -> tuple[Processes | None, list[str]]:
   """Parses the flags of a run of several processes.
 
   Args:
@@ -43,60 +65,41 @@ def parse(
   Raises:
     UserError: A value is wrong, or a flag is missing.
   """
-  parser = Parser("train", add_help=False, allow_abbrev=False)
-  parser.add_argument("--distributed", action="store_true")
-  parser.add_argument("--coordinator_address")
-  parser.add_argument("--num_processes", type=int)
-  parser.add_argument("--process_id", type=int)
-  parser.add_argument("--initialization_timeout", type=int, default=300)
-  parser.add_argument("--heartbeat_timeout_seconds", type=int, default=60)
-  defaults = parser.parse_args([])
-  options, rest = parser.parse_known_args(argv)
+  options, rest = flags.take(Processes(), argv)
   if not options.distributed:
-    if options != defaults:
-      changed = next(
-        name
-        for name, value in vars(options).items()
-        if value != getattr(defaults, name)
-      )
-      raise UserError(f"--{changed} needs --distributed")
+    for field in dataclasses.fields(options):
+      if getattr(options, field.name) != field.default:
+        raise UserError(f"{_flag(field.name)} needs --distributed")
     return None, rest
   three = ("coordinator_address", "num_processes", "process_id")
-  missing = [f"--{x}" for x in three if getattr(options, x) is None]
+  missing = [_flag(x) for x in three if getattr(options, x) is None]
   if len(missing) in (1, 2):
     raise UserError(
       f"{' and '.join(missing)} must be given too: all three of"
-      " --coordinator_address, --num_processes and --process_id, or none"
+      " --coordinator-address, --num-processes and --process-id, or none"
     )
   if not missing:
     _check(options)
   for name in ("initialization_timeout", "heartbeat_timeout_seconds"):
-    seconds = getattr(options, name)
-    if seconds < 1:
-      raise UserError(f"--{name} is {seconds}, but must be positive")
-    if seconds > _LONGEST:
-      raise UserError(f"--{name} is {seconds}, but must be at most {_LONGEST}")
+    flags.in_range(_flag(name), getattr(options, name), 1, _LONGEST)
   return options, rest
 
 
-def _check(options: argparse.Namespace) -> None:
-  host, _, port = options.coordinator_address.rpartition(":")
+def _flag(name: str) -> str:
+  return "--" + name.replace("_", "-")
+
+
+def _check(options: Processes) -> None:
+  host, _, port = str(options.coordinator_address).rpartition(":")
   is_port = re.fullmatch("[0-9]{1,5}", port) and 0 < int(port) < 2**16
   if not host or not is_port:
     raise UserError(
-      f"--coordinator_address is {options.coordinator_address!r}, but must be"
+      f"--coordinator-address is {options.coordinator_address!r}, but must be"
       " HOST:PORT, the host of process 0 and a free port on it"
     )
-  if not 1 <= options.num_processes <= _MOST:
-    raise UserError(
-      f"--num_processes is {options.num_processes}, but must be positive and"
-      f" at most {_MOST}"
-    )
-  if not 0 <= options.process_id < options.num_processes:
-    raise UserError(
-      f"--process_id is {options.process_id}, but must be at least 0 and below"
-      f" --num_processes={options.num_processes}"
-    )
+  flags.in_range("--num-processes", options.num_processes, 1, _MOST)
+  last = (options.num_processes or 1) - 1
+  flags.in_range("--process-id", options.process_id, 0, last)
 
 
 class _LastWords:
@@ -135,7 +138,7 @@ class _LastWords:
     self._shell.wait()
 
 
-def _connect(options: argparse.Namespace) -> None:
+def _connect(options: Processes) -> None:
   """Joins the other processes.
 
   Raises:
@@ -158,18 +161,18 @@ def _connect(options: argparse.Namespace) -> None:
     if options.coordinator_address is None and "defined" in str(error):
       raise UserError(
         "--distributed: JAX knows no launcher of this job (Cloud TPU, Slurm,"
-        " Open MPI, Kubernetes); give --coordinator_address=HOST:PORT,"
-        " --num_processes=N and --process_id=I to every process"
+        " Open MPI, Kubernetes); give --coordinator-address HOST:PORT,"
+        " --num-processes N and --process-id I to every process"
       ) from error
     raise UserError(f"--distributed: {one_line(error)}") from error
 
 
 @contextlib.contextmanager
-def process_group(options: argparse.Namespace | None) -> Iterator[None]:
+def process_group(options: Processes | None) -> Iterator[None]:
   """Connects this process to the others for the duration of the context.
 
   Enter it before JAX is used. If another process is lost, this process ends: at
-  once if a collective fails, otherwise after `--heartbeat_timeout_seconds`
+  once if a collective fails, otherwise after `--heartbeat-timeout-seconds`
   without a heartbeat. An error inside the context is printed with the number of
   the process, and ends the process.
 

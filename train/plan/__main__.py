@@ -1,15 +1,15 @@
 """Plans a run on a TPU slice without the slice.
 
-  python -m train.plan --config=configs/NAME.py --topology=v5e:16x16
+  python -m train.plan configs/NAME.py --topology v5e:16x16
 
 compiles the training step of the config for a TPU v5e, v5p or v6e slice of any
 shape. It needs `libtpu` (`pip install jaxmodels[aot]`) but no TPU.
-`--config.KEY=VALUE` overrides a field. The command prints the bytes per chip,
+`--FIELD VALUE` overrides a field. The command prints the bytes per chip,
 whether they fit, the collectives between chips, and the flops. `--json=FILE`
 also writes these as JSON; `--json=-` prints only the JSON. If the step does not
 fit, the command tries other layouts of the same run, prints the flags of the
 first that fits, and exits with code 1. A config with the default mesh is
-planned for the whole slice, as with `--config.mesh.data=-1`.
+planned for the whole slice, as with `--mesh.data=-1`.
 
 Collectives are counted per execution: one that a step runs three times counts
 three times, each time with the bytes of the whole array that is gathered,
@@ -29,7 +29,6 @@ import jax
 from jaxmodels.analysis.chips import EXAMPLES
 from train.command import main_with_errors, warn
 from train.config import Config, Mesh, command_line
-from train.config.overrides import override
 from train.devices.memory import readable
 from train.errors import UserError
 from train.files import paths
@@ -40,7 +39,7 @@ from train.streams import emit
 _TRIES = 6
 _DEFAULT = (
   "the mesh is the default, so the sequences are split over all chips:"
-  " --config.mesh.data=-1 (--config.mesh.data=1 plans for one chip)"
+  " --mesh.data=-1 (--mesh.data=1 plans for one chip)"
 )
 
 
@@ -186,7 +185,7 @@ def _mesh(data: int, fsdp: int, sequence: int) -> dict[str, int]:
 
 
 def _flags(values: dict[str, Any]) -> list[str]:
-  return [f"--config.{key}={value}" for key, value in values.items()]
+  return [f"--{key.replace('_', '-')}={value}" for key, value in values.items()]
 
 
 def suggest(config: Config, made: Plan) -> tuple[list[str], Plan] | None:
@@ -202,7 +201,7 @@ def suggest(config: Config, made: Plan) -> tuple[list[str], Plan] | None:
   """
   for words in itertools.islice(changes(config, made), _TRIES):
     try:
-      other = plan(override(config, words), made.topology)
+      other = plan(command_line.override(config, words), made.topology)
     except UserError as error:
       warn(f"not {' '.join(words)}: {error}")
       continue
@@ -213,19 +212,29 @@ def suggest(config: Config, made: Plan) -> tuple[list[str], Plan] | None:
   return None
 
 
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """The flags of the command that are not part of the config.
+
+  Attributes:
+    topology: The slice, such as v5e:16x16.
+    json: The file for the plan as JSON; "-" prints the JSON alone.
+  """
+
+  topology: str | None = None
+  json: str | None = None
+
+
 def _run(argv: Sequence[str]) -> int:
-  if any(word in ("-h", "--help") for word in argv):
-    emit(__doc__)
-    return 0
-  topology, rest = command_line.take("topology", argv)
-  output, rest = command_line.take("json", rest)
-  config = command_line.parse(rest).config
+  usage = "python -m train.plan configs/NAME.py --topology SLICE ..."
+  config, (options,) = command_line.read(argv, (Options(),), usage, __doc__)
+  topology, output = options.topology, options.json
   if topology is None:
     raise UserError(f"--topology=SLICE is missing, such as {EXAMPLES}")
   if output not in (None, "-"):
     # Checked before compilation, which takes minutes.
     output = paths.check_output("--json", output)
-  given = any("config.mesh." in word for word in rest)
+  given = any(word.startswith("--mesh.") for word in argv)
   is_default = not given and config.mesh == Mesh() and config.strategy == "jit"
   if is_default:
     config = dataclasses.replace(config, mesh=Mesh(data=-1))

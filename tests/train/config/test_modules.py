@@ -83,14 +83,14 @@ def test_a_mixer_of_a_config_is_found_by_later_commands(
   folder, tmp_path, capsys
 ):
   path, workdir = folder / "mine.py", f"--workdir={tmp_path / 'run'}"
-  words = (f"--config={path}", workdir)
+  words = (f"{path}", workdir)
   assert main_with_errors(train_command._run, words) == 0
   with open(tmp_path / "run" / "config.json") as file:
     assert json.load(file)["$source"] == str(path)
   capsys.readouterr()
   for flag, command, *words in (
     ("--trust", generate._run, workdir, "--prompt=a", "--length=1"),
-    ("--config", evaluate._run, workdir),
+    ("--trust", evaluate._run, workdir),
   ):
     forget(folder)
     assert main_with_errors(command, words) == 2
@@ -118,7 +118,7 @@ def test_a_mixer_of_a_config_may_be_a_module_without_a_name(
     "warmup_steps=1", "warmup_steps=1, schedule=Cosine(end_step=5)"
   )
   path.write_text(text)
-  words = (f"--config={path}", workdir, "--config.model.mixers.0.heads=4")
+  words = (f"{path}", workdir, "--model.mixers.0.heads=4")
   assert main_with_errors(train_command._run, words) == 0
   with open(tmp_path / "run" / "config.json") as file:
     saved_mixers = json.load(file)["model"]["mixers"]
@@ -138,7 +138,7 @@ def test_a_mixer_of_a_config_may_be_a_module_without_a_name(
     assert capsys.readouterr().err == ""
   # The same command goes on; another entry is another run.
   forget(folder)
-  longer = (*words, "--config.steps=2")
+  longer = (*words, "--steps=2")
   assert main_with_errors(train_command._run, longer) == 0
   assert "resum" in capsys.readouterr().out
   assert main_with_errors(train_command._run, (*longer[:2], longer[3])) == 2
@@ -184,7 +184,7 @@ def test_a_config_may_have_the_name_of_a_module(
 def test_a_command_may_stand_beside_a_config_called_json(folder):
   (folder / "mine.py").rename(folder / "json.py")
   root = str(pathlib.Path(__file__).parents[3])
-  words = [sys.executable, "-m", "train", "--config=json.py", "--workdir=run"]
+  words = [sys.executable, "-m", "train", "json.py", "--workdir=run"]
   result = subprocess.run(
     words,
     cwd=folder,

@@ -19,7 +19,7 @@ from train.errors import UserError
 from train.loop import run
 from train.metrics import read_metrics
 
-DATA = "--config.mesh.data=-1"
+DATA = "--mesh.data=-1"
 HEARTBEAT = 5
 
 
@@ -87,8 +87,8 @@ def test_a_run_moves_between_processes_and_meshes(tmp_path):
   run(dataclasses.replace(whole, steps=2), moved)
   for steps, *mesh in ((4, "data", "fsdp"), (6, "sequence")):
     size = 4 // len(mesh)
-    words = [f"--config.mesh.{axis}={size}" for axis in mesh]
-    words.append(f"--config.steps={steps}")
+    words = [f"--mesh.{axis}={size}" for axis in mesh]
+    words.append(f"--steps={steps}")
     launch.train(moved, *words, config="hybrid")
     assert checkpoint.load(moved, "latest", pytest.fail).step == steps
   result = run(whole, moved)
@@ -154,16 +154,16 @@ def test_killed_while_a_checkpoint_is_written(
 )
 def test_each_process_reads_the_rows_of_its_devices(tmp_path, mesh):
   size = 4 // len(mesh)
-  words = [f"--config.mesh.{axis}={size}" for axis in mesh]
+  words = [f"--mesh.{axis}={size}" for axis in mesh]
   logs = [str(tmp_path / f"reads-{i}") for i in range(2)]
   port = launch.free_port()
   processes = [
     launch.start(
       "tests.train.programs.counted_train",
-      "--config=tests/train/hybrid.py",
+      "tests/train/hybrid.py",
       f"--workdir={tmp_path / 'run'}",
       "--distributed",
-      "--config.steps=4",
+      "--steps=4",
       *launch.flags(index, 2, port),
       *words,
       env={"READS": log},
@@ -223,7 +223,7 @@ def test_a_launcher_says_which_process_this_is(tmp_path, finished, launcher):
   processes = [
     launch.start(
       "train",
-      "--config=tests/train/tiny.py",
+      "tests/train/tiny.py",
       f"--workdir={workdir}",
       "--distributed",
       DATA,
@@ -241,7 +241,7 @@ def test_a_launcher_says_which_process_this_is(tmp_path, finished, launcher):
 @pytest.mark.slow
 def test_a_non_finite_loss_stops_all_processes(tmp_path):
   workdir = str(tmp_path / "run")
-  words = (DATA, "--config.data.infinite=7")
+  words = (DATA, "--data.infinite=7")
   with launch.started(workdir, *words) as processes:
     results = launch.ended(processes)
   steps = set()
@@ -261,7 +261,7 @@ def test_a_non_finite_loss_stops_all_processes(tmp_path):
 
 @pytest.mark.slow
 def test_processes_with_other_commands_are_refused(tmp_path):
-  own = ((), ("--config.optimizer.b2=0.9",))
+  own = ((), ("--optimizer.b2=0.9",))
   with launch.started(str(tmp_path / "run"), DATA, own=own) as processes:
     results = launch.ended(processes)
   for code, _, errors in results:
@@ -296,11 +296,11 @@ def test_processes_with_other_code_are_refused(tmp_path, drift, named, debug):
   processes = [
     launch.start(
       "tests.train.programs.drifting_train",
-      "--config=tests/train/tiny.py",
+      "tests/train/tiny.py",
       f"--workdir={tmp_path / 'run'}",
       "--distributed",
       DATA,
-      f"--config.debug={debug}",
+      f"--debug={debug}",
       *launch.flags(index, 2, port),
       env={"DRIFT": drift if index else ""},
     )
@@ -330,7 +330,7 @@ def test_a_second_run_of_several_processes_is_refused(tmp_path, finished):
 
 @pytest.mark.slow
 def test_a_failed_debug_check_stops_all_processes(tmp_path):
-  words = (DATA, "--config.debug=True", "--config.model.bad_token=200")
+  words = (DATA, "--debug=True", "--model.bad_token=200")
   with launch.started(str(tmp_path / "run"), *words) as processes:
     results = launch.ended(processes)
   for code, _, errors in results:
@@ -342,18 +342,18 @@ def test_a_failed_debug_check_stops_all_processes(tmp_path):
 @pytest.mark.parametrize(
   ("words", "message"),
   [
-    (("--num_processes=2",), "--num_processes needs --distributed"),
+    (("--num_processes=2",), "--num-processes needs --distributed"),
     (
       ("--distributed", "--num_processes=2"),
-      "--coordinator_address and --process_id must be given too",
+      "--coordinator-address and --process-id must be given too",
     ),
     (
       ("--distributed", "--num_processes=two"),
-      "--num_processes: invalid int value: 'two'",
+      "--num-processes=two is wrong: the value must be int",
     ),
     (
       ("--distributed", *launch.flags(2, 2, 1)),
-      "--process_id is 2, but must be at least 0 and below --num_processes=2",
+      "--process-id is 2, but must be 0 to 1",
     ),
     (
       ("--distributed", *launch.flags(0, 2, "")),
@@ -361,7 +361,7 @@ def test_a_failed_debug_check_stops_all_processes(tmp_path):
     ),
     (
       ("--distributed", "--heartbeat_timeout_seconds=0"),
-      "--heartbeat_timeout_seconds is 0, but must be positive",
+      "--heartbeat-timeout-seconds is 0, but must be 1 to",
     ),
   ],
 )
@@ -372,7 +372,7 @@ def test_wrong_flags_end_in_one_line(words, message):
 
 
 def test_other_flags_are_left_to_the_caller():
-  words = ["--config=a.py", "--config.steps=3"]
+  words = ["a.py", "--steps=3"]
   assert distributed.parse(words) == (None, words)
   options, rest = distributed.parse([*words, "--distributed"])
   assert options is not None and rest == words
@@ -390,7 +390,7 @@ def test_an_unknown_launcher_is_one_line(monkeypatch, capsys):
 
   assert main_with_errors(command, ()) == 2
   error = capsys.readouterr().err
-  assert error.count("\n") == 1 and "--coordinator_address=HOST:PORT" in error
+  assert error.count("\n") == 1 and "--coordinator-address HOST:PORT" in error
 
 
 def test_several_processes_need_a_mesh_of_all_devices():

@@ -77,7 +77,7 @@ def test_every_mesh_gives_a_hybrid_the_same_training():
 
 def test_sigterm_in_the_middle_loses_nothing(tmp_path, finished):
   workdir = str(tmp_path / "run")
-  words = ("--config=tests/train/tiny.py", f"--workdir={workdir}")
+  words = ("tests/train/tiny.py", f"--workdir={workdir}")
   # A slow validation split holds the run until the signal is there.
   process = start("tests.train.programs.slow_train", *words)
   metrics = os.path.join(workdir, "metrics.jsonl")

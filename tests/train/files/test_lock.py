@@ -47,7 +47,7 @@ def test_a_second_run_is_refused_and_touches_nothing(holder, tmp_path, capsys):
   half.mkdir(parents=True)
   (tmp_path / "metrics.jsonl").write_text('{"step": 12, "spl')
   before = everything(str(tmp_path))
-  words = ("--config=tests/train/tiny.py", f"--workdir={tmp_path}")
+  words = ("tests/train/tiny.py", f"--workdir={tmp_path}")
   assert main_with_errors(command._run, words) == 2
   error = capsys.readouterr().err
   assert error.count("\n") == 1

@@ -12,7 +12,7 @@ from train.report import write_report
 
 
 def train(workdir, *words):
-  words = ("--config=tests/train/tiny.py", f"--workdir={workdir}", *words)
+  words = ("tests/train/tiny.py", f"--workdir={workdir}", *words)
   return main_with_errors(command._run, words)
 
 
@@ -85,7 +85,7 @@ def test_a_run_replaces_links_with_the_names_of_its_files(tmp_path):
     (workdir / name).symlink_to(outside.with_name(name))
   # A half line makes the metrics be rewritten.
   (workdir / "metrics.jsonl").write_text('{"step": 1, "spl')
-  assert train(workdir, "--config.steps=2") == 0
+  assert train(workdir, "--steps=2") == 0
   for name in (*names, "failed-step-5.npz"):
     assert outside.with_name(name).read_text() == "mine", name
   for name in names[:2]:
@@ -98,7 +98,7 @@ def test_a_batch_that_failed_is_not_written_through_a_link(tmp_path, capsys):
   outside.write_text("mine")
   for step in range(1, 8):
     (workdir / f"failed-step-{step}.npz").symlink_to(outside)
-  assert train(workdir, "--config.data.infinite=7") == 1
+  assert train(workdir, "--data.infinite=7") == 1
   assert "is not finite" in capsys.readouterr().err
   assert outside.read_text() == "mine"
 

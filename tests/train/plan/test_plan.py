@@ -19,14 +19,13 @@ from train.config import (
   Muon,
   ScheduleFreeAdamW,
   command_line,
-  overrides,
 )
 from train.devices.strategy import make_strategy
 from train.plan import __main__ as plan
 from train.plan import compile
 from train.setup import make_learner, new_state
 
-TINY = "--config=tests/train/tiny.py"
+TINY = "tests/train/tiny.py"
 LARGE = "configs/hybrid_1b.py"
 
 compiles = [
@@ -131,8 +130,8 @@ def planned(tmp_path_factory):
   if not chips.is_there():
     pytest.skip(chips.MISSING)
   path = tmp_path_factory.mktemp("plan") / "plan.json"
-  words = (TINY, "--topology=v5e:2x2", "--config.mesh.data=-1")
-  words += ("--config.mesh.fsdp=2", f"--json={path}")
+  words = (TINY, "--topology=v5e:2x2", "--mesh.data=-1")
+  words += ("--mesh.fsdp=2", f"--json={path}")
   assert command(*words) == 0
   return json.loads(path.read_text())
 
@@ -220,19 +219,19 @@ def test_the_mildest_change_that_fits_is_suggested(
     tiny.get_config(), model=model, batch_size=16, mesh=Mesh(data=8)
   )
   found = plan.suggest(config, planned(config, "v5e:2x4"))
-  words = wanted and [f"--config.{word}" for word in wanted.split()]
+  words = wanted and [f"--{word}" for word in wanted.split()]
   assert (found and found[0]) == words
   # The flags lead to what was planned.
   assert len(asked) == 1 + tries
-  assert not found or overrides.override(config, found[0]) == asked[-1]
+  assert not found or command_line.override(config, found[0]) == asked[-1]
 
 
 @pytest.mark.tpu_aot
 @pytest.mark.skipif(not chips.is_there(), reason=chips.MISSING)
 def test_a_step_that_does_not_compile_gets_a_layout_that_does(capsys):
   rows = 2**24
-  words = (TINY, "--topology=v5e:2x2", f"--config.batch_size={rows}")
-  words = (*words, "--config.mesh.data=1")
+  words = (TINY, "--topology=v5e:2x2", f"--batch_size={rows}")
+  words = (*words, "--mesh.data=1")
   assert command(*words, "--json=-") == 1
   made = json.loads(capsys.readouterr().out)
   memory = made["bytes_per_chip"]
@@ -241,7 +240,7 @@ def test_a_step_that_does_not_compile_gets_a_layout_that_does(capsys):
   assert memory["temporary"] > logits > memory["chip"]
   assert not made["fits"] and made["collectives_per_step"] == {}
   other = made["suggestion"]
-  assert other["flags"] == [f"--config.accumulation={rows}"]
+  assert other["flags"] == [f"--accumulation={rows}"]
   assert other["fits"] and other["bytes_per_chip"]["total"] < memory["chip"]
 
 
@@ -254,28 +253,28 @@ def test_a_step_that_does_not_compile_gets_a_layout_that_does(capsys):
     ((TINY,), r"--topology=SLICE is missing, such as v5e:16x16"),
     ((TINY, "--topology=v9:2x2"), r"v9:2x2 is unknown: .* v5e, v5p, v6e"),
     ((TINY, "--topology=v5e"), r"--topology=v5e is unknown: .* v5p:2x2x4"),
-    (("--topology=v5e:2x2",), r"--config=FILE is missing"),
+    (("--topology=v5e:2x2",), r"the config file must come first"),
     ((TINY, "--topolgy=v5e:2x2"), r"unknown flag --topolgy"),
     compiling((TINY, "--topology=v5e:3x5"), r"v5e:3x5 cannot be: .*v6e:16x16"),
     compiling(
-      (TINY, "--topology=v5e:2x2", "--config.mesh.data=3"), r"config\.mesh is"
+      (TINY, "--topology=v5e:2x2", "--mesh.data=3"), r"config\.mesh is"
     ),
     compiling(
-      (TINY, "--topology=v5e:2x2", "--config.strategy=pmap"), r"only 'jit' can"
+      (TINY, "--topology=v5e:2x2", "--strategy=pmap"), r"only 'jit' can"
     ),
     compiling(
-      (TINY, "--topology=v5e:2x2", "--config.data.length=-5"), r"length is -5"
+      (TINY, "--topology=v5e:2x2", "--data.length=-5"), r"length is -5"
     ),
     compiling(
-      (TINY, "--topology=v5e:2x2", "--config.data.length=9999999999999"),
+      (TINY, "--topology=v5e:2x2", "--data.length=9999999999999"),
       r"length is 9+, but must be 1 to",
     ),
     compiling(
-      (TINY, "--topology=v5e:2x2", "--config.mesh.sequence=2"),
+      (TINY, "--topology=v5e:2x2", "--mesh.sequence=2"),
       r"mesh\.sequence must be 1",
     ),
     compiling(
-      (TINY, "--topology=v5e:2x2", "--config.model.width=0"),
+      (TINY, "--topology=v5e:2x2", "--model.width=0"),
       r"config\.model: width must be positive",
     ),
   ],
@@ -300,9 +299,9 @@ def test_without_libtpu_one_line_says_what_to_install(monkeypatch, capsys):
   ("words", "mesh"),
   [
     ((), Mesh(data=-1)),
-    (("--config.mesh.data=1",), Mesh()),
-    (("--config.mesh.fsdp=2",), Mesh(fsdp=2)),
-    (("--config.strategy=pmap",), Mesh()),
+    (("--mesh.data=1",), Mesh()),
+    (("--mesh.fsdp=2",), Mesh(fsdp=2)),
+    (("--strategy=pmap",), Mesh()),
   ],
 )
 def test_a_default_mesh_is_the_whole_slice(words, mesh, monkeypatch, capsys):
@@ -324,7 +323,7 @@ def test_a_default_mesh_is_the_whole_slice(words, mesh, monkeypatch, capsys):
 @pytest.mark.skipif(not chips.is_there(), reason=chips.MISSING)
 def test_a_step_that_is_far_too_large_is_not_compiled(monkeypatch, capsys):
   monkeypatch.setattr(compile, "_compile", pytest.fail)
-  words = (TINY, "--topology=v5e:2x2", "--config.model.width=2000000000")
+  words = (TINY, "--topology=v5e:2x2", "--model.width=2000000000")
   assert command(*words, "--json=-") == 1
   made = json.loads(capsys.readouterr().out)
   assert not made["fits"] and made["suggestion"] is None
@@ -338,7 +337,7 @@ def test_a_batch_that_does_not_divide_over_the_slice_is_an_error(capsys):
   assert command(*words) == 2
   line = capsys.readouterr().err
   assert "config.batch_size is 8, but must be divisible by" in line
-  assert "--config.mesh.data=1 plans for one chip" in line
+  assert "--mesh.data=1 plans for one chip" in line
   assert line.count("\n") == 1
 
 
@@ -355,14 +354,14 @@ def test_a_batch_that_does_not_divide_over_the_slice_is_an_error(capsys):
     (
       # A sequence of a million tokens, 4096 on each chip.
       (
-        "--config.data.length=1048576",
-        "--config.mesh.fsdp=1",
-        "--config.mesh.sequence=256",
-        "--config.batch_size=1",
-        "--config.model.width=1024",
-        "--config.model.mlp_options.hidden=2816",
-        "--config.model.depth=4",
-        "--config.model.mixers=gated_deltanet,sliding_attention",
+        "--data.length=1048576",
+        "--mesh.fsdp=1",
+        "--mesh.sequence=256",
+        "--batch_size=1",
+        "--model.width=1024",
+        "--model.mlp_options.hidden=2816",
+        "--model.depth=4",
+        "--model.mixers=gated_deltanet,sliding_attention",
       ),
       (50e6, 60e6),
     ),
@@ -370,7 +369,7 @@ def test_a_batch_that_does_not_divide_over_the_slice_is_an_error(capsys):
   ids=["32k", "1M"],
 )
 def test_a_large_hybrid_fits(words, parameters):
-  config = overrides.override(command_line.load(LARGE), words)
+  config = command_line.override(command_line.load(LARGE), words)
   made = compile.plan(config, "v5e:16x16")
   least, most = parameters
   assert least < made.parameters < most

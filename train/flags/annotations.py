@@ -1,28 +1,37 @@
-"""Annotations of dataclasses: what a value must be, and what a text means."""
+"""Annotations of dataclasses: what a value must be, and what a flag means."""
 
 import dataclasses
 import types
 import typing
 from typing import Any
 
-from flax import linen as nn
+import docstring_parser
 
 from train.errors import UserError, one_line, shown
+from train.flags import kinds
 
-_SCALARS = (bool, int, float, str)
 
-
-def hints(cls: type) -> dict[str, Any]:
+def hints(cls: Any) -> dict[str, Any]:
   """The annotations of a dataclass, where they can be read."""
   try:
-    return typing.get_type_hints(cls)
+    return typing.get_type_hints(cls, include_extras=True)
   except (NameError, TypeError):
     # An annotation of names that exist for type checkers only.
     return {}
 
 
-def _options(hint: Any) -> tuple[Any, ...]:
-  """The types of a union, or the one that it is; None left out."""
+def documentation(cls: Any) -> dict[str, str]:
+  """The text on each field (or argument) in the docstrings of a class."""
+  found = {}
+  for base in reversed(getattr(cls, "__mro__", (cls,))):
+    text = docstring_parser.parse(vars(base).get("__doc__") or "")
+    for part in text.params:
+      found[part.arg_name] = " ".join((part.description or "").split())
+  return found
+
+
+def options(hint: Any) -> tuple[Any, ...]:
+  """The types of a union, or the one type that it is, without None."""
   if typing.get_origin(hint) in (typing.Union, types.UnionType):
     return tuple(t for t in typing.get_args(hint) if t is not type(None))
   return (hint,)
@@ -30,41 +39,20 @@ def _options(hint: Any) -> tuple[Any, ...]:
 
 def allows(hint: Any, kind: type) -> bool:
   """Says whether an annotation names a type, alone or among others."""
-  return any(kind in (t, typing.get_origin(t)) for t in _options(hint))
+  return any(kind in (t, typing.get_origin(t)) for t in options(hint))
 
 
-def kind_of(value: Any, hint: Any) -> type:
-  """The type of a field's next value: that of this one, or as annotated.
-
-  Args:
-    value: Of the field now.
-    hint: Its annotation.
-
-  Returns:
-    bool, int, float, str or tuple; object if it can be any.
-  """
-  options = _options(hint)
-  declared = options[0] if len(options) == 1 else object
-  if value is None:
-    return declared if declared in (*_SCALARS, tuple) else object
-  # A whole number in a config file may stand for a real one.
-  if type(value) is int and declared is float:
-    return float
-  if isinstance(value, tuple | list):
-    return tuple
-  return type(value) if isinstance(value, _SCALARS) else object
+def allows_module(hint: Any) -> bool:
+  """Says whether an annotation names a module, alone or among others."""
+  return any(kinds.is_module(option) for option in options(hint))
 
 
-def hint_of_entry(hint: Any, index: int) -> Any:
-  """The annotation of an entry of a tuple; Any if there is none."""
-  for option in _options(hint):
+def of_entry(hint: Any) -> Any:
+  """The annotation of the entries of a tuple; Any if there is none."""
+  for option in options(hint):
     inner = typing.get_args(option)
-    if typing.get_origin(option) is not tuple:
-      continue
-    if inner[1:] == (...,):
+    if typing.get_origin(option) is tuple and inner[1:] == (...,):
       return inner[0]
-    if index < len(inner):
-      return inner[index]
   return Any
 
 
@@ -88,19 +76,19 @@ def check(value: Any, key: str) -> None:
         kind += ", of 64 bits"
       raise UserError(f"{name} is {shown(found)}, but must be of type {kind}")
     # A module checks its own fields; `nn.Module` is a dataclass too.
-    if dataclasses.is_dataclass(hint) and not isinstance(found, nn.Module):
+    if dataclasses.is_dataclass(hint) and not kinds.is_module(type(found)):
       check(found, name)
 
 
 def fits(value: Any, hint: Any) -> bool:
   """Says whether a value is of the type of an annotation."""
-  options = typing.get_args(hint)
+  inner = typing.get_args(hint)
   if typing.get_origin(hint) in (typing.Union, types.UnionType):
-    return any(fits(value, option) for option in options)
-  if typing.get_origin(hint) is tuple and options[1:] == (...,):
-    return isinstance(value, tuple) and all(fits(x, options[0]) for x in value)
+    return any(fits(value, option) for option in inner)
+  if typing.get_origin(hint) is tuple and inner[1:] == (...,):
+    return isinstance(value, tuple) and all(fits(x, inner[0]) for x in value)
   if hint in (int, float):
-    # A whole number may stand for a real one, but a bool for neither.
+    # An integer is also a float, but a bool is neither.
     if isinstance(value, int) and not isinstance(value, bool):
       return abs(value) < 2**63
     return hint is float and isinstance(value, float)
@@ -109,7 +97,7 @@ def fits(value: Any, hint: Any) -> bool:
 
 
 def build(cls: type, fields: dict[str, Any], key: str) -> Any:
-  """Makes a dataclass; a UserError names the key where it refuses."""
+  """Makes a dataclass; a UserError names the key if the class refuses."""
   try:
     return cls(**fields)
   # The class may be the user's own, and check its fields as it likes.
