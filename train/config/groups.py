@@ -4,8 +4,8 @@ import dataclasses
 import fnmatch
 from collections.abc import Iterable
 
-from train.flags import annotations
 from train.config.checks import Fields, as_float32
+from train.flags import annotations
 from train.parameters import rank
 
 

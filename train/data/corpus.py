@@ -82,8 +82,8 @@ def find_documents(path: str, pattern: str) -> list[Document]:
   documents = [document for document in documents if document.size]
   if not documents:
     raise ValueError(
-      f"{str(root)!r} holds no file that matches {pattern!r} and is not empty:"
-      " change the text data's `path` or its `pattern`"
+      f"{str(root)!r} holds no non-empty file that matches {pattern!r}: change"
+      " the path or the pattern"
     )
   return sorted(documents, key=lambda item: (_fraction(item), item.name))
 

@@ -7,7 +7,6 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from train.data import corpus
 from train.errors import one_line
@@ -46,11 +45,42 @@ class Plan:
     return hashlib.blake2b(encoded, digest_size=16).hexdigest()
 
 
-def make_plan(options: Any) -> Plan:
+# What a document may be.
+KINDS = ("file", "line", "json")
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """The flags of `python -m train.data.tokenize`.
+
+  Attributes:
+    files: Text files, or folders of them.
+    output: Folder of the shards.
+    pattern: Names to take in folders, such as "*.txt".
+    tokenizer: A tokenizer.json; without it, the tokens are bytes.
+    separator: The token of that file that begins a document.
+    documents: What a document is: file, line, or json (one line of JSON).
+    field: Entry of a JSON line that is the text.
+    shard_mb: MiB of text per shard.
+    processes: Processes to start; one per core by default.
+  """
+
+  files: tuple[str, ...] = ()
+  output: str = ""
+  pattern: str = "*"
+  tokenizer: str = ""
+  separator: str = ""
+  documents: str = "file"
+  field: str = "text"
+  shard_mb: int = 64
+  processes: int | None = None
+
+
+def make_plan(options: Options) -> Plan:
   """Divides the files among shards.
 
   Args:
-    options: The parsed command line.
+    options: The flags of the command.
 
   Raises:
     ValueError: A file is missing or cannot be read.

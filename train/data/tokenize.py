@@ -10,6 +10,7 @@ continues after an interruption; the result has the same bytes.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import multiprocessing
@@ -25,11 +26,18 @@ from typing import Any
 import numpy as np
 import tqdm
 
-from train import files
-from train.command import Parser, main_with_errors, whole
+from train import files, flags
+from train.command import main_with_errors
 from train.data import shards, tokenizer
-from train.data.documents import Plan, documents, make_plan, naming
-from train.errors import RunError, UserError, one_line
+from train.data.documents import (
+  KINDS,
+  Options,
+  Plan,
+  documents,
+  make_plan,
+  naming,
+)
+from train.errors import RunError, UserError, one_line, shown
 from train.files import lock, paths
 from train.streams import log
 
@@ -251,44 +259,43 @@ def _ended_on_error() -> Iterator[None]:
     raise
 
 
-def _parser() -> Parser:
-  parser = Parser(
-    "train.data.tokenize",
-    description=(
-      "Writes text files as shards of tokens. The same command again continues"
-      " after an interruption."
-    ),
-    allow_abbrev=False,
+def read_flags(argv: Sequence[str]) -> Options:
+  """Returns the flags of the command line.
+
+  Raises:
+    UserError: A flag is unknown, wrong or missing.
+  """
+  usage = "python -m train.data.tokenize --files PATH ... --output DIR"
+  about = (
+    "Writes text files as shards of tokens. The same command again continues"
+    " after an interruption."
   )
-  add = parser.add_argument
-  add("--files", nargs="+", required=True, help="text files or folders of them")
-  add("--output", required=True, help="folder of the shards")
-  add("--pattern", default="*", help='names to take in folders, like "*.txt"')
-  add("--tokenizer", default="", help="a tokenizer.json; without it, bytes")
-  add("--separator", default="", help="its token that begins a document")
-  add(
-    "--documents",
-    choices=("file", "line", "json"),
-    default="file",
-    help="what a document is: a file, a line, or a line of JSON",
-  )
-  add("--field", default="text", help="entry of a JSON line that is the text")
-  limits = whole(1, 1 << 16)
-  add("--shard_mb", type=limits, default=64, help="MiB of text per shard")
-  cores = len(os.sched_getaffinity(0))
-  add("--processes", type=limits, default=cores, help="processes to start")
-  return parser
+  (options,), stray = flags.parse((Options(),), argv, usage=usage, about=about)
+  flags.refuse(stray)
+  for name in ("files", "output"):
+    if not getattr(options, name):
+      raise UserError(f"--{name} is missing: {usage}")
+  flags.in_range("--shard-mb", options.shard_mb, 1, 1 << 16)
+  flags.in_range("--processes", options.processes, 1, 1 << 16)
+  if options.documents not in KINDS:
+    raise UserError(
+      f"--documents is {shown(options.documents)}, but must be one of"
+      f" {', '.join(KINDS)}"
+    )
+  return options
 
 
 def _run(argv: Sequence[str]) -> int:
-  options = _parser().parse_args(argv)
+  options = read_flags(argv)
   folder = paths.local("--output", options.output)
-  options.files = [paths.local("--files", path) for path in options.files]
+  found = tuple(paths.local("--files", path) for path in options.files)
+  options = dataclasses.replace(options, files=found)
+  processes = options.processes or len(os.sched_getaffinity(0))
   try:
     plan = make_plan(options)
     os.makedirs(folder, exist_ok=True)
     with lock.held(folder):
-      index = tokenize(plan, folder, options.processes)
+      index = tokenize(plan, folder, processes)
   except ValueError as error:
     raise UserError(one_line(error)) from error
   except FileExistsError as error:

@@ -336,7 +336,7 @@ def test_words_after_a_flag_may_be_joined_to_it_or_not():
     assert (config.mesh.data, config.debug) == (-1, True)
   config = override("--debug", "--no-debug", "--steps", "1_000")
   assert (config.debug, config.steps) == (False, 1000)
-  config = override("--optimizer.decay-names", "kernel", "memory")
+  config = override("--optimizer.decay-paths", "*/kernel", "*/memory")
   assert config.optimizer.decay_paths == ("*/kernel", "*/memory")
 
 

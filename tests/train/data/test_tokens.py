@@ -31,7 +31,7 @@ def tokenized(folder, contents=DOCUMENTS, *words):
 
 def run(folder, *words):
   given = ["--files", str(folder / "text"), "--output", str(folder / "out")]
-  options = tokenize._parser().parse_args([*given, *words])
+  options = tokenize.read_flags([*given, *words])
   plan = documents.make_plan(options)
   os.makedirs(options.output, exist_ok=True)
   tokenize.tokenize(plan, options.output, 1)
@@ -403,9 +403,9 @@ def test_other_files_do_not_continue_a_folder(tmp_path, no_processes):
 @pytest.mark.parametrize(
   ("words", "message"),
   [
-    (["--output=out"], "required: --files"),
+    (["--output=out"], "--files is missing"),
     (["--files=none", "--output=out"], "no file or folder 'none'"),
-    (["--files=empty", "--output=out"], "no file in 'empty' that is not empty"),
+    (["--files=empty", "--output=out"], "'empty' holds no non-empty file"),
     (["--files=a", "--output=a"], "--output=a is a file"),
     (["--files=a", "--output=."], "--output=. is not empty"),
     (["--files=a", "--output=o", "--separator=x"], "bytes .* separator, 256"),
