@@ -320,17 +320,17 @@ class Adafactor(Optimizer):
 class Muon(AdamW):
   """Orthogonalized momentum for matrices, AdamW for all other parameters.
 
-  Jordan et al. 2024, https://kellerjordan.github.io/posts/muon. A step U V^T,
-  about that of the momentum U S V^T, is scaled by 0.2 sqrt(max(m, n)): its
-  root mean square is then about that of a step of AdamW, so that one rate and
-  one decay serve both (Liu et al. 2025, arXiv:2502.16982). Of a parameter with
-  more than two axes, each matrix of the last two is taken by itself: layers
-  under a scan get the same updates as separate layers.
+  Jordan et al. 2024, https://kellerjordan.github.io/posts/muon. The momentum
+  U S V^T of a matrix [m, n] becomes about U V^T, times rms sqrt(max(m, n)). The
+  root mean square of this step is about that of a step of AdamW, so one rate
+  and one decay serve both (Liu et al. 2025, arXiv:2502.16982). In a parameter
+  with more than two axes, the last two are those of the matrix. Layers under a
+  scan get the same updates as separate layers.
 
   Attributes:
     matrix_paths: Patterns of the paths of matrices; see `Group.paths`.
-    other_paths: Those among them that AdamW trains all the same: kernels of
-      depthwise convolutions are filters, not matrices.
+    other_paths: Patterns that AdamW trains although they match `matrix_paths`:
+      the kernel of a depthwise convolution is one filter per channel.
     momentum: Decay of the momentum, which looks ahead as that of Nesterov.
     iterations: Newton-Schulz iterations that orthogonalize.
     rms: Root mean square of a step of the rate 1.
@@ -393,9 +393,10 @@ class Muon(AdamW):
 class ScheduleFreeAdamW(AdamW):
   """AdamW on averaged iterates (Defazio et al. 2024, arXiv:2405.15682).
 
-  It needs no fall of the rate: gradients are taken between the newest iterate
-  and the average of all, and validation and samples use the average, which is
-  computed from the two that are stored.
+  The rate need not fall. Gradients are taken at a point between the newest
+  iterate and the average of all iterates; validation and samples use the
+  average. The state stores the newest iterate; the average follows from it and
+  the parameters.
 
   Attributes:
     b1: Weight of the average, against that of the newest iterate, where the
