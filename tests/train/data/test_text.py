@@ -198,7 +198,10 @@ def test_only_files_that_match_the_pattern_are_read(tmp_path):
   ("settings", "message"),
   [
     ({"path": "{}/nowhere"}, "no file or folder '.*nowhere'.*path"),
-    ({"path": "{}/empty"}, "empty' holds no non-empty file that matches.*path.*pattern"),
+    (
+      {"path": "{}/empty"},
+      "empty' holds no non-empty file that matches.*path.*pattern",
+    ),
     ({"path": "{}", "pattern": "*.zig"}, r"matches '\*.zig'"),
     ({"path": "{}/one"}, "one byte.*path"),
     ({"length": 0}, "length must be at least 1, got 0"),
