@@ -75,12 +75,16 @@ def _optional(name: str) -> Iterator[None]:
 
 
 def _summarize(result: Result) -> None:
-  bits = result.metrics["bits_per_token"]
+  metrics = result.metrics
   log(f"\nvalidation after {result.step} steps:")
-  log(f"  this model   {bits:.3f} bits per token")
-  for name, value in result.baselines.items():
-    log(f"  {name:12} {value:.3f}")
-  log(f"  accuracy     {result.metrics['accuracy']:.2%}")
+  if "bits_per_token" in metrics:
+    log(f"  this model   {metrics['bits_per_token']:.3f} bits per token")
+    for name, value in result.baselines.items():
+      log(f"  {name:12} {value:.3f}")
+  else:
+    log(f"  loss         {metrics['loss']:.4g}")
+  if "accuracy" in metrics:
+    log(f"  accuracy     {metrics['accuracy']:.2%}")
 
 
 def _show_sample(config: Config, params: Any) -> None:

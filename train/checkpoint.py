@@ -28,7 +28,6 @@ import orbax.checkpoint as ocp
 from flax import serialization
 from jax.experimental import multihost_utils
 
-from train.config import BEST_METRICS
 from train.devices.processes import is_first, on_process_zero
 from train.errors import RunError, UserError, is_disk_full, one_line
 from train.files import refuse_link
@@ -85,13 +84,16 @@ class Checkpoints:
     workdir: The run's directory.
     keep: Number of latest checkpoints to keep.
     best_metric: Metric of the best checkpoint, which is kept too.
+    best: "min" or "max": which of its values are best.
   """
 
-  def __init__(self, workdir: str, *, keep: int, best_metric: str):
+  def __init__(
+    self, workdir: str, *, keep: int, best_metric: str, best: str = "min"
+  ):
     self._workdir = workdir
     self._folder = path_of(workdir)
     self._keep = keep
-    self._best_metric = best_metric
+    self._best_metric, self._best = best_metric, best
     self._step = -1
     # Metrics of the existing checkpoints, by step.
     self._metrics: dict[int, Mapping[str, float]] = {}
@@ -196,7 +198,8 @@ class Checkpoints:
       step: known[step] if step in known else read_metrics(self._workdir, step)
       for step in steps(self._workdir)
     }
-    for step in superfluous(self._metrics, self._best_metric, self._keep):
+    metric, best = self._best_metric, self._best
+    for step in superfluous(self._metrics, metric, best, self._keep):
       remove(os.path.join(self._folder, str(step)))
       del self._metrics[step]
 
@@ -488,13 +491,14 @@ def _first(
 def _best_first(workdir: str, available: list[int]) -> list[int]:
   """Returns the steps that have validation metrics, the best one first."""
   metrics: dict[int, Mapping[str, float]] = {}
-  metric = ""
+  metric, best = "", "min"
   for step in available:
     with contextlib.suppress(Exception):
       meta = read_meta(os.path.join(path_of(workdir), str(step)))
       metric = meta["config"]["best_metric"]
+      best = meta["config"].get("$best", "min")
       metrics[step] = meta["metrics"]
-  found = ranked(metrics, metric) if metric in BEST_METRICS else []
+  found = ranked(metrics, metric, best)
   if not found:
     raise UserError(f"no checkpoint in {workdir} has validation metrics")
   return found

@@ -18,6 +18,7 @@ from train import checkpoint, flags
 from train.command import main_with_errors, warn
 from train.config import MOST, modules, saved, trust
 from train.data import Batches, Dataset
+from train.data.dataset import sequence_length
 from train.data.prefetch import ReadAhead
 from train.devices import processes
 from train.devices.strategy import Strategy, make_strategy
@@ -25,7 +26,6 @@ from train.errors import NonFiniteError
 from train.files import paths
 from train.setup import make_learner, open_split, read_only, saved_params
 from train.state import TrainState
-from train.step import means
 from train.streams import emit
 
 
@@ -47,8 +47,8 @@ def evaluate(
     batches: How many batches to take; None for all.
 
   Returns:
-    "loss" (nats per target), "bits_per_token", "accuracy", "targets" (their
-    summed weight), and "tokens" (positions of the examples, each once).
+    The metrics of the loss (see `Loss.means`), and "tokens" (positions of the
+    examples, each once).
   """
   stream = Batches(
     dataset,
@@ -68,10 +68,10 @@ def evaluate(
     name: np.sum([p[name] for p in jax.device_get(parts)], dtype=np.float64)
     for name in parts[0]
   }
-  values = {name: float(value) for name, value in means(sums).items()}
+  values = {name: float(value) for name, value in strategy.means(sums).items()}
   # The padding rows of the last batch are not examples.
   examples = min(len(parts) * batch_size, len(dataset))
-  return {**values, "tokens": float(examples * len(dataset[0]["inputs"]))}
+  return {**values, "tokens": float(examples * sequence_length(dataset))}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,6 +109,7 @@ def _run(argv: Sequence[str]) -> int:
   state = TrainState(
     step=snapshot.state["step"],
     params=saved_params(config, snapshot.state),
+    variables=snapshot.state.get("variables", {}),
     opt_state=(),
     rng=snapshot.state["rng"],
     stopped=snapshot.state["stopped"],

@@ -34,6 +34,7 @@ from train.checkpoint import Checkpoints, Snapshot
 from train.command import warn
 from train.config import Config, Mesh, Optimizer, idle_line, validate
 from train.data import Batches, baselines
+from train.data.dataset import sequence_length
 from train.data.prefetch import Placed, Prefetched
 from train.devices import processes
 from train.devices.signals import Stop, stop_signals
@@ -157,7 +158,7 @@ class _Loop:
     self._share_of_peak = share_of_peak(
       config.model,
       prepared.state.params,
-      len(prepared.train[0]["inputs"]),
+      sequence_length(prepared.train),
       strategy.devices,
     )
 
@@ -228,7 +229,8 @@ class _Loop:
       return
     metrics = jax.device_get(pending.metrics)
     # A jitted function returns them in alphabetical order; put the loss first.
-    names = (*_FIRST, *(name for name in metrics if name not in _FIRST))
+    first = [name for name in _FIRST if name in metrics]
+    names = (*first, *(name for name in metrics if name not in first))
     values = {name: float(metrics[name]) for name in names}
     if not values.pop("finite"):
       self._stop_non_finite(pending, values)
@@ -384,7 +386,10 @@ def run(
     if reference and prepared.snapshot is None:
       writer.write(0, "baseline", reference)
     checkpoints = Checkpoints(
-      workdir, keep=config.keep, best_metric=config.best_metric
+      workdir,
+      keep=config.keep,
+      best_metric=config.best_metric,
+      best=config.loss.best[config.best_metric].__name__,
     )
     if profile_steps and profile_steps[-1] <= step:
       writer.text(f"no profile: the run is already at step {step}")

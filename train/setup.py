@@ -12,6 +12,8 @@ from flax import serialization
 from train import checkpoint, files
 from train.config import Config, Mesh, serialize, validate
 from train.data import Codec, Dataset, digest
+from train.data.batches import stack
+from train.data.dataset import example, sequence_arrays, sequence_length
 from train.devices import memory, processes
 from train.devices.mesh import check_pieces
 from train.devices.strategy import Strategy, make_strategy
@@ -40,7 +42,7 @@ FREE: tuple[str, ...] = (
   "config.mesh",
 )
 # Entries of a saved document that are not fields of the config: see `prepare`.
-_BESIDE = ("config.$data", "config.$source")
+_BESIDE = ("config.$data", "config.$source", "config.$best")
 
 
 class Prepared(NamedTuple):
@@ -120,7 +122,9 @@ def make_learner(config: Config) -> Learner:
   """Returns the model, optimizer and schedule of a config."""
   optimizer = make_optimizer(config.optimizer, config.steps)
   rate = schedule(config.optimizer, config.steps)
-  return Learner(config.model, optimizer, rate, config.accumulation)
+  return Learner(
+    config.model, optimizer, rate, config.accumulation, config.loss
+  )
 
 
 def saved_params(config: Config, state: Mapping[str, Any]) -> Any:
@@ -149,19 +153,19 @@ def saved_params(config: Config, state: Mapping[str, Any]) -> Any:
 
 
 def new_state(
-  config: Config, learner: Learner, length: int
+  config: Config, learner: Learner, example: Any
 ) -> tuple[Callable[[], TrainState], TrainState]:
   """Returns the function that draws the initial state, and its shapes.
 
   Args:
     config: The run.
     learner: The learner of that config.
-    length: Tokens per sequence.
+    example: See `train.state.initial_state`.
 
   Raises:
     UserError: The model refuses its configuration.
   """
-  draw = initial_state(learner.model, learner.optimizer, config.seed, length)
+  draw = initial_state(learner.model, learner.optimizer, config.seed, example)
   try:
     return draw, jax.eval_shape(draw)
   # A user's own model may raise any error.
@@ -193,23 +197,26 @@ def prepare(
   """
   train = open_split(config.data, "train")
   validation = open_split(config.data, "validation")
-  length = np.shape(train[0]["inputs"])[0]
+  first = jax.tree.map(np.asarray, example(train, 0))
+  length = sequence_length(train)
   mesh = validate(
     config,
     devices=jax.device_count(),
     processes=jax.process_count(),
-    vocab_size=train.vocab_size,
+    vocab_size=getattr(train, "vocab_size", None),
     length=length,
   )
-  learner = make_learner(config)
-  draw, shapes = new_state(config, learner, length)
-  check_pieces(mesh, learner.model, shapes.params, length)
-  memory.check(config, mesh, shapes, length)
+  learner = make_learner(config)._replace(sequence=sequence_arrays(train))
+  draw, shapes = new_state(config, learner, first)
+  variables = {"params": shapes.params, **shapes.variables}
+  check_pieces(mesh, learner.model, variables, first["inputs"])
+  memory.check(config, mesh, shapes, first)
   digests = {"train": digest(train), "validation": digest(validation)}
   document = _document(config, digests, new_data)
   document |= {
-    "$data": {**digests, "vocab_size": train.vocab_size},
+    "$data": {**digests, "vocab_size": getattr(train, "vocab_size", None)},
     "$source": source,
+    "$best": config.loss.best[config.best_metric].__name__,
   }
   snapshot = checkpoint.latest(workdir, log)
   if snapshot is not None:
@@ -286,9 +293,7 @@ def _check_programs(
     UserError: The programs differ; raised in every process.
   """
   count = len(strategy.rows(config.batch_size))
-  batch = strategy.batch(
-    {name: np.stack([row] * count) for name, row in dataset[0].items()}
-  )
+  batch = strategy.batch(stack([example(dataset, 0)] * count))
   programs = {
     "the code of the initial parameters": drawn.lower(),
     "the code of the training step": strategy.step.lower(state, batch),

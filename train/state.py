@@ -1,6 +1,6 @@
 """The training state: what a step reads and returns beside the batch."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -9,6 +9,8 @@ import optax
 from flax import linen as nn
 from flax import struct
 
+from train.losses import keywords
+
 
 class TrainState(struct.PyTreeNode):
   """The state of a run between two steps.
@@ -16,6 +18,8 @@ class TrainState(struct.PyTreeNode):
   Attributes:
     step: Number of updates so far, int32 scalar.
     params: Parameters of the model.
+    variables: Its other collections of variables, by name: running statistics,
+      frozen random features. The optimizer does not change them.
     opt_state: State of the optimizer.
     rng: Key data of the run, uint32. It never changes: each step folds its
       number into it, so a resumed run draws the same numbers.
@@ -25,6 +29,7 @@ class TrainState(struct.PyTreeNode):
 
   step: jax.Array
   params: Any
+  variables: Any
   opt_state: Any
   rng: jax.Array
   stopped: jax.Array
@@ -34,32 +39,37 @@ def initial_state(
   model: nn.Module,
   optimizer: optax.GradientTransformation,
   seed: int,
-  length: int,
+  example: Any,
 ) -> Callable[[], TrainState]:
-  """Returns the function that draws the parameters of a new run.
+  """Returns the function that draws the variables of a new run.
 
   Args:
-    model: A module with the call of `LanguageModel`.
+    model: A module that takes inputs, and `segment_ids` if the data have them.
     optimizer: Of the parameters.
     seed: Of everything random in the run.
-    length: Tokens per sequence.
+    example: Arrays or shapes of one example, without a batch axis; or L, of
+      tokens `[L]`.
 
   Returns:
     Gives the state before the first step; to be called under `jax.jit`, where
     only the shapes of the forward pass are worked out, not its values, which
-    nothing here uses. It raises a ValueError for a model with variables other
-    than parameters.
+    nothing here uses.
   """
+  if isinstance(example, int):
+    example = {"inputs": jax.ShapeDtypeStruct((example,), jnp.int32)}
 
   def build() -> TrainState:
     params_key, run_key = jax.random.split(jax.random.key(seed))
-    tokens = jnp.zeros((1, length), jnp.int32)
-    variables = model.init(params_key, tokens)
-    _check_collections(model, variables)
-    params = variables["params"]
+    batch = jax.tree.map(
+      lambda x: jnp.zeros((1, *x.shape), x.dtype), dict(example)
+    )
+    variables = dict(model.init(params_key, batch["inputs"], **keywords(batch)))
+    variables.pop("losses", None)
+    params = variables.pop("params")
     return TrainState(
       step=jnp.zeros((), jnp.int32),
       params=params,
+      variables=variables,
       opt_state=optimizer.init(params),
       rng=jax.random.key_data(run_key),
       stopped=jnp.zeros((), bool),
@@ -68,21 +78,11 @@ def initial_state(
   return build
 
 
-def _check_collections(model: nn.Module, variables: Mapping[str, Any]) -> None:
-  """Refuses a model with variables that a run would silently lose."""
-  others = sorted(set(variables) - {"params"})
-  if others:
-    raise ValueError(
-      f"{type(model).__name__} has variables in {', '.join(others)}; a run "
-      'keeps and trains those in "params" only'
-    )
-
-
 def init_state(
   model: nn.Module,
   optimizer: optax.GradientTransformation,
   seed: int,
-  length: int,
+  example: Any,
 ) -> TrainState:
-  """Draws the parameters of a new run on one device: see `initial_state`."""
-  return jax.jit(initial_state(model, optimizer, seed, length))()
+  """Draws the variables of a new run on one device: see `initial_state`."""
+  return jax.jit(initial_state(model, optimizer, seed, example))()

@@ -71,7 +71,18 @@ class LanguageModel(nn.Module):
   norm_epsilon: float = 1e-6
   input_norm: bool = False
 
-  @nn.compact
+  def setup(self) -> None:
+    """Makes the embedding, which also gives the logits, and the stack."""
+    check_vocabulary(self)
+    self.embedding = TokenEmbedding(
+      self.vocab_size,
+      self.width,
+      tied=self.tie_embeddings,
+      dtype=self.dtype,
+      param_dtype=self.param_dtype,
+    )
+    self.backbone = self._backbone()
+
   def __call__(
     self,
     tokens: jax.Array,
@@ -98,20 +109,27 @@ class LanguageModel(nn.Module):
         full attention, or a mixer breaks the contract of
         `jaxmodels.mixers.contract`.
     """
-    check_vocabulary(self)
-    embedding = TokenEmbedding(
-      self.vocab_size,
-      self.width,
-      tied=self.tie_embeddings,
-      dtype=self.dtype,
-      param_dtype=self.param_dtype,
-      name="embedding",
-    )
-    x = embedding.encode(tokens)
-    x, state = self._backbone(name="backbone")(
-      x, state, segment_ids=segment_ids
-    )
-    return embedding.decode(x), state
+    x, state = self.features(tokens, state, segment_ids=segment_ids)
+    return self.logits(x), state
+
+  def features(
+    self,
+    tokens: jax.Array,
+    state: State = None,
+    *,
+    segment_ids: jax.Array | None = None,
+  ) -> tuple[jax.Array, State]:
+    """Returns the output of the stack, [B, L, D], and the state.
+
+    A loss over a large vocabulary computes `logits` of it in chunks of L, so
+    that the logits of whole sequences are never in memory.
+    """
+    x = self.embedding.encode(tokens)
+    return self.backbone(x, state, segment_ids=segment_ids)
+
+  def logits(self, x: jax.Array) -> jax.Array:
+    """Returns the logits [..., vocab_size] of features [..., D]."""
+    return self.embedding.decode(x)
 
   def init_state(self, batch_size: int) -> State:
     """The zero state, which stands for the same state as None."""

@@ -21,14 +21,17 @@ from train.files.plain_path import plain_path
 
 
 def save_all(workdir, metric, values, keep=2, after=0):
-  checkpoints = Checkpoints(str(workdir), keep=keep, best_metric=metric)
+  best = "max" if metric == "accuracy" else "min"
+  checkpoints = Checkpoints(
+    str(workdir), keep=keep, best_metric=metric, best=best
+  )
   for step, value in enumerate(values, start=after + 1):
     checkpoints.save(
       Snapshot(
         step=step,
         state={"x": np.full(3, step, np.float32)},
         position=8 * step,
-        config={"best_metric": metric},
+        config={"best_metric": metric, "$best": best},
         metrics={} if value is None else {metric: value},
         evaluated=value is not None,
       )

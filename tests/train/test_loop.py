@@ -416,15 +416,15 @@ def test_a_complete_checkpoint_that_cannot_be_restored_is_skipped(
 def test_a_zero_gradient_gives_one_warning(
   tmp_path, monkeypatch, capsys, weighted
 ):
-  sums = pure_step.token_sums
+  sums = pure_step.loss_sums
 
   def constant(*args, **options):
-    found = sums(*args, **options)
+    found, variables = sums(*args, **options)
     return {
       k: jax.lax.stop_gradient(v) * float(weighted) for k, v in found.items()
-    }
+    }, variables
 
-  monkeypatch.setattr(pure_step, "token_sums", constant)
+  monkeypatch.setattr(pure_step, "loss_sums", constant)
   config = dataclasses.replace(tiny.get_config(), steps=3, eval_every=9)
   run(config, str(tmp_path))
   printed = capsys.readouterr().out.splitlines()

@@ -2,7 +2,6 @@
 
 import types
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -71,11 +70,12 @@ def test_wrong_fields_are_named(fields, match):
 
 def test_a_model_larger_than_all_memory_is_refused():
   small = config_of(attention())
-  memory.check(small, Mesh(), shapes_of(small), 12)
+  example = {"inputs": np.zeros(12, np.int32)}
+  memory.check(small, Mesh(), shapes_of(small), example)
   huge = config_of(attention(vocab_size=2**31 - 1).clone(width=2048))
   match = "parameters and optimizer need 48 TiB per device, which has"
   with pytest.raises(UserError, match=match):
-    memory.check(huge, Mesh(), shapes_of(huge), 12)
+    memory.check(huge, Mesh(), shapes_of(huge), example)
 
 
 def test_generation_stays_within_the_context_or_says_so():
@@ -107,18 +107,3 @@ def test_a_finished_run_gets_its_report_without_a_sample(
   said = capsys.readouterr().err
   assert "but not its sample: the model cannot read 11 tokens" in said
   assert reports == [str(tmp_path / "report.png")]
-
-
-class Counts(nn.Module):
-  """A module with a variable that training would lose."""
-
-  @nn.compact
-  def __call__(self, tokens, state=None, *, segment_ids=None):
-    self.variable("stats", "seen", jnp.zeros, ())
-    return nn.Embed(8, 8)(tokens), state
-
-
-def test_variables_that_a_run_would_lose_are_refused():
-  match = "config.model: Counts has variables in stats; a run keeps"
-  with pytest.raises(UserError, match=match):
-    shapes_of(config_of(Counts()))

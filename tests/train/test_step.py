@@ -17,7 +17,7 @@ from train.norm import norm, zero_if_finite
 from train.optimizer import make_optimizer
 from train.setup import make_learner
 from train.state import init_state
-from train.step import eval_step, means, train_step
+from train.step import eval_step, train_step
 
 
 @functools.cache
@@ -223,9 +223,13 @@ def test_dropout_depends_on_the_step_and_the_seed_only():
   assert first == again
   later = state.replace(step=state.step + 1)
   assert step(later, batch)[1]["loss"] != first
-  evaluated = eval_step(learner, state.params, batch)
-  plain = eval_step(learner._replace(model=tiny.Model()), state.params, batch)
-  assert means(evaluated)["loss"] == means(plain)["loss"]
+  evaluated = eval_step(learner, state.params, {}, batch)
+  plain = eval_step(
+    learner._replace(model=tiny.Model()), state.params, {}, batch
+  )
+  assert (
+    learner.loss.means(evaluated)["loss"] == learner.loss.means(plain)["loss"]
+  )
 
 
 def test_bfloat16_computes_low_and_keeps_parameters_in_float32():

@@ -19,7 +19,6 @@ from train.config.schedules import (
   WarmupStableDecay,
 )
 from train.config.schema import (
-  BEST_METRICS,
   MOST,
   MOST_SEED,
   STRATEGIES,
@@ -34,7 +33,6 @@ from train.config.schema import (
 )
 
 __all__ = [
-  "BEST_METRICS",
   "MOST",
   "MOST_SEED",
   "SGD",

@@ -26,9 +26,9 @@ from train.config.checks import require as _check
 from train.config.optimizers import AdamW, Optimizer
 from train.errors import UserError, shown
 from train.flags import annotations
+from train.losses import Loss, NextToken
 
 STRATEGIES = ("jit", "pmap")
-BEST_METRICS = {"loss": min, "bits_per_token": min, "accuracy": max}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,11 +75,14 @@ class Config:
   """One run.
 
   Attributes:
-    model: A module with the call of `LanguageModel`; its `dtype` field sets
-      the precision of the computation, `param_dtype` that of the parameters.
+    model: A module that the loss can call, such as a `LanguageModel`; its
+      `dtype` field sets the precision of the computation, `param_dtype` that of
+      the parameters.
     data: A dataset of `train.data`, or anything with its `open(split)`.
     optimizer: An optimizer of `train.config`, or another frozen dataclass with
       a method `transformation(steps)` that returns an optax transformation.
+    loss: What is minimised: `NextToken`, `Classification`, `Regression` or
+      `Distillation` of `train.losses`, or another subclass of its `Loss`.
     steps: Updates in the run.
     batch_size: Sequences per update, over all devices and microbatches.
     accumulation: Microbatches that an update is summed from.
@@ -92,7 +95,8 @@ class Config:
     eval_batches: Batches a validation; None for the whole split.
     checkpoint_every: Steps between checkpoints; the last step has one.
     keep: How many of the latest checkpoints stay, beside the best one.
-    best_metric: The validation metric that chooses the best checkpoint.
+    best_metric: The validation metric that chooses the best checkpoint, one of
+      `loss.best`.
     sample: What is generated at the end.
     debug: Checks every value inside the step: slow, but names a wrong one.
   """
@@ -100,6 +104,7 @@ class Config:
   model: nn.Module
   data: Any
   optimizer: Any = dataclasses.field(default_factory=AdamW)
+  loss: Loss = dataclasses.field(default_factory=NextToken)
   steps: int = 1000
   batch_size: int = 32
   accumulation: int = 1
@@ -326,7 +331,7 @@ def validate(
   check_sample(config.sample)
   for key, options in (
     ("strategy", STRATEGIES),
-    ("best_metric", tuple(BEST_METRICS)),
+    ("best_metric", tuple(config.loss.best)),
   ):
     value = getattr(config, key)
     _check(value in options, key, value, "one of " + ", ".join(options))

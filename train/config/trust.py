@@ -46,9 +46,12 @@ _MISFITS = (
   TypeError,
   ValueError,
 )
-_CONFIGS = tuple(
-  f"train.config.{name}"
-  for name in ("groups", "optimizers", "schedules", "schema")
+_CONFIGS = (
+  "train.config.groups",
+  "train.config.optimizers",
+  "train.config.schedules",
+  "train.config.schema",
+  "train.losses",
 )
 _PURE = ("jaxmodels.layers", "jaxmodels.mixers", "jaxmodels.ops")
 

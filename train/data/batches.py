@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from train.data.dataset import Dataset, Example, check_at_least
+from train.data.dataset import Dataset, Example, check_at_least, example
 from train.data.order import order_of
 
 
@@ -100,8 +100,8 @@ class Batches(Iterator[Example]):
 
   def _example(self, index: int | None) -> Example:
     if index is not None:
-      return self.dataset[index]
-    filler = self.dataset[0]
+      return example(self.dataset, index)
+    filler = example(self.dataset, 0)
     return {**filler, "weights": np.zeros_like(filler["weights"])}
 
 

@@ -110,6 +110,38 @@ def digest_of_examples(dataset: Dataset, *more: object) -> str:
   return content.hexdigest()
 
 
+def example(dataset: Dataset, index: SupportsIndex) -> Example:
+  """Returns an example; one without "weights" gets a weight of 1."""
+  found = dataset[index]
+  return (
+    found
+    if "weights" in found
+    else {**found, "weights": np.ones((), np.float32)}
+  )
+
+
+def sequence_arrays(dataset: Dataset) -> tuple[str, ...]:
+  """Returns the names of the arrays whose first axis is the sequence.
+
+  A data set may say them in its attribute `sequence`; () if there is no
+  sequence. Otherwise they are the arrays as long as "inputs".
+  """
+  own = getattr(dataset, "sequence", None)
+  if own is not None:
+    return tuple(own)
+  first = example(dataset, 0)
+  length = np.shape(first["inputs"])[:1]
+  return tuple(
+    name for name, x in first.items() if length and np.shape(x)[:1] == length
+  )
+
+
+def sequence_length(dataset: Dataset) -> int:
+  """Returns L, the length of the sequences; 1 if there are none."""
+  names = sequence_arrays(dataset)
+  return len(example(dataset, 0)[names[0]]) if names else 1
+
+
 def check_split(split: str) -> None:
   """Raises a `ValueError` unless `split` is one of `SPLITS`."""
   if split not in SPLITS:

@@ -11,8 +11,6 @@ from train.errors import UserError
 
 # Files in which Linux gives the memory limit of a container.
 _LIMIT = "/sys/fs/cgroup/memory.max"
-# Bytes per token: inputs, targets, weights and segment ids have four each.
-_TOKEN = 16
 
 
 def readable(size: int | None) -> str:
@@ -24,7 +22,7 @@ def readable(size: int | None) -> str:
   return f"{size / 2 ** (10 * power):.4g} {unit}"
 
 
-def check(config: Config, mesh: Mesh, state: Any, length: int) -> None:
+def check(config: Config, mesh: Mesh, state: Any, example: Any) -> None:
   """Refuses a run that cannot fit into memory.
 
   Otherwise it may take minutes to fail, or halt the machine.
@@ -33,13 +31,14 @@ def check(config: Config, mesh: Mesh, state: Any, length: int) -> None:
     config: The run.
     mesh: Devices along each axis.
     state: The shapes of its state.
-    length: Tokens per sequence.
+    example: The arrays of one example.
 
   Raises:
     UserError: The state or a batch is larger than the memory.
   """
   host = _of_host()
-  batch = config.batch_size // jax.process_count() * length * _TOKEN
+  size = sum(x.nbytes for x in jax.tree.leaves(example))
+  batch = config.batch_size // jax.process_count() * size
   if host is not None and batch > host:
     raise UserError(
       f"config.batch_size is {config.batch_size}: a batch needs"

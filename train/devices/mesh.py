@@ -10,7 +10,7 @@ The mesh has three axes:
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -21,12 +21,13 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from train.config import schema
 from train.errors import UserError, one_line
+from train.losses import is_sequence
 from train.parameters import is_stacked, path_of
 
 AXES = ("data", "fsdp", "sequence")
 
-# Sharding of batches [B, L].
-BATCH = PartitionSpec(("data", "fsdp"), "sequence")
+# Mesh axes of the examples of a batch.
+EXAMPLES = ("data", "fsdp")
 
 # Paths of embeddings and of the output layer. They are sharded along their
 # channels, since a vocabulary is often not divisible by the number of devices.
@@ -103,6 +104,23 @@ def shardings(mesh: jax.sharding.Mesh, state: Any) -> Any:
   return jax.tree_util.tree_map_with_path(place, state)
 
 
+def batch_specs(
+  batch: Mapping[str, Any], sequence: Container[str] | None
+) -> dict[str, PartitionSpec]:
+  """Returns the mesh axes of every array of a batch.
+
+  Args:
+    batch: Arrays or shapes `[B, ...]`.
+    sequence: See `train.step.Learner`.
+  """
+  return {
+    name: PartitionSpec(EXAMPLES, "sequence")
+    if is_sequence(name, x, sequence)
+    else PartitionSpec(EXAMPLES)
+    for name, x in batch.items()
+  }
+
+
 class BatchLayout:
   """The rows of every batch that this process reads, and their sharding.
 
@@ -111,12 +129,13 @@ class BatchLayout:
   several processes, they read the same rows, and each keeps its shards.
   """
 
-  def __init__(self, mesh: jax.sharding.Mesh):
-    self._sharding = NamedSharding(mesh, BATCH)
+  def __init__(
+    self, mesh: jax.sharding.Mesh, sequence: Container[str] | None = None
+  ):
+    self._mesh, self._sequence = mesh, sequence
     self._parts = mesh.shape["data"] * mesh.shape["fsdp"]
-    cut = self._sharding.addressable_devices_indices_map(
-      (self._parts, mesh.shape["sequence"])
-    )
+    by_example = NamedSharding(mesh, PartitionSpec(EXAMPLES))
+    cut = by_example.addressable_devices_indices_map((self._parts,))
     self._own = sorted(
       {index[0].indices(self._parts)[0] for index in cut.values() if index}
     )
@@ -130,32 +149,34 @@ class BatchLayout:
     """Joins the rows of all processes.
 
     Args:
-      batch: The rows of this process, arrays `[len(rows), L]`.
+      batch: The rows of this process, arrays `[len(rows), ...]`.
 
     Returns:
-      Arrays `[B, L]`, sharded over all devices.
+      Arrays `[B, ...]`, sharded over all devices.
     """
-    return {name: self._put(x) for name, x in batch.items()}
+    specs = batch_specs(batch, self._sequence)
+    return {
+      name: self._put(x, NamedSharding(self._mesh, specs[name]))
+      for name, x in batch.items()
+    }
 
-  def _put(self, x: np.ndarray) -> jax.Array:
+  def _put(self, x: np.ndarray, sharding: NamedSharding) -> jax.Array:
     size = x.shape[0] // len(self._own)
-    shape = (size * self._parts, x.shape[1])
+    shape = (size * self._parts, *x.shape[1:])
 
     def piece(index: tuple[slice, ...]) -> np.ndarray:
       part = index[0].indices(shape[0])[0] // size
       first = self._own.index(part) * size
-      return x[first : first + size, index[1]]
+      return x[(slice(first, first + size), *index[1:])]
 
     # Explicit transfers per device, which `jax.transfer_guard` allows.
-    places = self._sharding.addressable_devices_indices_map(shape)
+    places = sharding.addressable_devices_indices_map(shape)
     pieces = [
       jax.device_put(piece(index), device)
       for device, index in places.items()
       if index is not None
     ]
-    return jax.make_array_from_single_device_arrays(
-      shape, self._sharding, pieces
-    )
+    return jax.make_array_from_single_device_arrays(shape, sharding, pieces)
 
 
 def gather_tables(mesh: jax.sharding.Mesh, tree: Any) -> Any:
@@ -191,8 +212,8 @@ def cut_model(model: nn.Module) -> nn.Module:
 def check_pieces(
   layout: schema.Mesh,
   model: nn.Module,
-  params: Any,
-  length: int,
+  variables: Any,
+  inputs: Any,
   devices: Sequence[Any] | None = None,
 ) -> None:
   """Checks by tracing that the model accepts sharded sequences.
@@ -200,8 +221,9 @@ def check_pieces(
   Args:
     layout: Devices along each axis.
     model: The model for whole sequences.
-    params: Its parameters.
-    length: Tokens per whole sequence.
+    variables: Its variables.
+    inputs: The inputs of an example `[L, ...]`, or their shape and dtype; or L,
+      of tokens.
     devices: As in `make_mesh`.
 
   Raises:
@@ -212,15 +234,17 @@ def check_pieces(
   cut = cut_model(model)
   along = PartitionSpec(None, "sequence")
   lifted = jax.shard_map(
-    lambda params, tokens: cut.apply({"params": params}, tokens)[0],
+    lambda variables, inputs: cut.apply(variables, inputs)[0],
     mesh=make_mesh(layout, devices),
     in_specs=(PartitionSpec(), along),
     out_specs=along,
     axis_names={"sequence"},
   )
-  tokens = jax.ShapeDtypeStruct((1, length), np.int32)
+  if isinstance(inputs, int):
+    inputs = jax.ShapeDtypeStruct((inputs,), np.int32)
+  one = jax.ShapeDtypeStruct((1, *inputs.shape), inputs.dtype)
   try:
-    jax.eval_shape(lifted, params, tokens)
+    jax.eval_shape(lifted, variables, one)
   except ValueError as error:
     raise UserError(
       f"config.mesh.sequence is {layout.sequence}, which the model does not"

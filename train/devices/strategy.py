@@ -9,7 +9,7 @@ the same numbers.
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import chex
@@ -26,8 +26,8 @@ from jaxmodels.ops.engine import checks
 from train.config import schema
 from train.devices.mesh import (
   AXES,
-  BATCH,
   BatchLayout,
+  batch_specs,
   cut_model,
   gather_tables,
   make_mesh,
@@ -65,6 +65,7 @@ class Strategy:
     evaluate: Maps state and batch to the sums of `eval_step` over the whole
       batch.
     saved: Returns the arrays of a state that a checkpoint stores.
+    means: Maps such sums to metrics.
   """
 
   devices: int
@@ -75,6 +76,7 @@ class Strategy:
   step: Program
   evaluate: Program
   saved: Callable[[Any], TrainState]
+  means: Callable[[Mapping[str, Any]], dict[str, Any]]
 
 
 def _evaluated(state: TrainState) -> Any:
@@ -141,7 +143,7 @@ def _jit(
     return train_step(learner, state, batch)
 
   def evaluate(state: TrainState, batch: Batch) -> Any:
-    return eval_step(learner, _evaluated(state), batch)
+    return eval_step(learner, _evaluated(state), state.variables, batch)
 
   run_step, run_evaluate = _lifted(step, evaluate, debug)
   return Strategy(
@@ -153,6 +155,7 @@ def _jit(
     step=run_step,
     evaluate=run_evaluate,
     saved=identity,
+    means=learner.loss.means,
   )
 
 
@@ -163,7 +166,7 @@ def _over_mesh(
 
   XLA shards the batch and the parameters; `shard_map` shards the sequences.
   """
-  learner = learner._replace(spread=_spreader(mesh))
+  learner = learner._replace(spread=_spreader(mesh, learner.sequence))
   if mesh.shape["sequence"] > 1:
     learner = learner._replace(model=cut_model(learner.model), axes=AXES)
 
@@ -176,10 +179,10 @@ def _over_mesh(
     return place(state), metrics
 
   def evaluate(state: TrainState, batch: Batch) -> Any:
-    return eval_step(learner, _evaluated(state), batch)
+    return eval_step(learner, _evaluated(state), state.variables, batch)
 
   run_step, run_evaluate = _lifted(step, evaluate, debug)
-  shares = BatchLayout(mesh)
+  shares = BatchLayout(mesh, learner.sequence)
   return Strategy(
     devices=mesh.size,
     place=functools.partial(shardings, mesh),
@@ -189,10 +192,13 @@ def _over_mesh(
     step=run_step,
     evaluate=run_evaluate,
     saved=identity,
+    means=learner.loss.means,
   )
 
 
-def _spreader(mesh: jax.sharding.Mesh) -> Callable[..., Callable[..., Any]]:
+def _spreader(
+  mesh: jax.sharding.Mesh, sequence: Container[str] | None
+) -> Callable[..., Callable[..., Any]]:
   """Makes the `spread` of a learner for a mesh.
 
   If sequences are not sharded, the compiler shards all computations like the
@@ -203,19 +209,20 @@ def _spreader(mesh: jax.sharding.Mesh) -> Callable[..., Callable[..., Any]]:
   whole = PartitionSpec()
 
   def spread(function: Callable[..., Any]) -> Callable[..., Any]:
-    def run(params: Any, batch: Batch, *rest: Any) -> Any:
+    def run(params: Any, variables: Any, batch: Batch, *rest: Any) -> Any:
+      specs = batch_specs(batch, sequence)
       batch = jax.lax.with_sharding_constraint(
-        dict(batch), NamedSharding(mesh, BATCH)
+        dict(batch), {n: NamedSharding(mesh, s) for n, s in specs.items()}
       )
       lifted = function
       if mesh.shape["sequence"] > 1:
         lifted = jax.shard_map(
           function,
           mesh=mesh,
-          in_specs=(whole, BATCH, *(whole for _ in rest)),
+          in_specs=(whole, whole, specs, *(whole for _ in rest)),
           out_specs=whole,
         )
-      result = lifted(gather_tables(mesh, params), batch, *rest)
+      result = lifted(gather_tables(mesh, params), variables, batch, *rest)
       result = gather_tables(mesh, result)
       return jax.lax.with_sharding_constraint(result, shardings(mesh, result))
 
@@ -244,13 +251,15 @@ def _pmap(
     return train_step(learner, state, batch, "batch")
 
   def evaluate(state: TrainState, batch: Batch) -> Any:
-    return jax.lax.psum(eval_step(learner, _evaluated(state), batch), "batch")
+    return jax.lax.psum(
+      eval_step(learner, _evaluated(state), state.variables, batch), "batch"
+    )
 
   def split(batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-    shares = {
-      name: x.reshape(count, x.shape[0] // count, *x.shape[1:])
-      for name, x in batch.items()
-    }
+    shares = jax.tree.map(
+      lambda x: x.reshape(count, x.shape[0] // count, *x.shape[1:]),
+      dict(batch),
+    )
     return jax.device_put(shares, parts)
 
   def replicate(state: TrainState) -> Any:
@@ -283,6 +292,7 @@ def _pmap(
     step=run_step,
     evaluate=run_evaluate,
     saved=first,
+    means=learner.loss.means,
   )
 
 

@@ -8,7 +8,6 @@ import zlib
 from collections.abc import Mapping
 from typing import Any
 
-from train.config import BEST_METRICS
 from train.errors import UserError
 from train.files.untrusted import check_listed, read_json
 from train.files.write import refuse_link
@@ -130,13 +129,14 @@ def set_aside(workdir: str, step: int) -> None:
 
 
 def ranked(
-  metrics: Mapping[int, Mapping[str, float]], metric: str
+  metrics: Mapping[int, Mapping[str, float]], metric: str, best: str
 ) -> list[int]:
   """Returns the steps that have a finite value of a metric, the best one first.
 
   Args:
     metrics: Validation metrics by step; empty for a step without validation.
     metric: The name of the metric.
+    best: "min" or "max": which values are best.
   """
   values = {
     step: found[metric]
@@ -144,19 +144,19 @@ def ranked(
     if isinstance(found.get(metric), int | float)
     and math.isfinite(found[metric])
   }
-  is_reversed = BEST_METRICS[metric] is max
-  return sorted(values, key=lambda step: values[step], reverse=is_reversed)
+  return sorted(values, key=lambda step: values[step], reverse=best == "max")
 
 
 def superfluous(
-  metrics: Mapping[int, Mapping[str, float]], metric: str, keep: int
+  metrics: Mapping[int, Mapping[str, float]], metric: str, best: str, keep: int
 ) -> list[int]:
   """Returns the steps that are neither among the latest nor the best.
 
   Args:
     metrics: Validation metrics of all checkpoints, by step.
     metric: The metric that chooses the best checkpoint.
+    best: "min" or "max": which of its values are best.
     keep: Number of latest checkpoints to keep.
   """
-  best = ranked(metrics, metric)[:1]
-  return [step for step in sorted(metrics)[:-keep] if step not in best]
+  first = ranked(metrics, metric, best)[:1]
+  return [step for step in sorted(metrics)[:-keep] if step not in first]

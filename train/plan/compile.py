@@ -5,7 +5,7 @@ import dataclasses
 import math
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -20,13 +20,16 @@ from jaxmodels.models.model_flops import model_flops
 from jaxmodels.ops.engine.platform import trace_for
 from train.config import MOST, Config, validate
 from train.config import schema as configs
-from train.devices.mesh import BATCH, check_pieces
+from train.data.dataset import example, sequence_arrays
+from train.devices.mesh import batch_specs, check_pieces
 from train.devices.strategy import Strategy, make_strategy
 from train.errors import RunError, UserError, one_line
+from train.losses import NextToken
 from train.setup import make_learner, new_state, open_split
 from train.state import TrainState
 
-_DTYPES = {
+# The arrays of examples of tokens.
+TOKENS = {
   "inputs": np.int32,
   "targets": np.int32,
   "weights": np.float32,
@@ -135,18 +138,24 @@ def plan(config: Config, topology: str) -> Plan:
   except ModuleNotFoundError as error:
     raise UserError(str(error)) from error
   chip = SLICES[topology.partition(":")[0]]
-  length = sequence_length(config.data)
+  first, sequence = example_of(config)
+  length = first[sequence[0]].shape[0] if sequence else 1
   mesh = validate(config, devices=len(devices), length=length)
   if config.strategy != "jit":
     raise UserError(
       f"config.strategy is {config.strategy!r}, but only 'jit' can be planned"
     )
-  learner = make_learner(config)
+  learner = make_learner(config)._replace(sequence=sequence)
   with trace_for("tpu"):
-    _, state = new_state(config, learner, length)
-    check_pieces(mesh, learner.model, state.params, length, devices)
+    _, state = new_state(config, learner, first)
+    variables = {"params": state.params, **state.variables}
+    check_pieces(mesh, learner.model, variables, first["inputs"], devices)
     strategy = make_strategy("jit", learner, mesh=mesh, devices=devices)
-    arguments = lay_out(strategy, state, (config.batch_size, length))
+    batch = {
+      name: jax.ShapeDtypeStruct((config.batch_size, *x.shape), x.dtype)
+      for name, x in first.items()
+    }
+    arguments = lay_out(strategy, state, batch, sequence)
     # The step is a jitted function; the type of a strategy does not show that.
     step: Any = strategy.step
     traced = step.trace(*arguments)
@@ -174,45 +183,58 @@ def plan(config: Config, topology: str) -> Plan:
   )
 
 
-def sequence_length(data: Any) -> int:
-  """Returns the tokens per sequence.
+def example_of(config: Config) -> tuple[dict[str, Any], tuple[str, ...]]:
+  """Returns the shapes of an example, and the names of its sequences.
 
-  The field `length` of the data gives it, without opening the data. Data
-  without this field are opened, and their first example gives it.
+  Tokens with a field `length` are not opened. Other data are opened for their
+  first example.
   """
-  length = getattr(data, "length", None)
-  if isinstance(length, int):
+  length = getattr(config.data, "length", None)
+  if isinstance(length, int) and type(config.loss) is NextToken:
     if not 1 <= length <= MOST:
       raise UserError(
         f"config.data.length is {length}, but must be 1 to {MOST}"
       )
-    return length
-  return np.shape(open_split(data, "train")[0]["inputs"])[0]
+    tokens = {
+      name: jax.ShapeDtypeStruct((length,), dtype)
+      for name, dtype in TOKENS.items()
+    }
+    return tokens, tuple(tokens)
+  train = open_split(config.data, "train")
+  shapes = jax.eval_shape(lambda: dict(example(train, 0)))
+  return shapes, sequence_arrays(train)
 
 
 def lay_out(
-  strategy: Strategy, state: TrainState, shape: tuple[int, int]
+  strategy: Strategy,
+  state: TrainState,
+  batch: Mapping[str, Any],
+  sequence: Container[str] | None = None,
 ) -> tuple[Any, Any]:
   """Returns the shapes of a state and a batch, with their shardings.
 
   Args:
     strategy: The strategy, on one device or a mesh.
     state: The shapes of the state.
-    shape: The shape of a batch: sequences, tokens per sequence.
+    batch: The shapes of a batch.
+    sequence: See `train.step.Learner`.
   """
   where = strategy.place(state)
-  where_batch = jax.tree.leaves(where)[0]
-  if isinstance(where_batch, NamedSharding):
-    where_batch = NamedSharding(where_batch.mesh, BATCH)
+  first = jax.tree.leaves(where)[0]
+  where_batch: Any = dict.fromkeys(batch, first)
+  if isinstance(first, NamedSharding):
+    where_batch = {
+      name: NamedSharding(first.mesh, spec)
+      for name, spec in batch_specs(batch, sequence).items()
+    }
 
   def lying(x: Any, where: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
 
-  batch = {
-    name: jax.ShapeDtypeStruct(shape, dtype, sharding=where_batch)
-    for name, dtype in _DTYPES.items()
-  }
-  return jax.tree.map(lying, state, where), batch
+  return (
+    jax.tree.map(lying, state, where),
+    jax.tree.map(lying, dict(batch), where_batch),
+  )
 
 
 def _compile(lowered: Any) -> tuple[Any, int | None]:

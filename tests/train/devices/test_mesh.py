@@ -164,7 +164,7 @@ def test_a_shard_shorter_than_a_convolution_is_refused(tmp_path):
 def test_a_window_longer_than_a_shard_is_no_error():
   model = small(("sliding_attention",))
   params = model.init(jax.random.key(0), np.zeros((1, 16), np.int32))["params"]
-  check_pieces(Mesh(sequence=8), model, params, 16)
+  check_pieces(Mesh(sequence=8), model, {"params": params}, 16)
 
 
 @pytest.mark.parametrize(

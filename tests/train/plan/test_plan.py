@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 
+import jax
 import pytest
 
 from jaxmodels.analysis import chips
@@ -80,7 +81,11 @@ def cut(mixer, length, function):
   with trace_for("tpu"):
     _, state = new_state(config, learner, length)
     strategy = make_strategy("jit", learner, mesh=config.mesh, devices=devices)
-    arguments = compile.lay_out(strategy, state, (config.batch_size, length))
+    batch = {
+      name: jax.ShapeDtypeStruct((config.batch_size, length), dtype)
+      for name, dtype in compile.TOKENS.items()
+    }
+    arguments = compile.lay_out(strategy, state, batch)
     lowered = getattr(strategy, function).lower(*arguments)
   return collectives(lowered.compile().as_text())
 

@@ -16,22 +16,22 @@ from train.command import main_with_errors
 from train.devices import strategy
 
 DRIFT = os.environ.get("DRIFT", "")
-_means, _eval_step = step.means, strategy.eval_step
+_apply, _eval_step = step.apply, strategy.eval_step
 
 
-def _other_means(sums):
-  metrics = _means(sums)
-  return {**metrics, "accuracy": metrics["accuracy"] * 1.001}
+def _other_apply(*args):
+  state, metrics = _apply(*args)
+  return state, {**metrics, "grad_norm": metrics["grad_norm"] * 1.001}
 
 
-def _other_eval_step(task, params, batch):
-  sums = _eval_step(task, params, batch)
-  return {**sums, "correct": sums["correct"] * 1.001}
+def _other_eval_step(*args):
+  sums = _eval_step(*args)
+  return {**sums, "accuracy": sums["accuracy"] * 1.001}
 
 
 if __name__ == "__main__":
   if DRIFT == "step":
-    step.means = _other_means
+    step.apply = _other_apply
   elif DRIFT == "evaluation":
     strategy.eval_step = _other_eval_step
   elif DRIFT == "init":

@@ -1,0 +1,433 @@
+"""Losses beside their equations in float64, in chunks, and on every mesh."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from jaxmodels.mixers import GLA
+from jaxmodels.models import LanguageModel
+from tests.train import tiny
+from train import loop
+from train.config import AdamW, Config, Mesh, Sample, serialize, validate
+from train.devices.strategy import make_strategy
+from train.errors import UserError
+from train.losses import (
+  Classification,
+  Distillation,
+  Loss,
+  NextToken,
+  Regression,
+)
+from train.setup import make_learner
+from train.state import init_state
+from train.step import train_step
+
+B, L, C = 8, 12, 5
+
+
+class Reader(nn.Module):
+  """Real inputs to outputs; it counts, and sows a loss of its own."""
+
+  channels: int = C
+  axis_name: str | None = None
+
+  @nn.compact
+  def __call__(self, x, state=None, *, segment_ids=None):
+    x = nn.Dense(8, name="read")(x)
+    mixer = GLA(width=8, heads=2, axis_name=self.axis_name, name="mixer")
+    y, state = mixer(x, state, segment_ids=segment_ids)
+    self.sow("losses", "size", 0.1 * jnp.mean(jnp.square(y)))
+    mean = self.variable("stats", "mean", jnp.zeros, (8,))
+    if self.is_mutable_collection("stats"):
+      mean.value = 0.9 * mean.value + 0.1 * jnp.mean(x, axis=(0, 1))
+    # What is learned must not depend on how far the mean is synchronised.
+    return nn.Dense(self.channels, name="write")(y), state
+
+
+@dataclasses.dataclass(frozen=True)
+class Series:
+  """Noisy waves, whose frequency is the class.
+
+  Attributes:
+    kind: "class" gives targets `()`, "token" `[L, C]`, "vector" `[C]`.
+  """
+
+  kind: str = "class"
+  size: int = 48
+
+  def open(self, split):
+    return Waves(self, 0 if split == "train" else 1000)
+
+
+class Waves:
+  sequence = ("inputs", "mask")
+
+  def __init__(self, data, first):
+    self._data, self._first = data, first
+    if data.kind == "token":
+      self.sequence = ("inputs", "targets", "weights")
+
+  def __len__(self):
+    return self._data.size
+
+  def __getitem__(self, index):
+    rng = np.random.default_rng(self._first + index)
+    label = rng.integers(0, C)
+    wave = np.sin((label + 1) * 0.5 * np.arange(L)[:, None])
+    wave = np.concatenate([wave, rng.normal(size=(L, 2)) * 0.1], axis=1)
+    found = {"inputs": wave.astype(np.float32)}
+    if self._data.kind == "class":
+      mask = np.arange(L) < rng.integers(L // 2, L + 1)
+      return {**found, "targets": np.int32(label), "mask": mask}
+    if self._data.kind == "vector":
+      return {**found, "targets": np.full(C, label, np.float32)}
+    targets = np.repeat(wave[:, :1], C, axis=1).astype(np.float32)
+    weights = (rng.random(L) < 0.7).astype(np.float32)
+    return {**found, "targets": targets, "weights": weights}
+
+
+def config_of(loss, kind, **fields):
+  return Config(
+    model=Reader(),
+    data=Series(kind),
+    loss=loss,
+    optimizer=AdamW(learning_rate=0.02, warmup_steps=2),
+    steps=4,
+    batch_size=B,
+    log_every=1,
+    eval_every=2,
+    checkpoint_every=2,
+    sample=Sample(length=0),
+    **fields,
+  )
+
+
+TASKS = {
+  "class mean": (Classification(), "class"),
+  "class last": (Classification(pooling="last", label_smoothing=0.1), "class"),
+  "token": (Regression(error="huber"), "token"),
+  "vector": (Regression(pooling="mean"), "vector"),
+}
+
+
+def drawn(seed=0, dtype=np.float64):
+  rng = np.random.default_rng(seed)
+  return {
+    "logits": rng.normal(size=(B, L, C)).astype(dtype) * 3,
+    "teacher_logits": rng.normal(size=(B, L, C)).astype(dtype),
+    "targets": rng.integers(0, C, (B, L)).astype(np.int32),
+    "weights": rng.random((B, L)).astype(dtype),
+    "mask": np.arange(L)[None] < rng.integers(1, L + 1, (B, 1)),
+  }
+
+
+def log_softmax(x):
+  x = x - x.max(-1, keepdims=True)
+  return x - np.log(np.exp(x).sum(-1, keepdims=True))
+
+
+def means(loss, outputs, batch):
+  arrays = jax.tree.map(jnp.asarray, batch)
+  return loss.means(loss.sums(jnp.asarray(outputs, jnp.float32), arrays))
+
+
+def assert_means(found, expected):
+  for name, value in expected.items():
+    np.testing.assert_allclose(found[name], value, rtol=2e-6, err_msg=name)
+
+
+def test_smoothing_and_z_loss_are_those_of_their_papers():
+  x = drawn()
+  log_p = log_softmax(x["logits"])
+  nll = -np.take_along_axis(log_p, x["targets"][..., None], -1)[..., 0]
+  log_z = np.log(np.exp(x["logits"]).sum(-1))
+  each = 0.8 * nll - 0.2 * log_p.mean(-1) + 1e-2 * log_z**2
+  weights = x["weights"] / x["weights"].sum()
+  right = x["logits"].argmax(-1) == x["targets"]
+  batch = {name: x[name] for name in ("targets", "weights")}
+  loss = NextToken(label_smoothing=0.2, z_loss=1e-2)
+  assert_means(
+    means(loss, x["logits"], batch),
+    {
+      "loss": (each * weights).sum(),
+      "cross_entropy": (nll * weights).sum(),
+      "bits_per_token": (nll * weights).sum() / np.log(2),
+      "accuracy": (right * weights).sum(),
+      "targets": x["weights"].sum(),
+    },
+  )
+
+
+@pytest.mark.parametrize("pooling", ["mean", "last", "none"])
+@pytest.mark.parametrize("masked", [True, False])
+def test_a_class_is_predicted_from_the_positions_that_count(pooling, masked):
+  x = drawn(1)
+  mask = x["mask"] if masked else np.ones((B, L), bool)
+  pooled = {
+    "mean": (x["logits"] * mask[..., None]).sum(1) / mask.sum(1)[:, None],
+    "last": x["logits"][np.arange(B), mask.sum(1) - 1],
+    "none": x["logits"][:, 0],
+  }[pooling]
+  targets, weights = x["targets"][:, 0], x["weights"][:, 0]
+  nll = -log_softmax(pooled)[np.arange(B), targets]
+  share = weights / weights.sum()
+  batch = {"targets": targets, "weights": weights}
+  if masked:
+    batch["mask"] = mask
+  outputs = pooled if pooling == "none" else x["logits"]
+  assert_means(
+    means(Classification(pooling=pooling), outputs, batch),
+    {
+      "loss": (nll * share).sum(),
+      "accuracy": ((pooled.argmax(-1) == targets) * share).sum(),
+      "targets": weights.sum(),
+    },
+  )
+
+
+@pytest.mark.parametrize("error", ["squared", "absolute", "huber"])
+def test_regression_weights_tokens_and_averages_channels(error):
+  x = drawn(2)
+  off = x["logits"] - x["teacher_logits"]
+  size = np.abs(off)
+  each = {
+    "squared": off**2,
+    "absolute": size,
+    "huber": np.where(size < 1, off**2 / 2, size - 0.5),
+  }
+  share = x["weights"] / x["weights"].sum()
+  batch = {"targets": x["teacher_logits"], "weights": x["weights"]}
+  assert_means(
+    means(Regression(error=error), x["logits"], batch),
+    {
+      "loss": (each[error].mean(-1) * share).sum(),
+      "squared_error": (each["squared"].mean(-1) * share).sum(),
+      "absolute_error": (each["absolute"].mean(-1) * share).sum(),
+    },
+  )
+
+
+def test_distillation_mixes_the_divergence_from_the_teacher():
+  x, temperature = drawn(3), 2.0
+  known = log_softmax(x["teacher_logits"] / temperature)
+  own = log_softmax(x["logits"] / temperature)
+  divergence = (np.exp(known) * (known - own)).sum(-1)
+  nll = -np.take_along_axis(
+    log_softmax(x["logits"]), x["targets"][..., None], -1
+  )[..., 0]
+  share = x["weights"] / x["weights"].sum()
+  parts = (divergence * share).sum(), (nll * share).sum()
+  names = ("targets", "weights", "teacher_logits")
+  loss = Distillation(temperature=temperature, share=0.3)
+  assert_means(
+    means(loss, x["logits"], {name: x[name] for name in names}),
+    {
+      "loss": 0.3 * temperature**2 * parts[0] + 0.7 * parts[1],
+      "divergence": parts[0],
+      "cross_entropy": parts[1],
+    },
+  )
+
+
+def language(length=L, vocab=11, width=8):
+  model = LanguageModel(vocab, width, 1, (("gla", {"heads": 2}),), mlp="none")
+  rng = np.random.default_rng(4)
+  batch = {
+    "inputs": rng.integers(0, vocab, (2, length)).astype(np.int32),
+    "targets": rng.integers(0, vocab, (2, length)).astype(np.int32),
+    "weights": rng.random((2, length)).astype(np.float32),
+    "teacher_logits": rng.normal(size=(2, length, vocab)).astype(np.float32),
+  }
+  return model, model.init(jax.random.key(0), batch["inputs"]), batch
+
+
+def value_and_gradient(loss, model, variables, batch):
+  def value(variables):
+    outputs, _ = loss.outputs(model, variables, batch, mutable=[])
+    sums = loss.sums(outputs, batch)
+    return sums["loss"], sums
+
+  return jax.jit(jax.value_and_grad(value, has_aux=True))(variables)
+
+
+@pytest.mark.parametrize("size", [1, 5, L, 100])
+@pytest.mark.parametrize(
+  "loss",
+  [
+    NextToken(label_smoothing=0.1, z_loss=1e-3),
+    pytest.param(Distillation(temperature=2.0), marks=pytest.mark.slow),
+  ],
+)
+def test_chunks_change_no_value_and_no_gradient(loss, size):
+  given = language()
+  whole = value_and_gradient(loss, *given)
+  cut = dataclasses.replace(loss, chunk_size=size)
+  for a, b in zip(
+    jax.tree.leaves(value_and_gradient(cut, *given)),
+    jax.tree.leaves(whole),
+    strict=True,
+  ):
+    np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6)
+
+
+def test_chunks_keep_the_logits_of_whole_sequences_out_of_memory():
+  length, vocab = 256, 8192
+  model, variables, batch = language(length, vocab)
+
+  def temporary(loss):
+    def value(variables):
+      outputs, _ = loss.outputs(model, variables, batch, mutable=[])
+      return loss.sums(outputs, batch)["loss"]
+
+    compiled = jax.jit(jax.grad(value)).lower(variables).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
+
+  logits = 2 * length * vocab * 4
+  assert temporary(NextToken()) > logits
+  assert temporary(NextToken(chunk_size=16)) < logits / 4
+
+
+def test_a_model_without_features_is_named():
+  loss = NextToken(chunk_size=4)
+  with pytest.raises(ValueError, match="Model has no methods features"):
+    loss.outputs(tiny.Model(), {}, {"inputs": np.zeros((1, 4), np.int32)})
+
+
+@functools.cache
+def trained(name, strategy="jit", mesh=Mesh(), accumulation=1):
+  """Two steps: the last state and metrics, and the sums of a validation."""
+  loss, kind = TASKS[name]
+  config = config_of(loss, kind, accumulation=accumulation)
+  train = config.data.open("train")
+  learner = make_learner(config)._replace(sequence=train.sequence)
+  example = jax.tree.map(np.asarray, train[0])
+  state = init_state(learner.model, learner.optimizer, 0, example)
+  made = make_strategy(strategy, learner, mesh=mesh)
+  rows = [train[i] for i in range(B)]
+  batch = jax.tree.map(lambda *x: np.stack(x), *rows)
+  batch.setdefault("weights", np.ones(B, np.float32))
+  if accumulation > 1 or strategy == "pmap":
+    # A sown loss counts as its microbatch weighs; here all weigh the same.
+    batch["weights"] = np.ones_like(batch["weights"])
+  given, state = made.batch(batch), made.prepare(state)
+  for _ in range(2):
+    state, metrics = made.step(state, given)
+  sums = made.evaluate(state, given)
+  return jax.device_get((made.saved(state), metrics, sums))
+
+
+LAYOUTS = {
+  "data": ("jit", Mesh(data=2)),
+  "all": ("jit", Mesh(data=2, fsdp=2, sequence=2)),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+  "name",
+  [
+    "class mean",
+    pytest.param("class last", marks=pytest.mark.slow),
+    "token",
+    pytest.param("vector", marks=pytest.mark.slow),
+  ],
+)
+def test_every_mesh_computes_what_one_device_computes(name, layout):
+  assert_same(trained(name, *LAYOUTS[layout]), trained(name))
+
+
+def assert_same(found, expected):
+  flat, kind = jax.tree.flatten_with_path(found)
+  assert kind == jax.tree.structure(expected)
+  for (path, a), b in zip(flat, jax.tree.leaves(expected), strict=True):
+    np.testing.assert_allclose(
+      a, b, rtol=2e-4, atol=2e-5, err_msg=jax.tree_util.keystr(path)
+    )
+
+
+def test_sown_losses_and_variables_are_kept():
+  state, metrics, sums = trained("class mean")
+  assert metrics["sown_loss"] > 0 and "sown_loss" not in sums
+  assert np.abs(state.variables["stats"]["mean"]).max() > 0
+  loss, kind = TASKS["class mean"]
+  config = config_of(loss, kind)
+  learner = make_learner(config)
+  example = jax.tree.map(np.asarray, config.data.open("train")[0])
+  first = init_state(learner.model, learner.optimizer, 0, example)
+  batch = {
+    "inputs": np.ones((2, L, 3), np.float32),
+    "targets": np.zeros(2, np.int32),
+    "weights": np.ones(2, np.float32),
+  }
+
+  def gradient(model):
+    step = functools.partial(train_step, learner._replace(model=model))
+    return jax.jit(step)(first, batch)[1]["grad_norm"]
+
+  class Silent(Reader):
+    def sow(self, *args, **options):
+      return False
+
+  assert gradient(Reader()) != gradient(Silent())
+
+
+@pytest.mark.parametrize(
+  "name", ["class mean", pytest.param("token", marks=pytest.mark.slow)]
+)
+def test_a_run_learns_and_resumes_bit_for_bit(tmp_path, name):
+  loss, kind = TASKS[name]
+  config = config_of(loss, kind)
+  whole = loop.run(config, str(tmp_path / "whole"))
+  assert "bits_per_token" not in whole.metrics
+  half = dataclasses.replace(
+    config,
+    optimizer=dataclasses.replace(
+      config.optimizer,
+      schedule=dataclasses.replace(config.optimizer.schedule, end_step=9),
+    ),
+  )
+  loop.run(dataclasses.replace(half, steps=2), str(tmp_path / "cut"))
+  resumed = loop.run(half, str(tmp_path / "cut"))
+  uncut = loop.run(half, str(tmp_path / "uncut"))
+  jax.tree.map(np.testing.assert_array_equal, resumed.params, uncut.params)
+  assert resumed.metrics == uncut.metrics
+
+
+class Sums(Loss):
+  """A user's own loss, without options."""
+
+  def sums(self, outputs, batch):
+    total = jnp.sum(jnp.square(outputs))
+    return {"loss": total, "weight": jnp.sum(batch["weights"])}
+
+
+def test_losses_are_saved_and_a_wrong_metric_names_those_there_are():
+  config = config_of(*TASKS["class last"])
+  saved = serialize.to_json(config)
+  assert saved["loss"]["pooling"] == "last"
+  with pytest.raises(UserError, match="must be one of loss, accuracy"):
+    validate(dataclasses.replace(config, best_metric="bits_per_token"))
+  with pytest.raises(UserError, match=r"config.loss .*must be .*NextToken"):
+    validate(dataclasses.replace(config, loss="cross-entropy"))
+
+
+@pytest.mark.parametrize(
+  ("make", "match"),
+  [
+    (lambda: NextToken(label_smoothing=1.0), r"label_smoothing must be in"),
+    (lambda: NextToken(z_loss=-1.0), "z_loss must be 0 or more"),
+    (lambda: NextToken(chunk_size=0), "chunk_size must be positive"),
+    (lambda: Classification(pooling="max"), "pooling must be one of none,"),
+    (lambda: Regression(error="cubic"), "error must be one of squared,"),
+    (lambda: Distillation(temperature=0.0), "temperature must be positive"),
+    (lambda: Distillation(share=2.0), r"share must be in \[0, 1\]"),
+  ],
+)
+def test_wrong_options_are_named(make, match):
+  with pytest.raises(ValueError, match=match):
+    make()
