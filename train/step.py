@@ -61,8 +61,10 @@ def loss_sums(
 ) -> tuple[dict[str, jax.Array], Any]:
   """Runs the model and sums the parts of the metrics over a batch.
 
-  Losses that layers sow into the collection "losses" are means over the batch.
-  Their sum times the weight of the batch is "sown_loss". Only training has it.
+  Losses that layers sow into the collection "losses" are means over the batch;
+  of arrays, the mean is taken. Their sum times the weight of the batch is
+  "sown_loss". Only training has it. Of several microbatches, or under `pmap`,
+  each counts with its own weight.
 
   Args:
     learner: Model and loss. Inside `shard_map`, its `axes` are those of devices
@@ -101,14 +103,27 @@ def loss_sums(
       # Every device has summed the same whole sequences.
       sums = jax.tree.map(lambda x: x / pieces, sums)
   sown = jax.tree.leaves(changed.pop(SOWN, ()))
-  if sown:
-    total = sum(jnp.mean(x.astype(jnp.float32)) for x in sown)
-    sums["sown_loss"] = total * sums["weight"]
   variables = {**variables, **changed}
+  sown = [jnp.mean(x.astype(jnp.float32)) for x in sown]
   if axes:
+    sums, sown, variables = _varying((sums, sown, variables), axes)
     sums = jax.lax.psum(sums, axes)
-    variables = agreed(variables, axes)
+    # Each device has an equal share of the tokens.
+    sown, variables = agreed((sown, variables), axes)
+  if sown:
+    sums["sown_loss"] = sum(sown, jnp.float32(0)) * sums["weight"]
   return sums, variables
+
+
+def _varying(tree: Any, axes: tuple[str, ...]) -> Any:
+  """Types values as different on every device, as sums over devices need."""
+
+  def vary(x: jax.Array) -> jax.Array:
+    varies = jax.typeof(x).manual_axis_type.varying
+    missing = tuple(axis for axis in axes if axis not in varies)
+    return jax.lax.pcast(x, missing, to="varying") if missing else x
+
+  return jax.tree.map(vary, tree)
 
 
 def _whole(tree: Any) -> Any:

@@ -154,7 +154,7 @@ def test_the_next_batch_is_sent_before_anything_is_waited_for(
     return state
 
   place = make_strategy("jit", make_learner(config)).place
-  strategy = Strategy(1, place, prepare, range, batch, step, None, saved)
+  strategy = Strategy(1, place, prepare, range, batch, step, None, saved, dict)
   monkeypatch.setattr(setup, "make_strategy", lambda *_, **__: strategy)
   monkeypatch.setattr(
     loop, "evaluate", lambda *_: events.append("evaluate") or {"loss": 1.0}

@@ -98,8 +98,9 @@ def digest_of_examples(dataset: Dataset, *more: object) -> str:
     *more: further values to hash, representable as JSON.
   """
   size = len(dataset)
+  vocab_size = getattr(dataset, "vocab_size", None)
   content = hashlib.blake2b(digest_size=16)
-  content.update(json.dumps([size, dataset.vocab_size, *more]).encode())
+  content.update(json.dumps([size, vocab_size, *more]).encode())
   count = min(size, _SPREAD)
   for place in range(count):
     row = dataset[place * (size - 1) // max(count - 1, 1)]
