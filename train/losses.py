@@ -238,8 +238,10 @@ class NextToken(Loss):
   def means(self, sums: Mapping[str, Any]) -> dict[str, Any]:
     """Adds "bits_per_token", of the cross-entropy alone."""
     values = super().means(sums)
-    nats = values.get("cross_entropy", values["loss"])
-    return {**values, "bits_per_token": nats / math.log(2)}
+    loss = values.pop("loss")
+    bits = values.get("cross_entropy", loss) / math.log(2)
+    # The progress bar shows the first three.
+    return {"loss": loss, "bits_per_token": bits, **values}
 
 
 def _in_chunks(
