@@ -31,6 +31,7 @@ import numpy as np
 from jaxmodels.models.model_flops import share_of_peak
 from train import checkpoint, files
 from train.checkpoint import Checkpoints, Snapshot
+from train.clock import Clock
 from train.command import warn
 from train.config import Config, Mesh, Optimizer, idle_line, validate
 from train.data import Batches, baselines
@@ -42,6 +43,7 @@ from train.errors import CheckError, NonFiniteError
 from train.evaluate import evaluate
 from train.files import lock
 from train.metrics import MetricsWriter, NoWriter
+from train.optimizer import evaluation_params
 from train.parameters import parameter_table
 from train.profile import Profiler
 from train.setup import Prepared, make_workdir, prepare, saved_params
@@ -85,37 +87,6 @@ class _Pending:
   batch: Placed
 
 
-class _Clock:
-  """Measures steps, leaving out compilation, validation and checkpoints."""
-
-  def __init__(self) -> None:
-    self._since = time.perf_counter()
-    self._steps = 0
-    self._tokens = 0.0
-    self.compile_seconds: float | None = None
-
-  def leave_out(self, seconds: float) -> None:
-    self._since += seconds
-
-  def count(self, tokens: float) -> None:
-    self._steps += 1
-    self._tokens += tokens
-
-  def read(self) -> dict[str, float]:
-    """Returns the timing since the last call, and resets the clock."""
-    seconds = max(time.perf_counter() - self._since, 1e-9)
-    values = {
-      "step_seconds": seconds / max(self._steps, 1),
-      "tokens_per_second": self._tokens / seconds,
-    }
-    if self.compile_seconds is not None:
-      values["compile_seconds"] = self.compile_seconds
-      self.compile_seconds = None
-    self._since = time.perf_counter()
-    self._steps, self._tokens = 0, 0.0
-    return values
-
-
 class _Loop:
   """The state of a run and the parts that change it."""
 
@@ -152,7 +123,7 @@ class _Loop:
     self._evaluated = self._step if done else -1
     self._metrics: Mapping[str, float] = snapshot.metrics if snapshot else {}
     self._pending: _Pending | None = None
-    self._clock = _Clock()
+    self._clock = Clock()
     self._compiled = False
     self._warned = False
     self._share_of_peak = share_of_peak(
@@ -164,43 +135,58 @@ class _Loop:
 
   def run(self, stop: Stop) -> None:
     """Runs until the last step, or until asked to stop."""
-    config = self._config
     while True:
       stopping = stop.poll()
-      last = self._step == config.steps
-      every = config.eval_every
-      evaluate_now = not stopping and (last or self._step % every == 0)
-      evaluate_now &= self._evaluated != self._step
-      save_now = stopping or last
-      save_now |= self._step > 0 and self._step % config.checkpoint_every == 0
-      save_now &= self._saved != self._step
-      coming = None if stopping or last else self._step + 1
-      leave_out = self._clock.leave_out
-      leave_out(self._profiler.stop_before(coming, self._state))
-      if evaluate_now or save_now:
+      last = stopping or self._step == self._config.steps
+      coming = None if last else self._step + 1
+      self._clock.leave_out(self._profiler.stop_before(coming, self._state))
+      evaluates = not stopping and self._evaluation_is_due()
+      saves = self._checkpoint_is_due(last)
+      if evaluates or saves:
         self._settle()
-      if evaluate_now:
+      if evaluates:
         self._evaluate()
-      if save_now:
+      if saves:
         self._save()
       if coming is None:
-        break
-      leave_out(self._profiler.start_before(coming, self._state))
+        return
+      self._clock.leave_out(self._profiler.start_before(coming, self._state))
       with self._profiler.step(coming):
-        before, self._pending = self._pending, self._dispatch()
-        if self._step < config.steps:
+        previous, self._pending = self._pending, self._dispatch()
+        if self._step < self._config.steps:
           self.batches.prefetch()
-        self._report(before)
+        self._report(previous)
+
+  def _evaluation_is_due(self) -> bool:
+    config = self._config
+    last = self._step == config.steps
+    is_due = last or self._step % config.eval_every == 0
+    return is_due and self._evaluated != self._step
+
+  def _checkpoint_is_due(self, last: bool) -> bool:
+    every = self._config.checkpoint_every
+    is_due = last or (self._step > 0 and self._step % every == 0)
+    return is_due and self._saved != self._step
 
   def result(self, reference: Mapping[str, float], stop: Stop) -> Result:
     """Returns the result of a run whose checkpoints are complete."""
     metrics = self._metrics if self._evaluated == self._step else {}
     params = None
     if stop.signal is None and processes.is_first():
-      # Devices of other processes may hold some of the parameters.
-      saved = checkpoint.load(self._workdir, str(self._step), warn)
-      params = saved_params(self._config, saved.state)
+      params = self._params()
     return Result(self._step, params, metrics, reference, stop.signal)
+
+  def _params(self) -> Any:
+    """The parameters for evaluation, as numpy arrays."""
+    if jax.process_count() == 1:
+      # On the host, as the commands that load the checkpoint compute them.
+      state = jax.device_get(self._strategy.saved(self._state))
+      found = evaluation_params(state.opt_state, state.params)
+      # A copy, which does not hold the memory of a device.
+      return jax.tree.map(np.array, jax.device_get(found))
+    # Devices of other processes may hold some of the parameters.
+    saved = checkpoint.load(self._workdir, str(self._step), warn)
+    return saved_params(self._config, saved.state)
 
   def _dispatch(self) -> _Pending:
     batch = self.batches.take()
@@ -362,7 +348,9 @@ def run(
       Complete checkpoints are kept.
     OSError: The disk is full; complete checkpoints are kept.
   """
-  validate(config, devices=jax.device_count(), processes=jax.process_count())
+  mesh = validate(
+    config, devices=jax.device_count(), processes=jax.process_count()
+  )
   make_workdir(workdir)
   with (
     stop_signals() as stop,
@@ -370,7 +358,7 @@ def run(
     _writer(config, workdir) as writer,
   ):
     prepared = prepare(
-      config, workdir, writer.text, source=source, new_data=new_data
+      config, mesh, workdir, writer.text, source=source, new_data=new_data
     )
     step = prepared.snapshot.step if prepared.snapshot else 0
     evaluated = prepared.snapshot is not None and prepared.snapshot.evaluated
@@ -378,8 +366,8 @@ def run(
     writer.truncate(step if prepared.snapshot else -1, evaluated=evaluated)
     writer.text(parameter_table(prepared.state.params))
     writer.text(_first_line(config, workdir, step, evaluated))
-    writer.text(_layout_line(config, prepared.mesh))
-    idle = idle_line(config, prepared.mesh, jax.device_count())
+    writer.text(_layout_line(config, mesh))
+    idle = idle_line(config, mesh, jax.device_count())
     if idle is not None:
       writer.text(idle)
     reference = baselines(config.data)

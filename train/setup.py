@@ -10,7 +10,7 @@ import numpy as np
 from flax import serialization
 
 from train import checkpoint, files
-from train.config import Config, Mesh, serialize, validate
+from train.config import Config, Mesh, check_data, serialize
 from train.data import Codec, Dataset, digest
 from train.data.batches import stack
 from train.data.dataset import example, sequence_arrays, sequence_length
@@ -50,7 +50,6 @@ class Prepared(NamedTuple):
 
   Attributes:
     strategy: Runs the steps.
-    mesh: Devices along each axis.
     state: The state, sharded as `strategy.prepare` expects.
     train: The training split.
     validation: The validation split.
@@ -60,7 +59,6 @@ class Prepared(NamedTuple):
   """
 
   strategy: Strategy
-  mesh: Mesh
   state: TrainState
   train: Dataset
   validation: Dataset
@@ -175,6 +173,7 @@ def new_state(
 
 def prepare(
   config: Config,
+  mesh: Mesh,
   workdir: str,
   log: Callable[[str], None],
   *,
@@ -186,7 +185,8 @@ def prepare(
   Every check runs before anything in the directory is changed.
 
   Args:
-    config: The run.
+    config: The run, whose values are valid.
+    mesh: Devices along each axis, of `validate`.
     workdir: Its directory, which exists.
     log: Takes lines for the user.
     source: The config file that the user named.
@@ -198,13 +198,8 @@ def prepare(
   train = open_split(config.data, "train")
   validation = open_split(config.data, "validation")
   first = jax.tree.map(np.asarray, example(train, 0))
-  length = sequence_length(train)
-  mesh = validate(
-    config,
-    devices=jax.device_count(),
-    processes=jax.process_count(),
-    vocab_size=getattr(train, "vocab_size", None),
-    length=length,
+  check_data(
+    config, mesh, getattr(train, "vocab_size", None), sequence_length(train)
   )
   learner = make_learner(config)._replace(sequence=sequence_arrays(train))
   draw, shapes = new_state(config, learner, first)
@@ -246,7 +241,7 @@ def prepare(
   if processes.is_first():
     content = json.dumps(document, indent=2).encode()
     files.replace(os.path.join(workdir, "config.json"), content)
-  return Prepared(strategy, mesh, state, train, validation, snapshot, document)
+  return Prepared(strategy, state, train, validation, snapshot, document)
 
 
 def _document(

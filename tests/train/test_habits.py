@@ -163,6 +163,7 @@ def test_the_next_batch_is_sent_before_anything_is_waited_for(
   assert events == EXPECTED.strip().splitlines()
 
 
+# The last line is for the parameters of the result.
 EXPECTED = """
 evaluate
 send 1
@@ -183,5 +184,6 @@ step 5
 wait 4
 wait 5
 evaluate
+save state
 save state
 """

@@ -291,8 +291,6 @@ def validate(
   *,
   devices: int = 1,
   processes: int = 1,
-  vocab_size: int | None = None,
-  length: int | None = None,
 ) -> Mesh:
   """Checks every value of a config that can be wrong.
 
@@ -300,8 +298,6 @@ def validate(
     config: The config.
     devices: Devices there are, of all processes.
     processes: How many these are.
-    vocab_size: Of the dataset, where it is known by now.
-    length: Tokens a sequence of the dataset, likewise.
 
   Returns:
     How many devices the run has along each axis.
@@ -344,8 +340,25 @@ def validate(
     f"divisible by accumulation ({config.accumulation}) times the devices that"
     f" share a batch ({sharing})",
   )
+  return mesh
+
+
+def check_data(
+  config: Config, mesh: Mesh, vocab_size: int | None, length: int
+) -> None:
+  """Checks that the data fit a config.
+
+  Args:
+    config: The config.
+    mesh: Devices along each axis.
+    vocab_size: Of the data; None if they are no tokens, or not known.
+    length: Tokens per sequence.
+
+  Raises:
+    UserError: Names the key that is wrong, its value, and what it must be.
+  """
   _check(
-    length is None or length % mesh.sequence == 0,
+    length % mesh.sequence == 0,
     "mesh.sequence",
     mesh.sequence,
     f"a divisor of the {length} tokens of a sequence: change it, or the length"
@@ -359,4 +372,3 @@ def validate(
       model_size,
       f"at least the {vocab_size} tokens of the data",
     )
-  return mesh

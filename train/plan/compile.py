@@ -18,7 +18,7 @@ from jaxmodels.analysis.collectives import Collective, collectives
 from jaxmodels.analysis.cycles import expected_cycles
 from jaxmodels.models.model_flops import model_flops
 from jaxmodels.ops.engine.platform import trace_for
-from train.config import MOST, Config, validate
+from train.config import MOST, Config, check_data, validate
 from train.config import schema as configs
 from train.data.dataset import example, sequence_arrays
 from train.devices.mesh import batch_specs, check_pieces
@@ -140,7 +140,8 @@ def plan(config: Config, topology: str) -> Plan:
   chip = SLICES[topology.partition(":")[0]]
   first, sequence = example_of(config)
   length = first[sequence[0]].shape[0] if sequence else 1
-  mesh = validate(config, devices=len(devices), length=length)
+  mesh = validate(config, devices=len(devices))
+  check_data(config, mesh, None, length)
   if config.strategy != "jit":
     raise UserError(
       f"config.strategy is {config.strategy!r}, but only 'jit' can be planned"

@@ -22,6 +22,11 @@ def override(*words):
   return command_line.override(tiny.get_config(), words)
 
 
+def checked(config, devices=1):
+  mesh = config_lib.validate(config, devices=devices)
+  config_lib.check_data(config, mesh, 257, 12)
+
+
 def test_overrides_reach_every_depth_and_keep_their_types():
   config = override(
     "--steps=7",
@@ -127,7 +132,7 @@ def test_a_typo_in_a_tuple_names_its_neighbours(word, parts):
 def test_values_in_tuples_are_checked(word, part):
   config = command_line.override(stacked(), [f"--model.{word}"])
   with pytest.raises(UserError) as error:
-    config_lib.validate(config, vocab_size=257)
+    checked(config)
   assert part in str(error.value)
 
 
@@ -257,7 +262,7 @@ def test_json_round_trip_keeps_everything():
 )
 def test_invalid_values_are_named(word, part):
   with pytest.raises(UserError) as error:
-    config_lib.validate(override(word), vocab_size=257)
+    checked(override(word))
   assert part in str(error.value)
 
 
@@ -320,7 +325,7 @@ def test_idle_devices_are_reported_with_the_flag(sizes, changes, line):
 )
 def test_invalid_meshes_are_named(words, part):
   with pytest.raises(UserError) as error:
-    config_lib.validate(override(*words.split()), devices=8, length=12)
+    checked(override(*words.split()), devices=8)
   assert part in str(error.value)
   assert "\n" not in str(error.value)
 
