@@ -16,11 +16,12 @@ shows them.
 """
 
 import dataclasses
+import functools
 import json
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 
@@ -32,7 +33,7 @@ from train.files import lock, paths
 from train.streams import log
 from train.sweep import cells, plot, table
 from train.sweep.pool import Pool
-from train.sweep.results import OUTPUT
+from train.sweep.results import OUTPUT, Outcome
 
 _USAGE = (
   "python -m train.sweep configs/NAME.py --over.FIELD VALUE VALUE ..."
@@ -59,7 +60,16 @@ class Options:
   cells: str | None = None
 
 
-def _run(argv: Sequence[str]) -> int:
+def run(argv: Sequence[str]) -> int:
+  """Runs a sweep; returns the exit code.
+
+  Args:
+    argv: The arguments, without the program's name.
+
+  Raises:
+    UserError: The command was wrong.
+    RunError: Runs failed; the others are done.
+  """
   # The devices are for the children.
   jax.config.update("jax_platforms", "cpu")
   axes, words = cells.split(argv)
@@ -73,22 +83,33 @@ def _run(argv: Sequence[str]) -> int:
   grid = cells.grid(axes, listed)
   runs = cells.runs(config, grid, options.replicas)
   folder = _make_folder(options.workdir, argv[0])
+  write = functools.partial(
+    _write, runs, config.best_metric, folder=folder, source=argv[0]
+  )
   with lock.held(folder):
-    pool = Pool(runs, folder, shared, options.processes, lambda: write())
-
-    def write() -> str:
-      found = table.rows(runs, pool.outcomes)
-      text = table.markdown(found, config.best_metric)
-      document = table.document(found, config.best_metric, argv[0])
-      content = json.dumps(document, indent=2, allow_nan=False).encode()
-      content += b"\n"
-      files.replace(os.path.join(folder, "sweep.json"), content)
-      shown = text.encode("utf-8", "replace")
-      files.replace(os.path.join(folder, "sweep.md"), shown)
-      return text
-
+    pool = Pool(runs, folder, shared, options.processes, write)
     pool.run()
-    return _finish(pool, write(), folder, config.best_metric, runs)
+    text = write(pool.outcomes)
+    return _finish(pool, text, folder, config.best_metric, runs)
+
+
+def _write(
+  runs: Sequence[cells.Run],
+  metric: str,
+  outcomes: Mapping[str, Outcome],
+  *,
+  folder: str,
+  source: str,
+) -> str:
+  """Writes the table as far as it is known, and returns it as Markdown."""
+  found = table.rows(runs, outcomes)
+  document = table.document(found, metric, source)
+  content = json.dumps(document, indent=2, allow_nan=False) + "\n"
+  files.replace(os.path.join(folder, "sweep.json"), content.encode())
+  text = table.markdown(found, metric)
+  shown = text.encode("utf-8", "replace")
+  files.replace(os.path.join(folder, "sweep.md"), shown)
+  return text
 
 
 def _make_folder(workdir: str | None, source: str) -> str:
@@ -140,4 +161,4 @@ def _finish(
 
 
 if __name__ == "__main__":
-  sys.exit(main_with_errors(_run, needs_output=False))
+  sys.exit(main_with_errors(run, needs_output=False))

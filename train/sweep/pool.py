@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
 
 import tqdm
@@ -36,7 +36,7 @@ class Pool:
     folder: The folder of the sweep, which holds one folder per run.
     command: The words before the flags of a run: the config, shared flags.
     processes: Most processes at a time.
-    changed: Called when a run has ended.
+    changed: Called with all outcomes when a run has ended.
 
   Attributes:
     outcomes: How each run has ended, by its name.
@@ -49,7 +49,7 @@ class Pool:
     folder: str,
     command: Sequence[str],
     processes: int,
-    changed: Callable[[], None],
+    changed: Callable[[Mapping[str, Outcome]], object],
   ):
     self._runs, self._folder, self._command = runs, folder, command
     self._processes, self._changed = processes, changed
@@ -125,7 +125,7 @@ class Pool:
       f"{count}/{len(self._runs)}  {run.name}  {'  '.join(reason)}"
       f"  {duration(seconds)}{left}"
     )
-    self._changed()
+    self._changed(self.outcomes)
 
   @contextlib.contextmanager
   def _signals(self) -> Iterator[None]:
