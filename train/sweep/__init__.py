@@ -1,0 +1,1 @@
+"""Trains one config with many values and seeds: `python -m train.sweep`."""

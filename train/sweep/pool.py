@@ -1,0 +1,275 @@
+"""Runs the processes of a sweep, some at a time, and shows the progress."""
+
+import contextlib
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import FrameType
+
+import tqdm
+
+from train import files
+from train.errors import UserError
+from train.files import lock
+from train.streams import log
+from train.sweep import results
+from train.sweep.cells import Run
+from train.sweep.results import Outcome
+
+# The module that every child runs; tests put a quicker one here.
+MODULE = "train.sweep.cell"
+# Seconds between two looks at the children.
+_PAUSE = 0.1
+# Seconds in which the children of a killed sweep save and end.
+_PATIENCE = 60.0
+
+
+class Pool:
+  """The runs of a sweep, and the processes that train them.
+
+  Args:
+    runs: The runs.
+    folder: The folder of the sweep, which holds one folder per run.
+    command: The words before the flags of a run: the config, shared flags.
+    processes: Most processes at a time.
+    changed: Called with all outcomes when a run has ended.
+
+  Attributes:
+    outcomes: How each run has ended, by its name.
+    signal: The number of the signal that ended the sweep, or None.
+  """
+
+  def __init__(
+    self,
+    runs: Sequence[Run],
+    folder: str,
+    command: Sequence[str],
+    processes: int,
+    changed: Callable[[Mapping[str, Outcome]], object],
+  ):
+    self._runs, self._folder, self._command = runs, folder, command
+    self._processes, self._changed = processes, changed
+    self.outcomes = {r.name: results.read(r, self._path(r)) for r in runs}
+    self.signal: int | None = None
+    self._received: list[int] = []
+    self._children: dict[Run, _Child] = {}
+    self._waiting = [r for r in runs if self.outcomes[r.name].state != "done"]
+    self._progress = _Progress(self._waiting, self._path)
+
+  def _path(self, run: Run) -> str:
+    return os.path.join(self._folder, run.name)
+
+  def run(self) -> None:
+    """Trains what is not done; returns when all have ended, or at a signal."""
+    done = len(self._runs) - len(self._waiting)
+    skipped = f", {done} of them done before" if done else ""
+    self._progress.text(f"{len(self._runs)} runs{skipped}, in {self._folder}")
+    begun = time.monotonic()
+    with self._signals(), self._progress:
+      try:
+        while self._children or (self._waiting and self.signal is None):
+          self._pass_signals_on()
+          is_patient = time.monotonic() - begun < _PATIENCE
+          if self.signal is None:
+            self._start(is_patient)
+          for run, child in list(self._children.items()):
+            if child.process.poll() is not None:
+              self._end(run, child)
+          self._progress.show()
+          time.sleep(_PAUSE)
+      finally:
+        for child in self._children.values():
+          child.process.terminate()
+        for child in self._children.values():
+          child.process.wait()
+
+  def _start(self, is_patient: bool) -> None:
+    """Starts processes until enough of them run."""
+    for run in list(self._waiting):
+      if len(self._children) >= self._processes:
+        return
+      # A child of a killed sweep may still be saving.
+      if is_patient and _is_locked(self._path(run)):
+        continue
+      self._waiting.remove(run)
+      words = (*self._command, *run.words)
+      before = self.outcomes[run.name].seconds
+      self._children[run] = _Child(
+        self._path(run), words, self._processes, before
+      )
+
+  def _end(self, run: Run, child: "_Child") -> None:
+    """Takes note of a process that has ended."""
+    del self._children[run]
+    code, seconds = child.end()
+    outcome = results.record(run, self._path(run), code, seconds)
+    if outcome.state == "failed" and self.signal is not None:
+      # It was asked to end; the same command resumes it.
+      self.outcomes[run.name] = Outcome(seconds=seconds)
+      return
+    self.outcomes[run.name] = outcome
+    self._progress.ended(run)
+    values = [
+      f"{name} {value:.4g}"
+      for name, value in outcome.metrics.items()
+      if name == run.config.best_metric
+    ]
+    reason = [f"failed: {outcome.reason}"] if outcome.reason else values
+    count = sum(o.state != "not run" for o in self.outcomes.values())
+    left = self._progress.left() if count < len(self._runs) else ""
+    self._progress.text(
+      f"{count}/{len(self._runs)}  {run.name}  {'  '.join(reason)}"
+      f"  {duration(seconds)}{left}"
+    )
+    self._changed(self.outcomes)
+
+  @contextlib.contextmanager
+  def _signals(self) -> Iterator[None]:
+    """Collects SIGTERM and Ctrl-C instead of ending at once."""
+
+    def receive(number: int, frame: FrameType | None) -> None:
+      self._received.append(number)
+
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = {number: signal.signal(number, receive) for number in numbers}
+    try:
+      yield
+    finally:
+      for number, handler in before.items():
+        signal.signal(number, handler)
+
+  def _pass_signals_on(self) -> None:
+    """Sends signals to all children: they save, or end at once at a second."""
+    while self._received:
+      number = self._received.pop(0)
+      if self.signal is None and self._children:
+        name = signal.Signals(number).name
+        self._progress.text(
+          f"{name}: {len(self._children)} runs save and end; send it again to"
+          " end them at once"
+        )
+      self.signal = self.signal or number
+      for child in self._children.values():
+        child.process.send_signal(number)
+
+
+class _Child:
+  """One process, whose output goes to a file in the folder of its run."""
+
+  def __init__(
+    self, folder: str, words: Sequence[str], processes: int, before: float
+  ):
+    os.makedirs(folder, exist_ok=True)
+    words = (*words, f"--workdir={folder}")
+    self._begun, self._before = time.monotonic(), before
+    env = dict(os.environ)
+    if processes > 1:
+      # By default each process would take three quarters of a GPU's memory.
+      share = f"{0.9 / processes:.3f}"
+      env.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", share)
+    path = os.path.join(folder, results.OUTPUT)
+    with files.open_append(path) as output:
+      line = f"$ python -m train {shlex.join(words)}\n"
+      output.write(line.encode("utf-8", "surrogateescape"))
+      output.flush()
+      self.process = subprocess.Popen(
+        [sys.executable, "-m", MODULE, *words],
+        stdin=subprocess.PIPE,
+        stdout=output,
+        stderr=output,
+        env=env,
+        # Or Ctrl-C of a terminal would reach it twice.
+        start_new_session=True,
+      )
+
+  def end(self) -> tuple[int, float]:
+    """Returns the exit code, and the seconds of all processes of the run."""
+    assert self.process.stdin is not None
+    self.process.stdin.close()
+    seconds = self._before + time.monotonic() - self._begun
+    return self.process.wait(), seconds
+
+
+class _Progress:
+  """Steps of all runs: a bar on a terminal, and the time that is left."""
+
+  def __init__(self, runs: Sequence[Run], path: Callable[[Run], str]):
+    self._steps = {
+      r: min(results.last_step(path(r)), r.config.steps) for r in runs
+    }
+    self._path, self._ended = path, set[Run]()
+    self._total = sum(run.config.steps for run in runs)
+    self._first = sum(self._steps.values())
+    self._begun = self._looked = time.monotonic()
+    self._bar: tqdm.tqdm | None = None
+    if sys.stderr.isatty() and runs:
+      self._bar = tqdm.tqdm(
+        total=self._total, initial=self._first, unit="step", file=sys.stderr
+      )
+
+  def __enter__(self) -> "_Progress":
+    return self
+
+  def __exit__(self, *error: object) -> None:
+    if self._bar is not None:
+      self._bar.close()
+      self._bar = None
+
+  def text(self, line: str) -> None:
+    """Prints a line, above the bar if there is one."""
+    if self._bar is None:
+      log(line)
+    else:
+      self._bar.write(line)
+
+  def show(self) -> None:
+    """Updates the bar once per second."""
+    if self._bar is not None and time.monotonic() - self._looked > 1:
+      self._looked = time.monotonic()
+      self._bar.n = self._now()
+      self._bar.refresh()
+
+  def ended(self, run: Run) -> None:
+    """Counts all steps of a run that has ended, also if it failed."""
+    self._ended.add(run)
+    self._steps[run] = run.config.steps
+
+  def _now(self) -> int:
+    for run in self._steps.keys() - self._ended:
+      self._steps[run] = min(
+        max(results.last_step(self._path(run)), self._steps[run]),
+        run.config.steps,
+      )
+    return sum(self._steps.values())
+
+  def left(self) -> str:
+    """Says how much time is left, at the speed of the steps so far."""
+    now = self._now()
+    seconds = time.monotonic() - self._begun
+    seconds *= (self._total - now) / max(now - self._first, 1)
+    return f", {duration(seconds)} left"
+
+
+def duration(seconds: float) -> str:
+  """Returns a time as text: `42 s`, `3 min 20 s`, `5 h 1 min`."""
+  whole = round(seconds)
+  if whole < 60:
+    return f"{whole} s"
+  if whole < 3600:
+    return f"{whole // 60} min {whole % 60} s"
+  return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def _is_locked(folder: str) -> bool:
+  """Whether another process trains in a folder."""
+  if not os.path.isdir(folder):
+    return False
+  try:
+    with lock.held(folder):
+      return False
+  except UserError:
+    return True
