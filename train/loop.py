@@ -159,6 +159,7 @@ class _Loop:
       prepared.state.params,
       len(prepared.train[0]["inputs"]),
       strategy.devices,
+      writer.text,
     )
 
   def run(self, stop: Stop) -> None:
