@@ -46,7 +46,7 @@ class Result:
     per_token: median seconds per token.
     compile: seconds for tracing and compiling.
     bytes: temporary memory of the compiled program.
-    flops: counted per call.
+    flops: counted per call; None if a part of the program is unknown.
     against: time of this contender divided by that of each other one, by
       name: the median over rounds.
     limit: time divided by the time that its flops would take at the best
@@ -153,7 +153,8 @@ class Contest:
     result.same_as = same[0] if same else None
     result.compile = program.compile_seconds
     result.bytes = program.temp_bytes
-    result.flops = flops.count(function, *arguments).total
+    counted = flops.count(function, *arguments)
+    result.flops = None if counted.unknown else counted.total
     if result.bytes > self.limits.bytes:
       result.skipped = _too_large(result.bytes, self.limits)
     elif not same:

@@ -131,6 +131,7 @@ class _Loop:
       prepared.state.params,
       sequence_length(prepared.train),
       strategy.devices,
+      writer.text,
     )
 
   def run(self, stop: Stop) -> None:

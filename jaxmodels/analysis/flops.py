@@ -7,13 +7,16 @@ the traced program, and counts the body of a `scan` once per iteration.
 A multiplication, an addition, an exponential and a square root count one each
 (`transcendental` counts the last two kinds separately). A complex operation
 counts as the real operations in it. Moving, selecting, comparing and converting
-are free. Unused results are dropped first. Duplicate operations that the
-compiler would merge are counted twice.
+are free, and so is arithmetic on integers. Unused results are dropped first.
+Duplicate operations that the compiler would merge are counted twice.
+
+Every program has a count. A primitive that this module does not know counts one
+flop per element of its output. A loop whose number of rounds depends on the
+data counts one round. The result names both, so that no work goes unmentioned.
 """
 
-import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -29,20 +32,29 @@ class Flops(NamedTuple):
     products: flops of matrix products and convolutions.
     elementwise: flops of all other arithmetic.
     transcendental: exponentials, roots and the like.
+    unknown: names of the primitives that this module does not know, whose
+      output elements are in `elementwise`; "while" for a loop that counts one
+      round because its number of rounds depends on the data.
   """
 
   products: float = 0.0
   elementwise: float = 0.0
   transcendental: float = 0.0
+  unknown: frozenset[str] = frozenset()
 
   @property
   def total(self) -> float:
     """The sum of all flops."""
-    return sum(self)
+    return self.products + self.elementwise + self.transcendental
 
   def plus(self, other: "Flops", times: float = 1) -> "Flops":
     """The sum of this and `times` times the other."""
-    return Flops(*(a + times * b for a, b in zip(self, other, strict=True)))
+    return Flops(
+      self.products + times * other.products,
+      self.elementwise + times * other.elementwise,
+      self.transcendental + times * other.transcendental,
+      self.unknown | other.unknown,
+    )
 
 
 def count(function: Callable[..., Any], *arguments: Any) -> Flops:
@@ -51,10 +63,6 @@ def count(function: Callable[..., Any], *arguments: Any) -> Flops:
   Args:
     function: a function of pytrees of arrays.
     *arguments: arrays or their shapes; no values are needed.
-
-  Raises:
-    ValueError: the number of rounds of a loop depends on the data, or this
-      module does not know a primitive.
   """
   return of_jaxpr(jax.make_jaxpr(function)(*arguments).jaxpr)
 
@@ -65,10 +73,35 @@ def of_jaxpr(traced: Any) -> Flops:
   return _count(partial_eval.dce_jaxpr(traced, used)[0])
 
 
+def unknown_line(unknown: Iterable[str]) -> str:
+  """Returns the sentence about the primitives in `Flops.unknown`.
+
+  Args:
+    unknown: their names; at least one.
+  """
+  names = sorted(unknown)
+  parts = []
+  if others := [name for name in names if name != "while"]:
+    parts.append(
+      f"{', '.join(others)} counted as elementwise, since their flops are"
+      " unknown"
+    )
+  if "while" in names:
+    parts.append(
+      "while loops counted as one round, since their number of rounds depends"
+      " on the data"
+    )
+  return f"flops: {'; '.join(parts)}"
+
+
 def _count(jaxpr: Any) -> Flops:
+  return _sum(map(_equation, jaxpr.eqns))
+
+
+def _sum(parts: Iterable[Flops]) -> Flops:
   total = Flops()
-  for equation in jaxpr.eqns:
-    total = total.plus(_equation(equation))
+  for part in parts:
+    total = total.plus(part)
   return total
 
 
@@ -80,13 +113,12 @@ def _equation(equation: Any) -> Flops:
   if name == "shard_map":  # Every device runs the program on its shard.
     return Flops().plus(_count(params["jaxpr"]), params["mesh"].size)
   if name == "while":
-    raise ValueError(
-      "the rounds of a while loop are not known before it runs; use a loop "
-      "with a fixed number of rounds"
-    )
+    parts = [params["cond_jaxpr"].jaxpr, params["body_jaxpr"].jaxpr]
+    return _sum([Flops(unknown=frozenset({name})), *map(_count, parts)])
   if name == "cond":
     branches = [_count(branch.jaxpr) for branch in params["branches"]]
-    return max(branches, key=lambda flops: flops.total)
+    longest = max(branches, key=lambda flops: flops.total)
+    return longest._replace(unknown=_sum(branches).unknown)
   if name == "custom_linear_solve":  # The others are for its derivatives.
     return _count(params["jaxprs"].solve.jaxpr)
   if name == "pallas_call":
@@ -96,7 +128,7 @@ def _equation(equation: Any) -> Flops:
     return Flops(products=_PRODUCTS[name](equation))
   inner = list(_jaxprs(params)) if name not in _REDUCE_BY else []
   if inner:
-    return functools.reduce(Flops.plus, map(_count, inner))
+    return _sum(map(_count, inner))
   return _arithmetic(name, equation)
 
 
@@ -110,9 +142,10 @@ def _jaxprs(params: dict[str, Any]) -> Iterator[Any]:
 
 
 def _arithmetic(name: str, equation: Any) -> Flops:
-  out = equation.outvars[0].aval
-  if not _is_float(out):
+  outputs = [x.aval for x in equation.outvars if _is_float(x.aval)]
+  if not outputs or name in _FREE:
     return Flops()
+  out = outputs[0]
   if name in _TRANSCENDENTAL:
     return Flops(transcendental=out.size)
   if name in _ELEMENTWISE:
@@ -124,9 +157,8 @@ def _arithmetic(name: str, equation: Any) -> Flops:
     return Flops(elementwise=per_element * max(source.size - out.size, 0))
   if name in _OTHER:
     return Flops(elementwise=_OTHER[name](equation))
-  if name not in _FREE:
-    raise ValueError(f"the flops of the primitive {name!r} are not known")
-  return Flops()
+  elements = float(sum(x.size for x in outputs))
+  return Flops(elementwise=elements, unknown=frozenset({name}))
 
 
 def _is_float(aval: Any) -> bool:
@@ -213,15 +245,19 @@ _ELEMENTWISE = {
   "min": (1, 1),
   "sign": (1, 1),
   "clamp": (2, 2),
+  "ceil": (1, 1),
   "floor": (1, 1),
+  "rem": (1, 1),
   "round": (1, 1),
   "square": (1, 6),
   "conj": (0, 1),
   "one_minus_square": (3, 10),  # (1 - x) (1 + x)
 }
 _TRANSCENDENTAL = {
-  "atan2", "cbrt", "cos", "erf", "erf_inv", "exp", "exp2", "expm1", "log",
-  "log1p", "log2", "logistic", "pow", "rsqrt", "sin", "sqrt", "tan", "tanh",
+  "acos", "acosh", "asin", "asinh", "atan", "atan2", "atanh", "cbrt", "cos",
+  "cosh", "digamma", "erf", "erf_inv", "erfc", "exp", "exp2", "expm1", "lgamma",
+  "log", "log1p", "log2", "logistic", "pow", "rsqrt", "sin", "sinh", "sqrt",
+  "tan", "tanh",
 }  # fmt: skip
 _REDUCE = {"reduce_sum", "reduce_max", "reduce_min", "reduce_prod"}
 # Primitives with a program in their parameters that they do not call.

@@ -5,8 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jax.core import ShapedArray
+from jax.extend.core import Primitive
 
-from jaxmodels.analysis.flops import Flops, count
+from jaxmodels.analysis.flops import Flops, count, unknown_line
 
 N = 8
 SQUARE = jax.ShapeDtypeStruct((N, N), jnp.float32)
@@ -123,14 +125,46 @@ def test_the_compiler_agrees_where_there_is_no_loop(function, derive):
   assert flops.transcendental == analysed["transcendentals"]
 
 
-def test_a_loop_of_unknown_length_is_refused():
-  def halve(x):
-    return lax.while_loop(lambda y: y[0, 0] > 1, lambda y: y / 2, x)
+def test_a_loop_of_unknown_length_counts_one_round_and_is_named():
+  def multiply(x):
+    return lax.while_loop(lambda y: y[0, 0] - 1.0 > 1, lambda y: y @ y / 2, x)
 
-  with pytest.raises(ValueError, match="while loop"):
-    count(halve, SQUARE)
+  flops = count(multiply, SQUARE)
+  # The condition subtracts once, the body multiplies and halves.
+  assert flops == Flops(2 * N**3, 1 + N * N, 0, frozenset({"while"}))
+  assert "one round" in unknown_line(flops.unknown)
 
 
-def test_an_unknown_primitive_is_refused():
-  with pytest.raises(ValueError, match="'eigh'"):
-    count(lambda x: jnp.linalg.eigh(x)[0], SQUARE)
+made_up = Primitive("made_up")
+made_up.multiple_results = True
+made_up.def_abstract_eval(
+  lambda x: (ShapedArray((3,), jnp.int32), x, ShapedArray((), x.dtype))
+)
+
+
+def test_an_unknown_primitive_counts_its_output_elements_and_is_named():
+  def once(x):
+    return made_up.bind(x)[1] @ x
+
+  flops = count(once, SQUARE)
+  assert flops == Flops(2 * N**3, N * N + 1, 0, frozenset({"made_up"}))
+  line = unknown_line(flops.unknown)
+  assert line.count("made_up") == 1 and "while" not in line
+
+  def often(x):
+    branches = [lambda y: y @ y, lambda y: made_up.bind(y)[1]]
+    x = lax.cond(x[0, 0] > 0, *branches, x)
+    return lax.fori_loop(0, 5, lambda _, y: jax.jit(once)(y), x)
+
+  found = count(often, SQUARE)
+  assert found.products == 6 * 2 * N**3
+  assert found.elementwise == 5 * (N * N + 1)
+  assert found.unknown == {"made_up"}
+
+
+def test_a_callback_without_results_is_free():
+  def show(x):
+    jax.debug.callback(lambda y: None, x)
+    return x @ x
+
+  assert count(show, SQUARE) == Flops(products=2 * N**3)

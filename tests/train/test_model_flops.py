@@ -2,10 +2,14 @@
 
 import jax
 import pytest
+from flax import linen as nn
+from jax.extend.core import Primitive
 
-from jaxmodels.analysis import chips
+from jaxmodels.analysis import chips, flops
+from jaxmodels.mixers import MIXERS
 from jaxmodels.models import LanguageModel, model_flops
 from jaxmodels.models.model_flops import model_flops as count
+from jaxmodels.testing.examples import MIXERS as EXAMPLES
 from tests.train import tiny
 from train.loop import run
 from train.metrics import read_metrics
@@ -28,7 +32,7 @@ def counted(mixers, length=LENGTH, scan_layers=False, **options):
   )
   tokens = jax.ShapeDtypeStruct((1, 8), "int32")
   params = jax.eval_shape(model.init, jax.random.key(0), tokens)["params"]
-  return count(model, params, length)
+  return count(model, params, length).per_token
 
 
 READ_OUT = 2 * VOCAB * WIDTH
@@ -75,7 +79,7 @@ def test_a_run_reports_its_utilization(chip, tmp_path):
   params = init_state(
     learner.model, learner.optimizer, 0, config.data.length
   ).params
-  each = count(config.model, params, config.data.length)
+  each = count(config.model, params, config.data.length).per_token
   lines = [x for x in read_metrics(tmp_path) if x["split"] == "train"]
   assert lines
   for line in lines:
@@ -83,14 +87,78 @@ def test_a_run_reports_its_utilization(chip, tmp_path):
     assert line["model_flops_utilization"] == pytest.approx(expected)
 
 
-def test_an_unknown_chip_or_count_gives_no_utilization(finished, monkeypatch):
+def test_an_unknown_chip_gives_no_utilization(finished):
   workdir, _ = finished
   assert all("model_flops_utilization" not in x for x in read_metrics(workdir))
-  kind = jax.devices()[0].device_kind
-  monkeypatch.setitem(chips.CHIPS, kind, chips.Chip(1e9, 1e9))
 
-  def unknown(*_):
-    raise ValueError("a primitive that is not known")
 
-  monkeypatch.setattr(model_flops, "model_flops", unknown)
-  assert model_flops.share_of_peak(tiny.Model(), {}, 8, 1) is None
+def test_a_model_that_cannot_be_traced_gives_the_reason(chip):
+  lines = []
+  share = model_flops.share_of_peak(tiny.Model(), {}, 8, 1, lines.append)
+  assert share is None
+  (line,) = lines
+  assert line.startswith("model_flops_utilization is left out: ")
+
+
+sort_of = Primitive("made_up")
+sort_of.def_abstract_eval(lambda x: x)
+
+
+class Pooled(nn.Module):
+  """A classifier of whole sequences: it cannot decode."""
+
+  unknown: bool = False
+
+  @nn.compact
+  def __call__(self, x):
+    y = nn.Dense(4, use_bias=False)(x)
+    return (sort_of.bind(y) if self.unknown else y).mean(1)
+
+
+@pytest.mark.parametrize("unknown", [False, True])
+def test_a_model_that_cannot_decode_counts_its_forward_pass(chip, unknown):
+  model = Pooled(unknown)
+  x = jax.ShapeDtypeStruct((1, 6, 3), "float32")
+  params = jax.eval_shape(Pooled().init, jax.random.key(0), x)["params"]
+  found = count(model, params, 6, inputs=x)
+  assert found.per_token == PASSES * 2 * 3 * 4
+  lines = []
+  share = model_flops.share_of_peak(model, params, 6, 2, lines.append, inputs=x)
+  assert share == pytest.approx(found.per_token / 2e9)
+  if unknown:
+    (line,) = lines
+    assert line.count("made_up") == 1
+  else:
+    assert not lines
+
+
+LAYERS = {
+  name: MIXERS[record.mixer](16, **record.options)
+  for name, record in EXAMPLES.items()
+  if record.listed
+}
+
+
+def test_every_mixer_is_tested():
+  assert set(map(type, LAYERS.values())) == set(MIXERS.values())
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_every_mixer_has_a_count(name):
+  model = LanguageModel(VOCAB, 16, 1, (LAYERS[name],), mlp="none")
+  tokens = jax.ShapeDtypeStruct((1, 8), "int32")
+  params = jax.eval_shape(model.init, jax.random.key(0), tokens)["params"]
+  found = count(model, params, LENGTH)
+  assert found.per_token > PASSES * 2 * VOCAB * 16
+  assert not found.unknown
+
+  def loss(params, tokens):
+    return model.apply({"params": params}, tokens)[0].sum()
+
+  step = flops.count(jax.grad(loss), params, tokens)
+  assert step.products > 0 and not step.unknown
+
+
+def test_a_stack_that_runs_backwards_has_a_count():
+  ahead = counted(("gla",))
+  assert counted(("gla",), reverse=True) == pytest.approx(ahead, rel=0.5)

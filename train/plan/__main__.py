@@ -27,6 +27,7 @@ from typing import Any
 import jax
 
 from jaxmodels.analysis.chips import EXAMPLES
+from jaxmodels.analysis.flops import unknown_line
 from train.command import main_with_errors, warn
 from train.config import Config, Mesh, command_line
 from train.devices.memory import readable
@@ -123,10 +124,9 @@ def _flops_lines(made: Plan) -> list[str]:
   ]
   lines = [f"{'flops per step':34} {'':>12} {'s at peak':>12}"]
   for name, number in rows:
-    if number is None:
-      lines.append(f"{name:34} {'unknown':>12}")
-    else:
-      lines.append(f"{name:34} {number:12.3e} {number / flops.peak:12.3f}")
+    lines.append(f"{name:34} {number:12.3e} {number / flops.peak:12.3f}")
+  if flops.unknown:
+    lines.append(unknown_line(flops.unknown))
   return lines
 
 

@@ -1,6 +1,5 @@
 """Compiles the training step of a config for devices that are not attached."""
 
-import contextlib
 import dataclasses
 import math
 import re
@@ -78,16 +77,19 @@ class Flops:
 
   Attributes:
     six_n: 6 times parameters times tokens (Kaplan et al. 2020).
-    model: See `jaxmodels.models.model_flops`; None if they cannot be counted.
+    model: See `jaxmodels.models.model_flops`.
     program: Flops of the traced step, recomputation included (see
-      `jaxmodels.analysis.flops`); None if they cannot be counted.
+      `jaxmodels.analysis.flops`).
     peak: Peak flops per second of all chips.
+    unknown: Primitives of unknown flops in the step, which count as
+      elementwise (see `jaxmodels.analysis.flops.Flops`), in order.
   """
 
   six_n: float
-  model: float | None
-  program: float | None
+  model: float
+  program: float
   peak: float
+  unknown: Sequence[str] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -292,10 +294,12 @@ def _flops(
   config: Config, params: Any, length: int, traced: Any, peak: float
 ) -> Flops:
   tokens = config.batch_size * length
-  model: float | None = None
-  program: float | None = None
-  with contextlib.suppress(ValueError):
-    model = model_flops(config.model, params, length) * tokens
-  with contextlib.suppress(ValueError):
-    program = flops.of_jaxpr(traced.jaxpr.jaxpr).total
-  return Flops(6.0 * _count(params) * tokens, model, program, peak)
+  model = model_flops(config.model, params, length)
+  program = flops.of_jaxpr(traced.jaxpr.jaxpr)
+  return Flops(
+    six_n=6.0 * _count(params) * tokens,
+    model=model.per_token * tokens,
+    program=program.total,
+    peak=peak,
+    unknown=sorted(model.unknown | program.unknown),
+  )

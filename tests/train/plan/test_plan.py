@@ -3,9 +3,12 @@
 import dataclasses
 import json
 import re
+from types import SimpleNamespace
 
 import jax
 import pytest
+from flax import linen as nn
+from jax.extend.core import Primitive
 
 from jaxmodels.analysis import chips
 from jaxmodels.analysis.collectives import collectives
@@ -172,11 +175,48 @@ def test_flops_collectives_and_mesh(planned):
   assert flops["model"] == 3 * 2 * 8 * tiny.VOCAB * tokens
   assert flops["program"] > flops["model"]
   assert flops["peak"] == 4 * 197e12
+  assert flops["unknown"] == []
   assert planned["compile_seconds"] > 0
   kinds = planned["collectives_per_step"]
   # The losses and gradients are added up, at least.
   assert kinds["all-reduce"]["count"] >= 1
   assert kinds["all-reduce"]["bytes"] >= 4 * 3
+
+
+def test_the_table_names_primitives_of_unknown_flops_once():
+  counts = compile.Flops(6.0, 5.0, 7.0, 1.0, ["eigh", "made_up"])
+  lines = plan._flops_lines(SimpleNamespace(flops=counts))
+  assert [line for line in lines if "made_up" in line] == [
+    "flops: eigh, made_up counted as elementwise, since their flops are unknown"
+  ]
+
+
+made_up = Primitive("made_up")
+made_up.def_abstract_eval(lambda x: x)
+
+
+class Unknown(tiny.Model):
+  """The tiny model with a primitive that nobody knows."""
+
+  @nn.compact
+  def __call__(self, tokens, state=None, *, segment_ids=None):
+    y, state = super().__call__(tokens, state, segment_ids=segment_ids)
+    return made_up.bind(y), state
+
+
+def test_an_unknown_primitive_is_in_the_flops_of_a_plan():
+  config = dataclasses.replace(tiny.get_config(), model=Unknown())
+  length = tiny.Data().length
+  _, state = new_state(config, make_learner(config), length)
+
+  def forward(params, tokens):
+    return config.model.apply({"params": params}, tokens)[0]
+
+  tokens = jax.ShapeDtypeStruct((config.batch_size, length), "int32")
+  traced = jax.jit(forward).trace(state.params, tokens)
+  found = compile._flops(config, state.params, length, traced, 1.0)
+  assert found.unknown == ["made_up"]
+  assert found.program > found.model / 3 > 0
 
 
 # What fits where that does not.
@@ -213,7 +253,7 @@ def test_the_mildest_change_that_fits_is_suggested(
     kept = {"none": 4, "dots": 2, "full": 1}[config.model.remat]
     size = rows * kept * 100 // mesh.sequence
     memory = compile.Memory(0, 0, 0, size, 0, room)
-    none = compile.Flops(1.0, None, None, 1.0)
+    none = compile.Flops(1.0, 1.0, 1.0, 1.0)
     return compile.Plan(
       name, mesh, 1, 1, memory, size <= room, [], none, 1, 0.0
     )
@@ -314,7 +354,7 @@ def test_a_default_mesh_is_the_whole_slice(words, mesh, monkeypatch, capsys):
     assert config.mesh == mesh
     memory, none = (
       compile.Memory(0, 0, 0, 0, 0, 1),
-      compile.Flops(1.0, None, None, 1.0),
+      compile.Flops(1.0, 1.0, 1.0, 1.0),
     )
     return compile.Plan(name, mesh, 1, 1, memory, True, [], none, 1, 0.0)
 
