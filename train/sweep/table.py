@@ -82,14 +82,18 @@ def best(found: Sequence[Row], metric: str) -> Row | None:
 
   Args:
     found: The rows.
-    metric: The `best_metric` of the config, which knows its direction.
+    metric: The `best_metric` of the config.
   """
   means = {
     i: {metric: row.metrics[metric][0]}
     for i, row in enumerate(found)
     if metric in row.metrics
   }
-  order = ranked(means, metric)
+  if not means:
+    return None
+  # The direction belongs to the loss, which all runs share.
+  direction = found[0].runs[0].config.loss.best[metric].__name__
+  order = ranked(means, metric, direction)
   return found[order[0]] if order else None
 
 
