@@ -102,6 +102,6 @@ def slice_devices(name: str) -> list[Any]:
   # The type of this runtime error is not public in JAX.
   except (RuntimeError, ValueError, NotImplementedError) as error:
     raise ValueError(
-      f"{name} cannot be: {error}; shapes are such as {EXAMPLES}"
+      f"there is no slice {name}: {error}; examples are {EXAMPLES}"
     ) from error
   return list(found.devices)

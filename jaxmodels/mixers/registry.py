@@ -79,14 +79,14 @@ def _made_of(
 
 
 def _check_cut(mlp: nn.Module) -> None:
-  """Checks that a channel mixer with a state can have sequences cut."""
+  """Checks that a channel mixer with a state supports sharded sequences."""
   if hasattr(mlp, "axis_name"):
     return
   state = jax.eval_shape(lambda: contract.zero_state(mlp, 1))
   if jax.tree.leaves(state):
     raise ValueError(
-      f"mlp {type(mlp).__name__} cannot have its sequences cut over a mesh "
-      "axis: it has a state, and no field axis_name"
+      f"mlp {type(mlp).__name__} does not support sharded sequences: it has a"
+      " state, and no field axis_name"
     )
 
 
@@ -195,8 +195,7 @@ def _check_common(
   """Checks that a module has the fields that the model sets."""
   if "axis_name" in common and "axis_name" not in fields:
     raise ValueError(
-      f"{what} cannot have its sequences cut over a mesh axis: it has no field"
-      " axis_name"
+      f"{what} does not support sharded sequences: it has no field axis_name"
     )
   for field in common:
     if field not in fields:

@@ -10,10 +10,11 @@ Measured with the initial parameters of the mixer:
     does not count: skip connections and gates pass it on without a memory.
 
 For a state that decays by the same factor with every token the memory is its
-half-life, rounded up; for the mean of a window of W tokens it is (W - 1) / 2;
-without a past it is 0. It is measured over 256 tokens: more than 64 cannot be
-told from never forgetting. A mixer that reads the future is measured at the
-midst of them, with x_{T-n} and x_{T+n} changed at once, and up to 32.
+half-life, rounded up. For the mean of a window of W tokens it is (W - 1) / 2.
+For a mixer that does not read the past it is 0. The measurement takes 256
+tokens; it cannot distinguish a memory above 64 from one without end. For a
+mixer that reads the future, T is in the middle, x_{T-n} and x_{T+n} change
+together, and the limit is 32.
 """
 
 import contextlib

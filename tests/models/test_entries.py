@@ -188,11 +188,11 @@ WRONG = {
   "no mlp": ({"mlp": ()}, "mlp must be an entry or a tuple of entries, got"),
   "axis": (
     {"axis_name": "s"},
-    "mixer Leaky cannot have its sequences cut over a mesh axis",
+    "mixer Leaky does not support sharded sequences",
   ),
   "axis of an mlp": (
     {"axis_name": "s", "mixers": ("s5",), "mlp": TokenShift()},
-    "mlp TokenShift cannot have its sequences cut over a mesh axis: it has a s",
+    "mlp TokenShift does not support sharded sequences: it has a s",
   ),
   "pattern": (
     {"mlp": ("mlp",) * 3, "scan_layers": True},
