@@ -120,12 +120,22 @@ class Pool:
     ]
     reason = [f"failed: {outcome.reason}"] if outcome.reason else values
     count = sum(o.state != "not run" for o in self.outcomes.values())
-    left = self._progress.left() if count < len(self._runs) else ""
+    left = self._left(len(self._runs) - count)
     self._progress.text(
       f"{count}/{len(self._runs)}  {run.name}  {'  '.join(reason)}"
       f"  {duration(seconds)}{left}"
     )
     self._changed(self.outcomes)
+
+  def _left(self, count: int) -> str:
+    """Says how long the last `count` runs take, at the speed of those done."""
+    found = [(r.config.steps, self.outcomes[r.name]) for r in self._runs]
+    done = [(s, o.seconds) for s, o in found if o.state == "done"]
+    steps, seconds = sum(s for s, _ in done), sum(t for _, t in done)
+    if not count or not steps:
+      return ""
+    left = self._progress.remaining() * seconds / steps
+    return f", {duration(left / min(self._processes, count))} left"
 
   @contextlib.contextmanager
   def _signals(self) -> Iterator[None]:
@@ -204,7 +214,7 @@ class _Progress:
     self._path, self._ended = path, set[Run]()
     self._total = sum(run.config.steps for run in runs)
     self._first = sum(self._steps.values())
-    self._begun = self._looked = time.monotonic()
+    self._looked = time.monotonic()
     self._bar: tqdm.tqdm | None = None
     if sys.stderr.isatty() and runs:
       self._bar = tqdm.tqdm(
@@ -246,12 +256,9 @@ class _Progress:
       )
     return sum(self._steps.values())
 
-  def left(self) -> str:
-    """Says how much time is left, at the speed of the steps so far."""
-    now = self._now()
-    seconds = time.monotonic() - self._begun
-    seconds *= (self._total - now) / max(now - self._first, 1)
-    return f", {duration(seconds)} left"
+  def remaining(self) -> int:
+    """Returns the steps of all runs that are still to do."""
+    return self._total - self._now()
 
 
 def duration(seconds: float) -> str:
