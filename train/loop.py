@@ -47,6 +47,7 @@ from train.optimizer import evaluation_params
 from train.parameters import parameter_table
 from train.profile import Profiler
 from train.setup import Prepared, make_workdir, prepare, saved_params
+from train.step import counted_inputs
 
 _FIRST = ("loss", "bits_per_token", "accuracy")
 
@@ -132,6 +133,8 @@ class _Loop:
       sequence_length(prepared.train),
       strategy.devices,
       writer.text,
+      inputs=counted_inputs(np.asarray(prepared.train[0]["inputs"])),
+      collections=prepared.state.variables,
     )
 
   def run(self, stop: Stop) -> None:

@@ -107,7 +107,8 @@ class Loss:
     weight = sums["weight"]
     scale = inverse(weight)
     values = {name: x * scale for name, x in sums.items() if name != "weight"}
-    return {**values, "targets": weight}
+    # The loss first: a compiled function returns its sums by name.
+    return {"loss": values.pop("loss"), **values, "targets": weight}
 
 
 def keywords(batch: Batch) -> dict[str, Any]:
@@ -240,7 +241,6 @@ class NextToken(Loss):
     values = super().means(sums)
     loss = values.pop("loss")
     bits = values.get("cross_entropy", loss) / math.log(2)
-    # The progress bar shows the first three.
     return {"loss": loss, "bits_per_token": bits, **values}
 
 

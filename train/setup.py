@@ -106,14 +106,20 @@ def open_codec(data: Any, vocab_size: object = None) -> Codec:
     vocab_size: Vocabulary size of the data set, if it is known.
 
   Raises:
-    UserError: The data must be opened, and cannot be.
+    UserError: The data must be opened, and cannot be; or they are no text.
   """
   known = vocab_size if type(vocab_size) is int else None
   make = getattr(data, "codec", None)
   codec = None if make is None else make(known)
   if codec is not None:
     return codec
-  return open_split(read_only(data), "validation")
+  opened = open_split(read_only(data), "validation")
+  if not hasattr(opened, "encode") or not hasattr(opened, "decode"):
+    raise UserError(
+      "config.data: the data have no methods encode and decode, so no text can"
+      " be generated; set config.sample.length to 0"
+    )
+  return opened
 
 
 def make_learner(config: Config) -> Learner:

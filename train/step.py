@@ -259,6 +259,17 @@ def train_step(
   return _selected(state, new.replace(variables=variables), metrics)
 
 
+def counted_inputs(inputs: Any) -> Any:
+  """Returns `model_flops`' argument `inputs` for the inputs of an example."""
+  if not isinstance(inputs, Mapping):
+    is_token = jnp.issubdtype(inputs.dtype, jnp.integer)
+    if inputs.ndim == 1 and is_token:
+      return None
+  return jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), inputs
+  )
+
+
 def positions(learner: Learner, batch: Batch) -> int:
   """The positions that a model reads: B times L, or B without a sequence."""
   size = len(batch["weights"])

@@ -26,6 +26,7 @@ from train.errors import RunError, UserError, one_line
 from train.losses import NextToken
 from train.setup import make_learner, new_state, open_split
 from train.state import TrainState
+from train.step import counted_inputs
 
 # The arrays of examples of tokens.
 TOKENS = {
@@ -180,7 +181,7 @@ def plan(config: Config, topology: str) -> Plan:
     memory=memory,
     fits=compiled is not None and total is not None and total <= chip.memory,
     collectives=collectives(text) if text else [],
-    flops=_flops(config, state.params, length, traced, chip.peak * used),
+    flops=_flops(config, state, first, length, traced, chip.peak * used),
     cycles=expected_cycles(text) if text else None,
     compile_seconds=seconds,
   )
@@ -291,13 +292,24 @@ def _count(tree: Any) -> int:
 
 
 def _flops(
-  config: Config, params: Any, length: int, traced: Any, peak: float
+  config: Config,
+  state: TrainState,
+  example: Mapping[str, Any],
+  length: int,
+  traced: Any,
+  peak: float,
 ) -> Flops:
   tokens = config.batch_size * length
-  model = model_flops(config.model, params, length)
+  model = model_flops(
+    config.model,
+    state.params,
+    length,
+    inputs=counted_inputs(example["inputs"]),
+    collections=state.variables,
+  )
   program = flops.of_jaxpr(traced.jaxpr.jaxpr)
   return Flops(
-    six_n=6.0 * _count(params) * tokens,
+    six_n=6.0 * _count(state.params) * tokens,
     model=model.per_token * tokens,
     program=program.total,
     peak=peak,
