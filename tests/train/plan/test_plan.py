@@ -14,7 +14,7 @@ from jaxmodels.analysis import chips
 from jaxmodels.analysis.collectives import collectives
 from jaxmodels.models import LanguageModel
 from jaxmodels.ops.engine.platform import trace_for
-from tests.train import tiny
+from tests.train import tasks, tiny
 from train.command import main_with_errors
 from train.config import (
   SGD,
@@ -426,3 +426,12 @@ def test_a_large_hybrid_fits(words, parameters):
   forward = [x for x in gathers if "transpose(jvp" not in x.scope]
   layers = config.model.depth * config.model.mixers.count("gated_deltanet")
   assert sum(x.times for x in forward) * len(config.model.mixers) == layers
+
+
+@pytest.mark.tpu_aot
+@pytest.mark.skipif(not chips.is_there(), reason=chips.MISSING)
+def test_a_plan_takes_any_loss_and_any_inputs():
+  made = compile.plan(tasks.config_of(*tasks.TASKS["class mean"]), "v5e:2x2")
+  assert made.fits and made.flops.model > 0 and not made.flops.unknown
+  # Inputs [12, 3] and a weight and a class in 4 bytes, a mask [12] in one.
+  assert made.memory.batch == tasks.B * (12 * 3 * 4 + 12 + 2 * 4)
