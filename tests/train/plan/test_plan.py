@@ -207,14 +207,15 @@ class Unknown(tiny.Model):
 def test_an_unknown_primitive_is_in_the_flops_of_a_plan():
   config = dataclasses.replace(tiny.get_config(), model=Unknown())
   length = tiny.Data().length
-  _, state = new_state(config, make_learner(config), length)
+  example, _ = compile.example_of(config)
+  _, state = new_state(config, make_learner(config), example)
 
   def forward(params, tokens):
     return config.model.apply({"params": params}, tokens)[0]
 
   tokens = jax.ShapeDtypeStruct((config.batch_size, length), "int32")
   traced = jax.jit(forward).trace(state.params, tokens)
-  found = compile._flops(config, state.params, length, traced, 1.0)
+  found = compile._flops(config, state, example, length, traced, 1.0)
   assert found.unknown == ["made_up"]
   assert found.program > found.model / 3 > 0
 

@@ -5,9 +5,9 @@ import time
 
 from train import __main__ as command
 from train.command import main_with_errors
-from train.data import Batches
+from train.data.prefetch import ReadAhead
 
-_next = Batches.__next__
+_next = ReadAhead.__next__
 
 
 def _slow_next(self):
@@ -16,5 +16,5 @@ def _slow_next(self):
 
 
 if __name__ == "__main__":
-  Batches.__next__ = _slow_next
+  ReadAhead.__next__ = _slow_next
   sys.exit(main_with_errors(command._run))
