@@ -49,6 +49,7 @@ def styles_of(groups: Sequence[Group]) -> list[Style]:
     rest = [repr(row[:main] + row[main + 1 :]) for row in rows]
   values = list(dict.fromkeys(keys))
   numeric = all(type(x) in (int, float) for x in values)
+  colors: dict[Any, Any]
   if len(fields) <= MOST_NAMED and fields and numeric and len(values) > 2:
     scale = colormaps["viridis"]
     places = np.linspace(0, 0.88, len(values))
