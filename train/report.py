@@ -1,19 +1,20 @@
 """Draws the curves of one or more runs: `python -m train.report RUNDIR...`.
 
 The numbers come from `metrics.jsonl` of each run; panels without numbers are
-left out.
+left out. Runs that differ only in their seeds become one curve, their mean,
+with a band from the least to the most. Colours follow the config field that
+was swept. `--table FILE.md` and `--json FILE.json` write the final values.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import io
-import math
+import json
 import os
 import pathlib
 import sys
 import warnings
-from array import array
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,20 +31,20 @@ from matplotlib.ticker import (
 
 from train import flags
 from train.command import main_with_errors
+from train.drawing import POINTS, Style, limits, means, pieces, styles_of, thin
 from train.errors import UserError, one_line
 from train.files import paths
-from train.metrics import FILE_NAME, iterate_metrics
-from train.streams import log
-
-_COLORS = (
-  "#0072b2",
-  "#d55e00",
-  "#009e73",
-  "#cc79a7",
-  "#e69f00",
-  "#56b4e9",
-  "#000000",
+from train.streams import emit, log
+from train.summary import (
+  BITS,
+  BITS_PER_BYTE,
+  Group,
+  Run,
+  final_values,
+  group_runs,
+  markdown,
 )
+
 _GREY = "#666666"
 _LINE_WIDTH = 1.8
 
@@ -60,10 +61,11 @@ class _Panel:
   noisy: bool = False
 
 
-_BITS = "bits_per_token"
+_LOSS = (
+  (BITS_PER_BYTE, "bits per byte"),
+  (BITS, "bits per token"),
+)
 _PANELS = (
-  _Panel("Loss by step", _BITS, "bits per token"),
-  _Panel("Loss by tokens seen", _BITS, "bits per token", against="tokens"),
   _Panel("Accuracy", "accuracy", "share of tokens"),
   _Panel("Learning rate", "learning_rate", "", splits=("train",)),
   _Panel("Gradient norm", "grad_norm", "", splits=("train",), noisy=True),
@@ -78,81 +80,27 @@ _PANELS = (
 
 
 # Metrics to read: those of the panels, and the counts of tokens.
-_READ = {panel.metric for panel in _PANELS} | {"tokens", "tokens_seen"}
-# Points per curve: more make a curve no clearer, and are slow to draw.
-_POINTS = 4000
+_READ = {panel.metric for panel in _PANELS} | {name for name, _ in _LOSS}
+_READ |= {"tokens", "tokens_seen"}
 
 
-class _Run:
-  """The metrics of one run, by split and name.
-
-  Attributes:
-    path: The run's directory.
-    baselines: Scores of simple methods, in bits.
-  """
-
-  def __init__(self, workdir: str | os.PathLike[str]):
-    self.path = pathlib.Path(workdir)
-    self.baselines: dict[str, float] = {}
-    # Steps and values of every curve.
-    self._curves: dict[tuple[str, str], tuple[array, array]] = {}
-    is_empty = True
-    try:
-      for line in iterate_metrics(self.path):
-        is_empty = False
-        self._add(line)
-    except OSError as error:
-      raise UserError(
-        f"no run in {str(self.path)!r}: it has no readable {FILE_NAME}"
-      ) from error
-    if is_empty:
-      raise UserError(
-        f"nothing to draw for {str(self.path)!r}: its {FILE_NAME} is empty"
-      )
-
-  def _add(self, line: dict[str, Any]) -> None:
-    """Adds the finite numbers of a line to the curves."""
-    split, step = line.get("split", "train"), line["step"]
-    if _BITS not in line and "loss" in line:
-      line[_BITS] = line["loss"] / math.log(2)
-    if split == "baseline":
-      own = line.keys() - {"step", "split", _BITS}
-      self.baselines |= {x: line[x] for x in own if math.isfinite(line[x])}
-    for name in line.keys() & _READ:
-      if math.isfinite(line[name]):
-        key = split, name
-        if key not in self._curves:
-          self._curves[key] = array("d"), array("d")
-        steps, values = self._curves[key]
-        steps.append(step)
-        values.append(line[name])
-
-  def curve(
-    self, split: str, metric: str, against: str
-  ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns x and y [n] of the finite points."""
-    columns = self._curves.get((split, metric), (array("d"), array("d")))
-    steps, values = map(np.array, columns)
-    return (steps if against == "step" else self._tokens(steps)), values
-
-  def _tokens(self, steps: np.ndarray) -> np.ndarray:
-    """Returns tokens seen at some steps: "tokens_seen" or summed "tokens".
-
-    Interpolates linearly, since only some steps are written.
-    """
-    known, seen = self.curve("train", "tokens_seen", "step")
-    if not len(known):
-      known, each = self.curve("train", "tokens", "step")
-      seen = np.cumsum(each * np.diff(known, prepend=0))
-    if not len(known):
-      return np.full_like(steps, math.nan)
-    return np.interp(steps, [0, *known], [0, *seen])
+def _panels(runs: Sequence[Run]) -> list[_Panel]:
+  """Returns the panels that have numbers; the loss in one unit for all runs."""
+  for metric, unit in _LOSS:
+    loss = [
+      _Panel("Loss by step", metric, unit),
+      _Panel("Loss by tokens seen", metric, unit, against="tokens"),
+    ]
+    if all(_has(run, loss[0]) for run in runs):
+      break
+  every = [*loss, *_PANELS]
+  return [panel for panel in every if any(_has(run, panel) for run in runs)]
 
 
 def write_report(
   workdirs: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str]
 ) -> None:
-  """Draws the curves of runs as a picture, in one colour per run.
+  """Draws the curves of runs as a picture, in one colour per config.
 
   Args:
     workdirs: the runs' folders.
@@ -169,13 +117,16 @@ def write_report(
     raise UserError(
       f"--output={output} must end in one of .{', .'.join(sorted(kinds))}"
     )
-  runs = [_Run(workdir) for workdir in workdirs]
-  panels = [panel for panel in _PANELS if any(_has(run, panel) for run in runs)]
+  runs = [Run(workdir, _READ) for workdir in workdirs]
+  panels = _panels(runs)
   if not panels:
+    known = sorted({*(panel.metric for panel in _PANELS), *dict(_LOSS)})
     raise UserError(
       f"nothing to draw for {', '.join(map(str, workdirs))}: the metrics have"
-      f" none of {', '.join(sorted({panel.metric for panel in _PANELS}))}"
+      f" none of {', '.join(known)}"
     )
+  groups = group_runs(runs)
+  styles = styles_of(groups)
   columns = min(2, len(panels))  # More are too narrow to read on a page.
   rows = -(-len(panels) // columns)
   figure = Figure(
@@ -183,10 +134,10 @@ def write_report(
   )
   grid = figure.subplots(rows, columns, squeeze=False).flat
   for axes, panel in zip(grid, panels, strict=False):
-    _draw(axes, panel, runs)
+    _draw(axes, panel, groups, styles)
   for axes in list(grid)[len(panels) :]:
     axes.remove()
-  _legend(figure, runs, panels)
+  _legend(figure, groups, styles, panels)
   picture = io.BytesIO()
   try:
     with warnings.catch_warnings():
@@ -201,32 +152,40 @@ def write_report(
   paths.write("--output", output, picture.getvalue(), follow=not own)
 
 
-def _has(run: _Run, panel: _Panel) -> bool:
+def _has(run: Run, panel: _Panel) -> bool:
   curves = (run.curve(s, panel.metric, panel.against) for s in panel.splits)
   return any(np.isfinite(x).any() for x, _ in curves)
 
 
-def _draw(axes: Axes, panel: _Panel, runs: Sequence[_Run]) -> None:
-  """Draws the curves of every run, and the baselines if the unit is bits."""
+def _draw(
+  axes: Axes,
+  panel: _Panel,
+  groups: Sequence[Group],
+  styles: Sequence[Style],
+) -> None:
+  """Draws the curves of every group, and baselines in the panel's unit."""
   heights: list[np.ndarray] = []
-  for number, run in enumerate(runs):
-    color = _COLORS[number % len(_COLORS)]
+  for group, style in zip(groups, styles, strict=True):
     for split in panel.splits:
-      x, y = run.curve(split, panel.metric, panel.against)
+      x, bounds = group.curve(split, panel.metric, panel.against)
+      low, y, high = bounds
+      if len(x) and len(group.runs) > 1:
+        _draw_band(axes, x, low, high, style.color)
       if len(x) and split == "validation":
         axes.plot(
-          *_thin(x, y),
-          "o-",
-          color=color,
+          *thin(x, y),
+          "o",
+          linestyle=style.line,
+          color=style.color,
           markersize=3.5,
           zorder=4,
           linewidth=_LINE_WIDTH,
         )
       elif len(x):
-        _draw_training(axes, x, y, color, panel)
+        _draw_training(axes, x, y, style, panel)
       heights.append(y)
-  if panel.metric == _BITS:
-    low, high = _limits(heights, _draw_baselines(axes, runs))
+  if panel.metric in dict(_LOSS):
+    low, high = limits(heights, _draw_baselines(axes, panel, groups))
     if low > 0:  # A log scale, since a loss falls by little late in a run.
       axes.set_yscale("log")
       axes.yaxis.set_major_locator(MaxNLocator(6, steps=(1, 2, 2.5, 5, 10)))
@@ -246,32 +205,13 @@ def _draw(axes: Axes, panel: _Panel, runs: Sequence[_Run]) -> None:
   axes.spines[["top", "right"]].set_visible(False)
 
 
-def _limits(
-  curves: Sequence[np.ndarray], baselines: Sequence[float]
-) -> tuple[float, float]:
-  """Chooses the range of losses to show, for curves and baselines.
-
-  Every curve starts inside the range. Later outliers, such as a spike of the
-  loss, may leave it at the top.
-  """
-  every = np.concatenate(curves)
-  starts = [float(curve[0]) for curve in curves if len(curve)]
-  low = min([float(every.min()), *baselines])
-  high = max([float(np.quantile(every, 0.95)), *starts, *baselines])
-  if low > 0:
-    margin = (high / low) ** 0.05 if high > low else 1.05
-    return low / margin, high * margin
-  margin = 0.1 * (high - low) or 0.1
-  return low - margin, high + margin
-
-
 def _draw_training(
-  axes: Axes, x: np.ndarray, y: np.ndarray, color: str, panel: _Panel
+  axes: Axes, x: np.ndarray, y: np.ndarray, style: Style, panel: _Panel
 ) -> None:
   """Draws a training curve; a long noisy curve also gets its running mean."""
   if panel.noisy and len(y) >= 80:
-    axes.plot(*_thin(x, y), color=color, alpha=0.25, linewidth=0.8)
-    x, y = _means(x), _means(y)
+    axes.plot(*thin(x, y), color=style.color, alpha=0.25, linewidth=0.8)
+    x, y = means(x), means(y)
     window = len(y) // 40
     # "valid" keeps only the means of full windows.
     x, y = (
@@ -280,40 +220,37 @@ def _draw_training(
     )
   alone = "validation" not in panel.splits
   axes.plot(
-    *_thin(x, y),
-    color=color,
+    *thin(x, y),
+    color=style.color,
+    linestyle=style.line,
     alpha=1 if alone else 0.45,
     linewidth=_LINE_WIDTH if alone else 1,
   )
 
 
-def _pieces(x: np.ndarray) -> np.ndarray:
-  """Splits a long curve [n] into equal pieces [at most _POINTS, m]."""
-  size = -(-len(x) // _POINTS)
-  # Copies of the last point fill the last piece.
-  return np.pad(x, (0, -len(x) % size), mode="edge").reshape(-1, size)
+def _draw_band(
+  axes: Axes, x: np.ndarray, low: np.ndarray, high: np.ndarray, color: Any
+) -> None:
+  """Fills the range between the least and the most of several runs."""
+  if len(x) > POINTS:
+    x = pieces(x).mean(axis=1)
+    low, high = pieces(low).min(axis=1), pieces(high).max(axis=1)
+  axes.fill_between(x, low, high, color=color, alpha=0.18, linewidth=0)
 
 
-def _means(x: np.ndarray) -> np.ndarray:
-  """Returns the mean of each piece of a long curve; a short one unchanged."""
-  return _pieces(x).mean(axis=1) if len(x) else x
+def _draw_baselines(
+  axes: Axes, panel: _Panel, groups: Sequence[Group]
+) -> list[float]:
+  """Draws one labelled line per distinct baseline, which are in bits per byte.
 
-
-def _thin(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Keeps the lowest and the highest point of each piece of a long curve."""
-  if len(x) <= 2 * _POINTS:
-    return x, y
-  pieces = _pieces(y)
-  ends = np.stack([pieces.argmin(axis=1), pieces.argmax(axis=1)], axis=1)
-  first = np.arange(len(pieces))[:, None] * pieces.shape[1]
-  kept = np.unique(np.minimum(first + ends, len(y) - 1))
-  return x[kept], y[kept]
-
-
-def _draw_baselines(axes: Axes, runs: Sequence[_Run]) -> list[float]:
-  """Draws one labelled line per distinct baseline of the runs."""
+  A run without "bits_per_byte" has one token per byte.
+  """
   lines = {
-    (name, value) for run in runs for name, value in run.baselines.items()
+    (name, value)
+    for group in groups
+    for run in group.runs
+    if panel.metric == BITS_PER_BYTE or not run.has(BITS_PER_BYTE)
+    for name, value in run.baselines.items()
   }
   for name, value in sorted(lines):
     axes.axhline(value, color=_GREY, linewidth=1, linestyle=(0, (4, 3)))
@@ -338,22 +275,22 @@ def _plain(name: str) -> str:
 
 
 def _legend(
-  figure: Figure, runs: Sequence[_Run], panels: Sequence[_Panel]
+  figure: Figure,
+  groups: Sequence[Group],
+  styles: Sequence[Style],
+  panels: Sequence[_Panel],
 ) -> None:
-  """Draws one legend for all panels: runs by colour, splits by line."""
-  names = [run.path.resolve().name for run in runs]
-  if len(set(names)) < len(names):
-    names = [str(run.path) for run in runs]
-  names = list(map(_plain, names))
+  """Draws one legend for all panels: groups by colour, splits by line."""
   entries = [
     Line2D(
       [],
       [],
-      color=_COLORS[number % len(_COLORS)],
-      label=name,
+      color=style.color,
+      linestyle=style.line,
+      label=_plain(_title(group)),
       linewidth=_LINE_WIDTH,
     )
-    for number, name in enumerate(names)
+    for group, style in zip(groups, styles, strict=True)
   ]
   if any(len(panel.splits) > 1 for panel in panels):
     entries += [
@@ -370,6 +307,12 @@ def _legend(
   )
 
 
+def _title(group: Group) -> str:
+  if len(group.runs) == 1:
+    return group.name
+  return f"{group.name} (mean and range of {len(group.runs)} seeds)"
+
+
 @dataclasses.dataclass(frozen=True)
 class Options:
   """The flags of the command.
@@ -377,17 +320,21 @@ class Options:
   Attributes:
     output: The picture to write; None for report.png in the folder of a single
       run, or in the current one for several.
+    table: The file for the final values in Markdown; "-" prints them.
+    json: The file for the final values in JSON; "-" prints them.
   """
 
   output: str | None = None
+  table: str | None = None
+  json: str | None = None
 
 
 def _run(argv: Sequence[str]) -> int:
   (options,), words = flags.parse(
     (Options(),),
     argv,
-    usage="python -m train.report RUNDIR ... [--output FILE]",
-    about="Draws the curves of runs.",
+    usage="python -m train.report RUNDIR ... [--output FILE] [--table FILE]",
+    about="Draws the curves of runs, and lists their final values.",
   )
   if not words:
     raise UserError("give the directory of a run: train.report RUNDIR ...")
@@ -396,9 +343,32 @@ def _run(argv: Sequence[str]) -> int:
   output = options.output
   if output is None:
     output = pathlib.Path(folder, "report.png")
+  # Checked before the picture is drawn.
+  for flag, path in (("--table", options.table), ("--json", options.json)):
+    if path not in (None, "-"):
+      paths.check_output(flag, path)
   write_report(workdirs, output)
   log(f"wrote {output}")
+  _write_values(workdirs, options)
   return 0
+
+
+def _write_values(workdirs: Sequence[str], options: Options) -> None:
+  """Writes or prints the final values, where they are asked for."""
+  if options.table is None and options.json is None:
+    return
+  rows = final_values(workdirs)
+  content = {
+    "--table": (options.table, markdown(rows)),
+    "--json": (options.json, json.dumps(rows, indent=2) + "\n"),
+  }
+  for flag, (path, text) in content.items():
+    if path == "-":
+      emit(text.rstrip("\n"))
+    elif path is not None:
+      path = paths.local(flag, path)
+      paths.write(flag, path, text.encode())
+      log(f"wrote {path}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
