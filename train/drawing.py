@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
+import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from train.summary import MOST_NAMED, Group
 
@@ -61,6 +65,29 @@ def styles_of(groups: Sequence[Group]) -> list[Style]:
     Style(colors[key], _LINES[others.index(other) % len(_LINES)])
     for key, other in zip(keys, rest, strict=True)
   ]
+
+
+def plain(text: str) -> str:
+  """Escapes a text, so that matplotlib does not read it as a formula."""
+  return text.replace("$", r"\$")
+
+
+def dress(axes: Axes, title: str) -> None:
+  """Gives axes their title, a grid behind the curves, and no frame."""
+  axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
+  axes.grid(color="#e4e4e4", linewidth=0.7)
+  axes.set_axisbelow(True)
+  axes.spines[["top", "right"]].set_visible(False)
+
+
+def picture_of(figure: Figure, kind: str) -> bytes:
+  """Returns a figure as a file of some kind, such as "png"."""
+  picture = io.BytesIO()
+  with warnings.catch_warnings():
+    # The font may lack letters of a name or a value.
+    warnings.filterwarnings("ignore", "Glyph .* missing from font")
+    figure.savefig(picture, dpi=150, format=kind)
+  return picture.getvalue()
 
 
 def limits(

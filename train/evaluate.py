@@ -18,7 +18,7 @@ from train import checkpoint, flags
 from train.command import main_with_errors, warn
 from train.config import MOST, modules, saved, trust
 from train.data import Batches, Dataset
-from train.data.dataset import sequence_length
+from train.data.dataset import example, sequence_length
 from train.data.prefetch import ReadAhead
 from train.devices import processes
 from train.devices.strategy import Strategy, make_strategy
@@ -71,7 +71,8 @@ def evaluate(
   values = {name: float(value) for name, value in strategy.means(sums).items()}
   # The padding rows of the last batch are not examples.
   examples = min(len(parts) * batch_size, len(dataset))
-  return {**values, "tokens": float(examples * sequence_length(dataset))}
+  length = sequence_length(dataset, example(dataset, 0))
+  return {**values, "tokens": float(examples * length)}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -130,10 +130,10 @@ class _Loop:
     self._share_of_peak = share_of_peak(
       config.model,
       prepared.state.params,
-      sequence_length(prepared.train),
+      sequence_length(prepared.train, prepared.first),
       strategy.devices,
       writer.text,
-      inputs=counted_inputs(np.asarray(prepared.train[0]["inputs"])),
+      inputs=counted_inputs(prepared.first["inputs"]),
       collections=prepared.state.variables,
     )
 
@@ -381,7 +381,7 @@ def run(
       workdir,
       keep=config.keep,
       best_metric=config.best_metric,
-      best=config.loss.best[config.best_metric].__name__,
+      best=config.loss.best[config.best_metric],
     )
     if profile_steps and profile_steps[-1] <= step:
       writer.text(f"no profile: the run is already at step {step}")

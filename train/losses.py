@@ -48,10 +48,10 @@ class Loss:
   """The base of losses; a user's own subclass gives `sums`.
 
   The class attribute `best` has the metrics that can choose the best
-  checkpoint, each with `min` or `max`.
+  checkpoint, each with "min" or "max".
   """
 
-  best: ClassVar[Mapping[str, Callable[..., Any]]] = {"loss": min}
+  best: ClassVar[Mapping[str, str]] = {"loss": "min"}
 
   @property
   def per_token(self) -> bool:
@@ -171,19 +171,16 @@ class NextToken(Loss):
   z_loss: float = 0.0
   chunk_size: int | None = None
 
-  best: ClassVar[Mapping[str, Callable[..., Any]]] = {
-    "loss": min,
-    "bits_per_token": min,
-    "accuracy": max,
+  best: ClassVar[Mapping[str, str]] = {
+    "loss": "min",
+    "bits_per_token": "min",
+    "accuracy": "max",
   }
   # What the loss reads of a batch.
   _arrays: ClassVar[tuple[str, ...]] = ("targets", "weights")
 
   def __post_init__(self) -> None:
-    if not 0 <= self.label_smoothing < 1:
-      raise ValueError(
-        f"label_smoothing must be in [0, 1), got {self.label_smoothing}"
-      )
+    _check_smoothing(self.label_smoothing)
     if not 0 <= self.z_loss < math.inf:
       raise ValueError(f"z_loss must be 0 or more, got {self.z_loss}")
     if self.chunk_size is not None and self.chunk_size < 1:
@@ -294,6 +291,11 @@ def _pooled(outputs: jax.Array, batch: Batch, pooling: str) -> jax.Array:
   return jnp.einsum("blc,bl->bc", outputs, share)
 
 
+def _check_smoothing(share: float) -> None:
+  if not 0 <= share < 1:
+    raise ValueError(f"label_smoothing must be in [0, 1), got {share}")
+
+
 def _check_pooling(pooling: str) -> None:
   if pooling not in POOLINGS:
     raise ValueError(
@@ -315,9 +317,9 @@ class Classification(Loss):
   pooling: str = "mean"
   label_smoothing: float = 0.0
 
-  best: ClassVar[Mapping[str, Callable[..., Any]]] = {
-    "loss": min,
-    "accuracy": max,
+  best: ClassVar[Mapping[str, str]] = {
+    "loss": "min",
+    "accuracy": "max",
   }
 
   @property
@@ -327,10 +329,7 @@ class Classification(Loss):
 
   def __post_init__(self) -> None:
     _check_pooling(self.pooling)
-    if not 0 <= self.label_smoothing < 1:
-      raise ValueError(
-        f"label_smoothing must be in [0, 1), got {self.label_smoothing}"
-      )
+    _check_smoothing(self.label_smoothing)
 
   def sums(self, outputs: Any, batch: Batch) -> Sums:
     """See `Loss.sums`; the metric is "accuracy"."""
@@ -365,10 +364,10 @@ class Regression(Loss):
   error: str = "squared"
   pooling: str = "none"
 
-  best: ClassVar[Mapping[str, Callable[..., Any]]] = {
-    "loss": min,
-    "squared_error": min,
-    "absolute_error": min,
+  best: ClassVar[Mapping[str, str]] = {
+    "loss": "min",
+    "squared_error": "min",
+    "absolute_error": "min",
   }
 
   def __post_init__(self) -> None:

@@ -9,12 +9,10 @@ was swept. `--table FILE.md` and `--json FILE.json` write the final values.
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 import os
 import pathlib
 import sys
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,7 +29,18 @@ from matplotlib.ticker import (
 
 from train import flags
 from train.command import main_with_errors
-from train.drawing import POINTS, Style, limits, means, pieces, styles_of, thin
+from train.drawing import (
+  POINTS,
+  Style,
+  dress,
+  limits,
+  means,
+  picture_of,
+  pieces,
+  plain,
+  styles_of,
+  thin,
+)
 from train.errors import UserError, one_line
 from train.files import paths
 from train.streams import emit, log
@@ -138,18 +147,14 @@ def write_report(
   for axes in list(grid)[len(panels) :]:
     axes.remove()
   _legend(figure, groups, styles, panels)
-  picture = io.BytesIO()
   try:
-    with warnings.catch_warnings():
-      # The font may lack letters in the name of a run.
-      warnings.filterwarnings("ignore", "Glyph .* missing from font")
-      figure.savefig(picture, dpi=150, format=kind)
+    picture = picture_of(figure, kind)
   # Some formats need other programs, such as LaTeX.
   except Exception as error:
     raise UserError(f"cannot draw {output}: {one_line(error)}") from error
   # Somebody else may have made the run, with a link under this name.
   own = pathlib.Path(output).parent in map(pathlib.Path, workdirs)
-  paths.write("--output", output, picture.getvalue(), follow=not own)
+  paths.write("--output", output, picture, follow=not own)
 
 
 def _has(run: Run, panel: _Panel) -> bool:
@@ -192,7 +197,7 @@ def _draw(
       axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
       axes.yaxis.set_minor_locator(NullLocator())
     axes.set_ylim(low, high)
-  axes.set_title(panel.title, loc="left", fontsize=11, fontweight="bold")
+  dress(axes, panel.title)
   axes.set_xlabel("step" if panel.against == "step" else "tokens")
   axes.set_ylabel(panel.unit)
   axes.xaxis.set_major_formatter(EngFormatter(sep=""))
@@ -200,9 +205,6 @@ def _draw(
     axes.yaxis.set_major_formatter(EngFormatter(sep=""))
     axes.set_ylim(0, 1.08 * axes.dataLim.y1 or 1)
   axes.set_xlim(left=0)
-  axes.grid(color="#e4e4e4", linewidth=0.7)
-  axes.set_axisbelow(True)
-  axes.spines[["top", "right"]].set_visible(False)
 
 
 def _draw_training(
@@ -255,7 +257,7 @@ def _draw_baselines(
   for name, value in sorted(lines):
     axes.axhline(value, color=_GREY, linewidth=1, linestyle=(0, (4, 3)))
     axes.annotate(
-      f"{_plain(name)} {value:.2f}",
+      f"{plain(name)} {value:.2f}",
       (1, value),
       xycoords=("axes fraction", "data"),
       # Beside the axes, where it hides no curve.
@@ -267,11 +269,6 @@ def _draw_baselines(
       color=_GREY,
     )
   return [value for _, value in lines]
-
-
-def _plain(name: str) -> str:
-  """Escapes a name, so that matplotlib does not read it as a formula."""
-  return name.replace("$", r"\$")
 
 
 def _legend(
@@ -287,7 +284,7 @@ def _legend(
       [],
       color=style.color,
       linestyle=style.line,
-      label=_plain(_title(group)),
+      label=plain(_title(group)),
       linewidth=_LINE_WIDTH,
     )
     for group, style in zip(groups, styles, strict=True)

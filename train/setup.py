@@ -11,7 +11,7 @@ from flax import serialization
 
 from train import checkpoint, files
 from train.config import Config, Mesh, check_data, serialize
-from train.data import Codec, Dataset, digest
+from train.data import Codec, Dataset, Example, digest
 from train.data.batches import stack
 from train.data.dataset import example, sequence_arrays, sequence_length
 from train.devices import memory, processes
@@ -53,6 +53,7 @@ class Prepared(NamedTuple):
     state: The state, sharded as `strategy.prepare` expects.
     train: The training split.
     validation: The validation split.
+    first: The first example of the training split.
     snapshot: The checkpoint that the state was restored from, without the
       state; None for a new run.
     document: The config as JSON, with the entries "$data" and "$source".
@@ -62,6 +63,7 @@ class Prepared(NamedTuple):
   state: TrainState
   train: Dataset
   validation: Dataset
+  first: Example
   snapshot: checkpoint.Snapshot | None
   document: Any
 
@@ -205,9 +207,13 @@ def prepare(
   validation = open_split(config.data, "validation")
   first = jax.tree.map(np.asarray, example(train, 0))
   check_data(
-    config, mesh, getattr(train, "vocab_size", None), sequence_length(train)
+    config,
+    mesh,
+    getattr(train, "vocab_size", None),
+    sequence_length(train, first),
   )
-  learner = make_learner(config)._replace(sequence=sequence_arrays(train))
+  sequence = sequence_arrays(train, first)
+  learner = make_learner(config)._replace(sequence=sequence)
   draw, shapes = new_state(config, learner, first)
   variables = {"params": shapes.params, **shapes.variables}
   check_pieces(mesh, learner.model, variables, first["inputs"])
@@ -217,7 +223,7 @@ def prepare(
   document |= {
     "$data": {**digests, "vocab_size": getattr(train, "vocab_size", None)},
     "$source": source,
-    "$best": config.loss.best[config.best_metric].__name__,
+    "$best": config.loss.best[config.best_metric],
   }
   snapshot = checkpoint.latest(workdir, log)
   if snapshot is not None:
@@ -235,7 +241,7 @@ def prepare(
   # Drawn sharded, so that no device holds all parameters of a large model.
   drawn = jax.jit(draw, out_shardings=places)
   if jax.process_count() > 1:
-    _check_programs(strategy, drawn, wanted, train, config)
+    _check_programs(strategy, drawn, wanted, first, config)
   if snapshot is None:
     state = drawn()
   else:
@@ -247,7 +253,7 @@ def prepare(
   if processes.is_first():
     content = json.dumps(document, indent=2).encode()
     files.replace(os.path.join(workdir, "config.json"), content)
-  return Prepared(strategy, state, train, validation, snapshot, document)
+  return Prepared(strategy, state, train, validation, first, snapshot, document)
 
 
 def _document(
@@ -275,7 +281,7 @@ def _check_programs(
   strategy: Strategy,
   drawn: Any,
   state: TrainState,
-  dataset: Dataset,
+  first: Example,
   config: Config,
 ) -> None:
   """Checks that all processes have the same programs, before any program runs.
@@ -287,14 +293,14 @@ def _check_programs(
     strategy: Holds the programs of the step and of the validation.
     drawn: The program that draws the first state.
     state: Shapes and shardings of the state.
-    dataset: Its first row gives the shapes and dtypes of a batch.
+    first: An example, which gives the shapes and dtypes of a batch.
     config: The run.
 
   Raises:
     UserError: The programs differ; raised in every process.
   """
   count = len(strategy.rows(config.batch_size))
-  batch = strategy.batch(stack([example(dataset, 0)] * count))
+  batch = strategy.batch(stack([first] * count))
   programs = {
     "the code of the initial parameters": drawn.lower(),
     "the code of the training step": strategy.step.lower(state, batch),

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from train.errors import UserError
+from train.errors import UserError, one_line
 from train.metrics import FILE_NAME, iterate_metrics
 
 BITS = "bits_per_token"
@@ -268,7 +268,7 @@ def _name(groups: Sequence[Group]) -> None:
   known = [_identity(config) for config in configs if config is not None]
   if len(known) == len(groups) > 1:
     swept = _swept(known)
-    short = _short_names(swept)
+    short = short_names(swept)
     for group, config in zip(groups, known, strict=True):
       group.settings = {key: config.get(key) for key in swept}
       if len(swept) <= MOST_NAMED:
@@ -293,15 +293,19 @@ def _swept(configs: Sequence[Mapping[str, Any]]) -> list[str]:
   ]
 
 
-def _short_names(paths: Sequence[str]) -> dict[str, str]:
-  """Returns the last parts of dotted paths, as many as tell them apart."""
+def short_names(paths: Sequence[str]) -> dict[str, str]:
+  """Returns the last parts of dotted paths, as many as tell them apart.
+
+  A number keeps the name before it: `model.mixers.0` becomes `mixers.0`.
+  """
   short = {}
   for path in paths:
     parts = path.split(".")
     for size in range(1, len(parts) + 1):
       short[path] = ".".join(parts[-size:])
       end = f".{short[path]}"
-      if sum(f".{other}".endswith(end) for other in paths) == 1:
+      is_clear = sum(f".{other}".endswith(end) for other in paths) == 1
+      if is_clear and not short[path][:1].isdigit():
         break
   return short
 
@@ -376,17 +380,23 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     own = [f"{value:.4g}" if x == bits else "" for x in names]
     lines.append([name, "", "", *own])
   lines.insert(1, ["---", *["---:"] * (len(lines[0]) - 1)])
-  return "".join(map(_line, lines))
+  return "".join(map(markdown_row, lines))
 
 
-def _line(cells: Sequence[str]) -> str:
-  escaped = [cell.replace("|", "\\|") for cell in cells]
+def markdown_row(cells: Sequence[str]) -> str:
+  """Returns a row of a table in Markdown, with its line break."""
+  escaped = [one_line(cell, 500).replace("|", r"\|") for cell in cells]
   return f"| {' | '.join(escaped)} |\n"
+
+
+def with_range(mean: float, low: float, high: float, count: int) -> str:
+  """Returns the text of a mean; that of several runs has their range."""
+  text = f"{mean:.4g}"
+  return text if count == 1 else f"{text} ({low:.4g} to {high:.4g})"
 
 
 def _cell(value: Mapping[str, Any] | None) -> str:
   if value is None:
     return ""
-  if len(value["values"]) == 1:
-    return f"{value['mean']:.4g}"
-  return f"{value['mean']:.4g} ({value['min']:.4g} to {value['max']:.4g})"
+  three = value["mean"], value["min"], value["max"]
+  return with_range(*three, len(value["values"]))

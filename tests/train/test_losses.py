@@ -215,7 +215,9 @@ def trained(name, strategy="jit", mesh=None, accumulation=1):
   optimizer = SGD(learning_rate=0.1, warmup_steps=0)
   config = dataclasses.replace(config, optimizer=optimizer)
   train = config.data.open("train")
-  learner = make_learner(config)._replace(sequence=sequence_arrays(train))
+  learner = make_learner(config)._replace(
+    sequence=sequence_arrays(train, train[0])
+  )
   example = jax.tree.map(np.asarray, train[0])
   state = init_state(learner.model, learner.optimizer, 0, example)
   made = make_strategy(strategy, learner, mesh=mesh)

@@ -204,5 +204,5 @@ def test_the_baselines_are_on_the_axes_of_their_unit(tmp_path, monkeypatch):
 
 
 def test_short_names_tell_fields_apart():
-  short = summary._short_names(["a.b.x", "a.c.x", "a.y"])
+  short = summary.short_names(["a.b.x", "a.c.x", "a.y"])
   assert short == {"a.b.x": "b.x", "a.c.x": "c.x", "a.y": "y"}

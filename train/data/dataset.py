@@ -121,26 +121,34 @@ def example(dataset: Dataset, index: SupportsIndex) -> Example:
   )
 
 
-def sequence_arrays(dataset: Dataset) -> tuple[str, ...]:
+def sequence_arrays(dataset: Dataset, first: Example) -> tuple[str, ...]:
   """Returns the names of the arrays whose first axis is the sequence.
 
   A data set may say them in its attribute `sequence`; () if there is no
   sequence. Otherwise they are the arrays as long as "inputs".
+
+  Args:
+    dataset: the data.
+    first: one of its examples.
   """
   own = getattr(dataset, "sequence", None)
   if own is not None:
     return tuple(own)
-  first = example(dataset, 0)
   length = np.shape(first["inputs"])[:1]
   return tuple(
     name for name, x in first.items() if length and np.shape(x)[:1] == length
   )
 
 
-def sequence_length(dataset: Dataset) -> int:
-  """Returns L, the length of the sequences; 1 if there are none."""
-  names = sequence_arrays(dataset)
-  return len(example(dataset, 0)[names[0]]) if names else 1
+def sequence_length(dataset: Dataset, first: Example) -> int:
+  """Returns L, the length of the sequences; 1 if there are none.
+
+  Args:
+    dataset: the data.
+    first: one of its examples.
+  """
+  names = sequence_arrays(dataset, first)
+  return len(first[names[0]]) if names else 1
 
 
 def check_split(split: str) -> None:

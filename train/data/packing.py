@@ -74,7 +74,7 @@ def _fit(sizes: np.ndarray, length: int) -> tuple[np.ndarray, int]:
 
   Args:
     sizes: Decreasing, each in [1, length].
-    length: Of a row.
+    length: Tokens per row.
 
   Returns:
     The row of each piece, int32, and the number of rows.

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
-from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -34,7 +34,18 @@ class Placed(NamedTuple):
   position: int
 
 
-class ReadAhead(Iterator[Example]):
+class _Closed(contextlib.AbstractContextManager):
+  """What a `with` block closes at its end."""
+
+  def close(self) -> None:
+    """Ends the threads; a read under way is not waited for."""
+    raise NotImplementedError
+
+  def __exit__(self, *error: object) -> None:
+    self.close()
+
+
+class ReadAhead(_Closed, Iterator[Example]):
   """Yields the batches of a stream, and reads the next ones in threads.
 
   The rows of a batch are shared out among the threads, so a batch of slow reads
@@ -122,17 +133,6 @@ class ReadAhead(Iterator[Example]):
       self._tasks.put(None)
     self._workers = []
 
-  def __enter__(self) -> Self:
-    return self
-
-  def __exit__(
-    self,
-    kind: type[BaseException] | None,
-    error: BaseException | None,
-    trace: TracebackType | None,
-  ) -> None:
-    self.close()
-
 
 class _Task(NamedTuple):
   """Rows to read, and where the examples go."""
@@ -155,7 +155,7 @@ def _work(tasks: queue.SimpleQueue[_Task | None]) -> None:
     del task
 
 
-class Prefetched:
+class Prefetched(_Closed):
   """Returns batches, and sends one batch to the devices ahead of time.
 
   A dispatch returns at once, so a batch that is sent right after a dispatch is
@@ -213,14 +213,3 @@ class Prefetched:
   def close(self) -> None:
     """Ends the threads; a read under way is not waited for."""
     self._reader.close()
-
-  def __enter__(self) -> Self:
-    return self
-
-  def __exit__(
-    self,
-    kind: type[BaseException] | None,
-    error: BaseException | None,
-    trace: TracebackType | None,
-  ) -> None:
-    self.close()

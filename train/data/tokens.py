@@ -80,7 +80,7 @@ class Tokens:
     _check(self)
     apart = bool(self.validation) and split == "validation"
     source = _open(self, self.validation if apart else self.path)
-    if apart or self.validation:
+    if self.validation:
       begin, stop = 0, len(source.stream)
     else:
       edge = _edge(self, source.stream)

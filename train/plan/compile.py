@@ -205,8 +205,8 @@ def example_of(config: Config) -> tuple[dict[str, Any], tuple[str, ...]]:
     }
     return tokens, tuple(tokens)
   train = open_split(config.data, "train")
-  shapes = jax.eval_shape(lambda: dict(example(train, 0)))
-  return shapes, sequence_arrays(train)
+  first = example(train, 0)
+  return jax.eval_shape(lambda: dict(first)), sequence_arrays(train, first)
 
 
 def lay_out(

@@ -13,6 +13,7 @@ from typing import Any
 from train.config import Config, command_line, serialize
 from train.errors import UserError, one_line
 from train.files import paths
+from train.summary import short_names
 
 _OVER = "--over."
 # Most runs in one sweep, and most characters in the name of a folder.
@@ -236,26 +237,9 @@ def _refuse_equal(found: Sequence[Run]) -> None:
 
 
 def short_keys(cells: Sequence[Cell]) -> dict[str, str]:
-  """Returns the shortest clear name of each swept field: `width`.
-
-  Args:
-    cells: The cells.
-
-  Returns:
-    The name by key. `model.mixers.0` becomes `mixers.0`, and fields with the
-    same last name keep more of their keys.
-  """
-  keys = list(dict.fromkeys(key for cell in cells for key in cell.values))
-  names = {}
-  for key in keys:
-    parts = key.split(".")
-    for count in range(1, len(parts) + 1):
-      name = ".".join(parts[-count:])
-      same = [k for k in keys if f".{k}".endswith(f".{name}")]
-      if len(same) == 1 and not name[:1].isdigit():
-        break
-    names[key] = name
-  return names
+  """Returns the short name of each field that the cells sweep, by its key."""
+  keys = (key for cell in cells for key in cell.values)
+  return short_names(list(dict.fromkeys(keys)))
 
 
 def _names(cells: Sequence[Cell]) -> list[str]:

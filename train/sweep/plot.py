@@ -1,7 +1,5 @@
 """The plot of a sweep: a final metric against the values that were swept."""
 
-import io
-import warnings
 from collections.abc import Sequence
 
 import matplotlib
@@ -9,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
+from train.drawing import dress, picture_of, plain
 from train.files import paths
 from train.sweep.cells import short_keys
 from train.sweep.table import Row
@@ -44,23 +43,11 @@ def write(found: Sequence[Row], metric: str, output: str) -> bool:
   figure = Figure(figsize=(6.4, 4.2), layout="constrained")
   axes = figure.subplots()
   _draw(axes, drawn, metric, across, short)
-  axes.set_title(
-    f"{metric} after {drawn[0].runs[0].config.steps:,} steps",
-    loc="left",
-    fontsize=11,
-    fontweight="bold",
-  )
-  axes.set_xlabel(_plain(short[across]) if across else "")
-  axes.set_ylabel(_plain(metric))
-  axes.grid(color="#e4e4e4", linewidth=0.7)
-  axes.set_axisbelow(True)
-  axes.spines[["top", "right"]].set_visible(False)
-  picture = io.BytesIO()
-  with warnings.catch_warnings():
-    # The font may lack letters of a value.
-    warnings.filterwarnings("ignore", "Glyph .* missing from font")
-    figure.savefig(picture, dpi=150, format="png")
-  paths.write("--workdir", output, picture.getvalue(), follow=False)
+  dress(axes, f"{metric} after {drawn[0].runs[0].config.steps:,} steps")
+  axes.set_xlabel(plain(short[across]) if across else "")
+  axes.set_ylabel(plain(metric))
+  picture = picture_of(figure, "png")
+  paths.write("--workdir", output, picture, follow=False)
   return True
 
 
@@ -91,7 +78,7 @@ def _draw(
       [places[_value(row, across)] for row in own],
       means,
       yerr=(below, above),
-      label=_plain(label),
+      label=plain(label),
       color=colors(0.85 * i / max(len(lines) - 1, 1)),
       marker=_MARKERS[i % len(_MARKERS)],
       markersize=4.5,
@@ -122,11 +109,6 @@ def _places(
   axes.xaxis.set_major_locator(FixedLocator(sorted(places.values())))
   axes.xaxis.set_minor_locator(NullLocator())
   axes.set_xticklabels(
-    [_plain(text) for text in sorted(texts, key=lambda text: places[text])]
+    [plain(text) for text in sorted(texts, key=lambda text: places[text])]
   )
   return places
-
-
-def _plain(text: str) -> str:
-  """Escapes a text, so that matplotlib does not read it as a formula."""
-  return text.replace("$", r"\$")

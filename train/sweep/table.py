@@ -5,8 +5,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from train.errors import one_line
 from train.files.checkpoint_folder import ranked
+from train.summary import markdown_row, with_range
 from train.sweep.cells import Run, short_keys
 from train.sweep.pool import duration
 from train.sweep.results import Outcome, mean_and_range
@@ -92,7 +92,7 @@ def best(found: Sequence[Row], metric: str) -> Row | None:
   if not means:
     return None
   # The direction belongs to the loss, which all runs share.
-  direction = found[0].runs[0].config.loss.best[metric].__name__
+  direction = found[0].runs[0].config.loss.best[metric]
   order = ranked(means, metric, direction)
   return found[order[0]] if order else None
 
@@ -122,20 +122,14 @@ def markdown(found: Sequence[Row], metric: str) -> str:
     if row is winner:
       cells = [f"**{cell}**" if cell else "" for cell in cells]
     lines.append([*cells, *[row.note] * is_noted])
-  return "".join(f"| {' | '.join(map(_escaped, x))} |\n" for x in lines)
+  return "".join(map(markdown_row, lines))
 
 
 def _numbers(row: Row, name: str) -> str:
   if name not in row.metrics:
     return "-"
-  mean, low, high = row.metrics[name]
   done = sum(o.state == "done" for o in row.outcomes)
-  text = f"{mean:.4g}"
-  return text if done == 1 else f"{text} ({low:.4g} to {high:.4g})"
-
-
-def _escaped(text: str) -> str:
-  return one_line(text, 500).replace("|", r"\|")
+  return with_range(*row.metrics[name], done)
 
 
 def document(found: Sequence[Row], metric: str, config: str) -> dict[str, Any]:
