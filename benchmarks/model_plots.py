@@ -16,6 +16,8 @@ _COLORS = (
   "#882255",
   "#999933",
 )
+# Of the first mixers, and of those that get the same colours again.
+_LINES = ("-", "--", ":")
 
 
 def models(
@@ -35,23 +37,25 @@ def models(
   mixers = list(dict.fromkeys(run.mixer for run in (*trained, *decoded)))
   for number, mixer in enumerate(mixers):
     own = [r for r in trained if r.mixer == mixer and r.tokens_per_second]
+    again, place = divmod(number, len(_COLORS))
     style = {
-      "color": "#000000" if mixer == SOFTMAX else _COLORS[number % 8],
+      "color": "#000000" if mixer == SOFTMAX else _COLORS[place],
+      "linestyle": "-" if mixer == SOFTMAX else _LINES[again % len(_LINES)],
       "label": mixer,
       "markersize": 3,
       "linewidth": 2.0 if mixer == SOFTMAX else 1.3,
     }
     speeds = [r.tokens_per_second for r in own]
-    speed.plot([r.length for r in own], speeds, "o-", **style)
+    speed.plot([r.length for r in own], speeds, marker="o", **style)
     _mark(speed, trained, mixer, style["color"])
     own = [r for r in decoded if r.mixer == mixer]
     contexts = [r.context for r in own]
     speeds = [r.tokens_per_second for r in own]
-    writing.plot(contexts, speeds, "o-", **style)
-    memory.plot(contexts, [r.state_bytes for r in own], "o-", **style)
+    writing.plot(contexts, speeds, marker="o", **style)
+    memory.plot(contexts, [r.state_bytes for r in own], marker="o", **style)
   plots.frame(speed, "Training", "tokens per sequence", "tokens per second")
   plots.frame(writing, "Decoding", "tokens before", "tokens per second")
-  plots.frame(memory, "State of a sequence", "tokens before", "bytes")
+  plots.frame(memory, "State per sequence", "tokens before", "bytes")
   plots.legend(figure, (speed, writing, memory))
   plots.save(figure, output)
 
