@@ -5,6 +5,8 @@ import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+# No test writes to the cache of the user who runs it.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", "")
 # Or only one process at a time compiles for chips that are not there.
 os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
 # Eight devices for meshes. The programs here are many and tiny: compiling

@@ -1,4 +1,4 @@
-"""The trainer: `python -m train configs/NAME.py`."""
+"""The trainer: `python -m train configs/NAME.py`, or `train.run`."""
 
 import os
 import sys
@@ -13,8 +13,10 @@ if sys.argv[:1] == ["-m"]:
   sys.path.sort(key=lambda folder: folder not in _own)
 
 import glob
+import importlib
 import logging
 from types import TracebackType
+from typing import Any
 
 
 def _one_line(
@@ -41,3 +43,12 @@ logging.getLogger("matplotlib").setLevel(logging.ERROR)
 # JAX looks for one all the same, prints what it lacks and may wait for it.
 if not any(map(glob.glob, ("/dev/accel*", "/dev/vfio/*", "/dev/nvidia*"))):
   os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+__all__ = ["Run", "load", "run"]
+
+
+def __getattr__(name: str) -> Any:
+  """Imports `train.use`, and JAX, when one of its names is first used."""
+  if name not in __all__:
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+  return getattr(importlib.import_module("train.use"), name)

@@ -29,11 +29,18 @@ import jax
 import numpy as np
 
 from jaxmodels.models.model_flops import share_of_peak
-from train import checkpoint, files
+from train import checkpoint, files, trackers
 from train.checkpoint import Checkpoints, Snapshot
 from train.clock import Clock
 from train.command import warn
-from train.config import Config, Mesh, Optimizer, idle_line, validate
+from train.config import (
+  Config,
+  Mesh,
+  Optimizer,
+  idle_line,
+  serialize,
+  validate,
+)
 from train.data import Batches, baselines
 from train.data.dataset import sequence_length
 from train.data.prefetch import Placed, Prefetched
@@ -414,9 +421,12 @@ def _settings(optimizer: Any) -> str:
 
 
 def _writer(config: Config, workdir: str) -> MetricsWriter | NoWriter:
-  if processes.is_first():
-    return MetricsWriter(workdir, total_steps=config.steps)
-  return NoWriter()
+  processes.on_process_zero(lambda: trackers.require(config.trackers))
+  if not processes.is_first():
+    return NoWriter()
+  document = serialize.to_json(config)
+  opened = trackers.openers(config.trackers, workdir, document)
+  return MetricsWriter(workdir, total_steps=config.steps, trackers=opened)
 
 
 def _first_line(

@@ -1,15 +1,13 @@
-"""Writes a run's metrics to a file, a progress bar and TensorBoard."""
+"""Writes a run's metrics to a file, a progress bar and trackers."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 import os
 import pathlib
-import secrets
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, BinaryIO
 
@@ -19,6 +17,7 @@ import tqdm
 from train import files
 from train.errors import UserError, shown
 from train.streams import log
+from train.trackers import Opener, Tracker
 
 FILE_NAME = "metrics.jsonl"
 
@@ -26,7 +25,7 @@ FILE_NAME = "metrics.jsonl"
 _LARGEST = float(np.finfo(np.float32).max)
 
 
-# Written to the file and TensorBoard, but not shown: the line would not fit.
+# Written to the file and trackers, but not shown: the line would not fit.
 _FILE_ONLY = ("param_norm", "update_norm", "tokens", "targets", "step_seconds")
 
 
@@ -49,8 +48,7 @@ class MetricsWriter:
   Args:
     workdir: the run's folder; created if it is missing.
     total_steps: the last step of the run.
-    tensorboard: whether to also write TensorBoard events to `workdir`, if
-      `tensorboardX` is installed.
+    trackers: open what else gets the metrics: see `train.trackers`.
   """
 
   def __init__(
@@ -58,14 +56,13 @@ class MetricsWriter:
     workdir: str | os.PathLike[str],
     *,
     total_steps: int,
-    tensorboard: bool = True,
+    trackers: Sequence[Opener] = (),
   ):
     self._workdir = pathlib.Path(workdir)
     self._path = self._workdir / FILE_NAME
     self._total_steps = total_steps
-    self._tensorboard = tensorboard and _installed("tensorboardX")
-    self._purge_step: int | None = None
-    self._events: Any = None
+    self._openers = trackers
+    self._trackers: list[Tracker] | None = None
     self._bar: Any = None
     self._is_terminal = sys.stderr.isatty()
     # The first write opens the file, so a refused command changes nothing.
@@ -89,8 +86,8 @@ class MetricsWriter:
       self._file = self._open()
     self._file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
     self._file.flush()
-    if self._tensorboard:
-      self._write_events(step, split, numbers)
+    for tracker in self._open_trackers(step):
+      tracker.write(step, split, numbers)
     self._show(step, split, numbers)
 
   def text(self, line: str) -> None:
@@ -119,7 +116,12 @@ class MetricsWriter:
     if not kept and step > 0:
       self.text(f"{self._path} has no lines up to step {step}: they are lost")
     self._file = self._open()
-    self._purge_step = step + 1
+    # Of the lines that a repeated validation shares its step with, trackers
+    # that drop the step get another copy.
+    first = step + 1 if evaluated and step >= 0 else step
+    opened = self._open_trackers(first)
+    if opened and first == step:
+      _repeat(self._workdir, step, opened)
 
   def _open(self) -> BinaryIO:
     """Opens the file for appending.
@@ -139,9 +141,9 @@ class MetricsWriter:
     if self._bar is not None:
       self._bar.close()
       self._bar = None
-    if self._events is not None:
-      self._events.close()
-      self._events = None
+    opened, self._trackers = self._trackers or [], None
+    for tracker in opened:
+      tracker.close()
 
   def __enter__(self) -> MetricsWriter:
     return self
@@ -154,19 +156,11 @@ class MetricsWriter:
   ) -> None:
     self.close()
 
-  def _write_events(
-    self, step: int, split: str, values: Mapping[str, float]
-  ) -> None:
-    if self._events is None:
-      import tensorboardX
-
-      # A random name, so that nobody can place a link under it beforehand.
-      suffix = f".{secrets.token_hex(8)}"
-      self._events = tensorboardX.SummaryWriter(
-        str(self._workdir), purge_step=self._purge_step, filename_suffix=suffix
-      )
-    for name, value in values.items():
-      self._events.add_scalar(f"{split}/{name}", value, step)
+  def _open_trackers(self, first: int) -> list[Tracker]:
+    """Opens the trackers before the first line, which has step `first`."""
+    if self._trackers is None:
+      self._trackers = [opener(first) for opener in self._openers]
+    return self._trackers
 
   def _show(self, step: int, split: str, values: Mapping[str, float]) -> None:
     if self._is_terminal and split == "train":
@@ -329,8 +323,15 @@ def _stays(
   return values["step"] == step and not repeated
 
 
-def _installed(module: str) -> bool:
-  return importlib.util.find_spec(module) is not None
+def _repeat(
+  workdir: pathlib.Path, step: int, trackers: Sequence[Tracker]
+) -> None:
+  """Writes the lines of the file that have this step to trackers."""
+  for line in iterate_metrics(workdir):
+    if line["step"] == step:
+      values = {k: v for k, v in line.items() if k not in ("step", "split")}
+      for tracker in trackers:
+        tracker.write(step, line["split"], values)
 
 
 def _join(values: Mapping[str, float]) -> str:

@@ -36,6 +36,7 @@ FREE: tuple[str, ...] = (
   "config.checkpoint_every",
   "config.keep",
   "config.sample",
+  "config.trackers",
   "config.debug",
   # A run can resume on other devices.
   "config.strategy",

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from train import metrics
+from train import trackers
 from train.metrics import MetricsWriter, read_metrics
 
 
@@ -24,14 +24,14 @@ def lines_of(workdir):
 
 
 def write_steps(workdir, steps):
-  with MetricsWriter(workdir, total_steps=10, tensorboard=False) as writer:
+  with MetricsWriter(workdir, total_steps=10) as writer:
     for step in steps:
       writer.write(step, "train", {"loss": 1 / step})
 
 
 def test_a_line_is_in_the_file_at_once(tmp_path):
   workdir = tmp_path / "runs" / "one"
-  writer = MetricsWriter(workdir, total_steps=10, tensorboard=False)
+  writer = MetricsWriter(workdir, total_steps=10)
   writer.write(3, "train", {"loss": 0.5, "tokens": 64})
   writer.write(np.int64(4), "validation", {"loss": jnp.float32(0.25)})
   assert lines_of(workdir) == [
@@ -42,7 +42,7 @@ def test_a_line_is_in_the_file_at_once(tmp_path):
 
 
 def test_values_that_are_not_finite_are_written_as_null(tmp_path):
-  with MetricsWriter(tmp_path, total_steps=10, tensorboard=False) as writer:
+  with MetricsWriter(tmp_path, total_steps=10) as writer:
     writer.write(
       1, "train", {"a": math.nan, "b": math.inf, "c": -math.inf, "d": 1.0}
     )
@@ -82,7 +82,7 @@ def test_a_copy_by_hard_links_is_not_changed(tmp_path):
 
 def test_no_file_is_made_before_the_first_write(tmp_path):
   workdir = tmp_path / "run"
-  with MetricsWriter(workdir, total_steps=10, tensorboard=False) as writer:
+  with MetricsWriter(workdir, total_steps=10) as writer:
     writer.text("hello")
   assert not workdir.exists()
 
@@ -90,7 +90,7 @@ def test_no_file_is_made_before_the_first_write(tmp_path):
 @pytest.mark.parametrize("step", [0, 1, 2, 9])
 def test_truncating_drops_only_later_steps(tmp_path, step):
   write_steps(tmp_path, [1, 2, 3, 4])
-  with MetricsWriter(tmp_path, total_steps=10, tensorboard=False) as writer:
+  with MetricsWriter(tmp_path, total_steps=10) as writer:
     writer.truncate(step)
     writer.write(5, "train", {"loss": 7.0})
   expected = [one for one in (1, 2, 3, 4) if one <= step]
@@ -106,7 +106,7 @@ def test_truncating_replaces_the_file_at_once(tmp_path, monkeypatch):
   def die(*args):
     raise KeyboardInterrupt
 
-  writer = MetricsWriter(tmp_path, total_steps=10, tensorboard=False)
+  writer = MetricsWriter(tmp_path, total_steps=10)
   with monkeypatch.context() as patch:
     patch.setattr(os, "fsync", die)
     with pytest.raises(KeyboardInterrupt):
@@ -115,7 +115,7 @@ def test_truncating_replaces_the_file_at_once(tmp_path, monkeypatch):
 
 
 def test_lines_are_printed_without_a_terminal(tmp_path, capsys):
-  with MetricsWriter(tmp_path, total_steps=10, tensorboard=False) as writer:
+  with MetricsWriter(tmp_path, total_steps=10) as writer:
     writer.write(2, "train", {"loss": 0.123456})
     writer.text("half way")
   out, err = capsys.readouterr()
@@ -131,7 +131,7 @@ class Terminal(io.StringIO):
 def test_a_terminal_gets_a_bar_and_whole_lines(tmp_path, monkeypatch, capsys):
   screen = Terminal()
   monkeypatch.setattr(sys, "stderr", screen)
-  with MetricsWriter(tmp_path, total_steps=10, tensorboard=False) as writer:
+  with MetricsWriter(tmp_path, total_steps=10) as writer:
     writer.write(4, "train", {"loss": 0.5})
     writer.write(5, "train", {"loss": 0.25})
     writer.write(5, "validation", {"loss": 0.75})
@@ -166,12 +166,20 @@ needs_tensorboard = pytest.mark.skipif(
 )
 
 
+def with_tensorboard(workdir):
+  opened = trackers.openers(("tensorboard",), str(workdir), {})
+  return MetricsWriter(workdir, total_steps=10, trackers=opened)
+
+
 @needs_tensorboard
 def test_tensorboard_gets_the_same_numbers(tmp_path):
-  with MetricsWriter(tmp_path, total_steps=10) as writer:
+  with with_tensorboard(tmp_path) as writer:
+    writer.truncate(-1)
     writer.write(2, "train", {"loss": 0.5, "grad_norm": 3.0})
     writer.write(4, "validation", {"loss": 0.25})
-  assert list(read_events(tmp_path)) == [
+  session, *events = read_events(tmp_path)
+  assert session[:2] == (0, "session")
+  assert events == [
     (2, "train/loss", 0.5),
     (2, "train/grad_norm", 3.0),
     (4, "validation/loss", 0.25),
@@ -180,15 +188,14 @@ def test_tensorboard_gets_the_same_numbers(tmp_path):
 
 @needs_tensorboard
 def test_truncating_purges_tensorboard_too(tmp_path):
-  with MetricsWriter(tmp_path, total_steps=10) as writer:
+  with with_tensorboard(tmp_path) as writer:
     writer.truncate(6)
     writer.write(7, "train", {"loss": 0.5})
   events = list(read_events(tmp_path))
   assert [event[:2] for event in events] == [(7, "session"), (7, "train/loss")]
 
 
-def test_metrics_are_written_without_tensorboard(tmp_path, monkeypatch):
-  monkeypatch.setattr(metrics, "_installed", lambda module: False)
+def test_metrics_are_written_without_trackers(tmp_path):
   with MetricsWriter(tmp_path, total_steps=10) as writer:
     writer.write(1, "train", {"loss": 0.5})
   assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]

@@ -15,7 +15,7 @@ from train.report import write_report
 
 
 def write_run(folder, steps=200, offset=0.0, **baselines):
-  with MetricsWriter(folder, total_steps=steps, tensorboard=False) as writer:
+  with MetricsWriter(folder, total_steps=steps) as writer:
     if baselines:
       writer.write(0, "baseline", baselines)
     for step in range(10, steps + 1, 10):
@@ -92,7 +92,7 @@ def test_tokens_are_counted_from_the_steps_between_lines(tmp_path, drawing):
 
 
 def test_tokens_seen_are_drawn_unchanged(tmp_path, drawing):
-  with MetricsWriter(tmp_path, total_steps=30, tensorboard=False) as writer:
+  with MetricsWriter(tmp_path, total_steps=30) as writer:
     for step in (10, 20, 30):
       values = {"loss": 1.0, "tokens": 5, "tokens_seen": step**2}
       writer.write(step, "train", values)
@@ -102,7 +102,7 @@ def test_tokens_seen_are_drawn_unchanged(tmp_path, drawing):
 
 
 def test_panels_without_numbers_are_left_out(tmp_path, drawing):
-  with MetricsWriter(tmp_path, total_steps=30, tensorboard=False) as writer:
+  with MetricsWriter(tmp_path, total_steps=30) as writer:
     for step in (10, 20, 30):
       writer.write(step, "train", {"learning_rate": 1.0, "grad_norm": math.nan})
   write_report([tmp_path], tmp_path / "a.png")
@@ -110,7 +110,7 @@ def test_panels_without_numbers_are_left_out(tmp_path, drawing):
 
 
 def test_values_that_are_not_finite_are_left_out(tmp_path, drawing):
-  with MetricsWriter(tmp_path, total_steps=30, tensorboard=False) as writer:
+  with MetricsWriter(tmp_path, total_steps=30) as writer:
     for step, loss in enumerate((3.0, 2.0, math.nan, math.inf, 1.0)):
       writer.write(step, "train", {"bits_per_token": loss})
   write_report([tmp_path], tmp_path / "a.png")
@@ -172,7 +172,7 @@ def test_baselines_are_named_lines(tmp_path, drawing):
 
 def test_every_loss_curve_starts_inside_its_axes(tmp_path, drawing):
   """The loss of an untrained model is far above all others, but is shown."""
-  with MetricsWriter(tmp_path, total_steps=400, tensorboard=False) as writer:
+  with MetricsWriter(tmp_path, total_steps=400) as writer:
     writer.write(0, "baseline", {"gzip": 2.2})
     writer.write(0, "validation", {"bits_per_token": 8.0})
     for step in range(1, 401):
@@ -187,7 +187,7 @@ def test_every_loss_curve_starts_inside_its_axes(tmp_path, drawing):
 
 
 def test_a_loss_of_zero_is_drawn(tmp_path, drawing):
-  with MetricsWriter(tmp_path, total_steps=3, tensorboard=False) as writer:
+  with MetricsWriter(tmp_path, total_steps=3) as writer:
     for step in (1, 2, 3):
       writer.write(step, "train", {"bits_per_token": 3.0 - step})
   write_report([tmp_path], tmp_path / "a.png")

@@ -24,7 +24,7 @@ def write_run(folder, values, steps=STEPS, source="a.py", **changes):
   model = {k: changes.pop(k) for k in ("width", "dropout") if k in changes}
   model = dataclasses.replace(config.model, **model)
   config = dataclasses.replace(config, model=model, **changes)
-  with MetricsWriter(folder, total_steps=30, tensorboard=False) as writer:
+  with MetricsWriter(folder, total_steps=30) as writer:
     writer.write(0, "baseline", {"gzip": 2.0})
     for step, value in zip(steps, values, strict=True):
       line = {"bits_per_token": value, "tokens": 8, "tokens_per_second": 50.0}
@@ -184,9 +184,7 @@ def test_the_baselines_are_on_the_axes_of_their_unit(tmp_path, monkeypatch):
   """Runs with other tokens than bytes are drawn in bits per byte."""
   drawing = Drawing(monkeypatch)
   for name in ("a", "b"):
-    with MetricsWriter(
-      tmp_path / name, total_steps=9, tensorboard=False
-    ) as writer:
+    with MetricsWriter(tmp_path / name, total_steps=9) as writer:
       writer.write(0, "baseline", {"gzip": 2.0})
       for step in (1, 2, 3):
         line = {"bits_per_token": 8.0}

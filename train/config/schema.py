@@ -27,6 +27,7 @@ from train.config.optimizers import AdamW, Optimizer
 from train.errors import UserError, shown
 from train.flags import annotations
 from train.losses import Loss, NextToken
+from train.trackers import MODULES as TRACKERS
 
 STRATEGIES = ("jit", "pmap")
 
@@ -98,6 +99,8 @@ class Config:
     best_metric: The validation metric that chooses the best checkpoint, one of
       `loss.best`.
     sample: What is generated at the end.
+    trackers: What else gets the metrics of `metrics.jsonl`: "tensorboard",
+      "wandb" (Weights & Biases), or both.
     debug: Checks every value inside the step: slow, but names a wrong one.
   """
 
@@ -118,6 +121,7 @@ class Config:
   keep: int = 2
   best_metric: str = "loss"
   sample: Sample = dataclasses.field(default_factory=Sample)
+  trackers: tuple[str, ...] = ()
   debug: bool = False
 
 
@@ -331,6 +335,8 @@ def validate(
   ):
     value = getattr(config, key)
     _check(value in options, key, value, "one of " + ", ".join(options))
+  for name in config.trackers:
+    _check(name in TRACKERS, "trackers", name, f"of {', '.join(TRACKERS)}")
   mesh = layout(config, devices, processes)
   sharing = mesh.data * mesh.fsdp
   _check(

@@ -14,11 +14,14 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from train.devices.compiled import use_cache
 from train.errors import RunError, UserError, one_line
 
 
 def start_jax() -> None:
   """Initializes the devices of JAX, before any code that needs them.
+
+  Compiled programs are kept for the next start: see `use_cache`.
 
   Raises:
     UserError: JAX finds no device of the platforms in `JAX_PLATFORMS`.
@@ -31,6 +34,7 @@ def start_jax() -> None:
     raise UserError(
       f"JAX finds no devices with JAX_PLATFORMS={platforms}: {one_line(error)}"
     ) from error
+  use_cache()
 
 
 def is_first() -> bool:
