@@ -8,8 +8,10 @@
 - Then the cycles, in millions, that the compiler for a TPU v5e predicts for a
   gradient of 2 x 4,096 tokens and 8 heads of 128 x 128, by "chunked" /
   "chunk_parallel", and the temporary memory. No chip has run these programs.
-- Nothing is measured on a GPU. "chunk_parallel", with many products at once, is
-  a guess there.
+- Of a GPU, `benchmarks/NOTES.md` has the milliseconds on an H200 for linear
+  attention and the delta rule: "chunk_parallel" takes half to a third of the
+  time of "chunked", which starts several kernels per chunk. For the other ops
+  "chunk_parallel" is a guess there, and so is the chunk of 64.
 `benchmarks/NOTES.md` describes what else was tried.
 
 "auto" never takes "pallas", which the caller has to name: `jit` cannot split a
@@ -88,22 +90,24 @@ def _same(size: int) -> Chunk:
   return Chunk(size, size, size, size)
 
 
+# A GPU takes 0.6 to 0.9 of the time of chunks of 64, and less memory.
+_HEAD = Chunk(gpu=128)
 _PER_KEY = Chunk(cpu=32)
 # A chunk of the delta rule takes more work than its tokens one by one.
 # "chunk_parallel" would build the transitions [K, K] of all chunks, in 1.5 to 3
 # times the time on a CPU. On a TPU with few narrow heads, "chunked" takes 1.5
 # times the cycles of "chunk_parallel".
-_DELTA = Row(narrow="recurrent", tpu="chunked")
+_DELTA = Row(narrow="recurrent", tpu="chunked", chunk=_HEAD)
 _DELTA_PER_KEY = _DELTA._replace(chunk=_PER_KEY)
 
 AUTO = {
   # Families of ops that users make.
   "default": Row(),
   # 22 / 21 / 31, 318 / 66 / 86; 4.2 / 3.7 and 0.2 / 48 MiB.
-  "linear_attention": Row(cached=2 * CPU_CACHE_ELEMENTS),
+  "linear_attention": Row(cached=2 * CPU_CACHE_ELEMENTS, chunk=_HEAD),
   # 24 / 25 / 68, 362 / 78 / 91; 5.5 / 5.1 and 0.3 / 147 MiB.
   "linear_attention, decay per head": Row(
-    narrow="recurrent", cached=CPU_CACHE_ELEMENTS
+    narrow="recurrent", cached=CPU_CACHE_ELEMENTS, chunk=_HEAD
   ),
   # 29 / 58 / 143, 376 / 221 / 238; 14.6 / 20.8 and 33 / 1,666 MiB.
   "linear_attention, decay per key": Row(

@@ -25,8 +25,8 @@ def _batched(scan: Callable[..., Any]) -> Callable[..., Any]:
   """A Kalman scan over the batch of y."""
 
   @functools.wraps(scan)
-  def call(y: jax.Array, *, method: str = "auto", **model: Any) -> Any:
-    return jax.vmap(lambda y: scan(y, **model, method=method))(y)
+  def call(y: jax.Array, **others: Any) -> Any:
+    return jax.vmap(lambda y: scan(y, **others))(y)
 
   return call
 
@@ -215,7 +215,7 @@ _RECORDS = (
     ops.bidirectional,
     reference.bidirectional,
     draws.stateless(draws.linear_attention("head")),
-    methods=(*ENGINE, "quadratic"),
+    methods=(*(form for form in ENGINE if form != "pallas"), "quadratic"),
     flops=flops.bidirectional,
     equation="linear attention from both ends (LION): full = two recurrences "
     "= chunkwise",
