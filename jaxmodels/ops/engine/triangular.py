@@ -7,6 +7,8 @@ as by substitution. A series in powers of the strictly lower part is equal in
 exact arithmetic, but loses all digits in float32 when keys are nearly equal.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,7 +24,8 @@ def _matmul(a: jax.Array, b: jax.Array) -> jax.Array:
   one, the default, the inverse is off by up to 0.01 when keys are nearly equal.
   On a GPU, every precision below the highest rounds factors to TF32.
   """
-  asked = jax.config.jax_default_matmul_precision
+  settings: Any = jax.config
+  asked = settings.jax_default_matmul_precision
   three = platform() == "tpu" and asked not in ("float32", "highest")
   precision = lax.Precision.HIGH if three else lax.Precision.HIGHEST
   return jnp.matmul(a, b, precision=precision)
