@@ -61,14 +61,15 @@ def test_decoding_past_max_length_is_never_a_window():
   wanted, _ = jax.jit(roomy.apply)(params, x)
   step = jax.jit(layer.apply)
   first, state = step(params, x[:, :5], layer.init_state(2))
+  first, wanted = np.asarray(first), np.asarray(wanted)
   np.testing.assert_allclose(first, wanted[:, :5], rtol=1e-4, atol=1e-6)
   # Compiled: the tokens that the cache has room for are right, others NaN.
-  rest, _ = step(params, x[:, 5:10], state)
+  rest = np.asarray(step(params, x[:, 5:10], state)[0])
   np.testing.assert_allclose(rest[:, :3], wanted[:, 5:8], rtol=1e-4, atol=1e-6)
   assert np.isnan(rest[:, 3:]).all()
   # In the first row a document starts, and its tokens count from 0 again.
   ids = np.array([[0, 1, 1, 1, 1], [0, 0, 0, 0, 0]], np.int32)
-  packed, _ = step(params, x[:, 5:10], state, segment_ids=ids)
+  packed = np.asarray(step(params, x[:, 5:10], state, segment_ids=ids)[0])
   assert np.isfinite(packed[0]).all()
   assert np.isnan(packed[1, 3:]).all()
   # Where positions are known, and under the numeric guards, an error.
@@ -111,12 +112,12 @@ def test_a_model_names_the_field():
 def test_an_exported_program_of_any_length_is_never_a_window():
   layer = SoftmaxAttention(width=8, heads=2, max_length=8)
   x = np.random.default_rng(0).normal(size=(1, 11, 8)).astype(np.float32)
-  params = layer.init(jax.random.key(0), x[:, :8])
+  params = jax.jit(layer.init)(jax.random.key(0), x[:, :8])
   (length,) = export.symbolic_shape("l")
   shape = jax.ShapeDtypeStruct((1, length, 8), np.float32)
   program = export.export(jax.jit(lambda x: layer.apply(params, x)[0]))(shape)
-  wanted = layer.apply(params, x[:, :8])[0]
+  wanted = jax.jit(layer.apply)(params, x[:, :8])[0]
   np.testing.assert_allclose(program.call(x[:, :8]), wanted, 1e-5, 1e-6)
-  y = program.call(x)
+  y = np.asarray(program.call(x))
   np.testing.assert_allclose(y[:, :8], wanted, 1e-5, 1e-6)
   assert np.isnan(y[:, 8:]).all()

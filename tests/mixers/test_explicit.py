@@ -10,6 +10,7 @@ from jax.sharding import PartitionSpec as P
 from jaxmodels.layers import MLPS
 from jaxmodels.mixers import MIXERS
 from jaxmodels.testing import relative_error
+from tests.mixers import slow_but
 
 BATCH, LENGTH, WIDTH = 2, 4, 8
 # Token by token, which compiles fastest: the ops have tests of their forms.
@@ -92,7 +93,11 @@ def assert_close(got, wanted):
 
 
 def types(tree):
-  return [jax.typeof(x) for x in jax.tree.leaves(tree)]
+  """Of arrays; those of a traced program are types already."""
+  return [
+    x if isinstance(x, jax.core.ShapedArray) else jax.typeof(x)
+    for x in jax.tree.leaves(tree)
+  ]
 
 
 @pytest.fixture(scope="module")
@@ -100,23 +105,42 @@ def mesh():
   return jax.make_mesh((2, 2), ("d", "h"))  # Explicit, JAX's default.
 
 
-@pytest.mark.parametrize("name", MIXERS)
-def test_a_mixer_keeps_how_batch_and_heads_are_cut(mesh, name):
+def on_one_device_and_on(mesh, name):
+  """A mixer, and its arguments, whole and cut over batch and heads."""
   module = MIXERS[name](width=WIDTH, **OPTIONS.get(name, {}))
   x, params = draw(module)
-  state = module.init_state(BATCH)
-  wanted = results(module)(params, x, state, IDS)
-  on_mesh = (
-    # The gate of S5 has no heads.
-    place(mesh, params, P() if name == "s5" else by_heads),
-    *(place(mesh, tree, P("d")) for tree in (x, state, IDS)),
+  whole = params, x, module.init_state(BATCH), IDS
+  # The gate of S5 has no heads.
+  cut = place(mesh, params, P() if name == "s5" else by_heads)
+  return module, whole, (cut, *(place(mesh, t, P("d")) for t in whole[1:]))
+
+
+def assert_types(results, given):
+  """Gradients and outputs are cut like what they belong to."""
+  slopes, (y, last) = results
+  assert types(slopes[:2]) == types(given[:2])
+  assert types(y) == types(given[1])
+  for leaf in types(last):
+    assert leaf.sharding.spec[0] == "d"
+
+
+@pytest.mark.parametrize("name", MIXERS)
+def test_a_mixer_keeps_how_batch_and_heads_are_cut(mesh, name):
+  """Types carry it, so tracing shows it, and finds what cannot be cut."""
+  module, _, given = on_one_device_and_on(mesh, name)
+  traced = results(module).trace(*given)
+  found = jax.tree.unflatten(
+    jax.tree.structure(traced.out_info), traced.jaxpr.out_avals
   )
-  slopes, (y, last) = results(module)(*on_mesh)
-  assert_close((slopes, (y, last)), wanted)
-  assert types(slopes[:2]) == types(on_mesh[:2])
-  assert jax.typeof(y) == jax.typeof(on_mesh[1])
-  for leaf in jax.tree.leaves(last):
-    assert jax.typeof(leaf).sharding.spec[0] == "d"
+  assert_types(found, given)
+
+
+@pytest.mark.parametrize("name", slow_but(MIXERS))
+def test_cut_over_batch_and_heads_the_results_are_the_same(mesh, name):
+  module, whole, given = on_one_device_and_on(mesh, name)
+  got = results(module)(*given)
+  assert_types(got, given)
+  assert_close(got, results(module)(*whole))
 
 
 @pytest.mark.parametrize("name", [name for name in MLPS if name != "none"])

@@ -29,7 +29,7 @@ def bounds(logits):
 
 def test_the_bounds_of_a_stack_are_cumulative_shares():
   model, params = drawn(scan_layers=False)
-  y, _ = model.apply({"params": params}, X)
+  y, _ = jax.jit(model.apply)({"params": params}, X)
   exact = jax.tree.map(lambda p: np.asarray(p, np.float64), params)
   lowest = bounds(exact["shared_lower_bounds"])
   assert not lowest[0].any() and (np.diff(lowest, axis=0) > 0).all()

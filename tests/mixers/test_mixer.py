@@ -102,8 +102,8 @@ def test_equal_mixers_are_traced_once_for_their_zero_states():
 
 def test_a_zero_state_under_the_numeric_guards():
   layer = Plain(8)
-  params = layer.init(jax.random.key(0), X)
-  wanted = layer.apply(params, X)
+  params = jax.jit(layer.init)(jax.random.key(0), X)
+  wanted = jax.jit(layer.apply)(params, X)
 
   def apply(params, x):
     return layer.apply(params, x, layer.init_state(2))
@@ -138,8 +138,8 @@ def test_the_zero_state_has_the_dtype_of_wide_computations(name, length):
 
 def test_the_epsilon_of_the_norms_is_a_field():
   layer = GLA(8, heads=2, norm_epsilon=0.1)
-  params = layer.init(jax.random.key(0), X)
-  y, _ = layer.apply(params, X)
+  params = jax.jit(layer.init)(jax.random.key(0), X)
+  y, _ = jax.jit(layer.apply)(params, X)
   exact = jax.tree.map(lambda p: np.asarray(p, np.float64), params["params"])
   wanted = gla.plain(exact, X[0].astype(float), layer)
   np.testing.assert_allclose(y[0], wanted, rtol=1e-4, atol=1e-6)

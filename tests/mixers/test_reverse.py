@@ -58,9 +58,11 @@ def test_reverse_is_the_flip_of_the_flipped_input(case):
   layer, params, before, x = prepared(case)
   forward = jax.jit(layer.apply)
   backward = jax.jit(layer.clone(reverse=True).apply)
-  # A state that is not zero, from tokens to the right.
-  wanted, state = forward(params, flip(before))
-  y, reached = backward(params, before, layer.init_state(3))
+  # A state that is not zero, from tokens to the right. All calls have the same
+  # arguments: one program for each direction.
+  zero, one = layer.init_state(3), np.zeros_like(IDS)
+  wanted, state = forward(params, flip(before), zero, segment_ids=one)
+  y, reached = backward(params, before, zero, segment_ids=one)
   assert_equal((y, reached), (flip(wanted), state))
   ids = flip(IDS) - IDS[:, -1:]
   wanted, last = forward(params, flip(x), state, segment_ids=ids)

@@ -91,20 +91,22 @@ def test_packed_cut_and_token_by_token_runs_give_the_same_logits():
     )
   )
   whole, final = apply(TOKENS, model.init_state(BATCH), IDS)
-  state, logits = model.init_state(BATCH), []
+  zero = jax.tree.map(np.asarray, model.init_state(BATCH))
+  state, logits = zero, []
   for t in range(LENGTH):
+    state = jax.tree.map(np.asarray, state)
     if t in (4, 13):
       # A new document in the first row: the model starts from the zero state.
       state = jax.tree.map(
-        lambda old, new: jnp.concatenate([new[:1], old[1:]]),
+        lambda old, new: np.concatenate([new[:1], old[1:]]),
         state,
-        model.init_state(BATCH),
+        zero,
       )
     if t == 23:
       state = jax.tree.map(
-        lambda old, new: jnp.concatenate([old[:1], new[1:]]),
+        lambda old, new: np.concatenate([old[:1], new[1:]]),
         state,
-        model.init_state(BATCH),
+        zero,
       )
     out, state = apply(TOKENS[:, t : t + 1], state, np.zeros((BATCH, 1), int))
     logits.append(out)

@@ -104,7 +104,7 @@ def test_a_stack_equals_its_equations(params):
 def test_the_base_class_passes_the_keywords_of_mix(scan_layers):
   def results(mixer):
     model = Backbone(WIDTH, 2, (mixer,), scan_layers=scan_layers)
-    params = model.init(jax.random.key(0), X)
+    params = jax.jit(model.init)(jax.random.key(0), X)
     return jax.jit(model.apply)(params, X, segment_ids=IDS)
 
   got, wanted = results(BoundedMixer(WIDTH)), results(Bounded())
@@ -112,7 +112,7 @@ def test_the_base_class_passes_the_keywords_of_mix(scan_layers):
 
 
 def test_such_a_mixer_also_works_outside_of_a_stack():
-  y, state, shared = BoundedMixer(WIDTH).apply({}, X)
+  y, state, shared = jax.jit(BoundedMixer(WIDTH).apply)({}, X)
   np.testing.assert_allclose(y, np.cumsum(X, 1), rtol=1e-5)
   assert state.shape == BoundedMixer(WIDTH).init_state(BATCH).shape
   assert shared is None

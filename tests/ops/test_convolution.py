@@ -18,6 +18,8 @@ RESETS = {
   ),
 }
 
+compiled = jax.jit(causal_convolution)
+
 
 def draw(length=LENGTH, width=WIDTH, dtype=np.float32):
   rng = np.random.default_rng(0)
@@ -75,21 +77,23 @@ def test_values_and_gradients_are_the_definition_s(resets, method, given):
 
   got = jax.jit(lambda: value_and_gradients(fast, arguments, cotangents))()
   with jax.enable_x64(True):
-    exact = [jnp.asarray(a, jnp.float64) for a in arguments]
-    wanted = value_and_gradients(slow, exact, cotangents)
+    exact = [np.asarray(a, np.float64) for a in arguments]
+    wanted = jax.jit(functools.partial(value_and_gradients, slow))(
+      exact, cotangents
+    )
   assert_close(got, wanted, 2e-5)
 
 
 def test_bfloat16_is_summed_in_float32():
   x, kernel, state = draw()
-  low = [jnp.asarray(a, jnp.bfloat16) for a in (x, kernel)]
-  y, final = causal_convolution(*low, state)
+  low = [np.asarray(a, jnp.bfloat16) for a in (x, kernel)]
+  y, final = compiled(*low, state)
   assert y.dtype == jnp.bfloat16
   assert final.dtype == jnp.float32
   # Only the rounding of the inputs (shared) and of y are left.
   exact = [np.asarray(a, np.float64) for a in low]
   with jax.enable_x64(True):
-    wanted, _ = definition(*map(jnp.asarray, exact), state.astype(float), None)
+    wanted, _ = jax.jit(definition)(*exact, state.astype(float), None)
   assert_close(y, wanted, 4e-3)
 
 
@@ -97,7 +101,7 @@ def test_bfloat16_is_summed_in_float32():
 @pytest.mark.parametrize("width", [1, 4])
 def test_short_sequences(length, width):
   x, kernel, state = draw(length, width)
-  y, final = causal_convolution(x, kernel, state)
+  y, final = map(np.asarray, compiled(x, kernel, state))
   span = np.concatenate([state, x], 1)
   for t in range(length):
     wanted = np.einsum("bwd,wd->bd", span[:, t : t + width], kernel)
@@ -109,16 +113,14 @@ def test_short_sequences(length, width):
 def test_cut_anywhere_and_continue(cut):
   x, kernel, state = draw()
   ids = RESETS["middle"]
-  whole = causal_convolution(x, kernel, state, segment_ids=ids)
-  first, middle = causal_convolution(
-    x[:, :cut], kernel, state, segment_ids=ids[:, :cut]
-  )
+  whole = compiled(x, kernel, state, segment_ids=ids)
+  first, middle = compiled(x[:, :cut], kernel, state, segment_ids=ids[:, :cut])
   # The second call counts from the segment that the state belongs to.
   base = ids[:, cut - 1 : cut] if cut else 0
-  second, final = causal_convolution(
+  second, final = compiled(
     x[:, cut:], kernel, middle, segment_ids=ids[:, cut:] - base
   )
-  assert_close((jnp.concatenate([first, second], 1), final), whole, 1e-6)
+  assert_close((np.concatenate([first, second], 1), final), whole, 1e-6)
 
 
 @pytest.mark.parametrize("resets", ["none", "middle", "back"])
@@ -126,9 +128,14 @@ def test_reverse_is_the_flipped_sequence(resets):
   x, kernel, state = draw()
   ids = RESETS[resets]
   flipped = None if ids is None else ids[:, -1:] - ids[:, ::-1]
-  y, final = definition(x[:, ::-1], kernel, state, flipped)
-  got = causal_convolution(x, kernel, state, segment_ids=ids, reverse=True)
-  assert_close(got, (y[:, ::-1], final), 2e-5)
+
+  @jax.jit
+  def both(x, kernel, state):
+    y, final = definition(x[:, ::-1], kernel, state, flipped)
+    got = causal_convolution(x, kernel, state, segment_ids=ids, reverse=True)
+    return got, (y[:, ::-1], final)
+
+  assert_close(*both(x, kernel, state), 2e-5)
 
 
 def test_no_token_sees_the_future_or_another_segment():
@@ -138,7 +145,7 @@ def test_no_token_sees_the_future_or_another_segment():
   def one(x):
     return causal_convolution(x, kernel, segment_ids=ids)[0][:, 0]
 
-  seen = np.asarray(jax.jacobian(one)(x[0])[..., 0]) != 0
+  seen = np.asarray(jax.jit(jax.jacobian(one))(x[0]))[..., 0] != 0
   for t in range(LENGTH):
     for s in range(LENGTH):
       wanted = 0 <= t - s < WIDTH and ids[t] == ids[s]
@@ -148,8 +155,8 @@ def test_no_token_sees_the_future_or_another_segment():
 def test_several_batch_axes():
   x, kernel, state = draw()
   stacked = np.stack([x, 2 * x])
-  got = causal_convolution(stacked, kernel, np.stack([state, 2 * state]))
-  y, final = causal_convolution(x, kernel, state)
+  got = compiled(stacked, kernel, np.stack([state, 2 * state]))
+  y, final = map(np.asarray, compiled(x, kernel, state))
   assert_close(got, (np.stack([y, 2 * y]), np.stack([final, 2 * final])), 1e-6)
 
 
@@ -179,4 +186,4 @@ def test_jit_under_vmap():
   x, kernel, state = draw()
   one = functools.partial(causal_convolution, segment_ids=None)
   got = jax.jit(jax.vmap(one, (0, None, 0)))(x, kernel, state)
-  assert_close(got, causal_convolution(x, kernel, state), 1e-6)
+  assert_close(got, compiled(x, kernel, state), 1e-6)

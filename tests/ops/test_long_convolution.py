@@ -57,27 +57,28 @@ def test_is_the_diagonal_recurrence():
   x = rng.standard_normal((2, length, channels))
   powers = a ** np.arange(length)[:, None, None]
   kernel = (C * powers * B).sum(-1).real
-  y = ops.long_convolution(
-    jnp.asarray(x, jnp.float32), jnp.asarray(kernel, jnp.float32)
+  y = jax.jit(ops.long_convolution)(
+    x.astype(np.float32), kernel.astype(np.float32)
   )
   b = (B * x[..., None]).astype(np.complex64)
-  h, _ = ops.diagonal_recurrence(
-    jnp.asarray(np.broadcast_to(a, b.shape), jnp.complex64), jnp.asarray(b)
+  h, _ = jax.jit(ops.diagonal_recurrence)(
+    np.broadcast_to(a, b.shape).astype(np.complex64), b
   )
   assert relative_error(y, (C * np.asarray(h)).sum(-1).real) < 2e-5
 
 
 def test_batch_axes_dtypes_and_no_tokens():
   rng = np.random.default_rng(2)
-  x = jnp.asarray(rng.standard_normal((2, 3, 9, 4)), jnp.float32)
-  kernel = jnp.asarray(rng.standard_normal((9, 4)), jnp.float32)
-  y = ops.long_convolution(x, kernel)
-  one = jax.vmap(ops.long_convolution, (0, None))(x, kernel)
+  x = rng.standard_normal((2, 3, 9, 4)).astype(np.float32)
+  kernel = rng.standard_normal((9, 4)).astype(np.float32)
+  op = jax.jit(ops.long_convolution)
+  y = op(x, kernel)
+  one = jax.jit(jax.vmap(ops.long_convolution, (0, None)))(x, kernel)
   assert relative_error(y, one) < 1e-6
-  narrow = ops.long_convolution(x.astype(jnp.bfloat16), kernel)
+  narrow = op(x.astype(jnp.bfloat16), kernel)
   assert narrow.dtype == jnp.bfloat16
   assert relative_error(narrow, y) < 2e-2
-  assert ops.long_convolution(x[:, :, :0], kernel).shape == (2, 3, 0, 4)
+  assert op(x[:, :, :0], kernel).shape == (2, 3, 0, 4)
 
 
 def test_wrong_arguments_are_named():

@@ -273,6 +273,6 @@ def test_carries_agree_with_the_types_of_shard_map():
   sharded = jax.shard_map(
     local, mesh=mesh, in_specs=(spec,) * 4, out_specs=(spec,) * 3
   )
-  got, wanted = jax.jit(sharded)(x, q, k, v), local(x, q, k, v)
+  got, wanted = jax.jit(sharded)(x, q, k, v), jax.jit(local)(x, q, k, v)
   for a, b in zip(got, wanted, strict=True):
     assert relative_error(a, b) < 2e-6

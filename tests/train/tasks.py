@@ -112,4 +112,5 @@ def language(length=L, vocab=11, width=8):
     "weights": rng.random((2, length)).astype(np.float32),
     "teacher_logits": rng.normal(size=(2, length, vocab)).astype(np.float32),
   }
-  return model, model.init(jax.random.key(0), batch["inputs"]), batch
+  init = jax.jit(model.init)
+  return model, init(jax.random.key(0), batch["inputs"]), batch

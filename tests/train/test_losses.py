@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -237,15 +238,16 @@ LAYOUTS = {
 }
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+# By default what a mesh changes: means and statistics over the batch and the
+# sequence, and chunks of a sequence that is cut.
+OFTEN = (("class mean", "pmap"), ("class mean", "all"), ("chunks", "all"))
+
+
 @pytest.mark.parametrize(
-  "name",
+  ("name", "layout"),
   [
-    "class mean",
-    pytest.param("class last", marks=pytest.mark.slow),
-    pytest.param("token", marks=pytest.mark.slow),
-    pytest.param("vector", marks=pytest.mark.slow),
-    "chunks",
+    pytest.param(*case, marks=() if case in OFTEN else pytest.mark.slow)
+    for case in itertools.product(TASKS, LAYOUTS)
   ],
 )
 def test_every_mesh_computes_what_one_device_computes(name, layout):

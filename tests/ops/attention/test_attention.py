@@ -64,6 +64,7 @@ def assert_close(got, wanted, tolerance):
 
 
 def gradients(function, arguments, cotangents):
+  """Outputs, and the gradients by all arguments."""
   out, pull = jax.vjp(function, *arguments)
   return out, pull(
     tuple(jnp.asarray(c, o.dtype) for o, c in zip(out, cotangents, strict=True))
@@ -75,8 +76,8 @@ def exact_gradients(window, arguments, ids, size, cotangents):
     return definition(q, k, v, window, keys, values, ids, size)
 
   with jax.enable_x64(True):
-    exact = [jnp.asarray(a, jnp.float64) for a in arguments]
-    return gradients(slow, exact, cotangents)
+    exact = [np.asarray(a, np.float64) for a in arguments]
+    return jax.jit(functools.partial(gradients, slow))(exact, cotangents)
 
 
 @pytest.mark.parametrize(
@@ -150,13 +151,15 @@ def test_values_and_gradients_are_the_definition_s(window, resets, given):
 
 def test_bfloat16_is_summed_in_float32():
   arrays, _ = draw()
-  low = [jnp.asarray(a, jnp.bfloat16) for a in arrays]
-  y, state = attention(*low)
+  low = [np.asarray(a, jnp.bfloat16) for a in arrays]
+  y, state = jax.jit(attention)(*low)
   assert y.dtype == jnp.bfloat16
   assert state.k.dtype == jnp.float32
   with jax.enable_x64(True):
-    exact = [jnp.asarray(np.asarray(a, np.float64)) for a in low]
-    wanted, *_ = definition(*exact, None, None, None, None, LENGTH)
+    exact = [np.asarray(a, np.float64) for a in low]
+    wanted, *_ = jax.jit(
+      lambda *arrays: definition(*arrays, None, None, None, None, LENGTH)
+    )(*exact)
   # Only the rounding of y to bfloat16 is left.
   assert_close(y, wanted, 4e-3)
 
@@ -173,12 +176,11 @@ def test_bfloat16_is_summed_in_float32():
 def test_cut_anywhere_and_continue(window, cuts):
   arrays, entering = draw(past=PAST if window is None else window - 1)
   ids = RESETS["middle"]
-  whole, wanted = attention(
-    *arrays, window, cache_of(*entering), segment_ids=ids
-  )
+  attend = jax.jit(attention, static_argnums=3)
+  whole, wanted = attend(*arrays, window, cache_of(*entering), segment_ids=ids)
   state, base, pieces = cache_of(*entering), 0, []
   for start, stop in zip((0, *cuts), (*cuts, LENGTH), strict=True):
-    y, state = attention(
+    y, state = attend(
       *(a[:, start:stop] for a in arrays),
       window,
       state,
@@ -186,21 +188,23 @@ def test_cut_anywhere_and_continue(window, cuts):
     )
     pieces.append(y)
     base = ids[:, stop - 1 : stop] if stop else 0
-  assert_close((jnp.concatenate(pieces, 1), state), (whole, wanted), 2e-6)
+  assert_close((np.concatenate(pieces, 1), state), (whole, wanted), 2e-6)
 
 
 def test_the_cache_of_a_window_keeps_its_size_and_says_what_lives():
   arrays, _ = draw()
   ids = np.array([[0] * 11, [0] * 9 + [1] * 2])
-  _, state = attention(*arrays, 5, segment_ids=ids)
+  attend = jax.jit(attention, static_argnums=3)
+  _, state = attend(*arrays, 5, segment_ids=ids)
   assert state.k.shape == (BATCH, 4, GROUPS, KEY)
   np.testing.assert_array_equal(
     state.live, [[True] * 4, [False, False, True, True]]
   )
-  assert not np.asarray(state.k[1, :2]).any()
+  assert not np.asarray(state.k)[1, :2].any()
   # Shorter than the window: the rest of the cache is not live.
-  _, short = attention(*(a[:, :1] for a in arrays), 5)
-  np.testing.assert_array_equal(short.live[0], [False, False, False, True])
+  _, short = attend(*(a[:, :1] for a in arrays), 5)
+  live = np.asarray(short.live)[0]
+  np.testing.assert_array_equal(live, [False, False, False, True])
 
 
 @pytest.mark.parametrize("window", [None, 4])
@@ -210,13 +214,18 @@ def test_reverse_is_the_flipped_sequence(window, resets):
   ids = RESETS[resets]
   flipped = ids[:, -1:] - ids[:, ::-1]
   size = 3 if window else 3 + LENGTH
-  y, keys, values = definition(
-    *(a[:, ::-1] for a in arrays), window, *entering, flipped, size
-  )
-  got, state = attention(
-    *arrays, window, cache_of(*entering), segment_ids=ids, reverse=True
-  )
-  assert_close((got, state.k, state.v), (y[:, ::-1], keys, values), 2e-5)
+
+  @jax.jit
+  def both(arrays, entering):
+    got, state = attention(
+      *arrays, window, cache_of(*entering), segment_ids=ids, reverse=True
+    )
+    y, *rest = definition(
+      *(a[:, ::-1] for a in arrays), window, *entering, flipped, size
+    )
+    return (got, state.k, state.v), (y[:, ::-1], *rest)
+
+  assert_close(*both(arrays, entering), 2e-5)
 
 
 @pytest.mark.parametrize("method", ["quadratic", "chunked"])
@@ -248,7 +257,7 @@ def test_huge_scores_stay_finite():
   def total(q, k, v):
     return attention(1e4 * q, k, v, 3)[0].sum()
 
-  value, slopes = jax.value_and_grad(total, (0, 1, 2))(q, k, v)
+  value, slopes = jax.jit(jax.value_and_grad(total, (0, 1, 2)))(q, k, v)
   assert np.isfinite(value)
   assert all(np.isfinite(s).all() for s in slopes)
 

@@ -34,15 +34,15 @@ def test_tiles_of_any_size_are_the_definition(window, ids):
 
   Tiles end before, at and behind the last key that a chunk sees.
   """
-  wanted, *_ = local.attention(Q, K, V, window, OLD_K, OLD_V, ids)
-  key_ids = None if ids is None else jnp.append(np.zeros(PAST, int), ids)
-  keys = jnp.concatenate([OLD_K, K]), jnp.concatenate([OLD_V, V])
-  places = PAST + jnp.arange(LENGTH)
-  queries = Queries(
-    jnp.asarray(Q), places, None if ids is None else jnp.asarray(ids)
-  )
+  wanted, *_ = jax.jit(
+    lambda *arrays: local.attention(*arrays[:3], window, *arrays[3:], ids)
+  )(Q, K, V, OLD_K, OLD_V)
+  key_ids = None if ids is None else np.append(np.zeros(PAST, int), ids)
+  keys = np.concatenate([OLD_K, K]), np.concatenate([OLD_V, V])
+  queries = Queries(Q, PAST + np.arange(LENGTH), ids)
+  attend = jax.jit(attend_in_tiles, static_argnums=(2, 3))
   for size in [(3, 2), (4, 4), (2, 7), (5, 3), (1, 4), (11, 4), (4, 15)]:
-    got = attend_in_tiles(queries, Keys(*keys, key_ids), window, size)
+    got = attend(queries, Keys(*keys, key_ids), window, size)
     np.testing.assert_allclose(got, wanted, 0, 2e-6, err_msg=str(size))
 
 
@@ -86,10 +86,11 @@ def test_forward_and_second_derivatives_are_those_of_all_scores_at_once():
 
 
 def test_what_is_mapped_over_is_as_one_by_one():
-  arguments = [jnp.stack([x[:7], x[4:]]) for x in (Q, K, V)]
+  arguments = [np.stack([x[:7], x[4:]]) for x in (Q, K, V)]
   got = jax.jit(jax.vmap(attend))(*arguments)
+  alone = jax.jit(attend)
   for i in range(2):
-    one = attend(*(x[i] for x in arguments))
+    one = alone(*(x[i] for x in arguments))
     np.testing.assert_allclose(got[i], one, 0, 2e-6)
 
 

@@ -37,11 +37,11 @@ def test_the_triangular_system_is_solved(platform, size):
   lower, b = np.tril(2 * k @ k.T, -1), rng.standard_normal((size, 3))
   change = np.tril(rng.standard_normal((size, size)), -1)
   with trace_for(platform):
-    x, dx = jax.jvp(
-      lambda lower: triangular.solve_unit_lower(lower, jnp.asarray(b)),
-      (jnp.asarray(lower),),
-      (jnp.asarray(change),),
-    )
+    x, dx = jax.jit(
+      lambda lower, change, b: jax.jvp(
+        lambda lower: triangular.solve_unit_lower(lower, b), (lower,), (change,)
+      )
+    )(lower, change, b)
   system = np.eye(size) + lower
   wanted = np.linalg.solve(system, b)
   np.testing.assert_allclose(x, wanted, rtol=1e-11, atol=1e-11)
@@ -57,8 +57,9 @@ def test_scores_with_a_decay_per_key_channel(platform, size):
   log_decay = -rng.exponential(size=(size, 3))
   log_decay[size // 2, 0] = -np.inf
   with trace_for(platform):
-    found = decay.decayed_scores(
-      *map(jnp.asarray, (q, k, log_decay)), causal_masks(size)
+    # A new function, because JAX caches traces of one for all platforms.
+    found = jax.jit(lambda *given: decay.decayed_scores(*given))(
+      q, k, log_decay, causal_masks(size)
     )
   wanted = np.zeros((size, size))
   for i in range(size):
@@ -78,11 +79,17 @@ def test_strict_scores_and_entry_leave_out_the_own_token(platform, size, ids):
   log_decay = -rng.exponential(size=(size, 3))
   log_decay[size // 2, 0] = -np.inf
   ids = np.arange(size) // (size if ids == "one segment" else size // 2 + 1)
-  masks = segment_masks(jnp.asarray(ids), jnp.asarray(0))
-  q, k, g = map(jnp.asarray, (q, k, log_decay))
+
+  @jax.jit
+  def both(q, k, g, ids):
+    masks = segment_masks(ids, jnp.asarray(0))
+    return (
+      decay.strict_scores(q, k, decay.pair_decay(g), masks),
+      decay.strict_entry(decay.boundary_decay(g, k, masks), masks),
+    )
+
   with trace_for(platform):
-    found = decay.strict_scores(q, k, decay.pair_decay(g), masks)
-    entry = decay.strict_entry(decay.boundary_decay(g, k, masks), masks)
+    found, entry = map(np.asarray, both(q, k, log_decay, ids))
   wanted = np.zeros((size, size))
   for i in range(size):
     for j in range(i):

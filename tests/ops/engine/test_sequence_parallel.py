@@ -69,7 +69,7 @@ def test_devices_exchange_their_summaries_once_for_any_length(name):
 def test_sharded_runs_equal_the_whole_on_few_and_many_devices(devices):
   tokens, state = draw("linear_attention")
   y, last = jax.jit(sharded("linear_attention", devices))(tokens, state, IDS)
-  wanted, final = ops.linear_attention(
+  wanted, final = jax.jit(ops.linear_attention)(
     **tokens, initial_state=state, segment_ids=IDS
   )
   assert relative_error(y, wanted) < 2e-6
@@ -100,6 +100,6 @@ def test_gradients_are_also_right_without_types():
 def test_the_default_state_works_inside_shard_map():
   tokens, state = draw("linear_attention")
   y, last = jax.jit(sharded("linear_attention"))(tokens, None, None)
-  wanted, final = ops.linear_attention(**tokens)
+  wanted, final = jax.jit(ops.linear_attention)(**tokens)
   assert relative_error(y, wanted) < 2e-6
   assert last.shape == state.shape and relative_error(last, final) < 2e-6

@@ -31,9 +31,13 @@ def test_products(columns, lanes):
   a, b = drawn(4, columns, *lanes), drawn(columns, 2, *lanes)
   wanted = to_last(a) @ to_last(b)
   with jax.enable_x64(True):
-    got = small_matrices.matmul(jnp.asarray(a), jnp.asarray(b))
-    pulled = jax.vjp(small_matrices.matmul, jnp.asarray(a), jnp.asarray(b))[1]
-    da, db = pulled(jnp.cos(got))
+
+    @jax.jit
+    def derived(a, b):
+      got, pulled = jax.vjp(small_matrices.matmul, a, b)
+      return got, *pulled(jnp.cos(got))
+
+    got, da, db = derived(a, b)
   assert relative_error(to_last(got), wanted) < 1e-14
   turned = np.cos(wanted) @ np.swapaxes(to_last(b), -1, -2)
   assert relative_error(to_last(da), turned) < 1e-13
@@ -47,10 +51,10 @@ def test_systems(lanes):
   general, x = drawn(4, 4, *lanes), drawn(4, 2, *lanes)
   general[0, 0] = 0
   with jax.enable_x64(True):
-    got = small_matrices.solve(jnp.asarray(general), jnp.asarray(x))
-    definite = jnp.asarray(positive(4, *lanes))
-    other = small_matrices.solve_positive(definite, jnp.asarray(x))
-    logarithm = small_matrices.log_determinant(definite)
+    got = jax.jit(small_matrices.solve)(general, x)
+    definite = positive(4, *lanes)
+    other = jax.jit(small_matrices.solve_positive)(definite, x)
+    logarithm = jax.jit(small_matrices.log_determinant)(definite)
   wanted = np.linalg.solve(to_last(general), to_last(x))
   assert relative_error(to_last(got), wanted) < 1e-12
   wanted = np.linalg.solve(to_last(definite), to_last(x))

@@ -62,8 +62,17 @@ def shapes_of(model):
   return {path_of(keys): leaf.shape for keys, leaf in leaves}
 
 
-@pytest.mark.parametrize("scan_layers", [False, True])
-@pytest.mark.parametrize("name", MIXERS)
+# Scanned layers have the same parameters behind another name.
+@pytest.mark.parametrize(
+  ("name", "scan_layers"),
+  [
+    *((name, False) for name in MIXERS),
+    *(
+      pytest.param(name, True, marks=() if name == "s5" else pytest.mark.slow)
+      for name in MIXERS
+    ),
+  ],
+)
 def test_the_state_space_group_has_exactly_these_parameters(name, scan_layers):
   options = {"mamba2": {"mamba2": {"head_width": 8}}}.get(name, {})
   model = LanguageModel(
