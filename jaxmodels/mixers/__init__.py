@@ -18,7 +18,12 @@ from collections.abc import Callable
 
 import flax.linen as nn
 
-from jaxmodels.mixers.delta_net import KDA, DeltaNet, GatedDeltaNet
+from jaxmodels.mixers.delta_net import (
+  KDA,
+  DeltaNet,
+  GatedDeltaNet,
+  GatedDeltaNet2,
+)
 from jaxmodels.mixers.gla import GLA
 from jaxmodels.mixers.hgrn2 import HGRN2
 from jaxmodels.mixers.mamba2 import Mamba2
@@ -38,6 +43,7 @@ __all__ = [
   "S5",
   "DeltaNet",
   "GatedDeltaNet",
+  "GatedDeltaNet2",
   "Mamba2",
   "Mixer",
   "RetNet",
@@ -50,6 +56,7 @@ MIXERS: dict[str, Callable[..., nn.Module]] = {
   "hgrn2": HGRN2,
   "delta_net": DeltaNet,
   "gated_deltanet": GatedDeltaNet,
+  "gated_deltanet2": GatedDeltaNet2,
   "kda": KDA,
   "mamba2": Mamba2,
   "retnet": RetNet,
