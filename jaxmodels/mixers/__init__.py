@@ -24,6 +24,7 @@ from jaxmodels.mixers.delta_net import (
   GatedDeltaNet,
   GatedDeltaNet2,
 )
+from jaxmodels.mixers.delta_product import DeltaProduct
 from jaxmodels.mixers.gla import GLA
 from jaxmodels.mixers.hgrn2 import HGRN2
 from jaxmodels.mixers.mamba2 import Mamba2
@@ -42,6 +43,7 @@ __all__ = [
   "MIXERS",
   "S5",
   "DeltaNet",
+  "DeltaProduct",
   "GatedDeltaNet",
   "GatedDeltaNet2",
   "Mamba2",
@@ -58,6 +60,7 @@ MIXERS: dict[str, Callable[..., nn.Module]] = {
   "gated_deltanet": GatedDeltaNet,
   "gated_deltanet2": GatedDeltaNet2,
   "kda": KDA,
+  "delta_product": DeltaProduct,
   "mamba2": Mamba2,
   "retnet": RetNet,
   "s5": S5,

@@ -90,8 +90,6 @@ class DeltaNet(Mixer):
 
   # The range of exp(A_log), at first.
   rates: ClassVar[tuple[float, float]] = (1e-4, 16.0)
-  # The number of delta rule steps per token.
-  steps: ClassVar[int] = 1
 
   def mix(
     self,
@@ -112,8 +110,8 @@ class DeltaNet(Mixer):
       return split_heads(y, self.heads), leaving
 
     q, query_state = heads("query", key_width, before[0])
-    k, key_state = heads("key", self.steps * key_width, before[1])
-    v, value_state = heads("value", self.steps * value_width, before[2])
+    k, key_state = heads("key", self._steps * key_width, before[1])
+    v, value_state = heads("value", self._steps * value_width, before[2])
     y, last = self._remember(
       x,
       (l2_normalize(q) * key_width**-0.5).astype(self.dtype),
@@ -145,8 +143,13 @@ class DeltaNet(Mixer):
   ) -> tuple[jax.Array, jax.Array]:
     """Runs an op with normalised keys, and the decay as its last argument."""
     k = l2_normalize(k).astype(self.dtype)
-    log_decay = self._log_decay(x, q.shape[-1])
+    log_decay = self._log_decay(x, self.heads, q.shape[-1])
     return self.run(op, q, k, *args, log_decay, **options)
+
+  @property
+  def _steps(self) -> int:
+    """The number of keys and values per token and head."""
+    return 1
 
   @property
   def _largest(self) -> float:
@@ -159,16 +162,18 @@ class DeltaNet(Mixer):
     gate = self.dense("output_gate", y.shape[-1])(x)
     return y * (nn.sigmoid(gate) if self.decay == "key" else nn.silu(gate))
 
-  def _log_decay(self, x: jax.Array, key_width: int) -> jax.Array | None:
+  def _log_decay(
+    self, x: jax.Array, heads: int, key_width: int
+  ) -> jax.Array | None:
     """None, [B, L, H] or [B, L, H, K]."""
     if self.decay == "none":
       return None
     if self.decay == "head":
-      logits = self.dense("decay", self.heads, dtype=self.wide)(x)
-      return softplus_decay(self, logits, self.heads, self.rates)[0]
-    rank, features = self.gate_rank or key_width, self.heads * key_width
+      logits = self.dense("decay", heads, dtype=self.wide)(x)
+      return softplus_decay(self, logits, heads, self.rates)[0]
+    rank, features = self.gate_rank or key_width, heads * key_width
     logits = low_rank(self, x, rank, features, ("decay_down", "decay"))
-    return softplus_decay(self, logits, self.heads, self.rates, per_key=True)[0]
+    return softplus_decay(self, logits, heads, self.rates, per_key=True)[0]
 
   def _widths(self) -> tuple[int, int]:
     """K and V, once all fields are checked."""
