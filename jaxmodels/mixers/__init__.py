@@ -18,6 +18,7 @@ from collections.abc import Callable
 
 import flax.linen as nn
 
+from jaxmodels.mixers.bilinear_rnn import BilinearRNN
 from jaxmodels.mixers.delta_net import (
   KDA,
   DeltaNet,
@@ -42,6 +43,7 @@ __all__ = [
   "KDA",
   "MIXERS",
   "S5",
+  "BilinearRNN",
   "DeltaNet",
   "DeltaProduct",
   "GatedDeltaNet",
@@ -61,6 +63,7 @@ MIXERS: dict[str, Callable[..., nn.Module]] = {
   "gated_deltanet2": GatedDeltaNet2,
   "kda": KDA,
   "delta_product": DeltaProduct,
+  "bilinear_rnn": BilinearRNN,
   "mamba2": Mamba2,
   "retnet": RetNet,
   "s5": S5,
