@@ -30,6 +30,7 @@ from jaxmodels.mixers.gla import GLA
 from jaxmodels.mixers.hgrn2 import HGRN2
 from jaxmodels.mixers.mamba2 import Mamba2
 from jaxmodels.mixers.mixer import Mixer
+from jaxmodels.mixers.mixture_of_memories import MixtureOfMemories
 from jaxmodels.mixers.retnet import RetNet
 from jaxmodels.mixers.s5 import S5
 from jaxmodels.mixers.softmax_attention import (
@@ -50,6 +51,7 @@ __all__ = [
   "GatedDeltaNet2",
   "Mamba2",
   "Mixer",
+  "MixtureOfMemories",
   "RetNet",
   "SlidingAttention",
   "SoftmaxAttention",
@@ -64,6 +66,7 @@ MIXERS: dict[str, Callable[..., nn.Module]] = {
   "kda": KDA,
   "delta_product": DeltaProduct,
   "bilinear_rnn": BilinearRNN,
+  "mixture_of_memories": MixtureOfMemories,
   "mamba2": Mamba2,
   "retnet": RetNet,
   "s5": S5,

@@ -22,7 +22,7 @@ OPTIONS = {
   "gated_deltanet2": {"heads": 2, "gate_rank": 2, **RECURRENT},
   "delta_product": {"heads": 2, **RECURRENT},
   "bilinear_rnn": {"block_width": 2, **RECURRENT},
-  "mixture_of_memories": {"heads": 2, "memories": 2, "top_k": 1, **RECURRENT},
+  "mixture_of_memories": {"heads": 2, "memories": 2, **RECURRENT},
   "mamba2": {"head_width": 8, "state_width": 4, **RECURRENT},
   "retnet": {"heads": 2, **RECURRENT},
   "s5": {"state_width": 8},
