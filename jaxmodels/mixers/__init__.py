@@ -28,7 +28,9 @@ from jaxmodels.mixers.delta_net import (
 from jaxmodels.mixers.delta_product import DeltaProduct
 from jaxmodels.mixers.gla import GLA
 from jaxmodels.mixers.hgrn2 import HGRN2
+from jaxmodels.mixers.log_linear import LogLinearAttention
 from jaxmodels.mixers.mamba2 import Mamba2
+from jaxmodels.mixers.mesa import MesaNet
 from jaxmodels.mixers.mixer import Mixer
 from jaxmodels.mixers.mixture_of_memories import MixtureOfMemories
 from jaxmodels.mixers.retnet import RetNet
@@ -49,7 +51,9 @@ __all__ = [
   "DeltaProduct",
   "GatedDeltaNet",
   "GatedDeltaNet2",
+  "LogLinearAttention",
   "Mamba2",
+  "MesaNet",
   "Mixer",
   "MixtureOfMemories",
   "RetNet",
@@ -67,6 +71,8 @@ MIXERS: dict[str, Callable[..., nn.Module]] = {
   "delta_product": DeltaProduct,
   "bilinear_rnn": BilinearRNN,
   "mixture_of_memories": MixtureOfMemories,
+  "log_linear": LogLinearAttention,
+  "mesa": MesaNet,
   "mamba2": Mamba2,
   "retnet": RetNet,
   "s5": S5,

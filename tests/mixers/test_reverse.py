@@ -26,6 +26,8 @@ VARIANTS = (
   "gated_deltanet",
   "gated_deltanet2",
 )
+# Mixers whose spans do not compose.
+NOT_SHARDED = ("ttt_linear",)
 
 
 def flip(x):
@@ -76,7 +78,7 @@ def test_reverse_is_the_flip_of_the_flipped_input(case):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [c for c in CASES if c not in NOT_SHARDED])
 def test_reverse_on_a_sharded_sequence(case):
   layer, params, before, x = prepared(case)
   layer = layer.clone(reverse=True)
