@@ -39,6 +39,7 @@ from jaxmodels.mixers.softmax_attention import (
   SlidingAttention,
   SoftmaxAttention,
 )
+from jaxmodels.mixers.ttt_linear import TTTLinear
 
 __all__ = [
   "GLA",
@@ -59,6 +60,7 @@ __all__ = [
   "RetNet",
   "SlidingAttention",
   "SoftmaxAttention",
+  "TTTLinear",
 ]
 
 MIXERS: dict[str, Callable[..., nn.Module]] = {
@@ -73,6 +75,7 @@ MIXERS: dict[str, Callable[..., nn.Module]] = {
   "mixture_of_memories": MixtureOfMemories,
   "log_linear": LogLinearAttention,
   "mesa": MesaNet,
+  "ttt_linear": TTTLinear,
   "mamba2": Mamba2,
   "retnet": RetNet,
   "s5": S5,
