@@ -44,14 +44,13 @@ class TokenFormer(ChannelMixer):
     check_fields(self, "first_hidden")
     hidden = self.hidden or 4 * self.width
     shape = hidden, self.width
-    normal, scaled = (
-      nn.initializers.variance_scaling(scale, axis, "truncated_normal")
-      for scale, axis in ((1.0, "fan_out"), (self.output_scale**2, "fan_in"))
-    )
+    scaled = nn.initializers.variance_scaling
     # Each key has D entries, and each output sums n values.
+    keys = scaled(1.0, "fan_out", "truncated_normal")
+    values = scaled(self.output_scale**2, "fan_in", "truncated_normal")
     parameters = {
-      "key": self.param("key", normal, shape, self.param_dtype),
-      "value": self.param("value", scaled, shape, self.param_dtype),
+      "key": self.param("key", keys, shape, self.param_dtype),
+      "value": self.param("value", values, shape, self.param_dtype),
     }
     root = (self.first_hidden or hidden) ** 0.5
     return run_by_letters(

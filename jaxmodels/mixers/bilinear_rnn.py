@@ -1,6 +1,7 @@
 """Bilinear RNNs: the input chooses the matrix that multiplies the state."""
 
-from typing import NamedTuple
+import functools
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -93,20 +94,19 @@ class BilinearRNN(Mixer):
       added = self.dense("input", blocks * size, dtype=self.wide)(x)
       b = b + added.reshape(b.shape)
     h, last = self._run_op(A, b, given, segment_ids)
-    h = self.new_norm()(h.reshape(*x.shape[:2], -1))
+    h = self.new_norm()(h.reshape(*x.shape[:2], blocks * size))
     return self.project_out(h), BilinearRNNState(last, after)
 
   @nn.nowrap
   def _run_op(self, A, b, given, segment_ids):
     """The states [B, L, G, M], and the last one [B, N]."""
     if given is not None:
-      given = given.reshape(-1, *b.shape[2:])
-    if self.transition == "diagonal":
-      op = diagonal_recurrence
-    else:
-      op = _block_recurrence
+      given = given.reshape(b.shape[0], *b.shape[2:])
+    op: Any = diagonal_recurrence
+    if self.transition != "diagonal":
+      op = functools.partial(dense_recurrence, block_diagonal=True)
     h, last = self.run(op, A, b, state=given, segment_ids=segment_ids)
-    return h, last.reshape(last.shape[0], -1)
+    return h, last.reshape(b.shape[0], b.shape[2] * b.shape[3])
 
   @nn.nowrap
   def _transition(self, x: jax.Array, blocks: int, size: int) -> jax.Array:
@@ -166,10 +166,6 @@ class BilinearRNN(Mixer):
       f"state_width = {width}",
     )
     return width // 2, 2
-
-
-def _block_recurrence(A, b, **options):
-  return dense_recurrence(A, b, block_diagonal=True, **options)
 
 
 def _unit(A: jax.Array, axes: tuple[int, ...], size: int) -> jax.Array:

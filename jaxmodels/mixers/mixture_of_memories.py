@@ -81,12 +81,11 @@ class MixtureOfMemories(DeltaNet):
     if self.rule == "delta_rule":
       strength = beta(self, x, self.heads * count, self._largest)
       strength = jnp.where(chosen, strength, 0)
-      args = (q, k.astype(self.dtype), v, strength, log_decay)
-      y, last = self.run(delta_rule, *args, **options)
+      k = k.astype(self.dtype)
+      y, last = self.run(delta_rule, q, k, v, strength, log_decay, **options)
     else:
-      k = jnp.where(_beside(chosen, k), k, 0)
-      args = (q, k.astype(self.dtype), v, log_decay)
-      y, last = self.run(linear_attention, *args, **options)
+      k = jnp.where(_beside(chosen, k), k, 0).astype(self.dtype)
+      y, last = self.run(linear_attention, q, k, v, log_decay, **options)
     y = y.reshape(*y.shape[:2], self.heads, count, y.shape[-1])
     return jnp.einsum("blhmv,blm->blhv", y, weights.astype(y.dtype)), last
 

@@ -16,6 +16,7 @@ and from the entering state to the leaving one. Levels weigh or select their
 entries.
 """
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -81,7 +82,7 @@ class Transition(NamedTuple):
   moves: jax.Array
 
 
-_STATE = LogLinear("... H N K V", "...")
+_STATE = LogLinear._make(("... H N K V", "..."))
 
 
 @by_letters(
@@ -217,10 +218,11 @@ def _positions(v, initial_state, segment_ids, options):
     entering = jnp.sum(jnp.zeros_like(v, jnp.int32), axes, jnp.int32)
   else:
     entering = initial_state.position
+  count = math.prod(v.shape[:-3])
   if segment_ids is not None:
-    segment_ids = segment_ids.reshape(-1, v.shape[-3])
+    segment_ids = segment_ids.reshape(count, v.shape[-3])
   return advance_positions(
-    entering.reshape(-1),
+    entering.reshape(count),
     v.shape[-3],
     segment_ids,
     options.axis_name,
@@ -264,7 +266,7 @@ def _ranges(position: jax.Array, count: int) -> jax.Array:
 
 def _pick(scale: jax.Array, level: jax.Array) -> jax.Array:
   """The entries of scale [C, N + 1] at levels [C, M], as [C, M]."""
-  places = np.arange(scale.shape[1])[None, None]
+  places = np.arange(scale.shape[1], dtype=np.int32)[None, None]
   hot = level[..., None] == places
   return jnp.sum(jnp.where(hot, scale[:, None], 0), -1)
 
@@ -322,7 +324,7 @@ def _summary(chunk, masks, matrices):
   position = _position(chunk)
   # Tokens of padding have position 0.
   end = jnp.max(jnp.where(masks.exit, position, -1)) + 1
-  places = np.arange(1, count + 1)[:, None]
+  places = np.arange(1, count + 1, dtype=np.int32)[:, None]
   moves = _level(end, _ranges(position, count), count)[None] == places
   held = _level(end, position, count)[None] == places
   dtype = matrices.exit.dtype

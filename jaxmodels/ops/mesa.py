@@ -217,7 +217,7 @@ def _op(steps: int) -> Op:
       "log_decay": "... L H",
     },
     y="... L H V",
-    state=Mesa("... H K K", "... H K V"),
+    state=Mesa._make(("... H K K", "... H K V")),
     within={"beta": (0, float("inf"))},
     like="v",
     enter=_enter,

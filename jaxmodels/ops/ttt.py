@@ -32,12 +32,12 @@ class TTT(NamedTuple):
   Attributes:
     weight: [..., H, K, V], W at the start of the mini-batch, minus `weight`.
     step: [..., H, K, V], the sum of the mini-batch's steps so far.
-    count: [..., H], the number of its tokens so far.
+    tokens: [..., H], the number of its tokens so far.
   """
 
   weight: jax.Array
   step: jax.Array
-  count: jax.Array
+  tokens: jax.Array
 
 
 class Tokens(NamedTuple):
@@ -55,7 +55,7 @@ class Tokens(NamedTuple):
   scale: jax.Array | None
 
 
-_STATE = TTT("... H K V", "... H K V", "... H")
+_STATE = TTT._make(("... H K V", "... H K V", "... H"))
 _LETTERS = {
   "q": "... L H K",
   "k": "... L H K",
@@ -215,7 +215,7 @@ def _read_and_advance(chunk, masks, state, *, size, epsilon, fresh):
 
 def _dual(chunk, state, *, size, epsilon, fresh):
   """The dual form, for each of the mini-batches that the chunk may meet."""
-  count, before = chunk.k.shape[0], jax.lax.stop_gradient(state.count)
+  count, before = chunk.k.shape[0], jax.lax.stop_gradient(state.tokens)
   aligned = fresh and count % size == 0
   batches = count // size if aligned else (count + 2 * size - 2) // size
   place = before + jnp.arange(count, dtype=before.dtype)

@@ -21,6 +21,15 @@ IDS[1, [2, 3, 7]] = 5
 IDS[2, :15] = np.arange(15) // 4 + 1
 # The others differ by an option of the same class, or run by default.
 VARIANTS = (
+  "bilinear_rnn_diagonal",
+  "bilinear_rnn_factorised",
+  "bilinear_rnn_full",
+  "bilinear_rnn_rotation",
+  "delta_product",
+  "gated_delta_product",
+  "log_linear_attention",
+  "mixture_of_memories",
+  "mixture_of_memories_linear",
   "delta_net",
   "delta_net_negative",
   "gated_deltanet",

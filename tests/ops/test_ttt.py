@@ -81,7 +81,7 @@ def test_wrong_arguments_are_named():
     ({"norm_scale": None}, "norm_bias is used with norm_scale only"),
     ({"method": "associative"}, 'method must be "auto", "recurrent" or'),
     ({"axis_name": "s"}, "its sequence cannot be sharded"),
-    ({"initial_state": np.zeros(3)}, r"TTT\(weight, step, count\)"),
+    ({"initial_state": np.zeros(3)}, r"TTT\(weight, step, tokens\)"),
   ]:
     with pytest.raises(ValueError, match=words):
       ops.ttt_linear(**{**given, **wrong})

@@ -32,7 +32,8 @@ def plain(p, x, layer):
   scale = softplus(p["scale_factor"] * scale)
   out = np.zeros(v.shape)
   for h in range(heads):
-    writes = []  # Of each earlier token, as later tokens have changed it.
+    # The write of each earlier token, as later tokens have changed it.
+    writes: list[np.ndarray] = []
     for t in range(len(x)):
       key = k[t, h]
       erase = np.eye(len(key)) - delta * beta[t, h] * np.outer(key, key)

@@ -48,7 +48,7 @@ EXAMPLES = (
     "ttt_linear",
     "ttt_linear",
     plain,
-    {"heads": 2, "mini_batch": 4, "learning_rate": 20.0},
+    {"heads": 2, "mini_batch": 4, "learning_rate": 40.0},
     equation="`W_t = W_{t'} - sum_s rate_s grad |f(k_s; W_{t'}) - v_s|^2 / 2`, "
     "`y_t = f(q_t; W_t)`, `f(u; W) = u + LN(W^T u + b)`",
     transition="nonlinear",
