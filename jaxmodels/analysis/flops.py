@@ -232,7 +232,22 @@ def _fft(equation: Any) -> float:
   return (2.5 if real else 5) * batch * size * math.log2(max(size, 2))
 
 
-_PRODUCTS = {"dot_general": _dot, "conv_general_dilated": _convolution}
+def _ragged(equation: Any) -> float:
+  """2 flops per product of a row with the weights of its own group."""
+  left, right = (x.aval for x in equation.invars[:2])
+  numbers = equation.params["ragged_dot_dimension_numbers"]
+  (_, summed), _ = numbers.dot_dimension_numbers
+  # Groups and summed axes of the second factor are no columns of the result.
+  away = {*summed, *numbers.rhs_group_dimensions}
+  columns = (n for i, n in enumerate(right.shape) if i not in away)
+  return 2 * left.size * math.prod(columns)
+
+
+_PRODUCTS = {
+  "dot_general": _dot,
+  "conv_general_dilated": _convolution,
+  "ragged_dot_general": _ragged,
+}
 # Flops per element, real and complex.
 _ELEMENTWISE = {
   "add": (1, 2),

@@ -11,20 +11,28 @@ from collections.abc import Callable
 
 import flax.linen as nn
 
+from jaxmodels.layers.bilinear_mlp import BilinearMLP
 from jaxmodels.layers.embedding import TokenEmbedding
+from jaxmodels.layers.memoryformer import MemoryFormer
 from jaxmodels.layers.mlp import MLP, GatedMLP
 from jaxmodels.layers.norms import LayerNorm, RMSNorm, l2_normalize
 from jaxmodels.layers.rotary import rotate
 from jaxmodels.layers.short_convolution import ShortConvolution
+from jaxmodels.layers.sparse_moe import SparseMoE
+from jaxmodels.layers.tokenformer import TokenFormer
 
 __all__ = [
   "MLP",
   "MLPS",
+  "BilinearMLP",
   "GatedMLP",
   "LayerNorm",
+  "MemoryFormer",
   "RMSNorm",
   "ShortConvolution",
+  "SparseMoE",
   "TokenEmbedding",
+  "TokenFormer",
   "l2_normalize",
   "rotate",
 ]
@@ -33,6 +41,10 @@ __all__ = [
 MLPS: dict[str, Callable[..., nn.Module] | None] = {
   "gated_mlp": GatedMLP,
   "mlp": MLP,
+  "bilinear_mlp": BilinearMLP,
+  "memoryformer": MemoryFormer,
+  "sparse_moe": SparseMoE,
+  "tokenformer": TokenFormer,
   "none": None,
 }
 

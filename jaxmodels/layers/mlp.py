@@ -9,11 +9,11 @@ import jax.numpy as jnp
 
 from jaxmodels.layers.common import check_fields, check_input, projection
 
-__all__ = ["MLP", "GatedMLP"]
+__all__ = ["MLP", "ChannelMixer", "GatedMLP"]
 
 
-class _ChannelMixer(nn.Module):
-  """The fields and the call of both; a subclass defines `_map` of a token."""
+class ChannelMixer(nn.Module):
+  """The fields and the call; a subclass defines `_map` of a token."""
 
   width: int
   hidden: int | None = None
@@ -45,7 +45,7 @@ class _ChannelMixer(nn.Module):
     raise NotImplementedError
 
 
-class GatedMLP(_ChannelMixer):
+class GatedMLP(ChannelMixer):
   """SwiGLU: W_o (SiLU(W_g x) * W_v x), without biases.
 
   Shazeer 2020, arXiv:2002.05202. The default hidden width is 8/3 of the width,
@@ -69,7 +69,7 @@ class GatedMLP(_ChannelMixer):
     return output(gate * value)
 
 
-class MLP(_ChannelMixer):
+class MLP(ChannelMixer):
   """W_o GELU(W_i x + b_i) + b_o (Vaswani et al. 2017, arXiv:1706.03762).
 
   GELU (Hendrycks & Gimpel 2016, arXiv:1606.08415) replaces the paper's ReLU.

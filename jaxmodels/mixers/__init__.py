@@ -18,17 +18,28 @@ from collections.abc import Callable
 
 import flax.linen as nn
 
-from jaxmodels.mixers.delta_net import KDA, DeltaNet, GatedDeltaNet
+from jaxmodels.mixers.bilinear_rnn import BilinearRNN
+from jaxmodels.mixers.delta_net import (
+  KDA,
+  DeltaNet,
+  GatedDeltaNet,
+  GatedDeltaNet2,
+)
+from jaxmodels.mixers.delta_product import DeltaProduct
 from jaxmodels.mixers.gla import GLA
 from jaxmodels.mixers.hgrn2 import HGRN2
+from jaxmodels.mixers.log_linear import LogLinearAttention
 from jaxmodels.mixers.mamba2 import Mamba2
+from jaxmodels.mixers.mesa import MesaNet
 from jaxmodels.mixers.mixer import Mixer
+from jaxmodels.mixers.mixture_of_memories import MixtureOfMemories
 from jaxmodels.mixers.retnet import RetNet
 from jaxmodels.mixers.s5 import S5
 from jaxmodels.mixers.softmax_attention import (
   SlidingAttention,
   SoftmaxAttention,
 )
+from jaxmodels.mixers.ttt_linear import TTTLinear
 
 __all__ = [
   "GLA",
@@ -36,13 +47,20 @@ __all__ = [
   "KDA",
   "MIXERS",
   "S5",
+  "BilinearRNN",
   "DeltaNet",
+  "DeltaProduct",
   "GatedDeltaNet",
+  "GatedDeltaNet2",
+  "LogLinearAttention",
   "Mamba2",
+  "MesaNet",
   "Mixer",
+  "MixtureOfMemories",
   "RetNet",
   "SlidingAttention",
   "SoftmaxAttention",
+  "TTTLinear",
 ]
 
 MIXERS: dict[str, Callable[..., nn.Module]] = {
@@ -50,7 +68,14 @@ MIXERS: dict[str, Callable[..., nn.Module]] = {
   "hgrn2": HGRN2,
   "delta_net": DeltaNet,
   "gated_deltanet": GatedDeltaNet,
+  "gated_deltanet2": GatedDeltaNet2,
   "kda": KDA,
+  "delta_product": DeltaProduct,
+  "bilinear_rnn": BilinearRNN,
+  "mixture_of_memories": MixtureOfMemories,
+  "log_linear": LogLinearAttention,
+  "mesa": MesaNet,
+  "ttt_linear": TTTLinear,
   "mamba2": Mamba2,
   "retnet": RetNet,
   "s5": S5,

@@ -1,6 +1,7 @@
-"""DeltaNet, Gated DeltaNet and Kimi Delta Attention: one delta rule."""
+"""DeltaNet, Gated DeltaNet 1 and 2, Kimi Delta Attention: one delta rule."""
 
-from typing import NamedTuple
+import functools
+from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -18,18 +19,23 @@ from jaxmodels.ops import delta_rule
 from jaxmodels.ops.engine import checks
 from jaxmodels.ops.engine.exporting import serializable
 
-__all__ = ["KDA", "DeltaNet", "DeltaNetState", "GatedDeltaNet"]
+__all__ = [
+  "KDA",
+  "DeltaNet",
+  "DeltaNetState",
+  "GatedDeltaNet",
+  "GatedDeltaNet2",
+]
 
 DECAYS = ("none", "head", "key")
-# Of exp(A_log), at first.
-RATES = (1e-4, 16.0)
 
 
 @serializable
 class DeltaNetState(NamedTuple):
   """Three convolution states [B, W - 1, H K | H V] and the state [B, H, K, V].
 
-  The convolutions are those of the query, the key and the value.
+  The convolutions are those of the query, the key and the value. With M steps
+  per token (`DeltaProduct`), those of key and value have M times the channels.
   """
 
   convolution_states: tuple[jax.Array, jax.Array, jax.Array]
@@ -82,6 +88,9 @@ class DeltaNet(Mixer):
   output_gate: bool = False
   kernel_width: int = 4
 
+  # The range of exp(A_log), at first.
+  rates: ClassVar[tuple[float, float]] = (1e-4, 16.0)
+
   def mix(
     self,
     x: jax.Array,
@@ -101,20 +110,51 @@ class DeltaNet(Mixer):
       return split_heads(y, self.heads), leaving
 
     q, query_state = heads("query", key_width, before[0])
-    k, key_state = heads("key", key_width, before[1])
-    v, value_state = heads("value", value_width, before[2])
-    y, last = self.run(
-      delta_rule,
+    k, key_state = heads("key", self._steps * key_width, before[1])
+    v, value_state = heads("value", self._steps * value_width, before[2])
+    y, last = self._remember(
+      x,
       (l2_normalize(q) * key_width**-0.5).astype(self.dtype),
-      l2_normalize(k).astype(self.dtype),
+      k,
       v,
-      beta(self, x, self.heads, 2.0 if self.negative_eigenvalues else 1.0),
-      self._log_decay(x, key_width),
       state=None if state is None else state.state,
       segment_ids=segment_ids,
     )
     y = self.project_out(self._gated(x, merge_heads(self.new_norm()(y))))
     return y, DeltaNetState((query_state, key_state, value_state), last)
+
+  @nn.nowrap
+  def _remember(
+    self, x: jax.Array, q: jax.Array, k: jax.Array, v: jax.Array, **options: Any
+  ) -> tuple[jax.Array, jax.Array]:
+    """Runs the op on normalised q, and on k and v, of H heads."""
+    strength = beta(self, x, self.heads, self._largest)
+    return self._run_rule(delta_rule, x, q, k, v, strength, **options)
+
+  @nn.nowrap
+  def _run_rule(
+    self,
+    op: Any,
+    x: jax.Array,
+    q: jax.Array,
+    k: jax.Array,
+    *args: Any,
+    **options: Any,
+  ) -> tuple[jax.Array, jax.Array]:
+    """Runs an op with normalised keys, and the decay as its last argument."""
+    k = l2_normalize(k).astype(self.dtype)
+    log_decay = self._log_decay(x, self.heads, q.shape[-1])
+    return self.run(op, q, k, *args, log_decay, **options)
+
+  @property
+  def _steps(self) -> int:
+    """The number of keys and values per token and head."""
+    return 1
+
+  @property
+  def _largest(self) -> float:
+    """The largest beta."""
+    return 2.0 if self.negative_eigenvalues else 1.0
 
   def _gated(self, x: jax.Array, y: jax.Array) -> jax.Array:
     if not self.output_gate:
@@ -122,16 +162,18 @@ class DeltaNet(Mixer):
     gate = self.dense("output_gate", y.shape[-1])(x)
     return y * (nn.sigmoid(gate) if self.decay == "key" else nn.silu(gate))
 
-  def _log_decay(self, x: jax.Array, key_width: int) -> jax.Array | None:
+  def _log_decay(
+    self, x: jax.Array, heads: int, key_width: int
+  ) -> jax.Array | None:
     """None, [B, L, H] or [B, L, H, K]."""
     if self.decay == "none":
       return None
     if self.decay == "head":
-      logits = self.dense("decay", self.heads, dtype=self.wide)(x)
-      return softplus_decay(self, logits, self.heads, RATES)[0]
-    rank, features = self.gate_rank or key_width, self.heads * key_width
+      logits = self.dense("decay", heads, dtype=self.wide)(x)
+      return softplus_decay(self, logits, heads, self.rates)[0]
+    rank, features = self.gate_rank or key_width, heads * key_width
     logits = low_rank(self, x, rank, features, ("decay_down", "decay"))
-    return softplus_decay(self, logits, self.heads, RATES, per_key=True)[0]
+    return softplus_decay(self, logits, heads, self.rates, per_key=True)[0]
 
   def _widths(self) -> tuple[int, int]:
     """K and V, once all fields are checked."""
@@ -178,3 +220,43 @@ class KDA(DeltaNet):
 
   decay: str = "key"
   output_gate: bool = True
+
+
+class GatedDeltaNet2(DeltaNet):
+  """Gated DeltaNet-2: one gate per channel for erasing and one for writing.
+
+  In the letters of `DeltaNet`, with b_t [K] and w_t [V] per head:
+
+    b_t = sigmoid(W_b x_t),  w_t = sigmoid(W_w x_t)
+    S_t = (I - k_t (b_t * k_t)^T) diag(a_t) S_{t-1} + k_t (w_t * v_t)^T
+
+  Hatamizadeh et al. 2026, "Gated DeltaNet-2: Decoupling Erase and Write in
+  Linear Attention", arXiv:2605.22791. If b_t and w_t are the same number per
+  head, this is KDA, and with the decay "head" Gated DeltaNet. exp(A_log) starts
+  uniform in [1, 16]. With `negative_eigenvalues` only b_t is doubled, as in the
+  published code. Departures: the output gate has full rank; LeCun
+  initialisation.
+
+  Attributes:
+    decay: "key".
+    output_gate: Whether y is gated before the output projection.
+  """
+
+  decay: str = "key"
+  output_gate: bool = True
+
+  rates: ClassVar[tuple[float, float]] = (1.0, 16.0)
+
+  @nn.nowrap
+  def _remember(
+    self, x: jax.Array, q: jax.Array, k: jax.Array, v: jax.Array, **options: Any
+  ) -> tuple[jax.Array, jax.Array]:
+    def gate(name, like):
+      logits = self.heads_of(
+        name, x, self.heads, like.shape[-1], dtype=self.wide
+      )
+      return nn.sigmoid(logits)
+
+    op = functools.partial(delta_rule, write_gate=gate("write", v))
+    erase = self._largest * gate("erase", k)
+    return self._run_rule(op, x, q, k, v, erase, **options)

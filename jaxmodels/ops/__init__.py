@@ -72,6 +72,9 @@ Ops that deviate:
   - `attention` and `causal_convolution` have forms of their own, and their
     states are past tokens: a `Cache`, and the last W - 1 inputs.
   - `diagonal_recurrence` has exactly one batch axis, B.
+  - The state of `log_linear_attention` counts tokens too.
+  - `ttt_linear` has only the forms "recurrent" and "chunked", and no
+    `axis_name`.
   - In `householder_product`, `chunk_size` counts steps; a token has M steps.
   - `bidirectional` has no state and no `reverse`. `long_convolution` has no
     state, no `segment_ids`, no `method` and no `chunk_size`.
@@ -101,13 +104,19 @@ from jaxmodels.ops.householder import householder_product
 from jaxmodels.ops.kalman.gaussian import Gaussian
 from jaxmodels.ops.kalman.kalman import kalman_filter, kalman_smoother
 from jaxmodels.ops.linear_attention import linear_attention
+from jaxmodels.ops.log_linear import LogLinear, log_linear_attention
 from jaxmodels.ops.long_convolution import long_convolution
+from jaxmodels.ops.mesa import Mesa, mesa
 from jaxmodels.ops.normalized import Normalized, normalized_linear_attention
 from jaxmodels.ops.selective_scan import selective_scan
+from jaxmodels.ops.ttt import TTT, ttt_linear
 
 __all__ = [
+  "TTT",
   "Cache",
   "Gaussian",
+  "LogLinear",
+  "Mesa",
   "Normalized",
   "attention",
   "bidirectional",
@@ -121,11 +130,14 @@ __all__ = [
   "kalman_filter",
   "kalman_smoother",
   "linear_attention",
+  "log_linear_attention",
   "long_convolution",
   "make_op",
+  "mesa",
   "normalized_linear_attention",
   "segments",
   "selective_scan",
+  "ttt_linear",
 ]
 
 # An op hides the file of the same name: `import jaxmodels.ops.delta_rule as d`

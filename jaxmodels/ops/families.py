@@ -10,6 +10,7 @@ from jaxmodels.ops.dense import FAMILY as DENSE_RECURRENCE
 from jaxmodels.ops.diagonal import FAMILY as DIAGONAL_RECURRENCE
 from jaxmodels.ops.dplr import FAMILY as DPLR_RECURRENCE
 from jaxmodels.ops.linear_attention import FAMILY as LINEAR_ATTENTION
+from jaxmodels.ops.log_linear import FAMILY as LOG_LINEAR_ATTENTION
 
 __all__ = [
   "DELTA_RULE",
@@ -17,6 +18,7 @@ __all__ = [
   "DIAGONAL_RECURRENCE",
   "DPLR_RECURRENCE",
   "LINEAR_ATTENTION",
+  "LOG_LINEAR_ATTENTION",
 ]
 
 

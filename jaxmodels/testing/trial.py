@@ -190,15 +190,20 @@ class Trial:
     if method == cases.SHARDED:
       if not has_field(self.module, "axis_name"):
         return "the module has no field axis_name"
-      shards = default_shards()
-      return "there is one device" if shards == 1 else None
+      if default_shards() == 1:
+        return "there is one device"
+      if not has_field(self.module, "method"):
+        return None
+      reason = self.why_not("associative")
+      # Of spans that do not compose; attention has other forms, but shards.
+      return reason if reason and "compose" in reason else None
     if not has_field(self.module, "method"):
       return "the module has no field method"
     try:
       call = self.apply(self._with(method))
       jax.eval_shape(call, self.params, self.x, None, self.ids)
     except ValueError as error:
-      if "method must be one of" not in str(error):
+      if "method must be" not in str(error):
         raise
       return str(error)
     return None

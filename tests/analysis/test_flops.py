@@ -20,6 +20,20 @@ def test_a_product():
   assert count(jnp.matmul, a, b) == Flops(products=2 * 3 * 4 * 5 * 7)
 
 
+def test_a_product_by_groups_counts_each_row_once():
+  a = jax.ShapeDtypeStruct((6, 4), jnp.float32)
+  b = jax.ShapeDtypeStruct((3, 4, 5), jnp.float32)
+  sizes = np.array([1, 2, 3], np.int32)
+  assert count(lax.ragged_dot, a, b, sizes).products == 2 * 6 * 4 * 5
+
+  def loss(a, b):
+    return jnp.sum(jnp.square(lax.ragged_dot(a, b, sizes)))
+
+  # The product, and one for the gradient of each factor.
+  slopes = count(jax.grad(loss, (0, 1)), a, b)
+  assert slopes.products == 3 * 2 * 6 * 4 * 5
+
+
 def test_complex_numbers_count_as_the_real_ones_they_are():
   z = jax.ShapeDtypeStruct((N,), jnp.complex64)
   assert count(lambda a, b: a * b + a, z, z).total == (6 + 2) * N

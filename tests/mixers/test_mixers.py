@@ -113,7 +113,25 @@ def test_a_faint_memory_is_read_as_in_the_published_layer(case):
   assert_close(y[0], wanted, 2e-5)
 
 
-@every_case
+# Other options of a mixer that runs by default; their equations do too.
+VARIANTS = (
+  "bilinear_rnn_diagonal",
+  "bilinear_rnn_factorised",
+  "bilinear_rnn_full",
+  "bilinear_rnn_rotation",
+  "gated_delta_product",
+  "log_linear_attention",
+  "mixture_of_memories_linear",
+)
+
+
+@pytest.mark.parametrize(
+  "case",
+  [
+    pytest.param(case, marks=pytest.mark.slow if case in VARIANTS else ())
+    for case in MIXERS
+  ],
+)
 def test_the_contract_of_mixers(case):
   """With the gradients of its own method; two methods of a few mixers."""
   params = prepared(case)[1]

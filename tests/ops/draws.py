@@ -24,9 +24,12 @@ diagonal = by_length(draws.diagonal)
 dplr = by_length(draws.dplr)
 dense = by_length(draws.dense)
 householder = by_length(draws.householder)
+log_linear = by_length(draws.log_linear)
+mesa = by_length(lambda: draws.mesa)()
 normalized = by_length(draws.normalized)
 qkv = by_length(lambda: draws.qkv)()
 selective_scan = by_length(lambda: draws.selective_scan)()
+ttt = by_length(lambda: draws.ttt)()
 
 
 def log_decay(rng, length, *, per_key):

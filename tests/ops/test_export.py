@@ -66,6 +66,13 @@ def kalman(rng, length):
   }
 
 
+def log_linear(rng, length):
+  """The state counts tokens, in integers."""
+  drawn = draws.log_linear("head", delta=True)(rng, length)
+  levels = drawn.pop("initial_state")
+  return drawn | {"initial_state": ops.LogLinear(levels, np.full(2, 5))}
+
+
 # Draws, options, and the forms beside "auto" that take any length or a fixed
 # one.
 CASES = {
@@ -83,6 +90,9 @@ CASES = {
   "householder_product": (draws.householder("head"), {}, FORMS),
   "normalized_linear_attention": (draws.normalized(gates=True), {}, FORMS),
   "selective_scan": (draws.selective_scan, {}, FORMS),
+  "log_linear_attention": (log_linear, {}, FORMS),
+  "mesa": (draws.mesa, {"steps": 8}, FORMS),
+  "ttt_linear": (draws.ttt, {"mini_batch": 2}, ("auto", "recurrent")),
   "bidirectional": (both_ways, {}, (*FORMS, "quadratic")),
   "causal_convolution": (convolution, {}, ("auto", "recurrent")),
   "long_convolution": (long_convolution, {}, (None,)),
@@ -108,7 +118,10 @@ CASES = {
   ),
 }
 # Arguments that have neither a batch axis nor, but for `initial_state`, L.
-WHOLE = ("A", "D", "bonus", "kernel", "F", "Q", "H", "R", "mean", "covariance")
+WHOLE = (
+  *("A", "D", "bonus", "kernel", "weight", "norm_scale", "norm_bias"),
+  *("F", "Q", "H", "R", "mean", "covariance"),
+)
 # The forms that need the number of tokens.
 FIXED = {
   "kalman_filter": ("associative", "chunk_parallel"),
@@ -145,8 +158,9 @@ def drawn(case, batch, length):
   arguments = draw(np.random.default_rng(batch), length)
 
   def fit(x):
-    x = x if x.dtype == bool else x.astype(np.float32)
-    return np.concatenate([x, 0.5 * x if x.dtype != bool else x])[:batch]
+    kind = x.dtype if x.dtype == bool else np.float32
+    x = x.astype(np.int32 if x.dtype == int else kind)
+    return np.concatenate([x, 0.5 * x if x.dtype == np.float32 else x])[:batch]
 
   return {
     name: np.float32(x) if is_whole(case, name) else jax.tree.map(fit, x)

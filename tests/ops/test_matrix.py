@@ -9,6 +9,7 @@ import functools
 import pytest
 
 from jaxmodels.testing import check_op
+from jaxmodels.testing.cases import FORMS, SHARDED
 from jaxmodels.testing.examples import OPS
 
 RECORDS = [name for name, record in OPS.items() if record.has_state]
@@ -29,12 +30,18 @@ GIVEN = (
 )
 
 
-def check(name, **options):
+def check(name, *, forms=FORMS, **options):
   record = OPS[name]
+  # Without "associative", spans do not compose, and cannot be sharded.
+  names = {SHARDED: "associative"}
+  forms = [f for f in forms if names.get(f, f) in record.methods]
+  if not forms:
+    pytest.skip("the op has none of these forms")
   functions = record.op, record.definition
   if record.options:  # Else as they are: `check_op` knows a definition again.
     functions = (functools.partial(f, **record.options) for f in functions)
-  check_op(*functions, record.draw_length, whole=record.whole, **options)
+  options |= {"whole": record.whole, "forms": forms}
+  check_op(*functions, record.draw_length, **options)
 
 
 @each_op

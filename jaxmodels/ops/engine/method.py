@@ -131,6 +131,10 @@ AUTO = {
   "normalized_linear_attention": Row(
     cached=2 * CPU_CACHE_ELEMENTS, chunk=Chunk(narrow=64)
   ),
+  # Not measured: like the op that it is based on.
+  "log_linear_attention": Row(),
+  # Not measured. Token by token, each step of the solver is a product with H.
+  "mesa": Row(),
   # 4 / 14 / 9, 16 / 39 / 33: every state is an output, so a gradient stores
   # no further states. 21.9 / 6.4 and 33 / 276 MiB.
   "diagonal_recurrence": Row(

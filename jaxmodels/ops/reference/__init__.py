@@ -10,10 +10,13 @@ from jaxmodels.ops.reference.recurrences import (
   dplr_recurrence,
   householder_product,
   linear_attention,
+  log_linear_attention,
   long_convolution,
+  mesa,
   normalized_linear_attention,
   selective_scan,
   step_through,
+  ttt_linear,
 )
 
 __all__ = [
@@ -28,8 +31,11 @@ __all__ = [
   "kalman_filter",
   "kalman_smoother",
   "linear_attention",
+  "log_linear_attention",
   "long_convolution",
+  "mesa",
   "normalized_linear_attention",
   "selective_scan",
   "step_through",
+  "ttt_linear",
 ]

@@ -67,6 +67,44 @@ def delta_rule(decay: str | None = None, gates: bool = False) -> Draw:
   return draw
 
 
+def log_linear(decay: str, delta: bool = False) -> Draw:
+  """Arguments of log-linear attention with 3 levels, so that the last fills."""
+
+  def draw(rng: np.random.Generator, sizes: Sizes) -> Drawn:
+    drawn = (delta_rule if delta else linear_attention)(decay)(rng, sizes)
+    shape, levels = _keys(sizes)[:-1], 3
+    drawn["scale"] = rng.uniform(0, 2, (*shape, levels + 1))
+    state = drawn["initial_state"].shape
+    state = (*state[:2], levels, *state[2:])
+    drawn["initial_state"] = rng.standard_normal(state)
+    return drawn
+
+  return draw
+
+
+def mesa(rng: np.random.Generator, sizes: Sizes) -> Drawn:
+  """Arguments of the Mesa layer, from a state that tokens can have written."""
+  drawn = delta_rule("head")(rng, sizes)
+  G, k = drawn["initial_state"], rng.standard_normal(_keys(sizes))[:, :1, :, :]
+  H = k[:, 0, :, :, None] * k[:, 0, :, None, :] / sizes.width
+  return drawn | {"initial_state": (H, G)}
+
+
+def ttt(rng: np.random.Generator, sizes: Sizes) -> Drawn:
+  """Arguments of TTT-linear, from a state after 3 tokens of a mini-batch."""
+  drawn = qkv(rng, sizes)
+  parameter = drawn["initial_state"].shape[1:]
+  steps = (rng.standard_normal(drawn["initial_state"].shape) for _ in "12")
+  count = np.full((sizes.batch, sizes.heads), 3.0)
+  return drawn | {
+    "rate": rng.uniform(0, 0.5, drawn["k"].shape[:-1]),
+    "weight": rng.standard_normal(parameter),
+    "norm_scale": rng.uniform(0.5, 1.5, (parameter[0], parameter[2])),
+    "norm_bias": rng.standard_normal((parameter[0], parameter[2])),
+    "initial_state": (*(0.3 * step for step in steps), count),
+  }
+
+
 def diagonal(complex_: bool = False) -> Draw:
   """Arguments of the diagonal recurrence: decays of any sign or phase."""
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from jaxmodels import ops
 from jaxmodels.ops import reference
@@ -27,6 +28,20 @@ def _batched(scan: Callable[..., Any]) -> Callable[..., Any]:
   @functools.wraps(scan)
   def call(y: jax.Array, **others: Any) -> Any:
     return jax.vmap(lambda y: scan(y, **others))(y)
+
+  return call
+
+
+def _from_seven(op: Callable[..., Any]) -> Callable[..., Any]:
+  """Log-linear attention from the levels after 7 tokens, without the count."""
+
+  @functools.wraps(op)
+  def call(*args: Any, initial_state: Any = None, **options: Any) -> Any:
+    if initial_state is not None:
+      batch = initial_state.shape[:-4]
+      initial_state = initial_state, jnp.full(batch, 7, jnp.int32)
+    y, last = op(*args, initial_state=initial_state, **options)
+    return y, last.levels
 
   return call
 
@@ -112,6 +127,39 @@ _RECORDS = (
     ops.delta_rule,
     reference.delta_rule,
     draws.delta_rule("head", gates=True),
+  ),
+  OpExample(
+    "log_linear_attention",
+    _from_seven(ops.log_linear_attention),
+    _from_seven(reference.log_linear_attention),
+    draws.log_linear("head"),
+    equation="`y_t = sum_l scale_t^l S_t^l q_t`, one state of linear attention "
+    "or, with beta, of the delta rule per level of a Fenwick tree",
+  ),
+  OpExample(
+    "log_linear_attention_delta_rule",
+    _from_seven(ops.log_linear_attention),
+    _from_seven(reference.log_linear_attention),
+    draws.log_linear("key", delta=True),
+  ),
+  OpExample(
+    "mesa",
+    ops.mesa,
+    reference.mesa,
+    draws.mesa,
+    equation="`y_t = G_t^T (H_t + I)^{-1} q_t`, by conjugate gradients; `H_t` "
+    "sums `beta_t k_t k_t^T`, and `G_t` sums `beta_t k_t v_t^T`",
+  ),
+  OpExample(
+    "ttt_linear",
+    ops.ttt_linear,
+    reference.ttt_linear,
+    draws.ttt,
+    whole=("weight", "norm_scale", "norm_bias"),
+    options={"mini_batch": 8},
+    methods=("auto", "recurrent", "chunked"),
+    equation="`W_t = W_{t'} - sum_s rate_s grad |LN(W_{t'} k_s) - v_s|^2 / 2`, "
+    "`y_t = LN(W_t q_t)`, in mini-batches of tokens",
   ),
   OpExample(
     "diagonal_recurrence",

@@ -40,6 +40,12 @@ def plain(*names):
   return draw
 
 
+def log_linear(rng, length):
+  """Without a state, of which the record leaves out the count of tokens."""
+  drawn = OPS["log_linear_attention"].draw_length(rng, length)
+  return {name: x for name, x in drawn.items() if name != "initial_state"}
+
+
 def convolution(width):
   def draw(rng, length):
     return {
@@ -59,6 +65,8 @@ CASES = {
   "attention": plain("q", "k", "v"),
   "bidirectional": plain("q", "k", "v"),
   "causal_convolution": convolution(3),
+  "log_linear_attention": log_linear,
+  "ttt_linear": OPS["ttt_linear"].draw_length,
   "long_convolution": convolution(LENGTH),
   "kalman_filter": kalman,
   "kalman_smoother": kalman,
@@ -68,7 +76,7 @@ MOVES = {"reshape", "slice", "squeeze", "broadcast_in_dim", "transpose"}
 
 
 def test_these_tests_cover_every_op():
-  types = {"Cache", "Gaussian", "Normalized"}
+  types = {"Cache", "Gaussian", "LogLinear", "Mesa", "Normalized", "TTT"}
   tools = {"families", "make_op", "segments"}
   assert set(ops.__all__) - types - tools == set(CASES)
 

@@ -1,4 +1,4 @@
-"""The delta rule: DeltaNet, Gated DeltaNet and KDA."""
+"""The delta rule: DeltaNet, Gated DeltaNet 1 and 2, and KDA."""
 
 import numpy as np
 
@@ -24,7 +24,7 @@ def plain(p, x, layer):
     for name in ("query", "key", "value")
   )
   q, k = unit(q) / np.sqrt(k.shape[-1]), unit(k)
-  beta = sigmoid(dense(p["beta"], x)) * (1 + layer.negative_eigenvalues)
+  erase, write = _gates(p, x, k, v, 1 + layer.negative_eigenvalues)
   a = np.ones(k.shape)
   if layer.decay != "none":
     low = dense(p["decay_down"], x) if layer.decay == "key" else x
@@ -36,9 +36,9 @@ def plain(p, x, layer):
     memory = np.zeros((k.shape[-1], v.shape[-1]))
     for t in range(len(x)):
       key = k[t, h]
-      erase = np.eye(len(key)) - beta[t, h] * np.outer(key, key)
-      memory = erase @ np.diag(a[t, h]) @ memory
-      memory = memory + beta[t, h] * np.outer(key, v[t, h])
+      keep = np.eye(len(key)) - np.outer(key, erase[t, h] * key)
+      memory = keep @ np.diag(a[t, h]) @ memory
+      memory = memory + np.outer(key, write[t, h] * v[t, h])
       y = memory.T @ q[t, h]
       out[t, h] = rms(y, p["norm"]["scale"], layer.norm_epsilon)
   out = out.reshape(len(x), -1)
@@ -46,6 +46,15 @@ def plain(p, x, layer):
     gate = dense(p["output_gate"], x)
     out = out * (sigmoid(gate) if layer.decay == "key" else silu(gate))
   return dense(p["output"], out)
+
+
+def _gates(p, x, k, v, largest):
+  """The erase gate [L, H, K] and the write gate [L, H, V]."""
+  if "beta" in p:
+    beta = largest * sigmoid(dense(p["beta"], x))[:, :, None]
+    return beta * np.ones(k.shape), beta * np.ones(v.shape)
+  erase = largest * sigmoid(dense(p["erase"], x))
+  return erase.reshape(k.shape), sigmoid(dense(p["write"], x)).reshape(v.shape)
 
 
 EXAMPLES = (
@@ -86,5 +95,15 @@ EXAMPLES = (
     equation="`S_t = (I - b_t k_t k_t^T) diag(a_t) S_{t-1} + b_t k_t v_t^T`",
     transition="diagonal plus rank one",
     paper="Kimi Team 2025, arXiv:2510.26692",
+  ),
+  MixerExample(
+    "gated_deltanet2",
+    "gated_deltanet2",
+    plain,
+    {"heads": 2, "value_width": 6, "negative_eigenvalues": True},
+    equation="`S_t = (I - k_t (b_t * k_t)^T) diag(a_t) S_{t-1} + k_t (w_t * "
+    "v_t)^T`",
+    transition="diagonal plus rank one",
+    paper="Hatamizadeh et al. 2026, arXiv:2605.22791",
   ),
 )

@@ -1,0 +1,112 @@
+"""Mixture of memories: a router sends each token to a few of M memories."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxmodels.layers.common import check_fields, split_heads
+from jaxmodels.layers.gates import beta
+from jaxmodels.layers.norms import l2_normalize
+from jaxmodels.layers.routing import route
+from jaxmodels.mixers.delta_net import DeltaNet
+from jaxmodels.ops import delta_rule, linear_attention
+from jaxmodels.ops.engine import checks
+
+__all__ = ["MixtureOfMemories"]
+
+RULES = ("delta_rule", "linear_attention")
+
+
+class MixtureOfMemories(DeltaNet):
+  """M memories, of which each token reads and writes top_k, and a shared one.
+
+  In the letters of `DeltaNet`, with one state S^m and own keys, values, write
+  strengths and decays per memory m:
+
+    g_t = top_k of softmax(W_r x_t), divided by their sum, 0 elsewhere
+    S^m_t = rule(S^m_{t-1}, k^m_t, v^m_t, beta^m_t, a^m_t)  if g^m_t > 0
+    S^m_t = S^m_{t-1}                                       otherwise
+    y_t = W_o concat_heads(RMSNorm(sum_m g^m_t S^m_t^T q_t) * SiLU(W_g x_t))
+
+  A memory that is not chosen neither decays nor changes. The shared memory has
+  g = 1 for all tokens. With one memory this is the rule's own mixer: by
+  default Gated DeltaNet, which the published code uses; `rule` and `decay` make
+  the others.
+
+  Du et al. 2025, "MoM: Linear Sequence Modeling with Mixture-of-Memories",
+  arXiv:2502.13685. The memories are heads of one op, in which a token is
+  neutral to the memories that it does not choose. So all forms of the op can be
+  used, at the cost of M + 1 times the heads; the published code instead packs
+  the tokens by memory, at the cost of top_k + 1. Departures: the convolutions
+  run over the whole sequence and not over the tokens of one memory; exp(A_log)
+  and dt_bias are those of one memory; LeCun initialisation.
+
+  Attributes:
+    memories: M, without the shared one.
+    top_k: The number of memories per token.
+    shared_memory: Whether there is a memory of all tokens.
+    rule: "delta_rule", or "linear_attention" without write strengths.
+    balance_loss: Factor on the load-balance loss, which the mixer sows, see
+      `layers.routing.route`.
+    decay: "none", "head" or "key".
+    output_gate: Whether y is gated before the output projection.
+  """
+
+  memories: int = 4
+  top_k: int = 2
+  shared_memory: bool = True
+  rule: str = "delta_rule"
+  balance_loss: float = 0.01
+  decay: str = "head"
+  output_gate: bool = True
+
+  @nn.nowrap
+  def _remember(
+    self, x: jax.Array, q: jax.Array, k: jax.Array, v: jax.Array, **options: Any
+  ) -> tuple[jax.Array, jax.Array]:
+    count, weights = self._steps, self._weights(x)
+
+    def by_memory(y):  # [B, L, H, M F] to [B, L, H M, F].
+      y = split_heads(y, count)
+      return y.reshape(*y.shape[:2], self.heads * count, y.shape[-1])
+
+    chosen = jnp.tile(weights > 0, (1, 1, self.heads))
+    k, v = l2_normalize(by_memory(k)), by_memory(v)
+    log_decay = self._log_decay(x, self.heads * count, k.shape[-1])
+    if log_decay is not None:
+      log_decay = jnp.where(_beside(chosen, log_decay), log_decay, 0)
+    q = jnp.repeat(q, count, 2)
+    if self.rule == "delta_rule":
+      strength = beta(self, x, self.heads * count, self._largest)
+      strength = jnp.where(chosen, strength, 0)
+      k = k.astype(self.dtype)
+      y, last = self.run(delta_rule, q, k, v, strength, log_decay, **options)
+    else:
+      k = jnp.where(_beside(chosen, k), k, 0).astype(self.dtype)
+      y, last = self.run(linear_attention, q, k, v, log_decay, **options)
+    y = y.reshape(*y.shape[:2], self.heads, count, y.shape[-1])
+    return jnp.einsum("blhmv,blm->blhv", y, weights.astype(y.dtype)), last
+
+  @nn.nowrap
+  def _weights(self, x: jax.Array) -> jax.Array:
+    """The weights g [B, L, M], or [B, L, M + 1] with a shared memory."""
+    g = route(self, x, self.memories, self.top_k, self.balance_loss).dense
+    if not self.shared_memory:
+      return g
+    return jnp.concatenate([g, jnp.ones_like(g[..., :1])], -1)
+
+  @property
+  def _steps(self) -> int:
+    check_fields(self, "memories", "top_k")
+    checks.require(
+      self.rule in RULES,
+      f"MixtureOfMemories: rule must be one of {RULES}, got {self.rule!r}",
+    )
+    return self.memories + self.shared_memory
+
+
+def _beside(chosen: jax.Array, other: jax.Array) -> jax.Array:
+  """[B, L, H M] with the rank of `other`."""
+  return chosen.reshape(*chosen.shape, *(1,) * (other.ndim - chosen.ndim))

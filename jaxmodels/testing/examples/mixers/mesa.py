@@ -1,0 +1,57 @@
+"""MesaNet, with a direct solve per token."""
+
+import numpy as np
+
+from jaxmodels.testing.examples.example import MixerExample
+from jaxmodels.testing.examples.mixers.parts import (
+  convolve,
+  dense,
+  rms,
+  sigmoid,
+  silu,
+  softplus,
+  unit,
+)
+
+
+def plain(p, x, layer):
+  """One document x [L, D], token by token, as weighted least squares."""
+  heads = layer.heads
+  q, k = (
+    unit(
+      convolve(p[f"{name}_convolution"], dense(p[name], x)).reshape(
+        len(x), heads, -1
+      )
+    )
+    for name in ("query", "key")
+  )
+  v = dense(p["value"], x).reshape(len(x), heads, -1)
+  a, beta = sigmoid(dense(p["decay"], x)), sigmoid(dense(p["beta"], x))
+  ridge = layer.lower_bound + softplus(p["regularisation"])
+  out = np.zeros(v.shape)
+  for h in range(heads):
+    for t in range(len(x)):
+      past = slice(t + 1)
+      decay = [np.prod(a[s + 1 : t + 1, h]) for s in range(t + 1)]
+      weighted = (decay * beta[past, h])[:, None] * k[past, h]
+      least = weighted.T @ k[past, h] + np.diag(ridge[h])
+      y = v[past, h].T @ weighted @ np.linalg.solve(least, q[t, h])
+      out[t, h] = rms(y, p["norm"]["scale"], layer.norm_epsilon)
+  out = out.reshape(len(x), -1)
+  if layer.output_gate:
+    out = out * silu(dense(p["output_gate"], x))
+  return dense(p["output"], out)
+
+
+EXAMPLES = (
+  MixerExample(
+    "mesa",
+    "mesa",
+    plain,
+    {"heads": 2, "value_width": 6, "output_gate": True},
+    equation="`y_t = G_t^T (H_t + diag(lambda))^{-1} q_t`, `H_t = a_t H_{t-1} "
+    "+ b_t k_t k_t^T`, `G_t = a_t G_{t-1} + b_t k_t v_t^T`",
+    transition="scalar, read through an inverse",
+    paper="von Oswald et al. 2025, arXiv:2506.05233",
+  ),
+)

@@ -1,0 +1,88 @@
+"""Mixture of memories, over the delta rule or linear attention."""
+
+import numpy as np
+
+from jaxmodels.testing.examples.example import MixerExample
+from jaxmodels.testing.examples.mixers.parts import (
+  convolve,
+  dense,
+  rms,
+  sigmoid,
+  silu,
+  softplus,
+  unit,
+)
+
+
+def plain(p, x, layer):
+  """One document x [L, D], token by token, memory by memory."""
+  count = layer.memories + layer.shared_memory
+  shape = len(x), layer.heads, count
+  q, k, v = (
+    convolve(p[f"{name}_convolution"], dense(p[name], x))
+    for name in ("query", "key", "value")
+  )
+  q = unit(q.reshape(*shape[:2], -1))
+  k, v = unit(k.reshape(*shape, -1)), v.reshape(*shape, -1)
+  q = q / np.sqrt(k.shape[-1])
+  a = np.ones(k.shape)
+  if layer.decay != "none":
+    low = dense(p["decay_down"], x) if layer.decay == "key" else x
+    step = softplus(dense(p["decay"], low) + p["dt_bias"]).reshape(*shape, -1)
+    a = np.exp(-np.exp(p["A_log"]).reshape(*shape[1:], 1) * step) * a
+  delta = layer.rule == "delta_rule"
+  beta = np.ones(shape)
+  if delta:
+    beta = sigmoid(dense(p["beta"], x)).reshape(shape)
+  out = np.zeros((*shape[:2], v.shape[-1]))
+  for h in range(layer.heads):
+    memory = np.zeros((count, k.shape[-1], v.shape[-1]))
+    for t in range(len(x)):
+      read = 0
+      for m, weight in _routes(p, x[t], layer):
+        kept = a[t, h, m][:, None] * memory[m]
+        old = kept.T @ k[t, h, m] if delta else 0
+        write = np.outer(k[t, h, m], v[t, h, m] - old)
+        memory[m] = kept + beta[t, h, m] * write
+        read = read + weight * memory[m].T @ q[t, h]
+      out[t, h] = rms(read, p["norm"]["scale"], layer.norm_epsilon)
+  out = out.reshape(len(x), -1)
+  if layer.output_gate:
+    gate = dense(p["output_gate"], x)
+    out = out * (sigmoid(gate) if layer.decay == "key" else silu(gate))
+  return dense(p["output"], out)
+
+
+def _routes(p, u, layer):
+  """The memories of one token, and their weights."""
+  scores = np.exp(dense(p["router"], u))
+  chosen = np.argsort(-scores)[: layer.top_k]
+  routes = [(m, scores[m] / scores[chosen].sum()) for m in chosen]
+  return [*routes, (layer.memories, 1.0)] if layer.shared_memory else routes
+
+
+EXAMPLES = (
+  MixerExample(
+    "mixture_of_memories",
+    "mixture_of_memories",
+    plain,
+    {"heads": 2, "memories": 3, "value_width": 6},
+    equation="`S^m_t = rule(S^m_{t-1}, x_t)` for the top k of M memories and "
+    "a shared one, `y_t = sum_m g^m_t S^m_t^T q_t`",
+    transition="that of its rule",
+    paper="Du et al. 2025, arXiv:2502.13685",
+  ),
+  MixerExample(
+    "mixture_of_memories_linear",
+    "mixture_of_memories",
+    plain,
+    {
+      "heads": 2,
+      "memories": 3,
+      "shared_memory": False,
+      "rule": "linear_attention",
+      "decay": "key",
+      "gate_rank": 3,
+    },
+  ),
+)
