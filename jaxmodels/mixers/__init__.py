@@ -21,6 +21,7 @@ import flax.linen as nn
 from jaxmodels.mixers.delta_net import KDA, DeltaNet, GatedDeltaNet
 from jaxmodels.mixers.gla import GLA
 from jaxmodels.mixers.hgrn2 import HGRN2
+from jaxmodels.mixers.mamba import Mamba
 from jaxmodels.mixers.mamba2 import Mamba2
 from jaxmodels.mixers.mixer import Mixer
 from jaxmodels.mixers.retnet import RetNet
@@ -38,6 +39,7 @@ __all__ = [
   "S5",
   "DeltaNet",
   "GatedDeltaNet",
+  "Mamba",
   "Mamba2",
   "Mixer",
   "RetNet",
@@ -51,6 +53,7 @@ MIXERS: dict[str, Callable[..., nn.Module]] = {
   "delta_net": DeltaNet,
   "gated_deltanet": GatedDeltaNet,
   "kda": KDA,
+  "mamba": Mamba,
   "mamba2": Mamba2,
   "retnet": RetNet,
   "s5": S5,

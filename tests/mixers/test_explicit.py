@@ -19,6 +19,7 @@ OPTIONS = {
   "delta_net": {"heads": 2, **RECURRENT},
   "gated_deltanet": {"heads": 2, **RECURRENT},
   "kda": {"heads": 2, "gate_rank": 2, **RECURRENT},
+  "mamba": {"state_width": 4, **RECURRENT},
   "mamba2": {"head_width": 8, "state_width": 4, **RECURRENT},
   "retnet": {"heads": 2, **RECURRENT},
   "s5": {"state_width": 8},

@@ -126,14 +126,18 @@ def diagonal_recurrence(
 
 
 def selective_scan(
-  x, dt, A, B, C, D=None, initial_state=None, *, segment_ids=None,
-  reverse=False,
+  x, dt, A, B, C, D=None, initial_state=None, *, negative_eigenvalues=False,
+  segment_ids=None, reverse=False,
 ):  # fmt: skip
-  """`h_t = exp(dt_t A) h_{t-1} + dt_t B_t x_t; y_t = C_t h_t + D x_t`."""
+  """`h_t = exp(dt_t A) h_{t-1} + dt_t B_t x_t; y_t = C_t h_t + D x_t`.
+
+  With negative eigenvalues the factor is `2 exp(dt_t A) - 1`.
+  """
 
   def step(h, token):
     x, dt, B, C = token
-    h = jnp.exp(dt[..., None] * A[None]) * h
+    a = jnp.exp(dt[..., None] * A[None])
+    h = (2 * a - 1 if negative_eigenvalues else a) * h
     h = h + (dt * x)[..., None] * B[:, None, :]
     return h, jnp.einsum("bdn,bn->bd", h, C)
 

@@ -176,6 +176,14 @@ _RECORDS = (
     "held for the whole length",
   ),
   OpExample(
+    "selective_scan_negative",
+    ops.selective_scan,
+    reference.selective_scan,
+    draws.selective_scan,
+    whole=("A", "D"),
+    options={"negative_eigenvalues": True},
+  ),
+  OpExample(
     "dense_recurrence",
     ops.dense_recurrence,
     reference.dense_recurrence,
