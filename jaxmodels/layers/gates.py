@@ -18,6 +18,7 @@ __all__ = [
   "fixed_decay",
   "log_decay",
   "low_rank",
+  "negative_decay",
   "sigmoid_decay",
   "softplus_decay",
 ]
@@ -78,6 +79,28 @@ def softplus_decay(
     decay = log_decay(rate[None, None, :, None], split_heads(logits, heads))
     return decay, logits
   return log_decay(rate[None, None], logits), logits
+
+
+def negative_decay(log_decay: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """The decay 2 a - 1 in [-1, 1] from log a: the log of its size, and its sign.
+
+  It lets a state change its sign, which parity and other finite automata need
+  (Grazzi et al. 2024, arXiv:2411.12537). The size is at least the rounding
+  error of 1, so that the logarithm and its gradient are finite.
+
+  Args:
+    log_decay: log a, at most 0, of any shape.
+
+  Returns:
+    log |2 a - 1| and the sign, 1 or -1, both in the shape of log_decay.
+  """
+  a = jnp.exp(log_decay)
+  negative = 2 * a < 1
+  # |2 a - 1| - 1, without the cancellation of 2 a - 1 - 1 where a is near 1.
+  change = jnp.where(negative, -2 * a, 2 * jnp.expm1(log_decay))
+  smallest = float(jnp.finfo(a.dtype).epsneg)
+  log_size = jnp.log1p(jnp.maximum(change, smallest - 1))
+  return log_size, jnp.where(negative, -1, 1).astype(a.dtype)
 
 
 def low_rank(

@@ -1,5 +1,6 @@
 """Mamba, the first selective state-space mixer."""
 
+import functools
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -77,7 +78,9 @@ class Mamba(Mixer):
     )
     rate = self._wide_param("A_log", _log_arange, (inner, self.state_width))
     y, last = self.run(
-      self._scan,
+      functools.partial(
+        selective_scan, negative_eigenvalues=self.negative_eigenvalues
+      ),
       u,
       self._step(u),
       -jnp.exp(rate),
@@ -88,12 +91,6 @@ class Mamba(Mixer):
       segment_ids=segment_ids,
     )
     return self.project_out(y * nn.silu(z)), MambaState(convolution_state, last)
-
-  @nn.nowrap
-  def _scan(self, *args, **options):
-    return selective_scan(
-      *args, negative_eigenvalues=self.negative_eigenvalues, **options
-    )
 
   @nn.nowrap
   def _step(self, u: jax.Array) -> jax.Array:

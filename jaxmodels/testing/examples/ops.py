@@ -66,6 +66,12 @@ _RECORDS = (
     flops_on_tpu=flops.linear_attention_on_tpu,
   ),
   OpExample(
+    "linear_attention_signed",
+    ops.linear_attention,
+    reference.linear_attention,
+    draws.linear_attention("head", signed=True),
+  ),
+  OpExample(
     "linear_attention_bonus_head_decay",
     ops.linear_attention,
     reference.linear_attention,
