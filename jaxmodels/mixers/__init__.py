@@ -23,6 +23,7 @@ from jaxmodels.mixers.gla import GLA
 from jaxmodels.mixers.hgrn2 import HGRN2
 from jaxmodels.mixers.mamba import Mamba
 from jaxmodels.mixers.mamba2 import Mamba2
+from jaxmodels.mixers.mamba3 import Mamba3
 from jaxmodels.mixers.mixer import Mixer
 from jaxmodels.mixers.retnet import RetNet
 from jaxmodels.mixers.s5 import S5
@@ -41,6 +42,7 @@ __all__ = [
   "GatedDeltaNet",
   "Mamba",
   "Mamba2",
+  "Mamba3",
   "Mixer",
   "RetNet",
   "SlidingAttention",
@@ -55,6 +57,7 @@ MIXERS: dict[str, Callable[..., nn.Module]] = {
   "kda": KDA,
   "mamba": Mamba,
   "mamba2": Mamba2,
+  "mamba3": Mamba3,
   "retnet": RetNet,
   "s5": S5,
   "softmax_attention": SoftmaxAttention,

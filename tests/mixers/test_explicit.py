@@ -21,6 +21,7 @@ OPTIONS = {
   "kda": {"heads": 2, "gate_rank": 2, **RECURRENT},
   "mamba": {"state_width": 4, **RECURRENT},
   "mamba2": {"head_width": 8, "state_width": 4, **RECURRENT},
+  "mamba3": {"head_width": 8, "state_width": 4, **RECURRENT},
   "retnet": {"heads": 2, **RECURRENT},
   "s5": {"state_width": 8},
   "softmax_attention": {"heads": 2, "max_length": 4},

@@ -20,7 +20,14 @@ IDS[0, 9:] = 4
 IDS[1, [2, 3, 7]] = 5
 IDS[2, :15] = np.arange(15) // 4 + 1
 # The others differ by an option of the same class, or run by default.
-VARIANTS = ("delta_net", "delta_net_negative", "gated_deltanet")
+VARIANTS = (
+  "delta_net",
+  "delta_net_negative",
+  "gated_deltanet",
+  "mamba_negative",
+  "mamba2_negative",
+  "mamba3",
+)
 
 
 def flip(x):
