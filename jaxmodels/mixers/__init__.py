@@ -25,6 +25,7 @@ from jaxmodels.mixers.mamba import Mamba
 from jaxmodels.mixers.mamba2 import Mamba2
 from jaxmodels.mixers.mamba3 import Mamba3
 from jaxmodels.mixers.mixer import Mixer
+from jaxmodels.mixers.mlstm import MLSTM
 from jaxmodels.mixers.retnet import RetNet
 from jaxmodels.mixers.s5 import S5
 from jaxmodels.mixers.softmax_attention import (
@@ -37,6 +38,7 @@ __all__ = [
   "HGRN2",
   "KDA",
   "MIXERS",
+  "MLSTM",
   "S5",
   "DeltaNet",
   "GatedDeltaNet",
@@ -58,6 +60,7 @@ MIXERS: dict[str, Callable[..., nn.Module]] = {
   "mamba": Mamba,
   "mamba2": Mamba2,
   "mamba3": Mamba3,
+  "mlstm": MLSTM,
   "retnet": RetNet,
   "s5": S5,
   "softmax_attention": SoftmaxAttention,

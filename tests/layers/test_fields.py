@@ -17,6 +17,7 @@ SIZES = {
   "mamba": ("expand", "state_width", "rank", "kernel_width"),
   "mamba2": ("expand", "head_width", "state_width", "groups", "kernel_width"),
   "mamba3": ("expand", "head_width", "state_width", "groups", "rank"),
+  "mlstm": ("heads", "key_width", "value_width"),
   "retnet": ("heads", "key_width", "value_width"),
   "s5": ("state_width", "blocks"),
   "softmax_attention": ("heads", "kv_heads", "head_width", "max_length"),

@@ -22,6 +22,7 @@ OPTIONS = {
   "mamba": {"state_width": 4, **RECURRENT},
   "mamba2": {"head_width": 8, "state_width": 4, **RECURRENT},
   "mamba3": {"head_width": 8, "state_width": 4, **RECURRENT},
+  "mlstm": {"heads": 2, **RECURRENT},
   "retnet": {"heads": 2, **RECURRENT},
   "s5": {"state_width": 8},
   "softmax_attention": {"heads": 2, "max_length": 4},

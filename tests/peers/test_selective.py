@@ -78,3 +78,26 @@ def test_mamba():
     "D": weights["D"],
   }
   check(mixers.Mamba(width=16, state_width=6), params, module)
+
+
+def test_mlstm():
+  """The layer of xLSTM 7B, in the parallel form of transformers."""
+  configuration = load("transformers.models.xlstm.configuration_xlstm")
+  modeling = load("transformers.models.xlstm.modeling_xlstm")
+  config = configuration.xLSTMConfig(
+    hidden_size=32, num_heads=2, num_hidden_layers=1, vocab_size=8,
+    autocast_kernel_dtype="float32",
+  )  # fmt: skip
+  module, weights = drawn(modeling.xLSTMLayer(config))
+  params = kernels(
+    weights, query="q", key="k", value="v", output="out_proj",
+    output_gate="ogate_preact", input_gate="igate_preact",
+    forget_gate="fgate_preact",
+  )  # fmt: skip
+  params |= {
+    "norm": {"scale": weights["multihead_norm.weight"], "bias": np.zeros(32)},
+    "input_gate_bias": weights["igate_preact.bias"],
+    "forget_gate_bias": weights["fgate_preact.bias"],
+  }
+  params = jax.tree.map(np.float32, params)
+  check(mixers.MLSTM(width=32, heads=2), params, module)
