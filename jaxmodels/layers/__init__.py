@@ -2,15 +2,17 @@
 
 A channel mixer is called like a mixer, `mlp(x, state=None, *,
 segment_ids=None) -> (y, state)` with x [B, L, D]. The channel mixers of this
-package map each token on its own, and their state is (). `MLPS` has their
-names. The backbone takes names and modules, so a module of your own works
-without an entry in `MLPS`.
+package map each token on its own, and their state is (), except for
+`RWKVChannelMix`, which also reads the token before. `MLPS` has their names.
+The backbone takes names and modules, so a module of your own works without an
+entry in `MLPS`.
 """
 
 from collections.abc import Callable
 
 import flax.linen as nn
 
+from jaxmodels.layers.channel_mix import RWKVChannelMix
 from jaxmodels.layers.embedding import TokenEmbedding
 from jaxmodels.layers.mlp import MLP, GatedMLP
 from jaxmodels.layers.norms import LayerNorm, RMSNorm, l2_normalize
@@ -23,6 +25,7 @@ __all__ = [
   "GatedMLP",
   "LayerNorm",
   "RMSNorm",
+  "RWKVChannelMix",
   "ShortConvolution",
   "TokenEmbedding",
   "l2_normalize",
@@ -33,6 +36,7 @@ __all__ = [
 MLPS: dict[str, Callable[..., nn.Module] | None] = {
   "gated_mlp": GatedMLP,
   "mlp": MLP,
+  "rwkv_channel_mix": RWKVChannelMix,
   "none": None,
 }
 

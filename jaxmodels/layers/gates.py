@@ -6,6 +6,8 @@ that is rounded to bfloat16 changes how long a state remembers. A head decay is
 [B, L, H], and a key decay is [B, L, H, K]; both are logarithms, at most 0.
 """
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -110,6 +112,8 @@ def low_rank(
   features: int,
   names: tuple[str, str] = ("decay_down", "decay_up"),
   use_bias: bool = False,
+  activation: Callable[[jax.Array], jax.Array] | None = None,
+  scales: tuple[float, float] = (1.0, 1.0),
 ) -> jax.Array:
   """W_2 W_1 x, or with a bias W_2 W_1 x + b: [B, L, D] to [B, L, features].
 
@@ -120,11 +124,17 @@ def low_rank(
     features: The width of the result.
     names: The names of W_1 and W_2.
     use_bias: Whether W_2 has a bias, initially zero.
+    activation: Applied to W_1 x.
+    scales: Factors on the initial W_1 and W_2; 0 is zeros.
   """
-  down, up = names
+  (down, up), (first, second) = names, scales
   dtype = wide(layer.dtype)
-  x = projection(layer, rank, down, dtype=dtype)(x)
-  return projection(layer, features, up, use_bias=use_bias, dtype=dtype)(x)
+  x = projection(layer, rank, down, scale=first, dtype=dtype)(x)
+  if activation is not None:
+    x = activation(x)
+  return projection(
+    layer, features, up, scale=second, use_bias=use_bias, dtype=dtype
+  )(x)
 
 
 def beta(

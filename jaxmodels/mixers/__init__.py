@@ -27,6 +27,7 @@ from jaxmodels.mixers.mamba3 import Mamba3
 from jaxmodels.mixers.mixer import Mixer
 from jaxmodels.mixers.mlstm import MLSTM
 from jaxmodels.mixers.retnet import RetNet
+from jaxmodels.mixers.rwkv6 import RWKV6
 from jaxmodels.mixers.s5 import S5
 from jaxmodels.mixers.softmax_attention import (
   SlidingAttention,
@@ -39,6 +40,7 @@ __all__ = [
   "KDA",
   "MIXERS",
   "MLSTM",
+  "RWKV6",
   "S5",
   "DeltaNet",
   "GatedDeltaNet",
@@ -62,6 +64,7 @@ MIXERS: dict[str, Callable[..., nn.Module]] = {
   "mamba3": Mamba3,
   "mlstm": MLSTM,
   "retnet": RetNet,
+  "rwkv6": RWKV6,
   "s5": S5,
   "softmax_attention": SoftmaxAttention,
   "sliding_attention": SlidingAttention,

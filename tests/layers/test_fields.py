@@ -19,6 +19,7 @@ SIZES = {
   "mamba3": ("expand", "head_width", "state_width", "groups", "rank"),
   "mlstm": ("heads", "key_width", "value_width"),
   "retnet": ("heads", "key_width", "value_width"),
+  "rwkv6": ("head_width", "mix_rank", "decay_rank"),
   "s5": ("state_width", "blocks"),
   "softmax_attention": ("heads", "kv_heads", "head_width", "max_length"),
   "sliding_attention": ("window",),
