@@ -28,6 +28,7 @@ from jaxmodels.mixers.mixer import Mixer
 from jaxmodels.mixers.mlstm import MLSTM
 from jaxmodels.mixers.retnet import RetNet
 from jaxmodels.mixers.rwkv6 import RWKV6
+from jaxmodels.mixers.rwkv7 import RWKV7
 from jaxmodels.mixers.s5 import S5
 from jaxmodels.mixers.softmax_attention import (
   SlidingAttention,
@@ -41,6 +42,7 @@ __all__ = [
   "MIXERS",
   "MLSTM",
   "RWKV6",
+  "RWKV7",
   "S5",
   "DeltaNet",
   "GatedDeltaNet",
@@ -65,6 +67,7 @@ MIXERS: dict[str, Callable[..., nn.Module]] = {
   "mlstm": MLSTM,
   "retnet": RetNet,
   "rwkv6": RWKV6,
+  "rwkv7": RWKV7,
   "s5": S5,
   "softmax_attention": SoftmaxAttention,
   "sliding_attention": SlidingAttention,

@@ -138,7 +138,7 @@ class RWKV6(Mixer):
 
     def init(key, shape, dtype):
       del key
-      channel = jnp.linspace(0.0, 1.0, shape[0])
+      channel = jnp.linspace(0.0, 1.0, shape[0], dtype=jnp.float32)
       return (-6 + 5 * channel ** (0.7 + 1.3 * done)).astype(dtype)
 
     logits = low_rank(

@@ -20,6 +20,7 @@ SIZES = {
   "mlstm": ("heads", "key_width", "value_width"),
   "retnet": ("heads", "key_width", "value_width"),
   "rwkv6": ("head_width", "mix_rank", "decay_rank"),
+  "rwkv7": ("head_width", "decay_rank", "rate_rank", "gate_rank"),
   "s5": ("state_width", "blocks"),
   "softmax_attention": ("heads", "kv_heads", "head_width", "max_length"),
   "sliding_attention": ("window",),

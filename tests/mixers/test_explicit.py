@@ -25,6 +25,7 @@ OPTIONS = {
   "mlstm": {"heads": 2, **RECURRENT},
   "retnet": {"heads": 2, **RECURRENT},
   "rwkv6": {"head_width": 4, "mix_rank": 2, "decay_rank": 2, **RECURRENT},
+  "rwkv7": {"head_width": 4, **RECURRENT},
   "s5": {"state_width": 8},
   "softmax_attention": {"heads": 2, "max_length": 4},
   "sliding_attention": {"heads": 2, "window": 3},
