@@ -3,6 +3,8 @@
 The layer of the peer keeps its own random parameters, which are mapped to ours.
 """
 
+import warnings
+
 import jax
 import numpy as np
 import pytest
@@ -14,17 +16,18 @@ from tests.peers.compare import load
 pytestmark = pytest.mark.slow
 
 
-def check(layer, params, module, call=None, length=37):
+def check(mixer, params, module, **place):
   """Compares the outputs of one random input; prints the error."""
   torch = load("torch")
   rng = np.random.default_rng(0)
-  x = rng.normal(size=(2, length, layer.width)).astype(np.float32)
+  x = rng.normal(size=(2, 37, mixer.width)).astype(np.float32)
   with torch.no_grad():
-    wanted = (call or module)(torch.tensor(x))
+    wanted = module(torch.tensor(x))
   wanted = wanted[0] if isinstance(wanted, tuple) else wanted
-  y = jax.jit(layer.apply)({"params": params}, x)[0]
+  apply = jax.jit(lambda params, x: mixer.apply(params, x, **place)[0])
+  y = apply({"params": params}, x)
   error = relative_error(y, wanted.numpy())
-  print(f"{type(layer).__name__}: {error:.1e}")
+  print(f"{type(mixer).__name__}: {error:.1e}")
   assert error < tolerance(np.float32)
 
 
@@ -101,3 +104,131 @@ def test_mlstm():
   }
   params = jax.tree.map(np.float32, params)
   check(mixers.MLSTM(width=32, heads=2), params, module)
+
+
+def patched(monkeypatch, name, **functions):
+  """A module of fla's layers whose kernels for a GPU are plain functions."""
+  with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    module = load(f"fla.layers.{name}", "pip install flash-linear-attention")
+  for function, plain in functions.items():
+    monkeypatch.setattr(module, function, plain)
+  return module
+
+
+def shifted_difference(x, cu_seqlens=None, output_cache=False, cache=None):
+  """x_{t-1} - x_t."""
+  delta = load("torch.nn.functional").pad(x, (0, 0, 1, -1)) - x
+  return (delta, None) if output_cache else delta
+
+
+def built(kind, **options):
+  with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    return kind(hidden_size=32, layer_idx=1, **options)
+
+
+def test_rwkv6(monkeypatch):
+  """The layer of fla, on its own plain recurrence."""
+  nn = load("torch").nn
+  naive = load("fla.ops.rwkv6.recurrent_naive").naive_recurrent_rwkv6
+
+  def recurrence(r, k, v, w, u, scale, **unused):
+    y, _ = naive(*(x.transpose(1, 2) for x in (r, k, v, w)), u, scale)
+    return y.transpose(1, 2), None
+
+  class GroupNorm(nn.GroupNorm):
+    def __init__(self, groups, width, elementwise_affine, bias, eps):
+      super().__init__(groups, width, eps)
+
+    def forward(self, x):
+      return super().forward(x.flatten(0, 1)).reshape(x.shape)
+
+  module = patched(
+    monkeypatch, "rwkv6", token_shift=shifted_difference,
+    fused_recurrent_rwkv6=recurrence, GroupNorm=GroupNorm,
+  )  # fmt: skip
+  layer, w = drawn(
+    built(module.RWKV6Attention, expand_k=1.0, num_heads=2,
+          proj_low_rank_dim=3, gate_low_rank_dim=5)
+  )  # fmt: skip
+  layer.gate_fn = nn.functional.silu
+  params = kernels(
+    w, mix_down="x_proj.0.linear", key="k_proj.linear", value="v_proj.linear",
+    receptance="r_proj.linear", output_gate="g_proj.linear", output="o_proj",
+    decay_down="w_proj.linear.lora.0", decay_up="w_proj.linear.lora.2",
+  )  # fmt: skip
+  order = {"receptance": 0, "decay": 1, "key": 2, "value": 3, "output_gate": 4}
+  ours = ("decay", "key", "value", "receptance", "output_gate")
+  places = [order[name] for name in ours]
+  down = params["mix_down"]["kernel"].reshape(32, 5, 3)[:, places]
+  up = w["x_proj.2.weight"].reshape(32, 5, 3)[:, places]
+  params |= {
+    **{f"mix_{name}": w["x_bias"][i] for name, i in order.items()},
+    "mix_all": w["x_proj.0.mu"],
+    "mix_down": {"kernel": down.reshape(32, 15)},
+    "mix_up": up.transpose(1, 2, 0),
+    "decay_bias": w["w_proj.linear.lora.2.bias"],
+    "bonus": w["bonus"].reshape(-1),
+    "norm": {"scale": w["g_norm.weight"], "bias": w["g_norm.bias"]},
+  }
+  mixer = mixers.RWKV6(
+    32, head_width=16, mix_rank=3, decay_rank=5, norm_epsilon=1e-5
+  )
+  check(mixer, params, layer)
+
+
+def test_rwkv7(monkeypatch):
+  """The same of the second layer of a stack, which mixes in the first value."""
+  torch = load("torch")
+  naive = load("fla.ops.generalized_delta_rule.dplr.naive").dplr_recurrence
+  ops = "fla.ops.rwkv7"
+
+  def recurrence(r, w, k, v, kk, a, **unused):
+    r = r * r.shape[-1] ** 0.5
+    inputs = (x.transpose(1, 2) for x in (r, k, v, -kk, kk * a, w))
+    return naive(*inputs)[0].transpose(1, 2), None
+
+  module = patched(
+    monkeypatch, "rwkv7", token_shift=shifted_difference,
+    fused_mul_recurrent_rwkv7=recurrence,
+    fused_addcmul_rwkv7=load(f"{ops}.fused_addcmul").torch_addcmul_rwkv7,
+    fused_k_rwkv7=load(f"{ops}.fused_k_update").k_update_ref,
+    gate_output_correction=load(
+      f"{ops}.gate_output_correction"
+    ).gate_output_correction_ref,
+  )  # fmt: skip
+  layer, w = drawn(
+    built(module.RWKV7Attention, head_dim=16, num_hidden_layers=2,
+          norm_eps=1e-5, fuse_norm=False)
+  )  # fmt: skip
+  low_rank = {"decay": "w", "rate": "a", "value": "v", "gate": "g"}
+  params = kernels(
+    w, key="k_proj", value="v_proj", receptance="r_proj", output="o_proj",
+    **{f"{n}_down": f"{x}_lora.lora.0" for n, x in low_rank.items()},
+    **{f"{n}_up": f"{x}_lora.lora.2" for n, x in low_rank.items()},
+  )  # fmt: skip
+  mixes = {"receptance": "r", "decay": "w", "key": "k", "value": "v"}
+  mixes |= {"rate": "a", "output_gate": "g"}
+  params |= {
+    **{f"mix_{name}": w[f"x_{x}"].reshape(-1) for name, x in mixes.items()},
+    **{
+      f"{name}_bias": w[f"{x}_lora.lora.2.bias"]
+      for name, x in low_rank.items()
+      if name != "gate"
+    },
+    "xi": w["k_k"],
+    "alpha": w["k_a"],
+    "rho": w["r_k"].reshape(-1),
+    "norm": {"scale": w["g_norm.weight"], "bias": w["g_norm.bias"]},
+  }
+  first = np.random.default_rng(1).normal(size=(2, 37, 32)).astype(np.float32)
+  shared = {"first_value": first, "has_first_value": np.bool_(True)}
+  check(
+    mixers.RWKV7(32, head_width=16, norm_epsilon=16e-5),
+    params,
+    lambda x: layer(x, v_first=torch.tensor(first)),
+    layer=1,
+    depth=2,
+    shared=shared,
+  )
