@@ -25,7 +25,7 @@ from jaxmodels.mixers.mamba import Mamba
 from jaxmodels.mixers.mamba2 import Mamba2
 from jaxmodels.mixers.mamba3 import Mamba3
 from jaxmodels.mixers.mixer import Mixer
-from jaxmodels.mixers.mlstm import MLSTM
+from jaxmodels.mixers.mlstm import MLSTM, MLSTMBlock
 from jaxmodels.mixers.retnet import RetNet
 from jaxmodels.mixers.rwkv6 import RWKV6
 from jaxmodels.mixers.rwkv7 import RWKV7
@@ -46,6 +46,7 @@ __all__ = [
   "S5",
   "DeltaNet",
   "GatedDeltaNet",
+  "MLSTMBlock",
   "Mamba",
   "Mamba2",
   "Mamba3",
@@ -65,6 +66,7 @@ MIXERS: dict[str, Callable[..., nn.Module]] = {
   "mamba2": Mamba2,
   "mamba3": Mamba3,
   "mlstm": MLSTM,
+  "mlstm_block": MLSTMBlock,
   "retnet": RetNet,
   "rwkv6": RWKV6,
   "rwkv7": RWKV7,

@@ -1,7 +1,7 @@
 """Mamba-3: a trapezoidal, rotating state-space mixer with many inputs."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -106,7 +106,8 @@ class Mamba3(Mixer):
     inner, heads = self._sizes()
     z, u = self.dense("gate", inner)(x), self.dense("input", inner)(x)
     step, log_decay, weight, follow = self._steps(x, heads)
-    before = Mamba3State(*(None,) * 4) if state is None else state
+    none: Any = (None,) * 4
+    before = Mamba3State(*none) if state is None else state
     angle, last_angle = self._angles(x, step, segment_ids)
     b = _rotate(self._projected("B", x, heads), angle).astype(self.dtype)
     c = _rotate(self._projected("C", x, heads), angle).astype(self.dtype)

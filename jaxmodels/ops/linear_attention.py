@@ -7,7 +7,7 @@ arXiv:2312.06635). With a bonus, y reads the state before the token plus the
 bonus times the token's own write (RWKV-6, Peng et al. 2024, arXiv:2404.05892).
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -148,8 +148,10 @@ def _recurrence(k, q, v, log_decay, bonus, decay_sign):
   choice = choose("linear_attention" + decays(log_decay, k), k, v)
   tokens = Tokens(q, k, v, per_channel(log_decay, k))
   if decay_sign is not None:
-    flip = lax.stop_gradient((1 - per_channel(decay_sign, k)) / 2)
-    return Recurrence(SIGNED, SignedTokens(*tokens, flip), choice)
+    decay: Any = tokens.log_decay
+    sign: Any = per_channel(decay_sign, k)
+    flip = lax.stop_gradient((1 - sign) / 2)
+    return Recurrence(SIGNED, SignedTokens(q, k, v, decay, flip), choice)
   if bonus is None:
     return Recurrence(FAMILY, tokens, choice)
   # The bonus multiplies only q_t and k_t, so one number per token is enough.

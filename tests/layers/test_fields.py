@@ -18,6 +18,7 @@ SIZES = {
   "mamba2": ("expand", "head_width", "state_width", "groups", "kernel_width"),
   "mamba3": ("expand", "head_width", "state_width", "groups", "rank"),
   "mlstm": ("heads", "key_width", "value_width"),
+  "mlstm_block": ("heads", "expand", "kernel_width", "block_width"),
   "retnet": ("heads", "key_width", "value_width"),
   "rwkv6": ("head_width", "mix_rank", "decay_rank"),
   "rwkv7": ("head_width", "decay_rank", "rate_rank", "gate_rank"),

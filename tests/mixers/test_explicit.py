@@ -23,6 +23,7 @@ OPTIONS = {
   "mamba2": {"head_width": 8, "state_width": 4, **RECURRENT},
   "mamba3": {"head_width": 8, "state_width": 4, **RECURRENT},
   "mlstm": {"heads": 2, **RECURRENT},
+  "mlstm_block": {"heads": 2, **RECURRENT},
   "retnet": {"heads": 2, **RECURRENT},
   "rwkv6": {"head_width": 4, "mix_rank": 2, "decay_rank": 2, **RECURRENT},
   "rwkv7": {"head_width": 4, **RECURRENT},
