@@ -205,7 +205,7 @@ def _in_blocks(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 def _gate(mixer: Mixer, name: str, x: jax.Array, bias_init: Any) -> jax.Array:
   """The logits W x + b of a gate, [B, L, H], with W initially 0."""
-  heads, dtype = mixer.heads, mixer.wide  # type: ignore[attr-defined]
+  heads, dtype = mixer.heads, mixer.wide
   logits = mixer.dense(name, heads, dtype=dtype, scale=0.0)(x)
 
   def init(key, shape, dtype):

@@ -232,3 +232,35 @@ def test_rwkv7(monkeypatch):
     depth=2,
     shared=shared,
   )
+
+
+def test_mlstm_block():
+  """The layer of the authors' package, whose norm stores its scale less 1."""
+  hint = "pip install --no-deps xlstm; pip install dacite omegaconf"
+  with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    peer = load("xlstm.blocks.mlstm.layer", hint)
+  config = peer.mLSTMLayerConfig(embedding_dim=32, context_length=37)
+  layer, w = drawn(peer.mLSTMLayer(config))
+  inputs, gate = np.split(w["proj_up.weight"], 2)
+  blocks = {
+    name: w[f"{name[0]}_proj.weight"].swapaxes(1, 2)
+    for name in ("query", "key", "value")
+  }
+  params = blocks | {
+    "input": {"kernel": inputs.T},
+    "gate": {"kernel": gate.T},
+    "convolution": convolution(w, "conv1d.conv"),
+    **kernels(
+      w, input_gate="mlstm_cell.igate", forget_gate="mlstm_cell.fgate",
+      output="proj_down",
+    ),
+    "input_gate_bias": w["mlstm_cell.igate.bias"],
+    "forget_gate_bias": w["mlstm_cell.fgate.bias"],
+    "norm": {
+      "scale": 1 + w["mlstm_cell.outnorm.weight"],
+      "bias": np.zeros(64, np.float32),
+    },
+    "skip": w["learnable_skip"],
+  }  # fmt: skip
+  check(mixers.MLSTMBlock(32, norm_epsilon=1e-5), params, layer)

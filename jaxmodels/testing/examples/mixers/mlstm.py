@@ -24,7 +24,8 @@ def plain(p, x, layer):
   )
   if layer.gate_cap is not None:
     gates = (layer.gate_cap * np.tanh(x / layer.gate_cap) for x in gates)
-  out = _cell(p["norm"], q, k, v, *gates, layer.norm_epsilon)
+  i, f = gates
+  out = _cell(p["norm"], q, k, v, i, f, layer.norm_epsilon)
   return dense(p["output"], out * sigmoid(dense(p["output_gate"], x)))
 
 
