@@ -2,9 +2,10 @@
 
 A channel mixer is called like a mixer, `mlp(x, state=None, *,
 segment_ids=None) -> (y, state)` with x [B, L, D]. The channel mixers of this
-package map each token on its own, and their state is (). `MLPS` has their
-names. The backbone takes names and modules, so a module of your own works
-without an entry in `MLPS`.
+package map each token on its own, and their state is (), except for
+`RWKVChannelMix`, which also reads the token before. `MLPS` has their names.
+The backbone takes names and modules, so a module of your own works without an
+entry in `MLPS`.
 """
 
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from collections.abc import Callable
 import flax.linen as nn
 
 from jaxmodels.layers.bilinear_mlp import BilinearMLP
+from jaxmodels.layers.channel_mix import RWKVChannelMix
 from jaxmodels.layers.embedding import TokenEmbedding
 from jaxmodels.layers.memoryformer import MemoryFormer
 from jaxmodels.layers.mlp import MLP, GatedMLP
@@ -29,6 +31,7 @@ __all__ = [
   "LayerNorm",
   "MemoryFormer",
   "RMSNorm",
+  "RWKVChannelMix",
   "ShortConvolution",
   "SparseMoE",
   "TokenEmbedding",
@@ -45,6 +48,7 @@ MLPS: dict[str, Callable[..., nn.Module] | None] = {
   "memoryformer": MemoryFormer,
   "sparse_moe": SparseMoE,
   "tokenformer": TokenFormer,
+  "rwkv_channel_mix": RWKVChannelMix,
   "none": None,
 }
 

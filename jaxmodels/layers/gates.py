@@ -6,6 +6,8 @@ that is rounded to bfloat16 changes how long a state remembers. A head decay is
 [B, L, H], and a key decay is [B, L, H, K]; both are logarithms, at most 0.
 """
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -18,6 +20,7 @@ __all__ = [
   "fixed_decay",
   "log_decay",
   "low_rank",
+  "negative_decay",
   "sigmoid_decay",
   "softplus_decay",
 ]
@@ -80,6 +83,28 @@ def softplus_decay(
   return log_decay(rate[None, None], logits), logits
 
 
+def negative_decay(log_decay: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """The decay 2 a - 1 in [-1, 1] from log a: the log of its size, and its sign.
+
+  It lets a state change its sign, which parity and other finite automata need
+  (Grazzi et al. 2024, arXiv:2411.12537). The size is at least the rounding
+  error of 1, so that the logarithm and its gradient are finite.
+
+  Args:
+    log_decay: log a, at most 0, of any shape.
+
+  Returns:
+    log |2 a - 1| and the sign, 1 or -1, both in the shape of log_decay.
+  """
+  a = jnp.exp(log_decay)
+  negative = 2 * a < 1
+  # |2 a - 1| - 1, without the cancellation of 2 a - 1 - 1 where a is near 1.
+  change = jnp.where(negative, -2 * a, 2 * jnp.expm1(log_decay))
+  smallest = float(jnp.finfo(a.dtype).epsneg)
+  log_size = jnp.log1p(jnp.maximum(change, smallest - 1))
+  return log_size, jnp.where(negative, -1, 1).astype(a.dtype)
+
+
 def low_rank(
   layer: nn.Module,
   x: jax.Array,
@@ -87,6 +112,8 @@ def low_rank(
   features: int,
   names: tuple[str, str] = ("decay_down", "decay_up"),
   use_bias: bool = False,
+  activation: Callable[[jax.Array], jax.Array] | None = None,
+  scales: tuple[float, float] = (1.0, 1.0),
 ) -> jax.Array:
   """W_2 W_1 x, or with a bias W_2 W_1 x + b: [B, L, D] to [B, L, features].
 
@@ -97,11 +124,17 @@ def low_rank(
     features: The width of the result.
     names: The names of W_1 and W_2.
     use_bias: Whether W_2 has a bias, initially zero.
+    activation: Applied to W_1 x.
+    scales: Factors on the initial W_1 and W_2; 0 is zeros.
   """
-  down, up = names
+  (down, up), (first, second) = names, scales
   dtype = wide(layer.dtype)
-  x = projection(layer, rank, down, dtype=dtype)(x)
-  return projection(layer, features, up, use_bias=use_bias, dtype=dtype)(x)
+  x = projection(layer, rank, down, scale=first, dtype=dtype)(x)
+  if activation is not None:
+    x = activation(x)
+  return projection(
+    layer, features, up, scale=second, use_bias=use_bias, dtype=dtype
+  )(x)
 
 
 def beta(

@@ -29,11 +29,16 @@ from jaxmodels.mixers.delta_product import DeltaProduct
 from jaxmodels.mixers.gla import GLA
 from jaxmodels.mixers.hgrn2 import HGRN2
 from jaxmodels.mixers.log_linear import LogLinearAttention
+from jaxmodels.mixers.mamba import Mamba
 from jaxmodels.mixers.mamba2 import Mamba2
+from jaxmodels.mixers.mamba3 import Mamba3
 from jaxmodels.mixers.mesa import MesaNet
 from jaxmodels.mixers.mixer import Mixer
 from jaxmodels.mixers.mixture_of_memories import MixtureOfMemories
+from jaxmodels.mixers.mlstm import MLSTM, MLSTMBlock
 from jaxmodels.mixers.retnet import RetNet
+from jaxmodels.mixers.rwkv6 import RWKV6
+from jaxmodels.mixers.rwkv7 import RWKV7
 from jaxmodels.mixers.s5 import S5
 from jaxmodels.mixers.softmax_attention import (
   SlidingAttention,
@@ -46,6 +51,9 @@ __all__ = [
   "HGRN2",
   "KDA",
   "MIXERS",
+  "MLSTM",
+  "RWKV6",
+  "RWKV7",
   "S5",
   "BilinearRNN",
   "DeltaNet",
@@ -53,7 +61,10 @@ __all__ = [
   "GatedDeltaNet",
   "GatedDeltaNet2",
   "LogLinearAttention",
+  "MLSTMBlock",
+  "Mamba",
   "Mamba2",
+  "Mamba3",
   "MesaNet",
   "Mixer",
   "MixtureOfMemories",
@@ -76,8 +87,14 @@ MIXERS: dict[str, Callable[..., nn.Module]] = {
   "log_linear": LogLinearAttention,
   "mesa": MesaNet,
   "ttt_linear": TTTLinear,
+  "mamba": Mamba,
   "mamba2": Mamba2,
+  "mamba3": Mamba3,
+  "mlstm": MLSTM,
+  "mlstm_block": MLSTMBlock,
   "retnet": RetNet,
+  "rwkv6": RWKV6,
+  "rwkv7": RWKV7,
   "s5": S5,
   "softmax_attention": SoftmaxAttention,
   "sliding_attention": SlidingAttention,

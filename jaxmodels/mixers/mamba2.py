@@ -1,5 +1,6 @@
 """Mamba-2, the state-space duality mixer."""
 
+import functools
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -12,7 +13,7 @@ from jaxmodels.layers.common import (
   merge_heads,
   split_heads,
 )
-from jaxmodels.layers.gates import softplus_decay
+from jaxmodels.layers.gates import negative_decay, softplus_decay
 from jaxmodels.mixers.mixer import Mixer
 from jaxmodels.ops import linear_attention
 from jaxmodels.ops.engine.exporting import serializable
@@ -47,6 +48,10 @@ class Mamba2(Mixer):
   is log-uniform in [0.001, 0.1], and D_skip is 1. Departures: LeCun
   initialisation, and no clipping of dt to a range.
 
+  With `negative_eigenvalues` the factor on S_{t-1} is 2 exp(dt_t A) - 1, so
+  that a token may flip the sign of a state (Grazzi et al. 2024,
+  arXiv:2411.12537).
+
   The other fields are those of `Mixer`.
 
   Attributes:
@@ -55,6 +60,7 @@ class Mamba2(Mixer):
     state_width: N.
     groups: G, a divisor of the number of heads.
     kernel_width: W, the kernel width of the convolution.
+    negative_eigenvalues: Whether decays reach from -1 to 1, not from 0 to 1.
   """
 
   expand: int = 2
@@ -62,6 +68,7 @@ class Mamba2(Mixer):
   state_width: int = 128
   groups: int = 1
   kernel_width: int = 4
+  negative_eigenvalues: bool = False
 
   def mix(
     self, x: jax.Array, state: Mamba2State | None, segment_ids: jax.Array | None
@@ -83,8 +90,11 @@ class Mamba2(Mixer):
     decay, logits = softplus_decay(self, logits, heads, rates=(1.0, 16.0))
     step = nn.softplus(logits)
     b, c = (split_heads(part, self.groups) for part in (b, c))
+    sign = None
+    if self.negative_eigenvalues:
+      decay, sign = negative_decay(decay)
     y, last = self.run(
-      linear_attention,
+      functools.partial(linear_attention, decay_sign=sign),
       c,
       b,
       u.astype(step.dtype) * step[..., None],

@@ -7,11 +7,13 @@ arXiv:2312.06635). With a bonus, y reads the state before the token plus the
 bonus times the token's own write (RWKV-6, Peng et al. 2024, arXiv:2404.05892).
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
+from jaxmodels.ops.engine import checks
 from jaxmodels.ops.engine.chunks import repeat_heads, zero_matrix
 from jaxmodels.ops.engine.decay import (
   boundary_decay,
@@ -48,6 +50,16 @@ class BonusTokens(NamedTuple):
   own: jax.Array
 
 
+class SignedTokens(NamedTuple):
+  """As `Tokens`, and flip [C, K | 1]: 1 where the decay is negative, else 0."""
+
+  q: jax.Array
+  k: jax.Array
+  v: jax.Array
+  log_decay: jax.Array
+  flip: jax.Array
+
+
 def linear_attention(
   q: jax.Array,
   k: jax.Array,
@@ -56,6 +68,7 @@ def linear_attention(
   initial_state: jax.Array | None = None,
   *,
   bonus: jax.Array | None = None,
+  decay_sign: jax.Array | None = None,
   segment_ids: jax.Array | None = None,
   reverse: bool = False,
   method: Method = "auto",
@@ -77,9 +90,14 @@ def linear_attention(
   The decay of token t does not act on this `S_{t-1}`. In the letters of
   RWKV-6, r is q, w_t is `exp(log_decay_t)`, and u is the bonus.
 
+  With `decay_sign` the decay is `decay_sign_t exp(log_decay_t)`, in [-1, 1]
+  (Grazzi et al. 2024, arXiv:2411.12537). Keys and queries are multiplied by the
+  product of the signs so far in their chunk, so that the decays stay positive
+  and their logarithms are still added up.
+
   Cost: about 2 C (K + V) + 4 K V flops per token and head, chunked forward. A
   decay per head adds 2 C^2, a decay per key channel (4 C + 160) K, or on a TPU
-  6 C K log2(C) in matrix products. A bonus adds 3 K + 2 V.
+  6 C K log2(C) in matrix products. A bonus adds 3 K + 2 V, and signs 2 K.
 
   `segment_ids`, shared heads and the other options: see `jaxmodels.ops`.
 
@@ -90,21 +108,50 @@ def linear_attention(
     log_decay: None, [..., L, H] or [..., L, H, K]; at most 0, -inf allowed.
     initial_state: [..., H, K, V].
     bonus: None or [H, K], of any sign.
+    decay_sign: None or 1 and -1 in the shape of log_decay; has no gradient. Not
+      with a bonus.
 
   Returns:
     y [..., L, H, V], and the final state [..., H, K, V].
   """
+  if decay_sign is not None:
+    _check_sign(decay_sign, log_decay, bonus)
   return OP(
-    {"k": k, "q": q, "v": v, "log_decay": log_decay, "bonus": bonus},
+    {
+      "k": k,
+      "q": q,
+      "v": v,
+      "log_decay": log_decay,
+      "bonus": bonus,
+      "decay_sign": decay_sign,
+    },
     initial_state,
     segment_ids,
     Options(reverse, method, chunk_size, axis_name),
   )
 
 
-def _recurrence(k, q, v, log_decay, bonus):
+def _check_sign(sign, log_decay, bonus) -> None:
+  checks.require(
+    log_decay is not None and jnp.shape(sign) == jnp.shape(log_decay),
+    "linear_attention: decay_sign must have the shape of log_decay, "
+    f"{None if log_decay is None else jnp.shape(log_decay)}, got "
+    f"{jnp.shape(sign)}",
+  )
+  checks.require(
+    bonus is None,
+    "linear_attention: decay_sign is not supported with a bonus; leave one out",
+  )
+
+
+def _recurrence(k, q, v, log_decay, bonus, decay_sign):
   choice = choose("linear_attention" + decays(log_decay, k), k, v)
   tokens = Tokens(q, k, v, per_channel(log_decay, k))
+  if decay_sign is not None:
+    decay: Any = tokens.log_decay
+    sign: Any = per_channel(decay_sign, k)
+    flip = lax.stop_gradient((1 - sign) / 2)
+    return Recurrence(SIGNED, SignedTokens(q, k, v, decay, flip), choice)
   if bonus is None:
     return Recurrence(FAMILY, tokens, choice)
   # The bonus multiplies only q_t and k_t, so one number per token is enough.
@@ -155,6 +202,37 @@ def read_before(chunk, masks, state):
   return y + chunk.own[:, None] * chunk.v
 
 
+def _unsigned(chunk) -> tuple[Tokens, jax.Array]:
+  """Moves the signs of the decays to the keys and the queries.
+
+  A state times the product of the signs so far has positive decays.
+
+  Returns:
+    the tokens, and the product of all signs [K | 1].
+  """
+  sign = 1 - 2 * (jnp.cumsum(chunk.flip, axis=0) % 2)
+  tokens = Tokens(chunk.q * sign, chunk.k * sign, chunk.v, chunk.log_decay)
+  return tokens, sign[-1]
+
+
+def summarize_signed(chunk, masks):
+  """The summary without signs, times the product of all signs."""
+  tokens, sign = _unsigned(chunk)
+  transition, update = summarize(tokens, masks)
+  return Summary(sign * transition, sign[:, None] * update)
+
+
+def read_signed(chunk, masks, state):
+  """As `read`: queries and keys have the signs."""
+  return read(_unsigned(chunk)[0], masks, state)
+
+
+def step_signed(token, masks, state):
+  """One token needs no scores, and its state already has the sign."""
+  state = advance(summarize_signed(token, masks), state)
+  return token.q @ state, state
+
+
 FAMILY = Family(
   summarize,
   compose,
@@ -168,6 +246,12 @@ FAMILY = Family(
 WITH_BONUS = FAMILY._replace(
   read=read_before, kernel=Kernel(summarize, scan_decayed, read_before)
 )
+SIGNED = FAMILY._replace(
+  summarize=summarize_signed,
+  read=read_signed,
+  step=step_signed,
+  kernel=Kernel(summarize_signed, scan_decayed, read_signed),
+)
 OP = Op(
   "linear_attention",
   _recurrence,
@@ -177,8 +261,10 @@ OP = Op(
     "v": "... L H V",
     "log_decay": "... L H | ... L H K",
     "bonus": "H K",
+    "decay_sign": "... L H | ... L H K",
   },
   y="... L H V",
   state="... H K V",
+  within={"decay_sign": (-1, 1)},
   like="v",
 )

@@ -6,6 +6,8 @@ The states of all tokens are N times as large as the sequence, so the op
 computes them chunk by chunk, and recomputes them for the gradient.
 """
 
+import dataclasses
+import functools
 import math
 from typing import NamedTuple
 
@@ -39,6 +41,7 @@ def selective_scan(
   D: jax.Array | None = None,
   initial_state: jax.Array | None = None,
   *,
+  negative_eigenvalues: bool = False,
   segment_ids: jax.Array | None = None,
   reverse: bool = False,
   method: Method = "auto",
@@ -52,6 +55,10 @@ def selective_scan(
 
   A is discretised by zero-order hold and B by Euler's rule, as in the paper's
   code. The op applies no softplus to dt: pass dt after its softplus.
+
+  With `negative_eigenvalues` the factor on `h_{t-1}` is `2 exp(dt A) - 1`, in
+  [-1, 1], in place of `exp(dt A)`, in [0, 1] (Grazzi et al. 2024,
+  arXiv:2411.12537).
 
   "chunked" never stores all states [..., L, D, N], forward or backward: it
   stores one state per chunk, and computes the states of one chunk at a time.
@@ -71,12 +78,14 @@ def selective_scan(
     C: [..., L, N].
     D: [D], or None for no skip.
     initial_state: [..., D, N].
+    negative_eigenvalues: Whether transitions reach from -1 to 1.
     chunk_size: 16 by default.
 
   Returns:
     y [..., L, D], and the final state [..., D, N].
   """
-  return OP(
+  recurrence = functools.partial(_recurrence, negative_eigenvalues)
+  return dataclasses.replace(OP, recurrence=recurrence)(
     {"x": x, "dt": dt, "A": A, "B": B, "C": C, "D": D},
     initial_state,
     segment_ids,
@@ -84,19 +93,24 @@ def selective_scan(
   )
 
 
-def _recurrence(x, dt, A, B, C, D):
+def _recurrence(negative, x, dt, A, B, C, D):
   checks.finite("selective_scan", dt=dt, A=A)
   tokens = Tokens(x, dt, B, C)
   dtype = wide(*tokens, A)
-  family = _family(A.astype(dtype), None if D is None else D.astype(dtype))
+  skip = None if D is None else D.astype(dtype)
+  family = _family(A.astype(dtype), skip, negative)
   return Recurrence(family, tokens, choose("selective_scan"))
 
 
-def _family(A, D) -> Family:
+def _family(A, D, negative) -> Family:
   """The diagonal recurrence of states [D, N], with B writing and C reading."""
 
+  def transition(dt):
+    a = jnp.exp(dt * A)
+    return 2 * a - 1 if negative else a
+
   def elementwise(chunk):
-    a = jnp.exp(chunk.dt[:, :, None] * A[None])
+    a = jax.vmap(transition)(chunk.dt[:, :, None])
     b = (chunk.dt * chunk.x)[:, :, None] * chunk.B[:, None, :]
     return diagonal.Tokens(a, b)
 
@@ -118,7 +132,7 @@ def _family(A, D) -> Family:
 
     def body(h, token):
       (x, dt, B, C), joined = token
-      kept = jnp.where(joined, jnp.exp(dt[:, None] * A) * h, 0)
+      kept = jnp.where(joined, transition(dt[:, None]) * h, 0)
       h = kept + (dt * x)[:, None] * B[None]
       return h, jnp.sum(h * C[None], axis=-1)
 
@@ -139,7 +153,7 @@ def _family(A, D) -> Family:
 
 OP = Op(
   "selective_scan",
-  _recurrence,
+  functools.partial(_recurrence, False),
   {
     "x": "... L D",
     "dt": "... L D",

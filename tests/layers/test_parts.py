@@ -75,6 +75,34 @@ def test_channel_mixers_equal_their_equations(name):
   assert state == mlp.init_state(2) == ()
 
 
+@pytest.mark.parametrize("receptance", [True, False])
+def test_the_channel_mix_of_rwkv_equals_its_equation(receptance):
+  """In two calls, with a new segment at token 5."""
+  mlp = MLPS["rwkv_channel_mix"](8, receptance=receptance)
+  x, ids = draw(2, 7, 8), np.arange(7)[None].repeat(2, 0) // 5
+  params = mlp.init(jax.random.key(0), x)
+  assert params["params"]["output"]["kernel"].shape == (32, 8)
+  p = jax.tree.map(lambda p: np.asarray(p, float), params["params"])
+  before = np.concatenate([0 * x[:, :1], x[:, :-1]], 1)
+  before[:, 5] = 0
+  mixed = {
+    name: x + (before - x) * p[f"mix_{name}"]
+    for name in (("key", "receptance") if receptance else ("key",))
+  }
+  hidden = np.maximum(plain.dense(p["key"], mixed["key"]), 0)
+  wanted = plain.dense(p["output"], hidden**2)
+  if receptance:
+    gate = plain.dense(p["receptance"], mixed["receptance"])
+    wanted = plain.sigmoid(gate) * wanted
+  first, state = mlp.apply(
+    params, x[:, :3], mlp.init_state(2), segment_ids=ids[:, :3]
+  )
+  rest, last = mlp.apply(params, x[:, 3:], state, segment_ids=ids[:, 3:])
+  y = np.concatenate([first, rest], 1)
+  np.testing.assert_allclose(y, wanted, rtol=1e-4, atol=1e-5)
+  np.testing.assert_array_equal(last, x[:, -1])
+
+
 @pytest.mark.parametrize("tied", [True, False])
 def test_embeddings_and_logits_read_their_tables(tied):
   layer = TokenEmbedding(7, 4, tied=tied)

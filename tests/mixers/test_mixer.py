@@ -118,7 +118,8 @@ def test_a_zero_state_under_the_numeric_guards():
 @pytest.mark.parametrize("length", [0, 3])
 def test_the_zero_state_has_the_dtype_of_wide_computations(name, length):
   """float64 states of float64 mixers, and of any length that entered."""
-  options = {"mamba2": {"head_width": 8}}.get(name, {})
+  small = {"head_width": 8}
+  options = {"mamba2": small, "mamba3": small}.get(name, {})
   with jax.enable_x64(True):
     layer = MIXERS[name](
       width=16, dtype=jnp.float64, param_dtype=jnp.float64, **options

@@ -19,21 +19,15 @@ IDS = np.zeros((3, LENGTH), np.int32)
 IDS[0, 9:] = 4
 IDS[1, [2, 3, 7]] = 5
 IDS[2, :15] = np.arange(15) // 4 + 1
-# The others differ by an option of the same class, or run by default.
-VARIANTS = (
-  "bilinear_rnn_diagonal",
-  "bilinear_rnn_factorised",
-  "bilinear_rnn_full",
-  "bilinear_rnn_rotation",
-  "delta_product",
-  "gated_delta_product",
-  "log_linear_attention",
-  "mixture_of_memories",
-  "mixture_of_memories_linear",
-  "delta_net",
-  "delta_net_negative",
-  "gated_deltanet",
-  "gated_deltanet2",
+# One of each kind of state runs by default.
+FAST = (
+  "gla",
+  "kda",
+  "mamba2",
+  "retnet",
+  "s5",
+  "sliding_attention",
+  "softmax_attention",
 )
 # Mixers whose spans do not compose.
 NOT_SHARDED = ("ttt_linear",)
@@ -66,7 +60,7 @@ def test_every_name_has_a_case():
 @pytest.mark.parametrize(
   "case",
   [
-    pytest.param(case, marks=pytest.mark.slow if case in VARIANTS else ())
+    pytest.param(case, marks=() if case in FAST else pytest.mark.slow)
     for case in CASES
   ],
 )

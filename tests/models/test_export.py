@@ -20,6 +20,7 @@ def build(*mixers, **fields):
     "softmax_attention": {"max_length": 8},
     "sliding_attention": {"window": 4},
     "mamba2": {"head_width": 8},
+    "mamba3": {"head_width": 8},
   }
   return LanguageModel(
     vocab_size=VOCAB,

@@ -9,7 +9,8 @@ import pytest
 from jaxmodels.mixers import MIXERS
 from jaxmodels.models import LanguageModel
 
-OPTIONS = {"mamba2": {"head_width": 8, "state_width": 4}}
+SMALL = {"head_width": 8, "state_width": 4}
+OPTIONS = {"mamba2": SMALL, "mamba3": SMALL}
 OPTIONS["softmax_attention"] = {"max_length": 6}
 
 

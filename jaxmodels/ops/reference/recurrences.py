@@ -69,22 +69,27 @@ def step_through(
 
 
 def linear_attention(
-  q, k, v, log_decay=None, initial_state=None, *, bonus=None,
+  q, k, v, log_decay=None, initial_state=None, *, bonus=None, decay_sign=None,
   segment_ids=None, reverse=False,
 ):  # fmt: skip
   """`S_t = diag(exp(log_decay_t)) S_{t-1} + k_t v_t^T; y_t = S_t^T q_t`.
 
-  With a bonus `y_t = (S_{t-1} + diag(bonus) k_t v_t^T)^T q_t`.
+  With a bonus `y_t = (S_{t-1} + diag(bonus) k_t v_t^T)^T q_t`. With signs the
+  decay is `decay_sign_t exp(log_decay_t)`.
   """
 
   def step(S, token):
-    q, k, v, log_decay = token
+    q, k, v, log_decay, sign = token
     write = k[..., :, None] * v[..., None, :]
-    before, S = S, jnp.exp(log_decay)[..., None] * S + write
+    before, S = S, (sign * jnp.exp(log_decay))[..., None] * S + write
     read = S if bonus is None else before + bonus[None, :, :, None] * write
     return S, jnp.einsum("bhk,bhkv->bhv", q, read)
 
-  tokens = q, k, v, _per_key(log_decay, k)
+  if decay_sign is None:
+    sign = jnp.ones_like(k)
+  else:
+    sign = lax.stop_gradient(_per_key(decay_sign, k))
+  tokens = q, k, v, _per_key(log_decay, k), sign
   state = _matrix_state(initial_state, k, v)
   return step_through(step, state, tokens, segment_ids, reverse)
 
@@ -239,14 +244,18 @@ def diagonal_recurrence(
 
 
 def selective_scan(
-  x, dt, A, B, C, D=None, initial_state=None, *, segment_ids=None,
-  reverse=False,
+  x, dt, A, B, C, D=None, initial_state=None, *, negative_eigenvalues=False,
+  segment_ids=None, reverse=False,
 ):  # fmt: skip
-  """`h_t = exp(dt_t A) h_{t-1} + dt_t B_t x_t; y_t = C_t h_t + D x_t`."""
+  """`h_t = exp(dt_t A) h_{t-1} + dt_t B_t x_t; y_t = C_t h_t + D x_t`.
+
+  With negative eigenvalues the factor is `2 exp(dt_t A) - 1`.
+  """
 
   def step(h, token):
     x, dt, B, C = token
-    h = jnp.exp(dt[..., None] * A[None]) * h
+    a = jnp.exp(dt[..., None] * A[None])
+    h = (2 * a - 1 if negative_eigenvalues else a) * h
     h = h + (dt * x)[..., None] * B[:, None, :]
     return h, jnp.einsum("bdn,bn->bd", h, C)
 

@@ -38,7 +38,9 @@ def log_decay(
   return -sizes.decay * rng.exponential(size=shape)
 
 
-def linear_attention(decay: str | None = None, bonus: bool = False) -> Draw:
+def linear_attention(
+  decay: str | None = None, bonus: bool = False, signed: bool = False
+) -> Draw:
   """Arguments of linear attention, with a decay per "head" or "key"."""
 
   def draw(rng: np.random.Generator, sizes: Sizes) -> Drawn:
@@ -47,6 +49,8 @@ def linear_attention(decay: str | None = None, bonus: bool = False) -> Draw:
       drawn["log_decay"] = log_decay(rng, sizes, per_key=decay == "key")
     if bonus:
       drawn["bonus"] = rng.standard_normal((sizes.heads, sizes.width))
+    if signed:
+      drawn["decay_sign"] = rng.choice([-1.0, 1.0], drawn["log_decay"].shape)
     return drawn
 
   return draw

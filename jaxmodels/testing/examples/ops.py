@@ -81,6 +81,12 @@ _RECORDS = (
     flops_on_tpu=flops.linear_attention_on_tpu,
   ),
   OpExample(
+    "linear_attention_signed",
+    ops.linear_attention,
+    reference.linear_attention,
+    draws.linear_attention("head", signed=True),
+  ),
+  OpExample(
     "linear_attention_bonus_head_decay",
     ops.linear_attention,
     reference.linear_attention,
@@ -222,6 +228,14 @@ _RECORDS = (
     flops=flops.selective_scan,
     equation="`h_t = exp(dt_t A) h_{t-1} + dt_t B_t x_t`, Mamba, states never "
     "held for the whole length",
+  ),
+  OpExample(
+    "selective_scan_negative",
+    ops.selective_scan,
+    reference.selective_scan,
+    draws.selective_scan,
+    whole=("A", "D"),
+    options={"negative_eigenvalues": True},
   ),
   OpExample(
     "dense_recurrence",

@@ -27,7 +27,8 @@ def plain(p, x, layer):
     g = h // (heads // groups)
     memory = np.zeros((width, states))
     for t in range(len(x)):
-      memory = np.exp(-np.exp(p["A_log"][h]) * dt[t, h]) * memory
+      a = np.exp(-np.exp(p["A_log"][h]) * dt[t, h])
+      memory = (2 * a - 1 if layer.negative_eigenvalues else a) * memory
       memory = memory + dt[t, h] * np.outer(u[t, h], b[t, g])
       out[t, h] = memory @ c[t, g] + p["D"][h] * u[t, h]
   gated = (out.reshape(len(x), -1) * silu(z)).reshape(len(x), groups, -1)
@@ -45,5 +46,11 @@ EXAMPLES = (
     equation="`S_t = a_t S_{t-1} + B_t (dt_t x_t)^T`",
     transition="scalar",
     paper="Dao and Gu 2024, arXiv:2405.21060",
+  ),
+  MixerExample(
+    "mamba2_negative",
+    "mamba2",
+    plain,
+    {"head_width": 8, "state_width": 6, "negative_eigenvalues": True},
   ),
 )
