@@ -21,9 +21,11 @@ import flax.linen as nn
 from jaxmodels.mixers.delta_net import KDA, DeltaNet, GatedDeltaNet
 from jaxmodels.mixers.gla import GLA
 from jaxmodels.mixers.hgrn2 import HGRN2
+from jaxmodels.mixers.lru import LRU
 from jaxmodels.mixers.mamba2 import Mamba2
 from jaxmodels.mixers.mixer import Mixer
 from jaxmodels.mixers.retnet import RetNet
+from jaxmodels.mixers.rg_lru import RGLRU
 from jaxmodels.mixers.s5 import S5
 from jaxmodels.mixers.softmax_attention import (
   SlidingAttention,
@@ -34,7 +36,9 @@ __all__ = [
   "GLA",
   "HGRN2",
   "KDA",
+  "LRU",
   "MIXERS",
+  "RGLRU",
   "S5",
   "DeltaNet",
   "GatedDeltaNet",
@@ -54,6 +58,8 @@ MIXERS: dict[str, Callable[..., nn.Module]] = {
   "mamba2": Mamba2,
   "retnet": RetNet,
   "s5": S5,
+  "lru": LRU,
+  "rg_lru": RGLRU,
   "softmax_attention": SoftmaxAttention,
   "sliding_attention": SlidingAttention,
 }

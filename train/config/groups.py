@@ -73,6 +73,7 @@ STATE_SPACE = Group(
     "*/dt_bias",
     "*/log_decay_rate",
     "*/frequency",
+    "*/log_frequency",
     "*/log_step",
     "*/B",
   ),
