@@ -26,6 +26,7 @@ from jaxmodels.mixers.mamba2 import Mamba2
 from jaxmodels.mixers.mixer import Mixer
 from jaxmodels.mixers.retnet import RetNet
 from jaxmodels.mixers.rg_lru import RGLRU
+from jaxmodels.mixers.s4 import LSSL, S4, S4D
 from jaxmodels.mixers.s5 import S5
 from jaxmodels.mixers.softmax_attention import (
   SlidingAttention,
@@ -37,8 +38,11 @@ __all__ = [
   "HGRN2",
   "KDA",
   "LRU",
+  "LSSL",
   "MIXERS",
   "RGLRU",
+  "S4",
+  "S4D",
   "S5",
   "DeltaNet",
   "GatedDeltaNet",
@@ -57,6 +61,9 @@ MIXERS: dict[str, Callable[..., nn.Module]] = {
   "kda": KDA,
   "mamba2": Mamba2,
   "retnet": RetNet,
+  "lssl": LSSL,
+  "s4": S4,
+  "s4d": S4D,
   "s5": S5,
   "lru": LRU,
   "rg_lru": RGLRU,

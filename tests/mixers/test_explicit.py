@@ -22,9 +22,16 @@ OPTIONS = {
   "mamba2": {"head_width": 8, "state_width": 4, **RECURRENT},
   "retnet": {"heads": 2, **RECURRENT},
   "s5": {"state_width": 8},
+  "lru": {"state_width": 8},
+  "lssl": {"state_width": 2, **RECURRENT},
+  "s4": {"state_width": 4, **RECURRENT},
+  "s4d": {"state_width": 4, **RECURRENT},
+  "rg_lru": {"heads": 2},
   "softmax_attention": {"heads": 2, "max_length": 4},
   "sliding_attention": {"heads": 2, "window": 3},
 }
+# Their gates read a state that is not cut over heads.
+NO_HEADS = ("s5", "lru", "lssl", "s4", "s4d")
 IDS = np.array([[0, 1, 1, 0], [0, 0, 0, -1]], np.int32)
 # Projections to heads; `output` reads heads.
 TO_HEADS = ("query", "key", "value", "gate", "output_gate", "input")
@@ -107,8 +114,7 @@ def test_a_mixer_keeps_how_batch_and_heads_are_cut(mesh, name):
   state = module.init_state(BATCH)
   wanted = results(module)(params, x, state, IDS)
   on_mesh = (
-    # The gate of S5 has no heads.
-    place(mesh, params, P() if name == "s5" else by_heads),
+    place(mesh, params, P() if name in NO_HEADS else by_heads),
     *(place(mesh, tree, P("d")) for tree in (x, state, IDS)),
   )
   slopes, (y, last) = results(module)(*on_mesh)

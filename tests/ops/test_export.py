@@ -83,6 +83,7 @@ CASES = {
   "householder_product": (draws.householder("head"), {}, FORMS),
   "normalized_linear_attention": (draws.normalized(gates=True), {}, FORMS),
   "selective_scan": (draws.selective_scan, {}, FORMS),
+  "state_space": (draws.state_space(), {}, FORMS),
   "bidirectional": (both_ways, {}, (*FORMS, "quadratic")),
   "causal_convolution": (convolution, {}, ("auto", "recurrent")),
   "long_convolution": (long_convolution, {}, (None,)),
@@ -118,6 +119,8 @@ FIXED = {
 
 
 def is_whole(case, name):
+  if case == "state_space" and name in ("A", "B", "C"):
+    return True
   return name in WHOLE and case != "dense_recurrence"
 
 

@@ -13,6 +13,7 @@ from jaxmodels.ops.reference.recurrences import (
   long_convolution,
   normalized_linear_attention,
   selective_scan,
+  state_space,
   step_through,
 )
 
@@ -31,5 +32,6 @@ __all__ = [
   "long_convolution",
   "normalized_linear_attention",
   "selective_scan",
+  "state_space",
   "step_through",
 ]
