@@ -21,6 +21,7 @@ import flax.linen as nn
 from jaxmodels.mixers.delta_net import KDA, DeltaNet, GatedDeltaNet
 from jaxmodels.mixers.gla import GLA
 from jaxmodels.mixers.hgrn2 import HGRN2
+from jaxmodels.mixers.linoss import LinOSS
 from jaxmodels.mixers.lru import LRU
 from jaxmodels.mixers.mamba2 import Mamba2
 from jaxmodels.mixers.mixer import Mixer
@@ -46,6 +47,7 @@ __all__ = [
   "S5",
   "DeltaNet",
   "GatedDeltaNet",
+  "LinOSS",
   "Mamba2",
   "Mixer",
   "RetNet",
@@ -65,6 +67,7 @@ MIXERS: dict[str, Callable[..., nn.Module]] = {
   "s4": S4,
   "s4d": S4D,
   "s5": S5,
+  "linoss": LinOSS,
   "lru": LRU,
   "rg_lru": RGLRU,
   "softmax_attention": SoftmaxAttention,

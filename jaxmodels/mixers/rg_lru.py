@@ -106,16 +106,8 @@ class RGLRU(Mixer):
 
   def _gate(self, name: str, u: jax.Array) -> jax.Array:
     """sigmoid(W u + b), W with one block [E / heads, E / heads] per head."""
-    u = split_heads(u, self.heads)
-    block = u.shape[-1]
-    init = nn.initializers.lecun_normal(in_axis=1, out_axis=2, batch_axis=0)
-    shape = (self.heads, block, block)
-    kernel = self.param(f"{name}_kernel", init, shape, self.param_dtype)
-    bias = self.param(
-      f"{name}_bias", nn.initializers.zeros, shape[:2], self.param_dtype
-    )
-    y = jnp.einsum("blhi,hij->blhj", u, kernel.astype(u.dtype))
-    return merge_heads(nn.sigmoid(y + bias.astype(u.dtype)[None, None]))
+    gate = _BlockDiagonal(self.param_dtype, name=name)
+    return merge_heads(nn.sigmoid(gate(split_heads(u, self.heads))))
 
   def _width(self) -> int:
     """E, after a check of all fields."""
@@ -123,6 +115,23 @@ class RGLRU(Mixer):
     width = self.lru_width or self.width
     divide(self, "heads", width, "lru_width, by default D,")
     return width
+
+
+class _BlockDiagonal(nn.Module):
+  """A dense map with a bias per head, [B, L, H, K] to [B, L, H, K]."""
+
+  param_dtype: jnp.dtype
+
+  @nn.compact
+  def __call__(self, u: jax.Array) -> jax.Array:
+    shape = (*u.shape[-2:], u.shape[-1])
+    init = nn.initializers.lecun_normal(in_axis=1, out_axis=2, batch_axis=0)
+    kernel = self.param("kernel", init, shape, self.param_dtype)
+    bias = self.param(
+      "bias", nn.initializers.zeros, shape[:2], self.param_dtype
+    )
+    y = jnp.einsum("blhi,hij->blhj", u, kernel.astype(u.dtype))
+    return y + bias.astype(u.dtype)[None, None]
 
 
 def _rates(key, shape, dtype):

@@ -23,6 +23,7 @@ OPTIONS = {
   "retnet": {"heads": 2, **RECURRENT},
   "s5": {"state_width": 8},
   "lru": {"state_width": 8},
+  "linoss": {"oscillators": 4, **RECURRENT},
   "lssl": {"state_width": 2, **RECURRENT},
   "s4": {"state_width": 4, **RECURRENT},
   "s4d": {"state_width": 4, **RECURRENT},
@@ -31,7 +32,7 @@ OPTIONS = {
   "sliding_attention": {"heads": 2, "window": 3},
 }
 # Their gates read a state that is not cut over heads.
-NO_HEADS = ("s5", "lru", "lssl", "s4", "s4d")
+NO_HEADS = ("s5", "lru", "linoss", "lssl", "s4", "s4d")
 IDS = np.array([[0, 1, 1, 0], [0, 0, 0, -1]], np.int32)
 # Projections to heads; `output` reads heads.
 TO_HEADS = ("query", "key", "value", "gate", "output_gate", "input")

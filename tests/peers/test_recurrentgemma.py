@@ -98,11 +98,9 @@ def test_the_recurrent_block():
       "output": params["linear_out"],
       "convolution": {"kernel": conv["w"], "bias": conv["b"]},
       "Lambda": unit["a_param"],
-      "recurrence_gate_kernel": unit["a_gate"]["w"],
-      "recurrence_gate_bias": unit["a_gate"]["b"],
-      "input_gate_kernel": unit["input_gate"]["w"],
-      "input_gate_bias": unit["input_gate"]["b"],
     }
+    for name, gate in ("recurrence_gate", "a_gate"), ("input_gate",) * 2:
+      mapped[name] = {"kernel": unit[gate]["w"], "bias": unit[gate]["b"]}
     layer = mixers.RGLRU(
       width, heads=2, lru_width=inner, method=method, dtype=x.dtype
     )

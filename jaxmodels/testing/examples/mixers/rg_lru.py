@@ -17,7 +17,7 @@ def plain(p, x, layer):
   u = convolve(p["convolution"], dense(p["input"], x), lambda x: x)
 
   def gate(name):
-    kernel, bias = p[f"{name}_kernel"], p[f"{name}_bias"]
+    kernel, bias = p[name]["kernel"], p[name]["bias"]
     parts = np.split(u, layer.heads, 1)
     parts = [part @ kernel[i] + bias[i] for i, part in enumerate(parts)]
     return sigmoid(np.concatenate(parts, 1))
