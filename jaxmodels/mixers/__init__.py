@@ -28,7 +28,9 @@ from jaxmodels.mixers.delta_net import (
 from jaxmodels.mixers.delta_product import DeltaProduct
 from jaxmodels.mixers.gla import GLA
 from jaxmodels.mixers.hgrn2 import HGRN2
+from jaxmodels.mixers.linoss import LinOSS
 from jaxmodels.mixers.log_linear import LogLinearAttention
+from jaxmodels.mixers.lru import LRU
 from jaxmodels.mixers.mamba import Mamba
 from jaxmodels.mixers.mamba2 import Mamba2
 from jaxmodels.mixers.mamba3 import Mamba3
@@ -37,8 +39,10 @@ from jaxmodels.mixers.mixer import Mixer
 from jaxmodels.mixers.mixture_of_memories import MixtureOfMemories
 from jaxmodels.mixers.mlstm import MLSTM, MLSTMBlock
 from jaxmodels.mixers.retnet import RetNet
+from jaxmodels.mixers.rg_lru import RGLRU
 from jaxmodels.mixers.rwkv6 import RWKV6
 from jaxmodels.mixers.rwkv7 import RWKV7
+from jaxmodels.mixers.s4 import LSSL, S4, S4D
 from jaxmodels.mixers.s5 import S5
 from jaxmodels.mixers.softmax_attention import (
   SlidingAttention,
@@ -50,16 +54,22 @@ __all__ = [
   "GLA",
   "HGRN2",
   "KDA",
+  "LRU",
+  "LSSL",
   "MIXERS",
   "MLSTM",
+  "RGLRU",
   "RWKV6",
   "RWKV7",
+  "S4",
+  "S4D",
   "S5",
   "BilinearRNN",
   "DeltaNet",
   "DeltaProduct",
   "GatedDeltaNet",
   "GatedDeltaNet2",
+  "LinOSS",
   "LogLinearAttention",
   "MLSTMBlock",
   "Mamba",
@@ -95,7 +105,13 @@ MIXERS: dict[str, Callable[..., nn.Module]] = {
   "retnet": RetNet,
   "rwkv6": RWKV6,
   "rwkv7": RWKV7,
+  "lssl": LSSL,
+  "s4": S4,
+  "s4d": S4D,
   "s5": S5,
+  "linoss": LinOSS,
+  "lru": LRU,
+  "rg_lru": RGLRU,
   "softmax_attention": SoftmaxAttention,
   "sliding_attention": SlidingAttention,
 }

@@ -14,6 +14,11 @@ from jaxmodels.layers.common import (
   log_uniform,
 )
 from jaxmodels.layers.hippo import hippo_normal_eigenvalues
+from jaxmodels.layers.state_space import (
+  complex_inputs,
+  real_outputs,
+  zero_order_hold,
+)
 from jaxmodels.mixers.mixer import Mixer
 from jaxmodels.ops import diagonal_recurrence
 from jaxmodels.ops.engine import checks
@@ -27,55 +32,6 @@ class S5State(NamedTuple):
   """The state [B, N / 2], complex: one number of each conjugate pair."""
 
   state: jax.Array
-
-
-def zero_order_hold(
-  log_rate: jax.Array, frequency: jax.Array, log_step: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-  """Discretises `h' = lambda h + u`, `lambda = -exp(log_rate) + i frequency`.
-
-  The results and their gradients are finite for any finite arguments. The rate
-  or the step may overflow by itself although their product does not.
-
-  Args:
-    log_rate: [N].
-    frequency: [N].
-    log_step: [N].
-
-  Returns:
-    `a = exp(lambda step)` and `(a - 1) / lambda`, complex [N].
-  """
-  info = np.finfo(log_step.dtype)
-  largest = float(np.log(info.max)) - 2
-  step = jnp.exp(jnp.minimum(log_step, largest))
-  decay = jnp.exp(jnp.minimum(log_rate + log_step, 40))
-  # The phase is 0 if the state has decayed to 0, and limited where it has no
-  # correct digits.
-  turns = float(4 / info.eps)
-  phase = jnp.clip(frequency * step, -turns, turns)
-  phase = jnp.where(decay < np.exp(8), phase, 0)
-  exponent = jax.lax.complex(-decay, phase)
-  # (a - 1) / lambda is computed as step (a - 1) / exponent. If the exponent is
-  # large, it is divided by lambda instead; if it is small, a series is used.
-  size = jnp.abs(exponent)
-  small, large = size < 1e-3, size > 1e3
-  near = jnp.where(small, exponent, 0)
-  series = 1 + near / 2 * (1 + near / 3 * (1 + near / 4))
-  other = jnp.where(small | large, 1, exponent)
-  # expm1, because a - 1 is small if the step is small.
-  by_step = step.astype(exponent.dtype) * jnp.where(
-    small, series, jnp.expm1(other) / other
-  )
-  # Divide by the larger part of lambda first: its square may overflow.
-  log_rate = jnp.clip(log_rate, -largest, largest)
-  scale = jnp.maximum(jnp.exp(log_rate), jnp.abs(frequency))
-  scale = jax.lax.stop_gradient(jnp.where(large, scale, 1))
-  unit = jax.lax.complex(
-    -jnp.exp(jnp.where(large, log_rate - jnp.log(scale), 0)), frequency / scale
-  )
-  by_rate = jnp.expm1(exponent) / jnp.where(large, unit, 1)
-  by_rate = by_rate / scale.astype(unit.dtype)
-  return jnp.exp(exponent), jnp.where(large, by_rate, by_step)
 
 
 class S5(Mixer):
@@ -120,12 +76,7 @@ class S5(Mixer):
     self._check_sizes()
     u = x.astype(self.wide)
     decay, drive, read, skip = self._discretise(u.dtype)
-    # Products of real matrices take half the work of complex ones, and
-    # `jax.checkpoint` cannot save the result of a complex product.
-    inputs = jax.lax.complex(
-      jnp.einsum("bld,nd->bln", u, drive.real),
-      jnp.einsum("bld,nd->bln", u, drive.imag),
-    )
+    inputs = complex_inputs(u, drive)
     h, last = self.run(
       diagonal_recurrence,
       jnp.broadcast_to(decay[None, None], inputs.shape),
@@ -133,8 +84,7 @@ class S5(Mixer):
       state=None if state is None else state.state,
       segment_ids=segment_ids,
     )
-    y = 2 * jnp.einsum("bln,dn->bld", h.real, read.real)
-    y = y - 2 * jnp.einsum("bln,dn->bld", h.imag, read.imag)
+    y = 2 * real_outputs(h, read)
     y = nn.gelu(y + skip[None, None] * u).astype(self.dtype)
     gate = self.dense("gate", self.width)(y)
     return y * nn.sigmoid(gate), S5State(last)

@@ -8,8 +8,8 @@ import pytest
 
 from jaxmodels.layers import gates
 from jaxmodels.layers.gates import log_decay
+from jaxmodels.layers.state_space import zero_order_hold
 from jaxmodels.mixers import MIXERS
-from jaxmodels.mixers.s5 import zero_order_hold
 from jaxmodels.testing.examples.mixers import parts as plain
 
 # Numbers of float32 where exp and softplus are finite, overflow or underflow.

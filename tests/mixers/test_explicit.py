@@ -36,9 +36,17 @@ OPTIONS = {
   "rwkv6": {"head_width": 4, "mix_rank": 2, "decay_rank": 2, **RECURRENT},
   "rwkv7": {"head_width": 4, **RECURRENT},
   "s5": {"state_width": 8},
+  "lru": {"state_width": 8},
+  "linoss": {"oscillators": 4, **RECURRENT},
+  "lssl": {"state_width": 2, **RECURRENT},
+  "s4": {"state_width": 4, **RECURRENT},
+  "s4d": {"state_width": 4, **RECURRENT},
+  "rg_lru": {"heads": 2},
   "softmax_attention": {"heads": 2, "max_length": 4},
   "sliding_attention": {"heads": 2, "window": 3},
 }
+# Their gates read a state that is not cut over heads.
+NO_HEADS = ("s5", "lru", "linoss", "lssl", "s4", "s4d")
 IDS = np.array([[0, 1, 1, 0], [0, 0, 0, -1]], np.int32)
 # Projections to heads; `output` reads heads.
 TO_HEADS = ("query", "key", "value", "gate", "output_gate", "input")
@@ -144,6 +152,11 @@ def test_a_mixer_keeps_how_batch_and_heads_are_cut(mesh, name):
   traced = results(module).trace(*given)
   found = jax.tree.unflatten(
     jax.tree.structure(traced.out_info), traced.jaxpr.out_avals
+  state = module.init_state(BATCH)
+  wanted = results(module)(params, x, state, IDS)
+  on_mesh = (
+    place(mesh, params, P() if name in NO_HEADS else by_heads),
+    *(place(mesh, tree, P("d")) for tree in (x, state, IDS)),
   )
   assert_types(found, given)
 

@@ -157,6 +157,8 @@ def test_every_method(case):
     ("kda", {"decay": "value"}, "KDA: decay must be one of"),
     ("mamba2", {"head_width": 5}, "Mamba2: head_width must divide"),
     ("mamba2", {"groups": 3}, "Mamba2: groups must divide the number of"),
+    ("lru", {"radius_min": 1.0}, "LRU: the radii must be .* got 1.0 and 0.99"),
+    ("rg_lru", {"heads": 5}, "RGLRU: heads must divide lru_width"),
     ("retnet", {"heads": 3}, "RetNet: heads must divide D = 16, got 3"),
     ("retnet", {"key_width": 3}, "RetNet: key_width, .* must be even, got 3"),
     ("s5", {"state_width": 7}, "S5: state_width must be even, got 7"),

@@ -120,6 +120,12 @@ CASES = {
     {"A": P("h"), "D": P(), "B": P("d"), "C": P("d")},
     (TOKENS, STATE),
   ),
+  "state_space": (
+    ops.state_space,
+    draws.state_space(),
+    {"A": P("h"), "B": P("h"), "C": P()},
+    (TOKENS, STATE),
+  ),
   "causal_convolution": (
     ops.causal_convolution,
     convolution_draw,

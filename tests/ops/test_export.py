@@ -93,6 +93,7 @@ CASES = {
   "log_linear_attention": (log_linear, {}, FORMS),
   "mesa": (draws.mesa, {"steps": 8}, FORMS),
   "ttt_linear": (draws.ttt, {"mini_batch": 2}, ("auto", "recurrent")),
+  "state_space": (draws.state_space(), {}, FORMS),
   "bidirectional": (both_ways, {}, (*FORMS, "quadratic")),
   "causal_convolution": (convolution, {}, ("auto", "recurrent")),
   "long_convolution": (long_convolution, {}, (None,)),
@@ -131,6 +132,8 @@ FIXED = {
 
 
 def is_whole(case, name):
+  if case == "state_space" and name in ("A", "B", "C"):
+    return True
   return name in WHOLE and case != "dense_recurrence"
 
 

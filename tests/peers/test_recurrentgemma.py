@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxmodels import ops
+from jaxmodels import mixers, ops
 from tests.ops import draws
 from tests.peers.compare import INSTALL, check, drawn, jax_peer, load
 
@@ -68,3 +68,47 @@ def test_rg_lru():
     return unit.apply({"params": params}, x, jnp.asarray(position))
 
   check(op, jax_peer(peer), inputs)
+
+
+def test_the_recurrent_block():
+  """The whole mixer, with the published block's parameters and packed rows."""
+  modules = load("recurrentgemma.jax.modules", APART)
+  width, inner, length = 8, 16, 75
+  position = np.concatenate([np.arange(n) for n in (7, 43, 25)])[None]
+  ids = np.cumsum(position == 0, axis=1) - 1
+  block = modules.RecurrentBlock(width, num_heads=2, lru_width=inner)
+  rng = np.random.default_rng(0)
+  inputs = {"x": rng.standard_normal((1, length, width))}
+  with (
+    jax.numpy_dtype_promotion("standard"),
+    jax.numpy_rank_promotion("allow"),
+  ):
+    params = block.init(
+      jax.random.key(0), jnp.zeros((1, length, width)), jnp.asarray(position)
+    )["params"]
+  inputs["params"] = jax.tree.map(
+    lambda p: p + 0.3 * rng.standard_normal(p.shape), params
+  )
+
+  def ours(x, params, method):
+    unit, conv = params["rg_lru"], params["conv_1d"]
+    mapped = {
+      "gate": params["linear_y"],
+      "input": params["linear_x"],
+      "output": params["linear_out"],
+      "convolution": {"kernel": conv["w"], "bias": conv["b"]},
+      "Lambda": unit["a_param"],
+    }
+    for name, gate in ("recurrence_gate", "a_gate"), ("input_gate",) * 2:
+      mapped[name] = {"kernel": unit[gate]["w"], "bias": unit[gate]["b"]}
+    layer = mixers.RGLRU(
+      width, heads=2, lru_width=inner, method=method, dtype=x.dtype
+    )
+    y, state = layer.apply({"params": mapped}, x, segment_ids=ids)
+    return y, (state.convolution_state, state.state)
+
+  def peer(x, params):
+    y, cache = block.apply({"params": params}, x, jnp.asarray(position))
+    return y, (cache.conv1d_state, cache.rg_lru_state)
+
+  check(ours, jax_peer(peer), inputs)

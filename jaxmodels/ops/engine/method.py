@@ -146,6 +146,9 @@ AUTO = {
   ),
   # 69 / 57 / 258, 451 / 406 / 1,010; 224.9 / 336.5 and 65 / 14,698 MiB.
   "selective_scan": Row(tpu="chunked", gpu="chunked", chunk=_same(16)),
+  "state_space": Row(
+    tpu="chunked", gpu="chunked", chunk=Chunk(cpu=32, tpu=64, gpu=64)
+  ),
   # Filter 4 / - / 11, 28 / - / 76; smoother 8 / - / 16, 48 / - / 115. Cycles
   # per step by "recurrent" and "chunk_parallel": 47,432 and 2,591.
   "kalman": Row(value="recurrent", gradient="recurrent"),

@@ -15,6 +15,7 @@ from jaxmodels.ops.reference.recurrences import (
   mesa,
   normalized_linear_attention,
   selective_scan,
+  state_space,
   step_through,
   ttt_linear,
 )
@@ -36,6 +37,7 @@ __all__ = [
   "mesa",
   "normalized_linear_attention",
   "selective_scan",
+  "state_space",
   "step_through",
   "ttt_linear",
 ]

@@ -266,6 +266,23 @@ def selective_scan(
   return y if D is None else y + D[None, None] * x, state
 
 
+def state_space(
+  x, A, B, C, initial_state=None, *, segment_ids=None, reverse=False
+):
+  """`h_t = A h_{t-1} + B x_t; y_t = Re(C . h_t)`, per channel."""
+
+  def step(h, x):
+    letters = "di,bdi->bdi" if A.ndim == 2 else "dij,bdj->bdi"
+    write = B[None] * x[..., None].astype(B.dtype)
+    h = jnp.einsum(letters, A, h) + write
+    return h, jnp.real(jnp.sum(C[None] * h, -1))
+
+  if initial_state is None:
+    dtype = jnp.result_type(A, B, C)
+    initial_state = jnp.zeros((x.shape[0], *B.shape), dtype)
+  return step_through(step, initial_state, x, segment_ids, reverse)
+
+
 def dplr_recurrence(
   q, k, v, a, b, log_decay, initial_state=None, *, segment_ids=None,
   reverse=False,

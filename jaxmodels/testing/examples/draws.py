@@ -144,6 +144,32 @@ def selective_scan(rng: np.random.Generator, sizes: Sizes) -> Drawn:
   }
 
 
+def state_space(diagonal: bool = False) -> Draw:
+  """Arguments of the state-space model: real matrices or complex diagonals."""
+
+  def draw(rng: np.random.Generator, sizes: Sizes) -> Drawn:
+    width, state = sizes.channels, sizes.small
+    shape = (width, state)
+
+    def normal(*shape):
+      real = rng.standard_normal(shape)
+      return real + 1j * rng.standard_normal(shape) if diagonal else real
+
+    a = rng.standard_normal((*shape, state)) / (1.25 * np.sqrt(state))
+    if diagonal:
+      phases = rng.uniform(-np.pi, np.pi, shape)
+      a = np.exp(-rng.exponential(0.3 * sizes.decay, shape) + 1j * phases)
+    return {
+      "x": rng.standard_normal((sizes.batch, sizes.length, width)),
+      "A": a,
+      "B": normal(*shape),
+      "C": normal(*shape),
+      "initial_state": normal(sizes.batch, *shape),
+    }
+
+  return draw
+
+
 def dplr(decay: str | None) -> Draw:
   """Arguments of the DPLR recurrence: a removes what b reads."""
 

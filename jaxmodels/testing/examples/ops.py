@@ -238,6 +238,22 @@ _RECORDS = (
     options={"negative_eigenvalues": True},
   ),
   OpExample(
+    "state_space",
+    ops.state_space,
+    reference.state_space,
+    draws.state_space(),
+    whole=("A", "B", "C"),
+    equation="`h_t = A h_{t-1} + B x_t`, `y_t = Re(C h_t)`, diagonal or full, "
+    "the same at every token (LSSL, S4, S4D)",
+  ),
+  OpExample(
+    "state_space_complex",
+    ops.state_space,
+    reference.state_space,
+    draws.state_space(diagonal=True),
+    whole=("A", "B", "C"),
+  ),
+  OpExample(
     "dense_recurrence",
     ops.dense_recurrence,
     reference.dense_recurrence,

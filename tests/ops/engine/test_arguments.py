@@ -81,6 +81,13 @@ def draw(B=2, L=5, H=3, K=4, V=6, D=4):
       "b": n(B, L, K),
       "initial_state": n(B, K),
     },
+    "state_space": {
+      "x": n(B, L, D),
+      "A": n(D, K) / 4,
+      "B": n(D, K),
+      "C": n(D, K),
+      "initial_state": n(B, D, K),
+    },
     "causal_convolution": {
       "x": n(B, L, D),
       "kernel": n(3, D),

@@ -36,6 +36,11 @@ STATE_SPACE_PARAMETERS = {
   "gated_deltanet": {"A_log", "dt_bias"},
   "kda": {"A_log", "dt_bias"},
   "mamba2": {"A_log", "dt_bias"},
+  "linoss": {"A", "B", "step_logit"},
+  "lru": {"B", "log_decay_rate", "log_frequency"},
+  "lssl": {"A", "B", "log_step"},
+  "s4": {"B", "frequency", "log_decay_rate", "log_step", "low_rank"},
+  "s4d": {"frequency", "log_decay_rate", "log_step"},
   "s5": {"B", "frequency", "log_decay_rate", "log_step"},
 }
 

@@ -38,9 +38,9 @@ def dense(p, x):
   return x @ p["kernel"] + p.get("bias", 0)
 
 
-def convolve(p, x):
-  """A short causal convolution and SiLU, x [L, D]."""
+def convolve(p, x, activation=silu):
+  """A short causal convolution and an activation, x [L, D]."""
   width = p["kernel"].shape[0]
   padded = np.concatenate([np.zeros((width - 1, x.shape[1])), x])
   y = [(padded[t : t + width] * p["kernel"]).sum(0) for t in range(len(x))]
-  return silu(np.stack(y) + p.get("bias", 0))
+  return activation(np.stack(y) + p.get("bias", 0))
