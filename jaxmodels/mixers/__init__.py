@@ -19,16 +19,21 @@ from collections.abc import Callable
 import flax.linen as nn
 
 from jaxmodels.mixers.delta_net import KDA, DeltaNet, GatedDeltaNet
+from jaxmodels.mixers.gated_slot import GatedSlotAttention
 from jaxmodels.mixers.gla import GLA
 from jaxmodels.mixers.hgrn2 import HGRN2
+from jaxmodels.mixers.lightning import LightningAttention
+from jaxmodels.mixers.linear_attention import Based, LinearAttention
 from jaxmodels.mixers.mamba2 import Mamba2
 from jaxmodels.mixers.mixer import Mixer
 from jaxmodels.mixers.retnet import RetNet
 from jaxmodels.mixers.s5 import S5
+from jaxmodels.mixers.short_convolution import GatedConvolution
 from jaxmodels.mixers.softmax_attention import (
   SlidingAttention,
   SoftmaxAttention,
 )
+from jaxmodels.mixers.transnormer import DiagAttention, NormAttention
 
 __all__ = [
   "GLA",
@@ -36,10 +41,17 @@ __all__ = [
   "KDA",
   "MIXERS",
   "S5",
+  "Based",
   "DeltaNet",
+  "DiagAttention",
+  "GatedConvolution",
   "GatedDeltaNet",
+  "GatedSlotAttention",
+  "LightningAttention",
+  "LinearAttention",
   "Mamba2",
   "Mixer",
+  "NormAttention",
   "RetNet",
   "SlidingAttention",
   "SoftmaxAttention",
@@ -51,9 +63,16 @@ MIXERS: dict[str, Callable[..., nn.Module]] = {
   "delta_net": DeltaNet,
   "gated_deltanet": GatedDeltaNet,
   "kda": KDA,
+  "linear_attention": LinearAttention,
+  "based": Based,
+  "transnormer": NormAttention,
+  "diag_attention": DiagAttention,
+  "lightning": LightningAttention,
+  "gated_slot": GatedSlotAttention,
   "mamba2": Mamba2,
   "retnet": RetNet,
   "s5": S5,
+  "short_convolution": GatedConvolution,
   "softmax_attention": SoftmaxAttention,
   "sliding_attention": SlidingAttention,
 }
