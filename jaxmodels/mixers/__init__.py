@@ -18,17 +18,27 @@ from collections.abc import Callable
 
 import flax.linen as nn
 
+from jaxmodels.mixers.bidirectional import LION, Bidirectional
 from jaxmodels.mixers.delta_net import KDA, DeltaNet, GatedDeltaNet
+from jaxmodels.mixers.fsmn import FSMN
+from jaxmodels.mixers.galerkin import Galerkin
 from jaxmodels.mixers.gated_slot import GatedSlotAttention
 from jaxmodels.mixers.gla import GLA
 from jaxmodels.mixers.hgrn2 import HGRN2
+from jaxmodels.mixers.hopfield import Hopfield
 from jaxmodels.mixers.lightning import LightningAttention
 from jaxmodels.mixers.linear_attention import Based, LinearAttention
 from jaxmodels.mixers.mamba2 import Mamba2
 from jaxmodels.mixers.mixer import Mixer
+from jaxmodels.mixers.mixture_of_heads import MixtureOfHeads
+from jaxmodels.mixers.neighborhood import (
+  HaloAttention,
+  NeighborhoodAttention,
+)
 from jaxmodels.mixers.retnet import RetNet
 from jaxmodels.mixers.s5 import S5
 from jaxmodels.mixers.short_convolution import GatedConvolution
+from jaxmodels.mixers.soft import Soft
 from jaxmodels.mixers.softmax_attention import (
   SlidingAttention,
   SoftmaxAttention,
@@ -36,24 +46,33 @@ from jaxmodels.mixers.softmax_attention import (
 from jaxmodels.mixers.transnormer import DiagAttention, NormAttention
 
 __all__ = [
+  "FSMN",
   "GLA",
   "HGRN2",
   "KDA",
+  "LION",
   "MIXERS",
   "S5",
   "Based",
+  "Bidirectional",
   "DeltaNet",
   "DiagAttention",
+  "Galerkin",
   "GatedConvolution",
   "GatedDeltaNet",
   "GatedSlotAttention",
+  "HaloAttention",
+  "Hopfield",
   "LightningAttention",
   "LinearAttention",
   "Mamba2",
   "Mixer",
+  "MixtureOfHeads",
+  "NeighborhoodAttention",
   "NormAttention",
   "RetNet",
   "SlidingAttention",
+  "Soft",
   "SoftmaxAttention",
 ]
 
@@ -73,6 +92,15 @@ MIXERS: dict[str, Callable[..., nn.Module]] = {
   "retnet": RetNet,
   "s5": S5,
   "short_convolution": GatedConvolution,
+  "fsmn": FSMN,
+  "neighborhood_attention": NeighborhoodAttention,
+  "halo_attention": HaloAttention,
+  "mixture_of_heads": MixtureOfHeads,
+  "hopfield": Hopfield,
+  "galerkin": Galerkin,
+  "soft": Soft,
+  "lion": LION,
+  "bidirectional": Bidirectional,
   "softmax_attention": SoftmaxAttention,
   "sliding_attention": SlidingAttention,
 }

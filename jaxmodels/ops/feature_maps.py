@@ -13,6 +13,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from jaxmodels.ops.engine.platform import wide
+
 __all__ = [
   "DIRECTIONS",
   "FEATURE_MAPS",
@@ -133,8 +135,8 @@ def positive_random(x: jax.Array, directions: jax.Array) -> jax.Array:
     [..., F] in the dtype of x; the exponents are float32 or wider.
   """
   count = directions.shape[0]
-  wide = jnp.promote_types(x.dtype, jnp.float32)
-  u, w = x.astype(wide), directions.astype(wide)
+  dtype = wide(x)
+  u, w = x.astype(dtype), directions.astype(dtype)
   square = jnp.sum(u * u, -1, keepdims=True)
   return (jnp.exp(u @ w.T - square / 2) * count**-0.5).astype(x.dtype)
 

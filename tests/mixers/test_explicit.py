@@ -8,7 +8,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxmodels.layers import MLPS
-from jaxmodels.mixers import MIXERS
+from jaxmodels.mixers import GLA, MIXERS
 from jaxmodels.testing import relative_error
 
 BATCH, LENGTH, WIDTH = 2, 4, 8
@@ -26,6 +26,15 @@ OPTIONS = {
   "diag_attention": {"heads": 2, "block": 3},
   "lightning": {"heads": 2, **RECURRENT},
   "gated_slot": {"heads": 2, "slots": 3, **RECURRENT},
+  "fsmn": {"taps": 2},
+  "neighborhood_attention": {"heads": 2, "kernel_size": 3},
+  "halo_attention": {"heads": 2, "block_size": 2, "halo": 1, "columns": 2},
+  "mixture_of_heads": {"heads": 2, "active_heads": 1, "max_length": 4},
+  "hopfield": {"heads": 2, "window": 3},
+  "galerkin": {"heads": 2, **RECURRENT},
+  "soft": {"heads": 2, "landmarks": 2, "max_segments": 3},
+  "lion": {"heads": 2, **RECURRENT},
+  "bidirectional": {"mixer": GLA(WIDTH, heads=2, gate_rank=2), **RECURRENT},
   "retnet": {"heads": 2, **RECURRENT},
   "s5": {"state_width": 8},
   "softmax_attention": {"heads": 2, "max_length": 4},
