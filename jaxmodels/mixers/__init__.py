@@ -35,6 +35,7 @@ from jaxmodels.mixers.neighborhood import (
   HaloAttention,
   NeighborhoodAttention,
 )
+from jaxmodels.mixers.polyline import PolylineAttention
 from jaxmodels.mixers.retnet import RetNet
 from jaxmodels.mixers.s5 import S5
 from jaxmodels.mixers.short_convolution import GatedConvolution
@@ -70,6 +71,7 @@ __all__ = [
   "MixtureOfHeads",
   "NeighborhoodAttention",
   "NormAttention",
+  "PolylineAttention",
   "RetNet",
   "SlidingAttention",
   "Soft",
@@ -100,6 +102,7 @@ MIXERS: dict[str, Callable[..., nn.Module]] = {
   "galerkin": Galerkin,
   "soft": Soft,
   "lion": LION,
+  "polyline_attention": PolylineAttention,
   "bidirectional": Bidirectional,
   "softmax_attention": SoftmaxAttention,
   "sliding_attention": SlidingAttention,

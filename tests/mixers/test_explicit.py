@@ -35,6 +35,7 @@ OPTIONS = {
   "soft": {"heads": 2, "landmarks": 2, "max_segments": 3},
   "lion": {"heads": 2, **RECURRENT},
   "bidirectional": {"mixer": GLA(WIDTH, heads=2, gate_rank=2), **RECURRENT},
+  "polyline_attention": {"heads": 2, "columns": 2},
   "retnet": {"heads": 2, **RECURRENT},
   "s5": {"state_width": 8},
   "softmax_attention": {"heads": 2, "max_length": 4},
