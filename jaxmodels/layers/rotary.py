@@ -60,8 +60,14 @@ def rotate(
   """
   width = round(fraction * x.shape[-1])
   if width < x.shape[-1]:
-    rest = {"factor": factor, "original_length": original_length}
-    first = rotate(x[..., :width], positions, base, turns=turns, **rest)
+    first = rotate(
+      x[..., :width],
+      positions,
+      base,
+      factor=factor,
+      original_length=original_length,
+      turns=turns,
+    )
     return jnp.concatenate([first, x[..., width:]], -1)
   checks.require(width % 2 == 0, f"rotate: x must have K even, got {width}")
   checks.require(factor > 0, f"rotate: factor must be above 0, got {factor}")

@@ -88,16 +88,21 @@ class LION(Mixer):
       return None
     # Initially between 0.88 and 0.998.
     bias = self.param(
-      "decay_bias",
-      lambda key, shape, dtype: jnp.linspace(2.0, 6.0, *shape, dtype=dtype),
-      (self.heads,),
-      self.param_dtype,
+      "decay_bias", _spread, (self.heads,), self.param_dtype
     ).astype(self.wide)[None, None]
     if self.decay == "fixed":
       bias = jnp.broadcast_to(bias, (*x.shape[:2], self.heads))
       return nn.log_sigmoid(bias)
     logits = self.dense("decay_logits", self.heads, dtype=self.wide)(x)
     return nn.log_sigmoid(logits + bias)
+
+
+def _spread(
+  key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype
+) -> jax.Array:
+  """Numbers from 2 to 6, one per head."""
+  del key
+  return jnp.linspace(2, 6, shape[0], dtype=dtype)
 
 
 class Bidirectional(Mixer):

@@ -116,8 +116,9 @@ class LinearAttention(Mixer):
     """Y [B, L, H, V], and the two sums; without the normaliser z is None."""
     S, z = (None, None) if state is None else state[:2]
     if not self.normalize:
-      op = linear_attention
-      y, S = self.run(op, q, k, v, state=S, segment_ids=segment_ids)
+      y, S = self.run(
+        linear_attention, q, k, v, state=S, segment_ids=segment_ids
+      )
       return y, S, None
     sums = None
     if S is not None and z is not None:
@@ -133,15 +134,14 @@ class LinearAttention(Mixer):
     """phi(q) and phi(k)."""
     kind = self.feature_map
     if kind == "hedgehog":
-      fields = {
-        "features": self.features,
-        "dtype": self.dtype,
-        "param_dtype": self.param_dtype,
-      }
-      query_map = Hedgehog(**fields, name="query_map")
-      return query_map(q), Hedgehog(**fields, name="key_map")(k)
+      maps = (
+        Hedgehog(self.features, self.dtype, self.param_dtype, name=name)
+        for name in ("query_map", "key_map")
+      )
+      return next(maps)(q), next(maps)(k)
     if positions is not None:
-      return tuple(cosformer(u, positions, self.horizon) for u in (q, k))
+      q = cosformer(q, positions, self.horizon)
+      return q, cosformer(k, positions, self.horizon)
     phi: Any = FEATURE_MAPS.get(kind, kind) if isinstance(kind, str) else kind
     if kind in _RANDOM:
       phi = RandomFeatures(self.features, _RANDOM[kind], name="random_map")
@@ -157,10 +157,9 @@ class LinearAttention(Mixer):
       f"{type(self).__name__}: feature_map must be one of {', '.join(_MAPS)}, "
       f"or a function, got {self.feature_map!r}",
     )
-    width = None
-    if self.key_width is None or self.value_width is None:
-      width = divide(self, "heads", self.width, "D")
-    return self.heads, self.key_width or width, self.value_width or width
+    key_width = self.key_width or divide(self, "heads", self.width, "D")
+    value_width = self.value_width or divide(self, "heads", self.width, "D")
+    return self.heads, key_width, value_width
 
 
 class Based(LinearAttention):

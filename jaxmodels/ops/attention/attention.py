@@ -213,7 +213,7 @@ def _local(
   """The outputs of tokens that start in the segment of `cache`."""
   length, window = q.shape[-3], scoring.window
   if window is not None and size is not None and not at_most(length, size[0]):
-    return _windowed_chunks(q, k, v, ids, cache, scoring, size[0])
+    return _windowed_chunks(q, k, v, ids, cache, window, scoring, size[0])
   places = cache.k.shape[-3] + jnp.arange(length)
   keys = kv_cache.joined(k, v, ids, cache)
   return _attend(Queries(q, places, ids), keys, scoring, size)
@@ -237,11 +237,12 @@ def _windowed_chunks(
   v: jax.Array,
   ids: jax.Array | None,
   cache: Cache,
+  window: int,
   scoring: Scoring,
   chunk: int,
 ) -> jax.Array:
   """Scans over chunks; the carry is the cache of the window."""
-  ids, window = kv_cache.numbered(ids, k), scoring.window
+  ids = kv_cache.numbered(ids, k)
 
   @jax.checkpoint
   def body(

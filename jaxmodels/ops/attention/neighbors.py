@@ -122,7 +122,7 @@ def attend_nearby(
   length, out = q.shape[1], v.dtype
   dtype = wide(q, k, v)
   q, k, v, bias = (x.astype(dtype) for x in (q, k, v, bias))
-  before = 0
+  before = jnp.zeros((), jnp.int32)
   if axis_name is not None:
     before = halo.rank(axis_name, False) * length
     k, v = (halo.gather(x, 1, axis_name, False) for x in (k, v))

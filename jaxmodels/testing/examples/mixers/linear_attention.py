@@ -56,7 +56,7 @@ def plain(p, x, layer):
     own = {name: p[name]["kernel"][h] for name in p if name.endswith("_map")}
     features = _mapped(own, "query", q[:, h], layer)
     keys = _mapped(own, "key", k[:, h], layer)
-    memory, total = 0, 0
+    memory, total = np.zeros(()), np.zeros(())
     for t in range(len(x)):
       memory = memory + np.outer(keys[t], v[t, h])
       total = total + keys[t]

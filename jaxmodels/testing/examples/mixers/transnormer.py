@@ -18,7 +18,7 @@ def plain(p, x, layer):
   phi = MAPS[layer.feature_map]
   out = np.zeros(v.shape)
   for h in range(layer.heads):
-    memory = 0
+    memory = np.zeros(())
     for t in range(len(x)):
       memory = memory + np.outer(phi(k[t, h]), v[t, h])
       out[t, h] = memory.T @ phi(q[t, h])
