@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from jaxmodels.layers.common import check_fields, check_positive, divide
 from jaxmodels.layers.feature_maps import Hedgehog, RandomFeatures
+from jaxmodels.layers.rotary import rotate
 from jaxmodels.mixers.mixer import Mixer
 from jaxmodels.ops import (
   Normalized,
@@ -32,7 +33,7 @@ class LinearAttentionState(NamedTuple):
   """The sums S [B, H, F, V] and z [B, H, F], and the earlier tokens, [B].
 
   z is None without the normaliser. The number of earlier tokens of the segment
-  is None unless the feature map depends on the position.
+  is None unless the features depend on the position.
   """
 
   state: jax.Array
@@ -53,7 +54,8 @@ class LinearAttention(Mixer):
   Transformers with Linear Attention", arXiv:2006.16236, where phi is
   `elu_plus_one`. The maps `taylor` and `*_random` approximate exp(q^T k) of
   softmax attention, so q and k are divided by K^(1/4) before the map.
-  Departures: no biases; LeCun initialisation.
+  Departures: no biases; LeCun initialisation. q and k may be rotated before the
+  map, as in softmax attention.
 
   The other fields are those of `Mixer`.
 
@@ -70,6 +72,8 @@ class LinearAttention(Mixer):
       or F of the random maps (4 K by default).
     horizon: For "cosformer", the distance in tokens at which its kernel is 0:
       the longest sequence.
+    rotary_fraction: Of the channels that are rotated before the map.
+    rotary_base: Of the wavelengths, see `jaxmodels.layers.rotate`.
     normalize: Whether to divide by the normaliser.
     floor: The smallest divisor.
   """
@@ -80,6 +84,8 @@ class LinearAttention(Mixer):
   feature_map: str | Callable[[jax.Array], jax.Array] = "elu_plus_one"
   features: int | None = None
   horizon: int = 2048
+  rotary_fraction: float = 0.0
+  rotary_base: float = 10_000.0
   normalize: bool = True
   floor: float = 1e-6
 
@@ -92,12 +98,17 @@ class LinearAttention(Mixer):
     """The equation above."""
     heads, key_width, value_width = self._sizes()
     positions, after = None, None
-    if self.feature_map == "cosformer":
+    if self.feature_map == "cosformer" or self.rotary_fraction:
       positions, after = self.positions(
         x, None if state is None else state.position, segment_ids
       )
     q = self.heads_of("query", x, heads, key_width)
     k = self.heads_of("key", x, heads, key_width)
+    if self.rotary_fraction and positions is not None:
+      q, k = (
+        rotate(u, positions, self.rotary_base, fraction=self.rotary_fraction)
+        for u in (q, k)
+      )
     if self.feature_map in _EXPONENTIAL:
       q, k = q * key_width**-0.25, k * key_width**-0.25
     q, k = self._mapped(q, k, positions)
@@ -139,7 +150,7 @@ class LinearAttention(Mixer):
         for name in ("query_map", "key_map")
       )
       return next(maps)(q), next(maps)(k)
-    if positions is not None:
+    if kind == "cosformer" and positions is not None:
       q = cosformer(q, positions, self.horizon)
       return q, cosformer(k, positions, self.horizon)
     phi: Any = FEATURE_MAPS.get(kind, kind) if isinstance(kind, str) else kind
@@ -151,7 +162,7 @@ class LinearAttention(Mixer):
     """H, K and V, after a check of all fields."""
     sizes = ("heads", "key_width", "value_width", "features", "horizon")
     check_fields(self, *sizes)
-    check_positive(self, "floor")
+    check_positive(self, "floor", "rotary_base")
     checks.require(
       callable(self.feature_map) or self.feature_map in _MAPS,
       f"{type(self).__name__}: feature_map must be one of {', '.join(_MAPS)}, "

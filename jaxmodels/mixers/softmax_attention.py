@@ -128,10 +128,12 @@ class SoftmaxAttention(Mixer):
       )
 
     scale = head_width**-0.5 if self.scale is None else self.scale
+    q, k = rotated("query", self.heads), rotated("key", kv_heads)
+    self._observe(q, k, scale, segment_ids)
     y, cache = self.run(
       functools.partial(attention, softcap=self.softcap, sinks=self._sinks()),
-      rotated("query", self.heads) * scale,
-      rotated("key", kv_heads),
+      q * scale,
+      k,
       self.heads_of("value", x, kv_heads, head_width),
       self._context(),
       state=None if state is None else state.cache,
@@ -142,6 +144,16 @@ class SoftmaxAttention(Mixer):
     if goes_on and self.window is None:
       y = self._within_cache(y, positions)
     return y, SoftmaxAttentionState(cache, after)
+
+  @nn.nowrap
+  def _observe(
+    self,
+    q: jax.Array,
+    k: jax.Array,
+    scale: float,
+    segment_ids: jax.Array | None,
+  ) -> None:
+    """Sees q and k before the scores, for subclasses that sow a loss."""
 
   @nn.nowrap
   def _weighted(self, x: jax.Array, y: jax.Array) -> jax.Array:

@@ -17,6 +17,8 @@ SIZES = {
   "mamba2": ("expand", "head_width", "state_width", "groups", "kernel_width"),
   "retnet": ("heads", "key_width", "value_width"),
   "s5": ("state_width", "blocks"),
+  "gated_slot": ("heads", "slots"),
+  "linear_attention": ("key_width", "value_width", "features", "horizon"),
   "softmax_attention": ("heads", "kv_heads", "head_width", "max_length"),
   "sliding_attention": ("window",),
 }
