@@ -1,4 +1,7 @@
-"""Learned feature maps; fixed ones are in `jaxmodels.ops.feature_maps`."""
+"""Feature maps that have variables: learned ones, and random ones.
+
+The maps without variables are in `jaxmodels.ops.feature_maps`.
+"""
 
 import flax.linen as nn
 import jax
@@ -7,8 +10,9 @@ import jax.numpy as jnp
 from jaxmodels.layers.common import check_fields, wide
 from jaxmodels.ops.engine import checks
 from jaxmodels.ops.engine.explicit import by_letters
+from jaxmodels.ops.feature_maps import positive_random, random_directions
 
-__all__ = ["Hedgehog"]
+__all__ = ["Hedgehog", "RandomFeatures"]
 
 
 @by_letters("B L H F", x="B L H K", kernel="H K F")
@@ -50,3 +54,34 @@ class Hedgehog(nn.Module):
     y = _per_head(x.astype(self.dtype), kernel.astype(self.dtype))
     y = y.astype(wide(self.dtype))
     return nn.softmax(jnp.concatenate([y, -y], -1)).astype(self.dtype)
+
+
+class RandomFeatures(nn.Module):
+  """The positive random features of `positive_random`, with fixed directions.
+
+  The directions [F, K] are drawn once, with the key of the parameters, and are
+  no parameters: they are the variable "directions" of the collection
+  "random_features", so no optimiser changes them. Queries and keys must use the
+  same module.
+
+  Attributes:
+    features: F, by default 4 K.
+    kind: See `jaxmodels.ops.feature_maps.random_directions`.
+  """
+
+  features: int | None = None
+  kind: str = "orthogonal"
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Maps [..., K] to [..., F]."""
+    check_fields(self, "features")
+    width = x.shape[-1]
+    directions = self.variable(
+      "random_features",
+      "directions",
+      lambda: random_directions(
+        self.make_rng("params"), self.features or 4 * width, width, self.kind
+      ),
+    )
+    return positive_random(x, directions.value)

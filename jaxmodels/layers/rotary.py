@@ -14,7 +14,14 @@ __all__ = ["advance_positions", "rotate"]
 
 
 def rotate(
-  x: jax.Array, positions: jax.Array, base: float = 10_000.0
+  x: jax.Array,
+  positions: jax.Array,
+  base: float = 10_000.0,
+  *,
+  fraction: float = 1.0,
+  factor: float = 1.0,
+  original_length: float | None = None,
+  turns: tuple[float, float] = (1.0, 32.0),
 ) -> jax.Array:
   """Rotates pairs of channels by angles proportional to the position.
 
@@ -24,21 +31,49 @@ def rotate(
   i and i + K/2, as most published checkpoints do; the two differ by a fixed
   permutation of the channels.
 
+  With a fraction, only the first fraction * K channels are rotated, and their
+  number is K of the formula above (Black et al. 2022, GPT-NeoX-20B,
+  arXiv:2204.06745).
+
+  A factor lets a model read longer sequences than those of its training. It
+  divides every speed (Chen et al. 2023, arXiv:2306.15595). With an original
+  length it divides only slow speeds: those that make fewer turns than turns[0]
+  in the original length. Speeds with more turns than turns[1] stay, and between
+  the two the result is interpolated (Peng et al. 2023, YaRN, arXiv:2309.00071,
+  without its change of the scale of scores). Llama 3.1 has turns (1, 4).
+
   Args:
     x: [B, L, H, K], K even.
     positions: [B, L] integers of any size and sign.
     base: The longest wavelength is 2 pi base; above 0.
+    fraction: Of the channels that are rotated, from 0 to 1.
+    factor: Divides speeds; above 0.
+    original_length: The length of the training, in tokens, or None.
+    turns: The two numbers of turns for `original_length`.
 
   Returns:
     [B, L, H, K] in the dtype of `x`, computed in float32 or wider.
 
   Raises:
-    ValueError: K is odd, or the base is not above 0.
+    ValueError: The number of rotated channels is odd, or the base or the factor
+      is not above 0.
   """
-  width = x.shape[-1]
+  width = round(fraction * x.shape[-1])
+  if width < x.shape[-1]:
+    first = rotate(
+      x[..., :width],
+      positions,
+      base,
+      factor=factor,
+      original_length=original_length,
+      turns=turns,
+    )
+    return jnp.concatenate([first, x[..., width:]], -1)
   checks.require(width % 2 == 0, f"rotate: x must have K even, got {width}")
+  checks.require(factor > 0, f"rotate: factor must be above 0, got {factor}")
   wide = x.astype(jnp.float32) if jnp.finfo(x.dtype).bits < 32 else x
-  angles = _angles(positions[..., None, None], _speeds(base, width), wide.dtype)
+  speeds = _slower(_speeds(base, width), factor, original_length, turns)
+  angles = _angles(positions[..., None, None], speeds, wide.dtype)
   sine, cosine = jnp.sin(angles), jnp.cos(angles)
   first, second = jnp.split(wide, 2, -1)
   turned = jnp.concatenate(
@@ -54,6 +89,23 @@ def _speeds(base: Any, width: int) -> Any:
     return jnp.asarray(base, jnp.float32) ** powers.astype(np.float32)
   checks.require(base > 0, f"rotate: base must be above 0, got {base}")
   return float(base) ** powers
+
+
+def _slower(
+  speeds: Any,
+  factor: float,
+  original_length: float | None,
+  turns: tuple[float, float],
+) -> Any:
+  """Speeds divided by the factor, all of them or the slow ones."""
+  if original_length is None:
+    return speeds / np.asarray(factor, speeds.dtype)
+  made = speeds * np.asarray(original_length / (2 * np.pi), speeds.dtype)
+  low, high = turns
+  kept = (made - np.asarray(low, speeds.dtype)).clip(0, high - low)
+  kept = kept / np.asarray(high - low, speeds.dtype)
+  one = np.ones((), speeds.dtype)
+  return speeds * (kept + (one - kept) / np.asarray(factor, speeds.dtype))
 
 
 def _angles(positions: jax.Array, speeds: Any, dtype: jnp.dtype) -> jax.Array:

@@ -18,6 +18,7 @@ from collections.abc import Callable
 
 import flax.linen as nn
 
+from jaxmodels.mixers.bidirectional import LION, Bidirectional
 from jaxmodels.mixers.bilinear_rnn import BilinearRNN
 from jaxmodels.mixers.delta_net import (
   KDA,
@@ -26,8 +27,14 @@ from jaxmodels.mixers.delta_net import (
   GatedDeltaNet2,
 )
 from jaxmodels.mixers.delta_product import DeltaProduct
+from jaxmodels.mixers.fsmn import FSMN
+from jaxmodels.mixers.galerkin import Galerkin
+from jaxmodels.mixers.gated_slot import GatedSlotAttention
 from jaxmodels.mixers.gla import GLA
 from jaxmodels.mixers.hgrn2 import HGRN2
+from jaxmodels.mixers.hopfield import Hopfield
+from jaxmodels.mixers.lightning import LightningAttention
+from jaxmodels.mixers.linear_attention import Based, LinearAttention
 from jaxmodels.mixers.linoss import LinOSS
 from jaxmodels.mixers.log_linear import LogLinearAttention
 from jaxmodels.mixers.lru import LRU
@@ -36,24 +43,35 @@ from jaxmodels.mixers.mamba2 import Mamba2
 from jaxmodels.mixers.mamba3 import Mamba3
 from jaxmodels.mixers.mesa import MesaNet
 from jaxmodels.mixers.mixer import Mixer
+from jaxmodels.mixers.mixture_of_heads import MixtureOfHeads
 from jaxmodels.mixers.mixture_of_memories import MixtureOfMemories
 from jaxmodels.mixers.mlstm import MLSTM, MLSTMBlock
+from jaxmodels.mixers.neighborhood import (
+  HaloAttention,
+  NeighborhoodAttention,
+)
+from jaxmodels.mixers.polyline import PolylineAttention
 from jaxmodels.mixers.retnet import RetNet
 from jaxmodels.mixers.rg_lru import RGLRU
 from jaxmodels.mixers.rwkv6 import RWKV6
 from jaxmodels.mixers.rwkv7 import RWKV7
 from jaxmodels.mixers.s4 import LSSL, S4, S4D
 from jaxmodels.mixers.s5 import S5
+from jaxmodels.mixers.short_convolution import GatedConvolution
+from jaxmodels.mixers.soft import Soft
 from jaxmodels.mixers.softmax_attention import (
   SlidingAttention,
   SoftmaxAttention,
 )
+from jaxmodels.mixers.transnormer import DiagAttention, NormAttention
 from jaxmodels.mixers.ttt_linear import TTTLinear
 
 __all__ = [
+  "FSMN",
   "GLA",
   "HGRN2",
   "KDA",
+  "LION",
   "LRU",
   "LSSL",
   "MIXERS",
@@ -64,12 +82,22 @@ __all__ = [
   "S4",
   "S4D",
   "S5",
+  "Based",
+  "Bidirectional",
   "BilinearRNN",
   "DeltaNet",
   "DeltaProduct",
+  "DiagAttention",
+  "Galerkin",
+  "GatedConvolution",
   "GatedDeltaNet",
   "GatedDeltaNet2",
+  "GatedSlotAttention",
+  "HaloAttention",
+  "Hopfield",
+  "LightningAttention",
   "LinOSS",
+  "LinearAttention",
   "LogLinearAttention",
   "MLSTMBlock",
   "Mamba",
@@ -77,9 +105,14 @@ __all__ = [
   "Mamba3",
   "MesaNet",
   "Mixer",
+  "MixtureOfHeads",
   "MixtureOfMemories",
+  "NeighborhoodAttention",
+  "NormAttention",
+  "PolylineAttention",
   "RetNet",
   "SlidingAttention",
+  "Soft",
   "SoftmaxAttention",
   "TTTLinear",
 ]
@@ -98,6 +131,12 @@ MIXERS: dict[str, Callable[..., nn.Module]] = {
   "mesa": MesaNet,
   "ttt_linear": TTTLinear,
   "mamba": Mamba,
+  "linear_attention": LinearAttention,
+  "based": Based,
+  "transnormer": NormAttention,
+  "diag_attention": DiagAttention,
+  "lightning": LightningAttention,
+  "gated_slot": GatedSlotAttention,
   "mamba2": Mamba2,
   "mamba3": Mamba3,
   "mlstm": MLSTM,
@@ -112,6 +151,17 @@ MIXERS: dict[str, Callable[..., nn.Module]] = {
   "linoss": LinOSS,
   "lru": LRU,
   "rg_lru": RGLRU,
+  "short_convolution": GatedConvolution,
+  "fsmn": FSMN,
+  "neighborhood_attention": NeighborhoodAttention,
+  "halo_attention": HaloAttention,
+  "mixture_of_heads": MixtureOfHeads,
+  "hopfield": Hopfield,
+  "galerkin": Galerkin,
+  "soft": Soft,
+  "lion": LION,
+  "polyline_attention": PolylineAttention,
+  "bidirectional": Bidirectional,
   "softmax_attention": SoftmaxAttention,
   "sliding_attention": SlidingAttention,
 }

@@ -1,7 +1,9 @@
 """Softmax attention, full or in a window, the partner of linear mixers."""
 
+import functools
 from typing import NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -46,7 +48,9 @@ class SoftmaxAttention(Mixer):
   counted from the start of each segment; grouped heads: Ainslie et al. 2023,
   arXiv:2305.13245; RMSNorm of q and k per head: Henry et al. 2020,
   arXiv:2010.04245, in the form that most models use now (a learned scale
-  per channel).
+  per channel). Options: a soft cap of the scores and attention sinks, see
+  `jaxmodels.ops.attention`; a part of the channels rotated, and rotations for
+  longer sequences than those of the training, see `jaxmodels.layers.rotate`.
 
   Full attention (`window` None) has the bound `max_length`, so that its cache
   has a fixed size and decoding is one program. It never becomes a window: a
@@ -71,6 +75,14 @@ class SoftmaxAttention(Mixer):
       has room for so many. It must not be set beside `window`.
     qk_norm: Whether to norm queries and keys before they are rotated.
     rotary_base: Of the wavelengths, see `rotate`.
+    rotary_fraction: Of the channels that are rotated; 0 for no positions.
+    rotary_factor: Divides the speeds of the rotation.
+    rotary_length: The length of the training for `rotary_factor`, or None.
+    rotary_turns: Between which numbers of turns in `rotary_length` the speeds
+      go from divided to kept.
+    scale: Of the scores, by default 1 / sqrt(K).
+    softcap: The bound of the scores, or None.
+    sinks: Whether each head has a learned sink, initially 0.
   """
 
   heads: int = 4
@@ -80,6 +92,13 @@ class SoftmaxAttention(Mixer):
   max_length: int = MAX_LENGTH
   qk_norm: bool = False
   rotary_base: float = 10_000.0
+  rotary_fraction: float = 1.0
+  rotary_factor: float = 1.0
+  rotary_length: int | None = None
+  rotary_turns: tuple[float, float] = (1.0, 32.0)
+  scale: float | None = None
+  softcap: float | None = None
+  sinks: bool = False
 
   def mix(
     self,
@@ -98,22 +117,58 @@ class SoftmaxAttention(Mixer):
       y = self.heads_of(name, x, heads, head_width)
       if self.qk_norm:
         y = self.new_norm(f"{name}_norm")(y)
-      return rotate(y, positions, self.rotary_base)
+      return rotate(
+        y,
+        positions,
+        self.rotary_base,
+        fraction=self.rotary_fraction,
+        factor=self.rotary_factor,
+        original_length=self.rotary_length,
+        turns=self.rotary_turns,
+      )
 
+    scale = head_width**-0.5 if self.scale is None else self.scale
+    q, k = rotated("query", self.heads), rotated("key", kv_heads)
+    self._observe(q, k, scale, segment_ids)
     y, cache = self.run(
-      attention,
-      rotated("query", self.heads) * head_width**-0.5,
-      rotated("key", kv_heads),
+      functools.partial(attention, softcap=self.softcap, sinks=self._sinks()),
+      q * scale,
+      k,
       self.heads_of("value", x, kv_heads, head_width),
       self._context(),
       state=None if state is None else state.cache,
       segment_ids=segment_ids,
     )
-    y = self.project_out(y)
+    y = self.project_out(self._weighted(x, y))
     goes_on = state is not None or is_open(x.shape[1])
     if goes_on and self.window is None:
       y = self._within_cache(y, positions)
     return y, SoftmaxAttentionState(cache, after)
+
+  @nn.nowrap
+  def _observe(
+    self,
+    q: jax.Array,
+    k: jax.Array,
+    scale: float,
+    segment_ids: jax.Array | None,
+  ) -> None:
+    """Sees q and k before the scores, for subclasses that sow a loss."""
+
+  @nn.nowrap
+  def _weighted(self, x: jax.Array, y: jax.Array) -> jax.Array:
+    """The heads y [B, L, H, K] before the output projection, for subclasses."""
+    del x
+    return y
+
+  @nn.nowrap
+  def _sinks(self) -> jax.Array | None:
+    """The learned scores of the sinks, [H]."""
+    if not self.sinks:
+      return None
+    return self.param(
+      "sinks", nn.initializers.zeros, (self.heads,), self.param_dtype
+    )
 
   def _context(self) -> int:
     """Tokens that a query sees at most, itself among them."""
@@ -150,7 +205,7 @@ class SoftmaxAttention(Mixer):
     """Key heads and K, once all fields are checked."""
     sizes = ("heads", "kv_heads", "head_width", "window", "max_length")
     check_fields(self, *sizes)
-    check_positive(self, "rotary_base")
+    check_positive(self, "rotary_base", "rotary_factor")
     name = type(self).__name__
     checks.require(
       self.window is None or self.max_length == MAX_LENGTH,
@@ -160,10 +215,11 @@ class SoftmaxAttention(Mixer):
     if self.kv_heads is not None:
       divide(self, "kv_heads", self.heads, "heads")
     head_width = self.head_width or divide(self, "heads", self.width, "D")
+    rotated = round(self.rotary_fraction * head_width)
     checks.require(
-      head_width % 2 == 0,
+      rotated % 2 == 0 and 0 <= rotated <= head_width,
       f"{name}: head_width, D / heads by default, must make K even, "
-      f"got {head_width}",
+      f"got {head_width}, of which rotary_fraction rotates {rotated}",
     )
     return self.kv_heads or self.heads, head_width
 

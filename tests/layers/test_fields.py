@@ -23,6 +23,8 @@ SIZES = {
   "rwkv6": ("head_width", "mix_rank", "decay_rank"),
   "rwkv7": ("head_width", "decay_rank", "rate_rank", "gate_rank"),
   "s5": ("state_width", "blocks"),
+  "gated_slot": ("heads", "slots"),
+  "linear_attention": ("key_width", "value_width", "features", "horizon"),
   "softmax_attention": ("heads", "kv_heads", "head_width", "max_length"),
   "sliding_attention": ("window",),
 }

@@ -1,11 +1,20 @@
 """What the products of feature maps are, from their papers' kernels."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxmodels.ops.feature_maps import FEATURE_MAPS
+from jaxmodels.ops.feature_maps import (
+  DIRECTIONS,
+  FEATURE_MAPS,
+  cosformer,
+  dpfp,
+  positive_random,
+  random_directions,
+)
 
 Q, K = np.random.default_rng(0).normal(size=(2, 3, 4, 8)).astype(np.float32)
 
@@ -80,4 +89,73 @@ def test_dtypes_and_leading_axes_are_kept(name):
   y = FEATURE_MAPS[name](x)
   assert y.dtype == jnp.bfloat16
   assert y.shape[:-1] == x.shape[:-1]
-  assert y.shape[-1] == (1 + 8 + 64 if name == "taylor" else 8)
+  assert y.shape[-1] == {"taylor": 1 + 8 + 64, "dpfp": 16}.get(name, 8)
+
+
+def test_dpfp_multiplies_neighbours_of_the_rectified_pair():
+  x = np.float32([[2, -3, 0, 5]])
+  r = [2, 0, 0, 5, 0, 3, 0, 0]
+  wanted = [r[i] * r[i - 1] for i in range(8)]
+  np.testing.assert_array_equal(dpfp(x)[0], wanted)
+  second = [r[i] * r[i - 2] for i in range(8)]
+  np.testing.assert_array_equal(dpfp(x, 2)[0], wanted + second)
+
+
+def test_cosformer_weights_by_the_cosine_of_the_distance():
+  x = np.abs(np.random.default_rng(1).normal(size=(9, 2, 3))) + 0.1
+  # Far from 0, where float32 has no fractions of positions to spare.
+  positions = np.arange(9) + 1_000_000
+  y = np.asarray(cosformer(x.astype(np.float32), positions, 5), np.float64)
+  products = np.einsum("ihf,jhf->hij", y, y)
+  distance = np.arange(9)[:, None] - np.arange(9)
+  cosine = np.cos(np.pi / 2 * distance / 5)
+  wanted = np.einsum("ihf,jhf->hij", x, x) * cosine
+  np.testing.assert_allclose(products, wanted, atol=1e-5)
+
+
+COUNT, DIMENSION, TRIALS = 16, 8, 20_000
+
+
+@functools.cache
+def estimates(kind):
+  """exp(q^T k) from `TRIALS` draws of `COUNT` directions, [TRIALS, pairs]."""
+  rng = np.random.default_rng(3)
+  q, k = rng.normal(size=(2, 6, DIMENSION)).astype(np.float32) / 3
+
+  @jax.jit
+  @jax.vmap
+  def estimate(key):
+    w = random_directions(key, COUNT, DIMENSION, kind)
+    return jnp.sum(positive_random(q, w) * positive_random(k, w), -1)
+
+  got = estimate(jax.random.split(jax.random.key(5), TRIALS))
+  return np.asarray(got, np.float64), np.exp(dot(q, k))
+
+
+@pytest.mark.parametrize("kind", DIRECTIONS)
+def test_random_features_are_unbiased(kind):
+  got, wanted = estimates(kind)
+  error = got.std(0, ddof=1) / TRIALS**0.5
+  assert (np.abs(got.mean(0) - wanted) < 3 * error).all()
+
+
+def test_simplex_errs_less_than_orthogonal_less_than_independent():
+  errors = {}
+  for kind in DIRECTIONS:
+    got, wanted = estimates(kind)
+    errors[kind] = np.mean(((got - wanted) / wanted) ** 2)
+  assert errors["orthogonal"] < 0.98 * errors["independent"], errors
+  assert errors["simplex"] < 0.98 * errors["orthogonal"], errors
+
+
+def test_the_directions_have_the_angles_of_their_kind():
+  for kind, cosine in (("orthogonal", 0), ("simplex", -1 / 7)):
+    w = random_directions(jax.random.key(0), 20, 8, kind)
+    assert w.shape == (20, 8)
+    unit = w / np.linalg.norm(w, axis=-1, keepdims=True)
+    for start in (0, 8, 16):
+      block = unit[start : start + 8]
+      wanted = np.where(np.eye(len(block)), 1, cosine)
+      np.testing.assert_allclose(block @ block.T, wanted, atol=1e-5)
+  with pytest.raises(ValueError, match="kind must be one of"):
+    random_directions(jax.random.key(0), 2, 2, "gaussian")

@@ -1,5 +1,6 @@
-"""Causal softmax attention: the op, its tiles and its cache."""
+"""Causal softmax attention: op, tiles and cache; attention to neighbours."""
 
+from jaxmodels.ops.attention import neighbors
 from jaxmodels.ops.attention.attention import Cache, attention
 
-__all__ = ["Cache", "attention"]
+__all__ = ["Cache", "attention", "neighbors"]

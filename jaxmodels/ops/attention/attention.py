@@ -12,6 +12,7 @@ from jaxmodels.ops.attention.cache import Cache
 from jaxmodels.ops.attention.tiles import (
   Keys,
   Queries,
+  Scoring,
   Size,
   attend,
   attend_in_tiles,
@@ -41,6 +42,7 @@ _CACHE = Cache._make(("... M G K", "... M G V", "... M"))
   k="... L G K",
   v="... L G V",
   initial_state=_CACHE,
+  sinks="H",
 )
 def attention(
   q: jax.Array,
@@ -49,6 +51,8 @@ def attention(
   window: int | None = None,
   initial_state: Cache | None = None,
   *,
+  softcap: float | None = None,
+  sinks: jax.Array | None = None,
   segment_ids: jax.Array | None = None,
   reverse: bool = False,
   method: str = "auto",
@@ -59,6 +63,13 @@ def attention(
 
   y_t = sum_s softmax_s(q_t . k_s) v_s,
   s over the tokens of t's segment with t - window < s <= t.
+
+  With a soft cap c, c tanh(q_t . k_s / c) takes the place of q_t . k_s
+  (Gemma 2, Gemma Team 2024, arXiv:2408.00118). With sinks, every query also
+  sees a key with the score of its head's sink and a value of zero: the weights
+  are exp(score_s) / (exp(sink) + sum_s exp(score_s)), so their sum is less than
+  1 (gpt-oss, OpenAI 2025, arXiv:2508.10925). The soft cap does not apply to
+  sinks.
 
   The op does not scale q: the caller multiplies q by 1/sqrt(K), or by another
   scale. Query head h reads key head h // (Hq / Hkv): grouped heads (Ainslie et
@@ -86,6 +97,8 @@ def attention(
       for all.
     initial_state: the `Cache` to continue from. With a window it has
       window - 1 entries, without one any number.
+    softcap: c, above 0, or None.
+    sinks: [Hq] scores of any sign, or None.
     reverse: a query then sees its own token and later ones, and the cache is in
       the order of the run.
     method: "auto", "quadratic", "chunked" or "recurrent".
@@ -107,10 +120,12 @@ def attention(
   if initial_state is not None:
     initial_state = arguments.state("attention", initial_state, Cache)
   _check(q, k, v, window, initial_state, ids, method, chunk_size)
+  _check_scoring(q, softcap, sinks)
   with jax.named_scope("attention"):
     wide = np.result_type(q.dtype, k.dtype, v.dtype, np.float32)
     out = v.dtype
     q, k, v = (jnp.asarray(a, wide) for a in (q, k, v))
+    sinks = None if sinks is None else jnp.asarray(sinks, wide)
     if reverse:
       q, k, v = (jnp.flip(a, -3) for a in (q, k, v))
       ids = None if ids is None else jnp.flip(ids, -1)
@@ -126,12 +141,16 @@ def attention(
     if method == "auto":
       method = _choose(q, cache, near, axis_name)
     size = _size(method, chunk_size, near)
+    scoring = Scoring(near, softcap, sinks)
     if axis_name is None:
       ids = _number(ids, None, reverse)
-      y = _local(q, k, v, ids, cache, near, size)
+      y = _local(q, k, v, ids, cache, scoring, size)
       state = kv_cache.leaving(k, v, ids, cache, window)
     else:
-      y, state = _sharded(q, k, v, ids, cache, window, size, axis_name, reverse)
+      scoring = scoring._replace(window=window)
+      y, state = _sharded(
+        q, k, v, ids, cache, scoring, size, axis_name, reverse
+      )
     if reverse:
       y = jnp.flip(y, -3)
     checks.finite("attention", y=y, final_state=state[:2])
@@ -188,28 +207,28 @@ def _local(
   v: jax.Array,
   ids: jax.Array | None,
   cache: Cache,
-  window: int | None,
+  scoring: Scoring,
   size: Size | None,
 ) -> jax.Array:
   """The outputs of tokens that start in the segment of `cache`."""
-  length = q.shape[-3]
+  length, window = q.shape[-3], scoring.window
   if window is not None and size is not None and not at_most(length, size[0]):
-    return _windowed_chunks(q, k, v, ids, cache, window, size[0])
+    return _windowed_chunks(q, k, v, ids, cache, window, scoring, size[0])
   places = cache.k.shape[-3] + jnp.arange(length)
   keys = kv_cache.joined(k, v, ids, cache)
-  return _attend(Queries(q, places, ids), keys, window, size)
+  return _attend(Queries(q, places, ids), keys, scoring, size)
 
 
 def _attend(
-  queries: Queries, keys: Keys, window: int | None, size: Size | None
+  queries: Queries, keys: Keys, scoring: Scoring, size: Size | None
 ) -> jax.Array:
   """Attends at once if all queries fit in one tile, and else in tiles."""
   outputs = (*queries.q.shape[:-1], keys.v.shape[-1])
   if 0 in outputs:
     return jnp.zeros(outputs, keys.v.dtype)
   if size is None or at_most(queries.q.shape[-3], size[0]):
-    return attend(queries, keys, window)
-  return attend_in_tiles(queries, keys, window, size)
+    return attend(queries, keys, scoring)
+  return attend_in_tiles(queries, keys, scoring, size)
 
 
 def _windowed_chunks(
@@ -219,6 +238,7 @@ def _windowed_chunks(
   ids: jax.Array | None,
   cache: Cache,
   window: int,
+  scoring: Scoring,
   chunk: int,
 ) -> jax.Array:
   """Scans over chunks; the carry is the cache of the window."""
@@ -232,7 +252,7 @@ def _windowed_chunks(
     q, k, v, ids = some
     # Segment 0 is that of the cache.
     own = ids - before
-    y = _local(q, k, v, own, cache, window, None)
+    y = _local(q, k, v, own, cache, scoring, None)
     return (kv_cache.leaving(k, v, own, cache, window), ids[..., -1:]), y
 
   chunks = (*(split(a, -3, chunk) for a in (q, k, v)), split(ids, -1, chunk))
@@ -247,13 +267,13 @@ def _sharded(
   v: jax.Array,
   ids: jax.Array | None,
   cache: Cache,
-  window: int | None,
+  scoring: Scoring,
   size: Size | None,
   axis_name: str,
   reverse: bool,
 ) -> tuple[jax.Array, Cache]:
   """The outputs and the cache of a sequence that is sharded."""
-  length = q.shape[-3]
+  length, window = q.shape[-3], scoring.window
   if window is not None and window <= length:
     ids = _number(kv_cache.numbered(ids, k), axis_name, reverse)
     own = kv_cache.leaving(k, v, ids, cache, window)
@@ -267,7 +287,7 @@ def _sharded(
       halo.from_last(own.v, axis_name, reverse),
       halo.from_last(own.live.astype(jnp.int32), axis_name, reverse) > 0,
     )
-    return _local(q, k, v, ids, tail, window, size), own
+    return _local(q, k, v, ids, tail, scoring, size), own
   axis, before = k.ndim - 3, halo.rank(axis_name, reverse) * length
   all_k = halo.gather(k, axis, axis_name, reverse)
   all_v = halo.gather(v, axis, axis_name, reverse)
@@ -281,7 +301,7 @@ def _sharded(
     ids = lax.dynamic_slice_in_dim(all_ids, before, length, axis)
   places = cache.k.shape[-3] + jnp.arange(length) + before
   keys = kv_cache.joined(all_k, all_v, all_ids, cache)
-  y = _attend(Queries(q, places, ids), keys, window, size)
+  y = _attend(Queries(q, places, ids), keys, scoring, size)
   return y, kv_cache.leaving(all_k, all_v, all_ids, cache, window)
 
 
@@ -329,3 +349,18 @@ def _check(
   if initial_state is not None:
     checks.finite(op, initial_state=initial_state[:2])
   checks.finite(op, q=q, k=k, v=v)
+
+
+def _check_scoring(
+  q: jax.Array, softcap: float | None, sinks: jax.Array | None
+) -> None:
+  """Checks the options of the softmax."""
+  op = "attention"
+  checks.require(
+    softcap is None or softcap > 0,
+    f"{op}: softcap must be None or above 0, got {softcap}",
+  )
+  if sinks is not None:
+    checks.arguments(op, q=(q, "... L H K"), sinks=(sinks, "H"))
+    checks.floating(op, sinks=sinks)
+    checks.finite(op, sinks=sinks)

@@ -23,6 +23,7 @@ from jaxmodels.ops.engine.checks import is_open
 __all__ = [
   "Keys",
   "Queries",
+  "Scoring",
   "Size",
   "attend",
   "attend_in_tiles",
@@ -32,6 +33,20 @@ __all__ = [
 
 # Queries and keys per tile.
 Size = tuple[int, int]
+
+
+class Scoring(NamedTuple):
+  """How scores become weights.
+
+  Attributes:
+    window: The number of tokens that a query sees, or None for all.
+    softcap: c of c tanh(score / c), or None.
+    sinks: [Hq], the score of a key without a value per query head, or None.
+  """
+
+  window: int | None
+  softcap: float | None = None
+  sinks: jax.Array | None = None
 
 
 class Queries(NamedTuple):
@@ -63,14 +78,14 @@ class Keys(NamedTuple):
   ids: jax.Array | None
 
 
-def attend(queries: Queries, keys: Keys, window: int | None) -> jax.Array:
+def attend(queries: Queries, keys: Keys, scoring: Scoring) -> jax.Array:
   """Computes all scores at once.
 
   Args:
     queries: Their own tokens must be among the keys, so that every query sees
       a key, and no row of the softmax is empty.
     keys: H divides Hq.
-    window: The number of tokens that a query sees, or None for all.
+    scoring: The window and the options of the softmax.
 
   Returns:
     [..., L, Hq, V].
@@ -79,28 +94,35 @@ def attend(queries: Queries, keys: Keys, window: int | None) -> jax.Array:
   heads = k.shape[-2]
   shape = (*q.shape[:-2], heads, q.shape[-2] // heads, q.shape[-1])
   scores = jnp.einsum("...qhgk,...phk->...hgqp", q.reshape(shape), k)
+  scores = _capped(scores, scoring.softcap)
   places = jnp.arange(k.shape[-3])
-  visible = _near(queries.places[:, None], places, window)
+  visible = _near(queries.places[:, None], places, scoring.window)
   if queries.ids is not None and keys.ids is not None:
     same = queries.ids[..., :, None] == keys.ids[..., None, :]
     visible = _fit(visible, same) & same
     visible = visible[..., None, None, :, :]
   # Mask before the softmax, so that neither pass computes exp(+large).
   scores = jnp.where(_fit(visible, scores), scores, -jnp.inf)
-  weights = jax.nn.softmax(scores, -1)
+  if scoring.sinks is None:
+    weights = jax.nn.softmax(scores, -1)
+  else:
+    sinks = scoring.sinks.reshape((*shape[-3:-1], 1, 1))
+    sinks = jnp.broadcast_to(_fit(sinks, scores), (*scores.shape[:-1], 1))
+    weights = jax.nn.softmax(jnp.concatenate([scores, sinks], -1), -1)
+    weights = weights[..., :-1]
   y = jnp.einsum("...hgqp,...phv->...qhgv", weights, v)
   return y.reshape((*q.shape[:-1], v.shape[-1]))
 
 
 def attend_in_tiles(
-  queries: Queries, keys: Keys, window: int | None, size: Size
+  queries: Queries, keys: Keys, scoring: Scoring, size: Size
 ) -> jax.Array:
   """As `attend`, tile by tile; skips tiles in which no query sees a key.
 
   Args:
     queries: As for `attend`.
     keys: As for `attend`.
-    window: As for `attend`.
+    scoring: As for `attend`.
     size: The largest number of queries, and of keys, per tile.
 
   Returns:
@@ -112,7 +134,15 @@ def attend_in_tiles(
   *batch, length, q_heads, _ = queries.q.shape
   heads = keys.k.shape[-2]
   rows = _rows(queries, heads, size[0])
-  y, *_ = _tiles(window, rows, _columns(keys, size[1]))
+  # The loops need a hashable record, and sinks are no part of them.
+  sinks, scoring = scoring.sinks, scoring._replace(sinks=None)
+  y, total, top = _tiles(scoring, rows, _columns(keys, size[1]))
+  if sinks is not None:
+    group = q_heads // heads
+    own = jnp.tile(sinks.reshape(heads, group), y.shape[-2] // group)
+    # The share of the keys in the weight of the keys and the sink.
+    above = jnp.log(total) + top - _fit(own[..., None], top)
+    y = y * jax.nn.sigmoid(above)
   y = jnp.moveaxis(y, 0, -3)
   y = y.reshape(*y.shape[:-3], -1, q_heads // heads, y.shape[-1])
   y = jnp.moveaxis(y[..., :length, :, :], -4, -3)
@@ -175,7 +205,7 @@ def _even(length: int, size: int) -> int:
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _tiles(
-  window: int | None, rows: _Rows, columns: _Columns
+  scoring: Scoring, rows: _Rows, columns: _Columns
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Outputs [n, ..., H, R, V]; sums of weights and maxima [n, ..., H, R, 1]."""
 
@@ -183,13 +213,14 @@ def _tiles(
     def tile(sums: Any, others: _Columns) -> tuple[Any, None]:
       def add(sums: Any) -> Any:
         values, total, top = sums
-        scores = _scores(own, others, window)
+        scores = _scores(own, others, scoring)
         above = jnp.maximum(top, jnp.max(scores, -1, keepdims=True))
         less = jnp.exp(top - above)
         more = _sums(scores, above, others.v)
         return less * values + more[0], less * total + more[1], above
 
-      return lax.cond(_seen(own, others, window), add, lambda x: x, sums), None
+      seen = _seen(own, others, scoring.window)
+      return lax.cond(seen, add, lambda x: x, sums), None
 
     zero = jnp.zeros_like(own.q[..., :1])
     # Finite, so that a row that sees no key of a tile keeps its sums.
@@ -203,16 +234,16 @@ def _tiles(
 
 @_tiles.defjvp
 def _(
-  window: int | None,
+  scoring: Scoring,
   primals: tuple[_Rows, _Columns],
   tangents: tuple[_Rows, _Columns],
 ) -> tuple[Any, Any]:
   rows, columns = primals
-  y, total, top = _tiles(window, rows, columns)
+  y, total, top = _tiles(scoring, rows, columns)
 
   def sums(q: jax.Array, k: jax.Array, v: jax.Array) -> Any:
     return _sums_held(
-      top, rows._replace(q=q), columns._replace(k=k, v=v), window
+      top, rows._replace(q=q), columns._replace(k=k, v=v), scoring
     )
 
   moved = (tangents[0].q, tangents[1].k, tangents[1].v)
@@ -222,7 +253,7 @@ def _(
 
 
 def _sums_held(
-  top: jax.Array, rows: _Rows, columns: _Columns, window: int | None
+  top: jax.Array, rows: _Rows, columns: _Columns, scoring: Scoring
 ) -> tuple[jax.Array, jax.Array]:
   """Sums of weighted values and of weights, for given maxima.
 
@@ -233,7 +264,7 @@ def _sums_held(
   @functools.partial(jax.checkpoint, prevent_cse=False)
   def tile(own: _Rows, top: jax.Array, others: _Columns) -> Any:
     def compute(q: jax.Array, k: jax.Array, v: jax.Array) -> Any:
-      scores = _scores(own._replace(q=q), others._replace(k=k), window)
+      scores = _scores(own._replace(q=q), others._replace(k=k), scoring)
       return _sums(scores, top, v)
 
     def leave(q: jax.Array, k: jax.Array, v: jax.Array) -> Any:
@@ -241,7 +272,7 @@ def _sums_held(
       zero = jnp.zeros_like(top)
       return _wide(zero, v), zero
 
-    seen = _seen(own, others, window)
+    seen = _seen(own, others, scoring.window)
     return lax.cond(seen, compute, leave, own.q, others.k, others.v)
 
   def some_columns(sums: Any, others: _Columns) -> tuple[Any, None]:
@@ -267,17 +298,23 @@ def _sums(
   return weights @ v, jnp.sum(weights, -1, keepdims=True)
 
 
-def _scores(own: _Rows, others: _Columns, window: int | None) -> jax.Array:
+def _scores(own: _Rows, others: _Columns, scoring: Scoring) -> jax.Array:
   """Scores [..., H, R, P], minus infinity where the query sees no such key.
 
   Masked before the exponential, so that no pass computes exp(+large).
   """
   scores = jnp.einsum("...rk,...pk->...rp", own.q, others.k)
-  visible = _near(own.places, others.places, window)
+  scores = _capped(scores, scoring.softcap)
+  visible = _near(own.places, others.places, scoring.window)
   if own.ids is not None and others.ids is not None:
     same = own.ids == others.ids
     visible = _fit(visible, same) & same
   return jnp.where(_fit(visible, scores), scores, -jnp.inf)
+
+
+def _capped(scores: jax.Array, softcap: float | None) -> jax.Array:
+  """Scores between -softcap and softcap, close to unchanged near 0."""
+  return scores if softcap is None else softcap * jnp.tanh(scores / softcap)
 
 
 def _seen(own: _Rows, others: _Columns, window: int | None) -> jax.Array:

@@ -53,6 +53,8 @@ def attention(
   initial_keys: jax.Array | None = None,
   initial_values: jax.Array | None = None,
   segment_ids: jax.Array | None = None,
+  softcap: float | None = None,
+  sinks: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Softmax attention of one batch entry, query by query.
 
@@ -65,6 +67,8 @@ def attention(
     initial_keys: [M, Hkv, K], all of them live, or None.
     initial_values: [M, Hkv, V], or None.
     segment_ids: [L] concrete integers or None.
+    softcap: c of c tanh(score / c), or None.
+    sinks: [Hq], the score of a key without a value, or None.
 
   Returns:
     y: [L, Hq, V], and the keys and values in the segment of the last token,
@@ -86,9 +90,14 @@ def attention(
     visible = ((first <= places) & (places <= past + t))[:, None]
     # Query head h reads key head h // group.
     scores = jnp.einsum("hk,shk->sh", q[t], jnp.repeat(keys, group, 1))
+    if softcap is not None:
+      scores = softcap * jnp.tanh(scores / softcap)
     scores = jnp.where(visible, scores, -jnp.inf)
     weights = jnp.exp(scores - jnp.max(scores, 0, keepdims=True))
-    weights = weights / jnp.sum(weights, 0, keepdims=True)
+    total = jnp.sum(weights, 0, keepdims=True)
+    if sinks is not None:
+      total = total + jnp.exp(sinks[None] - jnp.max(scores, 0, keepdims=True))
+    weights = weights / total
     told = jnp.repeat(values, group, 1)
     outputs.append(jnp.einsum("sh,shv->hv", weights, told))
   if window is not None:

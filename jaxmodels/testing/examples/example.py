@@ -132,6 +132,8 @@ class MixerExample:
     equation: One line for the table of mixers, in Markdown.
     transition: The class of the state's transition, such as "diagonal".
     paper: Authors, year, arXiv id.
+    causal: False for a mixer that reads later tokens on purpose, and so has no
+      state to continue from.
   """
 
   name: str
@@ -141,6 +143,7 @@ class MixerExample:
   equation: str = ""
   transition: str = ""
   paper: str = ""
+  causal: bool = True
 
   @property
   def listed(self) -> bool:

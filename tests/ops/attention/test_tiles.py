@@ -8,7 +8,12 @@ import numpy as np
 import pytest
 
 from jaxmodels.ops import attention
-from jaxmodels.ops.attention.tiles import Keys, Queries, attend_in_tiles
+from jaxmodels.ops.attention.tiles import (
+  Keys,
+  Queries,
+  Scoring,
+  attend_in_tiles,
+)
 from jaxmodels.ops.reference import local
 
 PAST, LENGTH, HEADS, GROUPS, KEY, VALUE = 4, 11, 4, 2, 3, 5
@@ -42,7 +47,7 @@ def test_tiles_of_any_size_are_the_definition(window, ids):
   queries = Queries(Q, PAST + np.arange(LENGTH), ids)
   attend = jax.jit(attend_in_tiles, static_argnums=(2, 3))
   for size in [(3, 2), (4, 4), (2, 7), (5, 3), (1, 4), (11, 4), (4, 15)]:
-    got = attend(queries, Keys(*keys, key_ids), window, size)
+    got = attend(queries, Keys(*keys, key_ids), Scoring(window), size)
     np.testing.assert_allclose(got, wanted, 0, 2e-6, err_msg=str(size))
 
 
@@ -60,7 +65,7 @@ def test_tiles_that_no_query_sees_are_not_touched(window, poisoned, spoilt):
   x = jnp.ones((12, 1, 1))
   v = x.at[poisoned].set(jnp.nan)
   queries = Queries(x, jnp.arange(12), None)
-  y = attend_in_tiles(queries, Keys(x, v, None), window, (4, 4))
+  y = attend_in_tiles(queries, Keys(x, v, None), Scoring(window), (4, 4))
   assert np.flatnonzero(np.isnan(y)).tolist() == spoilt
 
 

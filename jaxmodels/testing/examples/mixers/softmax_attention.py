@@ -6,6 +6,15 @@ from jaxmodels.testing.examples.example import MixerExample
 from jaxmodels.testing.examples.mixers.parts import dense, rms
 
 
+def _rotated(x, layer):
+  """The first channels of x [L, H, K] rotated by their positions."""
+  half = round(layer.rotary_fraction * x.shape[-1]) // 2
+  speeds = layer.rotary_base ** (-np.arange(half) / half) / layer.rotary_factor
+  turn = np.exp(1j * np.arange(len(x))[:, None] * speeds)[:, None]
+  pairs = (x[..., :half] + 1j * x[..., half : 2 * half]) * turn
+  return np.concatenate([pairs.real, pairs.imag, x[..., 2 * half :]], -1)
+
+
 def plain(p, x, layer):
   """One document x [L, D], token by token."""
   heads, groups = layer.heads, layer.kv_heads or layer.heads
@@ -15,21 +24,20 @@ def plain(p, x, layer):
   if layer.qk_norm:
     q = rms(q, p["query_norm"]["scale"], layer.norm_epsilon)
     k = rms(k, p["key_norm"]["scale"], layer.norm_epsilon)
-  half = q.shape[-1] // 2
-  speeds = layer.rotary_base ** (-np.arange(half) / half)
-  turn = np.exp(1j * np.arange(len(x))[:, None] * speeds)[:, None]
-  # A pair of channels is a complex number; products take the real part.
-  q = (q[..., :half] + 1j * q[..., half:]) * turn
-  k = (k[..., :half] + 1j * k[..., half:]) * turn
+  q, k = _rotated(q, layer), _rotated(k, layer)
+  scale = layer.scale or q.shape[-1] ** -0.5
   out = np.zeros((len(x), heads, v.shape[-1]))
   window = layer.window or layer.max_length
   for h in range(heads):
     g = h // (heads // groups)
     for t in range(len(x)):
       seen = slice(max(0, t + 1 - window), t + 1)
-      scores = (k[seen, g].conj() @ q[t, h]).real / np.sqrt(2 * half)
-      weights = np.exp(scores - scores.max())
-      out[t, h] = weights / weights.sum() @ v[seen, g]
+      scores = k[seen, g] @ q[t, h] * scale
+      if layer.softcap:
+        scores = layer.softcap * np.tanh(scores / layer.softcap)
+      weights = np.exp(scores)
+      sink = np.exp(p["sinks"][h]) if layer.sinks else 0
+      out[t, h] = weights / (weights.sum() + sink) @ v[seen, g]
   return dense(p["output"], out.reshape(len(x), -1))
 
 
@@ -42,6 +50,19 @@ EXAMPLES = (
     equation="`y_t = sum_s softmax_s(q_t . k_s) v_s`",
     transition="none: a cache of all tokens",
     paper="Vaswani et al. 2017, arXiv:1706.03762",
+  ),
+  MixerExample(
+    "softmax_attention_options",
+    "softmax_attention",
+    plain,
+    {
+      "max_length": 50,
+      "rotary_fraction": 0.5,
+      "rotary_factor": 3.0,
+      "scale": 0.8,
+      "softcap": 2.0,
+      "sinks": True,
+    },
   ),
   MixerExample(
     "sliding_attention",
