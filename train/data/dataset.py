@@ -14,11 +14,12 @@ segment of its own.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import operator
 from collections.abc import Iterable
-from typing import Protocol, SupportsIndex
+from typing import Any, Protocol, SupportsIndex
 
 import numpy as np
 
@@ -61,15 +62,38 @@ class Dataset(Codec, Protocol):
 class DataConfig(Protocol):
   """Settings of a data set, with a method that opens it.
 
-  The settings may have two more methods. `codec(vocab_size)` returns the
+  The settings may have three more methods. `codec(vocab_size)` returns the
   `Codec` of the data without opening them, so that a machine without the data
   can generate text; `vocab_size` is that of the opened data, or None if
   unknown, and the result may be None. `read_only()` returns settings whose
-  `open` writes and downloads nothing.
+  `open` writes and downloads nothing. `at_length(length)` returns settings of
+  the same data with sequences of another length; a dataclass with a field
+  `length` does without it.
   """
 
   def open(self, split: str, /) -> Dataset:
     """Returns the data set of `split`, "train" or "validation"."""
+
+
+def at_length(config: Any, length: int) -> Any:
+  """Returns settings of the same data with sequences of another length.
+
+  Args:
+    config: A `DataConfig`.
+    length: L of the new examples.
+
+  Raises:
+    ValueError: The data cannot be opened at another length.
+  """
+  own = getattr(config, "at_length", None)
+  if own is not None:
+    return own(length)
+  if "length" not in getattr(config, "__dataclass_fields__", ()):
+    raise ValueError(
+      f"{type(config).__name__} cannot be opened at another length: it has"
+      " neither a field length nor a method at_length"
+    )
+  return dataclasses.replace(config, length=length)
 
 
 # Most examples that a digest reads.

@@ -14,6 +14,7 @@ from train.data.dataset import (
   THREADS,
   Dataset,
   Example,
+  at_length,
   check_index,
   check_split,
   digest,
@@ -83,6 +84,11 @@ class Mixture:
     """Returns the codec of the first source, or None if it has none."""
     make = getattr(self.sources[0], "codec", None) if self.sources else None
     return None if make is None else make(vocab_size)
+
+  def at_length(self, length: int) -> Mixture:
+    """Returns settings whose sources are all of another length."""
+    sources = tuple(at_length(source, length) for source in self.sources)
+    return dataclasses.replace(self, sources=sources)
 
   def read_only(self) -> Mixture:
     """Returns settings of which no source writes or downloads."""

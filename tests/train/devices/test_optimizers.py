@@ -159,8 +159,8 @@ def evaluated(workdir, step, capfd):
   """The loss that the command prints."""
   words = (f"--workdir={workdir}", f"--step={step}", "--trust=" + __name__)
   assert main_with_errors(evaluate._run, words) == 0
-  lines = capfd.readouterr().out.splitlines()
-  return float(next(x.split()[1] for x in lines if x.startswith("  loss")))
+  _, names, values, *_ = capfd.readouterr().out.splitlines()
+  return float(dict(zip(names.split(), values.split(), strict=True))["loss"])
 
 
 @pytest.mark.parametrize(
