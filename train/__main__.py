@@ -78,7 +78,10 @@ def _summarize(result: Result) -> None:
   metrics = result.metrics
   log(f"\nvalidation after {result.step} steps:")
   if "bits_per_token" in metrics:
-    log(f"  this model   {metrics['bits_per_token']:.3f} bits per token")
+    for unit in ("bits_per_token", "bits_per_byte"):
+      if unit in metrics:
+        log(f"  this model   {metrics[unit]:.3f} {unit.replace('_', ' ')}")
+    # In bits per byte, below the model's own.
     for name, value in result.baselines.items():
       log(f"  {name:12} {value:.3f}")
   else:

@@ -30,10 +30,12 @@ from train.data import Batches, Dataset
 from train.data.batches import stack
 from train.data.dataset import (
   at_length,
+  content_bytes,
   example,
   sequence_arrays,
   sequence_length,
 )
+from train.data.order import order_of
 from train.data.prefetch import ReadAhead
 from train.devices import processes
 from train.devices.strategy import Strategy, make_strategy
@@ -53,8 +55,8 @@ class Measured(NamedTuple):
   """What one evaluation found.
 
   Attributes:
-    values: The metrics of the loss (see `Loss.means`), and "tokens" (positions
-      of the examples, each once).
+    values: The metrics of the loss (see `Loss.means`), "bits_per_byte" if the
+      data are text, and "tokens" (positions of the examples, each once).
     positions: The same metrics by position, `[L]`; None if the loss is not one
       per token.
     buckets: The same metrics in each bucket of `train.positions.edges`.
@@ -116,11 +118,25 @@ def measure(
   # The padding rows of the last batch are not examples.
   examples = min(len(parts) * batch_size, len(dataset))
   length = sequence_length(dataset, example(dataset, 0))
-  values = {name: float(value) for name, value in whole.items()}
+  values = _with_bytes(dataset, examples, whole)
   values["tokens"] = float(examples * length)
   if not per_position or not add_up(sums):
     return Measured(values)
   return Measured(values, per_position, _in_buckets(strategy, sums, length))
+
+
+def _with_bytes(
+  dataset: Dataset, examples: int, metrics: Mapping[str, Any]
+) -> dict[str, float]:
+  """Adds "bits_per_byte", exact for these examples, where they are text."""
+  values = {name: float(value) for name, value in metrics.items()}
+  if "bits_per_token" not in values:
+    return values
+  size = content_bytes(dataset, order_of(dataset, None)(np.arange(examples)))
+  if size:
+    bits = values["bits_per_token"] * values["targets"]
+    values["bits_per_byte"] = bits / size
+  return values
 
 
 def _in_buckets(

@@ -381,7 +381,7 @@ def run(
     idle = idle_line(config, mesh, jax.device_count())
     if idle is not None:
       writer.text(idle)
-    reference = baselines(config.data)
+    reference = baselines(prepared.train, prepared.validation)
     if reference and prepared.snapshot is None:
       writer.write(0, "baseline", reference)
     checkpoints = Checkpoints(

@@ -92,7 +92,7 @@ def separated(
   return whole, per_position
 
 
-def add_up(sums: Mapping[str, np.ndarray]) -> bool:
+def add_up(sums: Mapping[str, Any]) -> bool:
   """Whether the sums per position add up to those of the whole.
 
   They do not where a user's loss is not linear in the weights.

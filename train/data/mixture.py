@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import fractions
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, SupportsIndex
 
 import numpy as np
@@ -17,6 +17,7 @@ from train.data.dataset import (
   at_length,
   check_index,
   check_split,
+  content_bytes,
   digest,
 )
 from train.data.order import Order, order_of
@@ -138,6 +139,9 @@ class Mixed:
     self.vocab_size = datasets[0].vocab_size
     self.encode = datasets[0].encode
     self.decode = datasets[0].decode
+    if all(hasattr(dataset, "content") for dataset in datasets):
+      self.content = self._content
+      self.content_bytes = self._size
     limits = {getattr(dataset, "threads", THREADS) for dataset in datasets}
     # What needs no threads can be read by those of the others.
     self.threads = min(limits - {0}, default=0)
@@ -149,6 +153,26 @@ class Mixed:
     number = check_index(index, len(self))
     source = int(np.searchsorted(self._edges, number, "right")) - 1
     return self._datasets[source][number - int(self._edges[source])]
+
+  def _parts(self, start: int, stop: int) -> Iterator[tuple[Any, int, int]]:
+    """Yields sources, and which of their examples are in `[start, stop)`."""
+    edges = self._edges.tolist()
+    for dataset, edge, end in zip(
+      self._datasets, edges, edges[1:], strict=False
+    ):
+      first, last = max(start, edge), min(stop, end)
+      if first < last:
+        yield dataset, first - edge, last - edge
+
+  def _content(self, start: int, stop: int) -> bytes:
+    parts = self._parts(start, stop)
+    return b"".join(x.content(first, last) for x, first, last in parts)
+
+  def _size(self, start: int, stop: int) -> int:
+    return sum(
+      content_bytes(dataset, np.arange(first, last)) or 0
+      for dataset, first, last in self._parts(start, stop)
+    )
 
   def digest(self) -> str:
     """Returns the digests of all sources."""
