@@ -196,7 +196,9 @@ def test_a_run_resumes_bit_for_bit_and_is_evaluated_alike(
   words = (f"--workdir={whole}", "--prompt=a", "--length=9", "--temperature=0")
   assert main_with_errors(generate._run, (*words, "--trust=" + __name__)) == 0
   sample = Sample(length=9, temperature=0.0)
-  wanted = "".join(generate.continuation(config, found, b"a", sample))
+  wanted = "".join(
+    generate.continuation(config, {"params": found}, b"a", sample)
+  )
   assert capfd.readouterr().out == wanted + "\n"
   own = jax.tree.leaves(states[0]["params"])
   is_own = all(map(np.array_equal, jax.tree.leaves(found), own))
