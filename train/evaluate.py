@@ -12,7 +12,6 @@ that of a config file, `--data.recall configs/mqar.py`. Every number goes to
 """
 
 import dataclasses
-import functools
 import itertools
 import json
 import os
@@ -25,27 +24,20 @@ import numpy as np
 
 from train import checkpoint, flags
 from train.command import main_with_errors, warn
-from train.config import MOST, Config, command_line, modules, saved, trust
+from train.config import MOST, Config, modules, saved, trust
 from train.data import Batches, Dataset
-from train.data.batches import stack
-from train.data.dataset import (
-  at_length,
-  content_bytes,
-  example,
-  sequence_arrays,
-  sequence_length,
-)
+from train.data.dataset import content_bytes, example, sequence_length
 from train.data.order import order_of
 from train.data.prefetch import ReadAhead
 from train.devices import processes
-from train.devices.strategy import Strategy, make_strategy
-from train.errors import NonFiniteError, UserError, one_line
-from train.evaluation_table import as_json, tables
+from train.devices.strategy import Strategy
+from train.errors import NonFiniteError, UserError
+from train.evaluation.cases import OWN, Case, divided, more_data, open_cases
+from train.evaluation.positions import add_up, bucket_sums, edges, separated
+from train.evaluation.table import as_json, tables
 from train.files import paths
-from train.positions import ByPosition, add_up, bucket_sums, edges, separated
-from train.setup import make_learner, open_split, read_only, saved_params
+from train.setup import saved_params
 from train.state import TrainState
-from train.step import Learner, eval_step
 from train.streams import emit
 
 FILE_NAME = "evaluation.json"
@@ -59,7 +51,7 @@ class Measured(NamedTuple):
       data are text, and "tokens" (positions of the examples, each once).
     positions: The same metrics by position, `[L]`; None if the loss is not one
       per token.
-    buckets: The same metrics in each bucket of `train.positions.edges`.
+    buckets: The same metrics in each bucket of `edges`.
   """
 
   values: dict[str, float]
@@ -177,191 +169,30 @@ class Options:
   trust: flags.Repeated = ()
 
 
-@dataclasses.dataclass(frozen=True)
-class _More:
-  """Flags of data sets: `--data.NAME FILE`, `--data.NAME.FIELD VALUE`.
-
-  Attributes:
-    data: By name: a config file; or the settings of a data set.
-  """
-
-  data: Mapping[str, Any]
-
-
-class _Case(NamedTuple):
-  """One row of the table.
-
-  Attributes:
-    name: Of the data set.
-    split: Of its splits.
-    length: L of the examples.
-    dataset: The examples.
-    learner: Model and loss; the loss is `ByPosition` where it can be.
-  """
-
-  name: str
-  split: str
-  length: int
-  dataset: Dataset
-  learner: Learner
-
-
-# The name of the run's own data.
-_OWN = "run"
 _USAGE = "python -m train.evaluate WORKDIR [--FLAG VALUE ...]"
 _ABOUT = """Evaluates a checkpoint at any lengths, on several data sets.
 Another data set: --data.NAME.FIELD VALUE is the run's own with another field,
 and --data.NAME configs/NAME.py is that of a config file."""
 
 
-def _divided(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-  """Divides words into those of `Options` and those of data sets."""
-  own: list[str] = []
-  more: list[str] = []
-  words = own
-  for number, word in enumerate(argv):
-    if word.startswith("-"):
-      words = more if word.startswith("--data.") else own
-    elif number == 0:
-      word = f"--workdir={word}"
-    words.append(word)
-  return own, more
-
-
-def _more_data(config: Config, argv: Sequence[str]) -> dict[str, Any]:
-  """Returns the settings of other data sets by name.
-
-  Args:
-    config: The run's.
-    argv: Words after `--data.NAME` or `--data.NAME.FIELD`.
-
-  Raises:
-    UserError: A name, a field or a value is wrong.
-  """
-  keys = [word.split("=")[0].split(".") for word in argv if word[:2] == "--"]
-  names = dict.fromkeys(key[1] for key in keys)
-  for name in names:
-    if not name.isidentifier() or name == _OWN:
-      raise UserError(
-        f"--data.{one_line(name, 80)} is no name of a data set: it must be a"
-        f" word of letters and digits other than {_OWN}"
-      )
-  given, rest = flags.take(_More(dict.fromkeys(names)), argv)
-  found = {
-    name: config.data if path is None else command_line.load(str(path)).data
-    for name, path in given.data.items()
-  }
-  (more,), stray = flags.parse(
-    (_More(found),), rest, usage=_USAGE, about=_ABOUT
+def _state(config: Config, saved: Mapping[str, Any]) -> TrainState:
+  """The state of a checkpoint, with the parameters for evaluation alone."""
+  return TrainState(
+    step=saved["step"],
+    params=saved_params(config, saved),
+    variables=saved.get("variables", {}),
+    opt_state=(),
+    rng=saved["rng"],
+    stopped=saved["stopped"],
   )
-  flags.refuse(stray)
-  return dict(more.data)
 
 
-def _opened(name: str, data: Any, split: str, length: int | None) -> Dataset:
-  """Opens a split, at another length if one is given."""
-  flag = "config.data" if name == _OWN else f"--data.{name}"
-  try:
-    if length is not None:
-      data = at_length(data, length)
-    return open_split(read_only(data), split)
-  except ValueError as error:
-    raise UserError(f"{flag}: {one_line(error)}") from error
-  except UserError as error:
-    text = one_line(error).replace("config.data", flag, 1)
-    raise UserError(text) from error
-
-
-def _case(
-  config: Config, state: TrainState, name: str, split: str, dataset: Dataset
-) -> _Case:
-  """Checks that the model can read a data set, without running it.
-
-  Raises:
-    UserError: It cannot.
-  """
-  first = jax.tree.map(np.asarray, example(dataset, 0))
-  length = sequence_length(dataset, first)
-  size = getattr(config.model, "vocab_size", None)
-  count = getattr(dataset, "vocab_size", None)
-  if size is not None and count is not None and count > size:
-    raise UserError(
-      f"the data {name} have {count} different tokens, but the model knows"
-      f" {size}: give data of the same tokenizer"
-    )
-  sequence = sequence_arrays(dataset, first)
-  learner = make_learner(config)._replace(sequence=sequence)
-  batch = stack([first])
-  arguments = (state.params, state.variables, batch)
-  if config.loss.per_token and sequence:
-    more = learner._replace(loss=ByPosition(config.loss))
-    try:
-      jax.eval_shape(functools.partial(eval_step, more), *arguments)
-      return _Case(name, split, length, dataset, more)
-    # A user's loss may fail in any way; it then has no metrics by position.
-    except Exception:
-      pass
-  try:
-    jax.eval_shape(functools.partial(eval_step, learner), *arguments)
-  except ValueError as error:
-    raise UserError(
-      f"the model cannot read the data {name} at length {length}:"
-      f" {one_line(error)}"
-    ) from error
-  return _Case(name, split, length, dataset, learner)
-
-
-def _cases(
-  config: Config, state: TrainState, options: Options, more: Mapping[str, Any]
-) -> list[_Case]:
-  """Opens all data sets at all lengths, and checks them."""
-  data = {_OWN: config.data} if options.own or not more else {}
-  lengths = dict.fromkeys(options.lengths) or [None]
-  found = []
-  for name, settings in {**data, **more}.items():
-    for split in dict.fromkeys(options.split):
-      for length in lengths:
-        dataset = _opened(name, settings, split, length)
-        case = _case(config, state, name, split, dataset)
-        if length not in (None, case.length):
-          raise UserError(
-            f"the data {name} were opened at length {length}, but their"
-            f" examples have {case.length} positions"
-          )
-        found.append(case)
-  return found
-
-
-def _trained_length(config: Config) -> int | None:
-  """Tokens per training sequence; None where the data are not there."""
-  try:
-    dataset = open_split(read_only(config.data), "validation")
-  except UserError:
-    return None
-  return sequence_length(dataset, example(dataset, 0))
-
-
-def _measured(
-  config: Config,
-  state: TrainState,
-  case: _Case,
-  trained: int | None,
-  batches: int | None,
-) -> Measured:
-  """Evaluates one case on one device."""
-  size = config.batch_size
-  if trained is not None and case.length > trained:
-    # No more positions at a time than in training, for the memory.
-    size = max(1, size * trained // case.length)
-  strategy = make_strategy("jit", case.learner)
-  return measure(
-    strategy,
-    strategy.prepare(state),
-    case.dataset,
-    # Rows beyond the number of examples would only be padding.
-    min(size, len(case.dataset)),
-    batches,
-  )
+def _row(case: Case, state: TrainState, batches: int | None) -> dict[str, Any]:
+  """Evaluates a case."""
+  strategy = case.strategy
+  prepared = strategy.prepare(state)
+  found = measure(strategy, prepared, case.dataset, case.batch_size, batches)
+  return as_json(case.name, case.split, case.length, found)
 
 
 def _write(options: Options, workdir: str, document: Any) -> None:
@@ -379,7 +210,7 @@ def _write(options: Options, workdir: str, document: Any) -> None:
 
 
 def _run(argv: Sequence[str]) -> int:
-  own, others = _divided(argv)
+  own, others = divided(argv)
   options = flags.only(Options(), own, _USAGE, _ABOUT)
   flags.in_range("--batches", options.batches, 1, MOST)
   for length in options.lengths:
@@ -393,27 +224,14 @@ def _run(argv: Sequence[str]) -> int:
   snapshot = checkpoint.load(workdir, options.step, warn)
   trusted = modules.import_trusted(options.trust)
   config = saved.read_config(snapshot.config, trusted)
-  more = _more_data(config, others)
-  state = TrainState(
-    step=snapshot.state["step"],
-    params=saved_params(config, snapshot.state),
-    variables=snapshot.state.get("variables", {}),
-    opt_state=(),
-    rng=snapshot.state["rng"],
-    stopped=snapshot.state["stopped"],
-  )
+  more = more_data(config, others)
+  data = {OWN: config.data} if options.own or not more else {}
+  state = _state(config, snapshot.state)
   with trust.explained(snapshot.config):
-    cases = _cases(config, state, options, more)
-    trained = _trained_length(config) if options.lengths or more else None
-    rows = [
-      as_json(
-        case.name,
-        case.split,
-        case.length,
-        _measured(config, state, case, trained, options.batches),
-      )
-      for case in cases
-    ]
+    cases, trained = open_cases(
+      config, state, data | more, options.split, options.lengths
+    )
+    rows = [_row(case, state, options.batches) for case in cases]
   emit(f"step {snapshot.step}")
   emit(tables(rows), end="")
   _write(

@@ -42,7 +42,7 @@ from train.config import (
   validate,
 )
 from train.data import Batches, baselines
-from train.data.dataset import sequence_length
+from train.data.dataset import arrays_by_path, sequence_length
 from train.data.prefetch import Placed, Prefetched
 from train.devices import processes
 from train.devices.signals import Stop, stop_signals
@@ -190,7 +190,8 @@ class _Loop:
   def result(self, reference: Mapping[str, float], stop: Stop) -> Result:
     """Returns the result of a run whose checkpoints are complete."""
     metrics = self._metrics if self._evaluated == self._step else {}
-    params, collections = None, {}
+    params: Any = None
+    collections: Mapping[str, Any] = {}
     if stop.signal is None and processes.is_first():
       params, collections = self._variables()
     return Result(
@@ -292,7 +293,7 @@ class _Loop:
       name += f"-process-{jax.process_index()}"
     path = os.path.join(self._workdir, f"{name}.npz")
     content = io.BytesIO()
-    np.savez(content, allow_pickle=False, **batch.host)
+    np.savez(content, allow_pickle=False, **arrays_by_path(batch.host))
     files.replace(path, content.getvalue())
     return (
       f"the state before it is checkpoint {step}, its batch is {path}, and the"

@@ -13,15 +13,16 @@ import pytest
 from jaxmodels.models import LanguageModel
 from tests.train import tiny
 from tests.train.tasks import TASKS, B, L, config_of, language
-from train import evaluate, positions
+from train import evaluate
 from train.command import main_with_errors
 from train.config import Mesh, Sample
 from train.data import Arrays, Mixture, Text
 from train.data.dataset import at_length, sequence_arrays
 from train.devices.strategy import make_strategy
+from train.evaluation import cases, positions
+from train.evaluation.positions import ByPosition, edges, separated
 from train.loop import run
 from train.losses import Classification, Distillation, Loss, NextToken
-from train.positions import ByPosition, edges, separated
 from train.setup import make_learner
 from train.state import init_state
 
@@ -137,9 +138,10 @@ def test_a_loss_that_is_not_per_token_has_none_per_position(loss):
   rows = config.data.open("validation")
   learner = make_learner(config)
   state = init_state(learner.model, learner.optimizer, 0, rows[0])
-  case = evaluate._case(config, state, "run", "validation", rows)
-  assert isinstance(case.learner.loss, ByPosition) == (kind == "token")
-  found = evaluate._measured(config, state, case, None, 1)
+  case = cases.make_case(config, state, "run", "validation", rows)
+  found = evaluate.measure(
+    case.strategy, case.strategy.prepare(state), rows, case.batch_size, 1
+  )
   assert math.isfinite(found.values["loss"])
   assert found.positions is None and found.buckets is None
 

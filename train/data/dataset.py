@@ -7,6 +7,9 @@ An example is a dictionary of four arrays of length L:
   weights      float32  weight of each prediction in the loss (0: ignored)
   segment_ids  int32    the document that each token belongs to, within the row
 
+An entry may also be a dictionary or tuple of arrays. Examples that are no
+tokens have other arrays: see `train.losses`.
+
 Consecutive tokens with equal segment ids form one document; the first document
 of a row has id 0. Packed documents do not see each other, and padding is a
 segment of its own.
@@ -18,7 +21,7 @@ import dataclasses
 import hashlib
 import json
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Protocol, SupportsIndex
 
 import numpy as np
@@ -28,7 +31,8 @@ SPLITS = ("train", "validation")
 # cost nothing, and a disk or a network answers many requests at a time.
 THREADS = 16
 
-Example = dict[str, np.ndarray]
+# Arrays by name; an entry may be a dictionary or tuple of arrays.
+Example = dict[str, Any]
 
 
 class Codec(Protocol):
@@ -135,8 +139,8 @@ def digest_of_examples(dataset: Dataset, *more: object) -> str:
   count = min(size, _SPREAD)
   for place in range(count):
     row = dataset[place * (size - 1) // max(count - 1, 1)]
-    for name in sorted(row):
-      array = np.asarray(row[name])
+    for name, leaf in sorted(arrays_by_path(row).items()):
+      array = np.asarray(leaf)
       content.update(f"{name} {array.dtype} {array.shape} ".encode())
       content.update(array.tobytes())
   return content.hexdigest()
@@ -177,10 +181,11 @@ def content_bytes(dataset: Any, indices: np.ndarray) -> int | None:
 
 
 def sequence_arrays(dataset: Dataset, first: Example) -> tuple[str, ...]:
-  """Returns the names of the arrays whose first axis is the sequence.
+  """Returns the paths of the arrays whose first axis is the sequence.
 
-  A data set may say them in its attribute `sequence`; () if there is no
-  sequence. Otherwise they are the arrays as long as "inputs".
+  A data set may say them in its attribute `sequence`, see
+  `train.losses.is_sequence`; () if there is no sequence. Otherwise they are the
+  arrays as long as "inputs", or as the first array in them.
 
   Args:
     dataset: the data.
@@ -189,10 +194,10 @@ def sequence_arrays(dataset: Dataset, first: Example) -> tuple[str, ...]:
   own = getattr(dataset, "sequence", None)
   if own is not None:
     return tuple(own)
-  length = np.shape(first["inputs"])[:1]
-  return tuple(
-    name for name, x in first.items() if length and np.shape(x)[:1] == length
-  )
+  shapes = {name: np.shape(x) for name, x in arrays_by_path(first).items()}
+  inputs = (x for name, x in shapes.items() if name.split("/")[0] == "inputs")
+  length = next(inputs, ())[:1]
+  return tuple(name for name, x in shapes.items() if length and x[:1] == length)
 
 
 def sequence_length(dataset: Dataset, first: Example) -> int:
@@ -202,8 +207,39 @@ def sequence_length(dataset: Dataset, first: Example) -> int:
     dataset: the data.
     first: one of its examples.
   """
-  names = sequence_arrays(dataset, first)
-  return len(first[names[0]]) if names else 1
+  return length_of(first, sequence_arrays(dataset, first))
+
+
+def length_of(first: Example, sequence: Iterable[str]) -> int:
+  """Returns L of an example; 1 if there are no sequences.
+
+  Args:
+    first: the example, or its shapes.
+    sequence: of `sequence_arrays`.
+  """
+  for name in sequence:
+    for path, x in arrays_by_path(first).items():
+      if f"{path}/".startswith(f"{name}/"):
+        return int(x.shape[0])
+  return 1
+
+
+def arrays_by_path(example: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns the arrays of an example or a batch by path.
+
+  The path of an array inside of a dictionary or tuple is made of names joined
+  by slashes, such as "inputs/tokens" or "inputs/0".
+  """
+  # JAX takes a while to import; who only tokenises does without.
+  import jax
+
+  return {
+    "/".join([name, jax.tree_util.keystr(keys, simple=True, separator="/")])
+    if keys
+    else name: leaf
+    for name, value in example.items()
+    for keys, leaf in jax.tree.leaves_with_path(value)
+  }
 
 
 def check_split(split: str) -> None:

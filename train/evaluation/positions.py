@@ -49,13 +49,13 @@ class ByPosition(Loss):
 
   def sums(self, outputs: Any, batch: Batch) -> Sums:
     """Returns the inner sums, and each of them per position."""
+    leaves = jax.tree.leaves(outputs)
     loss = self.inner
-    if not isinstance(outputs, tuple):
+    if not any(map(callable, leaves)):
       loss = _without_chunks(loss)
     weights = jnp.asarray(batch["weights"]).astype(jnp.float32)
     if weights.ndim == 1:
-      length = jax.tree.leaves(outputs)[0].shape[1]
-      weights = jnp.broadcast_to(weights[:, None], (len(weights), length))
+      weights = jnp.broadcast_to(weights[:, None], leaves[0].shape[:2])
     sums, pull_back = jax.vjp(
       lambda weights: loss.sums(outputs, {**batch, "weights": weights}), weights
     )

@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from train.positions import edges
+from train.evaluation.positions import edges
 
 # Metrics with a table of their own, by position.
 _BY_POSITION = ("loss", "accuracy")
