@@ -58,7 +58,7 @@ def _finish(config: Config, workdir: str, result: Result) -> None:
     _summarize(result)
   if config.sample.length:
     with _optional("sample"):
-      _show_sample(config, result.params)
+      _show_sample(config, result.variables)
   log(f"\n{where}")
 
 
@@ -78,7 +78,10 @@ def _summarize(result: Result) -> None:
   metrics = result.metrics
   log(f"\nvalidation after {result.step} steps:")
   if "bits_per_token" in metrics:
-    log(f"  this model   {metrics['bits_per_token']:.3f} bits per token")
+    for unit in ("bits_per_token", "bits_per_byte"):
+      if unit in metrics:
+        log(f"  this model   {metrics[unit]:.3f} {unit.replace('_', ' ')}")
+    # In bits per byte, below the model's own.
     for name, value in result.baselines.items():
       log(f"  {name:12} {value:.3f}")
   else:
@@ -87,12 +90,12 @@ def _summarize(result: Result) -> None:
     log(f"  accuracy     {metrics['accuracy']:.2%}")
 
 
-def _show_sample(config: Config, params: Any) -> None:
+def _show_sample(config: Config, variables: Any) -> None:
   prompt = config.sample.prompt
   log(f"\nsample, after {prompt!r}:")
   # Python decodes bytes of a command line that are not UTF-8 as surrogates.
   content = prompt.encode("utf-8", "surrogateescape")
-  for text in continuation(config, params, content, config.sample):
+  for text in continuation(config, variables, content, config.sample):
     log(text, end="")
   log("")
 

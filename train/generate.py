@@ -76,7 +76,7 @@ def sample_token(
 
 def generate(
   model: nn.Module,
-  params: Any,
+  variables: Any,
   prompt: Sequence[int],
   *,
   length: int,
@@ -89,7 +89,7 @@ def generate(
 
   Args:
     model: A module with the call and the `init_state` of `LanguageModel`.
-    params: Its parameters.
+    variables: Its variables: "params", and what other collections it has.
     prompt: Tokens, at least one.
     length: Tokens to generate.
     seed: Of the draws.
@@ -106,37 +106,37 @@ def generate(
   if not prompt:
     raise UserError("the prompt is empty, and gives nothing to continue")
   tokens_read = max(1, len(prompt) + length - 1)
-  state = _zero_state(model, params, tokens_read)
+  state = _zero_state(model, variables, tokens_read)
   draw = functools.partial(
     sample_token, temperature=temperature, top_k=top_k, top_p=top_p
   )
 
   @functools.partial(jax.jit, donate_argnums=1)
   def advance(
-    params: Any, state: Any, tokens: jax.Array, key: jax.Array
+    variables: Any, state: Any, tokens: jax.Array, key: jax.Array
   ) -> tuple[jax.Array, Any]:
-    logits, state = model.apply({"params": params}, tokens, state)
+    logits, state = model.apply(variables, tokens, state)
     return draw(logits[0, -1], key), state
 
-  params = jax.device_put(params)
+  variables = jax.device_put(variables)
   tokens = jnp.asarray(np.asarray(prompt, np.int32)[None])
   key = jax.random.key(seed)
   for index in range(length):
     token, state = advance(
-      params, state, tokens, jax.random.fold_in(key, index)
+      variables, state, tokens, jax.random.fold_in(key, index)
     )
     yield int(token)
     tokens = token[None, None]
 
 
-def _zero_state(model: nn.Module, params: Any, tokens: int) -> Any:
+def _zero_state(model: nn.Module, variables: Any, tokens: int) -> Any:
   """Returns the initial state, if the model can read that many tokens."""
   # `nn.Module` does not declare what a sequence model has beside it.
   state = cast(Any, model).init_state(1)
   try:
     row = jax.ShapeDtypeStruct((1, tokens), np.int32)
     # A mixer with a bound on its context refuses a sequence beyond it.
-    jax.eval_shape(model.apply, {"params": params}, row, state)
+    jax.eval_shape(model.apply, variables, row, state)
   except ValueError as error:
     raise UserError(
       f"the model cannot read {tokens} tokens, the prompt and what is to be "
@@ -169,7 +169,7 @@ def as_text(codec: Codec, tokens: Iterable[int]) -> Iterator[str]:
 
 def continuation(
   config: Config,
-  params: Any,
+  variables: Any,
   prompt: bytes,
   sample: Sample,
   seed: int = 0,
@@ -179,7 +179,7 @@ def continuation(
 
   Args:
     config: Of the run.
-    params: Of its model.
+    variables: Of its model, see `generate`.
     prompt: What to continue.
     sample: Length, temperature, `top_k` and `top_p`; its prompt is not used.
     seed: Of the draws.
@@ -198,7 +198,7 @@ def continuation(
     raise UserError(f"the prompt cannot be encoded: {error}") from error
   stream = generate(
     config.model,
-    params,
+    variables,
     tokens,
     length=sample.length,
     seed=seed,
@@ -272,9 +272,10 @@ def _run(argv: Sequence[str]) -> int:
   trusted = modules.import_trusted(options.trust)
   config = saved.read_config(snapshot.config, trusted)
   beside = snapshot.config.get("$data")
+  params = saved_params(config, snapshot.state)
   pieces = continuation(
     config,
-    saved_params(config, snapshot.state),
+    {"params": params, **snapshot.state.get("variables", {})},
     prompt,
     sample,
     options.seed,

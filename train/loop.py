@@ -42,7 +42,7 @@ from train.config import (
   validate,
 )
 from train.data import Batches, baselines
-from train.data.dataset import sequence_length
+from train.data.dataset import arrays_by_path, sequence_length
 from train.data.prefetch import Placed, Prefetched
 from train.devices import processes
 from train.devices.signals import Stop, stop_signals
@@ -71,6 +71,8 @@ class Result:
       the run.
     baselines: Results of simple methods on the same data, in bits.
     signal: The signal that ended the run, or None.
+    collections: The model's variables other than parameters, by name, where
+      there are `params`.
   """
 
   step: int
@@ -78,6 +80,12 @@ class Result:
   metrics: Mapping[str, float]
   baselines: Mapping[str, float]
   signal: int | None
+  collections: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+  @property
+  def variables(self) -> dict[str, Any]:
+    """What `model.apply` takes."""
+    return {"params": self.params, **self.collections}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,22 +190,26 @@ class _Loop:
   def result(self, reference: Mapping[str, float], stop: Stop) -> Result:
     """Returns the result of a run whose checkpoints are complete."""
     metrics = self._metrics if self._evaluated == self._step else {}
-    params = None
+    params: Any = None
+    collections: Mapping[str, Any] = {}
     if stop.signal is None and processes.is_first():
-      params = self._params()
-    return Result(self._step, params, metrics, reference, stop.signal)
+      params, collections = self._variables()
+    return Result(
+      self._step, params, metrics, reference, stop.signal, collections
+    )
 
-  def _params(self) -> Any:
-    """The parameters for evaluation, as numpy arrays."""
+  def _variables(self) -> tuple[Any, Any]:
+    """The parameters for evaluation and the other collections, in numpy."""
     if jax.process_count() == 1:
       # On the host, as the commands that load the checkpoint compute them.
       state = jax.device_get(self._strategy.saved(self._state))
       found = evaluation_params(state.opt_state, state.params)
       # A copy, which does not hold the memory of a device.
-      return jax.tree.map(np.array, jax.device_get(found))
+      return jax.tree.map(np.array, (jax.device_get(found), state.variables))
     # Devices of other processes may hold some of the parameters.
     saved = checkpoint.load(self._workdir, str(self._step), warn)
-    return saved_params(self._config, saved.state)
+    params = saved_params(self._config, saved.state)
+    return params, saved.state.get("variables", {})
 
   def _dispatch(self) -> _Pending:
     batch = self.batches.take()
@@ -281,7 +293,7 @@ class _Loop:
       name += f"-process-{jax.process_index()}"
     path = os.path.join(self._workdir, f"{name}.npz")
     content = io.BytesIO()
-    np.savez(content, allow_pickle=False, **batch.host)
+    np.savez(content, allow_pickle=False, **arrays_by_path(batch.host))
     files.replace(path, content.getvalue())
     return (
       f"the state before it is checkpoint {step}, its batch is {path}, and the"
@@ -381,7 +393,7 @@ def run(
     idle = idle_line(config, mesh, jax.device_count())
     if idle is not None:
       writer.text(idle)
-    reference = baselines(config.data)
+    reference = baselines(prepared.train, prepared.validation)
     if reference and prepared.snapshot is None:
       writer.write(0, "baseline", reference)
     checkpoints = Checkpoints(

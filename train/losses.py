@@ -3,8 +3,8 @@
 A loss is a frozen dataclass with `sums(outputs, batch)`. Its sums are added
 over microbatches and devices, and divided once by the summed weight: a mean of
 means would give the tokens of short documents, and padded rows, too much
-weight. A batch is a dictionary of arrays whose first axis is that of the
-examples:
+weight. A batch is a dictionary of arrays, or of dictionaries and tuples of
+arrays, whose first axis is that of the examples:
 
   inputs       what the model reads
   segment_ids  optional, [B, L]: see `LanguageModel`
@@ -31,11 +31,16 @@ def is_sequence(name: str, array: Any, names: Container[str] | None) -> bool:
   """Whether an array of a batch is `[B, L, ...]`.
 
   Args:
-    name: Its name.
+    name: Its path: for an array inside of a dictionary or tuple, the names
+      joined by slashes, such as "inputs/tokens".
     array: The array, or its shape and dtype.
-    names: The names of such arrays; None for all with two axes or more.
+    names: The paths of such arrays; the path of a dictionary or tuple stands
+      for all arrays in it. None for all arrays with two axes or more.
   """
-  return array.ndim >= 2 if names is None else name in names
+  if names is None:
+    return array.ndim >= 2
+  parts = name.split("/")
+  return any("/".join(parts[: i + 1]) in names for i in range(len(parts)))
 
 
 def inverse(weight: Any) -> Any:

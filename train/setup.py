@@ -217,7 +217,9 @@ def prepare(
   learner = make_learner(config)._replace(sequence=sequence)
   draw, shapes = new_state(config, learner, first)
   variables = {"params": shapes.params, **shapes.variables}
-  check_pieces(mesh, learner.model, variables, first["inputs"])
+  check_pieces(
+    mesh, learner.model, variables, first["inputs"], sequence=sequence
+  )
   memory.check(config, mesh, shapes, first)
   digests = {"train": digest(train), "validation": digest(validation)}
   document = _document(config, digests, new_data)

@@ -14,6 +14,7 @@ from flax import linen as nn
 
 from train.losses import Batch, Loss, NextToken, inverse, is_sequence
 from train.norm import norm, zero_if_finite
+from train.parameters import path_of
 from train.state import TrainState
 
 # The collection in which layers sow losses of their own.
@@ -93,10 +94,12 @@ def loss_sums(
     pieces = 1
     if "sequence" in axes and not learner.loss.per_token:
       outputs = _whole(outputs)
-      batch = {
-        name: _whole(x) if is_sequence(name, x, learner.sequence) else x
-        for name, x in batch.items()
-      }
+      batch = jax.tree_util.tree_map_with_path(
+        lambda keys, x: (
+          _whole(x) if is_sequence(path_of(keys), x, learner.sequence) else x
+        ),
+        dict(batch),
+      )
       pieces = jax.lax.axis_size("sequence")
     sums = learner.loss.sums(outputs, batch)
     if pieces > 1:
@@ -261,10 +264,10 @@ def train_step(
 
 def counted_inputs(inputs: Any) -> Any:
   """Returns `model_flops`' argument `inputs` for the inputs of an example."""
-  if not isinstance(inputs, Mapping):
-    is_token = jnp.issubdtype(inputs.dtype, jnp.integer)
-    if inputs.ndim == 1 and is_token:
-      return None
+  # Dictionaries and tuples of arrays have no number of axes.
+  is_row = getattr(inputs, "ndim", None) == 1
+  if is_row and jnp.issubdtype(inputs.dtype, jnp.integer):
+    return None
   return jax.tree.map(
     lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), inputs
   )
@@ -273,8 +276,8 @@ def counted_inputs(inputs: Any) -> Any:
 def positions(learner: Learner, batch: Batch) -> int:
   """The positions that a model reads: B times L, or B without a sequence."""
   size = len(batch["weights"])
-  for name, x in batch.items():
-    if is_sequence(name, x, learner.sequence):
+  for keys, x in jax.tree.leaves_with_path(dict(batch)):
+    if is_sequence(path_of(keys), x, learner.sequence):
       return size * x.shape[1]
   return size
 

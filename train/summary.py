@@ -61,6 +61,8 @@ class Run:
     # Steps and values of every curve.
     self._curves: dict[tuple[str, str], tuple[array, array]] = {}
     self._last: dict[tuple[str, str], float] = {}
+    # Tokens per byte of the validation; None until a line has it.
+    self._tokens_per_byte: float | None = None
     is_empty = True
     try:
       for line in iterate_metrics(self.path):
@@ -85,6 +87,11 @@ class Run:
       return
     if BITS not in line and "loss" in finite:
       finite[BITS] = finite["loss"] / math.log(2)
+    if finite.get(BITS) and BITS_PER_BYTE in finite:
+      self._tokens_per_byte = finite[BITS_PER_BYTE] / finite[BITS]
+    elif BITS in finite and self._tokens_per_byte is not None:
+      # A training step does not count bytes.
+      finite[BITS_PER_BYTE] = finite[BITS] * self._tokens_per_byte
     for name, value in finite.items():
       self._last[split, name] = value
       if self._names is None or name in self._names:

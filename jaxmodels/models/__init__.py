@@ -2,8 +2,9 @@
 
 from jaxmodels.models.backbone import Backbone
 from jaxmodels.models.language_model import LanguageModel
+from jaxmodels.models.sizing import count_parameters, equal_width
 
-__all__ = ["Backbone", "LanguageModel"]
+__all__ = ["Backbone", "LanguageModel", "count_parameters", "equal_width"]
 
 
 def __dir__() -> list[str]:

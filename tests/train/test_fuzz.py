@@ -148,11 +148,13 @@ def test_random_damage(finished, tmp_path, capfd, record_property):
       for _ in range(draw.choice((1, 1, 2)))
     ]
     what = (number, damaged)
-    before = contents(workdir)
     reader, *words = _read_commands(workdir, draw)
+    before = contents(workdir)
     code, _, errors = run(capfd, reader, *words)
     if code != 0:
       assert_one_line(code, errors.splitlines(keepends=True)[-1], what)
+    if reader is evaluate._run and code == 0:
+      os.unlink(os.path.join(workdir, evaluate.FILE_NAME))
     if reader is not report._run:
       assert contents(workdir) == before, (what, "a reader wrote")
     before = contents(workdir)

@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import math
 import types
@@ -6,21 +7,28 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from jaxmodels.models import LanguageModel
 from tests.train import tiny
+from train import __main__ as train_command
 from train import checkpoint, evaluate
 from train import generate as generate_lib
 from train.command import main_with_errors
+from train.config import Sample
 from train.errors import UserError
 from train.generate import as_text, generate, sample_token
+from train.loop import run
 from train.metrics import read_metrics
+from train.use import load
 
 
 def test_greedy_text_is_what_teacher_forcing_predicts(finished):
   model, params = tiny.Model(), finished[1].params
   prompt = [256, 5, 6, 7]
-  tokens = list(generate(model, params, prompt, length=9, temperature=0))
+  tokens = list(
+    generate(model, {"params": params}, prompt, length=9, temperature=0)
+  )
   assert len(tokens) == 9
   row = np.array([prompt + tokens])
   logits, _ = jax.jit(model.apply)({"params": params}, row)
@@ -40,10 +48,56 @@ def test_stepping_gives_the_logits_of_teacher_forcing(finished):
     np.testing.assert_allclose(one[0, 0], whole[0, i], rtol=1e-5, atol=1e-6)
 
 
+class Shifted(nn.Module):
+  """The tiny model, with logits shifted by a statistic that training keeps."""
+
+  vocab_size: int = tiny.VOCAB
+
+  @nn.compact
+  def __call__(self, tokens, state=None, *, segment_ids=None):
+    inner = tiny.Model(name="inner")
+    logits, state = inner(tokens, state, segment_ids=segment_ids)
+    shift = self.variable("stats", "shift", jnp.zeros, (self.vocab_size,))
+    if self.is_mutable_collection("stats"):
+      shift.value += jnp.arange(self.vocab_size, dtype=jnp.float32) % 7
+    return logits + shift.value[None, None], state
+
+  def init_state(self, batch_size):
+    return jnp.zeros((batch_size, tiny.Model.width))
+
+
+def test_samples_use_all_variables_of_a_model(tmp_path, capsys):
+  sample = Sample(prompt="ab", length=6, temperature=0.0)
+  config = dataclasses.replace(
+    tiny.get_config(), model=Shifted(), steps=1, sample=sample
+  )
+  result = run(config, str(tmp_path))
+  assert np.any(result.variables["stats"]["shift"])
+  saved = load(str(tmp_path), trust=[__name__, "tests.train.tiny"]).variables
+  for a, b in zip(
+    *map(jax.tree.leaves, (saved, result.variables)), strict=True
+  ):
+    np.testing.assert_array_equal(a, b)
+  tokens = [256, *b"ab"]
+  for _ in range(6):
+    logits, _ = config.model.apply(saved, jnp.asarray([tokens]))
+    tokens.append(int(jnp.argmax(logits[0, -1])))
+  text = "".join(as_text(config.data.open("train"), tokens[3:]))
+  capsys.readouterr()
+  train_command._show_sample(config, result.variables)
+  assert capsys.readouterr().out.endswith(f"{text}\n")
+  words = ("--prompt=ab", "--length=6", "--temperature=0")
+  trust = (f"--trust={__name__}", "--trust=tests.train.tiny")
+  words = (f"--workdir={tmp_path}", *words, *trust)
+  assert main_with_errors(generate_lib._run, words) == 0
+  assert capsys.readouterr().out == f"{text}\n"
+
+
 def test_a_seed_repeats_and_another_differs(finished):
   def draw(seed):
-    params = finished[1].params
-    return list(generate(tiny.Model(), params, [256], length=12, seed=seed))
+    variables = finished[1].variables
+    stream = generate(tiny.Model(), variables, [256], length=12, seed=seed)
+    return list(stream)
 
   assert draw(1) == draw(1)
   assert draw(1) != draw(2)
@@ -111,14 +165,14 @@ def test_a_character_is_yielded_when_it_is_complete():
 
 
 def test_tokens_are_yielded_as_they_are_drawn(finished):
-  stream = generate(tiny.Model(), finished[1].params, [256], length=10**9)
+  stream = generate(tiny.Model(), finished[1].variables, [256], length=10**9)
   assert 0 <= next(stream) < tiny.VOCAB
   assert 0 <= next(stream) < tiny.VOCAB
 
 
 def test_an_empty_prompt_is_an_error(finished):
   with pytest.raises(UserError, match="prompt is empty"):
-    next(generate(tiny.Model(), finished[1].params, [], length=1))
+    next(generate(tiny.Model(), finished[1].variables, [], length=1))
 
 
 def generate_command(finished, *words):
@@ -214,8 +268,8 @@ def test_generation_accepts_a_state_whose_zeros_share_memory():
     mlp="none",
   )
   init = jax.jit(model.init)
-  params = init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
-  tokens = list(generate(model, params, [1, 2], length=7, temperature=0.0))
+  variables = init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
+  tokens = list(generate(model, variables, [1, 2], length=7, temperature=0.0))
   whole = jnp.array([[1, 2, *tokens]], jnp.int32)
-  logits, _ = jax.jit(model.apply)({"params": params}, whole)
+  logits, _ = jax.jit(model.apply)(variables, whole)
   assert tokens == list(np.argmax(logits[0, 1:-1], axis=-1))

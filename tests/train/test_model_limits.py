@@ -80,12 +80,12 @@ def test_a_model_larger_than_all_memory_is_refused():
 
 def test_generation_stays_within_the_context_or_says_so():
   model = attention()
-  params = zeros(model)
+  variables = {"params": zeros(model)}
   # The last token that is drawn is not read.
-  assert len(list(generate(model, params, [1, 2], length=5))) == 5
+  assert len(list(generate(model, variables, [1, 2], length=5))) == 5
   match = f"cannot read 7 tokens.*{BOUND} 7 tokens: raise max_length"
   with pytest.raises(UserError, match=match):
-    next(generate(model, params, [1, 2], length=6))
+    next(generate(model, variables, [1, 2], length=6))
 
 
 def test_a_finished_run_gets_its_report_without_a_sample(
@@ -101,7 +101,7 @@ def test_a_finished_run_gets_its_report_without_a_sample(
     metrics={"bits_per_token": 1.0, "accuracy": 0.5},
     baselines={},
     step=3,
-    params=zeros(model),
+    variables={"params": zeros(model)},
   )
   command._finish(config, str(tmp_path), result)
   said = capsys.readouterr().err

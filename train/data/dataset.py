@@ -7,6 +7,9 @@ An example is a dictionary of four arrays of length L:
   weights      float32  weight of each prediction in the loss (0: ignored)
   segment_ids  int32    the document that each token belongs to, within the row
 
+An entry may also be a dictionary or tuple of arrays. Examples that are no
+tokens have other arrays: see `train.losses`.
+
 Consecutive tokens with equal segment ids form one document; the first document
 of a row has id 0. Packed documents do not see each other, and padding is a
 segment of its own.
@@ -14,11 +17,12 @@ segment of its own.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import operator
-from collections.abc import Iterable
-from typing import Protocol, SupportsIndex
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol, SupportsIndex
 
 import numpy as np
 
@@ -27,7 +31,8 @@ SPLITS = ("train", "validation")
 # cost nothing, and a disk or a network answers many requests at a time.
 THREADS = 16
 
-Example = dict[str, np.ndarray]
+# Arrays by name; an entry may be a dictionary or tuple of arrays.
+Example = dict[str, Any]
 
 
 class Codec(Protocol):
@@ -47,6 +52,13 @@ class Dataset(Codec, Protocol):
   other data; otherwise the function `digest` below computes one. It may have an
   attribute `threads`: the number of threads that may read examples at the same
   time, 16 by default. With 0 the loop itself reads them between two steps.
+
+  Data whose tokens stand for text have a method
+  `content(start, stop) -> bytes`: the bytes that the predictions of examples
+  `[start, stop)` stand for. With it, a validation has the metric
+  "bits_per_byte", beside the scores of gzip and of a unigram model. If a
+  tokenizer does not keep every byte, the data also have
+  `content_bytes(start, stop) -> int`, the number of bytes before tokenisation.
   """
 
   @property
@@ -61,15 +73,38 @@ class Dataset(Codec, Protocol):
 class DataConfig(Protocol):
   """Settings of a data set, with a method that opens it.
 
-  The settings may have two more methods. `codec(vocab_size)` returns the
+  The settings may have three more methods. `codec(vocab_size)` returns the
   `Codec` of the data without opening them, so that a machine without the data
   can generate text; `vocab_size` is that of the opened data, or None if
   unknown, and the result may be None. `read_only()` returns settings whose
-  `open` writes and downloads nothing.
+  `open` writes and downloads nothing. `at_length(length)` returns settings of
+  the same data with sequences of another length; a dataclass with a field
+  `length` does without it.
   """
 
   def open(self, split: str, /) -> Dataset:
     """Returns the data set of `split`, "train" or "validation"."""
+
+
+def at_length(config: Any, length: int) -> Any:
+  """Returns settings of the same data with sequences of another length.
+
+  Args:
+    config: A `DataConfig`.
+    length: L of the new examples.
+
+  Raises:
+    ValueError: The data cannot be opened at another length.
+  """
+  own = getattr(config, "at_length", None)
+  if own is not None:
+    return own(length)
+  if "length" not in getattr(config, "__dataclass_fields__", ()):
+    raise ValueError(
+      f"{type(config).__name__} cannot be opened at another length: it has"
+      " neither a field length nor a method at_length"
+    )
+  return dataclasses.replace(config, length=length)
 
 
 # Most examples that a digest reads.
@@ -104,8 +139,8 @@ def digest_of_examples(dataset: Dataset, *more: object) -> str:
   count = min(size, _SPREAD)
   for place in range(count):
     row = dataset[place * (size - 1) // max(count - 1, 1)]
-    for name in sorted(row):
-      array = np.asarray(row[name])
+    for name, leaf in sorted(arrays_by_path(row).items()):
+      array = np.asarray(leaf)
       content.update(f"{name} {array.dtype} {array.shape} ".encode())
       content.update(array.tobytes())
   return content.hexdigest()
@@ -121,11 +156,36 @@ def example(dataset: Dataset, index: SupportsIndex) -> Example:
   )
 
 
-def sequence_arrays(dataset: Dataset, first: Example) -> tuple[str, ...]:
-  """Returns the names of the arrays whose first axis is the sequence.
+def content_bytes(dataset: Any, indices: np.ndarray) -> int | None:
+  """Returns how many bytes the predictions of some examples stand for.
 
-  A data set may say them in its attribute `sequence`; () if there is no
-  sequence. Otherwise they are the arrays as long as "inputs".
+  Args:
+    dataset: the data.
+    indices: numbers of examples, int64, without repetition.
+
+  Returns:
+    The number of bytes; None if the data are not text.
+  """
+  read: Any = getattr(dataset, "content", None)
+  count: Any = getattr(dataset, "content_bytes", None)
+  if count is None and read is None:
+    return None
+
+  def size(run: np.ndarray) -> int:
+    edges = int(run[0]), int(run[-1]) + 1
+    return count(*edges) if count is not None else len(read(*edges))
+
+  ordered = np.sort(indices)
+  runs = np.split(ordered, np.flatnonzero(np.diff(ordered) != 1) + 1)
+  return sum(size(run) for run in runs if run.size)
+
+
+def sequence_arrays(dataset: Dataset, first: Example) -> tuple[str, ...]:
+  """Returns the paths of the arrays whose first axis is the sequence.
+
+  A data set may say them in its attribute `sequence`, see
+  `train.losses.is_sequence`; () if there is no sequence. Otherwise they are the
+  arrays as long as "inputs", or as the first array in them.
 
   Args:
     dataset: the data.
@@ -134,10 +194,10 @@ def sequence_arrays(dataset: Dataset, first: Example) -> tuple[str, ...]:
   own = getattr(dataset, "sequence", None)
   if own is not None:
     return tuple(own)
-  length = np.shape(first["inputs"])[:1]
-  return tuple(
-    name for name, x in first.items() if length and np.shape(x)[:1] == length
-  )
+  shapes = {name: np.shape(x) for name, x in arrays_by_path(first).items()}
+  inputs = (x for name, x in shapes.items() if name.split("/")[0] == "inputs")
+  length = next(inputs, ())[:1]
+  return tuple(name for name, x in shapes.items() if length and x[:1] == length)
 
 
 def sequence_length(dataset: Dataset, first: Example) -> int:
@@ -147,8 +207,39 @@ def sequence_length(dataset: Dataset, first: Example) -> int:
     dataset: the data.
     first: one of its examples.
   """
-  names = sequence_arrays(dataset, first)
-  return len(first[names[0]]) if names else 1
+  return length_of(first, sequence_arrays(dataset, first))
+
+
+def length_of(first: Example, sequence: Iterable[str]) -> int:
+  """Returns L of an example; 1 if there are no sequences.
+
+  Args:
+    first: the example, or its shapes.
+    sequence: of `sequence_arrays`.
+  """
+  for name in sequence:
+    for path, x in arrays_by_path(first).items():
+      if f"{path}/".startswith(f"{name}/"):
+        return int(x.shape[0])
+  return 1
+
+
+def arrays_by_path(example: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns the arrays of an example or a batch by path.
+
+  The path of an array inside of a dictionary or tuple is made of names joined
+  by slashes, such as "inputs/tokens" or "inputs/0".
+  """
+  # JAX takes a while to import; who only tokenises does without.
+  import jax
+
+  return {
+    "/".join([name, jax.tree_util.keystr(keys, simple=True, separator="/")])
+    if keys
+    else name: leaf
+    for name, value in example.items()
+    for keys, leaf in jax.tree.leaves_with_path(value)
+  }
 
 
 def check_split(split: str) -> None:

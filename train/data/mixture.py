@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import fractions
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, SupportsIndex
 
 import numpy as np
@@ -14,9 +14,12 @@ from train.data.dataset import (
   THREADS,
   Dataset,
   Example,
+  at_length,
   check_index,
   check_split,
+  content_bytes,
   digest,
+  example,
 )
 from train.data.order import Order, order_of
 
@@ -37,8 +40,9 @@ class Mixture:
   Validation reads each example of each source once, the sources interleaved
   in proportion to their sizes.
 
-  All sources need the same vocabulary and examples of one shape. Text is
-  encoded and decoded by the first one.
+  All sources need examples of one structure: the same arrays with the same
+  shapes and dtypes. Tokens need the same vocabulary; the first source encodes
+  and decodes text.
 
   Attributes:
     sources: The data sets to mix, as settings: `Text(...)`, `Tokens(...)`, or
@@ -84,6 +88,11 @@ class Mixture:
     make = getattr(self.sources[0], "codec", None) if self.sources else None
     return None if make is None else make(vocab_size)
 
+  def at_length(self, length: int) -> Mixture:
+    """Returns settings whose sources are all of another length."""
+    sources = tuple(at_length(source, length) for source in self.sources)
+    return dataclasses.replace(self, sources=sources)
+
   def read_only(self) -> Mixture:
     """Returns settings of which no source writes or downloads."""
     return dataclasses.replace(
@@ -99,9 +108,11 @@ def _check_fit(first: Dataset, other: Dataset, number: int) -> None:
   """Raises a ValueError if examples of two sources cannot share a batch."""
   if not len(other):
     raise ValueError(f"source {number} of the mixture has no examples")
+  pair = first, other
   for what, values in (
-    ("another vocabulary", [x.vocab_size for x in (first, other)]),
-    ("other examples", [_shapes(x[0]) for x in (first, other)]),
+    ("another vocabulary", [getattr(x, "vocab_size", None) for x in pair]),
+    ("other examples", [_shapes(example(x, 0)) for x in pair]),
+    ("other sequences", [getattr(x, "sequence", None) for x in pair]),
   ):
     if values[0] != values[1]:
       raise ValueError(
@@ -111,13 +122,13 @@ def _check_fit(first: Dataset, other: Dataset, number: int) -> None:
       )
 
 
-def _shapes(example: Any) -> str:
+def _shapes(first: Any) -> str:
   import jax
 
-  found = jax.tree_util.tree_leaves_with_path(example)
+  found = jax.tree_util.tree_leaves_with_path(first)
   return ", ".join(
-    f"{jax.tree_util.keystr(path)} {leaf.dtype}{list(leaf.shape)}"
-    for path, leaf in found
+    f"{jax.tree_util.keystr(path)} {np.asarray(x).dtype}{list(np.shape(x))}"
+    for path, x in found
   )
 
 
@@ -129,9 +140,13 @@ class Mixed:
     self._weights = _whole_numbers(weights)
     self._sizes = [len(dataset) for dataset in datasets]
     self._edges = np.cumsum([0, *self._sizes])
-    self.vocab_size = datasets[0].vocab_size
-    self.encode = datasets[0].encode
-    self.decode = datasets[0].decode
+    # Data that are no tokens have none of these.
+    for name in ("vocab_size", "sequence", "encode", "decode"):
+      if hasattr(datasets[0], name):
+        setattr(self, name, getattr(datasets[0], name))
+    if all(hasattr(dataset, "content") for dataset in datasets):
+      self.content = self._content
+      self.content_bytes = self._size
     limits = {getattr(dataset, "threads", THREADS) for dataset in datasets}
     # What needs no threads can be read by those of the others.
     self.threads = min(limits - {0}, default=0)
@@ -142,7 +157,27 @@ class Mixed:
   def __getitem__(self, index: SupportsIndex) -> Example:
     number = check_index(index, len(self))
     source = int(np.searchsorted(self._edges, number, "right")) - 1
-    return self._datasets[source][number - int(self._edges[source])]
+    return example(self._datasets[source], number - int(self._edges[source]))
+
+  def _parts(self, start: int, stop: int) -> Iterator[tuple[Any, int, int]]:
+    """Yields sources, and which of their examples are in `[start, stop)`."""
+    edges = self._edges.tolist()
+    for dataset, edge, end in zip(
+      self._datasets, edges, edges[1:], strict=False
+    ):
+      first, last = max(start, edge), min(stop, end)
+      if first < last:
+        yield dataset, first - edge, last - edge
+
+  def _content(self, start: int, stop: int) -> bytes:
+    parts = self._parts(start, stop)
+    return b"".join(x.content(first, last) for x, first, last in parts)
+
+  def _size(self, start: int, stop: int) -> int:
+    return sum(
+      content_bytes(dataset, np.arange(first, last)) or 0
+      for dataset, first, last in self._parts(start, stop)
+    )
 
   def digest(self) -> str:
     """Returns the digests of all sources."""

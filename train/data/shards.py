@@ -6,6 +6,10 @@ A folder made by `python -m train.data.tokenize` has
                        tokens, documents and digest
   shard-00000.bin      tokens, little-endian uint16 or uint32
   shard-00000.starts   where its documents begin, little-endian int64
+  shard-00000.excess   tokens that stand for another number of bytes than the
+                       vocabulary says, little-endian int64: pairs of a place
+                       and of the bytes more; none if there are none
+  vocabulary.json      the bytes of every token, in Latin-1
   tokenizer.json       a copy of the tokenizer's file; none for bytes
 
 A document is the separator and its tokens. No document lies in two shards.
@@ -24,6 +28,7 @@ import numpy as np
 from train.errors import one_line
 
 INDEX = "index.json"
+VOCABULARY = "vocabulary.json"
 # In a folder whose index is still to be written.
 PLAN = "plan.json"
 DTYPES = ("uint16", "uint32")
@@ -42,7 +47,8 @@ class Index:
     separator_name: What the tokenizer calls it; "" for a new one.
     tokenizer: The tokenizer's identity.
     source: A digest of the list of files and of the settings.
-    shards: For each shard "tokens", "documents" and "digest".
+    shards: For each shard "tokens", "documents", "digest" and "corrections",
+      the number of pairs in its `.excess`, which earlier versions do not have.
     content_bytes: Bytes of all documents together.
   """
 
@@ -90,6 +96,78 @@ def read_index(folder: str) -> Index:
 def shard_path(folder: str, number: int, kind: str) -> str:
   """Returns the path of a shard's "bin" or "starts"."""
   return os.path.join(folder, f"shard-{number:05d}.{kind}")
+
+
+class Content:
+  """The text that the tokens of a stream stand for.
+
+  Args:
+    vocabulary: The bytes of every token.
+    places: Where tokens stand for another number of bytes, increasing.
+    excess: How many bytes more.
+  """
+
+  def __init__(
+    self, vocabulary: Sequence[bytes], places: np.ndarray, excess: np.ndarray
+  ):
+    self._vocabulary = vocabulary
+    self._sizes = np.array([len(piece) for piece in vocabulary], np.int64)
+    self._places, self._excess = places, excess
+
+  def decode(self, tokens: np.ndarray) -> bytes:
+    """Returns the bytes of tokens, as the vocabulary has them."""
+    return b"".join(map(self._vocabulary.__getitem__, tokens.tolist()))
+
+  def sizes(self, begin: int, tokens: np.ndarray) -> np.ndarray:
+    """Returns how many bytes each of some tokens stands for, int64.
+
+    Args:
+      begin: The place of the first token in the stream.
+      tokens: The tokens from there on.
+    """
+    found = self._sizes[tokens]
+    some = slice(*np.searchsorted(self._places, (begin, begin + len(tokens))))
+    found[self._places[some] - begin] += self._excess[some]
+    return found
+
+
+def vocabulary_json(vocabulary: Sequence[bytes]) -> bytes:
+  """Returns the content of `vocabulary.json`."""
+  return json.dumps([piece.decode("latin-1") for piece in vocabulary]).encode()
+
+
+def has_content(folder: str, index: Index) -> bool:
+  """Whether a folder says which bytes its tokens stand for."""
+  known = all("corrections" in shard for shard in index.shards)
+  return known and os.path.exists(os.path.join(folder, VOCABULARY))
+
+
+def open_content(folder: str, index: Index) -> Content:
+  """Reads what the tokens of a folder stand for; see `has_content`.
+
+  Raises:
+    ValueError: A file is missing or damaged.
+  """
+  path = os.path.join(folder, VOCABULARY)
+  try:
+    with open(path, "rb") as file:
+      vocabulary = [piece.encode("latin-1") for piece in json.load(file)]
+    if len(vocabulary) != index.vocab_size:
+      raise ValueError(f"{len(vocabulary)} tokens")
+  except (OSError, ValueError, TypeError, AttributeError) as error:
+    raise ValueError(
+      f"{path} is not what train.data.tokenize writes"
+      f" ({one_line(error, 200)}): tokenise again, into another folder"
+    ) from error
+  pairs, edge = [np.zeros((0, 2), np.int64)], 0
+  for number, shard in enumerate(index.shards):
+    if shard["corrections"]:
+      path = shard_path(folder, number, "excess")
+      found = open_bin(path, "int64", 2 * shard["corrections"])
+      pairs.append(found.reshape(-1, 2) + np.array([edge, 0]))
+    edge += shard["tokens"]
+  places, excess = np.concatenate(pairs).T
+  return Content(vocabulary, places, excess)
 
 
 class Stream:

@@ -157,16 +157,10 @@ class PackedBytes(ByteCodec):
     content.update(self._stream.data)
     return content.hexdigest()
 
-  def content(self) -> bytes:
-    """Returns the bytes of all documents, joined without separators."""
-    return np.delete(self._stream, self._starts).tobytes()
-
-  def byte_counts(self) -> np.ndarray:
-    """Returns how often each byte occurs: [256], int64."""
-    counts = np.zeros(256, np.int64)
-    # In pieces, because `bincount` copies its input to eight bytes per element.
-    for begin in range(0, len(self._stream), 1 << 22):
-      piece = self._stream[begin : begin + (1 << 22)]
-      counts += np.bincount(piece, minlength=256)
-    counts[0] -= len(self._starts)
-    return counts
+  def content(self, start: int, stop: int) -> bytes:
+    """Returns the bytes that rows `[start, stop)` predict."""
+    # The first token of a row is predicted by the row before it.
+    begin, end = (row * self._length + 1 for row in (start, stop))
+    first, last = np.searchsorted(self._starts, (begin, end))
+    separators = self._starts[first:last] - begin
+    return np.delete(self._stream[begin:end], separators).tobytes()

@@ -67,15 +67,20 @@ def write_shard(
   """
   dtype = dtype_of(found)
   starts: list[int] = []
+  corrections: list[np.ndarray] = []
   tokens, content_bytes, reported = 0, 0, 0
   digest = hashlib.blake2b(digest_size=16)
   with files.replacing(shards.shard_path(folder, number, "bin")) as file:
     for origin, content in documents(plan, number):
       with naming(origin):
-        ids = found.encode_array(content).astype(dtype).tobytes()
+        encoded = found.encode_exactly(content)
+        ids = encoded.tokens.astype(dtype).tobytes()
       file.write(ids)
       digest.update(ids)
       starts.append(tokens)
+      if len(encoded.places):
+        pair = encoded.places + tokens, encoded.excess
+        corrections.append(np.stack(pair, axis=1))
       tokens += len(ids) // dtype.itemsize
       content_bytes += len(content)
       if content_bytes - reported >= _REPORT:
@@ -84,9 +89,14 @@ def write_shard(
   written = np.asarray(starts, "<i8").tobytes()
   digest.update(written)
   files.replace(shards.shard_path(folder, number, "starts"), written)
+  excess = np.concatenate([np.zeros((0, 2), np.int64), *corrections])
+  if len(excess):
+    path = shards.shard_path(folder, number, "excess")
+    files.replace(path, excess.astype("<i8").tobytes())
   about = {
     "tokens": tokens,
     "documents": len(starts),
+    "corrections": len(excess),
     "content_bytes": content_bytes,
     "digest": digest.hexdigest(),
   }
@@ -162,6 +172,8 @@ def tokenize(plan: Plan, folder: str, processes: int) -> shards.Index:
   _write_all(plan, folder, processes)
   if plan.tokenizer:
     files.replace(os.path.join(folder, tokenizer.FILE_NAME), found.content)
+  content = shards.vocabulary_json(found.vocabulary())
+  files.replace(os.path.join(folder, shards.VOCABULARY), content)
   reports = [_report(folder, number) for number in range(len(plan.shards))]
   content_bytes = sum(report.pop("content_bytes") for report in reports)
   index = shards.Index(
@@ -200,7 +212,9 @@ def _claim(folder: str, source: str) -> None:
   elif json.loads(files.read(path))["source"] != source:
     raise _others(folder)
   for name in os.listdir(folder):
-    if re.fullmatch(r"\.(shard-\d+|index|tokenizer)\.\w+\.[0-9a-f]{16}", name):
+    if re.fullmatch(
+      r"\.(shard-\d+|index|tokenizer|vocabulary)\.\w+\.[0-9a-f]{16}", name
+    ):
       os.unlink(os.path.join(folder, name))
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
 import re
 from collections.abc import Iterable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -17,6 +18,25 @@ from train.errors import one_line
 BYTES = "bytes"
 # The name of a copy of the tokenizer's file, in a folder of shards.
 FILE_NAME = "tokenizer.json"
+
+
+class Encoded(NamedTuple):
+  """A document as tokens, and what the vocabulary does not say of its bytes.
+
+  A token stands for the bytes that the vocabulary gives it, except at `places`:
+  there it stands for `excess` bytes more. A tokenizer that strips or
+  changes text has such places. The bytes of all tokens of a document add up to
+  those of its content.
+
+  Attributes:
+    tokens: The separator and the tokens, integers [n].
+    places: Indices of tokens, increasing, int64.
+    excess: Bytes more than in the vocabulary, or fewer, int64.
+  """
+
+  tokens: np.ndarray
+  places: np.ndarray = np.zeros(0, np.int64)
+  excess: np.ndarray = np.zeros(0, np.int64)
 
 
 class Tokenizer(Protocol):
@@ -39,8 +59,11 @@ class Tokenizer(Protocol):
       ValueError: The content is not text in UTF-8.
     """
 
-  def encode_array(self, content: bytes, /) -> np.ndarray:
-    """Returns what `encode` does, as an array of integers."""
+  def encode_exactly(self, content: bytes, /) -> Encoded:
+    """Returns what `encode` does, with the bytes of each token."""
+
+  def vocabulary(self) -> list[bytes]:
+    """Returns the bytes of every token; the separator has none."""
 
   def decode(self, tokens: Iterable[int], /) -> bytes:
     """Returns the content of tokens; separators are left out."""
@@ -53,12 +76,16 @@ class Bytes(ByteCodec):
   separator = 256
   vocab_size = 257
 
-  def encode_array(self, content: bytes) -> np.ndarray:
-    """Returns what `encode` does, as an array."""
+  def encode_exactly(self, content: bytes) -> Encoded:
+    """Returns what `encode` does; every token is the byte that it says."""
     tokens = np.empty(len(content) + 1, np.uint16)
     tokens[0] = self.separator
     tokens[1:] = np.frombuffer(content, np.uint8)
-    return tokens
+    return Encoded(tokens)
+
+  def vocabulary(self) -> list[bytes]:
+    """Returns the bytes of every token; the separator has none."""
+    return [*(bytes([byte]) for byte in range(256)), b""]
 
 
 class FileTokenizer:
@@ -117,19 +144,40 @@ class FileTokenizer:
 
   def encode(self, content: bytes) -> list[int]:
     """Returns the separator and the tokens of a document."""
-    try:
-      text = content.decode()
-    except UnicodeDecodeError as error:
-      raise ValueError(
-        f"is not text in UTF-8 (byte {error.start}): convert it, or use bytes"
-        " as tokens"
-      ) from error
-    inner = self._inner.encode(text, add_special_tokens=False)
-    return [self.separator, *inner.ids]
+    return [self.separator, *self._encode(_text(content)).ids]
 
-  def encode_array(self, content: bytes) -> np.ndarray:
-    """Returns what `encode` does, as an array."""
-    return np.array(self.encode(content), np.int64)
+  def _encode(self, text: str) -> Any:
+    return self._inner.encode(text, add_special_tokens=False)
+
+  def encode_exactly(self, content: bytes) -> Encoded:
+    """Returns what `encode` does, with the bytes of each token.
+
+    Where the vocabulary's bytes do not add up to the document's, a token stands
+    for the text from the end of the token before it to its own end, and the
+    last token also for the rest.
+    """
+    text = _text(content)
+    found = self._encode(text)
+    tokens = np.array([self.separator, *found.ids], np.int64)
+    known = self._sizes[tokens]
+    if len(tokens) == 1 or known.sum() == len(content):
+      return Encoded(tokens)
+    letters = np.array([len(letter.encode()) for letter in text], np.int64)
+    at = np.concatenate([[0], np.cumsum(letters)])
+    ends = at[np.array([end for _, end in found.offsets], np.int64)]
+    ends = np.maximum.accumulate(ends)
+    ends[-1] = len(content)
+    excess = np.diff(ends, prepend=[0, 0]) - known
+    places = np.flatnonzero(excess)
+    return Encoded(tokens, places, excess[places])
+
+  def vocabulary(self) -> list[bytes]:
+    """Returns the bytes of every token; the separator has none."""
+    return [self.decode([token]) for token in range(self.vocab_size)]
+
+  @functools.cached_property
+  def _sizes(self) -> np.ndarray:
+    return np.array([len(piece) for piece in self.vocabulary()], np.int64)
 
   def decode(self, tokens: Iterable[int]) -> bytes:
     """Returns the content of tokens, one by one; separators leave nothing."""
@@ -148,6 +196,16 @@ class FileTokenizer:
     if found:
       return bytes([int(found[1], 16)])
     return piece.replace("▁", " ").encode()
+
+
+def _text(content: bytes) -> str:
+  try:
+    return content.decode()
+  except UnicodeDecodeError as error:
+    raise ValueError(
+      f"is not text in UTF-8 (byte {error.start}): convert it, or use bytes as"
+      " tokens"
+    ) from error
 
 
 def _byte_of() -> dict[str, int]:

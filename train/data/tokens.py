@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, SupportsIndex
 
 import numpy as np
@@ -105,6 +106,7 @@ class _Source:
     codec: Of the tokens.
     identity: What tells them from other tokens; None where nothing says it.
     sizes: Tokens of each file.
+    content: Reads the text of the tokens; None if nothing says it.
   """
 
   stream: shards.Stream
@@ -112,6 +114,7 @@ class _Source:
   codec: Any
   identity: str | None
   sizes: list[int]
+  content: Callable[[], shards.Content] | None = None
 
 
 def _check(config: Tokens) -> None:
@@ -191,6 +194,10 @@ def _open_shards(config: Tokens, path: str) -> _Source:
     _codec(path, index),
     "".join(shard["digest"] for shard in index.shards),
     [shard["tokens"] for shard in index.shards],
+    # Read at the first validation: generation needs none.
+    functools.cache(functools.partial(shards.open_content, path, index))
+    if shards.has_content(path, index)
+    else None,
   )
 
 
@@ -254,6 +261,9 @@ class PackedTokens:
     self.vocab_size = source.vocab_size
     self.encode = source.codec.encode
     self.decode = source.codec.decode
+    if source.content is not None:
+      self.content = functools.partial(self._content, source.content)
+      self.content_bytes = functools.partial(self._size, source.content)
     self._plan: packing.Plan | None = None
     if config.packing == "best_fit":
       starts = source.stream.documents()
@@ -272,13 +282,7 @@ class PackedTokens:
 
   def __getitem__(self, index: SupportsIndex) -> Example:
     number = check_index(index, len(self))
-    if self._plan is None:
-      begin = self._begin + number * self._length
-      pieces = [(begin, min(self._length, self._stop - begin - 1))]
-    else:
-      some = slice(*self._plan.rows[number : number + 2])
-      begins, sizes = self._plan.begins[some], self._plan.sizes[some]
-      pieces = list(zip(begins.tolist(), sizes.tolist(), strict=True))
+    pieces = self._pieces(number, number + 1)
     parts = [self._piece(begin, size) for begin, size in pieces]
     ids, later = [], 0
     for part in parts:
@@ -290,6 +294,42 @@ class PackedTokens:
     row["segment_ids"] = np.concatenate(ids)
     separator = self._source.stream.separator
     return pad(row, self._length, 0 if separator is None else separator)
+
+  def _pieces(self, start: int, stop: int) -> list[tuple[int, int]]:
+    """Returns where rows `[start, stop)` begin to predict, and how many."""
+    if self._plan is None:
+      begin = self._begin + start * self._length
+      size = (stop - start) * self._length
+      return [(begin, min(size, self._stop - begin - 1))]
+    some = slice(self._plan.rows[start], self._plan.rows[stop])
+    begins, sizes = self._plan.begins[some], self._plan.sizes[some]
+    return list(zip(begins.tolist(), sizes.tolist(), strict=True))
+
+  def _predicted(
+    self, start: int, stop: int
+  ) -> Iterator[tuple[int, np.ndarray]]:
+    """Yields the tokens that rows predict, with their place in the stream."""
+    for begin, size in self._pieces(start, stop):
+      tokens = self._source.stream.read(begin + 1, begin + size + 1)
+      yield begin + 1, tokens
+
+  def _content(
+    self, content: Callable[[], shards.Content], start: int, stop: int
+  ) -> bytes:
+    """Returns the bytes that rows predict, as the vocabulary has them."""
+    found = self._predicted(start, stop)
+    return b"".join(content().decode(tokens) for _, tokens in found)
+
+  def _size(
+    self, content: Callable[[], shards.Content], start: int, stop: int
+  ) -> int:
+    """Returns how many bytes of the documents rows predict."""
+    total = 0
+    for begin, tokens in self._predicted(start, stop):
+      # A separator inside of a text is not predicted either.
+      counts = tokens != self._source.stream.separator
+      total += int(content().sizes(begin, tokens)[counts].sum())
+    return total
 
   def _piece(self, begin: int, size: int) -> Example:
     """Returns an example of `size` predictions, not padded."""

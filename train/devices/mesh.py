@@ -29,6 +29,9 @@ AXES = ("data", "fsdp", "sequence")
 # Mesh axes of the examples of a batch.
 EXAMPLES = ("data", "fsdp")
 
+# The key of a model's inputs in a batch.
+_INPUTS = jax.tree_util.DictKey("inputs")
+
 # Paths of embeddings and of the output layer. They are sharded along their
 # channels, since a vocabulary is often not divisible by the number of devices.
 TABLES = r"(^|/)(table|readout|embedding)$"
@@ -106,19 +109,29 @@ def shardings(mesh: jax.sharding.Mesh, state: Any) -> Any:
 
 def batch_specs(
   batch: Mapping[str, Any], sequence: Container[str] | None
-) -> dict[str, PartitionSpec]:
+) -> dict[str, Any]:
   """Returns the mesh axes of every array of a batch.
 
   Args:
     batch: Arrays or shapes `[B, ...]`.
     sequence: See `train.step.Learner`.
   """
-  return {
-    name: PartitionSpec(EXAMPLES, "sequence")
-    if is_sequence(name, x, sequence)
-    else PartitionSpec(EXAMPLES)
-    for name, x in batch.items()
-  }
+
+  def spec(keys: tuple[Any, ...], x: Any) -> PartitionSpec:
+    if is_sequence(path_of(keys), x, sequence):
+      return PartitionSpec(EXAMPLES, "sequence")
+    return PartitionSpec(EXAMPLES)
+
+  return jax.tree_util.tree_map_with_path(spec, dict(batch))
+
+
+def on_mesh(mesh: Any, specs: Any) -> Any:
+  """Returns the shardings of a pytree of `PartitionSpec`s."""
+  return jax.tree.map(
+    lambda spec: NamedSharding(mesh, spec),
+    specs,
+    is_leaf=lambda x: isinstance(x, PartitionSpec),
+  )
 
 
 class BatchLayout:
@@ -155,10 +168,7 @@ class BatchLayout:
       Arrays `[B, ...]`, sharded over all devices.
     """
     specs = batch_specs(batch, self._sequence)
-    return {
-      name: self._put(x, NamedSharding(self._mesh, specs[name]))
-      for name, x in batch.items()
-    }
+    return jax.tree.map(self._put, dict(batch), on_mesh(self._mesh, specs))
 
   def _put(self, x: np.ndarray, sharding: NamedSharding) -> jax.Array:
     size = x.shape[0] // len(self._own)
@@ -215,6 +225,7 @@ def check_pieces(
   variables: Any,
   inputs: Any,
   devices: Sequence[Any] | None = None,
+  sequence: Container[str] | None = None,
 ) -> None:
   """Checks by tracing that the model accepts sharded sequences.
 
@@ -222,9 +233,10 @@ def check_pieces(
     layout: Devices along each axis.
     model: The model for whole sequences.
     variables: Its variables.
-    inputs: The inputs of an example `[L, ...]`, or their shape and dtype; or L,
-      of tokens.
+    inputs: The inputs of an example `[L, ...]`, or their shapes and dtypes; or
+      L, of tokens.
     devices: As in `make_mesh`.
+    sequence: See `train.step.Learner`.
 
   Raises:
     UserError: It does not; a shard may be too short for a convolution.
@@ -232,17 +244,27 @@ def check_pieces(
   if layout.sequence == 1:
     return
   cut = cut_model(model)
+  if isinstance(inputs, int):
+    inputs = jax.ShapeDtypeStruct((inputs,), np.int32)
+  one = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), inputs
+  )
   along = PartitionSpec(None, "sequence")
+  specs = jax.tree_util.tree_map_with_path(
+    lambda keys, x: (
+      along
+      if is_sequence(path_of((_INPUTS, *keys)), x, sequence)
+      else PartitionSpec()
+    ),
+    one,
+  )
   lifted = jax.shard_map(
     lambda variables, inputs: cut.apply(variables, inputs)[0],
     mesh=make_mesh(layout, devices),
-    in_specs=(PartitionSpec(), along),
+    in_specs=(PartitionSpec(), specs),
     out_specs=along,
     axis_names={"sequence"},
   )
-  if isinstance(inputs, int):
-    inputs = jax.ShapeDtypeStruct((inputs,), np.int32)
-  one = jax.ShapeDtypeStruct((1, *inputs.shape), inputs.dtype)
   try:
     jax.eval_shape(lifted, variables, one)
   except ValueError as error:

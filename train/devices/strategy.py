@@ -31,6 +31,7 @@ from train.devices.mesh import (
   cut_model,
   gather_tables,
   make_mesh,
+  on_mesh,
   shardings,
 )
 from train.errors import CheckError, one_line
@@ -212,7 +213,7 @@ def _spreader(
     def run(params: Any, variables: Any, batch: Batch, *rest: Any) -> Any:
       specs = batch_specs(batch, sequence)
       batch = jax.lax.with_sharding_constraint(
-        dict(batch), {n: NamedSharding(mesh, s) for n, s in specs.items()}
+        dict(batch), on_mesh(mesh, specs)
       )
       lifted = function
       if mesh.shape["sequence"] > 1:

@@ -19,8 +19,8 @@ from jaxmodels.models.model_flops import model_flops
 from jaxmodels.ops.engine.platform import trace_for
 from train.config import MOST, Config, check_data, validate
 from train.config import schema as configs
-from train.data.dataset import example, sequence_arrays
-from train.devices.mesh import batch_specs, check_pieces
+from train.data.dataset import example, length_of, sequence_arrays
+from train.devices.mesh import batch_specs, check_pieces, on_mesh
 from train.devices.strategy import Strategy, make_strategy
 from train.errors import RunError, UserError, one_line
 from train.losses import NextToken
@@ -142,7 +142,7 @@ def plan(config: Config, topology: str) -> Plan:
     raise UserError(str(error)) from error
   chip = SLICES[topology.partition(":")[0]]
   first, sequence = example_of(config)
-  length = first[sequence[0]].shape[0] if sequence else 1
+  length = length_of(first, sequence)
   mesh = validate(config, devices=len(devices))
   check_data(config, mesh, None, length)
   if config.strategy != "jit":
@@ -153,12 +153,14 @@ def plan(config: Config, topology: str) -> Plan:
   with trace_for("tpu"):
     _, state = new_state(config, learner, first)
     variables = {"params": state.params, **state.variables}
-    check_pieces(mesh, learner.model, variables, first["inputs"], devices)
+    check_pieces(
+      mesh, learner.model, variables, first["inputs"], devices, sequence
+    )
     strategy = make_strategy("jit", learner, mesh=mesh, devices=devices)
-    batch = {
-      name: jax.ShapeDtypeStruct((config.batch_size, *x.shape), x.dtype)
-      for name, x in first.items()
-    }
+    batch = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct((config.batch_size, *x.shape), x.dtype),
+      first,
+    )
     arguments = lay_out(strategy, state, batch, sequence)
     # The step is a jitted function; the type of a strategy does not show that.
     step: Any = strategy.step
@@ -225,12 +227,9 @@ def lay_out(
   """
   where = strategy.place(state)
   first = jax.tree.leaves(where)[0]
-  where_batch: Any = dict.fromkeys(batch, first)
+  where_batch: Any = jax.tree.map(lambda _: first, dict(batch))
   if isinstance(first, NamedSharding):
-    where_batch = {
-      name: NamedSharding(first.mesh, spec)
-      for name, spec in batch_specs(batch, sequence).items()
-    }
+    where_batch = on_mesh(first.mesh, batch_specs(batch, sequence))
 
   def lying(x: Any, where: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)

@@ -48,6 +48,47 @@ def mixed(weights, sources=THREE, split="train"):
   return Mixture(sources=sources, weights=weights).open(split)
 
 
+@dataclasses.dataclass(frozen=True)
+class Points:
+  """Examples that are no tokens: nested arrays, without weights."""
+
+  first: int = 0
+  size: int = 10
+  width: int = 2
+  sequence = ("inputs",)
+
+  def open(self, split):
+    return self
+
+  def __len__(self):
+    return self.size
+
+  def __getitem__(self, index):
+    place = np.full((3, self.width), self.first + index, np.float32)
+    return {
+      "inputs": {"place": place, "more": (place[:, 0],)},
+      "targets": np.float32(index),
+    }
+
+
+def test_data_that_are_no_tokens_are_mixed_too():
+  sources = (Points(0, 20), Points(1000, 30))
+  found = mixed((1, 1), sources)
+  assert len(found) == 50 and found.sequence == ("inputs",)
+  batch = next(Batches(found, 8, seed=3))
+  inputs = batch["inputs"]
+  assert inputs["place"].shape == (8, 3, 2) and batch["targets"].shape == (8,)
+  np.testing.assert_array_equal(inputs["place"][..., 0], inputs["more"][0])
+  assert (inputs["place"][:, 0, 0] >= 1000).sum() == 4
+  np.testing.assert_array_equal(batch["weights"], 1)
+  with pytest.raises(ValueError, match="source 1 of the mixture has other exa"):
+    mixed((1, 1), (Points(0, 20), Points(0, 20, 3)))
+  with pytest.raises(
+    ValueError, match=r"another vocabulary .* instead of None"
+  ):
+    mixed((1, 1), (Points(0, 20), Numbers(0, 20)))
+
+
 WEIGHTS = [
   (0.7, 0.2, 0.1),
   (1, 1, 1),

@@ -11,10 +11,16 @@ import numpy as np
 import pytest
 
 from train.data import Text, baselines, corpus
+from train.data.dataset import SPLITS
 from train.data.text import SEPARATOR, PackedBytes
 
 DOCUMENTS = [b"alpha", b"\x00\xff", b"b", b"gamma gamma", b"de"]
 TOKENS = sum(len(content) + 1 for content in DOCUMENTS)
+
+
+def content_of(config, split):
+  dataset = config.open(split)
+  return dataset.content(0, len(dataset))
 
 
 def pack_slowly(documents, length):
@@ -69,7 +75,9 @@ def test_every_byte_is_predicted_exactly_once(length):
     for token, weight in zip(row["targets"], row["weights"], strict=True)
     if weight
   ]
-  assert bytes(predicted) == b"".join(DOCUMENTS) == dataset.content()
+  assert (
+    bytes(predicted) == b"".join(DOCUMENTS) == dataset.content(0, len(dataset))
+  )
 
 
 def test_each_row_begins_where_the_last_ended():
@@ -159,10 +167,10 @@ def test_the_limit_crops_only_what_is_held_out(tmp_path):
   settings = {"length": 16, "path": str(tmp_path), "held_out": 0.2}
   whole = Text(**settings)
   less = Text(**settings, held_out_bytes=777)
-  content = whole.open("validation").content()
+  content = content_of(whole, "validation")
   assert len(content) > 777
-  assert less.open("validation").content() == content[:777]
-  assert less.open("train").content() == whole.open("train").content()
+  assert content_of(less, "validation") == content[:777]
+  assert content_of(less, "train") == content_of(whole, "train")
 
 
 @pytest.mark.parametrize("held_out", [1e-9, 1 - 1e-9])
@@ -182,8 +190,8 @@ def test_the_tail_of_a_single_file_is_held_out(tmp_path, held_out, limit, tail):
   config = Text(
     length=8, path=str(path), held_out=held_out, held_out_bytes=limit
   )
-  assert config.open("train").content() == bytes(range(100 - tail))
-  assert config.open("validation").content() == bytes(range(100 - tail, 100))
+  assert content_of(config, "train") == bytes(range(100 - tail))
+  assert content_of(config, "validation") == bytes(range(100 - tail, 100))
 
 
 def test_only_files_that_match_the_pattern_are_read(tmp_path):
@@ -245,7 +253,7 @@ def test_the_default_is_the_standard_library_without_its_tests():
 
 
 def test_baselines_of_the_standard_library_are_near_known_values():
-  found = baselines(Text())
+  found = baselines(*map(Text().open, SPLITS))
   assert found["unigram"] == pytest.approx(4.6, abs=0.25)
   assert found["gzip"] == pytest.approx(1.95, abs=0.25)
 
@@ -267,7 +275,7 @@ def test_baselines_equal_hand_computed_ones(tmp_path):
   )
   packer = zlib.compressobj(9, zlib.DEFLATED, 31)
   size = len(packer.compress(held_out) + packer.flush())
-  assert baselines(config) == pytest.approx(
+  assert baselines(*map(config.open, SPLITS)) == pytest.approx(
     {"unigram": bits / len(held_out), "gzip": 8 * size / len(held_out)}
   )
 

@@ -159,8 +159,8 @@ def evaluated(workdir, step, capfd):
   """The loss that the command prints."""
   words = (f"--workdir={workdir}", f"--step={step}", "--trust=" + __name__)
   assert main_with_errors(evaluate._run, words) == 0
-  lines = capfd.readouterr().out.splitlines()
-  return float(next(x.split()[1] for x in lines if x.startswith("  loss")))
+  _, names, values, *_ = capfd.readouterr().out.splitlines()
+  return float(dict(zip(names.split(), values.split(), strict=True))["loss"])
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,9 @@ def test_a_run_resumes_bit_for_bit_and_is_evaluated_alike(
   words = (f"--workdir={whole}", "--prompt=a", "--length=9", "--temperature=0")
   assert main_with_errors(generate._run, (*words, "--trust=" + __name__)) == 0
   sample = Sample(length=9, temperature=0.0)
-  wanted = "".join(generate.continuation(config, found, b"a", sample))
+  wanted = "".join(
+    generate.continuation(config, {"params": found}, b"a", sample)
+  )
   assert capfd.readouterr().out == wanted + "\n"
   own = jax.tree.leaves(states[0]["params"])
   is_own = all(map(np.array_equal, jax.tree.leaves(found), own))

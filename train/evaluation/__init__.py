@@ -1,0 +1,1 @@
+"""Parts of `train.evaluate`: data sets, metrics by position, tables."""
