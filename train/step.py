@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from train.losses import Batch, Loss, NextToken, inverse, is_sequence
+from train.losses import Batch, Loss, NextToken
+from train.losses.base import inverse, is_sequence
 from train.norm import norm, zero_if_finite
 from train.state import TrainState
 

@@ -21,7 +21,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from train.config import schema
 from train.errors import UserError, one_line
-from train.losses import is_sequence
+from train.losses.base import is_sequence
 from train.parameters import is_stacked, path_of
 
 AXES = ("data", "fsdp", "sequence")
