@@ -111,16 +111,18 @@ class NextToken(Loss):
 
 
 def in_chunks(
-  function: Callable[[jax.Array, Batch], Sums],
+  function: Callable[[Any, Batch], Sums],
   size: int,
-  features: jax.Array,
+  features: Any,
   batch: Batch,
 ) -> Sums:
   """Adds up a function of features `[B, L, D]` and arrays `[B, L]` over L.
 
+  The features may be several arrays.
+
   The gradient keeps the features and computes each chunk again.
   """
-  length = features.shape[1]
+  length = jax.tree.leaves(features)[0].shape[1]
   size = max(min(size, length), 1)
   whole = length // size * size
   function = jax.checkpoint(function)

@@ -17,11 +17,13 @@ from jaxmodels.analysis.collectives import Collective, collectives
 from jaxmodels.analysis.cycles import expected_cycles
 from jaxmodels.models.model_flops import model_flops
 from jaxmodels.ops.engine.platform import trace_for
+from train import teacher as teachers
 from train.config import MOST, Config, check_data, validate
 from train.config import schema as configs
 from train.data.dataset import example, sequence_arrays
 from train.devices.mesh import batch_specs, check_pieces
 from train.devices.strategy import Strategy, make_strategy
+from train.devices.usage import layer_axes
 from train.errors import RunError, UserError, one_line
 from train.losses import NextToken
 from train.setup import make_learner, new_state, open_split
@@ -151,7 +153,10 @@ def plan(config: Config, topology: str) -> Plan:
     )
   learner = make_learner(config)._replace(sequence=sequence)
   with trace_for("tpu"):
-    _, state = new_state(config, learner, first)
+    draw, state = new_state(config, learner, first)
+    learner = learner._replace(layers=layer_axes(draw))
+    if learner.teacher is not None:
+      learner = teachers.checked(learner, mesh, state, first, devices)
     variables = {"params": state.params, **state.variables}
     check_pieces(mesh, learner.model, variables, first["inputs"], devices)
     strategy = make_strategy("jit", learner, mesh=mesh, devices=devices)
