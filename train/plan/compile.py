@@ -56,6 +56,7 @@ class Memory:
       compiler's number; None if the compiler gave none.
     program: The code, and results that do not reuse an argument's memory.
     chip: Memory of the chip that a program may use.
+    teacher: The chip's shards of the variables of a loss's teacher.
   """
 
   parameters: int
@@ -64,13 +65,14 @@ class Memory:
   temporary: int | None
   program: int
   chip: int
+  teacher: int = 0
 
   @property
   def total(self) -> int | None:
     """The sum of all parts; None if `temporary` is unknown."""
     if self.temporary is None:
       return None
-    held = self.parameters + self.optimizer + self.batch
+    held = self.parameters + self.optimizer + self.batch + self.teacher
     return held + self.temporary + self.program
 
 
@@ -171,10 +173,12 @@ def plan(config: Config, topology: str) -> Plan:
   begun = time.perf_counter()
   compiled, needed = None, None
   # Compiling a step that is far too large takes long and fails.
-  if _bytes(arguments) <= chip.memory:
+  teacher = strategy.frozen.shapes if strategy.frozen else ()
+  if _bytes((arguments, teacher)) <= chip.memory:
     compiled, needed = _compile(traced.lower())
   seconds = time.perf_counter() - begun
   memory = _memory(arguments, compiled, needed, chip.memory)
+  memory = dataclasses.replace(memory, teacher=_bytes(teacher))
   total = memory.total
   used = math.prod(dataclasses.astuple(mesh))
   text = compiled.as_text() if compiled else None
