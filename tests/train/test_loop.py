@@ -281,7 +281,7 @@ def full_before(patch):
     found = usage(folder)
     return found._replace(free=0) if os.listdir(folder) else found
 
-  patch.setattr(checkpoint.shutil, "disk_usage", full)
+  patch.setattr(shutil, "disk_usage", full)
 
 
 def full_while(patch):
