@@ -13,6 +13,7 @@ from train.checkpoint.read import load
 from train.checkpoint.resume import clear, latest, restore, restore_latest
 from train.checkpoint.snapshot import Snapshot
 from train.checkpoint.writer import Checkpoints
+from train.files.checkpoint_folder import steps
 
 __all__ = [
   "Checkpoints",
@@ -22,4 +23,5 @@ __all__ = [
   "load",
   "restore",
   "restore_latest",
+  "steps",
 ]

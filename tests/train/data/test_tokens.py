@@ -1,84 +1,27 @@
+"""Tokens in files: written by the command, killed or not, and read again."""
+
 import json
-import os
-import re
-import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
 
+from tests.train.data.tokenizing import (
+  DOCUMENTS,
+  command,
+  files_of,
+  predicted,
+  rows_of,
+  run,
+  tokenized,
+)
 from train.data import (
   Tokens,
   corpus,
   documents,
-  packing,
   tokenize,
-  tokenizer,
 )
 from train.data.text import PackedBytes
-
-DOCUMENTS = [b"alpha", b"\x00\xff", b"b", b"gamma gamma", b"de" * 9]
-
-
-def tokenized(folder, contents=DOCUMENTS, *words):
-  """Writes files and tokenises them, in this process: the folder."""
-  (folder / "text").mkdir()
-  for number, content in enumerate(contents):
-    (folder / "text" / f"{number:03d}.txt").write_bytes(content)
-  return run(folder, *words)
-
-
-def run(folder, *words):
-  given = ["--files", str(folder / "text"), "--output", str(folder / "out")]
-  options = tokenize.read_flags([*given, *words])
-  plan = documents.make_plan(options)
-  os.makedirs(options.output, exist_ok=True)
-  tokenize.tokenize(plan, options.output, 1)
-  return options.output
-
-
-@pytest.fixture
-def no_processes(monkeypatch):
-  """Writes the shards in this process: starting another takes a second."""
-
-  def write_all(plan, folder, processes):
-    found = tokenizer.load(plan.tokenizer, plan.separator)
-    for number in range(len(plan.shards)):
-      tokenize.write_shard(plan, number, folder, found)
-
-  monkeypatch.setattr(tokenize, "_write_all", write_all)
-
-
-def command(folder, *words):
-  return subprocess.Popen(
-    [
-      *(sys.executable, "-m", "train.data.tokenize"),
-      *("--files", str(folder / "text"), "--output", str(folder / "out")),
-      *words,
-    ],
-    stdout=subprocess.PIPE,
-    stderr=subprocess.PIPE,
-    text=True,
-  )
-
-
-def files_of(folder):
-  return {
-    name: (folder / name).read_bytes()
-    for name in os.listdir(folder)
-    if name != ".lock"
-  }
-
-
-def rows_of(dataset):
-  return [dataset[index] for index in range(len(dataset))]
-
-
-def predicted(dataset):
-  """The tokens that are predicted, each once."""
-  rows = rows_of(dataset)
-  return np.concatenate([row["targets"][row["weights"] > 0] for row in rows])
 
 
 @pytest.mark.parametrize("length", [1, 4, 7, 100])
@@ -238,195 +181,6 @@ def test_tokens_beyond_sixteen_bits(tmp_path):
   wrong = Tokens(**{**vars(config), "dtype": "uint16", "vocab_size": 5})
   with pytest.raises(ValueError, match=r"outside \[0, 5\): set .*vocab_size"):
     wrong.open("train")[0]
-
-
-def lengths_of(rng, count, length):
-  return np.clip(rng.lognormal(np.log(length) - 1.5, 1, count), 2, None)
-
-
-def brute_best_fit(sizes, length):
-  """Places one piece after another, from the definition: sums of the rows."""
-  rooms, rows = [], []
-  for size in sorted(sizes, reverse=True):
-    fitting = [r for r in rooms if r >= size]
-    if fitting:
-      number = rooms.index(min(fitting))
-    else:
-      number = len(rooms)
-      rooms.append(length)
-      rows.append([])
-    rooms[number] -= size
-    rows[number].append(size)
-  return sorted(map(sum, rows))
-
-
-@pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("length", [1, 8, 61])
-def test_best_fit_is_the_definition(seed, length):
-  rng = np.random.default_rng(seed)
-  sizes = rng.integers(1, 2 * length + 1, 200)
-  starts = np.cumsum(sizes + 1) - sizes - 1
-  plan = packing.best_fit(starts, int((sizes + 1).sum()), length)
-  pieces = [
-    piece
-    for size in sizes
-    for piece in [length] * (size // length) + [size % length]
-    if piece
-  ]
-  rows = [
-    plan.sizes[a:b].tolist()
-    for a, b in zip(plan.rows[:-1], plan.rows[1:], strict=True)
-  ]
-  # Among rows with equal room any is the best fit.
-  assert sorted(map(sum, rows)) == brute_best_fit(pieces, length)
-  assert sorted(plan.sizes) == sorted(pieces)
-
-
-def test_best_fit_cuts_no_document_that_fits_and_wastes_little():
-  rng = np.random.default_rng(0)
-  sizes = lengths_of(rng, 5000, 512).astype(np.int64)
-  starts = np.cumsum(sizes) - sizes
-  plan = packing.best_fit(starts, int(sizes.sum()), 512)
-  by_begin = dict(zip(plan.begins.tolist(), plan.sizes.tolist(), strict=True))
-  for begin, size in zip(starts.tolist(), sizes.tolist(), strict=True):
-    if size - 1 <= 512:
-      assert by_begin.pop(begin) == size - 1
-    else:
-      # Full pieces and a rest, one after another.
-      for at in range(begin, begin + size - 1, 512):
-        assert by_begin.pop(at) == min(512, begin + size - 1 - at)
-  assert not by_begin
-  filled = np.add.reduceat(plan.sizes, plan.rows[:-1])
-  assert filled.max() <= 512 and filled.sum() == (sizes - 1).sum()
-  assert 1 - filled.sum() / (512 * len(plan)) < 0.002
-
-
-def test_segment_ids_restart_in_each_row(tmp_path, no_processes):
-  rng = np.random.default_rng(1)
-  contents = [b"x" * rng.integers(1, 20) for _ in range(40)]
-  folder = tokenized(tmp_path, contents)
-  for kind in ("end_to_end", "best_fit"):
-    config = Tokens(path=folder, length=24, packing=kind, validation=folder)
-    for row in rows_of(config.open("train")):
-      ids = row["segment_ids"]
-      assert ids[0] == 0 and set(np.diff(ids)) <= {0, 1}
-      padded = (row["weights"] == 0) & (row["inputs"] == 256)
-      if kind == "best_fit":
-        # Each segment is a document, from its separator on, or the padding.
-        opens = np.flatnonzero(np.diff(ids, prepend=-1))
-        assert (row["inputs"][opens] == 256).all()
-        assert ((row["inputs"] == 256).sum() - padded.sum()) in range(
-          len(opens) - 1, len(opens) + 1
-        )
-
-
-def write_index(folder, **changes):
-  path = os.path.join(folder, "index.json")
-  with open(path) as file:
-    index = {**json.load(file), **changes}
-  with open(path, "w") as file:
-    json.dump(index, file)
-
-
-def broken(folder, how):
-  first = os.path.join(folder, "shard-00000")
-  if how == "cut":
-    os.truncate(f"{first}.bin", 8)
-  elif how == "cut starts":
-    os.truncate(f"{first}.starts", 8)
-  elif how == "gone":
-    os.unlink(f"{first}.bin")
-  elif how == "dtype":
-    write_index(folder, dtype="float64")
-  elif how == "no json":
-    with open(os.path.join(folder, "index.json"), "w") as file:
-      file.write("{")
-
-
-@pytest.mark.parametrize(
-  ("how", "message"),
-  [
-    ("cut", r"shard-00000\.bin has 8 bytes, but its index says \d+: copy"),
-    ("cut starts", r"shard-00000\.starts has 8 bytes, but its index says 40"),
-    ("gone", r"cannot read the tokens .*shard-00000\.bin.*: No such file"),
-    ("dtype", r"index\.json is not what .* writes \(dtype 'float64'"),
-    ("no json", r"index\.json is not what train\.data\.tokenize writes"),
-  ],
-)
-def test_broken_folders_are_named(tmp_path, no_processes, how, message):
-  folder = tokenized(tmp_path)
-  broken(folder, how)
-  with pytest.raises(ValueError, match=message):
-    Tokens(path=folder).open("train")
-
-
-@pytest.mark.parametrize(
-  ("settings", "message"),
-  [
-    ({"path": ""}, "path is empty: set it to"),
-    ({"path": "{}/none.bin"}, "cannot read the tokens .*none.bin.*No such"),
-    ({"path": "{}/empty.bin"}, "empty.bin has 0 bytes.*it is empty"),
-    ({"path": "{}/odd.bin"}, "odd.bin has 7 bytes, which are no whole number"),
-    ({"path": "{}/float.npy"}, r"float64 of shape \(3,\), but tokens are int"),
-    ({"path": "{}/text.npy"}, "cannot read the tokens .*text.npy"),
-    ({"path": "{}/few.bin"}, "few.bin has 2 tokens: too few to hold out any"),
-    ({"path": "{}/few.bin", "vocab_size": 0}, "set vocab_size"),
-    ({"path": "{}/few.bin", "separator": 300}, "set vocab_size .* above sep"),
-    ({"path": "{}/few.bin", "dtype": "int8"}, "dtype must be one of .*int8"),
-    ({"path": "{}/few.bin", "tokenizer": "a"}, "which tokenizer made it"),
-    ({"packing": "tight"}, "packing must be one of .*got 'tight'"),
-    ({"length": 0}, "length must be at least 1, got 0"),
-    ({"held_out": 1.0}, "held_out must be between 0 and 1, got 1.0"),
-  ],
-)
-def test_mistakes_are_named(tmp_path, settings, message):
-  (tmp_path / "empty.bin").touch()
-  (tmp_path / "odd.bin").write_bytes(b"1234567")
-  (tmp_path / "few.bin").write_bytes(b"1234")
-  np.save(tmp_path / "float.npy", np.zeros(3))
-  (tmp_path / "text.npy").write_text("text")
-  settings = {"vocab_size": 300, **settings}
-  if "path" in settings:
-    settings["path"] = settings["path"].format(tmp_path)
-  with pytest.raises(ValueError, match=message):
-    Tokens(**settings).open("train")
-
-
-def test_other_files_do_not_continue_a_folder(tmp_path, no_processes):
-  tokenized(tmp_path)
-  run(tmp_path)  # Complete: nothing is done.
-  (tmp_path / "text" / "new.txt").write_text("more")
-  with pytest.raises(tokenize.UserError, match=r"other files or other settin"):
-    run(tmp_path)
-
-
-@pytest.mark.parametrize(
-  ("words", "message"),
-  [
-    (["--output=out"], "--files is missing"),
-    (["--files=none", "--output=out"], "no file or folder 'none'"),
-    (["--files=empty", "--output=out"], "'empty' holds no non-empty file"),
-    (["--files=a", "--output=a"], "--output=a is a file"),
-    (["--files=a", "--output=."], "--output=. is not empty"),
-    (["--files=a", "--output=o", "--separator=x"], "bytes .* separator, 256"),
-    (
-      ["--files=a", "--output=o", "--tokenizer=x"],
-      "tokenizers|cannot read 'x'",
-    ),
-    (["--files=a", "--output=o", "--documents=json"], "a: the line at byte 0"),
-  ],
-)
-def test_mistakes_of_the_command_are_one_line(
-  tmp_path, monkeypatch, capsys, words, message
-):
-  monkeypatch.chdir(tmp_path)
-  (tmp_path / "a").write_text("text\n")
-  (tmp_path / "empty").mkdir()
-  assert tokenize.main_with_errors(tokenize._run, words) == 2
-  lines = capsys.readouterr().err.splitlines()
-  (line,) = [x for x in lines if x.startswith("error: ")]
-
-  assert re.search(message, line), line
 
 
 @pytest.fixture
