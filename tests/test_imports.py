@@ -37,7 +37,7 @@ LIBRARIES = {
     "jaxmodels/testing",
     "train",
   ),
-  "orbax": ("train/checkpoint.py",),
+  "orbax": ("train/checkpoint",),
   "tensorflow_datasets": ("train/data",),
 }
 

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from flax import serialization
 
 from train import checkpoint, files
+from train import teacher as teachers
 from train.config import Config, Mesh, check_data, serialize
 from train.data import Codec, Dataset, Example, digest
 from train.data.batches import stack
@@ -17,14 +17,11 @@ from train.data.dataset import example, sequence_arrays, sequence_length
 from train.devices import memory, processes
 from train.devices.mesh import check_pieces
 from train.devices.strategy import Strategy, make_strategy
+from train.devices.usage import layer_axes
 from train.errors import UserError, described, is_disk_full, one_line
 from train.metrics import FILE_NAME
-from train.optimizer import (
-  averaging_state,
-  evaluation_params,
-  make_optimizer,
-  schedule,
-)
+from train.optimizer import make_optimizer, schedule
+from train.saved_params import saved_params as saved_params
 from train.state import TrainState, initial_state
 from train.step import Learner
 
@@ -43,7 +40,14 @@ FREE: tuple[str, ...] = (
   "config.mesh",
 )
 # Entries of a saved document that are not fields of the config: see `prepare`.
-_BESIDE = ("config.$data", "config.$source", "config.$best")
+_BESIDE = (
+  "config.$data",
+  "config.$source",
+  "config.$best",
+  # The teacher's variables decide, not where they are: see `train.teacher`.
+  "config.$teacher",
+  "config.loss.teacher",
+)
 
 
 class Prepared(NamedTuple):
@@ -126,37 +130,21 @@ def open_codec(data: Any, vocab_size: object = None) -> Codec:
 
 
 def make_learner(config: Config) -> Learner:
-  """Returns the model, optimizer and schedule of a config."""
+  """Returns the model, optimizer, schedule and teacher of a config.
+
+  Raises:
+    UserError: The loss has a teacher, which cannot be loaded.
+  """
   optimizer = make_optimizer(config.optimizer, config.steps)
   rate = schedule(config.optimizer, config.steps)
   return Learner(
-    config.model, optimizer, rate, config.accumulation, config.loss
+    config.model,
+    optimizer,
+    rate,
+    config.accumulation,
+    config.loss,
+    teacher=teachers.load(config.loss),
   )
-
-
-def saved_params(config: Config, state: Mapping[str, Any]) -> Any:
-  """Returns the parameters for evaluation from the state of a checkpoint.
-
-  Args:
-    config: The config of the checkpoint.
-    state: Its state, nested dictionaries of arrays.
-
-  Raises:
-    UserError: The state is not that of the optimizer of the config.
-  """
-  params = state["params"]
-  try:
-    optimizer = make_optimizer(config.optimizer, config.steps)
-    shapes = jax.eval_shape(optimizer.init, params)
-    if averaging_state(shapes) is None:
-      return params
-    found = serialization.from_state_dict(shapes, state["opt_state"])
-    return jax.device_get(evaluation_params(found, params))
-  # What a checkpoint holds is not known; the optimizer may be the user's own.
-  except Exception as error:
-    raise UserError(
-      f"the optimizer state does not fit config.optimizer: {described(error)}"
-    ) from error
 
 
 def new_state(
@@ -216,22 +204,29 @@ def prepare(
   sequence = sequence_arrays(train, first)
   learner = make_learner(config)._replace(sequence=sequence)
   draw, shapes = new_state(config, learner, first)
+  if mesh.fsdp > 1:
+    learner = learner._replace(layers=layer_axes(draw))
   variables = {"params": shapes.params, **shapes.variables}
   check_pieces(
     mesh, learner.model, variables, first["inputs"], sequence=sequence
   )
-  memory.check(config, mesh, shapes, first)
+  if learner.teacher is not None:
+    learner = teachers.checked(learner, mesh, shapes, first)
+  memory.check(config, mesh, (shapes, teachers.variables(learner)), first)
   digests = {"train": digest(train), "validation": digest(validation)}
-  document = _document(config, digests, new_data)
+  teacher = teachers.reference(learner.teacher)
+  document = _document(config, digests, new_data, teacher)
   document |= {
     "$data": {**digests, "vocab_size": getattr(train, "vocab_size", None)},
     "$source": source,
     "$best": config.loss.best[config.best_metric],
+    **({"$teacher": teacher} if teacher else {}),
   }
   snapshot = checkpoint.latest(workdir, log)
   if snapshot is not None:
     _refuse_changes(snapshot, document, config, workdir)
     _refuse_new_data(snapshot, digests, workdir, log if new_data else None)
+    teachers.refuse_another(snapshot.config, teacher, config.loss, workdir)
   strategy = make_strategy(
     config.strategy, learner, mesh=mesh, debug=config.debug
   )
@@ -260,12 +255,13 @@ def prepare(
 
 
 def _document(
-  config: Config, digests: Mapping[str, str], new_data: bool
+  config: Config, digests: Mapping[str, str], new_data: bool, teacher: Any
 ) -> dict[str, Any]:
   """Returns a config as JSON, and checks that all processes have the same.
 
   Raises:
-    UserError: Processes differ in config or data; raised in every process.
+    UserError: Processes differ in config, data or teacher; raised in every
+      process.
   """
   document: dict[str, Any] = serialize.to_json(config)
   splits = {f"the {split} split": text for split, text in digests.items()}
@@ -274,6 +270,7 @@ def _document(
       "the version of JAX": jax.__version__,
       "the config": json.dumps(document),
       "the flag --new-data": str(new_data),
+      "the teacher": json.dumps(teacher),
       **splits,
     }
   )

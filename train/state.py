@@ -9,7 +9,7 @@ import optax
 from flax import linen as nn
 from flax import struct
 
-from train.losses import keywords
+from train.losses.base import keywords
 
 
 class TrainState(struct.PyTreeNode):

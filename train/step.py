@@ -1,9 +1,14 @@
 """The training step and the evaluation step, as pure functions.
 
-A step takes the summed gradient (`gradients`), over microbatches and devices,
-divides it once by the summed weight, and applies it (`apply`).
+A step is two functions in this order:
+  1. `gradients` sums the gradient over the microbatches of a batch;
+  2. `apply` gives the mean gradient to the optimizer.
+A strategy of `train.devices` replaces the first by one that also sums over
+devices. The sum is divided once by the summed weight.
 """
 
+import functools
+import types
 from collections.abc import Callable, Container, Mapping
 from typing import Any, NamedTuple
 
@@ -12,13 +17,21 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from train.losses import Batch, Loss, NextToken, inverse, is_sequence
+from train.losses import Batch, Loss, NextToken
+from train.losses.base import inverse, is_sequence
+from train.losses.distillation import Teacher
 from train.norm import norm, zero_if_finite
 from train.parameters import path_of
 from train.state import TrainState
 
 # The collection in which layers sow losses of their own.
 SOWN = "losses"
+
+# A summed gradient, the sums of the loss, and the variables after; and what
+# computes them from parameters, variables, a batch, a key and the variables of
+# a teacher.
+Sums = tuple[Any, dict[str, jax.Array], Any]
+Gradients = Callable[[Any, Any, Batch, jax.Array, Any], Sums]
 
 
 def identity(x: Any) -> Any:
@@ -37,10 +50,9 @@ class Learner(NamedTuple):
     loss: What is minimised.
     sequence: The names of the arrays of a batch that are `[B, L, ...]`; None
       for all of two axes or more.
-    spread: Maps a function of parameters, other variables, a batch and possibly
-      more over devices; the function returns sums over the batch, and the
-      variables. The default runs it on one device.
-    axes: Mesh axes that `spread` binds inside the function.
+    teacher: The frozen model of a loss that has one.
+    layers: The first axes of parameters that a scan over layers reads one entry
+      at a time: see `train.devices.usage.layer_axes`. Only meshes read it.
   """
 
   model: nn.Module
@@ -49,8 +61,8 @@ class Learner(NamedTuple):
   accumulation: int = 1
   loss: Loss = NextToken()
   sequence: Container[str] | None = None
-  spread: Callable[[Callable[..., Any]], Callable[..., Any]] = identity
-  axes: tuple[str, ...] = ()
+  teacher: Teacher | None = None
+  layers: Mapping[str, int] = types.MappingProxyType({})
 
 
 def loss_sums(
@@ -59,6 +71,8 @@ def loss_sums(
   variables: Any,
   batch: Batch,
   rng: jax.Array | None = None,
+  frozen: Any = (),
+  axes: tuple[str, ...] = (),
 ) -> tuple[dict[str, jax.Array], Any]:
   """Runs the model and sums the parts of the metrics over a batch.
 
@@ -68,19 +82,20 @@ def loss_sums(
   each counts with its own weight.
 
   Args:
-    learner: Model and loss. Inside `shard_map`, its `axes` are those of devices
-      that each have a share of the batch, or a piece of its sequences. Each
-      draws its own dropout.
+    learner: Model and loss.
     params: Parameters.
     variables: The other collections of variables, by name.
     batch: Arrays `[B, ...]`.
     rng: Key for dropout; None to evaluate.
+    frozen: The variables of the teacher, if there is one.
+    axes: Inside `shard_map`, the mesh axes of the devices that each have a
+      share of the batch, or a piece of its sequences. Each draws its own
+      dropout.
 
   Returns:
     Float32 scalars, see `Loss.sums`; over all of `axes`. And the variables
     after the call, which evaluation does not change.
   """
-  axes = learner.axes
   if rng is not None and axes:
     rng = jax.random.fold_in(rng, jax.lax.axis_index(axes))
   outputs, changed = learner.loss.outputs(
@@ -90,6 +105,12 @@ def loss_sums(
     rngs=None if rng is None else {"dropout": rng},
     mutable=[] if rng is None else [SOWN, *variables],
   )
+  if learner.teacher is not None:
+    with jax.named_scope("teacher"):
+      known, _ = learner.loss.outputs(
+        learner.teacher.model, frozen, batch, mutable=[]
+      )
+    outputs = outputs, known
   with jax.named_scope("loss"):
     pieces = 1
     if "sequence" in axes and not learner.loss.per_token:
@@ -147,80 +168,119 @@ def agreed(variables: Any, axes: str | tuple[str, ...]) -> Any:
 
 
 def eval_step(
-  learner: Learner, params: Any, variables: Any, batch: Batch
+  learner: Learner,
+  params: Any,
+  variables: Any,
+  batch: Batch,
+  frozen: Any = (),
+  axes: tuple[str, ...] = (),
 ) -> dict[str, jax.Array]:
   """Returns the sums of `loss_sums`, without dropout."""
-
-  def sums(params: Any, variables: Any, batch: Batch) -> dict[str, jax.Array]:
-    return loss_sums(learner, params, variables, batch)[0]
-
-  return learner.spread(sums)(params, variables, batch)
+  return loss_sums(learner, params, variables, batch, None, frozen, axes)[0]
 
 
-def gradients(
-  learner: Learner, params: Any, variables: Any, batch: Batch, rng: jax.Array
-) -> tuple[Any, dict[str, jax.Array], Any]:
-  """Sums gradients and metrics over the microbatches of a batch.
+def gradient(
+  learner: Learner,
+  params: Any,
+  variables: Any,
+  batch: Batch,
+  rng: jax.Array,
+  frozen: Any = (),
+  axes: tuple[str, ...] = (),
+) -> Sums:
+  """Returns the gradient of the loss, summed over one microbatch.
 
   Args:
-    learner: Its `accumulation` divides B.
+    learner: Model and loss.
     params: Parameters.
-    variables: The other variables; a microbatch gets those of the one before.
-    batch: Arrays `[B, ...]`.
-    rng: Key of this step.
+    variables: The other variables.
+    batch: The arrays of the microbatch.
+    rng: Key for dropout.
+    frozen: As for `loss_sums`.
+    axes: As for `loss_sums`.
 
   Returns:
     The gradient of the summed loss, the sums of `loss_sums`, and the variables.
   """
 
-  def loss(params: Any, *rest: Any) -> tuple[Any, Any]:
-    sums, after = loss_sums(learner, params, *rest)
+  def loss(params: Any) -> tuple[Any, Any]:
+    sums, after = loss_sums(
+      learner, params, variables, batch, rng, frozen, axes
+    )
     if "sown_loss" in sums:
       return sums["loss"] + sums["sown_loss"], (sums, after)
     return sums["loss"], (sums, after)
 
-  gradient = learner.spread(jax.grad(loss, has_aux=True))
-  count = learner.accumulation
-  if count == 1:
-    key = jax.random.fold_in(rng, 0)
-    grads, (sums, variables) = gradient(params, variables, batch, key)
+  grads, (sums, after) = jax.grad(loss, has_aux=True)(params)
+  return grads, sums, after
+
+
+def accumulated(gradient: Gradients, count: int) -> Gradients:
+  """Sums a gradient over microbatches.
+
+  Args:
+    gradient: Returns the gradient of a microbatch: see `gradient`.
+    count: The number of microbatches, which divides B.
+
+  Returns:
+    The same function of a batch `[B, ...]`. A microbatch gets the variables of
+    the one before, and its own key.
+  """
+
+  def run(
+    params: Any, variables: Any, batch: Batch, rng: jax.Array, frozen: Any
+  ) -> Sums:
+    if count == 1:
+      key = jax.random.fold_in(rng, 0)
+      return gradient(params, variables, batch, key, frozen)
+    micro = jax.tree.map(
+      lambda x: x.reshape(count, x.shape[0] // count, *x.shape[1:]), dict(batch)
+    )
+
+    def add(carry: Any, inputs: Any) -> tuple[Any, None]:
+      total, variables = carry
+      index, batch = inputs
+      key = jax.random.fold_in(rng, index)
+      grads, sums, variables = gradient(params, variables, batch, key, frozen)
+      return (jax.tree.map(jnp.add, total, (grads, sums)), variables), None
+
+    first = jax.tree.map(lambda x: x[0], micro)
+    grads, sums, _ = jax.eval_shape(
+      gradient, params, variables, first, rng, frozen
+    )
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), (grads, sums))
+    ((grads, sums), variables), _ = jax.lax.scan(
+      add, (zeros, variables), (jnp.arange(count), micro)
+    )
     return grads, sums, variables
 
-  micro = jax.tree.map(
-    lambda x: x.reshape(count, x.shape[0] // count, *x.shape[1:]), dict(batch)
-  )
+  return run
 
-  def add(carry: Any, inputs: Any) -> tuple[Any, None]:
-    total, variables = carry
-    index, batch = inputs
-    key = jax.random.fold_in(rng, index)
-    grads, (sums, variables) = gradient(params, variables, batch, key)
-    return (jax.tree.map(jnp.add, total, (grads, sums)), variables), None
 
-  first = jax.tree.map(lambda x: x[0], micro)
-  grads, (sums, _) = jax.eval_shape(gradient, params, variables, first, rng)
-  zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), (grads, sums))
-  (total, variables), _ = jax.lax.scan(
-    add, (zeros, variables), (jnp.arange(count), micro)
-  )
-  return *total, variables
+def gradients(learner: Learner) -> Gradients:
+  """Returns the gradient of a batch on one device, over its microbatches."""
+  one = functools.partial(gradient, learner)
+  return accumulated(one, learner.accumulation)
 
 
 def train_step(
   learner: Learner,
   state: TrainState,
   batch: Batch,
-  axis_name: str | None = None,
+  frozen: Any = (),
+  summed: Gradients | None = None,
+  devices: int = 1,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
   """Performs one update.
 
   Args:
     learner: Model, optimizer, schedule, accumulation.
     state: The state before.
-    batch: This device's share: see `train.losses`.
-    axis_name: The axis of devices that share the batch, if any. Each draws
-      its own dropout, so only a model without dropout computes the same on
-      one device and on many.
+    batch: The batch, or this device's share of it: see `train.losses`.
+    frozen: The variables of the teacher, if there is one.
+    summed: Sums the gradient over the batch of all devices; `gradients` of the
+      learner if None.
+    devices: The number of devices that have a share each.
 
   Returns:
     The state after, and metrics: those of the loss (see `Loss.means`), "tokens"
@@ -230,18 +290,12 @@ def train_step(
     the new state is not finite, the old state is kept, except that `stopped` is
     set.
   """
+  summed = summed or gradients(learner)
   rng = jax.random.wrap_key_data(state.rng)
   rng = jax.random.fold_in(rng, state.step)
-  if axis_name is not None:
-    rng = jax.random.fold_in(rng, jax.lax.axis_index(axis_name))
 
-  def mean_gradients(params: Any) -> tuple[Any, dict[str, jax.Array], Any]:
-    grads, sums, variables = gradients(
-      learner, params, state.variables, batch, rng
-    )
-    if axis_name is not None:
-      grads, sums = jax.lax.psum((grads, sums), axis_name)
-      variables = agreed(variables, axis_name)
+  def mean_gradients(params: Any) -> Sums:
+    grads, sums, variables = summed(params, state.variables, batch, rng, frozen)
     scale = inverse(sums["weight"])
     grads = jax.tree.map(lambda g: g * scale.astype(g.dtype), grads)
     return grads, sums, variables
@@ -257,7 +311,6 @@ def train_step(
   )
   with jax.named_scope("metrics"):
     metrics = learner.loss.means(sums) | metrics
-    devices = 1 if axis_name is None else jax.lax.axis_size(axis_name)
     metrics["tokens"] = jnp.float32(devices * positions(learner, batch))
   return _selected(state, new.replace(variables=variables), metrics)
 

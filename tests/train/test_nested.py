@@ -14,7 +14,7 @@ from train.data import Batches, digest
 from train.data.dataset import arrays_by_path, sequence_arrays, sequence_length
 from train.data.prefetch import ReadAhead
 from train.loop import run
-from train.losses import is_sequence
+from train.losses.base import is_sequence
 from train.metrics import read_metrics
 
 B, L, V = 8, 16, 7

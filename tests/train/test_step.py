@@ -13,11 +13,12 @@ from jaxmodels.models import LanguageModel
 from tests.train import tiny
 from train.config import AdamW
 from train.data import Batches
+from train.devices.lift import over_axis
 from train.norm import norm, zero_if_finite
 from train.optimizer import make_optimizer
 from train.setup import make_learner
 from train.state import init_state
-from train.step import eval_step, train_step
+from train.step import eval_step, gradients, train_step
 
 
 @functools.cache
@@ -100,8 +101,9 @@ def test_devices_sum_weighted_losses_instead_of_averaging_means():
   batch["weights"][:4] *= 0.1
   _, expected = compiled(learner)(state, batch)
   shares = jax.tree.map(lambda x: x.reshape(2, 4, *x.shape[1:]), batch)
+  summed = over_axis(gradients(learner), "batch")
   lifted = jax.vmap(
-    lambda s, b: train_step(learner, s, b, "batch"),
+    lambda s, b: train_step(learner, s, b, (), summed, 2),
     in_axes=(None, 0),
     axis_name="batch",
   )

@@ -1,13 +1,13 @@
 """The config of a run: its fields, its command line, its saved form."""
 
 from train.config.groups import STATE_SPACE, Group
+from train.config.optimizer_base import Optimizer
 from train.config.optimizers import (
   SGD,
   Adafactor,
   AdamW,
   Lion,
   Muon,
-  Optimizer,
   ScheduleFreeAdamW,
 )
 from train.config.schedules import (

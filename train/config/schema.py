@@ -23,7 +23,8 @@ from train.config.checks import (
   is_count,
 )
 from train.config.checks import require as _check
-from train.config.optimizers import AdamW, Optimizer
+from train.config.optimizer_base import Optimizer
+from train.config.optimizers import AdamW
 from train.errors import UserError, shown
 from train.flags import annotations
 from train.losses import Loss, NextToken

@@ -48,6 +48,7 @@ _MISFITS = (
 )
 _CONFIGS = (
   "train.config.groups",
+  "train.config.optimizer_base",
   "train.config.optimizers",
   "train.config.schedules",
   "train.config.schema",

@@ -9,7 +9,7 @@ The mesh has three axes:
 """
 
 import math
-import re
+import types
 from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
@@ -20,9 +20,10 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from train.config import schema
+from train.devices import usage
 from train.errors import UserError, one_line
-from train.losses import is_sequence
-from train.parameters import is_stacked, path_of
+from train.losses.base import is_sequence
+from train.parameters import path_of
 
 AXES = ("data", "fsdp", "sequence")
 
@@ -31,10 +32,8 @@ EXAMPLES = ("data", "fsdp")
 
 # The key of a model's inputs in a batch.
 _INPUTS = jax.tree_util.DictKey("inputs")
-
-# Paths of embeddings and of the output layer. They are sharded along their
-# channels, since a vocabulary is often not divisible by the number of devices.
-TABLES = r"(^|/)(table|readout|embedding)$"
+# Of a model without scans over layers.
+EMPTY: Mapping[str, int] = types.MappingProxyType({})
 
 
 def make_mesh(
@@ -61,28 +60,26 @@ def make_mesh(
 
 
 def partition(
-  path: str, shape: tuple[int, ...], sizes: dict[str, int]
+  shape: tuple[int, ...], sizes: Mapping[str, int], layers: int = 0
 ) -> PartitionSpec:
   """Returns the sharding of an array of the state.
 
   Args:
-    path: The array's names, joined by slashes. The path of an optimizer moment
-      ends in the path of its parameter, so both get the same sharding.
     shape: The array's shape.
     sizes: Devices along each mesh axis.
+    layers: The number of first axes along which a scan reads one entry at a
+      time: see `train.devices.usage.layer_axes`.
 
   Returns:
     "fsdp" along one of the last two axes: the larger one that is divisible by
-    the number of "fsdp" devices (the first if both are equal). A table of
-    tokens is sharded only along its last axis. Vectors and arrays that are not
-    divisible are replicated. Leading axes, such as the layers of a scan, are
-    never sharded: a scan reads one layer at a time.
+    the number of "fsdp" devices (the first if both are equal). Vectors and
+    arrays that are not divisible are replicated. Leading axes, such as the
+    layers of a scan, are never sharded.
   """
-  lead = max(len(shape) - 2, int(is_stacked(path)))
+  lead = max(len(shape) - 2, layers)
   if len(shape) - lead < 2:
     return PartitionSpec()
-  first = len(shape) - 1 if re.search(TABLES, path) else lead
-  axes = [i for i in range(first, len(shape)) if not shape[i] % sizes["fsdp"]]
+  axes = [i for i in range(lead, len(shape)) if not shape[i] % sizes["fsdp"]]
   if not axes:
     return PartitionSpec()
   cut = max(axes, key=lambda i: shape[i])
@@ -91,18 +88,21 @@ def partition(
   )
 
 
-def shardings(mesh: jax.sharding.Mesh, state: Any) -> Any:
+def shardings(
+  mesh: jax.sharding.Mesh, state: Any, layers: Mapping[str, int] = EMPTY
+) -> Any:
   """Returns the sharding of every array of a state.
 
   Args:
     mesh: The mesh.
     state: A state, or any pytree with the paths of its parameters. Only the
       shapes are used.
+    layers: See `train.devices.usage.layer_axes`.
   """
 
   def place(keys: tuple[Any, ...], leaf: Any) -> NamedSharding:
-    spec = partition(path_of(keys), np.shape(leaf), dict(mesh.shape))
-    return NamedSharding(mesh, spec)
+    count = usage.axes_of(path_of(keys), layers)
+    return NamedSharding(mesh, partition(np.shape(leaf), mesh.shape, count))
 
   return jax.tree_util.tree_map_with_path(place, state)
 
@@ -189,20 +189,23 @@ class BatchLayout:
     return jax.make_array_from_single_device_arrays(shape, sharding, pieces)
 
 
-def gather_tables(mesh: jax.sharding.Mesh, tree: Any) -> Any:
-  """Replicates the tables of tokens in parameters or gradients.
+def gather_tables(mesh: jax.sharding.Mesh, tree: Any, is_table: Any) -> Any:
+  """Replicates the tables of lookups in parameters or their gradients.
 
   Otherwise the compiler shards the results of lookups in the tables, and cannot
   convert that sharding to the sharding of the batch.
+
+  Args:
+    mesh: The mesh.
+    tree: Parameters, or gradients.
+    is_table: Of each, what `train.devices.usage.looked_up` says.
   """
   whole = NamedSharding(mesh, PartitionSpec())
-
-  def gather(keys: tuple[Any, ...], leaf: Any) -> Any:
-    if re.search(TABLES, path_of(keys)):
-      return jax.lax.with_sharding_constraint(leaf, whole)
-    return leaf
-
-  return jax.tree_util.tree_map_with_path(gather, tree)
+  return jax.tree.map(
+    lambda x, table: jax.lax.with_sharding_constraint(x, whole) if table else x,
+    tree,
+    is_table,
+  )
 
 
 def cut_model(model: nn.Module) -> nn.Module:

@@ -1,15 +1,15 @@
 """Strategies run the pure step on devices.
 
-A strategy compiles `train_step` and `eval_step` for its devices, and moves
-states and batches there. "jit" runs on one device or on a mesh of devices
-(`train.devices.mesh`), and "pmap" on replicated states. All strategies compute
-the same numbers.
+A strategy sums `gradients` over its devices, composes `train_step` of that sum
+and `apply`, and compiles it and `eval_step`. It moves states and batches to the
+devices. "jit" runs on one device or on a mesh (`train.devices.mesh`),
+and "pmap" on replicated states. All strategies compute the same numbers.
 """
 
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import chex
@@ -24,20 +24,21 @@ from jax.sharding import (
 
 from jaxmodels.ops.engine import checks
 from train.config import schema
-from train.devices.mesh import (
-  AXES,
-  BatchLayout,
-  batch_specs,
-  cut_model,
-  gather_tables,
-  make_mesh,
-  on_mesh,
-  shardings,
-)
+from train.devices.frozen import Frozen
+from train.devices.lift import OverMesh, over_axis
+from train.devices.mesh import BatchLayout, make_mesh, shardings
 from train.errors import CheckError, one_line
 from train.optimizer import evaluation_params
 from train.state import TrainState
-from train.step import Batch, Learner, eval_step, identity, train_step
+from train.step import (
+  Batch,
+  Learner,
+  accumulated,
+  eval_step,
+  gradients,
+  identity,
+  train_step,
+)
 
 
 class Program(Protocol):
@@ -67,6 +68,7 @@ class Strategy:
       batch.
     saved: Returns the arrays of a state that a checkpoint stores.
     means: Maps such sums to metrics.
+    frozen: The variables of a teacher, which `step` and `evaluate` read.
   """
 
   devices: int
@@ -78,6 +80,7 @@ class Strategy:
   evaluate: Program
   saved: Callable[[Any], TrainState]
   means: Callable[[Mapping[str, Any]], dict[str, Any]]
+  frozen: Frozen | None = None
 
 
 def _evaluated(state: TrainState) -> Any:
@@ -89,6 +92,12 @@ def _on_one(device: Any, shapes: Any) -> Any:
   """Places a state on one device."""
   place = SingleDeviceSharding(device)
   return jax.tree.map(lambda _: place, shapes)
+
+
+def _on_mesh(learner: Learner, mesh: jax.sharding.Mesh, variables: Any) -> Any:
+  """Places the variables of a teacher on a mesh, like those of a model."""
+  layers = None if learner.teacher is None else learner.teacher.layers
+  return shardings(mesh, variables, layers or {})
 
 
 @contextlib.contextmanager
@@ -140,12 +149,14 @@ def _jit(
   device = (devices or jax.local_devices())[0]
   to_device = functools.partial(jax.device_put, device=device)
 
-  def step(state: TrainState, batch: Batch) -> Any:
-    return train_step(learner, state, batch)
+  def step(state: TrainState, batch: Batch, frozen: Any) -> Any:
+    return train_step(learner, state, batch, frozen)
 
-  def evaluate(state: TrainState, batch: Batch) -> Any:
-    return eval_step(learner, _evaluated(state), state.variables, batch)
+  def evaluate(state: TrainState, batch: Batch, frozen: Any) -> Any:
+    params = _evaluated(state)
+    return eval_step(learner, params, state.variables, batch, frozen)
 
+  frozen = Frozen(learner.teacher, functools.partial(_on_one, device))
   run_step, run_evaluate = _lifted(step, evaluate, debug)
   return Strategy(
     devices=1,
@@ -153,8 +164,9 @@ def _jit(
     prepare=to_device,
     rows=range,
     batch=to_device,
-    step=run_step,
-    evaluate=run_evaluate,
+    step=frozen.bind(run_step),
+    evaluate=frozen.bind(run_evaluate),
+    frozen=frozen,
     saved=identity,
     means=learner.loss.means,
   )
@@ -163,73 +175,35 @@ def _jit(
 def _over_mesh(
   learner: Learner, mesh: jax.sharding.Mesh, debug: bool
 ) -> Strategy:
-  """Runs on a mesh.
+  """Runs on a mesh: see `train.devices.lift`."""
+  lifted = OverMesh(learner, mesh)
+  summed = accumulated(lifted.gradient, learner.accumulation)
+  shared = functools.partial(shardings, mesh, layers=learner.layers)
 
-  XLA shards the batch and the parameters; `shard_map` shards the sequences.
-  """
-  learner = learner._replace(spread=_spreader(mesh, learner.sequence))
-  if mesh.shape["sequence"] > 1:
-    learner = learner._replace(model=cut_model(learner.model), axes=AXES)
-
-  def place(state: TrainState) -> Any:
-    return jax.lax.with_sharding_constraint(state, shardings(mesh, state))
-
-  def step(state: TrainState, batch: Batch) -> Any:
-    state, metrics = train_step(learner, state, batch)
+  def step(state: TrainState, batch: Batch, frozen: Any) -> Any:
+    state, metrics = train_step(learner, state, batch, frozen, summed)
     # Keeps the sharding, so that the new state can reuse the old one's memory.
-    return place(state), metrics
+    return jax.lax.with_sharding_constraint(state, shared(state)), metrics
 
-  def evaluate(state: TrainState, batch: Batch) -> Any:
-    return eval_step(learner, _evaluated(state), state.variables, batch)
+  def evaluate(state: TrainState, batch: Batch, frozen: Any) -> Any:
+    params = _evaluated(state)
+    return lifted.sums(eval_step, params, state.variables, batch, frozen)
 
+  frozen = Frozen(learner.teacher, functools.partial(_on_mesh, learner, mesh))
   run_step, run_evaluate = _lifted(step, evaluate, debug)
   shares = BatchLayout(mesh, learner.sequence)
   return Strategy(
     devices=mesh.size,
-    place=functools.partial(shardings, mesh),
-    prepare=lambda state: jax.device_put(state, shardings(mesh, state)),
+    place=shared,
+    prepare=lambda state: jax.device_put(state, shared(state)),
     rows=shares.rows,
     batch=shares.put,
-    step=run_step,
-    evaluate=run_evaluate,
+    step=frozen.bind(run_step),
+    evaluate=frozen.bind(run_evaluate),
+    frozen=frozen,
     saved=identity,
     means=learner.loss.means,
   )
-
-
-def _spreader(
-  mesh: jax.sharding.Mesh, sequence: Container[str] | None
-) -> Callable[..., Callable[..., Any]]:
-  """Makes the `spread` of a learner for a mesh.
-
-  If sequences are not sharded, the compiler shards all computations like the
-  batch, gathers parameters layer by layer, and sums over devices. If they are
-  sharded, the model calls collectives itself on its shard of the batch, and all
-  parameters are gathered before the model runs.
-  """
-  whole = PartitionSpec()
-
-  def spread(function: Callable[..., Any]) -> Callable[..., Any]:
-    def run(params: Any, variables: Any, batch: Batch, *rest: Any) -> Any:
-      specs = batch_specs(batch, sequence)
-      batch = jax.lax.with_sharding_constraint(
-        dict(batch), on_mesh(mesh, specs)
-      )
-      lifted = function
-      if mesh.shape["sequence"] > 1:
-        lifted = jax.shard_map(
-          function,
-          mesh=mesh,
-          in_specs=(whole, whole, specs, *(whole for _ in rest)),
-          out_specs=whole,
-        )
-      result = lifted(gather_tables(mesh, params), variables, batch, *rest)
-      result = gather_tables(mesh, result)
-      return jax.lax.with_sharding_constraint(result, shardings(mesh, result))
-
-    return run
-
-  return spread
 
 
 def _pmap(
@@ -248,13 +222,15 @@ def _pmap(
     PartitionSpec("batch"),
   )
 
-  def step(state: TrainState, batch: Batch) -> Any:
-    return train_step(learner, state, batch, "batch")
+  summed = over_axis(gradients(learner), "batch")
 
-  def evaluate(state: TrainState, batch: Batch) -> Any:
-    return jax.lax.psum(
-      eval_step(learner, _evaluated(state), state.variables, batch), "batch"
-    )
+  def step(state: TrainState, batch: Batch, frozen: Any) -> Any:
+    return train_step(learner, state, batch, frozen, summed, count)
+
+  def evaluate(state: TrainState, batch: Batch, frozen: Any) -> Any:
+    params = _evaluated(state)
+    sums = eval_step(learner, params, state.variables, batch, frozen)
+    return jax.lax.psum(sums, "batch")
 
   def split(batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
     shares = jax.tree.map(
@@ -263,7 +239,7 @@ def _pmap(
     )
     return jax.device_put(shares, parts)
 
-  def replicate(state: TrainState) -> Any:
+  def replicate(state: Any) -> Any:
     copies = jax.tree.map(
       lambda x: np.broadcast_to(x, (count, *np.shape(x))),
       jax.device_get(state),
@@ -276,6 +252,9 @@ def _pmap(
     own = jax.device_get(jax.tree.map(lambda x: x.addressable_data(0), state))
     return jax.tree.map(lambda x: np.array(x[0]), own)
 
+  frozen = Frozen(
+    learner.teacher, functools.partial(_on_one, devices[0]), replicate
+  )
   # After the sum, metrics are equal on all devices, so one copy is returned.
   if debug:
     lift_step = functools.partial(lift, out_axes=(0, None))
@@ -290,8 +269,9 @@ def _pmap(
     prepare=replicate,
     rows=range,
     batch=split,
-    step=run_step,
-    evaluate=run_evaluate,
+    step=frozen.bind(run_step),
+    evaluate=frozen.bind(run_evaluate),
+    frozen=frozen,
     saved=first,
     means=learner.loss.means,
   )

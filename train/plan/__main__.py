@@ -92,6 +92,7 @@ def _memory_lines(made: Plan) -> list[str]:
     ("parameters", memory.parameters),
     ("optimizer", memory.optimizer),
     ("batch", memory.batch),
+    *([("teacher", memory.teacher)] if memory.teacher else []),
     ("temporary (activations, gradients)", memory.temporary),
     ("program", memory.program),
     ("total", memory.total),

@@ -17,11 +17,13 @@ from jaxmodels.analysis.collectives import Collective, collectives
 from jaxmodels.analysis.cycles import expected_cycles
 from jaxmodels.models.model_flops import model_flops
 from jaxmodels.ops.engine.platform import trace_for
+from train import teacher as teachers
 from train.config import MOST, Config, check_data, validate
 from train.config import schema as configs
 from train.data.dataset import example, length_of, sequence_arrays
 from train.devices.mesh import batch_specs, check_pieces, on_mesh
 from train.devices.strategy import Strategy, make_strategy
+from train.devices.usage import layer_axes
 from train.errors import RunError, UserError, one_line
 from train.losses import NextToken
 from train.setup import make_learner, new_state, open_split
@@ -54,6 +56,7 @@ class Memory:
       compiler's number; None if the compiler gave none.
     program: The code, and results that do not reuse an argument's memory.
     chip: Memory of the chip that a program may use.
+    teacher: The chip's shards of the variables of a loss's teacher.
   """
 
   parameters: int
@@ -62,13 +65,14 @@ class Memory:
   temporary: int | None
   program: int
   chip: int
+  teacher: int = 0
 
   @property
   def total(self) -> int | None:
     """The sum of all parts; None if `temporary` is unknown."""
     if self.temporary is None:
       return None
-    held = self.parameters + self.optimizer + self.batch
+    held = self.parameters + self.optimizer + self.batch + self.teacher
     return held + self.temporary + self.program
 
 
@@ -151,7 +155,10 @@ def plan(config: Config, topology: str) -> Plan:
     )
   learner = make_learner(config)._replace(sequence=sequence)
   with trace_for("tpu"):
-    _, state = new_state(config, learner, first)
+    draw, state = new_state(config, learner, first)
+    learner = learner._replace(layers=layer_axes(draw))
+    if learner.teacher is not None:
+      learner = teachers.checked(learner, mesh, state, first, devices)
     variables = {"params": state.params, **state.variables}
     check_pieces(
       mesh, learner.model, variables, first["inputs"], devices, sequence
@@ -168,10 +175,12 @@ def plan(config: Config, topology: str) -> Plan:
   begun = time.perf_counter()
   compiled, needed = None, None
   # Compiling a step that is far too large takes long and fails.
-  if _bytes(arguments) <= chip.memory:
+  teacher = strategy.frozen.shapes if strategy.frozen else ()
+  if _bytes((arguments, teacher)) <= chip.memory:
     compiled, needed = _compile(traced.lower())
   seconds = time.perf_counter() - begun
   memory = _memory(arguments, compiled, needed, chip.memory)
+  memory = dataclasses.replace(memory, teacher=_bytes(teacher))
   total = memory.total
   used = math.prod(dataclasses.astuple(mesh))
   text = compiled.as_text() if compiled else None

@@ -12,6 +12,7 @@ from train.config import moved, saved, serialize
 OLD = {
   "train.config.schema:": "train.config:",
   "train.data.tasks.mqar:": "train.data.mqar:",
+  "train.losses.tokens:": "train.losses:",
 }
 
 

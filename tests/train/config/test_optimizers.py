@@ -199,7 +199,7 @@ def test_a_saved_config_names_the_optimizer_by_its_class(optimizer):
     ({"$class": "train.config.schema:Mesh"}, "the optimizer of the saved"),
     # As it was saved before there were several.
     ({"$class": "train.config.schema:Optimizer", "b1": 0.5}, "is not a class"),
-    ({"$class": "train.config.optimizers:Optimizer"}, "abstract class"),
+    ({"$class": "train.config.optimizer_base:Optimizer"}, "abstract class"),
     ({"$class": "train.config.optimizers:AdamW", "b1": "0"}, "of a wrong type"),
   ],
 )

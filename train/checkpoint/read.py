@@ -1,0 +1,130 @@
+"""Reads checkpoints in one process, with checks; changes no files."""
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Callable, Mapping
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from train.checkpoint.snapshot import Snapshot
+from train.errors import UserError, one_line
+from train.files.checkpoint_folder import (
+  path_of,
+  ranked,
+  read_meta,
+  steps,
+  verify,
+)
+from train.files.plain_path import plain_path
+from train.files.untrusted import check_meta
+
+
+def _alone() -> ocp.options.MultiprocessingOptions:
+  """Returns options of a reader that does not wait for other processes."""
+  own = jax.process_index()
+  return ocp.options.MultiprocessingOptions(
+    primary_host=own, active_processes={own}
+  )
+
+
+def read(workdir: str, step: int) -> Snapshot:
+  """Reads and checks one checkpoint without its state.
+
+  Raises:
+    Exception: Something is wrong with the checkpoint.
+  """
+  folder = os.path.join(path_of(workdir), str(step))
+  verify(folder)
+  return Snapshot(state=None, **check_meta(read_meta(folder), step))
+
+
+def _read_whole(workdir: str, step: int) -> Snapshot:
+  """Reads one checkpoint, its state as numpy arrays, in this process alone."""
+  snapshot = read(workdir, step)
+  handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=_alone())
+  with (
+    plain_path(path_of(workdir)) as path,
+    ocp.Checkpointer(handler, multiprocessing_options=_alone()) as reader,
+  ):
+    folder = os.path.join(path, str(step), "state")
+    # Without this type, orbax looks for the devices that held the arrays.
+    as_numpy = jax.tree.map(
+      lambda _: ocp.RestoreArgs(restore_type=np.ndarray),
+      reader.metadata(folder).item_metadata.tree,
+    )
+    state = reader.restore(
+      folder, args=ocp.args.PyTreeRestore(restore_args=as_numpy)
+    )
+  return dataclasses.replace(snapshot, state=state)
+
+
+def load(workdir: str, which: str, log: Callable[[str], None]) -> Snapshot:
+  """Reads a checkpoint; changes no files.
+
+  Args:
+    workdir: The run's directory.
+    which: "latest" (the latest readable one), "best", or a step.
+    log: Takes one line about every checkpoint that is skipped.
+
+  Raises:
+    UserError: The checkpoint does not exist, or cannot be read.
+  """
+  available = steps(workdir)
+  if not available:
+    raise UserError(f"there is no checkpoint in {workdir}")
+  if which == "best":
+    return _try(_best_first(workdir, available), workdir, log)
+  if which == "latest":
+    return _try(available[::-1], workdir, log)
+  if which in map(str, available):
+    return _try([int(which)], workdir, log)
+  known = ", ".join(map(str, available))
+  raise UserError(
+    f"no checkpoint {which!r} in {workdir}; there are latest, best, {known}"
+  )
+
+
+def _try(
+  candidates: list[int], workdir: str, log: Callable[[str], None]
+) -> Snapshot:
+  """Reads the first readable checkpoint, including its state."""
+  found = first_readable(candidates, workdir, log, _read_whole)
+  if found is None:
+    raise UserError(f"the requested checkpoint in {workdir} cannot be read")
+  return found
+
+
+def first_readable(
+  candidates: list[int],
+  workdir: str,
+  log: Callable[[str], None],
+  read: Callable[[str, int], Snapshot],
+) -> Snapshot | None:
+  """Reads the first readable checkpoint; returns None if there is none."""
+  for step in candidates:
+    try:
+      return read(workdir, step)
+    # A damaged file can make the reader raise any type of error.
+    except Exception as error:
+      reason = one_line(error)[:200]
+      log(f"skipping the checkpoint of step {step}, it is damaged: {reason}")
+  return None
+
+
+def _best_first(workdir: str, available: list[int]) -> list[int]:
+  """Returns the steps that have validation metrics, the best one first."""
+  metrics: dict[int, Mapping[str, float]] = {}
+  metric, best = "", "min"
+  for step in available:
+    with contextlib.suppress(Exception):
+      meta = read_meta(os.path.join(path_of(workdir), str(step)))
+      metric = meta["config"]["best_metric"]
+      best = meta["config"].get("$best", "min")
+      metrics[step] = meta["metrics"]
+  found = ranked(metrics, metric, best)
+  if not found:
+    raise UserError(f"no checkpoint in {workdir} has validation metrics")
+  return found
