@@ -46,25 +46,40 @@ FREE: tuple[str, ...] = (
 _BESIDE = ("config.$data", "config.$source", "config.$best")
 
 
+class Shared(NamedTuple):
+  """What runs share that differ only in their seeds and learning rates.
+
+  Attributes:
+    strategy: Runs the steps.
+    draw: The program that maps a seed, uint32, to the initial state.
+    shapes: The shapes of a state, with the shardings that `strategy.prepare`
+      expects.
+    train: The training split.
+    validation: The validation split.
+    first: The first example of the training split.
+    digests: Of the data, by split.
+  """
+
+  strategy: Strategy
+  draw: Any
+  shapes: TrainState
+  train: Dataset
+  validation: Dataset
+  first: Example
+  digests: Mapping[str, str]
+
+
 class Prepared(NamedTuple):
   """A run that is ready for its first step.
 
   Attributes:
-    strategy: Runs the steps.
     state: The state, sharded as `strategy.prepare` expects.
-    train: The training split.
-    validation: The validation split.
-    first: The first example of the training split.
     snapshot: The checkpoint that the state was restored from, without the
       state; None for a new run.
     document: The config as JSON, with the entries "$data" and "$source".
   """
 
-  strategy: Strategy
   state: TrainState
-  train: Dataset
-  validation: Dataset
-  first: Example
   snapshot: checkpoint.Snapshot | None
   document: Any
 
@@ -161,8 +176,8 @@ def saved_params(config: Config, state: Mapping[str, Any]) -> Any:
 
 def new_state(
   config: Config, learner: Learner, example: Any
-) -> tuple[Callable[[], TrainState], TrainState]:
-  """Returns the function that draws the initial state, and its shapes.
+) -> tuple[Callable[[Any], TrainState], TrainState]:
+  """Returns the function from seed to initial state, and the state's shapes.
 
   Args:
     config: The run.
@@ -172,37 +187,28 @@ def new_state(
   Raises:
     UserError: The model refuses its configuration.
   """
-  draw = initial_state(learner.model, learner.optimizer, config.seed, example)
+  draw = initial_state(learner.model, learner.optimizer, example)
   try:
-    return draw, jax.eval_shape(draw)
+    return draw, jax.eval_shape(draw, np.uint32(config.seed))
   # A user's own model may raise any error.
   except Exception as error:
     raise UserError(f"config.model: {described(error)}") from error
 
 
-def prepare(
-  config: Config,
-  mesh: Mesh,
-  workdir: str,
-  log: Callable[[str], None],
-  *,
-  source: str | None = None,
-  new_data: bool = False,
-) -> Prepared:
-  """Opens the data and builds the state, or restores it from a checkpoint.
-
-  Every check runs before anything in the directory is changed.
+def share(
+  config: Config, mesh: Mesh, words: Mapping[str, str], *, copies: int = 1
+) -> Shared:
+  """Opens the data and makes the programs; changes no files.
 
   Args:
     config: The run, whose values are valid.
     mesh: Devices along each axis, of `validate`.
-    workdir: Its directory, which exists.
-    log: Takes lines for the user.
-    source: The config file that the user named.
-    new_data: Whether a run may resume with other data.
+    words: More that all processes must have in common, by the name to show in
+      an error.
+    copies: How many states the devices hold.
 
   Raises:
-    UserError: The config is wrong, or not that of the run in `workdir`.
+    UserError: The config is wrong, or not that of all processes.
   """
   train = open_split(config.data, "train")
   validation = open_split(config.data, "validation")
@@ -218,23 +224,14 @@ def prepare(
   draw, shapes = new_state(config, learner, first)
   variables = {"params": shapes.params, **shapes.variables}
   check_pieces(mesh, learner.model, variables, first["inputs"])
-  memory.check(config, mesh, shapes, first)
+  memory.check(config, mesh, shapes, first, copies)
   digests = {"train": digest(train), "validation": digest(validation)}
-  document = _document(config, digests, new_data)
-  document |= {
-    "$data": {**digests, "vocab_size": getattr(train, "vocab_size", None)},
-    "$source": source,
-    "$best": config.loss.best[config.best_metric],
-  }
-  snapshot = checkpoint.latest(workdir, log)
-  if snapshot is not None:
-    _refuse_changes(snapshot, document, config, workdir)
-    _refuse_new_data(snapshot, digests, workdir, log if new_data else None)
+  _check_same(config, digests, words)
   strategy = make_strategy(
     config.strategy, learner, mesh=mesh, debug=config.debug
   )
   places = strategy.place(shapes)
-  wanted = jax.tree.map(
+  shapes = jax.tree.map(
     lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
     shapes,
     places,
@@ -242,40 +239,77 @@ def prepare(
   # Drawn sharded, so that no device holds all parameters of a large model.
   drawn = jax.jit(draw, out_shardings=places)
   if jax.process_count() > 1:
-    _check_programs(strategy, drawn, wanted, first, config)
+    _check_programs(strategy, drawn, shapes, first, config)
+  return Shared(strategy, drawn, shapes, train, validation, first, digests)
+
+
+def prepare(
+  config: Config,
+  shared: Shared,
+  workdir: str,
+  log: Callable[[str], None],
+  *,
+  source: str | None = None,
+  new_data: bool = False,
+) -> Prepared:
+  """Builds the state, or restores it from a checkpoint.
+
+  Every check runs before anything in the directory is changed.
+
+  Args:
+    config: The run, whose values are valid.
+    shared: Of this config, or one with another seed or learning rate.
+    workdir: The run's directory, which exists.
+    log: Takes lines for the user.
+    source: The config file that the user named.
+    new_data: Whether a run may resume with other data.
+
+  Raises:
+    UserError: The config is not that of the run in `workdir`.
+  """
+  digests, shapes = shared.digests, shared.shapes
+  document: dict[str, Any] = serialize.to_json(config)
+  vocab_size = getattr(shared.train, "vocab_size", None)
+  document |= {
+    "$data": {**digests, "vocab_size": vocab_size},
+    "$source": source,
+    "$best": config.loss.best[config.best_metric],
+  }
+  snapshot = checkpoint.latest(workdir, log)
+  if snapshot is not None:
+    _refuse_changes(snapshot, document, config, workdir)
+    _refuse_new_data(snapshot, digests, workdir, log if new_data else None)
   if snapshot is None:
-    state = drawn()
+    state = shared.draw(np.uint32(config.seed))
   else:
-    snapshot, state = checkpoint.restore_latest(workdir, snapshot, wanted, log)
+    snapshot, state = checkpoint.restore_latest(workdir, snapshot, shapes, log)
     # The flag is cleared: the resumed run repeats the step that set it.
-    going = jax.device_put(np.zeros((), bool), places.stopped)
+    going = jax.device_put(np.zeros((), bool), shapes.stopped.sharding)
     state = state.replace(stopped=going)
   checkpoint.clear(workdir, snapshot, log)
   if processes.is_first():
     content = json.dumps(document, indent=2).encode()
     files.replace(os.path.join(workdir, "config.json"), content)
-  return Prepared(strategy, state, train, validation, first, snapshot, document)
+  return Prepared(state, snapshot, document)
 
 
-def _document(
-  config: Config, digests: Mapping[str, str], new_data: bool
-) -> dict[str, Any]:
-  """Returns a config as JSON, and checks that all processes have the same.
+def _check_same(
+  config: Config, digests: Mapping[str, str], words: Mapping[str, str]
+) -> None:
+  """Checks that all processes have the same config and data.
 
   Raises:
-    UserError: Processes differ in config or data; raised in every process.
+    UserError: They differ; raised in every process.
   """
-  document: dict[str, Any] = serialize.to_json(config)
   splits = {f"the {split} split": text for split, text in digests.items()}
   processes.check_same(
     {
       "the version of JAX": jax.__version__,
-      "the config": json.dumps(document),
-      "the flag --new-data": str(new_data),
+      "the config": json.dumps(serialize.to_json(config)),
+      **words,
       **splits,
     }
   )
-  return document
 
 
 def _check_programs(
@@ -303,7 +337,7 @@ def _check_programs(
   count = len(strategy.rows(config.batch_size))
   batch = strategy.batch(stack([first] * count))
   programs = {
-    "the code of the initial parameters": drawn.lower(),
+    "the code of the initial parameters": drawn.lower(np.uint32(config.seed)),
     "the code of the training step": strategy.step.lower(state, batch),
     "the code of the validation": strategy.evaluate.lower(state, batch),
   }

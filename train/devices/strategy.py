@@ -66,6 +66,7 @@ class Strategy:
       batch.
     saved: Returns the arrays of a state that a checkpoint stores.
     means: Maps such sums to metrics.
+    fetch: Waits for the metrics of a step, and copies them to the host.
   """
 
   devices: int
@@ -77,6 +78,7 @@ class Strategy:
   evaluate: Program
   saved: Callable[[Any], TrainState]
   means: Callable[[Mapping[str, Any]], dict[str, Any]]
+  fetch: Callable[[Any], Mapping[str, Any]] = jax.device_get
 
 
 def _evaluated(state: TrainState) -> Any:
