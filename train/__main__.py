@@ -67,7 +67,9 @@ def _run_replicas(command: Command) -> int:
   workdir = command.workdir
   found = replicas.run(
     replicas.replicas_of(
-      command.config, command.replicas or 1, command.replica_rates
+      command.config,
+      1 if command.replicas is None else command.replicas,
+      command.replica_rates,
     ),
     workdir,
     command.replica_mode,

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -22,8 +22,8 @@ from train.replicas.programs import Stack
 from train.setup import Shared
 
 FILE_NAME = "replicas.json"
-# Rounds that are timed, of which the median counts.
-_ROUNDS = 5
+# Rounds that are timed, of which the quickest counts.
+_ROUNDS = 7
 # A CPU gains by `vmap` only from steps that are shorter, in seconds: the table
 # in train/REPLICAS.md.
 _LONG = 0.01
@@ -61,6 +61,8 @@ def measure(
   shared: Shared,
   turn: Sequence[Strategy],
   stack: Stack,
+  *,
+  always: bool = False,
 ) -> Measured:
   """Times a few rounds of each mode, on states that are then thrown away.
 
@@ -72,48 +74,60 @@ def measure(
     shared: What they share.
     turn: Their strategies in turn.
     stack: For `vmap`.
+    always: Whether to measure `vmap` even where it cannot pay.
   """
-  examples = [shared.first] * config.batch_size
-  batch = shared.strategy.batch(stack_examples(examples))
-  compile_seconds, seconds = _timed(config, shared, turn, batch)
-  on_cpu = jax.local_devices()[0].platform == "cpu"
-  if on_cpu and seconds > _LONG * len(turn):
-    why = f"a CPU gains only from steps under {1e3 * _LONG:g} ms"
+  run = _rounds(config, shared, turn, lambda: None)
+  compile_seconds, seconds = next(run), next(run)
+  why = "" if always else _refusal(config, seconds, len(turn), compile_seconds)
+  if why:
     return Measured("turn", seconds, why=why)
-  if config.steps * seconds < _SHORT * compile_seconds:
-    return Measured("turn", seconds, why="the run is too short for it to pay")
   try:
-    _, stacked = _timed(config, shared, stack.strategies(), batch, stack.wait)
+    stacked = _rounds(config, shared, stack.strategies(), stack.wait)
+    next(stacked)
+    # By turns, and the quickest of each: other processes disturb both alike.
+    both = [(next(run), next(stacked)) for _ in range(_ROUNDS)]
   # A user's own model may have code without a rule for `vmap`; memory may be
   # too small.
   except Exception as error:
     return Measured("turn", seconds, why=f"it fails: {one_line(error, 200)}")
   finally:
     stack.clear()
-  mode = "vmap" if stacked < seconds else "turn"
-  return Measured(mode, seconds, stacked)
+  seconds, other = (min(times) for times in zip(*both, strict=True))
+  return Measured("vmap" if other < seconds else "turn", seconds, other)
 
 
-def _timed(
+def _refusal(
+  config: Config, seconds: float, count: int, compile_seconds: float
+) -> str:
+  """Says why `vmap` cannot pay; "" if it may."""
+  on_cpu = jax.local_devices()[0].platform == "cpu"
+  if on_cpu and seconds > _LONG * count:
+    return f"a CPU gains only from steps of less than {1e3 * _LONG:g} ms"
+  if config.steps * seconds < _SHORT * compile_seconds:
+    return "its compilation would outweigh the gain in so short a run"
+  return ""
+
+
+def _rounds(
   config: Config,
   shared: Shared,
   strategies: Sequence[Strategy],
-  batch: Any,
-  wait: Callable[[], object] = lambda: None,
-) -> tuple[float, float]:
-  """Returns the seconds of the first round, and the median of later ones."""
+  wait: Callable[[], object],
+) -> Iterator[float]:
+  """Yields the seconds of rounds, the compilation in the first, without end."""
+  batch = shared.strategy.batch(
+    stack_examples([shared.first] * config.batch_size)
+  )
   seed = np.uint32(config.seed)
   states = [one.prepare(shared.draw(seed)) for one in strategies]
   jax.block_until_ready(states)
-  seconds = []
-  for _ in range(1 + _ROUNDS):
+  while True:
     begun = time.perf_counter()
     for i, one in enumerate(strategies):
       states[i], _ = one.step(states[i], batch)
     jax.block_until_ready(states)
     wait()
-    seconds.append(time.perf_counter() - begun)
-  return seconds[0], float(np.median(seconds[1:]))
+    yield time.perf_counter() - begun
 
 
 def read(workdir: str) -> str | None:
