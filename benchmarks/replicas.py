@@ -7,9 +7,9 @@ several widths, and prints two tables of ratios.
 
   step     one step of each replica, after compilation, by the measurement that
            `--replica-mode auto` makes, and what that chose
-  command  the whole command with all starts and compilations: `--replicas 8` in
-           either mode, and eight commands, as many at a time as there are cores;
-           each measurement begins with an empty compilation cache
+  command  the whole command with all starts and compilations: `--replicas 8`
+           in either mode, and eight commands, as many at a time as there are
+           cores; each measurement begins with an empty compilation cache
 
 Beside the time on the wall, which other processes disturb, the second table has
 the time of all cores together. `--steps` are those of the whole command.
@@ -97,9 +97,8 @@ def row_of_commands(width: int, steps: int) -> str:
   )
   alone = seconds([[*words, f"--seed={seed}"] for seed in range(COUNT)])
   cells = [f"{x:.0f} s" for x in turn]
-  cells += [
-    f"{x / y:.2f}" for found in (vmap, alone) for x, y in zip(found, turn)
-  ]
+  for found in (vmap, alone):
+    cells += [f"{x / y:.2f}" for x, y in zip(found, turn, strict=True)]
   return f"| {width} | {' | '.join(cells)} |"
 
 

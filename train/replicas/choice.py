@@ -115,9 +115,8 @@ def _rounds(
   wait: Callable[[], object],
 ) -> Iterator[float]:
   """Yields the seconds of rounds, the compilation in the first, without end."""
-  batch = shared.strategy.batch(
-    stack_examples([shared.first] * config.batch_size)
-  )
+  examples = [shared.first] * config.batch_size
+  batch = shared.strategy.batch(stack_examples(examples))
   seed = np.uint32(config.seed)
   states = [one.prepare(shared.draw(seed)) for one in strategies]
   jax.block_until_ready(states)
