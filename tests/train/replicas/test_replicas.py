@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -60,17 +61,28 @@ def assert_close(folder, other):
 
 @pytest.fixture(scope="module", params=["turn", "vmap"])
 def uninterrupted(request, tmp_path_factory):
-  """Trains four replicas; returns mode, directory and compiled programs."""
+  """Trains replicas without implicit transfers.
+
+  Returns the mode, the directory, the replicas and the compiled programs.
+  """
   compiled = collections.Counter()
 
   def listen(event, seconds, **about):
     if event == "/jax/core/compile/backend_compile_duration":
       compiled[about["fun_name"]] += 1
 
+  def guarded(*given):
+    with jax.transfer_guard("disallow"):
+      return unguarded(*given)
+
   workdir = str(tmp_path_factory.mktemp(request.param))
+  module = sys.modules["train.replicas.run"]
+  unguarded = module._train
   jax.monitoring.register_event_duration_secs_listener(listen)
   try:
-    results = trained(workdir, request.param)
+    with pytest.MonkeyPatch.context() as patch:
+      patch.setattr(module, "_train", guarded)
+      results = trained(workdir, request.param)
   finally:
     jax.monitoring.unregister_event_duration_listener(listen)
   assert set(results.steps.values()) == {12}
@@ -91,16 +103,17 @@ def test_replicas_are_the_separate_runs(uninterrupted, finished, tmp_path):
   same(os.path.join(workdir, names[-1]), tmp_path)
 
 
-def test_a_signal_saves_all_and_the_same_command_loses_nothing(
-  uninterrupted, tmp_path, monkeypatch
-):
+def test_a_signal_and_a_kill_lose_nothing(uninterrupted, tmp_path, monkeypatch):
   mode, workdir, names, _ = uninterrupted
-  # The line of the first replica alone: a second signal ends the process.
+  # At the line of one replica: a second signal would end the process.
   signals = iter([signal.SIGTERM])
 
   def stop():
     for number in signals:
       os.kill(os.getpid(), number)
+
+  def crash():
+    raise RuntimeError("power cut")
 
   with monkeypatch.context() as patch:
     at_line(patch, 5, stop)
@@ -108,27 +121,14 @@ def test_a_signal_saves_all_and_the_same_command_loses_nothing(
   assert results.signal == signal.SIGTERM
   for name, step in results.steps.items():
     assert checkpoint.steps(tmp_path / name)[-1] == step
-  assert trained(tmp_path, mode).signal is None
-  for name in names:
-    assert_same(tmp_path / name, os.path.join(workdir, name))
-
-
-def test_replicas_resume_where_each_was_killed(
-  uninterrupted, tmp_path, monkeypatch
-):
-  mode, workdir, names, _ = uninterrupted
-
-  def crash():
-    raise RuntimeError("power cut")
-
   with monkeypatch.context() as patch:
-    at_line(patch, 8, crash)
+    at_line(patch, 11, crash)
     with pytest.raises(RuntimeError, match="power cut"):
       trained(tmp_path, mode)
   # As if the last checkpoint of one, and the first of another, were cut short.
-  shutil.rmtree(tmp_path / names[1] / "checkpoints" / "6")
+  shutil.rmtree(tmp_path / names[1] / "checkpoints" / "9")
   shutil.rmtree(tmp_path / names[2])
-  trained(tmp_path, mode)
+  assert trained(tmp_path, mode).signal is None
   for name in names:
     assert_same(tmp_path / name, os.path.join(workdir, name))
 
@@ -137,7 +137,9 @@ def train(*words):
   return main_with_errors(command._run, ("tests/train/tiny.py", *words))
 
 
-@pytest.mark.parametrize("mode", ["turn", "vmap"])
+@pytest.mark.parametrize(
+  "mode", ["vmap", pytest.param("turn", marks=pytest.mark.slow)]
+)
 def test_a_replica_that_is_not_finite_stops_alone(
   mode, finished, tmp_path, capsys
 ):
