@@ -11,8 +11,8 @@ several widths, and prints two tables of ratios.
            in either mode, and eight commands, as many at a time as there are
            cores; each measurement begins with an empty compilation cache
 
-Beside the time on the wall, which other processes disturb, the second table has
-the time of all cores together. `--steps` are those of the whole command.
+Beside the time on the wall, which other processes disturb, both tables have the
+time of all cores together. `--steps` are those of the whole command.
 """
 
 from __future__ import annotations
@@ -76,16 +76,20 @@ def row_of_steps(width: int, rounds: int) -> str:
   stack = Stack(config, shared, None, COUNT)
   given = config, shared, in_turn(config, shared, None, COUNT), stack
   auto = choice.measure(*given)
-  found = [choice.measure(*given, always=True) for _ in range(rounds)]
-  turn = float(np.median([x.turn for x in found]))
-  ratios = sorted(x.vmap / x.turn for x in found if x.vmap is not None)
-  chosen = (
-    f"{auto.mode}, {auto.vmap / auto.turn:.2f}" if auto.vmap else auto.mode
-  )
-  return (
-    f"| {width} | {1e3 * turn / COUNT:.2f} ms | {np.median(ratios):.2f}"
-    f" ({ratios[0]:.2f} to {ratios[-1]:.2f}) | {chosen} |"
-  )
+  cells = [auto.mode if auto.vmap else f"{auto.mode}: {auto.why}"]
+  for clock in (time.process_time, time.perf_counter):
+    found = [
+      choice.measure(*given, always=True, clock=clock) for _ in range(rounds)
+    ]
+    turn = min(x.turn for x in found) / COUNT
+    ratios = sorted(x.vmap / x.turn for x in found if x.vmap is not None)
+    span = f"{ratios[0]:.2f} to {ratios[-1]:.2f}"
+    cells = [
+      f"{1e3 * turn:.2f} ms",
+      f"{np.median(ratios):.2f} ({span})",
+      *cells,
+    ]
+  return f"| {width} | {' | '.join(cells)} |"
 
 
 def row_of_commands(width: int, steps: int) -> str:
@@ -109,7 +113,11 @@ def main() -> None:
   parser.add_argument("--rounds", type=int, default=5)
   parser.add_argument("--steps", type=int, default=200)
   options = parser.parse_args()
-  print("| width | step in turn | vmap / turn | auto |\n|---:|---:|---:|---|")
+  titles = ["step in turn", "vmap / turn"]
+  both = [f"{title}{end}" for end in ("", ", cores") for title in titles]
+  print(
+    f"| width | {' | '.join(both)} | auto |\n|---:{'|---:' * len(both)}|---|"
+  )
   for width in options.widths:
     print(row_of_steps(width, options.rounds), flush=True)
   titles = ["turn", "vmap / turn", "eight commands / turn"]

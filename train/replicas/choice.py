@@ -63,6 +63,7 @@ def measure(
   stack: Stack,
   *,
   always: bool = False,
+  clock: Callable[[], float] = time.perf_counter,
 ) -> Measured:
   """Times a few rounds of each mode, on states that are then thrown away.
 
@@ -75,14 +76,15 @@ def measure(
     turn: Their strategies in turn.
     stack: For `vmap`.
     always: Whether to measure `vmap` even where it cannot pay.
+    clock: Gives the time in seconds.
   """
-  run = _rounds(config, shared, turn, lambda: None)
+  run = _rounds(config, shared, turn, lambda: None, clock)
   compile_seconds, seconds = next(run), next(run)
   why = "" if always else _refusal(config, seconds, len(turn), compile_seconds)
   if why:
     return Measured("turn", seconds, why=why)
   try:
-    stacked = _rounds(config, shared, stack.strategies(), stack.wait)
+    stacked = _rounds(config, shared, stack.strategies(), stack.wait, clock)
     next(stacked)
     # By turns, and the quickest of each: other processes disturb both alike.
     both = [(next(run), next(stacked)) for _ in range(_ROUNDS)]
@@ -113,6 +115,7 @@ def _rounds(
   shared: Shared,
   strategies: Sequence[Strategy],
   wait: Callable[[], object],
+  clock: Callable[[], float],
 ) -> Iterator[float]:
   """Yields the seconds of rounds, the compilation in the first, without end."""
   examples = [shared.first] * config.batch_size
@@ -121,12 +124,12 @@ def _rounds(
   states = [one.prepare(shared.draw(seed)) for one in strategies]
   jax.block_until_ready(states)
   while True:
-    begun = time.perf_counter()
+    begun = clock()
     for i, one in enumerate(strategies):
       states[i], _ = one.step(states[i], batch)
     jax.block_until_ready(states)
     wait()
-    yield time.perf_counter() - begun
+    yield clock() - begun
 
 
 def read(workdir: str) -> str | None:
