@@ -9,6 +9,10 @@ the sequences. For several processes, one per host, start the same command with
 A run resumes only with the data that it started with; `--new-data` allows other
 data. `--profile-steps 10,20` writes a trace of steps 10 to 19, numbered
 as in `metrics.jsonl`, to `profile/` in the workdir.
+
+`--replicas 8` trains eight seeds in one process, each in a folder of its own,
+and `--replica-rates 1e-3 3e-3` trains them with each of these learning rates:
+see train/REPLICAS.md.
 """
 
 import contextlib
@@ -17,14 +21,19 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from train import replicas
 from train.command import explain, main_with_errors, warn
 from train.config import Config, command_line
+from train.config.command_line import Command
 from train.devices import distributed, processes
+from train.errors import RunError, UserError
 from train.generate import continuation
 from train.loop import Result, run
 from train.metrics import FILE_NAME
+from train.replicas import choice
 from train.report import write_report
 from train.streams import log
+from train.summary import final_values, markdown
 
 
 def _run(argv: Sequence[str]) -> int:
@@ -32,6 +41,13 @@ def _run(argv: Sequence[str]) -> int:
   with distributed.process_group(options):
     command = command_line.parse(argv, (distributed.Processes(),), __doc__)
     processes.start_jax()
+    if command.replicas is not None or command.replica_rates:
+      return _run_replicas(command)
+    if os.path.lexists(os.path.join(command.workdir, choice.FILE_NAME)):
+      raise UserError(
+        f"{command.workdir} holds replicas: add --replicas N, or give another"
+        " --workdir"
+      )
     result = run(
       command.config,
       command.workdir,
@@ -43,6 +59,36 @@ def _run(argv: Sequence[str]) -> int:
     return 128 + result.signal
   if processes.is_first():
     _finish(command.config, command.workdir, result)
+  return 0
+
+
+def _run_replicas(command: Command) -> int:
+  """Trains replicas, draws their curves, and prints their final values."""
+  workdir = command.workdir
+  found = replicas.run(
+    replicas.replicas_of(
+      command.config,
+      1 if command.replicas is None else command.replicas,
+      command.replica_rates,
+    ),
+    workdir,
+    command.replica_mode,
+    command.profile_steps,
+    source=command.source,
+    new_data=command.new_data,
+  )
+  if found.signal is not None:
+    return 128 + found.signal
+  if processes.is_first():
+    folders = [os.path.join(workdir, name) for name in found.steps]
+    report = os.path.join(workdir, "report.png")
+    with _optional("report"):
+      write_report(folders, report)
+      log(f"\n{markdown(final_values(folders))}\ncurves in {report}")
+  if found.failures:
+    name, reason = next(iter(found.failures.items()))
+    count = f"{len(found.failures)} of {len(found.steps)} replicas"
+    raise RunError(f"{count} failed; {name}: {reason}")
   return 0
 
 

@@ -6,11 +6,17 @@ import time
 class Clock:
   """Measures steps, leaving out compilation, validation and checkpoints.
 
+  Args:
+    beside: The clocks of runs that take turns with this one, which joins them:
+      what one leaves out, all leave out.
+
   Attributes:
     compile_seconds: Seconds of a compilation that `read` has not returned yet.
   """
 
-  def __init__(self) -> None:
+  def __init__(self, beside: list["Clock"] | None = None) -> None:
+    self._all = [] if beside is None else beside
+    self._all.append(self)
     self._since = time.perf_counter()
     self._steps = 0
     self._tokens = 0.0
@@ -18,7 +24,8 @@ class Clock:
 
   def leave_out(self, seconds: float) -> None:
     """Takes seconds out of the time since the last `read`."""
-    self._since += seconds
+    for clock in self._all:
+      clock._since += seconds
 
   def count(self, tokens: float) -> None:
     """Counts a step that has read some tokens."""

@@ -36,7 +36,7 @@ from train.evaluation.cases import OWN, Case, divided, more_data, open_cases
 from train.evaluation.positions import add_up, bucket_sums, edges, separated
 from train.evaluation.table import as_json, tables
 from train.files import paths
-from train.setup import saved_params
+from train.saved_params import saved_params
 from train.state import TrainState
 from train.streams import emit
 

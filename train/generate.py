@@ -32,10 +32,11 @@ from train.config import (
   trust,
 )
 from train.data import Codec
+from train.data.opening import open_codec
 from train.devices import processes
 from train.errors import UserError, one_line, reason
 from train.files import paths
-from train.setup import open_codec, saved_params
+from train.saved_params import saved_params
 from train.streams import emit
 
 

@@ -16,33 +16,30 @@ the metrics of the previous step are fetched: the metrics file then holds all
 lines up to a checkpoint, and a resumed run writes exactly the lines after it.
 """
 
+import contextlib
 import dataclasses
 import io
 import math
 import os
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
-from jaxmodels.models.model_flops import share_of_peak
-from train import checkpoint, files, trackers
+from train import checkpoint, files
 from train.checkpoint import Checkpoints, Snapshot
 from train.clock import Clock
 from train.command import warn
 from train.config import (
   Config,
-  Mesh,
   Optimizer,
-  idle_line,
-  serialize,
   validate,
 )
-from train.data import Batches, baselines
-from train.data.dataset import arrays_by_path, sequence_length
+from train.data import Batches
+from train.data.dataset import arrays_by_path
 from train.data.prefetch import Placed, Prefetched
 from train.devices import processes
 from train.devices.signals import Stop, stop_signals
@@ -51,10 +48,15 @@ from train.evaluate import evaluate
 from train.files import lock
 from train.metrics import MetricsWriter, NoWriter
 from train.optimizer import evaluation_params
-from train.parameters import parameter_table
+from train.parts import Parts, first_lines, make_parts, make_writer
 from train.profile import Profiler
-from train.setup import Prepared, make_workdir, prepare, saved_params
-from train.step import counted_inputs
+from train.saved_params import saved_params
+from train.setup import (
+  Prepared,
+  make_workdir,
+  prepare,
+  share,
+)
 
 _FIRST = ("loss", "bits_per_token", "accuracy")
 
@@ -111,6 +113,7 @@ class _Loop:
     config: Config,
     workdir: str,
     prepared: Prepared,
+    parts: Parts,
     writer: MetricsWriter | NoWriter,
     checkpoints: Checkpoints,
     profiler: Profiler,
@@ -119,13 +122,13 @@ class _Loop:
     self._config = config
     self._workdir = workdir
     self._document = prepared.document
-    self._strategy = strategy = prepared.strategy
+    self._strategy = strategy = parts.shared.strategy
     self._writer = writer
     self._checkpoints = checkpoints
-    self._validation = prepared.validation
+    self._validation = parts.shared.validation
     self._profiler = profiler
     stream = Batches(
-      prepared.train,
+      parts.shared.train,
       config.batch_size,
       seed=config.seed,
       rows=strategy.rows(config.batch_size),
@@ -139,42 +142,52 @@ class _Loop:
     self._evaluated = self._step if done else -1
     self._metrics: Mapping[str, float] = snapshot.metrics if snapshot else {}
     self._pending: _Pending | None = None
-    self._clock = Clock()
+    self._clock = Clock(parts.clocks)
     self._compiled = False
     self._warned = False
-    self._share_of_peak = share_of_peak(
-      config.model,
-      prepared.state.params,
-      sequence_length(prepared.train, prepared.first),
-      strategy.devices,
-      writer.text,
-      inputs=counted_inputs(prepared.first["inputs"]),
-      collections=prepared.state.variables,
-    )
+    self._share_of_peak = parts.share_of_peak()
 
   def run(self, stop: Stop) -> None:
     """Runs until the last step, or until asked to stop."""
-    while True:
-      stopping = stop.poll()
-      last = stopping or self._step == self._config.steps
-      coming = None if last else self._step + 1
-      self._clock.leave_out(self._profiler.stop_before(coming, self._state))
-      evaluates = not stopping and self._evaluation_is_due()
-      saves = self._checkpoint_is_due(last)
-      if evaluates or saves:
-        self._settle()
-      if evaluates:
-        self._evaluate()
-      if saves:
-        self._save()
-      if coming is None:
-        return
-      self._clock.leave_out(self._profiler.start_before(coming, self._state))
-      with self._profiler.step(coming):
-        previous, self._pending = self._pending, self._dispatch()
-        if self._step < self._config.steps:
-          self.batches.prefetch()
-        self._report(previous)
+    while self.ready(stop.poll()):
+      self.advance()
+
+  def ready(self, stopping: bool) -> bool:
+    """Evaluates and saves the state where that is due.
+
+    Args:
+      stopping: Whether the run was asked to stop.
+
+    Returns:
+      Whether a step follows.
+    """
+    last = stopping or self._step == self._config.steps
+    coming = None if last else self._step + 1
+    self._clock.leave_out(self._profiler.stop_before(coming, self._state))
+    evaluates = not stopping and self._evaluation_is_due()
+    saves = self._checkpoint_is_due(last)
+    if evaluates or saves:
+      self._settle()
+    if evaluates:
+      self._evaluate()
+    if saves:
+      self._save()
+    return not last
+
+  def advance(self) -> None:
+    """Takes a batch, dispatches its step, and reports the step before."""
+    coming = self._step + 1
+    self._clock.leave_out(self._profiler.start_before(coming, self._state))
+    with self._profiler.step(coming):
+      previous, self._pending = self._pending, self._dispatch()
+      if self._step < self._config.steps:
+        self.batches.prefetch()
+      self._report(previous)
+
+  @property
+  def step(self) -> int:
+    """Updates dispatched."""
+    return self._step
 
   def _evaluation_is_due(self) -> bool:
     config = self._config
@@ -189,14 +202,18 @@ class _Loop:
 
   def result(self, reference: Mapping[str, float], stop: Stop) -> Result:
     """Returns the result of a run whose checkpoints are complete."""
-    metrics = self._metrics if self._evaluated == self._step else {}
     params: Any = None
     collections: Mapping[str, Any] = {}
     if stop.signal is None and processes.is_first():
       params, collections = self._variables()
     return Result(
-      self._step, params, metrics, reference, stop.signal, collections
+      self._step, params, self.metrics, reference, stop.signal, collections
     )
+
+  @property
+  def metrics(self) -> Mapping[str, float]:
+    """Validation metrics of the state; empty if it was not evaluated."""
+    return self._metrics if self._evaluated == self._step else {}
 
   def _variables(self) -> tuple[Any, Any]:
     """The parameters for evaluation and the other collections, in numpy."""
@@ -236,7 +253,7 @@ class _Loop:
   def _report(self, pending: _Pending | None) -> None:
     if pending is None:
       return
-    metrics = jax.device_get(pending.metrics)
+    metrics = self._strategy.fetch(pending.metrics)
     # A jitted function returns them in alphabetical order; put the loss first.
     first = [name for name in _FIRST if name in metrics]
     names = (*first, *(name for name in metrics if name not in first))
@@ -342,6 +359,59 @@ class _Loop:
     self._saved = step
 
 
+@contextlib.contextmanager
+def opened(
+  config: Config,
+  workdir: str,
+  parts: Parts,
+  writer: MetricsWriter | NoWriter,
+  profile_steps: range = range(0),
+  **options: Any,
+) -> Iterator[_Loop]:
+  """Yields the loop of a run; at the end, its checkpoints are complete.
+
+  Args:
+    config: The run, whose values are valid.
+    workdir: Its directory, whose lock this process holds.
+    parts: What it may share with other runs.
+    writer: Of the metrics in `workdir`.
+    profile_steps: See `run`.
+    **options: Keyword arguments of `prepare`.
+
+  Raises:
+    UserError: The config is not that of the run in `workdir`.
+  """
+  prepared = prepare(config, parts.shared, workdir, writer.text, **options)
+  step = prepared.snapshot.step if prepared.snapshot else 0
+  evaluated = prepared.snapshot is not None and prepared.snapshot.evaluated
+  # Without a checkpoint, the run restarts: no line is kept, not even step 0.
+  writer.truncate(step if prepared.snapshot else -1, evaluated=evaluated)
+  writer.text(_first_line(config, workdir, step, evaluated))
+  reference = parts.baselines()
+  if reference and prepared.snapshot is None:
+    writer.write(0, "baseline", reference)
+  checkpoints = Checkpoints(
+    workdir,
+    keep=config.keep,
+    best_metric=config.best_metric,
+    best=config.loss.best[config.best_metric],
+  )
+  if profile_steps and profile_steps[-1] <= step:
+    writer.text(f"no profile: the run is already at step {step}")
+  folder = os.path.join(workdir, "profile")
+  try:
+    traced = profile_steps if processes.is_first() else range(0)
+    with Profiler(traced, folder, writer.text) as profiler:
+      loop = _Loop(
+        config, workdir, prepared, parts, writer, checkpoints, profiler
+      )
+      del prepared  # Or it would hold the memory of a state.
+      with loop.batches:
+        yield loop
+  finally:
+    checkpoints.close()
+
+
 def run(
   config: Config,
   workdir: str,
@@ -378,42 +448,18 @@ def run(
   with (
     stop_signals() as stop,
     lock.held(workdir),
-    _writer(config, workdir) as writer,
+    make_writer(config, workdir) as writer,
   ):
-    prepared = prepare(
-      config, mesh, workdir, writer.text, source=source, new_data=new_data
-    )
-    step = prepared.snapshot.step if prepared.snapshot else 0
-    evaluated = prepared.snapshot is not None and prepared.snapshot.evaluated
-    # Without a checkpoint, the run restarts: no line is kept, not even step 0.
-    writer.truncate(step if prepared.snapshot else -1, evaluated=evaluated)
-    writer.text(parameter_table(prepared.state.params))
-    writer.text(_first_line(config, workdir, step, evaluated))
-    writer.text(_layout_line(config, mesh))
-    idle = idle_line(config, mesh, jax.device_count())
-    if idle is not None:
-      writer.text(idle)
-    reference = baselines(prepared.train, prepared.validation)
-    if reference and prepared.snapshot is None:
-      writer.write(0, "baseline", reference)
-    checkpoints = Checkpoints(
-      workdir,
-      keep=config.keep,
-      best_metric=config.best_metric,
-      best=config.loss.best[config.best_metric],
-    )
-    if profile_steps and profile_steps[-1] <= step:
-      writer.text(f"no profile: the run is already at step {step}")
-    folder = os.path.join(workdir, "profile")
-    try:
-      traced = profile_steps if processes.is_first() else range(0)
-      with Profiler(traced, folder, writer.text) as profiler:
-        loop = _Loop(config, workdir, prepared, writer, checkpoints, profiler)
-        with loop.batches:
-          loop.run(stop)
-    finally:
-      checkpoints.close()
-    result = loop.result(reference, stop)
+    words = {"the flag --new-data": str(new_data)}
+    parts = make_parts(config, share(config, mesh, words), writer.text)
+    options = {"source": source, "new_data": new_data}
+    with opened(
+      config, workdir, parts, writer, profile_steps, **options
+    ) as loop:
+      for line in first_lines(config, mesh, parts.shared):
+        writer.text(line)
+      loop.run(stop)
+    result = loop.result(parts.baselines(), stop)
     if result.signal is not None:
       name = signal.Signals(result.signal).name
       writer.text(
@@ -432,15 +478,6 @@ def _settings(optimizer: Any) -> str:
   )
 
 
-def _writer(config: Config, workdir: str) -> MetricsWriter | NoWriter:
-  processes.on_process_zero(lambda: trackers.require(config.trackers))
-  if not processes.is_first():
-    return NoWriter()
-  document = serialize.to_json(config)
-  opened = trackers.openers(config.trackers, workdir, document)
-  return MetricsWriter(workdir, total_steps=config.steps, trackers=opened)
-
-
 def _first_line(
   config: Config, workdir: str, step: int, evaluated: bool
 ) -> str:
@@ -449,16 +486,3 @@ def _first_line(
   if step:
     return f"resuming at step {step} of {config.steps} in {workdir}"
   return f"training {config.steps} steps in {workdir}"
-
-
-def _layout_line(config: Config, mesh: Mesh) -> str:
-  """Says what of an update each device has to do."""
-  sharing = mesh.data * mesh.fsdp
-  own = config.batch_size // (sharing * config.accumulation)
-  sizes = dataclasses.asdict(mesh).items()
-  return (
-    f"{sharing * mesh.sequence} devices"
-    f" ({', '.join(f'{name} {size}' for name, size in sizes)}):"
-    f" {config.batch_size} sequences per update, {own} a device at a time,"
-    f" {config.accumulation} times"
-  )

@@ -49,6 +49,7 @@ class MetricsWriter:
     workdir: the run's folder; created if it is missing.
     total_steps: the last step of the run.
     trackers: open what else gets the metrics: see `train.trackers`.
+    name: what the printed lines begin with, to tell several runs apart.
   """
 
   def __init__(
@@ -57,7 +58,9 @@ class MetricsWriter:
     *,
     total_steps: int,
     trackers: Sequence[Opener] = (),
+    name: str = "",
   ):
+    self._name = name
     self._workdir = pathlib.Path(workdir)
     self._path = self._workdir / FILE_NAME
     self._total_steps = total_steps
@@ -92,6 +95,8 @@ class MetricsWriter:
 
   def text(self, line: str) -> None:
     """Prints a line, above the progress bar if there is one."""
+    if self._name:
+      line = f"{self._name}  {line}"
     if self._bar is None:
       log(line)
     else:
@@ -167,7 +172,11 @@ class MetricsWriter:
       if self._bar is None:
         # `initial` makes a resumed run show the rate of its own steps.
         self._bar = tqdm.tqdm(
-          total=self._total_steps, initial=step, unit="step", file=sys.stderr
+          desc=self._name or None,
+          total=self._total_steps,
+          initial=step,
+          unit="step",
+          file=sys.stderr,
         )
       self._bar.n = step
       # The bar shows the first three values; the file has all.

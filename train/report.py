@@ -4,6 +4,7 @@ The numbers come from `metrics.jsonl` of each run; panels without numbers are
 left out. Runs that differ only in their seeds become one curve, their mean,
 with a band from the least to the most. Colours follow the config field that
 was swept. `--table FILE.md` and `--json FILE.json` write the final values.
+The directory of replicas, or of a sweep, stands for all runs in it.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ from train.drawing import (
 )
 from train.errors import UserError, one_line
 from train.files import paths
+from train.files.runs import runs_in
 from train.streams import emit, log
 from train.summary import (
   BITS,
@@ -337,6 +339,7 @@ def _run(argv: Sequence[str]) -> int:
     raise UserError("give the directory of a run: train.report RUNDIR ...")
   workdirs = [paths.local("RUNDIR", word) for word in words]
   folder = workdirs[0] if len(workdirs) == 1 else "."
+  workdirs = [run for workdir in workdirs for run in runs_in(workdir)]
   output = options.output
   if output is None:
     output = pathlib.Path(folder, "report.png")

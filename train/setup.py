@@ -11,17 +11,17 @@ import numpy as np
 from train import checkpoint, files
 from train import teacher as teachers
 from train.config import Config, Mesh, check_data, serialize
-from train.data import Codec, Dataset, Example, digest
+from train.data import Dataset, Example, digest
 from train.data.batches import stack
 from train.data.dataset import example, sequence_arrays, sequence_length
+from train.data.opening import open_split
 from train.devices import memory, processes
 from train.devices.mesh import check_pieces
 from train.devices.strategy import Strategy, make_strategy
 from train.devices.usage import layer_axes
-from train.errors import UserError, described, is_disk_full, one_line
+from train.errors import UserError, described, is_disk_full
 from train.metrics import FILE_NAME
 from train.optimizer import make_optimizer, schedule
-from train.saved_params import saved_params as saved_params
 from train.state import TrainState, initial_state
 from train.step import Learner
 
@@ -50,83 +50,44 @@ _BESIDE = (
 )
 
 
+class Shared(NamedTuple):
+  """What runs share that differ only in their seeds and learning rates.
+
+  Attributes:
+    strategy: Runs the steps.
+    draw: The program that maps a seed, uint32, to the initial state.
+    shapes: The shapes of a state, with the shardings that `strategy.prepare`
+      expects.
+    train: The training split.
+    validation: The validation split.
+    first: The first example of the training split.
+    digests: Of the data, by split.
+    teacher: What `train.teacher.reference` returns.
+  """
+
+  strategy: Strategy
+  draw: Any
+  shapes: TrainState
+  train: Dataset
+  validation: Dataset
+  first: Example
+  digests: Mapping[str, str]
+  teacher: Mapping[str, Any]
+
+
 class Prepared(NamedTuple):
   """A run that is ready for its first step.
 
   Attributes:
-    strategy: Runs the steps.
     state: The state, sharded as `strategy.prepare` expects.
-    train: The training split.
-    validation: The validation split.
-    first: The first example of the training split.
     snapshot: The checkpoint that the state was restored from, without the
       state; None for a new run.
     document: The config as JSON, with the entries "$data" and "$source".
   """
 
-  strategy: Strategy
   state: TrainState
-  train: Dataset
-  validation: Dataset
-  first: Example
   snapshot: checkpoint.Snapshot | None
   document: Any
-
-
-def open_split(data: Any, split: str) -> Dataset:
-  """Opens a split of a config's data.
-
-  Raises:
-    UserError: It cannot be opened, or is empty.
-  """
-  try:
-    dataset = data.open(split)
-  # Data may be the user's own too; `~` without a home is a RuntimeError.
-  except Exception as error:
-    raise UserError(f"config.data: {described(error)}") from error
-  if len(dataset) == 0:
-    raise UserError(f"config.data: the {split} split has no examples")
-  return dataset
-
-
-def read_only(data: Any) -> Any:
-  """Returns data that are opened without writing or downloading anything.
-
-  Args:
-    data: The data of a saved config.
-
-  Raises:
-    UserError: The data cannot be opened that way.
-  """
-  make = getattr(data, "read_only", None)
-  try:
-    return data if make is None else make()
-  except ValueError as error:
-    raise UserError(f"config.data: {one_line(error)}") from error
-
-
-def open_codec(data: Any, vocab_size: object = None) -> Codec:
-  """Returns the codec between text and tokens.
-
-  Args:
-    data: The data of a config. Data without a `codec` method are opened.
-    vocab_size: Vocabulary size of the data set, if it is known.
-
-  Raises:
-    UserError: The data must be opened, and cannot be; or they are no text.
-  """
-  known = vocab_size if type(vocab_size) is int else None
-  make = getattr(data, "codec", None)
-  codec = None if make is None else make(known)
-  if codec is not None:
-    return codec
-  opened = open_split(read_only(data), "validation")
-  if not hasattr(opened, "encode") or not hasattr(opened, "decode"):
-    raise UserError(
-      "config.data: the data have no methods encode and decode, so no text can"
-      " be generated; set config.sample.length to 0"
-    )
-  return opened
 
 
 def make_learner(config: Config) -> Learner:
@@ -149,8 +110,8 @@ def make_learner(config: Config) -> Learner:
 
 def new_state(
   config: Config, learner: Learner, example: Any
-) -> tuple[Callable[[], TrainState], TrainState]:
-  """Returns the function that draws the initial state, and its shapes.
+) -> tuple[Callable[[Any], TrainState], TrainState]:
+  """Returns the function from seed to initial state, and the state's shapes.
 
   Args:
     config: The run.
@@ -160,37 +121,28 @@ def new_state(
   Raises:
     UserError: The model refuses its configuration.
   """
-  draw = initial_state(learner.model, learner.optimizer, config.seed, example)
+  draw = initial_state(learner.model, learner.optimizer, example)
   try:
-    return draw, jax.eval_shape(draw)
+    return draw, jax.eval_shape(draw, np.uint32(config.seed))
   # A user's own model may raise any error.
   except Exception as error:
     raise UserError(f"config.model: {described(error)}") from error
 
 
-def prepare(
-  config: Config,
-  mesh: Mesh,
-  workdir: str,
-  log: Callable[[str], None],
-  *,
-  source: str | None = None,
-  new_data: bool = False,
-) -> Prepared:
-  """Opens the data and builds the state, or restores it from a checkpoint.
-
-  Every check runs before anything in the directory is changed.
+def share(
+  config: Config, mesh: Mesh, words: Mapping[str, str], *, copies: int = 1
+) -> Shared:
+  """Opens the data and makes the programs; changes no files.
 
   Args:
     config: The run, whose values are valid.
     mesh: Devices along each axis, of `validate`.
-    workdir: Its directory, which exists.
-    log: Takes lines for the user.
-    source: The config file that the user named.
-    new_data: Whether a run may resume with other data.
+    words: More that all processes must have in common, by the name to show in
+      an error.
+    copies: How many states the devices hold.
 
   Raises:
-    UserError: The config is wrong, or not that of the run in `workdir`.
+    UserError: The config is wrong, or not that of all processes.
   """
   train = open_split(config.data, "train")
   validation = open_split(config.data, "validation")
@@ -205,33 +157,23 @@ def prepare(
   learner = make_learner(config)._replace(sequence=sequence)
   draw, shapes = new_state(config, learner, first)
   if mesh.fsdp > 1:
-    learner = learner._replace(layers=layer_axes(draw))
+    learner = learner._replace(layers=layer_axes(draw, np.uint32(0)))
   variables = {"params": shapes.params, **shapes.variables}
   check_pieces(
     mesh, learner.model, variables, first["inputs"], sequence=sequence
   )
   if learner.teacher is not None:
     learner = teachers.checked(learner, mesh, shapes, first)
-  memory.check(config, mesh, (shapes, teachers.variables(learner)), first)
+  frozen = teachers.variables(learner)
+  memory.check(config, mesh, shapes, first, copies, frozen)
   digests = {"train": digest(train), "validation": digest(validation)}
   teacher = teachers.reference(learner.teacher)
-  document = _document(config, digests, new_data, teacher)
-  document |= {
-    "$data": {**digests, "vocab_size": getattr(train, "vocab_size", None)},
-    "$source": source,
-    "$best": config.loss.best[config.best_metric],
-    **({"$teacher": teacher} if teacher else {}),
-  }
-  snapshot = checkpoint.latest(workdir, log)
-  if snapshot is not None:
-    _refuse_changes(snapshot, document, config, workdir)
-    _refuse_new_data(snapshot, digests, workdir, log if new_data else None)
-    teachers.refuse_another(snapshot.config, teacher, config.loss, workdir)
+  _check_same(config, digests, {"the teacher": json.dumps(teacher), **words})
   strategy = make_strategy(
     config.strategy, learner, mesh=mesh, debug=config.debug
   )
   places = strategy.place(shapes)
-  wanted = jax.tree.map(
+  shapes = jax.tree.map(
     lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
     shapes,
     places,
@@ -239,42 +181,83 @@ def prepare(
   # Drawn sharded, so that no device holds all parameters of a large model.
   drawn = jax.jit(draw, out_shardings=places)
   if jax.process_count() > 1:
-    _check_programs(strategy, drawn, wanted, first, config)
+    _check_programs(strategy, drawn, shapes, first, config)
+  return Shared(
+    strategy, drawn, shapes, train, validation, first, digests, teacher
+  )
+
+
+def prepare(
+  config: Config,
+  shared: Shared,
+  workdir: str,
+  log: Callable[[str], None],
+  *,
+  source: str | None = None,
+  new_data: bool = False,
+) -> Prepared:
+  """Builds the state, or restores it from a checkpoint.
+
+  Every check runs before anything in the directory is changed.
+
+  Args:
+    config: The run, whose values are valid.
+    shared: Of this config, or one with another seed or learning rate.
+    workdir: The run's directory, which exists.
+    log: Takes lines for the user.
+    source: The config file that the user named.
+    new_data: Whether a run may resume with other data.
+
+  Raises:
+    UserError: The config is not that of the run in `workdir`.
+  """
+  digests, shapes = shared.digests, shared.shapes
+  document: dict[str, Any] = serialize.to_json(config)
+  vocab_size = getattr(shared.train, "vocab_size", None)
+  document |= {
+    "$data": {**digests, "vocab_size": vocab_size},
+    "$source": source,
+    "$best": config.loss.best[config.best_metric],
+    **({"$teacher": shared.teacher} if shared.teacher else {}),
+  }
+  snapshot = checkpoint.latest(workdir, log)
+  if snapshot is not None:
+    _refuse_changes(snapshot, document, config, workdir)
+    _refuse_new_data(snapshot, digests, workdir, log if new_data else None)
+    teachers.refuse_another(
+      snapshot.config, shared.teacher, config.loss, workdir
+    )
   if snapshot is None:
-    state = drawn()
+    state = shared.draw(np.uint32(config.seed))
   else:
-    snapshot, state = checkpoint.restore_latest(workdir, snapshot, wanted, log)
+    snapshot, state = checkpoint.restore_latest(workdir, snapshot, shapes, log)
     # The flag is cleared: the resumed run repeats the step that set it.
-    going = jax.device_put(np.zeros((), bool), places.stopped)
+    going = jax.device_put(np.zeros((), bool), shapes.stopped.sharding)
     state = state.replace(stopped=going)
   checkpoint.clear(workdir, snapshot, log)
   if processes.is_first():
     content = json.dumps(document, indent=2).encode()
     files.replace(os.path.join(workdir, "config.json"), content)
-  return Prepared(strategy, state, train, validation, first, snapshot, document)
+  return Prepared(state, snapshot, document)
 
 
-def _document(
-  config: Config, digests: Mapping[str, str], new_data: bool, teacher: Any
-) -> dict[str, Any]:
-  """Returns a config as JSON, and checks that all processes have the same.
+def _check_same(
+  config: Config, digests: Mapping[str, str], words: Mapping[str, str]
+) -> None:
+  """Checks that all processes have the same config and data.
 
   Raises:
-    UserError: Processes differ in config, data or teacher; raised in every
-      process.
+    UserError: They differ; raised in every process.
   """
-  document: dict[str, Any] = serialize.to_json(config)
   splits = {f"the {split} split": text for split, text in digests.items()}
   processes.check_same(
     {
       "the version of JAX": jax.__version__,
-      "the config": json.dumps(document),
-      "the flag --new-data": str(new_data),
-      "the teacher": json.dumps(teacher),
+      "the config": json.dumps(serialize.to_json(config)),
+      **words,
       **splits,
     }
   )
-  return document
 
 
 def _check_programs(
@@ -302,7 +285,7 @@ def _check_programs(
   count = len(strategy.rows(config.batch_size))
   batch = strategy.batch(stack([first] * count))
   programs = {
-    "the code of the initial parameters": drawn.lower(),
+    "the code of the initial parameters": drawn.lower(np.uint32(config.seed)),
     "the code of the training step": strategy.step.lower(state, batch),
     "the code of the validation": strategy.evaluate.lower(state, batch),
   }

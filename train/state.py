@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import linen as nn
 from flax import struct
@@ -38,27 +39,26 @@ class TrainState(struct.PyTreeNode):
 def initial_state(
   model: nn.Module,
   optimizer: optax.GradientTransformation,
-  seed: int,
   example: Any,
-) -> Callable[[], TrainState]:
+) -> Callable[[Any], TrainState]:
   """Returns the function that draws the variables of a new run.
 
   Args:
     model: A module that takes inputs, and `segment_ids` if the data have them.
     optimizer: Of the parameters.
-    seed: Of everything random in the run.
     example: Arrays or shapes of one example, without a batch axis; or L, of
       tokens `[L]`.
 
   Returns:
-    Gives the state before the first step; to be called under `jax.jit`, where
-    only the shapes of the forward pass are worked out, not its values, which
-    nothing here uses.
+    Maps the seed of everything random in the run, uint32, to the state before
+    the first step. It is called under `jax.jit`: one program serves all seeds,
+    and only the shapes of the forward pass are worked out, not its values,
+    which nothing here uses.
   """
   if isinstance(example, int):
     example = {"inputs": jax.ShapeDtypeStruct((example,), jnp.int32)}
 
-  def build() -> TrainState:
+  def build(seed: Any) -> TrainState:
     params_key, run_key = jax.random.split(jax.random.key(seed))
     batch = jax.tree.map(
       lambda x: jnp.zeros((1, *x.shape), x.dtype), dict(example)
@@ -85,4 +85,5 @@ def init_state(
   example: Any,
 ) -> TrainState:
   """Draws the variables of a new run on one device: see `initial_state`."""
-  return jax.jit(initial_state(model, optimizer, seed, example))()
+  draw = initial_state(model, optimizer, example)
+  return jax.jit(draw)(np.uint32(seed))

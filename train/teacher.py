@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -112,7 +112,8 @@ def checked(
     layers = None
     if mesh.fsdp > 1:
       none = learner.optimizer
-      layers = layer_axes(initial_state(teacher.model, none, 0, example))
+      draw = initial_state(teacher.model, none, example)
+      layers = layer_axes(draw, np.uint32(0))
   # The models may be the user's own.
   except Exception as error:
     raise UserError(f"{_KEY}: {described(error)}") from error
@@ -138,7 +139,7 @@ def reference(teacher: Teacher | None) -> dict[str, Any]:
 
 
 def refuse_another(
-  document: Any, known: dict[str, Any], loss: Any, workdir: str
+  document: Any, known: Mapping[str, Any], loss: Any, workdir: str
 ) -> None:
   """Raises a UserError if a run began with another teacher.
 

@@ -11,7 +11,7 @@ from flax import linen as nn
 from train import checkpoint, loop
 from train.config import Config, modules, saved
 from train.devices import processes
-from train.setup import saved_params
+from train.saved_params import saved_params
 from train.streams import warn
 
 # Orbax warns of a file that its checkpoints of this kind do not have.

@@ -24,11 +24,21 @@ class Options:
     profile_steps: FIRST,LAST: traces these steps, numbered as in
       `metrics.jsonl`, to `profile/` in the workdir.
     new_data: Whether a run may resume with other data than it began with.
+    replicas: Trains this many seeds, `config.seed` and those that follow it,
+      in one process; each is a run in a folder of the workdir, such as seed=0.
+      None for one run in the workdir itself. See train/REPLICAS.md.
+    replica_rates: Values of optimizer.learning_rate for the replicas, such as
+      1e-3 3e-3; each rate gets all the seeds.
+    replica_mode: How the steps of replicas are computed: "turn" (one after the
+      other), "vmap" (all in one program), or "auto" (a measurement decides).
   """
 
   workdir: str | None = None
   profile_steps: str | None = None
   new_data: bool = False
+  replicas: int | None = None
+  replica_rates: tuple[float, ...] = ()
+  replica_mode: str = "auto"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +51,9 @@ class Command:
     profile_steps: Numbers of the steps to trace.
     source: The config file, as `train.config.trust` names it.
     new_data: Whether a run may resume with other data than it began with.
+    replicas: Seeds to train in one process; None for one run.
+    replica_rates: Learning rates that each get all the seeds.
+    replica_mode: How the steps of replicas are computed.
   """
 
   config: Config
@@ -48,6 +61,9 @@ class Command:
   profile_steps: range = range(0)
   source: str | None = None
   new_data: bool = False
+  replicas: int | None = None
+  replica_rates: tuple[float, ...] = ()
+  replica_mode: str = "auto"
 
 
 def parse(
@@ -76,7 +92,9 @@ def parse(
   steps = range(0) if traced is None else parse_steps(traced, config.steps)
   inside = not os.path.relpath(path).startswith(os.pardir)
   source = os.path.relpath(path) if inside else os.path.abspath(path)
-  return Command(config, workdir, steps, source, options.new_data)
+  same = ("new_data", "replicas", "replica_rates", "replica_mode")
+  values = {name: getattr(options, name) for name in same}
+  return Command(config, workdir, steps, source, **values)
 
 
 def read(

@@ -184,8 +184,8 @@ def sequence_arrays(dataset: Dataset, first: Example) -> tuple[str, ...]:
   """Returns the paths of the arrays whose first axis is the sequence.
 
   A data set may say them in its attribute `sequence`, see
-  `train.losses.base.is_sequence`; () if there is no sequence. Otherwise they are the
-  arrays as long as "inputs", or as the first array in them.
+  `train.losses.base.is_sequence`; () if there is no sequence. Otherwise they
+  are the arrays as long as "inputs", or as the first array in them.
 
   Args:
     dataset: the data.

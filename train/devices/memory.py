@@ -22,7 +22,14 @@ def readable(size: int | None) -> str:
   return f"{size / 2 ** (10 * power):.4g} {unit}"
 
 
-def check(config: Config, mesh: Mesh, state: Any, example: Any) -> None:
+def check(
+  config: Config,
+  mesh: Mesh,
+  state: Any,
+  example: Any,
+  copies: int = 1,
+  frozen: Any = (),
+) -> None:
   """Refuses a run that cannot fit into memory.
 
   Otherwise it may take minutes to fail, or halt the machine.
@@ -32,6 +39,8 @@ def check(config: Config, mesh: Mesh, state: Any, example: Any) -> None:
     mesh: Devices along each axis.
     state: The shapes of its state.
     example: The arrays of one example.
+    copies: How many such states the devices hold.
+    frozen: What they hold once: the variables of a teacher.
 
   Raises:
     UserError: The state or a batch is larger than the memory.
@@ -47,15 +56,15 @@ def check(config: Config, mesh: Mesh, state: Any, example: Any) -> None:
     )
   device = _of_device(host)
   # No array is sharded over more than `mesh.fsdp` devices.
-  needed = sum(
-    math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(state)
-  )
-  needed //= mesh.fsdp
+  needed = (copies * _bytes(state) + _bytes(frozen)) // mesh.fsdp
   if device is not None and needed > device:
+    of, fewer = "", ""
+    if copies > 1:
+      of, fewer = f" of {copies} replicas", ", or fewer replicas"
     raise UserError(
-      f"config.model: parameters and optimizer need {readable(needed)} per"
-      f" device, which has {readable(device)} of memory; take a smaller model,"
-      " or shard it over more devices with config.mesh.fsdp"
+      f"config.model: parameters and optimizer{of} need {readable(needed)} per"
+      f" device, which has {readable(device)} of memory; take a smaller"
+      f" model{fewer}, or shard it over more devices with config.mesh.fsdp"
     )
 
 
@@ -79,3 +88,8 @@ def _of_device(host: int | None) -> int | None:
   if device.platform == "cpu":
     return host
   return (device.memory_stats() or {}).get("bytes_limit")
+
+
+def _bytes(tree: Any) -> int:
+  leaves = jax.tree.leaves(tree)
+  return sum(math.prod(x.shape) * x.dtype.itemsize for x in leaves)

@@ -69,6 +69,7 @@ class Strategy:
     saved: Returns the arrays of a state that a checkpoint stores.
     means: Maps such sums to metrics.
     frozen: The variables of a teacher, which `step` and `evaluate` read.
+    fetch: Waits for the metrics of a step, and copies them to the host.
   """
 
   devices: int
@@ -81,6 +82,7 @@ class Strategy:
   saved: Callable[[Any], TrainState]
   means: Callable[[Mapping[str, Any]], dict[str, Any]]
   frozen: Frozen | None = None
+  fetch: Callable[[Any], Mapping[str, Any]] = jax.device_get
 
 
 def _evaluated(state: TrainState) -> Any:

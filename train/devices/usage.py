@@ -16,20 +16,21 @@ from jax.extend import core
 from train.parameters import path_of
 
 
-def layer_axes(draw: Callable[[], Any]) -> dict[str, int]:
+def layer_axes(draw: Callable[[Any], Any], seed: Any) -> dict[str, int]:
   """Counts the first axes of parameters along which scans stack layers.
 
   A scan over layers initialises one layer per iteration, and stacks what the
   iterations return.
 
   Args:
-    draw: Returns the initial state: see `train.state.initial_state`.
+    draw: Maps a seed to the initial state: see `train.state.initial_state`.
+    seed: Any seed.
 
   Returns:
     The number of such axes by path of a parameter or of another variable of the
     model, for those that have any.
   """
-  traced, shapes = jax.make_jaxpr(draw, return_shape=True)()
+  traced, shapes = jax.make_jaxpr(draw, return_shape=True)(seed)
   paths = [
     path_of(keys) for keys, _ in jax.tree_util.tree_leaves_with_path(shapes)
   ]

@@ -18,11 +18,12 @@ from train.data.dataset import (
   sequence_arrays,
   sequence_length,
 )
+from train.data.opening import open_split, read_only
 from train.devices.strategy import Strategy, make_strategy
 from train.errors import UserError, one_line
 from train.evaluation.positions import ByPosition
 from train.losses import Loss
-from train.setup import make_learner, open_split, read_only
+from train.setup import make_learner
 from train.state import TrainState
 
 # The name of the run's own data.

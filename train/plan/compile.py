@@ -21,12 +21,13 @@ from train import teacher as teachers
 from train.config import MOST, Config, check_data, validate
 from train.config import schema as configs
 from train.data.dataset import example, length_of, sequence_arrays
+from train.data.opening import open_split
 from train.devices.mesh import batch_specs, check_pieces, on_mesh
 from train.devices.strategy import Strategy, make_strategy
 from train.devices.usage import layer_axes
 from train.errors import RunError, UserError, one_line
 from train.losses import NextToken
-from train.setup import make_learner, new_state, open_split
+from train.setup import make_learner, new_state
 from train.state import TrainState
 from train.step import counted_inputs
 
@@ -156,7 +157,7 @@ def plan(config: Config, topology: str) -> Plan:
   learner = make_learner(config)._replace(sequence=sequence)
   with trace_for("tpu"):
     draw, state = new_state(config, learner, first)
-    learner = learner._replace(layers=layer_axes(draw))
+    learner = learner._replace(layers=layer_axes(draw, np.uint32(0)))
     if learner.teacher is not None:
       learner = teachers.checked(learner, mesh, state, first, devices)
     variables = {"params": state.params, **state.variables}

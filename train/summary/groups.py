@@ -173,8 +173,15 @@ def _word(value: Any) -> str:
 
 
 def _name_by_folder(groups: Sequence[Group]) -> None:
-  names = [group.runs[0].path.resolve().name for group in groups]
+  names = [_folder(group) for group in groups]
   if len(set(names)) < len(names):
     names = [str(group.runs[0].path) for group in groups]
   for group, name in zip(groups, names, strict=True):
     group.name = name
+
+
+def _folder(group: Group) -> str:
+  """The name of a run's folder; of the folder around several seeds."""
+  folders = [run.path.resolve() for run in group.runs]
+  is_replicas = all(folder.name.startswith("seed=") for folder in folders)
+  return folders[0].parent.name if is_replicas else folders[0].name

@@ -32,7 +32,8 @@ from train.errors import UserError
 from train.loop import run
 from train.metrics import read_metrics
 from train.optimizer import averaging_state
-from train.setup import make_learner, saved_params
+from train.saved_params import saved_params
+from train.setup import make_learner
 from train.state import init_state, initial_state
 
 
@@ -79,7 +80,7 @@ def train(config, layout, steps=4):
   name, mesh = layout
   learner = make_learner(config)
   strategy = make_strategy(name, learner, mesh=mesh)
-  drawn = init_state(learner.model, learner.optimizer, 0, 16)
+  drawn = init_state(learner.model, learner.optimizer, 16)
   state = strategy.prepare(jax.device_get(drawn))
   batches = Batches(config.data.open("train"), 8, seed=0)
   batch, losses = next(batches), []
@@ -116,8 +117,8 @@ USUAL = ("adamw", "muon", "schedule_free")
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_what_an_optimizer_keeps_is_cut_like_the_parameters(name):
   learner = make_learner(configured(name, scanned()))
-  draw = initial_state(learner.model, learner.optimizer, 0, 16)
-  state = jax.eval_shape(draw)
+  draw = initial_state(learner.model, learner.optimizer, 16)
+  state = jax.eval_shape(draw, np.uint32(0))
   places = shardings(make_mesh(Mesh(data=2, fsdp=2)), state)
   placed = jax.tree.map(
     lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),

@@ -47,9 +47,11 @@ class Tower(nn.Module):
 
 def built(model):
   optimizer = optax.adam(1e-3)
-  draw = initial_state(model, optimizer, 0, 16)
-  learner = Learner(model, optimizer, None, layers=layer_axes(draw))
-  return learner, jax.eval_shape(draw)
+  draw = initial_state(model, optimizer, 16)
+  learner = Learner(
+    model, optimizer, None, layers=layer_axes(draw, np.uint32(0))
+  )
+  return learner, jax.eval_shape(draw, np.uint32(0))
 
 
 def test_a_model_of_any_names_is_sharded_like_ours():

@@ -1,0 +1,113 @@
+"""What a run is made of beside its own state, and what several runs share."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+
+import jax
+
+from jaxmodels.models.model_flops import share_of_peak
+from train import trackers
+from train.clock import Clock
+from train.config import Config, Mesh, idle_line, serialize
+from train.data import baselines
+from train.data.dataset import sequence_length
+from train.devices import processes
+from train.metrics import MetricsWriter, NoWriter
+from train.parameters import parameter_table
+from train.setup import Shared
+from train.step import counted_inputs
+
+
+@dataclasses.dataclass
+class Parts:
+  """What a run is made of beside its own directory.
+
+  Attributes:
+    shared: Data and programs.
+    baselines: Gives the results of simple methods on the data, in bits.
+    share_of_peak: See `jaxmodels.models.model_flops.share_of_peak`.
+    clocks: Of the runs that take turns.
+  """
+
+  shared: Shared
+  baselines: Callable[[], Mapping[str, float]]
+  share_of_peak: Callable[[], float | None]
+  clocks: list[Clock] = dataclasses.field(default_factory=list)
+
+
+def make_parts(
+  config: Config, shared: Shared, log: Callable[[str], None]
+) -> Parts:
+  """Returns the parts of one run, or of runs that take turns.
+
+  Args:
+    config: The config of any of the runs.
+    shared: What `share` returned for it.
+    log: Takes lines for the user.
+  """
+
+  def peak() -> float | None:
+    return share_of_peak(
+      config.model,
+      shared.shapes.params,
+      sequence_length(shared.train, shared.first),
+      shared.strategy.devices,
+      log,
+      inputs=counted_inputs(shared.first["inputs"]),
+      collections=shared.shapes.variables,
+    )
+
+  reference = functools.cache(
+    lambda: baselines(shared.train, shared.validation)
+  )
+  return Parts(shared, reference, functools.cache(peak))
+
+
+def make_writer(
+  config: Config, workdir: str, name: str = ""
+) -> MetricsWriter | NoWriter:
+  """Returns the writer of a run's metrics, which only process 0 has.
+
+  Args:
+    config: The run.
+    workdir: Its directory.
+    name: See `MetricsWriter`.
+
+  Raises:
+    UserError: The package of a tracker is not installed.
+  """
+  processes.on_process_zero(lambda: trackers.require(config.trackers))
+  if not processes.is_first():
+    return NoWriter()
+  document = serialize.to_json(config)
+  found = trackers.openers(config.trackers, workdir, document)
+  return MetricsWriter(
+    workdir, total_steps=config.steps, trackers=found, name=name
+  )
+
+
+def first_lines(config: Config, mesh: Mesh, shared: Shared) -> list[str]:
+  """Says what a run trains, and on which devices.
+
+  Args:
+    config: The run.
+    mesh: Devices along each axis, of `validate`.
+    shared: Its programs.
+  """
+  lines = [parameter_table(shared.shapes.params), _layout_line(config, mesh)]
+  idle = idle_line(config, mesh, jax.device_count())
+  return lines if idle is None else [*lines, idle]
+
+
+def _layout_line(config: Config, mesh: Mesh) -> str:
+  """Says what of an update each device has to do."""
+  sharing = mesh.data * mesh.fsdp
+  own = config.batch_size // (sharing * config.accumulation)
+  sizes = dataclasses.asdict(mesh).items()
+  return (
+    f"{sharing * mesh.sequence} devices"
+    f" ({', '.join(f'{name} {size}' for name, size in sizes)}):"
+    f" {config.batch_size} sequences per update, {own} a device at a time,"
+    f" {config.accumulation} times"
+  )
