@@ -2,8 +2,8 @@
 
   python -m benchmarks.replicas
 
-trains eight seeds of `configs/mqar.py` with batches of 16 x 64 tokens, for
-several widths, and prints two tables of ratios.
+trains eight seeds of `configs/mqar.py` on batches of 16 x 64 tokens, for several
+widths, and prints two tables of ratios.
 
   step     one step of each replica, after compilation, by the measurement that
            `--replica-mode auto` makes, and what that chose
@@ -12,7 +12,7 @@ several widths, and prints two tables of ratios.
            cores; each measurement begins with an empty compilation cache
 
 Beside the time on the wall, which other processes disturb, both tables have the
-time of all cores together. `--steps` are those of the whole command.
+time of all cores together. `--steps` are those of the whole command; 0 leaves its table out.
 """
 
 from __future__ import annotations
@@ -37,12 +37,13 @@ CONFIG = "configs/mqar.py"
 COUNT = 8
 CORES = os.cpu_count() or 1
 # One validation, after the last step.
-_WORDS = ("--batch-size=16", "--eval-every=1000000", "--eval-batches=4")
+_WORDS = ("--eval-every=1000000", "--eval-batches=4")
 
 
-def config_of(width: int, steps: int) -> tuple[Config, list[str]]:
+def config_of(width: int, batch: int, steps: int) -> tuple[Config, list[str]]:
   """Returns the config of a width, and the flags that make it."""
-  words = [*_WORDS, f"--model.width={width}", f"--steps={steps}"]
+  sizes = [f"--model.width={width}", f"--batch-size={batch}"]
+  words = [*_WORDS, *sizes, f"--steps={steps}"]
   return command_line.override(command_line.load(CONFIG), words), words
 
 
@@ -69,9 +70,9 @@ def seconds(commands: Sequence[Sequence[str]]) -> tuple[float, float]:
     return time.perf_counter() - begun, used
 
 
-def row_of_steps(width: int, rounds: int) -> str:
+def row_of_steps(width: int, batch: int, rounds: int) -> str:
   """Measures the steps of a width several times, and returns a row."""
-  config, _ = config_of(width, 1000)
+  config, _ = config_of(width, batch, 1000)
   shared = share(config, layout(config, jax.device_count()), {})
   stack = Stack(config, shared, None, COUNT)
   given = config, shared, in_turn(config, shared, None, COUNT), stack
@@ -92,9 +93,9 @@ def row_of_steps(width: int, rounds: int) -> str:
   return f"| {width} | {' | '.join(cells)} |"
 
 
-def row_of_commands(width: int, steps: int) -> str:
+def row_of_commands(width: int, batch: int, steps: int) -> str:
   """Runs the commands of a width, and returns a row."""
-  _, words = config_of(width, steps)
+  _, words = config_of(width, batch, steps)
   turn, vmap = (
     seconds([[*words, f"--replicas={COUNT}", f"--replica-mode={mode}"]])
     for mode in ("turn", "vmap")
@@ -110,6 +111,7 @@ def main() -> None:
   """Prints both tables."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--widths", type=int, nargs="+", default=[16, 64, 256])
+  parser.add_argument("--batch_size", type=int, default=16)
   parser.add_argument("--rounds", type=int, default=5)
   parser.add_argument("--steps", type=int, default=200)
   options = parser.parse_args()
@@ -119,12 +121,14 @@ def main() -> None:
     f"| width | {' | '.join(both)} | auto |\n|---:{'|---:' * len(both)}|---|"
   )
   for width in options.widths:
-    print(row_of_steps(width, options.rounds), flush=True)
+    print(row_of_steps(width, options.batch_size, options.rounds), flush=True)
+  if not options.steps:
+    return
   titles = ["turn", "vmap / turn", "eight commands / turn"]
   both = [f"{title}{end}" for title in titles for end in ("", ", cores")]
   print(f"\n| width | {' | '.join(both)} |\n|---:{'|---:' * len(both)}|")
   for width in options.widths:
-    print(row_of_commands(width, options.steps), flush=True)
+    print(row_of_commands(width, options.batch_size, options.steps), flush=True)
 
 
 if __name__ == "__main__":

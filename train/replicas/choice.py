@@ -26,7 +26,7 @@ FILE_NAME = "replicas.json"
 _ROUNDS = 7
 # A CPU gains by `vmap` only from steps that are shorter, in seconds: the table
 # in train/REPLICAS.md.
-_LONG = 0.01
+_LONG = 0.005
 # Compilations that the steps of a run must outlast for a measurement to pay.
 _SHORT = 5
 

@@ -145,12 +145,13 @@ class Stack:
     self._taken: tuple[int, TrainState] | None = None
     self._batches: dict[int, Any] = {}
     self._round = _Round()
+    self._expected: frozenset[int] = frozenset()
     self.expect(range(self._count))
 
   def expect(self, indices: Collection[int]) -> None:
     """Says which replicas take part in the next steps; the others wait."""
     found = frozenset(indices)
-    if found != getattr(self, "_expected", None):
+    if found != self._expected:
       self._expected = found
       mask = np.array([i in found for i in range(self._count)])
       self._active = jax.device_put(mask)

@@ -112,17 +112,14 @@ def run(
       replicas, shared, mesh, workdir, mode, speaker.text
     )
     parts = make_parts(config, shared, speaker.text)
+    options = {"source": source, "new_data": new_data}
     members = []
-    for i, (replica, strategy) in enumerate(
-      zip(replicas, strategies, strict=True)
-    ):
+    for replica, strategy in zip(replicas, strategies, strict=True):
       own = dataclasses.replace(
         parts, shared=shared._replace(strategy=strategy)
       )
-      traced = range(0) if i else profile_steps
-      member = _opened(
-        i, replica, workdir, own, traced, source=source, new_data=new_data
-      )
+      traced = range(0) if members else profile_steps
+      member = _opened(len(members), replica, workdir, own, traced, **options)
       members.append(stack.enter_context(member))
     failures = _train(members, stop, expect)
   steps = {member.name: member.loop.step for member in members}

@@ -255,6 +255,15 @@ def test_replicas_take_turns_on_many_devices(changes, finished, tmp_path):
 
 
 @pytest.mark.slow
+def test_replicas_take_turns_in_two_processes(finished, tmp_path):
+  launch.train(tmp_path, "--replicas=2", "--mesh.data=-1")
+  assert checkpoint.steps(tmp_path / "seed=1") == [9, 12]
+  found, wanted = lines(tmp_path / "seed=0"), lines(finished[0])
+  for values, expected in zip(found, wanted, strict=True):
+    assert values["loss"] == pytest.approx(expected["loss"], rel=1e-5)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["turn", "vmap"])
 def test_a_process_killed_at_any_moment_resumes(mode, tmp_path):
   words = ("--replicas=3", f"--replica-mode={mode}", "--steps=60")
