@@ -11,7 +11,7 @@ from jaxmodels.mixers import GLA
 from jaxmodels.models import LanguageModel
 from tests.train import tiny
 from train.config import AdamW, Config, Sample
-from train.losses import Classification, NextToken, Regression
+from train.losses import Classification, Distillation, NextToken, Regression
 
 B, L, C = 8, 12, 5
 
@@ -77,11 +77,28 @@ class Waves:
     return {**found, "targets": targets, "weights": weights}
 
 
+@dataclasses.dataclass(frozen=True)
+class Taught(tiny.Data):
+  """The tiny data with the logits of a teacher, `[L, V]`."""
+
+  def open(self, split):
+    return TaughtRows(self, split)
+
+
+class TaughtRows(tiny.Rows):
+  def __getitem__(self, index):
+    found = super().__getitem__(index)
+    rng = np.random.default_rng(index)
+    logits = rng.normal(size=(len(found["inputs"]), tiny.VOCAB))
+    return {**found, "teacher_logits": logits.astype(np.float32)}
+
+
 def config_of(loss, kind, **fields):
-  is_text = kind == "tokens"
+  is_text = kind in ("tokens", "taught")
+  tokens = Taught(length=L) if kind == "taught" else tiny.Data(length=L)
   return Config(
     model=language(vocab=tiny.VOCAB)[0] if is_text else Reader(),
-    data=tiny.Data(length=L) if is_text else Series(kind),
+    data=tokens if is_text else Series(kind),
     loss=loss,
     optimizer=AdamW(learning_rate=0.02, warmup_steps=2),
     steps=4,
@@ -100,6 +117,7 @@ TASKS = {
   "token": (Regression(error="huber"), "token"),
   "vector": (Regression(pooling="mean"), "vector"),
   "chunks": (NextToken(chunk_size=2, z_loss=1e-3), "tokens"),
+  "taught": (Distillation(temperature=2.0), "taught"),
 }
 
 

@@ -1,5 +1,7 @@
 """Model flops equal hand counts; utilization is their share of the peak."""
 
+import dataclasses
+
 import jax
 import pytest
 from flax import linen as nn
@@ -11,6 +13,7 @@ from jaxmodels.models import LanguageModel, model_flops
 from jaxmodels.models.model_flops import model_flops as count
 from jaxmodels.testing.examples import MIXERS as EXAMPLES
 from tests.train import tiny
+from tests.train.tasks import TASKS, B, C, L, config_of
 from train.loop import run
 from train.metrics import read_metrics
 from train.setup import make_learner
@@ -82,6 +85,30 @@ def test_a_run_reports_its_utilization(chip, tmp_path):
   each = count(config.model, params, config.data.length).per_token
   lines = [x for x in read_metrics(tmp_path) if x["split"] == "train"]
   assert lines
+  for line in lines:
+    expected = each * line["tokens_per_second"] / 1e9
+    assert line["model_flops_utilization"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+  "name", ["token", pytest.param("taught", marks=pytest.mark.slow)]
+)
+def test_a_run_of_any_loss_reports_its_utilization(name, chip, tmp_path):
+  config = dataclasses.replace(config_of(*TASKS[name]), steps=2)
+  result = run(config, str(tmp_path))
+  inputs = config.data.open("train")[0]["inputs"]
+  is_tokens = inputs.ndim == 1
+  each = count(
+    config.model,
+    result.params,
+    L,
+    inputs=None if is_tokens else inputs[None],
+    collections=result.collections,
+  ).per_token
+  # At least six flops for each weight of the last layer.
+  assert each > 6 * 8 * (tiny.VOCAB if is_tokens else C)
+  lines = [x for x in read_metrics(tmp_path) if x["split"] == "train"]
+  assert [x["tokens"] for x in lines] == [B * L] * 2
   for line in lines:
     expected = each * line["tokens_per_second"] / 1e9
     assert line["model_flops_utilization"] == pytest.approx(expected)

@@ -263,8 +263,21 @@ def test_a_large_hybrid_fits(words, parameters):
 
 @pytest.mark.tpu_aot
 @pytest.mark.skipif(not chips.is_there(), reason=chips.MISSING)
-def test_a_plan_takes_any_loss_and_any_inputs():
-  made = compile.plan(tasks.config_of(*tasks.TASKS["class mean"]), "v5e:2x2")
+@pytest.mark.parametrize(
+  ("name", "size"),
+  [
+    # Inputs [12, 3] and a weight and a class in 4 bytes, a mask [12] in one.
+    ("class mean", 12 * 3 * 4 + 12 + 2 * 4),
+    # Inputs [12, 3], targets [12, 5] and weights [12].
+    pytest.param("token", 12 * (3 + 5 + 1) * 4, marks=pytest.mark.slow),
+    # Tokens, targets, weights and segments [12], logits [12, 258].
+    ("taught", 12 * (4 + 258) * 4),
+  ],
+)
+def test_a_plan_takes_any_loss_and_any_inputs(name, size):
+  config = tasks.config_of(*tasks.TASKS[name])
+  made = compile.plan(config, "v5e:2x2")
   assert made.fits and made.flops.model > 0 and not made.flops.unknown
-  # Inputs [12, 3] and a weight and a class in 4 bytes, a mask [12] in one.
-  assert made.memory.batch == tasks.B * (12 * 3 * 4 + 12 + 2 * 4)
+  assert made.flops.program > made.flops.model
+  assert made.tokens == tasks.B * 12
+  assert made.memory.batch == tasks.B * size
