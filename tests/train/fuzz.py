@@ -88,11 +88,18 @@ def config_words(draw):
 
 
 def _paths(folder):
-  """Returns the relative paths of all files and folders in a folder."""
-  return sorted(
-    os.path.relpath(os.path.join(parent, name), folder)
+  """Returns the relative paths of all files and folders in a folder.
+
+  Links are left out: they are damage already, and damage to what they point at
+  would be damage outside the folder.
+  """
+  found = [
+    os.path.join(parent, name)
     for parent, folders, names in os.walk(folder)
     for name in [*folders, *names]
+  ]
+  return sorted(
+    os.path.relpath(path, folder) for path in found if not os.path.islink(path)
   )
 
 

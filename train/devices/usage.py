@@ -83,7 +83,8 @@ def looked_up(function: Callable[..., Any], params: Any, *rest: Any) -> Any:
     i if i < len(leaves) else None for i in range(len(traced.jaxpr.invars))
   ]
   _follow(traced.jaxpr, inputs, found)
-  return structure.unflatten([i in found for i in range(len(leaves))])
+  marks = [i in found for i in range(len(leaves))]
+  return jax.tree.unflatten(structure, marks)
 
 
 def _follow(
