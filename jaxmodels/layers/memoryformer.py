@@ -104,16 +104,14 @@ def hashed_lookup(x: jax.Array, table: jax.Array) -> jax.Array:
   signs = jnp.where(z >= 0, powers[None, None], 0)
   index = jnp.sum(signs, -1, dtype=jnp.int32)
   weight = jnp.exp(jnp.sum(nn.log_sigmoid(2 * jnp.abs(z)), -1))
-  flat = table.reshape(count * rows, features)
 
   def add(total, one):  # One table at a time: [N, F] at once, not [N, G, F].
-    place, share = one
-    found = jnp.take(flat, place, 0, mode="clip")
-    return total + share[:, None] * found.astype(share.dtype), None
+    place, share, rows = one
+    found = jnp.take(rows, place, 0, mode="clip").astype(share.dtype)
+    return total + share[:, None] * found, None
 
-  place = index + rows * np.arange(count, dtype=np.int32)[None]
-  zero = jnp.sum(jnp.zeros_like(z), (1, 2))[:, None] + jnp.zeros(
-    (1, features), z.dtype
-  )
-  total, _ = jax.lax.scan(add, zero, (place.T, weight.T))
+  # Zeros made from z, so that they are sharded like z.
+  zero = jnp.sum(jnp.zeros_like(z), (1, 2))[:, None]
+  zero = zero + jnp.zeros((1, features), z.dtype)
+  total, _ = jax.lax.scan(add, zero, (index.T, weight.T, table))
   return total.reshape(*x.shape[:-1], features).astype(table.dtype)

@@ -128,8 +128,7 @@ def log_linear_attention(
   then one state of the base op for the whole past.
 
   Cost: chunked forward, that of the base op, and about 2 N (C + 2 K V) + 2 C^2
-  flops per token and head. With beta, the system is solved for C + K columns in
-  place of K + V.
+  flops per token and head. With beta, another 2 N K^2 V / C + 4 C^2.
 
   `segment_ids`, shared heads and the other options: see `jaxmodels.ops`.
 

@@ -108,7 +108,7 @@ def ttt_linear(
   "chunked", and sequences cannot be sharded.
 
   Cost: chunked forward, about 2 C (K + V) + 8 K V flops per token and head for
-  chunks of one mini-batch, twice that if an initial state is given.
+  chunks of one mini-batch, and twice that if an initial state is given.
 
   `segment_ids` and the other options: see `jaxmodels.ops`.
 
