@@ -132,7 +132,7 @@ def assert_close(got, wanted):
 def types(tree):
   """Of arrays; those of a traced program are types already."""
   return [
-    x if isinstance(x, jax.core.ShapedArray) else jax.typeof(x)
+    jax.typeof(x) if isinstance(x, jax.Array) else x
     for x in jax.tree.leaves(tree)
   ]
 

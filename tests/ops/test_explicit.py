@@ -196,7 +196,7 @@ def specs_of(tree):
   """The spec of each leaf, an array or a type, without axes that are whole."""
 
   def spec(x):
-    kind = x if isinstance(x, jax.core.ShapedArray) else jax.typeof(x)
+    kind = jax.typeof(x) if isinstance(x, jax.Array) else x
     entries = list(kind.sharding.spec)
     while entries and entries[-1] is None:
       entries.pop()
