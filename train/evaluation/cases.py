@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from jaxmodels.mixers.registry import UnknownNameError
 from train import flags
 from train.config import Config, command_line
 from train.data import Dataset
@@ -167,6 +168,9 @@ def make_case(
       return made(ByPosition(config.loss))
   try:
     return made(config.loss)
+  # Says which module has the missing mixer: see `train.config.trust`.
+  except UnknownNameError:
+    raise
   except ValueError as error:
     raise UserError(
       f"the model cannot read the data {name} at length {length}:"

@@ -34,6 +34,11 @@ OPTIMIZERS = (AdamW, Lion, Adafactor, Muon, SGD, ScheduleFreeAdamW)
 # Of each mixer of this library, what the group of the state space has.
 STATE_SPACE_PARAMETERS = {
   "gated_deltanet": {"A_log", "dt_bias"},
+  "gated_deltanet2": {"A_log", "dt_bias"},
+  "log_linear": {"A_log", "dt_bias"},
+  "mixture_of_memories": {"A_log", "dt_bias"},
+  "mamba": {"A_log", "dt_bias"},
+  "mamba3": {"dt_bias"},
   "kda": {"A_log", "dt_bias"},
   "mamba2": {"A_log", "dt_bias"},
   "linoss": {"A", "B", "step_logit"},

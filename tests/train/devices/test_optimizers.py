@@ -80,7 +80,7 @@ def train(config, layout, steps=4):
   name, mesh = layout
   learner = make_learner(config)
   strategy = make_strategy(name, learner, mesh=mesh)
-  drawn = init_state(learner.model, learner.optimizer, 16)
+  drawn = init_state(learner.model, learner.optimizer, 0, 16)
   state = strategy.prepare(jax.device_get(drawn))
   batches = Batches(config.data.open("train"), 8, seed=0)
   batch, losses = next(batches), []
