@@ -110,6 +110,11 @@ class PolylineAttention(Mixer):
       y = lax.dynamic_slice_in_dim(y, start, length, 1)
     return self.project_out(y), ()
 
+  def init_state(self, batch_size: int) -> tuple[()]:
+    """No state; one token, as for other mixers, is no image of `columns`."""
+    del batch_size
+    return ()
+
   @nn.nowrap
   def _decay(self, name: str, x: jax.Array) -> jax.Array:
     """Log decays [B, L, H], initially near those of sigmoid(2)."""

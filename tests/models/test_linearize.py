@@ -18,12 +18,11 @@ from jaxmodels.models.linearize import (
   with_teachers,
 )
 
-RNG = np.random.default_rng(0)
-
 
 def test_the_loss_is_the_cross_entropy_of_the_weights():
-  q, k = RNG.normal(size=(2, 2, 7, 2, 3)).astype(np.float32)
-  f, g = RNG.uniform(size=(2, 2, 7, 2, 5)).astype(np.float32)
+  rng = np.random.default_rng(0)
+  q, k = rng.normal(size=(2, 2, 7, 2, 3)).astype(np.float32)
+  f, g = rng.uniform(size=(2, 2, 7, 2, 5)).astype(np.float32)
   ids = np.repeat([[0, 1]], (3, 4), -1).repeat(2, 0)
   total = []
   for b, t, h in np.ndindex(2, 7, 2):
@@ -37,7 +36,8 @@ def test_the_loss_is_the_cross_entropy_of_the_weights():
 
 def test_distilled_weights_are_spiky_and_grow_with_the_product():
   """Of one head, as in figures 2 and 3 of the paper."""
-  q, k = 2 * RNG.normal(size=(2, 4, 32, 1, 4)).astype(np.float32)
+  rng = np.random.default_rng(0)
+  q, k = 2 * rng.normal(size=(2, 4, 32, 1, 4)).astype(np.float32)
   layer = Hedgehog(64)
   params = jax.vmap(layer.init, (0, None))(
     jax.random.split(jax.random.key(0)), q
@@ -101,8 +101,9 @@ def model_of(**options):
 
 @pytest.mark.parametrize("scan_layers", [False, True])
 def test_only_the_maps_change_and_the_names_fit(scan_layers):
+  rng = np.random.default_rng(0)
   model = model_of(rotary_fraction=0.5).clone(scan_layers=scan_layers)
-  tokens = RNG.integers(0, 32, (2, 12))
+  tokens = rng.integers(0, 32, (2, 12))
   variables = jax.jit(model.init)(jax.random.key(0), tokens)
   teachers = with_teachers(model)
   trained, losses = distill(teachers, variables, [tokens] * 3, 0.1)

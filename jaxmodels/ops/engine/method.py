@@ -307,10 +307,10 @@ def _check_family(op: str, family: Family, options: Options) -> None:
   if family.composes:
     return
   why = "its family has no summaries of spans, which compose"
+  known = ("auto", "recurrent", "chunked")
   require(
-    method in ("auto", "recurrent", "chunked"),
-    f'{op}: method must be "auto", "recurrent" or "chunked", got {method!r}: '
-    f"{why}",
+    method in known,
+    f"{op}: method must be one of {', '.join(known)}, got {method!r}: {why}",
   )
   require(
     options.axis_name is None,

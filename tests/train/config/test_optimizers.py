@@ -84,7 +84,9 @@ def shapes_of(model):
   ],
 )
 def test_the_state_space_group_has_exactly_these_parameters(name, scan_layers):
-  options = {"mamba2": {"mamba2": {"head_width": 8}}}.get(name, {})
+  small = {"head_width": 8}
+  options = {"mamba2": small, "mamba3": small}
+  options = {name: options[name]} if name in options else {}
   model = LanguageModel(
     11, 16, 2, (name,), options, mlp="mlp", scan_layers=scan_layers
   )
