@@ -123,10 +123,10 @@ def _state_bytes(op: str, length: int) -> int:
   """Bytes of the state after one sequence, at the measured sizes."""
   sizes = Sizes(batch=1, length=length, heads=4, width=64)
 
-  def state():
-    return CASES[op].op(**CASES[op].inputs(sizes), method="auto")[1]
+  def state(inputs):
+    return CASES[op].op(**inputs, method="auto")[1]
 
-  leaves = jax.tree.leaves(jax.eval_shape(state))
+  leaves = jax.tree.leaves(jax.eval_shape(state, CASES[op].shapes(sizes)))
   return sum(x.size * x.dtype.itemsize for x in leaves)
 
 
