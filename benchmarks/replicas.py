@@ -2,8 +2,8 @@
 
   python -m benchmarks.replicas
 
-trains eight seeds of `configs/mqar.py` on batches of 16 x 64 tokens, for several
-widths, and prints two tables of ratios.
+trains eight seeds of `configs/mqar.py` on batches of 16 x 64 tokens, for
+several widths, and prints two tables of ratios.
 
   step     one step of each replica, after compilation, by the measurement that
            `--replica-mode auto` makes, and what that chose
@@ -12,7 +12,8 @@ widths, and prints two tables of ratios.
            cores; each measurement begins with an empty compilation cache
 
 Beside the time on the wall, which other processes disturb, both tables have the
-time of all cores together. `--steps` are those of the whole command; 0 leaves its table out.
+time of all cores together. `--steps` are those of the whole command; with 0,
+there is no second table.
 """
 
 from __future__ import annotations
