@@ -79,12 +79,11 @@ def _run_replicas(command: Command) -> int:
   )
   if found.signal is not None:
     return 128 + found.signal
-  if processes.is_first():
-    folders = [os.path.join(workdir, name) for name in found.steps]
-    report = os.path.join(workdir, "report.png")
-    with _optional("report"):
-      write_report(folders, report)
-      log(f"\n{markdown(final_values(folders))}\ncurves in {report}")
+  folders = [os.path.join(workdir, name) for name in found.steps]
+  report = os.path.join(workdir, "report.png")
+  with _optional("report"):
+    write_report(folders, report)
+    log(f"\n{markdown(final_values(folders))}\ncurves in {report}")
   if found.failures:
     name, reason = next(iter(found.failures.items()))
     count = f"{len(found.failures)} of {len(found.steps)} replicas"

@@ -13,7 +13,6 @@ import numpy as np
 from train import files
 from train.config import Config
 from train.data.batches import stack as stack_examples
-from train.devices import processes
 from train.devices.strategy import Strategy
 from train.errors import UserError, one_line
 from train.files import untrusted
@@ -152,6 +151,5 @@ def write(workdir: str, mode: str, found: Measured | None) -> None:
   document: dict[str, Any] = {"mode": mode}
   if found is not None:
     document |= {"turn_seconds": found.turn, "vmap_seconds": found.vmap}
-  if processes.is_first():
-    content = json.dumps(document, indent=2).encode()
-    files.replace(os.path.join(workdir, FILE_NAME), content)
+  content = json.dumps(document, indent=2).encode()
+  files.replace(os.path.join(workdir, FILE_NAME), content)

@@ -65,10 +65,9 @@ def replicas_of(
   return found
 
 
-def on_one_device(config: Config, mesh: Mesh, processes: int) -> bool:
+def on_one_device(config: Config, mesh: Mesh) -> bool:
   """Whether the steps are plain programs of one device, which vmap needs."""
-  is_plain = config.strategy == "jit" and mesh == Mesh() and not config.debug
-  return is_plain and processes == 1
+  return config.strategy == "jit" and mesh == Mesh() and not config.debug
 
 
 def refuse(
@@ -80,12 +79,18 @@ def refuse(
     raise UserError(
       f"--replica-mode is {shown(mode)}, but must be one of {', '.join(MODES)}"
     )
+  # Orbax cannot write several checkpoints of several processes at a time.
+  if processes > 1:
+    raise UserError(
+      f"--replicas needs one process, but there are {processes}: start each"
+      " seed by a command of its own"
+    )
   if "wandb" in config.trackers and len(replicas) > 1:
     raise UserError(
       "config.trackers has wandb, which follows one run per process: leave it"
       " out, or start each seed by a command of its own"
     )
-  if on_one_device(config, mesh, processes):
+  if on_one_device(config, mesh):
     return
   needs = "one device, config.strategy=jit and config.debug=False"
   if mode == "vmap":

@@ -99,13 +99,8 @@ def run(
     make_writer(replicas[0].config, workdir) as speaker,
     contextlib.ExitStack() as stack,
   ):
-    words = {
-      "the flag --new-data": str(new_data),
-      "the flag --replica-mode": mode,
-      "the replicas": " ".join(replica.name for replica in replicas),
-    }
     config = replicas[0].config
-    shared = share(config, mesh, words, copies=len(replicas))
+    shared = share(config, mesh, {}, copies=len(replicas))
     for line in first_lines(config, mesh, shared):
       speaker.text(line)
     mode, strategies, expect = _programs(
@@ -160,7 +155,7 @@ def _programs(
   turn = in_turn(config, shared, rates or None, count)
   found, chosen = None, mode
   if mode == "auto":
-    can_stack = on_one_device(config, mesh, jax.process_count()) and count > 1
+    can_stack = on_one_device(config, mesh) and count > 1
     chosen = (choice.read(workdir) or mode) if can_stack else "turn"
   stack = None
   if chosen != "turn":

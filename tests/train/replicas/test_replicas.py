@@ -22,6 +22,7 @@ from train.config import Mesh
 from train.errors import UserError
 from train.metrics import read_metrics
 from train.replicas import choice
+from train.replicas.members import refuse
 from train.report import main as report
 
 # Seeds and rates by mode. Rates that vary are arguments, and rounded otherwise.
@@ -212,7 +213,9 @@ def test_what_cannot_be_is_refused_in_one_line(words, line, tmp_path, capsys):
   assert not (tmp_path / "run").exists()
 
 
-def test_replicas_refuse_the_directory_of_a_single_run(finished):
+def test_replicas_refuse_other_processes_and_the_directory_of_one_run(finished):
+  with pytest.raises(UserError, match="needs one process, but there are 2"):
+    refuse(replicas.replicas_of(tiny.get_config(), 2), "auto", Mesh(), 2)
   with pytest.raises(UserError, match="holds a run without --replicas"):
     trained(finished[0], "turn")
 
@@ -252,15 +255,6 @@ def test_replicas_take_turns_on_many_devices(changes, finished, tmp_path):
   found, wanted = lines(tmp_path / "seed=0"), lines(finished[0])
   for values, expected in zip(found, wanted, strict=True):
     assert values["loss"] == pytest.approx(expected["loss"], rel=1e-6)
-
-
-@pytest.mark.slow
-def test_replicas_take_turns_in_two_processes(finished, tmp_path):
-  launch.train(tmp_path, "--replicas=2", "--mesh.data=-1")
-  assert checkpoint.steps(tmp_path / "seed=1") == [9, 12]
-  found, wanted = lines(tmp_path / "seed=0"), lines(finished[0])
-  for values, expected in zip(found, wanted, strict=True):
-    assert values["loss"] == pytest.approx(expected["loss"], rel=1e-5)
 
 
 @pytest.mark.slow
