@@ -123,10 +123,10 @@ def _summarize(result: Result) -> None:
   metrics = result.metrics
   log(f"\nvalidation after {result.step} steps:")
   if "bits_per_token" in metrics:
-    for unit in ("bits_per_token", "bits_per_byte"):
-      if unit in metrics:
-        log(f"  this model   {metrics[unit]:.3f} {unit.replace('_', ' ')}")
-    # In bits per byte, below the model's own.
+    # Baselines are in bits per byte.
+    is_text = "bits_per_byte" in metrics
+    unit = "bits_per_byte" if is_text else "bits_per_token"
+    log(f"  this model   {metrics[unit]:.3f} {unit.replace('_', ' ')}")
     for name, value in result.baselines.items():
       log(f"  {name:12} {value:.3f}")
   else:

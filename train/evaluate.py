@@ -125,10 +125,13 @@ def _with_bytes(
   if "bits_per_token" not in values:
     return values
   size = content_bytes(dataset, order_of(dataset, None)(np.arange(examples)))
-  if size:
-    bits = values["bits_per_token"] * values["targets"]
-    values["bits_per_byte"] = bits / size
-  return values
+  if not size:
+    return values
+  bits = values.pop("bits_per_token")
+  per_byte = bits * values["targets"] / size
+  loss = values.pop("loss")
+  first = {"loss": loss, "bits_per_token": bits, "bits_per_byte": per_byte}
+  return {**first, **values}
 
 
 def _in_buckets(
@@ -192,7 +195,7 @@ def _row(case: Case, state: TrainState, batches: int | None) -> dict[str, Any]:
   strategy = case.strategy
   prepared = strategy.prepare(state)
   found = measure(strategy, prepared, case.dataset, case.batch_size, batches)
-  return as_json(case.name, case.split, case.length, found)
+  return as_json(case.name, case.split, case.length, found, case.baselines)
 
 
 def _write(options: Options, workdir: str, document: Any) -> None:

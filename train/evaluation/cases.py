@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import types
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ import numpy as np
 from jaxmodels.mixers.registry import UnknownNameError
 from train import flags
 from train.config import Config, command_line
-from train.data import Dataset
+from train.data import Dataset, baselines
 from train.data.batches import stack
 from train.data.dataset import (
   at_length,
@@ -52,6 +53,7 @@ class Case(NamedTuple):
     dataset: The examples.
     batch_size: Examples at a time.
     strategy: Runs the model; the loss is `ByPosition` where it can be.
+    baselines: Scores of simple methods on the split.
   """
 
   name: str
@@ -60,6 +62,7 @@ class Case(NamedTuple):
   dataset: Dataset
   batch_size: int
   strategy: Strategy
+  baselines: Mapping[str, float] = types.MappingProxyType({})
 
 
 def divided(argv: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -206,6 +209,7 @@ def open_cases(
   found = []
   for name, settings in data.items():
     for split in dict.fromkeys(splits):
+      scores = None
       for length in dict.fromkeys(lengths) or [None]:
         dataset = _opened(name, settings, split, length)
         case = make_case(config, state, name, split, dataset, trained)
@@ -214,8 +218,22 @@ def open_cases(
             f"the data {name} were opened at length {length}, but their"
             f" examples have {case.length} positions"
           )
-        found.append(case)
+        # The text is the same at any length.
+        if scores is None:
+          scores = _baselines(name, settings, split, dataset)
+        found.append(case._replace(baselines=scores))
   return found, trained
+
+
+def _baselines(
+  name: str, settings: Any, split: str, dataset: Dataset
+) -> dict[str, float]:
+  """Scores of simple methods, fitted to the training split of the same data."""
+  if not hasattr(dataset, "content"):
+    return {}
+  is_train = split == "train"
+  train = dataset if is_train else _opened(name, settings, "train", None)
+  return baselines(train, dataset)
 
 
 def trained_length(config: Config) -> int | None:

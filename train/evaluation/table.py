@@ -11,7 +11,13 @@ from train.evaluation.positions import edges
 _BY_POSITION = ("loss", "accuracy")
 
 
-def as_json(name: str, split: str, length: int, found: Any) -> dict[str, Any]:
+def as_json(
+  name: str,
+  split: str,
+  length: int,
+  found: Any,
+  baselines: Mapping[str, float],
+) -> dict[str, Any]:
   """Returns one evaluation as JSON; a number that is not finite is null.
 
   Args:
@@ -19,12 +25,13 @@ def as_json(name: str, split: str, length: int, found: Any) -> dict[str, Any]:
     split: Of its splits.
     length: L.
     found: A `train.evaluate.Measured`.
+    baselines: Scores of simple methods on the whole split.
 
   Returns:
-    "data", "split", "length"; "metrics", by name; "positions", the metrics as
-    arrays `[L]`, null where nothing is predicted; and "buckets", the metrics of
-    positions "from" up to "to" (not included), if anything is predicted there.
-    The last two are null if the loss is not one per token.
+    "data", "split", "length"; "metrics" and "baselines", by name; "positions",
+    the metrics as arrays `[L]`, null where nothing is predicted; and "buckets",
+    the metrics of positions "from" up to "to" (not included), if anything is
+    predicted there. The last two are null if the loss is not one per token.
   """
   buckets = found.buckets and [
     {"from": begin, "to": stop, **_where_predicted(values)}
@@ -46,6 +53,7 @@ def as_json(name: str, split: str, length: int, found: Any) -> dict[str, Any]:
     "split": split,
     "length": length,
     "metrics": _finite(found.values),
+    "baselines": dict(baselines),
     "positions": positions,
     "buckets": buckets,
   }
@@ -70,8 +78,10 @@ def tables(rows: Sequence[Mapping[str, Any]]) -> str:
   Args:
     rows: Of `as_json`.
   """
-  names = list(dict.fromkeys(name for row in rows for name in row["metrics"]))
-  found = [_table(rows, names, [row["metrics"] for row in rows])]
+  # Baselines are in bits per byte, like the metric of that name.
+  values = [row["metrics"] | row["baselines"] for row in rows]
+  names = list(dict.fromkeys(name for value in values for name in value))
+  found = [_table(rows, names, values)]
   known = [row for row in rows if row["buckets"]]
   bounds = edges(max((row["length"] for row in known), default=1))
   labels = {

@@ -1,6 +1,7 @@
 """The bytes that tokens stand for, and bits per byte."""
 
 import dataclasses
+import json
 import os
 
 import numpy as np
@@ -8,7 +9,8 @@ import pytest
 
 from tests.train import tiny
 from tests.train.data.tokenizing import rows_of, tokenized
-from train import loop, summary
+from train import evaluate, loop, summary
+from train.command import main_with_errors
 from train.data import (
   Mixture,
   Text,
@@ -179,6 +181,12 @@ def test_bits_per_byte_of_a_run_and_beside_it_gzip(
     want = bits / dataset.content_bytes(0, 4)
     assert line["bits_per_byte"] == pytest.approx(want, rel=1e-6)
   assert len(dataset) > 4
+  # The command finds the same.
+  words = [str(workdir), "--batches=2", "--trust=tests.train.tiny"]
+  assert main_with_errors(evaluate._run, words) == 0
+  (row,) = json.loads((workdir / evaluate.FILE_NAME).read_text())["rows"]
+  assert row["baselines"] == {k: lines[0][k] for k in ("unigram", "gzip")}
+  assert row["metrics"]["bits_per_byte"] == pytest.approx(line["bits_per_byte"])
   # The report draws the training in the same unit.
   curve = summary.Run(workdir).curve("train", "bits_per_byte", "step")
   assert len(curve[0]) == 2 and (curve[1] > 0).all()
