@@ -16,7 +16,7 @@ from jax.extend import core
 from train.parameters import path_of
 
 
-def layer_axes(draw: Callable[[], Any]) -> dict[str, int]:
+def layer_axes(draw: Callable[..., Any], *arguments: Any) -> dict[str, int]:
   """Counts the first axes of parameters along which scans stack layers.
 
   A scan over layers initialises one layer per iteration, and stacks what the
@@ -24,12 +24,13 @@ def layer_axes(draw: Callable[[], Any]) -> dict[str, int]:
 
   Args:
     draw: Returns the initial state: see `train.state.initial_state`.
+    *arguments: What `draw` takes, if anything.
 
   Returns:
     The number of such axes by path of a parameter or of another variable of the
     model, for those that have any.
   """
-  traced, shapes = jax.make_jaxpr(draw, return_shape=True)()
+  traced, shapes = jax.make_jaxpr(draw, return_shape=True)(*arguments)
   paths = [
     path_of(keys) for keys, _ in jax.tree_util.tree_leaves_with_path(shapes)
   ]
