@@ -71,7 +71,7 @@ def loss_sums(
   variables: Any,
   batch: Batch,
   rng: jax.Array | None = None,
-  frozen: Any = (),
+  frozen: Any = None,
   axes: tuple[str, ...] = (),
 ) -> tuple[dict[str, jax.Array], Any]:
   """Runs the model and sums the parts of the metrics over a batch.
@@ -87,7 +87,8 @@ def loss_sums(
     variables: The other collections of variables, by name.
     batch: Arrays `[B, ...]`.
     rng: Key for dropout; None to evaluate.
-    frozen: The variables of the teacher, if there is one.
+    frozen: The variables of the teacher, if there is one, as an argument of the
+      program; None to put the learner's into the program itself.
     axes: Inside `shard_map`, the mesh axes of the devices that each have a
       share of the batch, or a piece of its sequences. Each draws its own
       dropout.
@@ -106,9 +107,10 @@ def loss_sums(
     mutable=[] if rng is None else [SOWN, *variables],
   )
   if learner.teacher is not None:
+    given = learner.teacher.variables if frozen is None else frozen
     with jax.named_scope("teacher"):
       known, _ = learner.loss.outputs(
-        learner.teacher.model, frozen, batch, mutable=[]
+        learner.teacher.model, given, batch, mutable=[]
       )
     outputs = outputs, known
   with jax.named_scope("loss"):
@@ -172,7 +174,7 @@ def eval_step(
   params: Any,
   variables: Any,
   batch: Batch,
-  frozen: Any = (),
+  frozen: Any = None,
   axes: tuple[str, ...] = (),
 ) -> dict[str, jax.Array]:
   """Returns the sums of `loss_sums`, without dropout."""
@@ -185,7 +187,7 @@ def gradient(
   variables: Any,
   batch: Batch,
   rng: jax.Array,
-  frozen: Any = (),
+  frozen: Any = None,
   axes: tuple[str, ...] = (),
 ) -> Sums:
   """Returns the gradient of the loss, summed over one microbatch.
@@ -267,7 +269,7 @@ def train_step(
   learner: Learner,
   state: TrainState,
   batch: Batch,
-  frozen: Any = (),
+  frozen: Any = None,
   summed: Gradients | None = None,
   devices: int = 1,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
@@ -277,7 +279,7 @@ def train_step(
     learner: Model, optimizer, schedule, accumulation.
     state: The state before.
     batch: The batch, or this device's share of it: see `train.losses`.
-    frozen: The variables of the teacher, if there is one.
+    frozen: As for `loss_sums`.
     summed: Sums the gradient over the batch of all devices; `gradients` of the
       learner if None.
     devices: The number of devices that have a share each.

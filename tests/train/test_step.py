@@ -103,7 +103,7 @@ def test_devices_sum_weighted_losses_instead_of_averaging_means():
   shares = jax.tree.map(lambda x: x.reshape(2, 4, *x.shape[1:]), batch)
   summed = over_axis(gradients(learner), "batch")
   lifted = jax.vmap(
-    lambda s, b: train_step(learner, s, b, (), summed, 2),
+    lambda s, b: train_step(learner, s, b, None, summed, 2),
     in_axes=(None, 0),
     axis_name="batch",
   )
