@@ -1,6 +1,5 @@
 """Linear attention with a feature map, and Based."""
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,12 +10,9 @@ from jaxmodels.layers.common import check_fields, check_positive, divide
 from jaxmodels.layers.feature_maps import Hedgehog, RandomFeatures
 from jaxmodels.layers.rotary import rotate
 from jaxmodels.mixers.mixer import Mixer
-from jaxmodels.ops import (
-  Normalized,
-  linear_attention,
-  normalized_linear_attention,
-)
+from jaxmodels.ops import linear_attention
 from jaxmodels.ops.engine import checks
+from jaxmodels.ops.engine.division import divide as safely
 from jaxmodels.ops.engine.exporting import serializable
 from jaxmodels.ops.feature_maps import DIRECTIONS, FEATURE_MAPS, cosformer
 
@@ -124,20 +120,23 @@ class LinearAttention(Mixer):
     state: LinearAttentionState | None,
     segment_ids: jax.Array | None,
   ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-    """Y [B, L, H, V], and the two sums; without the normaliser z is None."""
+    """Returns y [B, L, H, V], S, and z, which is None without a normaliser."""
     S, z = (None, None) if state is None else state[:2]
     if not self.normalize:
       y, S = self.run(
         linear_attention, q, k, v, state=S, segment_ids=segment_ids
       )
       return y, S, None
-    sums = None
+    # z is the sum for values of 1: one more column of v and of S. (The op
+    # `normalized_linear_attention` has gates, and so more to compute.)
+    v = v.astype(self.wide)
+    v = jnp.concatenate([v, jnp.ones_like(v[..., :1])], -1)
     if S is not None and z is not None:
-      # Without gates, the logarithm of the scale of the sums stays 0.
-      sums = Normalized(S, z, jnp.zeros_like(z[..., 0]))
-    op = functools.partial(normalized_linear_attention, floor=self.floor)
-    y, sums = self.run(op, q, k, v, state=sums, segment_ids=segment_ids)
-    return y, sums.S, sums.z
+      S = jnp.concatenate([S, z[..., None]], -1)
+    y, S = self.run(linear_attention, q, k, v, state=S, segment_ids=segment_ids)
+    total = jnp.maximum(jnp.abs(y[..., -1:]), self.floor)
+    y = safely(y[..., :-1], total).astype(self.dtype)
+    return y, S[..., :-1], S[..., -1]
 
   def _mapped(
     self, q: jax.Array, k: jax.Array, positions: jax.Array | None

@@ -154,7 +154,7 @@ def _attend(
   sizes: tuple[int, int, int],
   axis_name: str | None,
 ) -> jax.Array:
-  """Y [B, L, H, V]; sums over tokens are sums over devices too."""
+  """Computes y [B, L, H, V]; sums over tokens are sums over devices too."""
   segments, count, steps = sizes
 
   def total(x: jax.Array) -> jax.Array:
@@ -181,7 +181,7 @@ def _attend(
 
 
 def _kernel(a: jax.Array, b: jax.Array) -> jax.Array:
-  """K of all pairs: [..., M, K] and [..., L, K] to [..., M, L]."""
+  """The kernel k of all pairs: [..., M, K] and [..., L, K] to [..., M, L]."""
   squares = jnp.sum(a * a, -1)[..., :, None] + jnp.sum(b * b, -1)[..., None, :]
   distance = jnp.maximum(squares - 2 * (a @ b.mT), 0)
   return jnp.exp(-distance / (2 * a.shape[-1] ** 0.5))

@@ -36,7 +36,7 @@ def test_decays_depend_on_the_layer(scan_layers):
 def test_the_last_layer_hardly_forgets():
   """MiniMax-01's slopes: 2^-8 for the last head of layer 0, 0 at the end."""
   layer = LightningAttention(WIDTH, heads=4)
-  params = layer.init(jax.random.key(0), X[:, :1])
+  params = jax.jit(layer.init)(jax.random.key(0), X[:, :1])
   once = {"layer": 0, "depth": 4}
   _, start = layer.apply(params, X[:, :1], **once)
   for place, share in ((0, 1), (1, 2 / 3), (3, 0)):

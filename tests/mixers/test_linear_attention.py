@@ -12,6 +12,7 @@ from jaxmodels.models import LanguageModel
 from jaxmodels.ops.feature_maps import positive_random
 from jaxmodels.testing import check_mixer
 from jaxmodels.testing.examples.mixers.linear_attention import plain
+from tests.models import recall
 
 WIDTH, LENGTH = 8, 12
 X = np.random.default_rng(0).normal(size=(2, LENGTH, WIDTH)).astype(np.float32)
@@ -81,8 +82,8 @@ def test_random_features_are_shared_by_q_and_k_and_are_no_parameters():
   # In a model each layer has its own, scanned or not.
   tokens = np.zeros((1, 4), np.int32)
   model = LanguageModel(7, WIDTH, 2, (layer,), mlp="none", scan_layers=True)
-  drawn_by_model = model.init(jax.random.key(0), tokens)["random_features"]
-  (both,) = jax.tree.leaves(drawn_by_model)
+  variables = jax.jit(model.init)(jax.random.key(0), tokens)
+  (both,) = jax.tree.leaves(variables["random_features"])
   assert both.shape == (2, 5, 4)
   assert np.abs(both[0] - both[1]).max() > 0.1
 
@@ -90,8 +91,9 @@ def test_random_features_are_shared_by_q_and_k_and_are_no_parameters():
 def test_any_function_is_a_feature_map():
   named, own = layer_of("elu_plus_one"), layer_of(lambda x: jax.nn.elu(x) + 1)
   params = drawn(named)
-  wanted, _ = named.apply(params, X)
-  np.testing.assert_allclose(own.apply(params, X)[0], wanted, atol=1e-6)
+  wanted, _ = jax.jit(named.apply)(params, X)
+  y, _ = jax.jit(own.apply)(params, X)
+  np.testing.assert_allclose(y, wanted, atol=1e-6)
   with pytest.raises(ValueError, match="feature_map must be one of identity, "):
     layer_of("elu").init(jax.random.key(0), X)
 
@@ -109,10 +111,10 @@ def test_based_is_a_stack_with_windows_of_64_and_short_convolutions():
     ),
   )
   tokens = np.random.default_rng(0).integers(0, 16, (1, 80))
-  variables = jax.jit(model.init)(jax.random.key(0), tokens)
+  variables = jax.jit(model.init)(jax.random.key(0), tokens[:, :1])
   run = jax.jit(model.apply)
   logits, _ = run(variables, tokens)
-  first, state = run(variables, tokens[:, :40])
+  first, state = run(variables, tokens[:, :40], model.init_state(1))
   second, _ = run(variables, tokens[:, 40:], state)
   np.testing.assert_allclose(
     np.concatenate([first, second], 1), logits, atol=2e-5
@@ -131,3 +133,23 @@ def test_based_is_a_stack_with_windows_of_64_and_short_convolutions():
 def test_the_contract_with_every_map(name):
   layer = LinearAttention(16, heads=2, feature_map=name, **MAPS.get(name, {}))
   check_mixer(layer, methods=("recurrent", "chunked"), verbose=False)
+
+
+@pytest.mark.slow
+def test_recall_rises_with_the_size_of_the_state():
+  """Based recalls 8 pairs with K = 4 (21 features), not with K = 1 (three)."""
+  pairs = 8
+  right = []
+  for key_width in (1, 4):
+    model = LanguageModel(
+      32,
+      32,
+      2,
+      ("short_convolution", ("based", {"heads": 1, "key_width": key_width})),
+      mlp="none",
+    )
+    init = jax.jit(model.init)
+    variables = init(jax.random.key(0), recall.rows(0, 64, pairs)[0])
+    variables = recall.trained(model, variables, 600, 5e-3, pairs=pairs)
+    right.append(recall.accuracy(model, variables, pairs))
+  assert right[0] < 0.4 and right[1] > 0.9

@@ -1,9 +1,6 @@
 """Hedgehog: distilled maps mimic softmax, and a converted model still works."""
 
-import functools
-
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -17,6 +14,7 @@ from jaxmodels.models.linearize import (
   linearize,
   with_teachers,
 )
+from tests.models import recall
 
 
 def test_the_loss_is_the_cross_entropy_of_the_weights():
@@ -138,61 +136,19 @@ def test_options_that_linear_attention_has_not_are_refused():
       with_teachers(model_of(**options))
 
 
-@functools.cache
-def rows(seed, count=64, pairs=4):
-  """Recall: pairs of key and value, and then each key once more."""
-  rng = np.random.default_rng(seed)
-  inputs = np.zeros((count, 4 * pairs), np.int32)
-  targets = np.zeros_like(inputs)
-  for row in range(count):
-    keys = rng.permutation(np.arange(1, 16))[:pairs]
-    values = rng.permutation(np.arange(16, 32))[:pairs]
-    inputs[row, : 2 * pairs : 2], inputs[row, 1 : 2 * pairs : 2] = keys, values
-    order = rng.permutation(pairs)
-    inputs[row, 2 * pairs :: 2] = keys[order]
-    targets[row, 2 * pairs :: 2] = values[order]
-  return inputs, targets
-
-
-def trained(model, variables, steps, rate, first=0):
-  optimizer = optax.adam(rate)
-  params, moments = variables["params"], optimizer.init(variables["params"])
-
-  def loss(params, inputs, targets):
-    logits, _ = model.apply({"params": params}, inputs)
-    each = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
-    return jnp.mean(each, where=targets > 0)
-
-  @jax.jit
-  def step(params, moments, inputs, targets):
-    slopes = jax.grad(loss)(params, inputs, targets)
-    with jax.numpy_dtype_promotion("standard"):
-      updates, moments = optimizer.update(slopes, moments)
-    return optax.apply_updates(params, updates), moments
-
-  for i in range(steps):
-    params, moments = step(params, moments, *rows(first + i % 200))
-  return {"params": params}
-
-
-def accuracy(model, variables):
-  inputs, targets = rows(10_000, 512)
-  logits, _ = jax.jit(model.apply)(variables, inputs)
-  right = np.argmax(logits, -1) == targets
-  return right[targets > 0].mean()
-
-
 @pytest.mark.slow
 def test_a_converted_model_keeps_its_accuracy():
   """Softmax, converted by distillation alone, and fine-tuned after that."""
   model = model_of(rotary_fraction=0.0)
-  variables = jax.jit(model.init)(jax.random.key(0), rows(0)[0])
-  variables = trained(model, variables, 1500, 3e-3)
-  before = accuracy(model, variables)
-  batches = [rows(i % 200)[0] for i in range(1000)]
+  variables = jax.jit(model.init)(jax.random.key(0), recall.rows(0)[0])
+  variables = recall.trained(model, variables, 1500, 3e-3)
+  before = recall.accuracy(model, variables)
+  batches = [recall.rows(i % 200)[0] for i in range(1000)]
   student, converted = linearize(model, variables, batches, features=16)
-  after = accuracy(student, converted)
-  tuned = accuracy(student, trained(student, converted, 300, 1e-3))
+  after = recall.accuracy(student, converted)
+  tuned = recall.accuracy(
+    student, recall.trained(student, converted, 300, 1e-3)
+  )
   print(f"accuracy {before:.3f}, converted {after:.3f}, tuned {tuned:.3f}")
   assert before > 0.98
   assert tuned > before - 0.01
@@ -200,4 +156,4 @@ def test_a_converted_model_keeps_its_accuracy():
   untrained, _ = distill(
     with_teachers(model, 16), variables, [batches[0]], learning_rate=0.0
   )
-  assert accuracy(student, untrained) < after
+  assert recall.accuracy(student, untrained) < after
