@@ -29,6 +29,7 @@ VARIANTS = (
   "gated_delta_product",
   "log_linear_attention",
   "mixture_of_memories",
+  "mixture_of_memories_gates",
   "mixture_of_memories_linear",
   "delta_net",
   "delta_net_negative",
