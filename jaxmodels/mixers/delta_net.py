@@ -251,12 +251,18 @@ class GatedDeltaNet2(DeltaNet):
   def _remember(
     self, x: jax.Array, q: jax.Array, k: jax.Array, v: jax.Array, **options: Any
   ) -> tuple[jax.Array, jax.Array]:
-    def gate(name, like):
-      logits = self.heads_of(
-        name, x, self.heads, like.shape[-1], dtype=self.wide
-      )
-      return nn.sigmoid(logits)
+    erase, write = channel_gates(self, x, self.heads, k.shape[-1], v.shape[-1])
+    op = functools.partial(delta_rule, write_gate=write)
+    return self._run_rule(op, x, q, k, v, self._largest * erase, **options)
 
-    op = functools.partial(delta_rule, write_gate=gate("write", v))
-    erase = self._largest * gate("erase", k)
-    return self._run_rule(op, x, q, k, v, erase, **options)
+
+def channel_gates(
+  layer: DeltaNet, x: jax.Array, heads: int, key_width: int, value_width: int
+) -> tuple[jax.Array, jax.Array]:
+  """The erase gate [B, L, H, K] and the write gate [B, L, H, V]."""
+
+  def gate(name, features):
+    logits = layer.heads_of(name, x, heads, features, dtype=layer.wide)
+    return nn.sigmoid(logits)
+
+  return gate("erase", key_width), gate("write", value_width)

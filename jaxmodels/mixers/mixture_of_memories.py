@@ -1,5 +1,6 @@
 """Mixture of memories: a router sends each token to a few of M memories."""
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -10,13 +11,13 @@ from jaxmodels.layers.common import check_fields, split_heads
 from jaxmodels.layers.gates import beta
 from jaxmodels.layers.norms import l2_normalize
 from jaxmodels.layers.routing import route
-from jaxmodels.mixers.delta_net import DeltaNet
+from jaxmodels.mixers.delta_net import DeltaNet, channel_gates
 from jaxmodels.ops import delta_rule, linear_attention
 from jaxmodels.ops.engine import checks
 
 __all__ = ["MixtureOfMemories"]
 
-RULES = ("delta_rule", "linear_attention")
+RULES = ("delta_rule", "delta_rule_gates", "linear_attention")
 
 
 class MixtureOfMemories(DeltaNet):
@@ -47,7 +48,8 @@ class MixtureOfMemories(DeltaNet):
     memories: M, without the shared one.
     top_k: The number of memories per token.
     shared_memory: Whether there is a memory of all tokens.
-    rule: "delta_rule", or "linear_attention" without write strengths.
+    rule: "delta_rule"; "delta_rule_gates", with the gates of `GatedDeltaNet2`;
+      or "linear_attention", without write strengths.
     balance_loss: Factor on the load-balance loss, which the mixer sows, see
       `layers.routing.route`.
     decay: "none", "head" or "key".
@@ -83,6 +85,14 @@ class MixtureOfMemories(DeltaNet):
       strength = jnp.where(chosen, strength, 0)
       k = k.astype(self.dtype)
       y, last = self.run(delta_rule, q, k, v, strength, log_decay, **options)
+    elif self.rule == "delta_rule_gates":
+      widths = k.shape[-1], v.shape[-1]
+      erase, write = channel_gates(self, x, self.heads * count, *widths)
+      erase = jnp.where(chosen[..., None], self._largest * erase, 0)
+      write = jnp.where(chosen[..., None], write, 0)
+      op = functools.partial(delta_rule, write_gate=write)
+      k = k.astype(self.dtype)
+      y, last = self.run(op, q, k, v, erase, log_decay, **options)
     else:
       k = jnp.where(_beside(chosen, k), k, 0).astype(self.dtype)
       y, last = self.run(linear_attention, q, k, v, log_decay, **options)

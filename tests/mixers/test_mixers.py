@@ -126,6 +126,7 @@ VARIANTS = (
   "bilinear_rnn_rotation",
   "gated_delta_product",
   "log_linear_attention",
+  "mixture_of_memories_gates",
   "mixture_of_memories_linear",
 )
 

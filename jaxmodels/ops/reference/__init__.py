@@ -2,6 +2,11 @@
 
 from jaxmodels.ops.reference.kalman import kalman_filter, kalman_smoother
 from jaxmodels.ops.reference.local import attention, causal_convolution
+from jaxmodels.ops.reference.memories import (
+  log_linear_attention,
+  mesa,
+  ttt_linear,
+)
 from jaxmodels.ops.reference.recurrences import (
   bidirectional,
   delta_rule,
@@ -10,14 +15,11 @@ from jaxmodels.ops.reference.recurrences import (
   dplr_recurrence,
   householder_product,
   linear_attention,
-  log_linear_attention,
   long_convolution,
-  mesa,
   normalized_linear_attention,
   selective_scan,
   state_space,
   step_through,
-  ttt_linear,
 )
 
 __all__ = [

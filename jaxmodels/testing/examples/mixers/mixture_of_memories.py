@@ -30,20 +30,23 @@ def plain(p, x, layer):
     low = dense(p["decay_down"], x) if layer.decay == "key" else x
     step = softplus(dense(p["decay"], low) + p["dt_bias"]).reshape(*shape, -1)
     a = np.exp(-np.exp(p["A_log"]).reshape(*shape[1:], 1) * step) * a
-  delta = layer.rule == "delta_rule"
-  beta = np.ones(shape)
-  if delta:
-    beta = sigmoid(dense(p["beta"], x)).reshape(shape)
+  delta = layer.rule != "linear_attention"
+  erase, write = np.ones(k.shape), np.ones(v.shape)
+  if layer.rule == "delta_rule_gates":
+    erase = sigmoid(dense(p["erase"], x)).reshape(k.shape)
+    write = sigmoid(dense(p["write"], x)).reshape(v.shape)
+  elif delta:
+    beta = sigmoid(dense(p["beta"], x)).reshape(*shape, 1)
+    erase, write = beta * erase, beta * write
   out = np.zeros((*shape[:2], v.shape[-1]))
   for h in range(layer.heads):
     memory = np.zeros((count, k.shape[-1], v.shape[-1]))
     for t in range(len(x)):
       read = 0
       for m, weight in _routes(p, x[t], layer):
-        kept = a[t, h, m][:, None] * memory[m]
-        old = kept.T @ k[t, h, m] if delta else 0
-        write = np.outer(k[t, h, m], v[t, h, m] - old)
-        memory[m] = kept + beta[t, h, m] * write
+        kept, at = a[t, h, m][:, None] * memory[m], (t, h, m)
+        old = kept.T @ (erase[at] * k[at]) if delta else 0
+        memory[m] = kept + np.outer(k[at], write[at] * v[at] - old)
         read = read + weight * memory[m].T @ q[t, h]
       out[t, h] = rms(read, p["norm"]["scale"], layer.norm_epsilon)
   out = out.reshape(len(x), -1)
@@ -84,5 +87,11 @@ EXAMPLES = (
       "decay": "key",
       "gate_rank": 3,
     },
+  ),
+  MixerExample(
+    "mixture_of_memories_gates",
+    "mixture_of_memories",
+    plain,
+    {"heads": 2, "memories": 3, "rule": "delta_rule_gates"},
   ),
 )
