@@ -158,15 +158,16 @@ class Mamba3(Mixer):
   def _angles(self, x, step, segment_ids):
     """The angles [B, L, H, M], and those [B, H, M] of the last token."""
     count = int(self.rotary_fraction * self.state_width) // 2
-    speeds = math.pi * jnp.tanh(self.dense("angle", count, dtype=self.wide)(x))
-    turned = step[..., None] * speeds[:, :, None]
-    return self.run(
+    speeds = jnp.tanh(self.dense("angle", count, dtype=self.wide)(x)) / 2
+    parts = split_turns(step[..., None] * speeds[:, :, None])
+    sums, last = self.run(
       diagonal_recurrence,
-      jnp.ones_like(turned),
-      turned,
+      jnp.ones_like(parts),
+      parts,
       state=None,
       segment_ids=segment_ids,
     )
+    return angles_of(sums), angles_of(last)
 
   @nn.nowrap
   def _projected(self, name: str, x: jax.Array, heads: int) -> jax.Array:
@@ -244,6 +245,22 @@ class Mamba3(Mixer):
     heads = divide(self, "head_width", inner, "expand * D")
     divide(self, "groups", heads, "the number of heads")
     return inner, heads
+
+
+def split_turns(turns: jax.Array) -> jax.Array:
+  """Cuts turns [...] into parts [..., 2] whose sums keep their digits.
+
+  Float32 has too few digits for a sum of many angles. So each angle, in turns,
+  is a multiple of 1/1024, whose sums are exact up to 16,384 turns, and a rest.
+  """
+  coarse = jax.lax.stop_gradient(jnp.round(turns * 1024) / 1024)
+  return jnp.stack([coarse, turns - coarse], -1)
+
+
+def angles_of(sums: jax.Array) -> jax.Array:
+  """The angles [...] of sums [..., 2] of such parts, without full turns."""
+  coarse, rest = sums[..., 0], sums[..., 1]
+  return 2 * math.pi * (coarse - jnp.round(coarse) + rest)
 
 
 @by_letters("B L H R N", y="B L M N", bias="H R N")

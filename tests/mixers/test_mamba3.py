@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from jaxmodels.mixers import Mamba3
-from jaxmodels.ops import linear_attention
+from jaxmodels.mixers.mamba3 import angles_of, split_turns
+from jaxmodels.ops import diagonal_recurrence, linear_attention
 from jaxmodels.testing.examples.mixers.parts import dense, rms, silu, softplus
 from tests.mixers.test_mamba import ONE, with_values
 
@@ -72,3 +73,16 @@ def test_a_layer_set_by_hand_computes_parity_by_rotation(rotates):
     np.testing.assert_array_equal(odd, np.cumsum(bits, 1) % 2 == 1)
   else:
     np.testing.assert_array_equal(odd, np.cumsum(bits, 1) > 0)
+
+
+def test_angles_are_exact_over_long_sequences():
+  """32,768 tokens that all turn in one direction: more than 1,000 turns."""
+  turns = np.random.default_rng(0).uniform(0, 0.1, (1, 32768, 1))
+  turns = turns.astype(np.float32)
+  parts = split_turns(turns)
+  sums, last = jax.jit(diagonal_recurrence)(np.ones_like(parts), parts)
+  exact = np.cumsum(np.float64(turns), 1)
+  assert exact[0, -1, 0] > 1000
+  error = np.asarray(angles_of(sums), np.float64) / (2 * np.pi) - exact
+  assert np.abs(error - np.round(error)).max() < 2e-5
+  np.testing.assert_array_equal(angles_of(last), angles_of(sums)[:, -1])
