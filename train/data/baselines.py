@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Iterator
+from typing import Any, cast
 
 import numpy as np
 
@@ -52,7 +53,7 @@ def _pieces(dataset: Dataset) -> Iterator[bytes]:
   left = MOST
   for start in range(0, len(dataset), _ROWS):
     stop = min(start + _ROWS, len(dataset))
-    piece = dataset.content(start, stop)[:left]  # type: ignore[attr-defined]
+    piece = cast(Any, dataset).content(start, stop)[:left]
     left -= len(piece)
     yield piece
     if not left:

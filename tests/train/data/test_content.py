@@ -1,4 +1,4 @@
-"""The bytes that tokens stand for, and bits per byte."""
+"""What tokens stand for: the bytes per row, bits per byte, baselines."""
 
 import dataclasses
 import json
@@ -20,8 +20,8 @@ from train.data import (
   shards,
   tokenizer,
 )
-from train.data import tokens as tokens_module
 from train.data.dataset import content_bytes
+from train.data.tokens import PACKINGS
 from train.metrics import read_metrics
 
 
@@ -76,7 +76,7 @@ def words(tmp_path, no_processes, monkeypatch):
   return tokenized(tmp_path, TEXTS)
 
 
-@pytest.mark.parametrize("packing", tokens_module.PACKINGS)
+@pytest.mark.parametrize("packing", PACKINGS)
 def test_any_rows_know_the_bytes_that_they_predict(words, packing):
   config = Tokens(words, 5, packing, validation=words)
   dataset = config.open("train")
