@@ -211,9 +211,12 @@ def low_rank_kernel(
     jnp.swapaxes(right, 0, 1) * step[:, None].astype(z.dtype),
     jnp.swapaxes(left, 0, 1),
   )
-  spectrum = jax.lax.map(
-    lambda own: _at_roots(*own, root.astype(z.dtype)), vectors, batch_size=16
-  )
+
+  def channel(own):
+    z, right, left = own
+    return _at_roots(z, right, left, root.astype(z.dtype))
+
+  spectrum = jax.lax.map(channel, vectors, batch_size=16)
   other = jnp.flip(spectrum[:, : length // 2].conj(), -1)
   kernel = jnp.fft.ifft(jnp.concatenate([spectrum, other], -1)).T
   turned = np.exp(1j * np.pi * np.arange(length) / length).astype(z.dtype)
