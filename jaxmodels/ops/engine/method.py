@@ -146,10 +146,10 @@ AUTO = {
   ),
   # 69 / 57 / 258, 451 / 406 / 1,010; 224.9 / 336.5 and 65 / 14,698 MiB.
   "selective_scan": Row(tpu="chunked", gpu="chunked", chunk=_same(16)),
-  # A complex diagonal of 32 numbers per channel, in CPU time since the machine
-  # was busy: 127 / 85 / 103, 888 / 297 / 234, in chunks of 32; of 64:
-  # 289 and 677. "chunk_parallel" stores the summaries of all chunks, which are
-  # matrices if A is full. No figure for a TPU or a GPU.
+  # A complex diagonal of 32 numbers per channel, in CPU time because the
+  # machine was busy: 127 / 85 / 103, 888 / 297 / 234, in chunks of 32. Chunks
+  # of 64 take 289 and 677. "chunk_parallel" stores the summaries of all chunks,
+  # which are matrices if A is full. No figure for a TPU or a GPU.
   "state_space": Row(
     tpu="chunked", gpu="chunked", chunk=Chunk(cpu=32, tpu=64, gpu=64)
   ),
