@@ -76,7 +76,7 @@ class Mamba(Mixer):
       None if state is None else state.convolution_state,
       segment_ids=segment_ids,
     )
-    rate = self._wide_param("A_log", _log_arange, (inner, self.state_width))
+    rate = self.wide_param("A_log", _log_arange, (inner, self.state_width))
     y, last = self.run(
       functools.partial(
         selective_scan, negative_eigenvalues=self.negative_eigenvalues
@@ -86,7 +86,7 @@ class Mamba(Mixer):
       -jnp.exp(rate),
       self.dense("B", self.state_width)(u),
       self.dense("C", self.state_width)(u),
-      self._wide_param("D", nn.initializers.ones, (inner,)),
+      self.wide_param("D", nn.initializers.ones, (inner,)),
       state=None if state is None else state.state,
       segment_ids=segment_ids,
     )
@@ -98,14 +98,8 @@ class Mamba(Mixer):
     rank = self.rank or -(-self.width // 16)
     names = ("step_down", "step_up")
     logits = low_rank(self, u, rank, u.shape[-1], names)
-    bias = self._wide_param("dt_bias", step_bias(1e-3, 1e-1), u.shape[-1:])
+    bias = self.wide_param("dt_bias", step_bias(1e-3, 1e-1), u.shape[-1:])
     return nn.softplus(logits + bias[None, None])
-
-  @nn.nowrap
-  def _wide_param(
-    self, name: str, init: nn.initializers.Initializer, shape: tuple[int, ...]
-  ) -> jax.Array:
-    return self.param(name, init, shape, self.param_dtype).astype(self.wide)
 
 
 def _log_arange(key, shape, dtype):

@@ -127,7 +127,7 @@ class Mamba3(Mixer):
       before.state,
       segment_ids,
     )
-    skip = self._parameter("D", nn.initializers.ones, (heads,))
+    skip = self.wide_param("D", nn.initializers.ones, (heads,))
     y = y + _own(c, b, v * weight[..., None, None])
     y = y + v * skip[None, None, :, None, None]
     z = split_heads(z, heads).astype(self.wide)
@@ -148,7 +148,7 @@ class Mamba3(Mixer):
       self.dense(name, heads, dtype=self.wide)(x)
       for name in ("step", "rate", "trapezoid")
     )
-    bias = self._parameter("dt_bias", step_bias(1e-3, 1e-1), (heads,))
+    bias = self.wide_param("dt_bias", step_bias(1e-3, 1e-1), (heads,))
     step = nn.softplus(logits + bias[None, None])
     log_decay = -step * jnp.maximum(nn.softplus(rate), SLOWEST)
     own, other = nn.sigmoid(trapezoid), nn.sigmoid(-trapezoid)
@@ -175,7 +175,7 @@ class Mamba3(Mixer):
     y = self.heads_of(name, x, self.rank * self.groups, self.state_width)
     y = self.new_norm(f"{name}_norm")(y).astype(self.wide)
     shape = (heads, self.rank, self.state_width)
-    bias = self._parameter(f"{name}_bias", nn.initializers.ones, shape)
+    bias = self.wide_param(f"{name}_bias", nn.initializers.ones, shape)
     return _with_bias(y, bias, self.groups)
 
   @nn.nowrap
@@ -221,14 +221,8 @@ class Mamba3(Mixer):
     if self.rank == 1:
       return None
     shape = (heads, self.rank, self.head_width)
-    scale = self._parameter(name, nn.initializers.constant(value), shape)
+    scale = self.wide_param(name, nn.initializers.constant(value), shape)
     return scale[None, None]
-
-  @nn.nowrap
-  def _parameter(
-    self, name: str, init: nn.initializers.Initializer, shape: tuple[int, ...]
-  ) -> jax.Array:
-    return self.param(name, init, shape, self.param_dtype).astype(self.wide)
 
   def _sizes(self) -> tuple[int, int]:
     """E and H, after a check of all fields."""

@@ -146,6 +146,13 @@ class Mixer(nn.Module):
     return split_heads(self.dense(name, heads * features, **options)(x), heads)
 
   @nn.nowrap
+  def wide_param(
+    self, name: str, init: nn.initializers.Initializer, shape: tuple[int, ...]
+  ) -> jax.Array:
+    """A parameter of `param_dtype`, converted to float32 or wider."""
+    return self.param(name, init, shape, self.param_dtype).astype(self.wide)
+
+  @nn.nowrap
   def new_norm(
     self,
     name: str = "norm",

@@ -203,16 +203,17 @@ def _in_blocks(x: jax.Array, kernel: jax.Array) -> jax.Array:
   return merge_heads(jnp.einsum("blnk,nkm->blnm", parts, kernel))
 
 
-def _gate(mixer: Mixer, name: str, x: jax.Array, bias_init: Any) -> jax.Array:
+def _gate(
+  mixer: MLSTM | MLSTMBlock, name: str, x: jax.Array, bias_init: Any
+) -> jax.Array:
   """The logits W x + b of a gate, [B, L, H], with W initially 0."""
-  heads, dtype = mixer.heads, mixer.wide
-  logits = mixer.dense(name, heads, dtype=dtype, scale=0.0)(x)
+  heads = mixer.heads
+  logits = mixer.dense(name, heads, dtype=mixer.wide, scale=0.0)(x)
 
   def init(key, shape, dtype):
     return bias_init(key, shape, dtype).astype(dtype)
 
-  bias = mixer.param(f"{name}_bias", init, (heads,), mixer.param_dtype)
-  return logits + bias.astype(dtype)[None, None]
+  return logits + mixer.wide_param(f"{name}_bias", init, (heads,))[None, None]
 
 
 def _long(heads: int) -> jax.Array:

@@ -95,7 +95,7 @@ class RWKV6(Mixer):
       self.heads_of(name, mixed[name], heads, self.width // heads)
       for name in ("key", "value", "receptance")
     )
-    bonus = self._parameter(
+    bonus = self.wide_param(
       "bonus", _alternating(layer / max(depth - 1, 1)), (self.width,)
     )
     y, last = self.run(
@@ -117,17 +117,17 @@ class RWKV6(Mixer):
   ) -> dict[str, jax.Array]:
     """The five mixes of each token with the one before, by name."""
     left, done = 1 - layer / depth, layer / max(depth - 1, 1)
-    first = self._parameter("mix_all", falling(left), (self.width,))
+    first = self.wide_param("mix_all", falling(left), (self.width,))
     seen = blend(x, before, first)
     hidden = self.dense("mix_down", 5 * self.mix_rank, scale=0.0)(seen)
     shape = (5, self.mix_rank, self.width)
-    up = self._parameter("mix_up", _small, shape).astype(self.dtype)
+    up = self.wide_param("mix_up", _small, shape).astype(self.dtype)
     shares = _five(jnp.tanh(hidden), up)
     power = {"receptance": left / 2, "output_gate": left / 2}
     mixed = {}
     for i, name in enumerate(NAMES):
       init = falling(power.get(name, left), 0.3 * done * (name == "value"))
-      mu = self._parameter(f"mix_{name}", init, (self.width,))
+      mu = self.wide_param(f"mix_{name}", init, (self.width,))
       share = shares[i] + mu.astype(self.dtype)[None, None]
       mixed[name] = blend(x, before, share)
     return mixed
@@ -145,15 +145,9 @@ class RWKV6(Mixer):
       self, x, self.decay_rank, self.width, activation=jnp.tanh,
       scales=(0.0, 0.1),
     )  # fmt: skip
-    bias = self._parameter("decay_bias", init, (self.width,))
+    bias = self.wide_param("decay_bias", init, (self.width,))
     logits = logits + bias[None, None]
     return split_heads(-jnp.exp(jnp.minimum(logits, FASTEST)), heads)
-
-  @nn.nowrap
-  def _parameter(
-    self, name: str, init: nn.initializers.Initializer, shape: tuple[int, ...]
-  ) -> jax.Array:
-    return self.param(name, init, shape, self.param_dtype).astype(self.wide)
 
   def _heads(self) -> int:
     """H, after a check of all fields."""

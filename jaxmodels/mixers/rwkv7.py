@@ -227,9 +227,8 @@ class RWKV7(Mixer):
   def _parameter(
     self, name: str, init: nn.initializers.Initializer
   ) -> jax.Array:
-    return self.param(name, init, (self.width,), self.param_dtype).astype(
-      self.wide
-    )
+    """A parameter [D], in float32 or wider."""
+    return self.wide_param(name, init, (self.width,))
 
   def _heads(self) -> int:
     """H, after a check of all fields."""
