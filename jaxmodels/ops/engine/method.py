@@ -302,7 +302,7 @@ def _check_family(op: str, family: Family, options: Options) -> None:
   why = "its family has no summaries of spans, which compose"
   require(
     method in ("auto", "recurrent", "chunked"),
-    f'{op}: method must be "auto", "recurrent" or "chunked", got {method!r}: '
+    f"{op}: method must be one of auto, recurrent, chunked, got {method!r}: "
     f"{why}",
   )
   require(
