@@ -49,7 +49,8 @@ class BilinearRNN(Mixer):
   model is linear in h_0, so the scale of h_t does not count. The paper divides
   each h_t by its norm. That would make the recurrence nonlinear, so here each
   block of A_t is divided by the root mean square of its rows' norms (and the
-  diagonal by its root mean square), which changes h_t by positive factors too.
+  diagonal by its root mean square), which changes each block of h_t by a
+  positive factor.
   Random blocks still shrink the state, by about a factor exp(-1 / (2 M)) per
   token, until it underflows; orthogonal ones do not.
 

@@ -203,7 +203,7 @@ class Trial:
       call = self.apply(self._with(method))
       jax.eval_shape(call, self.params, self.x, None, self.ids)
     except ValueError as error:
-      if "method must be" not in str(error):
+      if "method must be one of" not in str(error):
         raise
       return str(error)
     return None

@@ -79,7 +79,10 @@ def test_wrong_arguments_are_named():
     ({"mini_batch": 0}, "mini_batch must be an integer of at least 1, got 0"),
     ({"weight": given["weight"][:1]}, "weight must be"),
     ({"norm_scale": None}, "norm_bias is used with norm_scale only"),
-    ({"method": "associative"}, "one of auto, recurrent, chunked, got"),
+    (
+      {"method": "associative"},
+      "method must be one of auto, recurrent, chunked",
+    ),
     ({"axis_name": "s"}, "its sequence cannot be sharded"),
     ({"initial_state": np.zeros(3)}, r"TTT\(weight, step, tokens\)"),
   ]:

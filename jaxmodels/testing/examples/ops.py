@@ -164,8 +164,8 @@ _RECORDS = (
     whole=("weight", "norm_scale", "norm_bias"),
     options={"mini_batch": 8},
     methods=("auto", "recurrent", "chunked"),
-    equation="`W_t = W_{t'} - sum_s rate_s grad |LN(W_{t'} k_s) - v_s|^2 / 2`, "
-    "`y_t = LN(W_t q_t)`, in mini-batches of tokens",
+    equation="`y_t = LN(W_t^T q_t)`; `W_t` takes gradient steps on the squared "
+    "error of `LN(W^T k_t)` against `v_t`, in mini-batches of tokens",
   ),
   OpExample(
     "diagonal_recurrence",

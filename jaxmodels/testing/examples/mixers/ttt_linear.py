@@ -49,8 +49,8 @@ EXAMPLES = (
     "ttt_linear",
     plain,
     {"heads": 2, "mini_batch": 4, "learning_rate": 40.0},
-    equation="`W_t = W_{t'} - sum_s rate_s grad |f(k_s; W_{t'}) - v_s|^2 / 2`, "
-    "`y_t = f(q_t; W_t)`, `f(u; W) = u + LN(W^T u + b)`",
+    equation="`y_t = f(q_t; W_t)`, `f(u; W) = u + LN(W^T u + b)`; `W_t` takes "
+    "gradient steps on the squared error of `f(k_t; W)` against `v_t`",
     transition="nonlinear",
     paper="Sun et al. 2024, arXiv:2407.04620",
   ),
