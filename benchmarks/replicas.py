@@ -36,6 +36,8 @@ from train.setup import share
 
 CONFIG = "configs/mqar.py"
 COUNT = 8
+# Steps of the run that `auto` chooses for.
+_LONG_RUN = 10_000
 CORES = os.cpu_count() or 1
 # One validation, after the last step.
 _WORDS = ("--eval-every=1000000", "--eval-batches=4")
@@ -73,7 +75,7 @@ def seconds(commands: Sequence[Sequence[str]]) -> tuple[float, float]:
 
 def row_of_steps(width: int, batch: int, rounds: int) -> str:
   """Measures the steps of a width several times, and returns a row."""
-  config, _ = config_of(width, batch, 1000)
+  config, _ = config_of(width, batch, _LONG_RUN)
   shared = share(config, layout(config, jax.device_count()), {})
   stack = Stack(config, shared, None, COUNT)
   given = config, shared, in_turn(config, shared, None, COUNT), stack

@@ -25,9 +25,9 @@ FILE_NAME = "replicas.json"
 _ROUNDS = 7
 # Rounds in turn before `vmap` is tried.
 _FIRST = 3
-# A CPU gains by `vmap` only from steps that are shorter, in seconds: the table
-# in train/REPLICAS.md.
-_LONG = 0.005
+# A CPU gains by `vmap` only from steps that are far shorter, in seconds: see
+# the table in train/REPLICAS.md. On a busy machine they seem longer.
+_LONG = 0.02
 # Compilations that the steps of a run must outlast for a measurement to pay.
 _SHORT = 5
 
