@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from jaxmodels.layers.common import projection, split_heads, step_bias, wide
 
@@ -101,8 +102,9 @@ def negative_decay(log_decay: jax.Array) -> tuple[jax.Array, jax.Array]:
   # |2 a - 1| - 1, without the cancellation of 2 a - 1 - 1 where a is near 1.
   change = jnp.where(negative, -2 * a, 2 * jnp.expm1(log_decay))
   smallest = float(jnp.finfo(a.dtype).epsneg)
-  log_size = jnp.log1p(jnp.maximum(change, smallest - 1))
-  return log_size, jnp.where(negative, -1, 1).astype(a.dtype)
+  # Where the size is at its limit, the gradient must not be 0.
+  change += lax.stop_gradient(jnp.maximum(change, smallest - 1) - change)
+  return jnp.log1p(change), jnp.where(negative, -1, 1).astype(a.dtype)
 
 
 def low_rank(

@@ -190,7 +190,7 @@ def test_mixers_with_extreme_parameters_stay_finite(name):
 
 def test_negative_decays_and_their_gradients():
   """2 a - 1, also where a is 1/2, 1 or 0 and its logarithm has no slope."""
-  near = np.float32([0.69, 0.693, 0.6931, 0.69314, 0.693146])
+  near = np.float32([0.69, 0.693, 0.6931, 0.69314, 0.693146, np.log(2)])
   logs = -np.concatenate([np.float32([0, 1e-6, 0.1, 2, 80, 1e4]), near])
 
   def decay(logs):
@@ -200,7 +200,4 @@ def test_negative_decays_and_their_gradients():
   exact = np.exp(logs.astype(np.float64))
   got, slope = jax.vmap(jax.value_and_grad(decay))(logs)
   np.testing.assert_allclose(got, 2 * exact - 1, atol=2e-7)
-  # Near 1/2 a rounding error of 6e-8 is as large as a part of 2 a - 1.
-  np.testing.assert_allclose(slope, 2 * exact, rtol=0.1, atol=1e-6)
-  half = jax.value_and_grad(decay)(jnp.log(jnp.float32(0.5)))
-  assert np.isfinite(half).all()
+  np.testing.assert_allclose(slope, 2 * exact, rtol=1e-5, atol=1e-6)
