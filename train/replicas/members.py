@@ -67,7 +67,10 @@ def replicas_of(
 
 def on_one_device(config: Config, mesh: Mesh) -> bool:
   """Whether the steps are plain programs of one device, which vmap needs."""
-  return config.strategy == "jit" and mesh == Mesh() and not config.debug
+  # A teacher's variables would be constants of the program.
+  has_teacher = getattr(config.loss, "teacher", None) is not None
+  is_plain = config.strategy == "jit" and mesh == Mesh() and not config.debug
+  return is_plain and not has_teacher
 
 
 def refuse(
@@ -92,7 +95,10 @@ def refuse(
     )
   if on_one_device(config, mesh):
     return
-  needs = "one device, config.strategy=jit and config.debug=False"
+  needs = (
+    "one device, config.strategy=jit, config.debug=False and a loss without a"
+    " teacher"
+  )
   if mode == "vmap":
     raise UserError(
       f"--replica-mode=vmap needs {needs}: leave it out, and the replicas take"

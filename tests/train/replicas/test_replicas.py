@@ -20,6 +20,7 @@ from train import checkpoint, loop, replicas
 from train.command import main_with_errors
 from train.config import Mesh
 from train.errors import UserError
+from train.losses import Distillation
 from train.metrics import read_metrics
 from train.replicas import choice
 from train.replicas.members import refuse
@@ -211,6 +212,17 @@ def test_what_cannot_be_is_refused_in_one_line(words, line, tmp_path, capsys):
   assert line in error
   assert error.count("\n") == 1
   assert not (tmp_path / "run").exists()
+
+
+def test_a_teacher_is_no_constant_of_a_program_of_replicas():
+  loss = Distillation(teacher="runs/teacher")
+  config = dataclasses.replace(tiny.get_config(), loss=loss)
+  found = replicas.replicas_of(config, 2, [0.1, 0.2])
+  with pytest.raises(UserError, match="a loss without a teacher"):
+    refuse(found, "auto", Mesh(), 1)
+  with pytest.raises(UserError, match="--replica-mode=vmap needs"):
+    refuse(replicas.replicas_of(config, 2), "vmap", Mesh(), 1)
+  refuse(replicas.replicas_of(config, 2), "auto", Mesh(), 1)
 
 
 def test_replicas_refuse_other_processes_and_the_directory_of_one_run(finished):
