@@ -108,7 +108,7 @@ def run(
     )
     parts = make_parts(config, shared, speaker.text)
     options = {"source": source, "new_data": new_data}
-    members = []
+    members: list[_Member] = []
     for replica, strategy in zip(replicas, strategies, strict=True):
       own = dataclasses.replace(
         parts, shared=shared._replace(strategy=strategy)
