@@ -34,7 +34,7 @@ def test_the_loss_is_the_cross_entropy_of_the_weights():
 
 def test_distilled_weights_are_spiky_and_grow_with_the_product():
   """Of one head, as in figures 2 and 3 of the paper."""
-  rng = np.random.default_rng(0)
+  rng = np.random.default_rng(1)
   q, k = 2 * rng.normal(size=(2, 4, 32, 1, 4)).astype(np.float32)
   layer = Hedgehog(64)
   params = jax.vmap(layer.init, (0, None))(
@@ -57,7 +57,7 @@ def test_distilled_weights_are_spiky_and_grow_with_the_product():
 
   start = (params, optimizer.init(params))
   (trained, _), values = jax.jit(
-    lambda start: jax.lax.scan(step, start, length=500)
+    lambda start: jax.lax.scan(step, start, length=1000)
   )(start)
 
   def entropy(weights):
@@ -70,7 +70,7 @@ def test_distilled_weights_are_spiky_and_grow_with_the_product():
 
   scores = np.einsum("bthk,bshk->bhts", q / 2, k)[:, :, -1]
   exact = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
-  # Weights of softmax have an entropy of 1.1 here, and uniform ones of 3.5.
+  # Weights of softmax have an entropy of 1.3 here, and uniform ones of 3.5.
   before, after = entropy(weights_of(params)), entropy(weights_of(trained))
   assert after - entropy(exact) < 0.6 * (before - entropy(exact))
   assert values[-1] < values[0]
