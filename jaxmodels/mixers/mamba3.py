@@ -296,18 +296,14 @@ def _scores(c: jax.Array, b: jax.Array, dtype: jnp.dtype) -> jax.Array:
 @by_letters("B L H R P", c="B L H R N", b="B L H R N", v="B L H R P")
 def _own(c: jax.Array, b: jax.Array, v: jax.Array) -> jax.Array:
   """C_t^T B_t V_t: what a token reads of its own write."""
-  scores = jnp.einsum(
-    "blhrn,blhsn->blhrs", c, b, preferred_element_type=v.dtype
-  )
+  scores = _scores(c, b, v.dtype)
   return jnp.einsum("blhrs,blhsp->blhrp", scores, v)
 
 
 @by_letters("B L H R P", c="B L H R N", b="B L H R N", v="B L H R P")
 def _later_rows(c: jax.Array, b: jax.Array, v: jax.Array) -> jax.Array:
   """The same of the rows s of B and V after each row r of C."""
-  scores = jnp.einsum(
-    "blhrn,blhsn->blhrs", c, b, preferred_element_type=v.dtype
-  )
+  scores = _scores(c, b, v.dtype)
   later = ~np.tri(c.shape[3], dtype=bool)[None, None, None]
   return jnp.einsum("blhrs,blhsp->blhrp", jnp.where(later, scores, 0), v)
 
