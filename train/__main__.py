@@ -28,10 +28,11 @@ from train.config.command_line import Command
 from train.devices import distributed, processes
 from train.errors import RunError, UserError
 from train.generate import continuation
-from train.loop import Result, run
+from train.loop import run
 from train.metrics import FILE_NAME
 from train.replicas import choice
 from train.report import write_report
+from train.result import Result
 from train.streams import log
 from train.summary import final_values, markdown
 

@@ -18,7 +18,6 @@ lines up to a checkpoint, and a resumed run writes exactly the lines after it.
 
 import contextlib
 import dataclasses
-import io
 import math
 import os
 import signal
@@ -29,17 +28,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from train import checkpoint, files
+from train import checkpoint, failures
 from train.checkpoint import Checkpoints, Snapshot
 from train.clock import Clock
 from train.command import warn
 from train.config import (
   Config,
-  Optimizer,
   validate,
 )
 from train.data import Batches
-from train.data.dataset import arrays_by_path
 from train.data.prefetch import Placed, Prefetched
 from train.devices import processes
 from train.devices.signals import Stop, stop_signals
@@ -48,8 +45,15 @@ from train.evaluate import evaluate
 from train.files import lock
 from train.metrics import MetricsWriter, NoWriter
 from train.optimizer import evaluation_params
-from train.parts import Parts, first_lines, make_parts, make_writer
+from train.parts import (
+  Parts,
+  first_lines,
+  make_parts,
+  make_writer,
+  start_line,
+)
 from train.profile import Profiler
+from train.result import Result
 from train.saved_params import saved_params
 from train.setup import (
   Prepared,
@@ -59,35 +63,6 @@ from train.setup import (
 )
 
 _FIRST = ("loss", "bits_per_token", "accuracy")
-
-
-@dataclasses.dataclass(frozen=True)
-class Result:
-  """How a run ended.
-
-  Attributes:
-    step: Updates done.
-    params: The parameters for evaluation, as numpy arrays; None if a signal
-      ended the run, and in processes other than the first.
-    metrics: Validation metrics of the last state; empty if a signal ended
-      the run.
-    baselines: Results of simple methods on the same data, in bits.
-    signal: The signal that ended the run, or None.
-    collections: The model's variables other than parameters, by name, where
-      there are `params`.
-  """
-
-  step: int
-  params: Any
-  metrics: Mapping[str, float]
-  baselines: Mapping[str, float]
-  signal: int | None
-  collections: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-
-  @property
-  def variables(self) -> dict[str, Any]:
-    """What `model.apply` takes."""
-    return {"params": self.params, **self.collections}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +80,7 @@ class _Pending:
   batch: Placed
 
 
-class _Loop:
+class Loop:
   """The state of a run and the parts that change it."""
 
   def __init__(
@@ -276,14 +251,7 @@ class _Loop:
   ) -> None:
     # Neither this step nor the next one, already dispatched, was applied.
     where = self._save_for_reproduction(pending.step - 1, pending.batch)
-    found = (
-      f"loss {values['loss']}, gradient norm {values['grad_norm']}, update norm"
-      f" {values['update_norm']}, parameter norm {values['param_norm']}"
-    )
-    if all(map(math.isfinite, values.values())):
-      found += ", but something in the optimizer's state"
-    elif math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"]):
-      found += _settings(self._config.optimizer)
+    found = failures.non_finite(values, self._config.optimizer)
     raise NonFiniteError(f"step {pending.step} is not finite: {found}; {where}")
 
   def _warn_of_no_gradient(
@@ -294,24 +262,13 @@ class _Loop:
     if self._warned or not (values["targets"] and values["loss"]):
       return
     self._warned = True
-    self._writer.text(
-      f"warning: the gradient of step {step} is 0, with"
-      f" {values['targets']:g} targets and a loss of {values['loss']:.4g}: the"
-      " loss does not depend on the parameters; often a mixer overflows, such"
-      " as by a log decay above 0 (jaxmodels.testing.check_mixer looks for it)"
-    )
+    self._writer.text(failures.no_gradient(step, values))
 
   def _save_for_reproduction(self, step: int, batch: Placed) -> str:
     """Saves a state and the batch that failed; returns where they are."""
     if self._saved != step:
       self._write(step, batch.position)
-    name = f"failed-step-{step + 1}"
-    if jax.process_count() > 1:
-      name += f"-process-{jax.process_index()}"
-    path = os.path.join(self._workdir, f"{name}.npz")
-    content = io.BytesIO()
-    np.savez(content, allow_pickle=False, **arrays_by_path(batch.host))
-    files.replace(path, content.getvalue())
+    path = failures.save_batch(self._workdir, step + 1, batch)
     return (
       f"the state before it is checkpoint {step}, its batch is {path}, and the"
       " same command repeats it"
@@ -367,7 +324,7 @@ def opened(
   writer: MetricsWriter | NoWriter,
   profile_steps: range = range(0),
   **options: Any,
-) -> Iterator[_Loop]:
+) -> Iterator[Loop]:
   """Yields the loop of a run; at the end, its checkpoints are complete.
 
   Args:
@@ -386,7 +343,7 @@ def opened(
   evaluated = prepared.snapshot is not None and prepared.snapshot.evaluated
   # Without a checkpoint, the run restarts: no line is kept, not even step 0.
   writer.truncate(step if prepared.snapshot else -1, evaluated=evaluated)
-  writer.text(_first_line(config, workdir, step, evaluated))
+  writer.text(start_line(config, workdir, step, evaluated))
   reference = parts.baselines()
   if reference and prepared.snapshot is None:
     writer.write(0, "baseline", reference)
@@ -402,7 +359,7 @@ def opened(
   try:
     traced = profile_steps if processes.is_first() else range(0)
     with Profiler(traced, folder, writer.text) as profiler:
-      loop = _Loop(
+      loop = Loop(
         config, workdir, prepared, parts, writer, checkpoints, profiler
       )
       del prepared  # Or it would hold the memory of a state.
@@ -466,23 +423,3 @@ def run(
         f"{name}: saved step {result.step}; the same command resumes there"
       )
   return result
-
-
-def _settings(optimizer: Any) -> str:
-  """Names the settings that most often make an update infinite."""
-  if not isinstance(optimizer, Optimizer):
-    return ""
-  return (
-    f" (config.optimizer.learning_rate is {optimizer.learning_rate},"
-    f" weight_decay {optimizer.weight_decay})"
-  )
-
-
-def _first_line(
-  config: Config, workdir: str, step: int, evaluated: bool
-) -> str:
-  if step == config.steps and evaluated:
-    return f"the run in {workdir} is complete, at step {step}"
-  if step:
-    return f"resuming at step {step} of {config.steps} in {workdir}"
-  return f"training {config.steps} steps in {workdir}"

@@ -111,3 +111,19 @@ def _layout_line(config: Config, mesh: Mesh) -> str:
     f" {config.batch_size} sequences per update, {own} a device at a time,"
     f" {config.accumulation} times"
   )
+
+
+def start_line(config: Config, workdir: str, step: int, evaluated: bool) -> str:
+  """Says where a run starts.
+
+  Args:
+    config: The run.
+    workdir: Its directory.
+    step: Updates done.
+    evaluated: Whether the state after them was evaluated.
+  """
+  if step == config.steps and evaluated:
+    return f"the run in {workdir} is complete, at step {step}"
+  if step:
+    return f"resuming at step {step} of {config.steps} in {workdir}"
+  return f"training {config.steps} steps in {workdir}"

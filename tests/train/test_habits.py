@@ -66,7 +66,7 @@ def test_a_run_makes_no_implicit_transfers_and_compiles_once(
   traces, compiled = collections.Counter(), []
   count_calls(monkeypatch, strategy, "train_step", traces)
   count_calls(monkeypatch, strategy, "eval_step", traces)
-  unguarded = loop._Loop.run
+  unguarded = loop.Loop.run
 
   def guarded(self, stop):
     compiled.clear()
@@ -78,7 +78,7 @@ def test_a_run_makes_no_implicit_transfers_and_compiles_once(
     if event == "/jax/core/compile/backend_compile_duration":
       compiled.extend({about["fun_name"]} - {"jit(slice)"})
 
-  monkeypatch.setattr(loop._Loop, "run", guarded)
+  monkeypatch.setattr(loop.Loop, "run", guarded)
   jax.monitoring.register_event_duration_secs_listener(listen)
   try:
     # Then resumed. The last batch of every validation is not full.

@@ -14,7 +14,7 @@ from train.devices.signals import Stop, stop_signals
 from train.devices.strategy import Strategy
 from train.errors import CheckError, NonFiniteError, UserError, one_line
 from train.files import lock
-from train.loop import _Loop, opened
+from train.loop import Loop, opened
 from train.metrics import FILE_NAME, MetricsWriter, NoWriter
 from train.parts import Parts, first_lines, make_parts, make_writer
 from train.replicas import choice
@@ -56,7 +56,7 @@ class _Member:
 
   index: int
   name: str
-  loop: _Loop
+  loop: Loop
   writer: MetricsWriter | NoWriter
 
 
