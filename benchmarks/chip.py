@@ -1,9 +1,9 @@
 """Tests and times the ops on the accelerator here: `python -m benchmarks.chip`.
 
-Correctness first: every form of every op against its definition in float64,
-which the CPU of the host computes. Then speed: every form and chunk size at one
-shape.
-All numbers go to one JSON file. `benchmarks/README.md` explains the output.
+First it compares every form of every op with its definition in float64, which
+the CPU of the host computes. Then it times every form and chunk size at one
+shape. All numbers go to one JSON file. `benchmarks/README.md` explains the
+output.
 """
 
 import argparse
@@ -16,6 +16,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent import futures
 from typing import Any
 
 import jax
@@ -96,9 +97,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
   for part in options.parts:
     print(f"\n{_TITLES[part](options)}", flush=True)
     content[part] = []
-    # First all programs are ready in all processes, then each has the chip.
-    for worker in workers:
-      next(worker)
+    # First all processes compile at the same time, then each has the chip.
+    with futures.ThreadPoolExecutor(len(workers)) as pool:
+      list(pool.map(next, workers))
     for worker in workers:
       content[part] += next(worker)
       with open(options.json, "w") as file:
@@ -116,12 +117,13 @@ def _start(options: argparse.Namespace, names: list[str]) -> Iterator[Any]:
   here, there = context.Pipe()
   arguments = (options, names, there)
   context.Process(target=_serve, args=arguments, daemon=True).start()
+  # With this end closed, a process that fails ends the command.
+  there.close()
   return _received(here)
 
 
 def _received(pipe: Any) -> Iterator[Any]:
-  """What a process sends; asks for the next when it is needed."""
-  # It starts at once, and so do the programs of a part.
+  """Yields what a process sends, and asks for the next when it is needed."""
   while True:
     yield pipe.recv()
     pipe.send(None)
@@ -365,7 +367,7 @@ def _time(
   for index in list(calls):
     try:
       jax.block_until_ready(calls[index]())
-    # Out of memory, most of all: the other programs still run.
+    # Most often the memory is too small; the other programs still run.
     except Exception as error:
       rows[index]["refused"] = str(error).splitlines()[0][:200]
       del calls[index]

@@ -55,7 +55,10 @@ def _run(argv: Sequence[str]) -> int:
   # Models of somebody else may refuse more than a width.
   except ValueError as error:
     raise UserError(f"config.model: {one_line(error)}") from error
-  emit(f"--model.width {width}: {found:,} parameters, for {wanted:,}")
+  emit(
+    f"--model.width {width} gives {found:,} parameters; {options.like} has"
+    f" {wanted:,}"
+  )
   return 0
 
 

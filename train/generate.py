@@ -36,7 +36,7 @@ from train.data.opening import open_codec
 from train.devices import processes
 from train.errors import UserError, one_line, reason
 from train.files import paths
-from train.saved_params import saved_params
+from train.saved_variables import saved_variables
 from train.streams import emit
 
 
@@ -273,10 +273,9 @@ def _run(argv: Sequence[str]) -> int:
   trusted = modules.import_trusted(options.trust)
   config = saved.read_config(snapshot.config, trusted)
   beside = snapshot.config.get("$data")
-  params = saved_params(config, snapshot.state)
   pieces = continuation(
     config,
-    {"params": params, **snapshot.state.get("variables", {})},
+    saved_variables(config, snapshot.state),
     prompt,
     sample,
     options.seed,

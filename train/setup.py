@@ -17,8 +17,8 @@ from train.data.dataset import example, sequence_arrays, sequence_length
 from train.data.opening import open_split
 from train.devices import memory, processes
 from train.devices.mesh import check_pieces
+from train.devices.parameter_use import layer_axes
 from train.devices.strategy import Strategy, make_strategy
-from train.devices.usage import layer_axes
 from train.errors import UserError, described, is_disk_full
 from train.metrics import FILE_NAME
 from train.optimizer import make_optimizer, schedule

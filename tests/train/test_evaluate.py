@@ -239,11 +239,14 @@ def expected(params, rows):
   [
     (("--lengths", "0"), "--lengths is 0"),
     (("--lengths", "x"), "must be a tuple of int"),
-    (("--lengths", "1"), "config.data: length must be at least 2"),
+    (
+      ("--lengths", "1"),
+      "config.data with --lengths 1: length must be at least 2",
+    ),
     (("--data.x.length", "1"), "--data.x: length must be at least 2"),
     (("--data.x.lenth", "8"), "did you mean --data.x.length"),
     (("--data.x", "none.py"), "no config file none.py"),
-    (("--data.run.length", "8"), "no name of a data set"),
+    (("--data.run.length", "8"), "--data.run: the name of a data set must be"),
     (("--data.x.vocab_size=300",), "300 different tokens, but the model"),
     (("--json=tests",), "--json=tests is a directory"),
   ],

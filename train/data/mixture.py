@@ -47,7 +47,7 @@ class Mixture:
   Attributes:
     sources: The data sets to mix, as settings: `Text(...)`, `Tokens(...)`, or
       another mixture.
-    weights: Positive numbers, one per source; () for equal shares.
+    weights: Positive numbers, one per source; without them, equal shares.
   """
 
   sources: tuple[Any, ...] = ()

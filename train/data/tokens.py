@@ -106,7 +106,7 @@ class _Source:
     codec: Of the tokens.
     identity: What tells them from other tokens; None where nothing says it.
     sizes: Tokens of each file.
-    content: Reads the text of the tokens; None if nothing says it.
+    content: Reads the text of the tokens; None if the folder does not have it.
   """
 
   stream: shards.Stream

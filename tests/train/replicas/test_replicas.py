@@ -192,7 +192,7 @@ def test_a_replica_is_an_ordinary_run_and_the_report_groups_them(
   ("words", "line"),
   [
     (["--replicas=0"], "must make 1 to 256 runs"),
-    (["--replica-rates", "0.1", "0.1"], "has a rate twice"),
+    (["--replica-rates", "0.1", "0.1"], "has the same rate twice"),
     (["--replicas=2", "--replica-mode=both"], "one of auto, turn, vmap"),
     (
       ["--replicas=2", "--replica-mode=vmap", "--mesh.data=2"],
