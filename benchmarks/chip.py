@@ -15,7 +15,7 @@ import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent import futures
 from typing import Any
 
@@ -104,10 +104,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
       content[part] += next(worker)
       with open(options.json, "w") as file:
         json.dump(content, file, indent=1)
+  for worker in workers:
+    worker.close()
   return int(any(row.get("wrong") for row in content.get("errors", ())))
 
 
-def _start(options: argparse.Namespace, names: list[str]) -> Iterator[Any]:
+def _start(
+  options: argparse.Namespace, names: list[str]
+) -> Generator[Any, None, None]:
   """Starts `_work` in this process, or in one of its own."""
   if options.processes == 1:
     return _work(options, names)
@@ -116,27 +120,36 @@ def _start(options: argparse.Namespace, names: list[str]) -> Iterator[Any]:
   context = multiprocessing.get_context("spawn")
   here, there = context.Pipe()
   arguments = (options, names, there)
-  context.Process(target=_serve, args=arguments, daemon=True).start()
+  process = context.Process(target=_serve, args=arguments, daemon=True)
+  process.start()
   # With this end closed, a process that fails ends the command.
   there.close()
-  return _received(here)
+  return _received(here, process)
 
 
-def _received(pipe: Any) -> Iterator[Any]:
+def _received(pipe: Any, process: Any) -> Generator[Any, None, None]:
   """Yields what a process sends, and asks for the next when it is needed."""
-  while True:
-    yield pipe.recv()
-    pipe.send(None)
+  try:
+    while True:
+      yield pipe.recv()
+      pipe.send(None)
+  finally:
+    # The process ends when its pipe is closed.
+    pipe.close()
+    process.join(timeout=5)
 
 
 def _serve(options: argparse.Namespace, names: list[str], pipe: Any) -> None:
   """Sends what `_work` yields, each after the one before was taken."""
-  for result in _work(options, names):
-    pipe.send(result)
-    pipe.recv()
+  with contextlib.suppress(EOFError):
+    for result in _work(options, names):
+      pipe.send(result)
+      pipe.recv()
 
 
-def _work(options: argparse.Namespace, names: list[str]) -> Iterator[Any]:
+def _work(
+  options: argparse.Namespace, names: list[str]
+) -> Generator[Any, None, None]:
   """Yields facts of the device; per part, None when ready, and its rows."""
   device = jax.devices()[0]
   yield {
