@@ -90,7 +90,7 @@ def generate(
 
   Args:
     model: A module with the call and the `init_state` of `LanguageModel`.
-    variables: Its variables: "params", and what other collections it has.
+    variables: Its variables: "params" and the other collections.
     prompt: Tokens, at least one.
     length: Tokens to generate.
     seed: Of the draws.
@@ -180,7 +180,7 @@ def continuation(
 
   Args:
     config: Of the run.
-    variables: Of its model, see `generate`.
+    variables: The variables of its model: see `generate`.
     prompt: What to continue.
     sample: Length, temperature, `top_k` and `top_p`; its prompt is not used.
     seed: Of the draws.

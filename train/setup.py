@@ -44,14 +44,14 @@ _BESIDE = (
   "config.$data",
   "config.$source",
   "config.$best",
-  # The teacher's variables decide, not where they are: see `train.teacher`.
+  # A teacher may move, but its variables must stay: see `train.teacher`.
   "config.$teacher",
   "config.loss.teacher",
 )
 
 
 class Shared(NamedTuple):
-  """What runs share that differ only in their seeds and learning rates.
+  """What runs share if they differ only in seeds and learning rates.
 
   Attributes:
     strategy: Runs the steps.

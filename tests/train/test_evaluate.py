@@ -198,7 +198,7 @@ def test_several_lengths_splits_and_data_sets(finished, tmp_path, capfd):
   rows = {(r["data"], r["split"], r["length"]): r for r in document["rows"]}
   assert len(rows) == 3 * 2 * 3 and document["trained_length"] == 12
   for (name, split, length), row in rows.items():
-    # As is the table: a heading, the rows, then those by position.
+    # The printed table has a row for each row of the file.
     assert any(
       line.split()[:4]
       == [name, split, str(length), f"{row['metrics']['loss']:.6g}"]

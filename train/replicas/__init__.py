@@ -18,7 +18,7 @@ A measurement at the start chooses the mode, unless the user does. A run may
 resume in the other mode; in the same mode it resumes bit for bit.
 """
 
-from train.replicas.members import MODES, Replica, replicas_of
-from train.replicas.run import Results, run
+from train.replicas.members import replicas_of
+from train.replicas.run import run
 
-__all__ = ["MODES", "Replica", "Results", "replicas_of", "run"]
+__all__ = ["replicas_of", "run"]

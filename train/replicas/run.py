@@ -77,7 +77,7 @@ def run(
   Args:
     replicas: What `replicas_of` returned: one or more.
     workdir: The directory of all replicas; each has its own folder in it.
-    mode: One of `MODES`.
+    mode: "auto", "turn" or "vmap"; "auto" measures both.
     profile_steps: As for `train.loop.run`. The trace shows the steps of all
       replicas, and is in the folder of the first one.
     source: As for `train.loop.run`.
