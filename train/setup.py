@@ -61,7 +61,7 @@ class Shared(NamedTuple):
     train: The training split.
     validation: The validation split.
     first: The first example of the training split.
-    digests: Of the data, by split.
+    digests: The digests of the data, by split.
     teacher: What `train.teacher.reference` returns.
   """
 
@@ -202,7 +202,8 @@ def prepare(
 
   Args:
     config: The run, whose values are valid.
-    shared: Of this config, or one with another seed or learning rate.
+    shared: What `share` returned for this config, or for one with another seed
+      or learning rate.
     workdir: The run's directory, which exists.
     log: Takes lines for the user.
     source: The config file that the user named.
@@ -303,8 +304,8 @@ def make_workdir(workdir: str) -> None:
   processes.on_process_zero(lambda: _make_writable(workdir))
   if not os.path.isdir(workdir):
     raise UserError(
-      f"--workdir={workdir} of process 0 is not to be seen here: give a"
-      " directory that all processes share"
+      f"--workdir={workdir} of process 0 does not exist for process"
+      f" {jax.process_index()}: give a directory that all processes share"
     )
 
 
@@ -315,6 +316,8 @@ def _make_writable(workdir: str) -> None:
     if is_disk_full(error):
       raise
     reason = error.strerror or str(error)
+    if isinstance(error, FileExistsError):
+      reason = "it is a file, not a directory"
     raise UserError(f"cannot write to --workdir={workdir}: {reason}") from error
   if not os.access(workdir, os.W_OK | os.X_OK):
     raise UserError(f"cannot write to --workdir={workdir}: permission denied")

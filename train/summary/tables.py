@@ -36,7 +36,8 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
   """Returns final values as a table in Markdown.
 
   Args:
-    rows: Of `final_values`. A cell of several runs is their mean, with the
+    rows: What `final_values` returned. A cell of several runs is their mean,
+      with the
       least and the most in brackets.
   """
   columns = list(
