@@ -149,7 +149,7 @@ class Optimizer(abc.ABC):
     """
     fields = Fields(self, key)
     fields.positive("learning_rate")
-    # An infinite decay is what it says; a number that only float32 makes
+    # The user means an infinite decay; a finite number that float32 makes
     # infinite is a mistake. The step refuses its update and keeps the state.
     decay = self.weight_decay
     fields.require(

@@ -21,7 +21,7 @@ FILE_NAME = "tokenizer.json"
 
 
 class Encoded(NamedTuple):
-  """A document as tokens, and where the vocabulary has other bytes than it.
+  """A document as tokens, and where its bytes differ from the vocabulary's.
 
   A token stands for the bytes that the vocabulary gives it, except at `places`:
   there it stands for `excess` bytes more. A tokenizer that strips or
@@ -78,7 +78,7 @@ class Bytes(ByteCodec):
   vocab_size = 257
 
   def encode_exactly(self, content: bytes) -> Encoded:
-    """Returns what `encode` does; every token is the byte that it says."""
+    """Returns what `encode` does; every token stands for its own byte."""
     tokens = np.empty(len(content) + 1, np.uint16)
     tokens[0] = self.separator
     tokens[1:] = np.frombuffer(content, np.uint8)

@@ -194,7 +194,7 @@ def _open_shards(config: Tokens, path: str) -> _Source:
     _codec(path, index),
     "".join(shard["digest"] for shard in index.shards),
     [shard["tokens"] for shard in index.shards],
-    # Read at the first validation: generation needs none.
+    # The first validation reads the text, since generation does not need it.
     functools.cache(functools.partial(shards.open_content, path, index))
     if shards.has_content(path, index)
     else None,

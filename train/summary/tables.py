@@ -37,8 +37,7 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
 
   Args:
     rows: What `final_values` returned. A cell of several runs is their mean,
-      with the
-      least and the most in brackets.
+      with the least and the most in brackets.
   """
   columns = list(
     {
