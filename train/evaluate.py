@@ -208,7 +208,7 @@ def _write(options: Options, workdir: str, document: Any) -> None:
     paths.write("--json", options.json, content)
     return
   try:
-    # Somebody else may have made the run, with a link under this name.
+    # Somebody else may have made the run and put a link under this name.
     path = os.path.join(workdir, FILE_NAME)
     paths.write("--json", path, content, follow=False)
   except UserError as error:

@@ -157,7 +157,7 @@ def make_case(
   # Rows beyond the number of examples would only be padding.
   rows = min(config.batch_size, len(dataset))
   if trained is not None and length > trained:
-    # A batch has no more positions than in training, so that it fits the memory.
+    # A batch has no more positions than in training, so it fits the memory.
     rows = max(1, min(rows, config.batch_size * trained // length))
   sequence = sequence_arrays(dataset, first)
   learner = make_learner(config)._replace(sequence=sequence)
@@ -174,7 +174,7 @@ def make_case(
       return made(ByPosition(config.loss))
   try:
     return made(config.loss)
-  # `train.config.trust` explains this error: it names the module of the mixer.
+  # `train.config.trust` explains this error: it names the mixer's module.
   except UnknownNameError:
     raise
   except ValueError as error:
