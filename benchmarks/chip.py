@@ -1,9 +1,9 @@
 """Tests and times the ops on the accelerator here: `python -m benchmarks.chip`.
 
-Correctness first: every form of every op against its definition in float64,
-which the CPU of the host computes. Then speed: every form and chunk size at one
-shape.
-All numbers go to one JSON file. `benchmarks/README.md` explains the output.
+First it compares every form of every op with its definition in float64, which
+the CPU of the host computes. Then it times every form and chunk size at one
+shape. All numbers go to one JSON file. `benchmarks/README.md` explains the
+output.
 """
 
 import argparse
@@ -15,7 +15,8 @@ import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent import futures
 from typing import Any
 
 import jax
@@ -96,17 +97,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
   for part in options.parts:
     print(f"\n{_TITLES[part](options)}", flush=True)
     content[part] = []
-    # First all programs are ready in all processes, then each has the chip.
-    for worker in workers:
-      next(worker)
+    # First all processes compile at the same time, then each has the chip.
+    with futures.ThreadPoolExecutor(len(workers)) as pool:
+      list(pool.map(next, workers))
     for worker in workers:
       content[part] += next(worker)
       with open(options.json, "w") as file:
         json.dump(content, file, indent=1)
+  for worker in workers:
+    worker.close()
   return int(any(row.get("wrong") for row in content.get("errors", ())))
 
 
-def _start(options: argparse.Namespace, names: list[str]) -> Iterator[Any]:
+def _start(
+  options: argparse.Namespace, names: list[str]
+) -> Generator[Any, None, None]:
   """Starts `_work` in this process, or in one of its own."""
   if options.processes == 1:
     return _work(options, names)
@@ -115,26 +120,36 @@ def _start(options: argparse.Namespace, names: list[str]) -> Iterator[Any]:
   context = multiprocessing.get_context("spawn")
   here, there = context.Pipe()
   arguments = (options, names, there)
-  context.Process(target=_serve, args=arguments, daemon=True).start()
-  return _received(here)
+  process = context.Process(target=_serve, args=arguments, daemon=True)
+  process.start()
+  # With this end closed, a process that fails ends the command.
+  there.close()
+  return _received(here, process)
 
 
-def _received(pipe: Any) -> Iterator[Any]:
-  """What a process sends; asks for the next when it is needed."""
-  # It starts at once, and so do the programs of a part.
-  while True:
-    yield pipe.recv()
-    pipe.send(None)
+def _received(pipe: Any, process: Any) -> Generator[Any, None, None]:
+  """Yields what a process sends, and asks for the next when it is needed."""
+  try:
+    while True:
+      yield pipe.recv()
+      pipe.send(None)
+  finally:
+    # The process ends when its pipe is closed.
+    pipe.close()
+    process.join(timeout=5)
 
 
 def _serve(options: argparse.Namespace, names: list[str], pipe: Any) -> None:
   """Sends what `_work` yields, each after the one before was taken."""
-  for result in _work(options, names):
-    pipe.send(result)
-    pipe.recv()
+  with contextlib.suppress(EOFError):
+    for result in _work(options, names):
+      pipe.send(result)
+      pipe.recv()
 
 
-def _work(options: argparse.Namespace, names: list[str]) -> Iterator[Any]:
+def _work(
+  options: argparse.Namespace, names: list[str]
+) -> Generator[Any, None, None]:
   """Yields facts of the device; per part, None when ready, and its rows."""
   device = jax.devices()[0]
   yield {
@@ -365,7 +380,7 @@ def _time(
   for index in list(calls):
     try:
       jax.block_until_ready(calls[index]())
-    # Out of memory, most of all: the other programs still run.
+    # Most often the memory is too small; the other programs still run.
     except Exception as error:
       rows[index]["refused"] = str(error).splitlines()[0][:200]
       del calls[index]

@@ -12,8 +12,8 @@ several widths, and prints two tables of ratios.
            cores; each measurement begins with an empty compilation cache
 
 Beside the time on the wall, which other processes disturb, both tables have the
-time of all cores together. `--steps` are those of the whole command; with 0,
-there is no second table.
+time of all cores together. `--steps` sets the steps of the whole command; with
+0, there is no second table.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ __all__ = ["Run", "load", "run"]
 
 
 def __getattr__(name: str) -> Any:
-  """Imports `train.use`, and JAX, when one of its names is first used."""
+  """Imports `train.api`, and JAX, when one of its names is first used."""
   if name not in __all__:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-  return getattr(importlib.import_module("train.use"), name)
+  return getattr(importlib.import_module("train.api"), name)

@@ -52,10 +52,13 @@ def _run(argv: Sequence[str]) -> int:
     wanted = count_parameters(command_line.load(options.like).model)
     width = equal_width(functools.partial(_of_width, model), wanted)
     found = count_parameters(_of_width(model, width))
-  # Models of somebody else may refuse more than a width.
+  # A user's own model may refuse more than its width.
   except ValueError as error:
     raise UserError(f"config.model: {one_line(error)}") from error
-  emit(f"--model.width {width}: {found:,} parameters, for {wanted:,}")
+  emit(
+    f"--model.width {width} gives {found:,} parameters; {options.like} has"
+    f" {wanted:,}"
+  )
   return 0
 
 

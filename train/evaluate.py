@@ -3,10 +3,11 @@
   python -m train.evaluate runs/text --lengths 64 256 1024
 
 evaluates a checkpoint at several lengths, and prints one row per data set,
-split and length, then the metrics by position. `--data.NAME.FIELD VALUE` adds a
-data set: the run's own with other fields, such as `--data.news.path news/`, or
-that of a config file, `--data.recall configs/mqar.py`. Every number goes to
-`evaluation.json` in the run's directory. Nothing is downloaded.
+split and length, then the metrics by position. `--data.news.path news/` adds a
+data set that is called "news": the run's own data with another value of the
+field `path`. `--data.recall configs/mqar.py` adds the data of a config file.
+Every number goes to `evaluation.json` in the run's directory. Nothing is
+downloaded.
 
 `--trust` works as in `train.generate`.
 """
@@ -36,7 +37,7 @@ from train.evaluation.cases import OWN, Case, divided, more_data, open_cases
 from train.evaluation.positions import add_up, bucket_sums, edges, separated
 from train.evaluation.table import as_json, tables
 from train.files import paths
-from train.saved_params import saved_params
+from train.saved_variables import saved_params
 from train.state import TrainState
 from train.streams import emit
 
@@ -48,7 +49,7 @@ class Measured(NamedTuple):
 
   Attributes:
     values: The metrics of the loss (see `Loss.means`), "bits_per_byte" if the
-      data are text, and "tokens" (positions of the examples, each once).
+      data are text, and "tokens" (the number of positions in the examples).
     positions: The same metrics by position, `[L]`; None if the loss is not one
       per token.
     buckets: The same metrics in each bucket of `edges`.
@@ -150,12 +151,13 @@ class Options:
   """The flags of the command.
 
   Attributes:
-    workdir: Directory of the run; the first word may be it, without the flag.
-    step: latest, best, or the number of a step.
-    batches: How many batches to take; None for the whole split.
+    workdir: Directory of the run; it may also be the first word, without
+      --workdir.
+    step: Which checkpoint: latest, best, or the number of a step.
+    batches: How many batches to evaluate; None for the whole split.
     split: The splits to evaluate, validation or train, of every data set.
-    lengths: Tokens per sequence, one evaluation each; () for the length of the
-      data's settings.
+    lengths: Tokens per sequence, with one evaluation for each; without them,
+      the length in the settings of the data.
     own: Whether the run's own data are evaluated, beside those of --data.NAME.
     json: File of the results; None for evaluation.json in the run's directory.
     trust: A module whose code the saved config may use: a dotted name, or the
@@ -174,8 +176,9 @@ class Options:
 
 _USAGE = "python -m train.evaluate WORKDIR [--FLAG VALUE ...]"
 _ABOUT = """Evaluates a checkpoint at any lengths, on several data sets.
-Another data set: --data.NAME.FIELD VALUE is the run's own with another field,
-and --data.NAME configs/NAME.py is that of a config file."""
+Two flags add a data set: --data.NAME.FIELD VALUE takes the run's own data with
+another value of a field, and --data.NAME configs/NAME.py takes the data of a
+config file. NAME is any word; it names the rows of the table."""
 
 
 def _state(config: Config, saved: Mapping[str, Any]) -> TrainState:
@@ -205,7 +208,7 @@ def _write(options: Options, workdir: str, document: Any) -> None:
     paths.write("--json", options.json, content)
     return
   try:
-    # Somebody else may have made the run, with a link under this name.
+    # Somebody else may have made the run and put a link under this name.
     path = os.path.join(workdir, FILE_NAME)
     paths.write("--json", path, content, follow=False)
   except UserError as error:

@@ -1,4 +1,4 @@
-"""What is said and saved of a step that fails."""
+"""Messages about a step that fails, and the file that keeps its batch."""
 
 import io
 import math
@@ -20,7 +20,7 @@ def non_finite(values: Mapping[str, float], optimizer: Any) -> str:
 
   Args:
     values: The metrics of the step.
-    optimizer: That of the config.
+    optimizer: The optimizer of the config.
   """
   found = (
     f"loss {values['loss']}, gradient norm {values['grad_norm']}, update norm"

@@ -36,7 +36,7 @@ from train.data.opening import open_codec
 from train.devices import processes
 from train.errors import UserError, one_line, reason
 from train.files import paths
-from train.saved_params import saved_params
+from train.saved_variables import saved_variables
 from train.streams import emit
 
 
@@ -90,7 +90,7 @@ def generate(
 
   Args:
     model: A module with the call and the `init_state` of `LanguageModel`.
-    variables: Its variables: "params", and what other collections it has.
+    variables: Its variables: "params" and the other collections.
     prompt: Tokens, at least one.
     length: Tokens to generate.
     seed: Of the draws.
@@ -180,7 +180,7 @@ def continuation(
 
   Args:
     config: Of the run.
-    variables: Of its model, see `generate`.
+    variables: The variables of its model: see `generate`.
     prompt: What to continue.
     sample: Length, temperature, `top_k` and `top_p`; its prompt is not used.
     seed: Of the draws.
@@ -273,10 +273,9 @@ def _run(argv: Sequence[str]) -> int:
   trusted = modules.import_trusted(options.trust)
   config = saved.read_config(snapshot.config, trusted)
   beside = snapshot.config.get("$data")
-  params = saved_params(config, snapshot.state)
   pieces = continuation(
     config,
-    {"params": params, **snapshot.state.get("variables", {})},
+    saved_variables(config, snapshot.state),
     prompt,
     sample,
     options.seed,

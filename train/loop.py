@@ -54,7 +54,7 @@ from train.parts import (
 )
 from train.profile import Profiler
 from train.result import Result
-from train.saved_params import saved_params
+from train.saved_variables import saved_params
 from train.setup import (
   Prepared,
   make_workdir,
@@ -330,8 +330,8 @@ def opened(
   Args:
     config: The run, whose values are valid.
     workdir: Its directory, whose lock this process holds.
-    parts: What it may share with other runs.
-    writer: Of the metrics in `workdir`.
+    parts: The parts that it may share with other runs.
+    writer: Writes the metrics in `workdir`.
     profile_steps: See `run`.
     **options: Keyword arguments of `prepare`.
 

@@ -48,8 +48,9 @@ class MetricsWriter:
   Args:
     workdir: the run's folder; created if it is missing.
     total_steps: the last step of the run.
-    trackers: open what else gets the metrics: see `train.trackers`.
-    name: what the printed lines begin with, to tell several runs apart.
+    trackers: functions that open the trackers, which also get the metrics: see
+      `train.trackers`.
+    name: the start of the printed lines, which tells several runs apart.
   """
 
   def __init__(
@@ -121,8 +122,8 @@ class MetricsWriter:
     if not kept and step > 0:
       self.text(f"{self._path} has no lines up to step {step}: they are lost")
     self._file = self._open()
-    # Of the lines that a repeated validation shares its step with, trackers
-    # that drop the step get another copy.
+    # Trackers drop the whole step of a validation that is repeated, so they get
+    # the other lines of that step once more.
     first = step + 1 if evaluated and step >= 0 else step
     opened = self._open_trackers(first)
     if opened and first == step:

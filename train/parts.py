@@ -1,4 +1,4 @@
-"""What a run is made of beside its own state, and what several runs share."""
+"""The parts that several runs may share, the writer, and lines at the start."""
 
 import dataclasses
 import functools
@@ -21,13 +21,13 @@ from train.step import counted_inputs
 
 @dataclasses.dataclass
 class Parts:
-  """What a run is made of beside its own directory.
+  """Data, programs and measurements that several runs may share.
 
   Attributes:
     shared: Data and programs.
-    baselines: Gives the results of simple methods on the data, in bits.
+    baselines: Returns the results of simple methods on the data, in bits.
     share_of_peak: See `jaxmodels.models.model_flops.share_of_peak`.
-    clocks: Of the runs that take turns.
+    clocks: The clocks of the runs that take turns.
   """
 
   shared: Shared
@@ -101,15 +101,15 @@ def first_lines(config: Config, mesh: Mesh, shared: Shared) -> list[str]:
 
 
 def _layout_line(config: Config, mesh: Mesh) -> str:
-  """Says what of an update each device has to do."""
+  """Says how an update is divided over devices and microbatches."""
   sharing = mesh.data * mesh.fsdp
   own = config.batch_size // (sharing * config.accumulation)
   sizes = dataclasses.asdict(mesh).items()
   return (
-    f"{sharing * mesh.sequence} devices"
-    f" ({', '.join(f'{name} {size}' for name, size in sizes)}):"
-    f" {config.batch_size} sequences per update, {own} a device at a time,"
-    f" {config.accumulation} times"
+    f"devices {sharing * mesh.sequence}"
+    f" ({', '.join(f'{name} {size}' for name, size in sizes)}),"
+    f" sequences per update {config.batch_size}, microbatches"
+    f" {config.accumulation}, sequences per device and microbatch {own}"
   )
 
 

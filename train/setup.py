@@ -17,8 +17,8 @@ from train.data.dataset import example, sequence_arrays, sequence_length
 from train.data.opening import open_split
 from train.devices import memory, processes
 from train.devices.mesh import check_pieces
+from train.devices.parameter_use import layer_axes
 from train.devices.strategy import Strategy, make_strategy
-from train.devices.usage import layer_axes
 from train.errors import UserError, described, is_disk_full
 from train.metrics import FILE_NAME
 from train.optimizer import make_optimizer, schedule
@@ -44,14 +44,14 @@ _BESIDE = (
   "config.$data",
   "config.$source",
   "config.$best",
-  # The teacher's variables decide, not where they are: see `train.teacher`.
+  # A teacher may move, but its variables must stay: see `train.teacher`.
   "config.$teacher",
   "config.loss.teacher",
 )
 
 
 class Shared(NamedTuple):
-  """What runs share that differ only in their seeds and learning rates.
+  """What runs share if they differ only in seeds and learning rates.
 
   Attributes:
     strategy: Runs the steps.
@@ -61,7 +61,7 @@ class Shared(NamedTuple):
     train: The training split.
     validation: The validation split.
     first: The first example of the training split.
-    digests: Of the data, by split.
+    digests: The digests of the data, by split.
     teacher: What `train.teacher.reference` returns.
   """
 
@@ -202,7 +202,8 @@ def prepare(
 
   Args:
     config: The run, whose values are valid.
-    shared: Of this config, or one with another seed or learning rate.
+    shared: What `share` returned for this config, or for one with another seed
+      or learning rate.
     workdir: The run's directory, which exists.
     log: Takes lines for the user.
     source: The config file that the user named.
@@ -303,8 +304,8 @@ def make_workdir(workdir: str) -> None:
   processes.on_process_zero(lambda: _make_writable(workdir))
   if not os.path.isdir(workdir):
     raise UserError(
-      f"--workdir={workdir} of process 0 is not to be seen here: give a"
-      " directory that all processes share"
+      f"--workdir={workdir} of process 0 does not exist for process"
+      f" {jax.process_index()}: give a directory that all processes share"
     )
 
 
@@ -315,6 +316,8 @@ def _make_writable(workdir: str) -> None:
     if is_disk_full(error):
       raise
     reason = error.strerror or str(error)
+    if isinstance(error, FileExistsError):
+      reason = "it is a file, not a directory"
     raise UserError(f"cannot write to --workdir={workdir}: {reason}") from error
   if not os.access(workdir, os.W_OK | os.X_OK):
     raise UserError(f"cannot write to --workdir={workdir}: permission denied")

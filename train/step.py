@@ -27,10 +27,10 @@ from train.state import TrainState
 # The collection in which layers sow losses of their own.
 SOWN = "losses"
 
-# A summed gradient, the sums of the loss, and the variables after; and what
-# computes them from parameters, variables, a batch, a key and the variables of
-# a teacher.
+# A summed gradient, the sums of the loss, and the variables after the call.
 Sums = tuple[Any, dict[str, jax.Array], Any]
+# Computes these from parameters, variables, a batch, a key and the variables of
+# a teacher.
 Gradients = Callable[[Any, Any, Batch, jax.Array, Any], Sums]
 
 
@@ -51,8 +51,9 @@ class Learner(NamedTuple):
     sequence: The names of the arrays of a batch that are `[B, L, ...]`; None
       for all of two axes or more.
     teacher: The frozen model of a loss that has one.
-    layers: The first axes of parameters that a scan over layers reads one entry
-      at a time: see `train.devices.usage.layer_axes`. Only meshes read it.
+    layers: The number of first axes of parameters along which a scan reads one
+      layer at a time: see `train.devices.parameter_use.layer_axes`. Only meshes
+      need it.
   """
 
   model: nn.Module

@@ -12,11 +12,11 @@ from flax import linen as nn
 from train import checkpoint
 from train.config import Mesh, saved, serialize
 from train.devices.mesh import check_pieces
-from train.devices.usage import layer_axes
+from train.devices.parameter_use import layer_axes
 from train.errors import UserError, described
 from train.losses.distillation import Teacher
 from train.parameters import path_of
-from train.saved_params import saved_params
+from train.saved_variables import saved_variables
 from train.state import TrainState, initial_state
 from train.step import Learner, loss_sums
 from train.streams import warn
@@ -54,9 +54,7 @@ def load(loss: Any) -> Teacher | None:
 def _saved(workdir: str, step: str) -> Teacher:
   snapshot = checkpoint.load(workdir, step, warn)
   config = saved.read_config(snapshot.config)
-  state = snapshot.state
-  params = saved_params(config, state)
-  variables = {"params": params, **state.get("variables", {})}
+  variables = saved_variables(config, snapshot.state)
   return Teacher(config.model, variables, snapshot.step)
 
 

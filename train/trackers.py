@@ -1,4 +1,4 @@
-"""Trackers: services beside `metrics.jsonl` that get a run's metrics.
+"""Trackers: services that get a run's metrics, beside `metrics.jsonl`.
 
 `config.trackers` asks for them by name; each needs its package. A tracker
 changes nothing in the training, so a run may resume with others.
@@ -19,12 +19,13 @@ from train.errors import UserError, one_line, shown
 
 # Modules that the trackers import, by the names in a config.
 MODULES = {"tensorboard": "tensorboardX", "wandb": "wandb"}
-# Lines of this file: "run ID" first, then "STEP SPLIT" for all that was sent.
+# The first line of this file is "run ID"; a line "STEP SPLIT" follows for each
+# line of metrics that was sent.
 _SENT = "wandb.txt"
 
 
 class Tracker(Protocol):
-  """What gets the metrics of a run."""
+  """Takes the metrics of a run."""
 
   def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
     """Takes the values of one line of `metrics.jsonl`.
@@ -36,7 +37,7 @@ class Tracker(Protocol):
     """
 
   def close(self) -> None:
-    """Sends what is left."""
+    """Sends the lines that are not sent yet."""
 
 
 # Opens a tracker; takes the first step that it will get, -1 in a new run.
@@ -47,7 +48,7 @@ def require(names: Sequence[str]) -> None:
   """Checks that the packages of some trackers are installed.
 
   Raises:
-    UserError: One is not; the error has the command that installs it.
+    UserError: A package is missing; the error has the command that installs it.
   """
   for name in names:
     if importlib.util.find_spec(MODULES[name]) is None:
@@ -60,7 +61,7 @@ def require(names: Sequence[str]) -> None:
 def openers(
   names: Collection[str], workdir: str, config: Mapping[str, Any]
 ) -> list[Opener]:
-  """Returns what opens the trackers of a run.
+  """Returns the functions that open the trackers of a run.
 
   Args:
     names: Keys of `MODULES`.
@@ -77,8 +78,8 @@ def openers(
 class TensorBoard:
   """Writes events to `workdir`, by `tensorboardX`.
 
-  TensorBoard drops the events of an earlier part of the run from the first new
-  step on.
+  When a run resumes, TensorBoard drops the earlier events of the steps from
+  `first` on.
 
   Args:
     workdir: The run's directory.
@@ -135,7 +136,7 @@ class WeightsAndBiases:
     folder = pathlib.Path(workdir)
     files.refuse_link(str(folder / "wandb"))
     path = folder / _SENT
-    # Last step that was sent, by split.
+    # The last step that was sent, by split.
     self._sent: dict[str, int] = {}
     known = self._read(path) if first >= 0 else None
     run_id = known or secrets.token_hex(8)
@@ -185,7 +186,7 @@ class WeightsAndBiases:
     """See `Tracker`."""
     if step <= self._sent.get(split, -1):
       return
-    # First of all: a line is better lost than sent twice.
+    # The note comes first: a lost line is better than one that is sent twice.
     self._file.write(f"{step} {split}\n".encode())
     self._file.flush()
     self._sent[split] = step

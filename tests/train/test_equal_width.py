@@ -15,7 +15,8 @@ def test_the_command_prints_the_width(capfd):
   sizes = {w: count_parameters(tiny.Model(100, w)) for w in range(1, 40)}
   width = min(sizes, key=lambda w: abs(sizes[w] - wanted))
   assert capfd.readouterr().out == (
-    f"--model.width {width}: {sizes[width]:,} parameters, for {wanted:,}\n"
+    f"--model.width {width} gives {sizes[width]:,} parameters; {TINY} has"
+    f" {wanted:,}\n"
   )
 
 

@@ -198,7 +198,7 @@ def test_several_lengths_splits_and_data_sets(finished, tmp_path, capfd):
   rows = {(r["data"], r["split"], r["length"]): r for r in document["rows"]}
   assert len(rows) == 3 * 2 * 3 and document["trained_length"] == 12
   for (name, split, length), row in rows.items():
-    # As is the table: a heading, the rows, then those by position.
+    # The printed table has a row for each row of the file.
     assert any(
       line.split()[:4]
       == [name, split, str(length), f"{row['metrics']['loss']:.6g}"]
@@ -239,11 +239,14 @@ def expected(params, rows):
   [
     (("--lengths", "0"), "--lengths is 0"),
     (("--lengths", "x"), "must be a tuple of int"),
-    (("--lengths", "1"), "config.data: length must be at least 2"),
+    (
+      ("--lengths", "1"),
+      "config.data with --lengths 1: length must be at least 2",
+    ),
     (("--data.x.length", "1"), "--data.x: length must be at least 2"),
     (("--data.x.lenth", "8"), "did you mean --data.x.length"),
     (("--data.x", "none.py"), "no config file none.py"),
-    (("--data.run.length", "8"), "no name of a data set"),
+    (("--data.run.length", "8"), "--data.run: the name of a data set must be"),
     (("--data.x.vocab_size=300",), "300 different tokens, but the model"),
     (("--json=tests",), "--json=tests is a directory"),
   ],

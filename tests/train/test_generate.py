@@ -14,13 +14,13 @@ from tests.train import tiny
 from train import __main__ as train_command
 from train import checkpoint, evaluate
 from train import generate as generate_lib
+from train.api import load
 from train.command import main_with_errors
 from train.config import Sample
 from train.errors import UserError
 from train.generate import as_text, generate, sample_token
 from train.loop import run
 from train.metrics import read_metrics
-from train.use import load
 
 
 def test_greedy_text_is_what_teacher_forcing_predicts(finished):

@@ -13,7 +13,7 @@ from jaxmodels.models import LanguageModel
 from tests.train import tiny
 from train.config import AdamW
 from train.data import Batches
-from train.devices.lift import over_axis
+from train.devices.summed import over_axis
 from train.norm import norm, zero_if_finite
 from train.optimizer import make_optimizer
 from train.setup import make_learner

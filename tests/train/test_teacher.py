@@ -150,7 +150,7 @@ def test_a_student_resumes_bit_for_bit_and_only_with_its_teacher(runs, capsys):
   assert "that was at step 2, this is at step 4" in message
   assert "set config.loss.teacher_step to '2'" in message
   assert "\n" not in message
-  # As the line says; and a teacher that moves stays the same.
+  # The fix in the message works, and a teacher may move to another folder.
   moved = shutil.move(teacher, folder / "moved")
   loss = Distillation(teacher=str(moved), teacher_step="2")
   assert loop.run(dataclasses.replace(longer, loss=loss), cut).step == 6

@@ -153,7 +153,7 @@ def test_a_tracker_that_is_not_installed_names_the_command(
 def test_an_unknown_tracker_names_those_there_are():
   config = dataclasses.replace(tiny.get_config(), trackers=("tb",))
   with pytest.raises(
-    UserError, match="trackers is 'tb', but must be of tensorboard, wandb"
+    UserError, match="trackers is 'tb', but must be one of tensorboard, wandb"
   ):
     validate(config)
 

@@ -19,6 +19,7 @@ from train.files.checkpoint_folder import (
   verify,
 )
 from train.files.plain_path import plain_path
+from train.files.runs import runs_in
 from train.files.untrusted import check_meta
 
 
@@ -74,7 +75,7 @@ def load(workdir: str, which: str, log: Callable[[str], None]) -> Snapshot:
   """
   available = steps(workdir)
   if not available:
-    raise UserError(f"there is no checkpoint in {workdir}")
+    raise UserError(f"there is no checkpoint in {workdir}{_why_not(workdir)}")
   if which == "best":
     return _try(_best_first(workdir, available), workdir, log)
   if which == "latest":
@@ -85,6 +86,18 @@ def load(workdir: str, which: str, log: Callable[[str], None]) -> Snapshot:
   raise UserError(
     f"no checkpoint {which!r} in {workdir}; there are latest, best, {known}"
   )
+
+
+def _why_not(workdir: str) -> str:
+  """Says why a directory has no checkpoints, if that is clear; else ""."""
+  if not os.path.isdir(workdir):
+    return ", which is not a directory"
+  found = runs_in(workdir)
+  if found != [workdir]:
+    return (
+      f" itself, but it has runs in it: give one of them, such as {found[0]}"
+    )
+  return ""
 
 
 def _try(

@@ -25,13 +25,13 @@ from train.errors import RunError, UserError, is_disk_full, one_line
 from train.files import refuse_link
 from train.files.checkpoint_folder import (
   CHECKSUMS,
+  checksums,
   path_of,
   read_metrics,
   remove,
   steps,
   superfluous,
 )
-from train.files.checkpoint_folder import checksums as _checksums
 from train.files.plain_path import plain_path
 from train.quiet import quiet_threads
 
@@ -180,7 +180,7 @@ class Checkpoints:
         folder = os.path.join(self._folder, name)
         descriptor = os.open(os.path.join(folder, CHECKSUMS), flags, 0o666)
         with open(descriptor, "w") as file:
-          json.dump(_checksums(folder), file)
+          json.dump(checksums(folder), file)
 
   def close(self) -> None:
     """Waits for the checkpoint that is being written, then ends the threads."""

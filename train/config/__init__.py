@@ -21,7 +21,6 @@ from train.config.schedules import (
 from train.config.schema import (
   MOST,
   MOST_SEED,
-  STRATEGIES,
   Config,
   Mesh,
   Sample,
@@ -38,7 +37,6 @@ __all__ = [
   "MOST_SEED",
   "SGD",
   "STATE_SPACE",
-  "STRATEGIES",
   "Adafactor",
   "AdamW",
   "Config",

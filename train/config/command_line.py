@@ -155,7 +155,8 @@ def _known_configs(folder: str) -> str:
   )
   if not names:
     return f"there are no configs in {folder}/"
-  return "there are " + ", ".join(names)
+  more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+  return f"there are {', '.join(names[:8])}{more}"
 
 
 def load(path: str) -> Config:

@@ -63,11 +63,11 @@ class Group:
     fields.require(is_factor, "rate", "0 or more and finite in float32")
 
 
-# What decides how long a state remembers: the decay rates, the steps, the state
-# matrices, and the input matrices. S4 and S5 train these at a lower rate and
-# without decay (Gu et al. 2021, arXiv:2111.00396; Smith et al. 2022,
-# arXiv:2208.04933, whose code divides the rate by 4); Mamba and its successors
-# leave out the decay.
+# The parameters that decide how long a state remembers: the decay rates, the
+# steps, the state matrices, and the input matrices. S4 and S5 train these at a
+# lower rate and without decay (Gu et al. 2021, arXiv:2111.00396; Smith et al.
+# 2022, arXiv:2208.04933, whose code divides the rate by 4); Mamba and its
+# successors leave out the decay.
 STATE_SPACE = Group(
   paths=(
     "*/A_log",

@@ -52,7 +52,7 @@ class Optimizer(abc.ABC):
     noise: Variance of the normal noise that is added to the clipped
       gradient; at update t it is divided by t^0.55 (Neelakantan et al. 2015,
       arXiv:1511.06807). None for none.
-    noise_seed: Of the noise.
+    noise_seed: Seed of the noise.
     sam_radius: Length of the step up along the gradient before the gradient is
       taken, as in sharpness-aware minimization (Foret et al. 2020,
       arXiv:2010.01412), such as 0.05; a step then takes two gradients of its
@@ -73,7 +73,10 @@ class Optimizer(abc.ABC):
 
   @abc.abstractmethod
   def scaling(self) -> optax.GradientTransformation:
-    """Returns what turns a gradient into a step of the rate 1, not negated."""
+    """Returns the transformation of a gradient into a step of rate 1.
+
+    The step is not negated.
+    """
 
   def rate(self, steps: int) -> optax.Schedule:
     """Returns the learning rate by the number of updates so far.
@@ -146,7 +149,7 @@ class Optimizer(abc.ABC):
     """
     fields = Fields(self, key)
     fields.positive("learning_rate")
-    # An infinite decay is what it says; a number that only float32 makes
+    # The user means an infinite decay; a finite number that float32 makes
     # infinite is a mistake. The step refuses its update and keeps the state.
     decay = self.weight_decay
     fields.require(

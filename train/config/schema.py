@@ -100,8 +100,8 @@ class Config:
     best_metric: The validation metric that chooses the best checkpoint, one of
       `loss.best`.
     sample: What is generated at the end.
-    trackers: What else gets the metrics of `metrics.jsonl`: "tensorboard",
-      "wandb" (Weights & Biases), or both.
+    trackers: Services that also get the metrics of `metrics.jsonl`:
+      "tensorboard", "wandb" (Weights & Biases), or both.
     debug: Checks every value inside the step: slow, but names a wrong one.
   """
 
@@ -337,7 +337,7 @@ def validate(
     value = getattr(config, key)
     _check(value in options, key, value, "one of " + ", ".join(options))
   for name in config.trackers:
-    _check(name in TRACKERS, "trackers", name, f"of {', '.join(TRACKERS)}")
+    _check(name in TRACKERS, "trackers", name, f"one of {', '.join(TRACKERS)}")
   mesh = layout(config, devices, processes)
   sharing = mesh.data * mesh.fsdp
   _check(

@@ -230,7 +230,7 @@ def arrays_by_path(example: Mapping[str, Any]) -> dict[str, Any]:
   The path of an array inside of a dictionary or tuple is made of names joined
   by slashes, such as "inputs/tokens" or "inputs/0".
   """
-  # JAX takes a while to import; who only tokenises does without.
+  # JAX takes a while to import, and train.data.tokenize does not need it.
   import jax
 
   return {
@@ -245,7 +245,7 @@ def arrays_by_path(example: Mapping[str, Any]) -> dict[str, Any]:
 def check_split(split: str) -> None:
   """Raises a `ValueError` unless `split` is one of `SPLITS`."""
   if split not in SPLITS:
-    raise ValueError(f"split must be one of {SPLITS}, got {split!r}")
+    raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
 
 
 def check_index(index: SupportsIndex, size: int) -> int:

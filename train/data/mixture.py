@@ -47,7 +47,7 @@ class Mixture:
   Attributes:
     sources: The data sets to mix, as settings: `Text(...)`, `Tokens(...)`, or
       another mixture.
-    weights: Positive numbers, one per source; () for equal shares.
+    weights: Positive numbers, one per source; without them, equal shares.
   """
 
   sources: tuple[Any, ...] = ()
@@ -140,7 +140,7 @@ class Mixed:
     self._weights = _whole_numbers(weights)
     self._sizes = [len(dataset) for dataset in datasets]
     self._edges = np.cumsum([0, *self._sizes])
-    # Data that are no tokens have none of these.
+    # Data other than tokens have none of these.
     for name in ("vocab_size", "sequence", "encode", "decode"):
       if hasattr(datasets[0], name):
         setattr(self, name, getattr(datasets[0], name))

@@ -7,8 +7,9 @@ A folder made by `python -m train.data.tokenize` has
   shard-00000.bin      tokens, little-endian uint16 or uint32
   shard-00000.starts   where its documents begin, little-endian int64
   shard-00000.excess   tokens that stand for another number of bytes than the
-                       vocabulary says, little-endian int64: pairs of a place
-                       and of the bytes more; none if there are none
+                       vocabulary says, as pairs of little-endian int64: the
+                       index of a token, and how many bytes more; the file is
+                       missing if there are no such tokens
   vocabulary.json      the bytes of every token, in Latin-1
   tokenizer.json       a copy of the tokenizer's file; none for bytes
 
@@ -103,8 +104,9 @@ class Content:
 
   Args:
     vocabulary: The bytes of every token.
-    places: Where tokens stand for another number of bytes, increasing.
-    excess: How many bytes more.
+    places: Indices of the tokens that stand for another number of bytes,
+      increasing.
+    excess: How many bytes more these tokens stand for; negative for fewer.
   """
 
   def __init__(

@@ -21,7 +21,7 @@ FILE_NAME = "tokenizer.json"
 
 
 class Encoded(NamedTuple):
-  """A document as tokens, and what the vocabulary does not say of its bytes.
+  """A document as tokens, and where its bytes differ from the vocabulary's.
 
   A token stands for the bytes that the vocabulary gives it, except at `places`:
   there it stands for `excess` bytes more. A tokenizer that strips or
@@ -31,7 +31,8 @@ class Encoded(NamedTuple):
   Attributes:
     tokens: The separator and the tokens, integers [n].
     places: Indices of tokens, increasing, int64.
-    excess: Bytes more than in the vocabulary, or fewer, int64.
+    excess: How many bytes more than in the vocabulary; negative for fewer,
+      int64.
   """
 
   tokens: np.ndarray
@@ -77,7 +78,7 @@ class Bytes(ByteCodec):
   vocab_size = 257
 
   def encode_exactly(self, content: bytes) -> Encoded:
-    """Returns what `encode` does; every token is the byte that it says."""
+    """Returns what `encode` does; every token stands for its own byte."""
     tokens = np.empty(len(content) + 1, np.uint16)
     tokens[0] = self.separator
     tokens[1:] = np.frombuffer(content, np.uint8)

@@ -106,7 +106,7 @@ class _Source:
     codec: Of the tokens.
     identity: What tells them from other tokens; None where nothing says it.
     sizes: Tokens of each file.
-    content: Reads the text of the tokens; None if nothing says it.
+    content: Reads the text of the tokens; None if the folder does not have it.
   """
 
   stream: shards.Stream
@@ -194,7 +194,7 @@ def _open_shards(config: Tokens, path: str) -> _Source:
     _codec(path, index),
     "".join(shard["digest"] for shard in index.shards),
     [shard["tokens"] for shard in index.shards],
-    # Read at the first validation: generation needs none.
+    # The first validation reads the text, since generation does not need it.
     functools.cache(functools.partial(shards.open_content, path, index))
     if shards.has_content(path, index)
     else None,

@@ -37,8 +37,10 @@ class Processes:
     distributed: Whether this process is one of several.
     coordinator_address: HOST:PORT: the host of process 0 and a free port there;
       None if JAX knows the launcher.
-    num_processes: How many processes there are; None likewise.
-    process_id: The number of this process, from 0; None likewise.
+    num_processes: How many processes there are; None if JAX knows the
+      launcher.
+    process_id: The number of this process, from 0; None if JAX knows the
+      launcher.
     initialization_timeout: Seconds to wait for the other processes.
     heartbeat_timeout_seconds: Seconds without a heartbeat after which a process
       counts as lost.

@@ -10,10 +10,10 @@ from train.losses.distillation import Teacher
 
 
 class Frozen:
-  """Variables that programs read, and no step changes.
+  """Variables that programs read and that no step changes.
 
   Args:
-    teacher: Has the variables; None for a loss without a teacher.
+    teacher: The teacher that has the variables; None without a teacher.
     place: Maps the variables to their shardings.
     put: Moves the variables to the devices, if `jax.device_put` does not.
   """
@@ -29,7 +29,7 @@ class Frozen:
 
   @functools.cached_property
   def placed(self) -> Any:
-    """The variables on the devices, where the first call moves them."""
+    """The variables on the devices; the first call moves them there."""
     if self._put is not None:
       return self._put(self._variables)
     return jax.device_put(self._variables, self._place(self._variables))
@@ -57,7 +57,7 @@ class Bound:
     self._program, self._frozen = program, frozen
 
   def __call__(self, *args: Any) -> Any:
-    """Runs it."""
+    """Runs the program."""
     return self._program(*args, self._frozen.placed)
 
   def lower(self, *args: Any) -> Any:

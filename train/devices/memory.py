@@ -40,7 +40,7 @@ def check(
     state: The shapes of its state.
     example: The arrays of one example.
     copies: How many such states the devices hold.
-    frozen: What they hold once: the variables of a teacher.
+    frozen: The variables of a teacher, which the devices hold once.
 
   Raises:
     UserError: The state or a batch is larger than the memory.

@@ -20,7 +20,7 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from train.config import schema
-from train.devices import usage
+from train.devices import parameter_use
 from train.errors import UserError, one_line
 from train.losses.base import is_sequence
 from train.parameters import path_of
@@ -32,7 +32,7 @@ EXAMPLES = ("data", "fsdp")
 
 # The key of a model's inputs in a batch.
 _INPUTS = jax.tree_util.DictKey("inputs")
-# Of a model without scans over layers.
+# The `layers` of a model without scans over layers.
 EMPTY: Mapping[str, int] = types.MappingProxyType({})
 
 
@@ -68,7 +68,7 @@ def partition(
     shape: The array's shape.
     sizes: Devices along each mesh axis.
     layers: The number of first axes along which a scan reads one entry at a
-      time: see `train.devices.usage.layer_axes`.
+      time: see `train.devices.parameter_use.layer_axes`.
 
   Returns:
     "fsdp" along one of the last two axes: the larger one that is divisible by
@@ -97,11 +97,11 @@ def shardings(
     mesh: The mesh.
     state: A state, or any pytree with the paths of its parameters. Only the
       shapes are used.
-    layers: See `train.devices.usage.layer_axes`.
+    layers: See `train.devices.parameter_use.layer_axes`.
   """
 
   def place(keys: tuple[Any, ...], leaf: Any) -> NamedSharding:
-    count = usage.axes_of(path_of(keys), layers)
+    count = parameter_use.axes_of(path_of(keys), layers)
     return NamedSharding(mesh, partition(np.shape(leaf), mesh.shape, count))
 
   return jax.tree_util.tree_map_with_path(place, state)
@@ -198,7 +198,8 @@ def gather_tables(mesh: jax.sharding.Mesh, tree: Any, is_table: Any) -> Any:
   Args:
     mesh: The mesh.
     tree: Parameters, or gradients.
-    is_table: Of each, what `train.devices.usage.looked_up` says.
+    is_table: What `train.devices.parameter_use.looked_up` returned for the
+      parameters.
   """
   whole = NamedSharding(mesh, PartitionSpec())
   return jax.tree.map(

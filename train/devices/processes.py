@@ -14,7 +14,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from train.devices.compiled import use_cache
+from train.devices.compilation_cache import use_cache
 from train.errors import RunError, UserError, one_line
 
 

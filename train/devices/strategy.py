@@ -25,8 +25,8 @@ from jax.sharding import (
 from jaxmodels.ops.engine import checks
 from train.config import schema
 from train.devices.frozen import Frozen
-from train.devices.lift import OverMesh, over_axis
 from train.devices.mesh import BatchLayout, make_mesh, shardings
+from train.devices.summed import OverMesh, over_axis
 from train.errors import CheckError, one_line
 from train.optimizer import evaluation_params
 from train.state import TrainState
@@ -177,7 +177,7 @@ def _jit(
 def _over_mesh(
   learner: Learner, mesh: jax.sharding.Mesh, debug: bool
 ) -> Strategy:
-  """Runs on a mesh: see `train.devices.lift`."""
+  """Runs on a mesh: see `train.devices.summed`."""
   lifted = OverMesh(learner, mesh)
   summed = accumulated(lifted.gradient, learner.accumulation)
   shared = functools.partial(shardings, mesh, layers=learner.layers)

@@ -37,7 +37,7 @@ class _More:
   """Flags of data sets: `--data.NAME FILE`, `--data.NAME.FIELD VALUE`.
 
   Attributes:
-    data: By name: a config file; or the settings of a data set.
+    data: A config file, or the settings of a data set, by name.
   """
 
   data: Mapping[str, Any]
@@ -47,11 +47,11 @@ class Case(NamedTuple):
   """One row of the table.
 
   Attributes:
-    name: Of the data set.
-    split: Of its splits.
+    name: The name of the data set.
+    split: The split of the data set.
     length: L of the examples.
     dataset: The examples.
-    batch_size: Examples at a time.
+    batch_size: Examples per batch.
     strategy: Runs the model; the loss is `ByPosition` where it can be.
     baselines: Scores of simple methods on the split.
   """
@@ -66,7 +66,7 @@ class Case(NamedTuple):
 
 
 def divided(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-  """Divides words into those of `Options` and those of data sets."""
+  """Divides the command line into flags of `Options` and of data sets."""
   own: list[str] = []
   more: list[str] = []
   words = own
@@ -83,8 +83,8 @@ def more_data(config: Config, argv: Sequence[str]) -> dict[str, Any]:
   """Returns the settings of other data sets by name.
 
   Args:
-    config: The run's.
-    argv: Words after `--data.NAME` or `--data.NAME.FIELD`.
+    config: The run's config.
+    argv: Flags `--data.NAME` and `--data.NAME.FIELD` with their values.
 
   Raises:
     UserError: A name, a field or a value is wrong.
@@ -94,8 +94,8 @@ def more_data(config: Config, argv: Sequence[str]) -> dict[str, Any]:
   for name in names:
     if not name.isidentifier() or name == OWN:
       raise UserError(
-        f"--data.{one_line(name, 80)} is no name of a data set: it must be a"
-        f" word of letters and digits other than {OWN}"
+        f"--data.{one_line(name, 80)}: the name of a data set must be a word of"
+        f" letters and digits other than {OWN}"
       )
   given, rest = flags.take(_More(dict.fromkeys(names)), argv)
   found = {
@@ -110,6 +110,8 @@ def more_data(config: Config, argv: Sequence[str]) -> dict[str, Any]:
 def _opened(name: str, data: Any, split: str, length: int | None) -> Dataset:
   """Opens a split, at another length if one is given."""
   flag = "config.data" if name == OWN else f"--data.{name}"
+  if length is not None:
+    flag += f" with --lengths {length}"
   try:
     if length is not None:
       data = at_length(data, length)
@@ -132,15 +134,16 @@ def make_case(
   """Checks that the model can read a data set, without running it.
 
   Args:
-    config: The run's.
-    state: Its state, on the host.
-    name: Of the data set.
-    split: Of its splits.
+    config: The run's config.
+    state: The run's state, on the host.
+    name: The name of the data set.
+    split: The split of the data set.
     dataset: The examples.
-    trained: Tokens per training sequence, if longer ones need smaller batches.
+    trained: Tokens per training sequence; longer sequences get smaller
+      batches. None to leave the batch size as it is.
 
   Raises:
-    UserError: It cannot.
+    UserError: The model cannot read the data set.
   """
   first = jax.tree.map(np.asarray, example(dataset, 0))
   length = sequence_length(dataset, first)
@@ -154,7 +157,7 @@ def make_case(
   # Rows beyond the number of examples would only be padding.
   rows = min(config.batch_size, len(dataset))
   if trained is not None and length > trained:
-    # No more positions at a time than in training, for the memory.
+    # A batch has no more positions than in training, so it fits the memory.
     rows = max(1, min(rows, config.batch_size * trained // length))
   sequence = sequence_arrays(dataset, first)
   learner = make_learner(config)._replace(sequence=sequence)
@@ -171,7 +174,7 @@ def make_case(
       return made(ByPosition(config.loss))
   try:
     return made(config.loss)
-  # Says which module has the missing mixer: see `train.config.trust`.
+  # `train.config.trust` explains this error: it names the mixer's module.
   except UnknownNameError:
     raise
   except ValueError as error:
@@ -191,15 +194,16 @@ def open_cases(
   """Opens all data sets at all lengths, and checks them.
 
   Args:
-    config: The run's.
-    state: Its state, on the host.
+    config: The run's config.
+    state: The run's state, on the host.
     data: Settings of data sets by name.
-    splits: Of each data set.
-    lengths: Tokens per sequence; () for those of the settings.
+    splits: The splits of each data set.
+    lengths: Tokens per sequence; without any, the lengths of the settings.
 
   Returns:
-    The cases, and the tokens per training sequence; None if all data are the
-    run's own as they are, or if its data are not there.
+    The cases, and the tokens per training sequence. The latter is None if only
+    the run's own data are evaluated at their own length, or if the run's own
+    data cannot be opened.
 
   Raises:
     UserError: Some data cannot be opened, or the model cannot read them.
@@ -237,7 +241,7 @@ def _baselines(
 
 
 def trained_length(config: Config) -> int | None:
-  """Tokens per training sequence; None where the data are not there."""
+  """Tokens per training sequence; None if the data cannot be opened."""
   try:
     dataset = open_split(read_only(config.data), "validation")
   except UserError:

@@ -11,9 +11,9 @@ import numpy as np
 
 from train.losses import Batch, Loss, NextToken, Sums
 
-# Before the names of sums `[L]`.
+# The names of sums `[L]` begin with this.
 PREFIX = "position/"
-# Float32 sums of the same terms in two orders differ by less.
+# Float32 sums of the same terms in two orders differ by less, relatively.
 _ROUNDING = 1e-3
 
 
@@ -42,7 +42,8 @@ class ByPosition(Loss):
   ) -> tuple[Any, Any]:
     """See `Loss.outputs`."""
     loss = self.inner
-    # Logits are gathered over the shards of a sequence; a function is not.
+    # Logits can be gathered over the shards of a sequence; the function that
+    # computes them in chunks cannot.
     if getattr(model, "axis_name", None) is not None:
       loss = _without_chunks(loss)
     return loss.outputs(model, variables, batch, **options)
@@ -84,7 +85,7 @@ def _without_chunks(loss: Loss) -> Loss:
 def separated(
   values: Mapping[str, Any],
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-  """Returns the values of the whole and those per position, by name."""
+  """Returns the values of whole sequences, and those per position, by name."""
   whole = {k: v for k, v in values.items() if not k.startswith(PREFIX)}
   per_position = {
     k.removeprefix(PREFIX): v for k, v in values.items() if k not in whole
@@ -93,12 +94,12 @@ def separated(
 
 
 def add_up(sums: Mapping[str, Any]) -> bool:
-  """Whether the sums per position add up to those of the whole.
+  """Whether the sums per position add up to those of whole sequences.
 
   They do not where a user's loss is not linear in the weights.
 
   Args:
-    sums: Those of `ByPosition`.
+    sums: What `ByPosition.sums` returned, added up.
   """
   whole, per_position = separated(sums)
   return all(
@@ -130,7 +131,7 @@ def bucket_sums(
 
   Args:
     per_position: Sums by name.
-    bounds: Of `edges`.
+    bounds: What `edges` returned.
   """
   return [
     {name: np.sum(x[begin:stop]) for name, x in per_position.items()}

@@ -21,8 +21,8 @@ def as_json(
   """Returns one evaluation as JSON; a number that is not finite is null.
 
   Args:
-    name: Of the data set.
-    split: Of its splits.
+    name: The name of the data set.
+    split: The split of the data set.
     length: L.
     found: A `train.evaluate.Measured`.
     baselines: Scores of simple methods on the whole split.
@@ -30,8 +30,9 @@ def as_json(
   Returns:
     "data", "split", "length"; "metrics" and "baselines", by name; "positions",
     the metrics as arrays `[L]`, null where nothing is predicted; and "buckets",
-    the metrics of positions "from" up to "to" (not included), if anything is
-    predicted there. The last two are null if the loss is not one per token.
+    the metrics of positions "from" up to "to" (not included), where a bucket
+    without predictions has only "targets". "positions" and "buckets" are null
+    if the loss is not one per token.
   """
   buckets = found.buckets and [
     {"from": begin, "to": stop, **_where_predicted(values)}
@@ -76,7 +77,7 @@ def tables(rows: Sequence[Mapping[str, Any]]) -> str:
   """Returns the table of metrics, and those of loss and accuracy by position.
 
   Args:
-    rows: Of `as_json`.
+    rows: What `as_json` returned for each evaluation.
   """
   # Baselines are in bits per byte, like the metric of that name.
   values = [row["metrics"] | row["baselines"] for row in rows]

@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Iterator
 
-# `train.metrics.FILE_NAME`, whose module needs more than a path.
+# As `train.metrics.FILE_NAME`, but without importing NumPy and a progress bar.
 _METRICS = "metrics.jsonl"
 
 

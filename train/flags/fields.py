@@ -61,9 +61,10 @@ class Flag:
       kind = self.kind.__name__
       if words.is_dtype(self.value, self.word):
         kind = "dtype"
+      known = {"object": "VALUE", "tuple": "VALUE ..."}
       spec = constructors.PrimitiveConstructorSpec[Any](
         nargs="*" if self.takes_many else 1,
-        metavar="VALUE" if kind == "object" else kind.upper(),
+        metavar=known.get(kind, kind.upper()),
         instance_from_str=self.parse,
         is_instance=lambda value: True,
         str_from_instance=words.show,

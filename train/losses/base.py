@@ -106,7 +106,7 @@ def keywords(batch: Batch) -> dict[str, Any]:
 
 
 def _weights(batch: Batch, like: jax.Array) -> jax.Array:
-  """The weights in float32, with an axis of 1 for each that `like` has more."""
+  """The weights in float32, with axes of size 1 up to the rank of `like`."""
   weights = jnp.asarray(batch["weights"]).astype(jnp.float32)
   more = like.ndim - weights.ndim
   return weights.reshape(*weights.shape, *(1,) * more)

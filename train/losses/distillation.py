@@ -17,11 +17,12 @@ class Teacher(NamedTuple):
 
   Attributes:
     model: A module that the loss can call, like the model that is trained.
-    variables: What its `apply` takes. No gradient is taken, no optimizer and no
-      checkpoint holds them.
-    step: The step of the checkpoint that they are from; None if there is none.
+    variables: What its `apply` takes. They have no gradient, and neither
+      optimizers nor checkpoints hold them.
+    step: The step of the checkpoint that the variables are from; None if they
+      are from no checkpoint.
     layers: The first axes of its variables along which a scan stacks layers:
-      see `train.devices.usage.layer_axes`.
+      see `train.devices.parameter_use.layer_axes`.
   """
 
   model: nn.Module
@@ -41,8 +42,8 @@ class Distillation(NextToken):
   With a `teacher`, every step and every validation runs the teacher on the
   batch, without dropout. Its variables are on the devices once, sharded like
   parameters. Checkpoints do not hold them: a run that resumes loads them again,
-  and refuses other variables than it began with. Without a `teacher`, the batch
-  holds the logits `[B, L, V]` as "teacher_logits".
+  and refuses a teacher whose variables have changed. Without a `teacher`, the
+  batch holds the logits `[B, L, V]` as "teacher_logits".
 
   Attributes:
     temperature: T, by which both logits are divided; more than 0.

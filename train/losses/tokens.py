@@ -116,11 +116,15 @@ def in_chunks(
   features: Any,
   batch: Batch,
 ) -> Sums:
-  """Adds up a function of features `[B, L, D]` and arrays `[B, L]` over L.
-
-  The features may be several arrays.
+  """Adds up a function over chunks of L.
 
   The gradient keeps the features and computes each chunk again.
+
+  Args:
+    function: Maps features and a batch, both of one chunk, to sums.
+    size: Tokens per chunk.
+    features: One array `[B, L, D]` or several.
+    batch: Arrays `[B, L, ...]`.
   """
   length = jax.tree.leaves(features)[0].shape[1]
   size = max(min(size, length), 1)

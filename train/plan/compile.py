@@ -23,8 +23,8 @@ from train.config import schema as configs
 from train.data.dataset import example, length_of, sequence_arrays
 from train.data.opening import open_split
 from train.devices.mesh import batch_specs, check_pieces, on_mesh
+from train.devices.parameter_use import layer_axes
 from train.devices.strategy import Strategy, make_strategy
-from train.devices.usage import layer_axes
 from train.errors import RunError, UserError, one_line
 from train.losses import NextToken
 from train.setup import make_learner, new_state

@@ -2,7 +2,7 @@
 
 Each replica is an ordinary run in a directory of its own, `WORKDIR/seed=0` and
 so on, with its own metrics, checkpoints and config. So every command for a run
-works on a replica too, and the report takes the directory of them all.
+works on a replica too, and the report takes the directory that holds them all.
 
 The replicas advance together, one step each per round. Their steps are computed
 in one of two modes, which give the same numbers up to rounding:
@@ -11,14 +11,14 @@ in one of two modes, which give the same numbers up to rounding:
         one learning rate, the numbers are those of separate runs, bit for bit
   vmap  one program for all replicas, whose states are stacked
 
-Several learning rates are arguments of the program. XLA rounds them otherwise
-than a constant, in the last bit.
+Several learning rates are arguments of the program. XLA rounds an argument
+differently from a constant, in the last bit.
 
-A measurement at the start chooses between them, unless the user does. A run
-may resume in the other mode; in the same mode it resumes bit for bit.
+A measurement at the start chooses the mode, unless the user does. A run may
+resume in the other mode; in the same mode it resumes bit for bit.
 """
 
-from train.replicas.members import MODES, Replica, replicas_of
-from train.replicas.run import Results, run
+from train.replicas.members import replicas_of
+from train.replicas.run import run
 
-__all__ = ["MODES", "Replica", "Results", "replicas_of", "run"]
+__all__ = ["replicas_of", "run"]

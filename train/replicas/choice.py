@@ -21,14 +21,16 @@ from train.replicas.programs import Stack
 from train.setup import Shared
 
 FILE_NAME = "replicas.json"
-# Rounds that are timed, of which the quickest counts.
+# Rounds of each mode that are timed; the quickest one counts.
 _ROUNDS = 7
 # Rounds in turn before `vmap` is tried.
 _FIRST = 3
-# A CPU gains by `vmap` only from steps that are far shorter, in seconds: see
-# the table in train/REPLICAS.md. On a busy machine they seem longer.
+# Seconds per step above which `vmap` is not tried on a CPU. A CPU gains by
+# `vmap` only from far shorter steps (see the table in train/REPLICAS.md), but
+# steps take longer on a busy machine.
 _LONG = 0.02
-# Compilations that the steps of a run must outlast for a measurement to pay.
+# A measurement pays only if all steps of a run take longer than this many
+# compilations.
 _SHORT = 5
 
 
@@ -38,9 +40,9 @@ class Measured:
 
   Attributes:
     mode: "turn" or "vmap", whichever is quicker.
-    turn: In turn.
-    vmap: Under `vmap`; None if that was not measured.
-    why: Why it was not measured.
+    turn: Seconds in turn.
+    vmap: Seconds under `vmap`; None if that was not measured.
+    why: Why `vmap` was not measured.
   """
 
   mode: str
@@ -53,8 +55,9 @@ class Measured:
     found = f"one step of {count} replicas takes {1e3 * self.turn:.3g} ms in"
     found += " turn"
     if self.vmap is None:
-      return f"{found}, and vmap was not tried, since {self.why}: mode turn"
-    return f"{found} and {1e3 * self.vmap:.3g} ms under vmap: mode {self.mode}"
+      return f"mode turn: {found}, and vmap was not tried, since {self.why}"
+    other = f"{1e3 * self.vmap:.3g} ms under vmap"
+    return f"mode {self.mode}: {found} and {other}"
 
 
 def measure(
@@ -68,16 +71,16 @@ def measure(
 ) -> Measured:
   """Times a few rounds of each mode, on states that are then thrown away.
 
-  The compiled programs stay, so only the one that is not chosen was compiled in
-  vain. It is not compiled where `vmap` cannot pay.
+  The compiled programs stay, so only the program of the other mode was compiled
+  in vain. That of `vmap` is not compiled where `vmap` cannot pay.
 
   Args:
     config: The config of one of the replicas.
-    shared: What they share.
-    turn: Their strategies in turn.
-    stack: For `vmap`.
+    shared: What the replicas share.
+    turn: The strategies of the replicas in turn.
+    stack: The stack of the replicas, for `vmap`.
     always: Whether to measure `vmap` even where it cannot pay.
-    clock: Gives the time in seconds.
+    clock: Returns the time in seconds.
   """
   run = _rounds(config, shared, turn, lambda: None, clock)
   compile_seconds = next(run)
@@ -89,7 +92,7 @@ def measure(
   try:
     stacked = _rounds(config, shared, stack.strategies(), stack.wait, clock)
     next(stacked)
-    # By turns, so that other processes disturb both alike.
+    # The modes alternate, so that other processes disturb both alike.
     both = [(next(run), next(stacked)) for _ in range(_ROUNDS)]
   # A user's own model may have code without a rule for `vmap`; memory may be
   # too small.
@@ -120,7 +123,7 @@ def _rounds(
   wait: Callable[[], object],
   clock: Callable[[], float],
 ) -> Iterator[float]:
-  """Yields the seconds of rounds, the compilation in the first, without end."""
+  """Yields the seconds of each round, without end; the first one compiles."""
   examples = [shared.first] * config.batch_size
   batch = shared.strategy.batch(stack_examples(examples))
   seed = np.uint32(config.seed)
@@ -146,12 +149,12 @@ def read(workdir: str) -> str | None:
   except (OSError, ValueError, KeyError) as error:
     raise UserError(f"{path} cannot be read: {one_line(error)}") from error
   if mode not in MODES[1:]:
-    raise UserError(f"{path} names no mode, turn or vmap: remove it")
+    raise UserError(f"{path} has no mode turn or vmap: remove the file")
   return mode
 
 
 def write(workdir: str, mode: str, found: Measured | None) -> None:
-  """Notes the mode, and what was measured, for the command that resumes."""
+  """Writes the mode, and what was measured, for the command that resumes."""
   document: dict[str, Any] = {"mode": mode}
   if found is not None:
     document |= {"turn_seconds": found.turn, "vmap_seconds": found.vmap}

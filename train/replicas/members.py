@@ -7,7 +7,7 @@ from train.config import Config, Mesh
 from train.errors import UserError, shown
 
 MODES = ("auto", "turn", "vmap")
-# Most replicas in one process: each has its own files and threads.
+# The most replicas in one process: each has its own files and threads.
 MOST = 256
 
 
@@ -16,9 +16,10 @@ class Replica:
   """One of the runs.
 
   Attributes:
-    name: Its folder in the directory of all, such as "seed=0".
+    name: Its folder in the workdir, such as "seed=0".
     config: Its config.
-    rate: Its learning rate, if the replicas have several of them; else None.
+    rate: Its learning rate, if the replicas have several learning rates; else
+      None.
   """
 
   name: str
@@ -29,13 +30,13 @@ class Replica:
 def replicas_of(
   config: Config, count: int, rates: Sequence[float] = ()
 ) -> list[Replica]:
-  """Returns the replicas of a config: all rates with one seed, then the next.
+  """Returns the replicas of a config, in the order of their seeds.
 
   Args:
     config: The config.
-    count: Seeds: `config.seed` and those that follow it.
-    rates: Values of `config.optimizer.learning_rate`, each for all seeds; none
-      for that of the config.
+    count: The number of seeds: `config.seed` and those that follow it.
+    rates: Values of `config.optimizer.learning_rate`; each of them gets all
+      seeds. Without any, the learning rate is that of the config.
 
   Raises:
     UserError: There are none or too many, or the rates cannot vary.
@@ -46,7 +47,7 @@ def replicas_of(
       f" values, but together they must make 1 to {MOST} runs"
     )
   if len(set(rates)) < len(rates):
-    raise UserError("--replica-rates has a rate twice: remove one")
+    raise UserError("--replica-rates has the same rate twice: remove one")
   if rates and not hasattr(config.optimizer, "learning_rate"):
     raise UserError(
       "--replica-rates needs an optimizer with a field learning_rate, but"
@@ -76,7 +77,7 @@ def on_one_device(config: Config, mesh: Mesh) -> bool:
 def refuse(
   replicas: Sequence[Replica], mode: str, mesh: Mesh, processes: int
 ) -> None:
-  """Raises a UserError if the replicas cannot share a process, or the mode."""
+  """Raises a UserError if replicas cannot share a process or use the mode."""
   config = replicas[0].config
   if mode not in MODES:
     raise UserError(
@@ -86,12 +87,12 @@ def refuse(
   if processes > 1:
     raise UserError(
       f"--replicas needs one process, but there are {processes}: start each"
-      " seed by a command of its own"
+      " seed with a command of its own"
     )
   if "wandb" in config.trackers and len(replicas) > 1:
     raise UserError(
       "config.trackers has wandb, which follows one run per process: leave it"
-      " out, or start each seed by a command of its own"
+      " out, or start each seed with a command of its own"
     )
   if on_one_device(config, mesh):
     return
@@ -106,6 +107,6 @@ def refuse(
     )
   if replicas[0].rate is not None:
     raise UserError(
-      f"--replica-rates needs {needs}: leave it out, or start each rate by a"
+      f"--replica-rates needs {needs}: leave it out, or start each rate with a"
       " command of its own"
     )

@@ -22,7 +22,7 @@ from train.setup import Shared, make_learner
 from train.state import TrainState
 from train.step import Learner, train_step
 
-# The learning rates of replicas; None for those that have the config's.
+# The learning rates of replicas; None if all have that of the config.
 Rates = Sequence[float] | None
 
 
@@ -63,7 +63,7 @@ class _AtRate:
   """A step with a learning rate as its third argument."""
 
   def __init__(self, program: Program, rate: float):
-    # On the device once, not once per step.
+    # The rate moves to the device here, not at every step.
     self._program, self._rate = program, jax.device_put(rate)
 
   def __call__(self, *args: Any) -> Any:
@@ -79,10 +79,10 @@ def in_turn(
   """Returns the strategies of replicas that take turns.
 
   Args:
-    config: The config of one of them.
-    shared: What they share.
-    rates: Their learning rates.
-    count: How many there are.
+    config: The config of one of the replicas.
+    shared: What the replicas share.
+    rates: The learning rates of the replicas.
+    count: The number of replicas.
   """
   if rates is None:
     return [shared.strategy] * count
@@ -98,7 +98,7 @@ def in_turn(
 
 
 class _Round:
-  """The metrics of one step of all replicas, which are fetched once."""
+  """The metrics of one step of all replicas, copied to the host once."""
 
   def __init__(self) -> None:
     self.metrics: Mapping[str, Any] | None = None
@@ -120,9 +120,9 @@ class Stack:
 
   Args:
     config: The config of one of the replicas.
-    shared: What they share.
-    rates: Their learning rates.
-    count: How many there are.
+    shared: What the replicas share.
+    rates: The learning rates of the replicas.
+    count: The number of replicas.
   """
 
   def __init__(self, config: Config, shared: Shared, rates: Rates, count: int):
@@ -157,7 +157,7 @@ class Stack:
       self._active = jax.device_put(mask)
 
   def strategies(self) -> list[Strategy]:
-    """Returns the strategy of each replica, whose state is its number."""
+    """Returns a strategy per replica; its states are the replica's number."""
     return [self._strategy(i) for i in range(self._count)]
 
   def _strategy(self, index: int) -> Strategy:
@@ -187,7 +187,7 @@ class Stack:
     )
 
   def _run(self) -> None:
-    """Computes the steps of all replicas whose batches are here."""
+    """Computes the steps of all replicas that have given their batches."""
     spare = next(iter(self._batches.values()))
     batches = tuple(self._batches.get(i, spare) for i in range(self._count))
     self._join_given()
@@ -228,7 +228,7 @@ def _stacked_step(
 
   def one(state: TrainState, batch: Any, rate: Any, takes: jax.Array) -> Any:
     new, metrics = train_step(_learner(config, shared, rate), state, batch)
-    # A replica that is ahead of others, or has ended, keeps its state.
+    # A replica that is ahead of the others, or has ended, keeps its state.
     kept = jax.tree.map(lambda n, o: jnp.where(takes, n, o), new, state)
     return kept, metrics
 

@@ -51,7 +51,7 @@ class _Member:
     index: Its place among all replicas.
     name: Its name.
     loop: Its loop.
-    writer: Of its metrics and its messages.
+    writer: Writes its metrics and its messages.
   """
 
   index: int
@@ -76,10 +76,10 @@ def run(
 
   Args:
     replicas: What `replicas_of` returned: one or more.
-    workdir: The directory of all; each has its own in there.
-    mode: One of `MODES`.
+    workdir: The directory of all replicas; each has its own folder in it.
+    mode: "auto", "turn" or "vmap"; "auto" measures both.
     profile_steps: As for `train.loop.run`. The trace shows the steps of all
-      replicas and is in the directory of the first one.
+      replicas, and is in the folder of the first one.
     source: As for `train.loop.run`.
     new_data: As for `train.loop.run`.
 
@@ -145,8 +145,8 @@ def _programs(
   """Chooses the mode, and makes the programs.
 
   Returns:
-    The mode, the strategy of each replica, and the function that gets the
-    places of the replicas that take the next step.
+    The mode, the strategy of each replica, and a function to call before each
+    round with the places of the replicas that take a step in it.
   """
   config, count = replicas[0].config, len(replicas)
   rates = [replica.rate for replica in replicas if replica.rate is not None]
@@ -202,13 +202,13 @@ def _train(
   """Runs all replicas to their ends, one step each per round.
 
   Returns:
-    The messages of those that failed, by name.
+    The messages of the replicas that failed, by name.
   """
   failures: dict[str, str] = {}
   left = list(members)
   while left:
     stopping = stop.poll()
-    # After a kill, those with the older checkpoints catch up first.
+    # After a kill, the replicas with the older checkpoints catch up first.
     least = min(member.loop.step for member in left)
     turn = [m for m in left if stopping or m.loop.step == least]
     going = []
@@ -227,7 +227,7 @@ def _train(
 
 @contextlib.contextmanager
 def _noted(member: _Member, failures: dict[str, str]) -> Iterator[None]:
-  """Notes that a replica has failed, so that the others can go on."""
+  """Records that a replica has failed, so that the others can go on."""
   try:
     yield
   except (NonFiniteError, CheckError) as error:

@@ -14,7 +14,7 @@ import numpy as np
 
 from train.summary.runs import Run
 
-# Most fields in the name of a group; beyond, its directory says more.
+# The most fields in the name of a group; with more, its directory names it.
 MOST_NAMED = 3
 
 
@@ -54,7 +54,7 @@ class Group:
       return x, np.stack([y] * 3)
     xs = np.unique(np.concatenate([x for x, _ in curves]))
     ys = np.array([np.interp(xs, x, y, math.nan, math.nan) for x, y in curves])
-    # Between two runs of which one ends before the other begins, none counts.
+    # Between the end of one run and the start of another, no run has values.
     known = np.isfinite(ys).any(axis=0)
     xs, ys = xs[known], ys[:, known]
     parts = np.nanmin(ys, 0), np.nanmean(ys, 0), np.nanmax(ys, 0)
@@ -181,7 +181,7 @@ def _name_by_folder(groups: Sequence[Group]) -> None:
 
 
 def _folder(group: Group) -> str:
-  """The name of a run's folder; of the folder around several seeds."""
+  """The name of a run's folder, or of the folder around several seeds."""
   folders = [run.path.resolve() for run in group.runs]
   is_replicas = all(folder.name.startswith("seed=") for folder in folders)
   return folders[0].parent.name if is_replicas else folders[0].name

@@ -36,8 +36,8 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
   """Returns final values as a table in Markdown.
 
   Args:
-    rows: Of `final_values`. A cell of several runs is their mean, with the
-      least and the most in brackets.
+    rows: What `final_values` returned. A cell of several runs is their mean,
+      with the least and the most in brackets.
   """
   columns = list(
     {
@@ -76,7 +76,7 @@ def markdown_row(cells: Sequence[str]) -> str:
 
 
 def with_range(mean: float, low: float, high: float, count: int) -> str:
-  """Returns the text of a mean; that of several runs has their range."""
+  """Returns the text of a mean, with the range if there are several runs."""
   text = f"{mean:.4g}"
   return text if count == 1 else f"{text} ({low:.4g} to {high:.4g})"
 

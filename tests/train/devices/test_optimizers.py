@@ -32,7 +32,7 @@ from train.errors import UserError
 from train.loop import run
 from train.metrics import read_metrics
 from train.optimizer import averaging_state
-from train.saved_params import saved_params
+from train.saved_variables import saved_params
 from train.setup import make_learner
 from train.state import init_state, initial_state
 

@@ -26,7 +26,8 @@ from train.replicas import choice
 from train.replicas.members import refuse
 from train.report import main as report
 
-# Seeds and rates by mode. Rates that vary are arguments, and rounded otherwise.
+# Seeds and rates by mode. XLA rounds several rates, which are arguments of the
+# program, differently from a constant rate.
 GIVEN = {"turn": (3, ()), "vmap": (2, (0.01, 0.03))}
 
 
@@ -107,7 +108,8 @@ def test_replicas_are_the_separate_runs(uninterrupted, finished, tmp_path):
 
 def test_a_signal_and_a_kill_lose_nothing(uninterrupted, tmp_path, monkeypatch):
   mode, workdir, names, _ = uninterrupted
-  # At the line of one replica: a second signal would end the process.
+  # The line of one replica alone sends the signal: a second one would end the
+  # process.
   signals = iter([signal.SIGTERM])
 
   def stop():
@@ -127,7 +129,8 @@ def test_a_signal_and_a_kill_lose_nothing(uninterrupted, tmp_path, monkeypatch):
     at_line(patch, 11, crash)
     with pytest.raises(RuntimeError, match="power cut"):
       trained(tmp_path, mode)
-  # As if the last checkpoint of one, and the first of another, were cut short.
+  # The kill came before the last checkpoint of one replica and the first of
+  # another.
   shutil.rmtree(tmp_path / names[1] / "checkpoints" / "9")
   shutil.rmtree(tmp_path / names[2])
   assert trained(tmp_path, mode).signal is None
@@ -192,7 +195,7 @@ def test_a_replica_is_an_ordinary_run_and_the_report_groups_them(
   ("words", "line"),
   [
     (["--replicas=0"], "must make 1 to 256 runs"),
-    (["--replica-rates", "0.1", "0.1"], "has a rate twice"),
+    (["--replica-rates", "0.1", "0.1"], "has the same rate twice"),
     (["--replicas=2", "--replica-mode=both"], "one of auto, turn, vmap"),
     (
       ["--replicas=2", "--replica-mode=vmap", "--mesh.data=2"],
@@ -283,7 +286,7 @@ def test_a_process_killed_at_any_moment_resumes(mode, tmp_path):
   while code != 0:
     process = start("a")
     try:
-      # Later and later, or it would never end.
+      # Each kill comes later, so that the run ends at last.
       code = process.wait(rng.uniform(2, 8) + kills)
       assert code == 0, process.communicate()
     except subprocess.TimeoutExpired:

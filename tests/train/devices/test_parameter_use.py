@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec
 from tests.train.devices.test_mesh import small
 from train.config import Mesh
 from train.devices.mesh import make_mesh, shardings
-from train.devices.usage import layer_axes, looked_up
+from train.devices.parameter_use import layer_axes, looked_up
 from train.parameters import path_of
 from train.state import initial_state
 from train.step import Learner

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 from jax.sharding import PartitionSpec
 
-from train.devices import usage
+from train.devices import parameter_use
 from train.devices.mesh import (
   AXES,
   batch_specs,
@@ -141,5 +141,5 @@ class OverMesh:
       params, frozen = both
       return loss_sums(self._learner, params, variables, batch, None, frozen)
 
-    found: tuple[Any, Any] = usage.looked_up(sums, (params, frozen))
+    found: tuple[Any, Any] = parameter_use.looked_up(sums, (params, frozen))
     return found

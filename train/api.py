@@ -1,4 +1,4 @@
-"""Runs from a notebook or a script: `train.run` and `train.load`."""
+"""The trainer for notebooks and scripts: `train.run` and `train.load`."""
 
 import dataclasses
 import logging
@@ -11,10 +11,10 @@ from flax import linen as nn
 from train import checkpoint, loop
 from train.config import Config, modules, saved
 from train.devices import processes
-from train.saved_params import saved_params
+from train.saved_variables import saved_variables
 from train.streams import warn
 
-# Orbax warns of a file that its checkpoints of this kind do not have.
+# Orbax warns about a file that checkpoints of this kind do not have.
 logging.getLogger("absl").addFilter(
   lambda record: "_CHECKPOINT_METADATA" not in record.getMessage()
 )
@@ -100,11 +100,10 @@ def load(
 
 def _made(config: Config, snapshot: checkpoint.Snapshot) -> Run:
   state: Mapping[str, Any] = snapshot.state or {}
-  params = saved_params(config, state)
   return Run(
     config=config,
     step=snapshot.step,
-    variables={"params": params, **state.get("variables", {})},
+    variables=saved_variables(config, state),
     state=state,
     metrics=snapshot.metrics,
   )

@@ -4,7 +4,7 @@ Where a parameter is sharded follows from its shape, except for two uses that
 the shape does not show:
 - A scan over layers reads one entry of the first axis at a time.
 - A lookup takes rows of a table, by indices that depend on the batch.
-Names say neither, since a model may call its parameters anything.
+Names show neither use, since a model may call its parameters anything.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -95,7 +95,7 @@ def _follow(
   Args:
     jaxpr: The program.
     inputs: The number of the parameter that each input is, or None.
-    found: Takes the numbers of parameters with lookups.
+    found: The numbers of parameters with lookups are added to this set.
 
   Returns:
     The number of the parameter that each output is, or None.

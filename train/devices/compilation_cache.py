@@ -48,7 +48,8 @@ def use_cache(largest: int = _LARGEST) -> None:
   # `Path.home` raises a RuntimeError for a user without a home.
   except (OSError, RuntimeError):
     return
-  # Neither a full disk nor a damaged program concerns the user.
+  # If the disk is full or a program is damaged, JAX compiles it: the user need
+  # not know.
   warnings.filterwarnings(
     "ignore", "Error (reading|writing) persistent compilation cache entry"
   )

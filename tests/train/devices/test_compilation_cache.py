@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from train.devices import compiled
+from train.devices import compilation_cache
 from train.metrics import read_metrics
 
 ROOT = pathlib.Path(__file__).parents[3]
@@ -54,11 +54,11 @@ def test_a_cache_that_cannot_be_made_is_no_error(tmp_path):
 
 def test_a_folder_that_others_may_write_to_is_not_used(tmp_path, monkeypatch):
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-  folder = compiled._folder()
+  folder = compilation_cache._folder()
   assert folder.stat().st_mode & 0o077 == 0
   folder.chmod(0o770)
   with pytest.raises(PermissionError, match="others may write to"):
-    compiled._folder()
+    compilation_cache._folder()
 
 
 def test_the_oldest_programs_are_removed(tmp_path):
@@ -66,7 +66,7 @@ def test_the_oldest_programs_are_removed(tmp_path):
     path = tmp_path / f"{age}-cache"
     path.write_bytes(bytes(10))
     os.utime(path, (1000 - age, 1000 - age))
-  compiled._remove_oldest(tmp_path, 40)
+  compilation_cache._remove_oldest(tmp_path, 40)
   assert len(list(tmp_path.iterdir())) == 4
-  compiled._remove_oldest(tmp_path, 39)
+  compilation_cache._remove_oldest(tmp_path, 39)
   assert sorted(path.name for path in tmp_path.iterdir()) == ["0-cache"]

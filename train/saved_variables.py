@@ -1,4 +1,4 @@
-"""The parameters for evaluation in a checkpoint."""
+"""The variables in a checkpoint, with the parameters for evaluation."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -34,3 +34,20 @@ def saved_params(config: Config, state: Mapping[str, Any]) -> Any:
     raise UserError(
       f"the optimizer state does not fit config.optimizer: {described(error)}"
     ) from error
+
+
+def saved_variables(config: Config, state: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns what `model.apply` takes, from the state of a checkpoint.
+
+  Args:
+    config: As for `saved_params`.
+    state: As for `saved_params`.
+
+  Returns:
+    "params", the parameters for evaluation, and the model's other collections.
+
+  Raises:
+    UserError: As for `saved_params`.
+  """
+  params = saved_params(config, state)
+  return {"params": params, **state.get("variables", {})}
