@@ -54,10 +54,11 @@ train: $(VENV)/.train ## Train CONFIG into WORKDIR; ARGS go to the trainer.
 test: $(VENV)/.test ## The tests, on all cores.
 	$(BIN)/python -m pytest --numprocesses=auto --dist=worksteal $(ARGS)
 
-# Every form, length and kind of segment; reverse runs and more shards, which
-# are as many again, are left to `test-all`.
+# Every form, length and kind of segment, and the mixers of `EACH_OP`. Reverse
+# runs, more shards and what is marked `exhaustive` are left to `test-all`.
 test-matrix: $(VENV)/.test ## The slow tests of ops and mixers, most of them.
-	$(BIN)/python -m pytest --numprocesses=auto --dist=worksteal -m slow \
+	$(BIN)/python -m pytest --numprocesses=auto --dist=worksteal \
+	  -m 'slow and not exhaustive' \
 	  -k 'not few_and_many and not True-' tests/ops tests/mixers $(ARGS)
 
 test-all: $(VENV)/.test ## The slow tests too.

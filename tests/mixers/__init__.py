@@ -4,13 +4,44 @@ import pytest
 
 # A diagonal decay, groups and a convolution, a complex diagonal without heads.
 # The tests that find faults of parts that mixers share, and not of one mixer,
-# run by default with these, and with the others where slow tests run.
+# run by default with these, and with the others where all slow tests run.
 REPRESENTATIVE = ("gla", "mamba2", "s5")
+# One or two mixers for each op that has methods, whose forms the tests of ops
+# compare: `make test-matrix` compares the methods of these.
+EACH_OP = (
+  "bilinear_rnn",
+  "delta_net",
+  "delta_product",
+  "gated_deltanet",
+  "gated_deltanet2",
+  "gated_slot",
+  "gla",
+  "hgrn2",
+  "kda",
+  "linear_attention",
+  "linoss",
+  "log_linear",
+  "mamba",
+  "mamba2",
+  "mamba2_negative",
+  "mamba3",
+  "mesa",
+  "mlstm",
+  "retnet",
+  "rg_lru",
+  "rwkv6",
+  "rwkv7",
+  "s4",
+  "s4d",
+  "s5",
+  "softmax_attention",
+  "ttt_linear",
+)
+ALL = (pytest.mark.slow, pytest.mark.exhaustive)
 
 
 def slow_but(names, fast=REPRESENTATIVE):
-  """Parameters of a test: all names, marked slow unless they are among some."""
+  """Parameters of a test: all names; `test-all` has those that are not fast."""
   return [
-    pytest.param(name, marks=() if name in fast else pytest.mark.slow)
-    for name in names
+    pytest.param(name, marks=() if name in fast else ALL) for name in names
   ]

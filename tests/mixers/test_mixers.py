@@ -10,7 +10,7 @@ import pytest
 from jaxmodels import mixers
 from jaxmodels.testing import FORMS, check_mixer
 from jaxmodels.testing.examples import MIXERS
-from tests.mixers import REPRESENTATIVE
+from tests.mixers import ALL, EACH_OP, REPRESENTATIVE
 
 BATCH, LENGTH, WIDTH = 2, 20, 16
 # Two rows of documents, in a sequence of twice LENGTH tokens.
@@ -118,24 +118,12 @@ def test_a_faint_memory_is_read_as_in_the_published_layer(case):
   assert_close(y[0], wanted, 2e-5)
 
 
-# Other options of a mixer that runs by default; their equations do too.
-VARIANTS = (
-  "bilinear_rnn_diagonal",
-  "bilinear_rnn_factorised",
-  "bilinear_rnn_full",
-  "bilinear_rnn_rotation",
-  "gated_delta_product",
-  "log_linear_attention",
-  "mixture_of_memories_gates",
-  "mixture_of_memories_linear",
-)
-
-
 @pytest.mark.parametrize(
   "case",
   [
-    pytest.param(case, marks=pytest.mark.slow if case in VARIANTS else ())
-    for case in MIXERS
+    # Records that are not listed are other options of one that is.
+    pytest.param(case, marks=() if record.listed else pytest.mark.slow)
+    for case, record in MIXERS.items()
   ],
 )
 def test_the_contract_of_mixers(case):
@@ -151,8 +139,13 @@ def test_the_contract_of_mixers(case):
   )
 
 
-@pytest.mark.slow
-@every_case
+@pytest.mark.parametrize(
+  "case",
+  [
+    pytest.param(case, marks=pytest.mark.slow if case in EACH_OP else ALL)
+    for case in MIXERS
+  ],
+)
 def test_every_method(case):
   """What does not depend on the method, as bfloat16, is in the test above."""
   params = prepared(case)[1]

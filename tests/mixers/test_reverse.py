@@ -9,6 +9,7 @@ from jaxmodels.layers.rotary import advance_positions
 from jaxmodels.mixers import MIXERS
 from jaxmodels.testing import relative_error
 from jaxmodels.testing.examples import MIXERS as CASES
+from tests.mixers import slow_but
 from tests.mixers.test_mixers import build
 
 LENGTH, WIDTH = 16, 16
@@ -60,10 +61,7 @@ def test_every_name_has_a_case():
 
 @pytest.mark.parametrize(
   "case",
-  [
-    pytest.param(case, marks=() if case in FAST else pytest.mark.slow)
-    for case in CAUSAL
-  ],
+  slow_but(CAUSAL, FAST),
 )
 def test_reverse_is_the_flip_of_the_flipped_input(case):
   layer, params, before, x = prepared(case)
@@ -84,7 +82,14 @@ def test_reverse_is_the_flip_of_the_flipped_input(case):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", [c for c in CAUSAL if c not in NOT_SHARDED])
+@pytest.mark.parametrize(
+  "case",
+  [
+    pytest.param(case, marks=() if case in FAST else pytest.mark.exhaustive)
+    for case in CAUSAL
+    if case not in NOT_SHARDED
+  ],
+)
 def test_reverse_on_a_sharded_sequence(case):
   layer, params, before, x = prepared(case)
   layer = layer.clone(reverse=True)

@@ -97,7 +97,9 @@ def model_of(**options):
   )
 
 
-@pytest.mark.parametrize("scan_layers", [False, True])
+@pytest.mark.parametrize(
+  "scan_layers", [True, pytest.param(False, marks=pytest.mark.slow)]
+)
 def test_only_the_maps_change_and_the_names_fit(scan_layers):
   rng = np.random.default_rng(0)
   model = model_of(rotary_fraction=0.5).clone(scan_layers=scan_layers)

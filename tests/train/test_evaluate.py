@@ -116,7 +116,10 @@ def sums_of(name, strategy="jit", mesh=None):
 
 @pytest.mark.parametrize(
   "layout",
-  [("pmap", Mesh(data=2)), ("jit", Mesh(data=2, fsdp=2, sequence=2))],
+  [
+    pytest.param("pmap", Mesh(data=2), marks=pytest.mark.slow),
+    ("jit", Mesh(data=2, fsdp=2, sequence=2)),
+  ],
   ids=["pmap", "mesh"],
 )
 @pytest.mark.parametrize(

@@ -271,7 +271,7 @@ def test_a_large_hybrid_fits(words, parameters):
     # Inputs [12, 3], targets [12, 5] and weights [12].
     pytest.param("token", 12 * (3 + 5 + 1) * 4, marks=pytest.mark.slow),
     # Tokens, targets, weights and segments [12], logits [12, 258].
-    ("taught", 12 * (4 + 258) * 4),
+    pytest.param("taught", 12 * (4 + 258) * 4, marks=pytest.mark.slow),
   ],
 )
 def test_a_plan_takes_any_loss_and_any_inputs(name, size):
