@@ -3,7 +3,7 @@
 import numpy as np
 
 from jaxmodels.testing.examples.example import MixerExample
-from jaxmodels.testing.examples.mixers.parts import dense
+from jaxmodels.testing.examples.mixers.parts import dense, merge, projections
 
 
 def nearest(place, size, layer):
@@ -30,10 +30,7 @@ def around(place, size, layer):
 def plain(p, x, layer):
   """One document x [L, D], token by token."""
   see = nearest if hasattr(layer, "kernel_size") else around
-  q, k, v = (
-    dense(p[name], x).reshape(len(x), layer.heads, -1)
-    for name in ("query", "key", "value")
-  )
+  q, k, v = projections(p, x, layer.heads)
   columns = layer.columns or 1
   out = np.zeros(v.shape)
   for t in range(len(x)):
@@ -51,7 +48,7 @@ def plain(p, x, layer):
       scores = scores + [p["bias"][h, i, j] for _, i, j in listed]
       weights = np.exp(scores)
       out[t, h] = weights / weights.sum() @ v[seen, h]
-  return dense(p["output"], out.reshape(len(x), -1))
+  return dense(p["output"], merge(out))
 
 
 EXAMPLES = (
