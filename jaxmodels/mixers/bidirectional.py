@@ -87,9 +87,7 @@ class LION(Mixer):
     if self.decay == "none":
       return None
     # Initially between 0.88 and 0.998.
-    bias = self.param(
-      "decay_bias", _spread, (self.heads,), self.param_dtype
-    ).astype(self.wide)[None, None]
+    bias = self.wide_param("decay_bias", _spread, (self.heads,))[None, None]
     if self.decay == "fixed":
       bias = jnp.broadcast_to(bias, (*x.shape[:2], self.heads))
       return nn.log_sigmoid(bias)

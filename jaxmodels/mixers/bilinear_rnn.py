@@ -82,9 +82,9 @@ class BilinearRNN(Mixer):
     given, entering = (None, None) if state is None else state
     position, after = self.positions(x, entering, segment_ids)
     A = self._transition(x, blocks, size)
-    start = self.param(
-      "initial", nn.initializers.normal(1), (blocks, size), self.param_dtype
-    ).astype(A.dtype)
+    start = self.wide_param(
+      "initial", nn.initializers.normal(1), (blocks, size)
+    )
     # The recurrence starts from zero, so the first token adds A h_0.
     first = (position == 0)[..., None, None]
     if self.transition == "diagonal":
@@ -127,12 +127,9 @@ class BilinearRNN(Mixer):
       rank = self.rank or width
       init = nn.initializers.normal((width * rank) ** -0.25)
       left, right = (
-        self.param(name, init, (width, rank), self.param_dtype)
-        for name in ("left", "right")
+        self.wide_param(name, init, (width, rank)) for name in ("left", "right")
       )
-      middle = linear(rank)
-      left, right = left.astype(middle.dtype), right.astype(middle.dtype)
-      A = jnp.einsum("ir,blr,jr->blij", left, middle, right)[:, :, None]
+      A = jnp.einsum("ir,blr,jr->blij", left, linear(rank), right)[:, :, None]
     else:
       A = linear(width * size)
       if self.transition == "diagonal":

@@ -128,9 +128,8 @@ class Hopfield(Mixer):
     """Retrieves the values of learned patterns: [B, L, H, K]."""
     shape = (self.patterns, self.heads, xi.shape[-1])
     init = nn.initializers.normal(1.0)
-    keys = self.param("patterns", init, shape, self.param_dtype)
-    values = self.param("values", init, shape, self.param_dtype)
-    keys, values = keys.astype(self.wide), values.astype(self.wide)
+    keys = self.wide_param("patterns", init, shape)
+    values = self.wide_param("values", init, shape)
     xi = retrieve(xi.astype(self.wide), keys, beta, self.steps)
     return _read(xi, keys, values, beta).astype(self.dtype)
 

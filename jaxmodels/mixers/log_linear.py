@@ -5,7 +5,6 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from jaxmodels.layers.common import check_fields, split_heads
 from jaxmodels.layers.gates import beta
@@ -72,11 +71,7 @@ class LogLinearAttention(DeltaNet):
     """The weights of the levels [B, L, H, N + 1]."""
     count = self.levels + 1
     logits = self.dense("scale", self.heads * count, dtype=self.wide)(x)
-    logits = split_heads(logits, self.heads)
-    factor = self.param(
-      "scale_factor",
-      nn.initializers.ones,
-      (self.heads, count),
-      self.param_dtype,
+    factor = self.wide_param(
+      "scale_factor", nn.initializers.ones, (self.heads, count)
     )
-    return nn.softplus(jnp.asarray(factor, logits.dtype)[None, None] * logits)
+    return nn.softplus(factor[None, None] * split_heads(logits, self.heads))

@@ -15,7 +15,6 @@ from jaxmodels.layers.common import (
   split_heads,
   step_bias,
 )
-from jaxmodels.layers.token_shift import token_shift
 from jaxmodels.mixers.mixer import Mixer
 from jaxmodels.ops import diagonal_recurrence, linear_attention
 from jaxmodels.ops.engine import checks
@@ -112,9 +111,11 @@ class Mamba3(Mixer):
     b = _rotate(self._projected("B", x, heads), angle).astype(self.dtype)
     c = _rotate(self._projected("C", x, heads), angle).astype(self.dtype)
     key = None if before.key is None else _flat(before.key, 1)
-    earlier_b, key = self._shifted(_flat(b, 2), key, segment_ids)
-    earlier_u, value = self._shifted(u, before.value, segment_ids)
-    earlier, last_weight = self._shifted(weight, before.weight, segment_ids)
+    earlier_b, key = self.tokens_before(_flat(b, 2), key, segment_ids)
+    earlier_u, value = self.tokens_before(u, before.value, segment_ids)
+    earlier, last_weight = self.tokens_before(
+      weight, before.weight, segment_ids
+    )
     scale = self._scale("mimo_x", heads, 1 / self.rank)
     v = _rows(split_heads(u, heads).astype(self.wide), scale)
     earlier_v = _rows(split_heads(earlier_u, heads).astype(self.wide), scale)
@@ -177,19 +178,6 @@ class Mamba3(Mixer):
     shape = (heads, self.rank, self.state_width)
     bias = self.wide_param(f"{name}_bias", nn.initializers.ones, shape)
     return _with_bias(y, bias, self.groups)
-
-  @nn.nowrap
-  def _shifted(
-    self, x: jax.Array, state: jax.Array | None, segment_ids: jax.Array | None
-  ) -> tuple[jax.Array, jax.Array]:
-    """The tokens before those of x [B, L, F], and the last token."""
-    return token_shift(
-      x,
-      state,
-      segment_ids=segment_ids,
-      reverse=self.reverse,
-      axis_name=self.axis_name,
-    )
 
   @nn.nowrap
   def _read(self, c, b, v, log_decay, state, segment_ids):

@@ -4,7 +4,6 @@ from typing import NamedTuple
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxmodels import ops
@@ -116,13 +115,12 @@ class MesaNet(Mixer):
   def _regularisation(self, key_width: int) -> jax.Array:
     """The lambda [H, K], float32 or wider."""
     at_first = np.log(np.expm1(1 - self.lower_bound))
-    logits = self.param(
+    logits = self.wide_param(
       "regularisation",
       nn.initializers.constant(at_first),
       (self.heads, key_width),
-      self.param_dtype,
     )
-    return self.lower_bound + nn.softplus(jnp.asarray(logits, self.wide))
+    return self.lower_bound + nn.softplus(logits)
 
   @nn.nowrap
   def _widths(self) -> tuple[int, int]:

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxmodels.layers.common import check_fields
+from jaxmodels.layers.routing import route
 from jaxmodels.mixers.softmax_attention import SoftmaxAttention
 from jaxmodels.ops.engine import checks
 
@@ -52,14 +53,9 @@ class MixtureOfHeads(SoftmaxAttention):
     if shared > 1:  # The softmax of one head is 1.
       logits = self.dense("shared_router", shared, dtype=self.wide)(x)
       first = first * nn.softmax(logits)
-    p = nn.softmax(self.dense("router", routed, dtype=self.wide)(x))
-    _, chosen = jax.lax.top_k(p, self.active_heads)
-    mask = jnp.sum(jax.nn.one_hot(chosen, routed, dtype=self.wide), -2)
-    kept = p * mask
-    kept = kept / jnp.sum(kept, -1, keepdims=True)
-    second = 2 * self.active_heads * stage[..., 1:] * kept
-    loss = jnp.sum(jnp.mean(p, (0, 1)) * jnp.mean(mask, (0, 1)))
-    self.sow("losses", "load_balance", self.balance * routed * loss)
+    n = self.active_heads
+    kept = route(self, x, routed, n, self.balance * n).dense
+    second = 2 * n * stage[..., 1:] * kept
     weights = jnp.concatenate([first, second], -1).astype(y.dtype)
     return y * weights[..., None]
 

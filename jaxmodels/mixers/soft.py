@@ -8,7 +8,6 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxmodels.layers.common import check_fields, divide
-from jaxmodels.layers.rotary import advance_positions
 from jaxmodels.mixers.mixer import Mixer
 from jaxmodels.ops.engine import checks, halo
 from jaxmodels.ops.engine.explicit import by_letters
@@ -109,13 +108,7 @@ class Soft(Mixer):
     width = divide(self, "heads", self.width, "D")
     q = self.heads_of("query", x, self.heads, width).astype(self.wide)
     v = self.heads_of("value", x, self.heads, width).astype(self.wide)
-    none = jnp.sum(jnp.zeros_like(x, jnp.int32), (1, 2), jnp.int32)
-    before, after = (
-      advance_positions(
-        none, x.shape[1], segment_ids, self.axis_name, reverse=reverse
-      )[0]
-      for reverse in (False, True)
-    )
+    before, after = self.before_and_after(x, segment_ids)
     count = before + after + 1
     fewest = jnp.minimum(count, self.landmarks)
     segment = _numbered(segment_ids, count, self.axis_name)

@@ -9,7 +9,7 @@ from jaxmodels.testing.examples.mixers.parts import dense, merge, projections
 def nearest(place, size, layer):
   """The places seen along an axis, and their offsets in the table of biases."""
   group = range(place % layer.dilation, size, layer.dilation)
-  own, most = group.index(place), layer.kernel_size
+  own, most = group.index(place), layer.kernel_width
   start = max(0, min(own - most // 2, len(group) - most))
   return {
     group[j]: j - own + most - 1
@@ -29,7 +29,7 @@ def around(place, size, layer):
 
 def plain(p, x, layer):
   """One document x [L, D], token by token."""
-  see = nearest if hasattr(layer, "kernel_size") else around
+  see = nearest if hasattr(layer, "kernel_width") else around
   q, k, v = projections(p, x, layer.heads)
   columns = layer.columns or 1
   out = np.zeros(v.shape)
@@ -56,7 +56,7 @@ EXAMPLES = (
     "neighborhood_attention",
     "neighborhood_attention",
     plain,
-    {"heads": 2, "kernel_size": 3, "dilation": 2},
+    {"heads": 2, "kernel_width": 3, "dilation": 2},
     equation="`y_t = sum_s softmax_s(q_t . k_s) v_s` over the nearest tokens "
     "on both sides, 1-D or 2-D",
     transition="none: not causal",

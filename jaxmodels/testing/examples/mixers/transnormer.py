@@ -32,7 +32,7 @@ def plain_blocks(p, x, layer):
   out = np.zeros(v.shape)
   for h in range(layer.heads):
     for t in range(len(x)):
-      seen = slice(t - t % layer.block, t + 1)
+      seen = slice(t - t % layer.block_size, t + 1)
       scores = k[seen, h] @ q[t, h] / np.sqrt(k.shape[-1])
       weights = np.exp(scores - scores.max())
       out[t, h] = weights / weights.sum() @ v[seen, h]
@@ -54,9 +54,9 @@ EXAMPLES = (
     "diag_attention",
     "diag_attention",
     plain_blocks,
-    {"heads": 2, "block": 5},
+    {"heads": 2, "block_size": 5},
     equation="`y_t = sum_s softmax_s(q_t . k_s) v_s` inside of its block",
-    transition="none: a cache of `block - 1` tokens",
+    transition="none: a cache of `block_size - 1` tokens",
     paper="Qin et al. 2022, arXiv:2210.10340",
   ),
 )
