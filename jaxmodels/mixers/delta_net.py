@@ -73,7 +73,7 @@ class DeltaNet(Mixer):
     key_width: K, by default D / H.
     value_width: V, by default D / H.
     decay: "none", "head" or "key".
-    gate_rank: Of the decay's projection for decay "key"; K by default.
+    gate_rank: The rank of the decay's projection for decay "key"; K by default.
     negative_eigenvalues: Whether beta reaches up to 2 in place of 1.
     output_gate: Whether y is gated before the output projection.
     kernel_width: W of the convolutions.

@@ -20,18 +20,19 @@ class FSMN(Mixer):
     m^i_t = SiLU(sum_{j<i} sum_{s<W} a^{ij}_s m^j_{t - s d_i})
     y_t = W_o (W_g x_t * (m^0_t + m^n_t)),  d_i = 2^(i-1),  i = 1, ..., n
 
-  The memory of the feedforward sequential memory network, whose taps replace
-  recurrence (Zhang et al. 2015, arXiv:1512.08301). The gate, the dilations and
-  the dense connections are those of MossFormer2 (Zhao et al. 2023,
-  arXiv:2312.11825).
-  Departures: causal, so that it decodes, where the paper's memories look ahead
-  too; SiLU in place of instance norm and PReLU; LeCun initialisation.
+  The memory is that of the feedforward sequential memory network, where taps
+  replace recurrence (Zhang et al. 2015, arXiv:1512.08301). The gate, the
+  dilations and the dense connections are those of MossFormer2 (Zhao et al.
+  2023, arXiv:2312.11825). Departures: causal, so that it decodes, where the
+  paper's memories look ahead too; SiLU in place of instance norm and PReLU;
+  LeCun initialisation.
 
   The other fields are those of `Mixer`; `method` and `chunk_size` have no
-  effect. The state is a tuple of [B, (W - 1) d_i, D i] per layer of memory.
+  effect. The state is a tuple with one array [B, (W - 1) d_i, D i] per layer of
+  memory.
 
   Attributes:
-    layers: n.
+    layers: n, the number of layers of memory.
     kernel_width: W, the number of tokens that one memory reads.
   """
 

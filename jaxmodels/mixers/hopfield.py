@@ -68,11 +68,12 @@ class Hopfield(Mixer):
     xi <- X softmax(beta X^T xi), `steps` times
     y_t = W_o concat_heads(V softmax(beta X^T xi))
 
-  The patterns are the tokens k_s = W_k x_s, v_s = W_v x_s of the segment up to
-  t, or with `patterns` as many learned ones, the same for all tokens. Without
-  steps the layer is softmax attention, with scores scaled by beta. A large beta
-  retrieves one pattern, and a small one a mean of patterns. An update never
-  raises the energy |xi|^2 / 2 - logsumexp(beta X^T xi) / beta.
+  The patterns are k_s = W_k x_s with the values v_s = W_v x_s, for the tokens s
+  of the segment up to t. With the field `patterns`, they are that many learned
+  vectors, the same for all tokens. With `steps` = 0 the layer is softmax
+  attention whose scores are scaled by beta. A large beta retrieves one pattern,
+  and a small one a mean of patterns. An update never raises the energy |xi|^2 /
+  2 - logsumexp(beta X^T xi) / beta.
 
   Ramsauer et al. 2020, "Hopfield Networks is All You Need", arXiv:2008.02217.
   Departures: no norms of states and patterns; LeCun initialisation.

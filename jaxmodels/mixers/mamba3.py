@@ -110,15 +110,18 @@ class Mamba3(Mixer):
     angle, last_angle = self._angles(x, step, segment_ids)
     b = _rotate(self._projected("B", x, heads), angle).astype(self.dtype)
     c = _rotate(self._projected("C", x, heads), angle).astype(self.dtype)
+    # The B, u and lambda dt of the token before.
     key = None if before.key is None else _flat(before.key, 1)
     earlier_b, key = self.tokens_before(_flat(b, 2), key, segment_ids)
     earlier_u, value = self.tokens_before(u, before.value, segment_ids)
     earlier, last_weight = self.tokens_before(
       weight, before.weight, segment_ids
     )
+    # The rows V of this token and of the one before.
     scale = self._scale("mimo_x", heads, 1 / self.rank)
     v = _rows(split_heads(u, heads).astype(self.wide), scale)
     earlier_v = _rows(split_heads(earlier_u, heads).astype(self.wide), scale)
+    # C_t^T S_t without the write of token t, then that write and the skip.
     factor = jnp.exp(log_decay) * (earlier + follow)
     y, memory = self._read(
       c,
@@ -131,6 +134,7 @@ class Mamba3(Mixer):
     skip = self.wide_param("D", nn.initializers.ones, (heads,))
     y = y + _own(c, b, v * weight[..., None, None])
     y = y + v * skip[None, None, :, None, None]
+    # The gate, the sum over rows, and the next call's state.
     z = split_heads(z, heads).astype(self.wide)
     y = y * nn.silu(_rows(z, self._scale("mimo_z", heads, 1.0)))
     last_scale = self._scale("mimo_o", heads, 1 / self.rank)

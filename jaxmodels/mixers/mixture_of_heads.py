@@ -20,17 +20,18 @@ class MixtureOfHeads(SoftmaxAttention):
 
     [a, b] = 2 softmax(W_h x_t)
     g_h = a S softmax(W_s x_t)_h                 for a shared head
-    g_h = b n p_h / sum_{top n} p                for the n largest of
-    p = softmax(W_r x_t), and 0 for the other routed heads
+    p = softmax(W_r x_t)
+    g_h = b n p_h / sum_{top n} p                for the n largest p_h
+    g_h = 0                                      for the other routed heads
     y_t = W_o concat_heads(g_h y_{t,h})
 
   Jin et al. 2024, "MoH: Multi-Head Attention as Mixture-of-Head Attention",
-  arXiv:2410.11842. The factors 2, S and n, from the authors' code, make equal
-  weights 1, and so keep the size of the outputs. The layer sows the loss
-  "load_balance" into "losses": `balance` R sum_h (mean p_h) (share of tokens
-  that choose h), which is lowest, `balance` n, if all heads are chosen equally
-  often. All heads are computed, also those of weight 0: the layer studies
-  routing, it saves no time.
+  arXiv:2410.11842. The factors 2, S and n are those of the authors' code. With
+  them, equal weights are 1, so the outputs keep their size. The layer sows the
+  loss "load_balance" into "losses": `balance` R sum_h (mean p_h) (share of
+  tokens that choose h). The loss is lowest, `balance` n, if all heads are
+  chosen equally often. There is no loss if n = R. The layer computes all heads,
+  also those of weight 0, so it saves no time.
 
   The other fields are those of `SoftmaxAttention`.
 

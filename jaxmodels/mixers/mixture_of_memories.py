@@ -37,12 +37,12 @@ class MixtureOfMemories(DeltaNet):
   the others.
 
   Du et al. 2025, "MoM: Linear Sequence Modeling with Mixture-of-Memories",
-  arXiv:2502.13685. The memories are heads of one op, in which a token is
-  neutral to the memories that it does not choose. So all forms of the op can be
-  used, at the cost of M + 1 times the heads; the published code instead packs
-  the tokens by memory, at the cost of top_k + 1. Departures: the convolutions
-  run over the whole sequence and not over the tokens of one memory; exp(A_log)
-  and dt_bias are those of one memory; LeCun initialisation.
+  arXiv:2502.13685. The memories are heads of one op, and a token does not
+  change the memories that it does not choose. So the layer can use all forms of
+  the op, at the cost of M + 1 times the heads. The published code instead packs
+  the tokens by memory, at the cost of top_k + 1 times the heads. Departures:
+  the convolutions run over the whole sequence and not over the tokens of one
+  memory; exp(A_log) and dt_bias are those of one memory; LeCun initialisation.
 
   Attributes:
     memories: M, without the shared one.
@@ -118,5 +118,5 @@ class MixtureOfMemories(DeltaNet):
 
 
 def _beside(chosen: jax.Array, other: jax.Array) -> jax.Array:
-  """[B, L, H M] with the rank of `other`."""
+  """Adds axes of size 1 to chosen [B, L, H M], up to the rank of `other`."""
   return chosen.reshape(*chosen.shape, *(1,) * (other.ndim - chosen.ndim))

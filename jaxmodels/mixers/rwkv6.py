@@ -38,7 +38,7 @@ class RWKVState(NamedTuple):
 
 
 class RWKV6(Mixer):
-  """Linear attention with key decays, a bonus, and a mix with the last token.
+  """Linear attention with key decays, a bonus, and a mix of adjacent tokens.
 
   Heads have the width K. With x_t the input, delta_t = x_{t-1} - x_t, and for
   each of c in (w, k, v, r, g):

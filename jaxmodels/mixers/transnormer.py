@@ -23,11 +23,11 @@ class NormAttention(Mixer):
     y_t = W_o RMSNorm(concat_heads(S_t^T q_t))
 
   Qin et al. 2022, "The Devil in Linear Transformer", arXiv:2210.10340. The
-  gradient of the normaliser's quotient by a score has no bound, because the
-  scores of a row may all be near 0. The gradient of the norm has the bound
-  1 / sqrt(epsilon). The paper's models use these layers in the second half of
-  the stack, and `DiagAttention` in the first. Here the norm is over all heads
-  together, as in the authors' later models. Departure: LeCun initialisation.
+  gradient of a division by the normaliser has no bound, because all scores of a
+  row may be near 0. The gradient of the norm has the bound 1 / sqrt(epsilon).
+  The paper's models use these layers in the second half of the stack, and
+  `DiagAttention` in the first. Here the norm is over all heads together, as in
+  the authors' later models. Departure: LeCun initialisation.
 
   The other fields are those of `Mixer`; the state is [B, H, K, V].
 

@@ -30,7 +30,7 @@ EXAMPLES = (
     "fsmn",
     plain,
     {"kernel_width": 3},
-    equation="`m^i_t = sum_j sum_s a^{ij}_s m^j_{t - s d_i}`, gated",
+    equation="`m^i_t = sum_j sum_s a^{ij}_s m^j_{t - s d_i}`, and a gate",
     transition="none: the last inputs",
     paper="Zhao et al. 2023, arXiv:2312.11825",
   ),

@@ -31,7 +31,7 @@ EXAMPLES = (
     "galerkin",
     plain,
     {"heads": 2},
-    equation="`y_t = (1/n sum_s v_s k_s^T) q_t`, of normed k and v",
+    equation="`y_t = (1/n sum_s v_s k_s^T) q_t`, with a norm of k and v",
     transition="none: not causal",
     paper="Cao 2021, arXiv:2105.14995",
     causal=False,

@@ -69,7 +69,7 @@ EXAMPLES = (
     "linear_attention",
     plain,
     {"heads": 2},
-    equation="`S_t = S_{t-1} + phi(k_t) v_t^T`, over the normaliser; any "
+    equation="`S_t = S_{t-1} + phi(k_t) v_t^T`, divided by a normaliser; any "
     "feature map phi",
     transition="identity",
     paper="Katharopoulos et al. 2020, arXiv:2006.16236",

@@ -34,8 +34,8 @@ EXAMPLES = (
     "mixture_of_heads",
     plain,
     {"max_length": 50, "heads": 8, "shared_heads": 2, "active_heads": 3},
-    equation="`y_t = sum_h g_{t,h} W_h y_{t,h}`, of softmax attention; most g "
-    "are 0",
+    equation="`y_t = sum_h g_{t,h} W_h y_{t,h}`, `y_{t,h}` a head of softmax "
+    "attention; most `g` are 0",
     transition="none: a cache of all tokens",
     paper="Jin et al. 2024, arXiv:2410.11842",
   ),

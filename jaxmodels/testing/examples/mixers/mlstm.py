@@ -76,7 +76,7 @@ EXAMPLES = (
     "mlstm",
     plain,
     {"heads": 2, "gate_cap": 4.0},
-    equation="`S_t = f_t S_{t-1} + i_t k_t v_t^T`, read over its normaliser, "
+    equation="`S_t = f_t S_{t-1} + i_t k_t v_t^T`, divided by a normaliser, "
     "i_t an exponential",
     transition="scalar",
     paper="Beck et al. 2024, arXiv:2405.04517",

@@ -49,8 +49,8 @@ EXAMPLES = (
     "polyline_attention",
     plain,
     {"heads": 2},
-    equation="`Y = (softmax(Q K^T) * M) V`, M of decays along both "
-    "polylines of a grid",
+    equation="`Y = (softmax(Q K^T) * M) V`, M the mean of the decays along "
+    "both polylines between two places of a grid",
     transition="none: not causal",
     paper="Zhao et al. 2025, arXiv:2506.15940",
     causal=False,

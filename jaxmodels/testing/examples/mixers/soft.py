@@ -37,8 +37,8 @@ EXAMPLES = (
     "soft",
     plain,
     {"heads": 2, "landmarks": 3},
-    equation="`Y = D^(-1/2) P^T A^+ P D^(-1/2) V`, of Gaussian kernels with M "
-    "landmarks",
+    equation="`Y = D^(-1/2) P^T A^+ P D^(-1/2) V`, P and A Gaussian kernels "
+    "with M landmarks",
     transition="none: not causal",
     paper="Lu et al. 2021, arXiv:2110.11945",
     causal=False,
