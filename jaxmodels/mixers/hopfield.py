@@ -105,7 +105,8 @@ class Hopfield(Mixer):
     width, beta = self._sizes()
     xi = self.heads_of("query", x, self.heads, width)
     if self.patterns is not None:
-      return self.project_out(self._look_up(xi, beta)), HopfieldState(None)
+      y = self._look_up(xi, beta, self.patterns)
+      return self.project_out(y), HopfieldState(None)
     k = self.heads_of("key", x, self.heads, width)
     v = self.heads_of("value", x, self.heads, width)
     cache = None if state is None else state.cache
@@ -125,9 +126,9 @@ class Hopfield(Mixer):
     return self.project_out(y), HopfieldState(last)
 
   @nn.nowrap
-  def _look_up(self, xi: jax.Array, beta: float) -> jax.Array:
-    """Retrieves the values of learned patterns: [B, L, H, K]."""
-    shape = (self.patterns, self.heads, xi.shape[-1])
+  def _look_up(self, xi: jax.Array, beta: float, count: int) -> jax.Array:
+    """Retrieves the values of `count` learned patterns: [B, L, H, K]."""
+    shape = (count, self.heads, xi.shape[-1])
     init = nn.initializers.normal(1.0)
     keys = self.wide_param("patterns", init, shape)
     values = self.wide_param("values", init, shape)

@@ -62,7 +62,7 @@ class LogLinearAttention(DeltaNet):
     )
     strength = None
     if self.rule == "delta_rule":
-      strength = beta(self, x, self.heads, self._largest)
+      strength = beta(self, x, self.heads, self._largest_beta)
     op = functools.partial(log_linear_attention, beta=strength)
     return self._run_rule(op, x, q, k, v, self._scale(x), **options)
 

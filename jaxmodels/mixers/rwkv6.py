@@ -85,19 +85,18 @@ class RWKV6(Mixer):
     entering = None if state is None else state.token
     before, token = self.tokens_before(x, entering, segment_ids)
     mixed = self._mixed(x, before, layer, depth)
+    done = layer / max(depth - 1, 1)
     k, v, r = (
       self.heads_of(name, mixed[name], heads, self.width // heads)
       for name in ("key", "value", "receptance")
     )
-    bonus = self.wide_param(
-      "bonus", _alternating(layer / max(depth - 1, 1)), (self.width,)
-    )
+    bonus = self.wide_param("bonus", _alternating(done), (self.width,))
     y, last = self.run(
       functools.partial(linear_attention, bonus=bonus.reshape(heads, -1)),
       r,
       k,
       v,
-      self._log_decay(mixed["decay"], heads, layer / max(depth - 1, 1)),
+      self._log_decay(mixed["decay"], heads, done),
       state=None if state is None else state.state,
       segment_ids=segment_ids,
     )
