@@ -30,7 +30,7 @@ class BilinearMLP(ChannelMixer):
 
   @nn.nowrap
   def _map(self, x: jax.Array) -> jax.Array:
-    hidden = self.hidden or -(-self.width * 8 // 24) * 8
+    hidden = self._gated_width()
     gate = projection(self, hidden, "gate")(x)
     value = projection(self, hidden, "value")(x)
     output = projection(self, self.width, "output", scale=self.output_scale)
@@ -40,10 +40,9 @@ class BilinearMLP(ChannelMixer):
 def interaction(params: Mapping[str, Any], direction: jax.Array) -> jax.Array:
   """The symmetric matrix B with `direction . y = x^T B x`.
 
-  Its eigenvectors are the inputs that a direction of the output reads, and its
-  eigenvalues how much it adds of the square of each (Pearce et al. 2024,
-  "Bilinear MLPs enable weight-based mechanistic interpretability",
-  arXiv:2410.08417).
+  Each eigenvector is a direction of the input. Its eigenvalue is the factor of
+  the square of x along that direction (Pearce et al. 2024, "Bilinear MLPs
+  enable weight-based mechanistic interpretability", arXiv:2410.08417).
 
   Args:
     params: Those of a `BilinearMLP`.

@@ -44,6 +44,11 @@ class ChannelMixer(nn.Module):
     """Maps [B, L, D] to [B, L, D], after x and the fields are checked."""
     raise NotImplementedError
 
+  @nn.nowrap
+  def _gated_width(self) -> int:
+    """`hidden`, by default 8/3 D, rounded up to a multiple of 8."""
+    return self.hidden or -(-self.width * 8 // 24) * 8
+
 
 class GatedMLP(ChannelMixer):
   """SwiGLU: W_o (SiLU(W_g x) * W_v x), without biases.
@@ -62,7 +67,7 @@ class GatedMLP(ChannelMixer):
 
   @nn.nowrap
   def _map(self, x: jax.Array) -> jax.Array:
-    hidden = self.hidden or -(-self.width * 8 // 24) * 8
+    hidden = self._gated_width()
     gate = nn.silu(projection(self, hidden, "gate")(x))
     value = projection(self, hidden, "value")(x)
     output = projection(self, self.width, "output", scale=self.output_scale)

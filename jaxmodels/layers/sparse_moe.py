@@ -44,7 +44,7 @@ class SparseMoE(ChannelMixer):
   @nn.nowrap
   def _map(self, x: jax.Array) -> jax.Array:
     check_fields(self, "experts", "top_k")
-    hidden = self.hidden or -(-self.width * 8 // 24) * 8
+    hidden = self._gated_width()
     routes = route(self, x, self.experts, self.top_k, self.balance_loss)
 
     def kernel(name, inputs, outputs, scale=1.0):

@@ -24,7 +24,7 @@ class TokenFormer(ChannelMixer):
   Model Parameters", arXiv:2410.23168: "Pattention", in place of the MLP. The
   norm of the scores replaces the sum of the softmax.
 
-  A trained model grows by more pairs, see `grow`. New keys are zero, so that
+  A trained model can get more pairs, see `grow`. New keys are zero, so that
   their scores are zero, and the grown model equals the old one. This needs the
   factor sqrt(n_0) to stay as it was: `first_hidden`.
 

@@ -29,12 +29,12 @@ class LION(Mixer):
     y_t = W_o concat_heads(sum_s M_ts (q_t . k_s) v_s / sum_s M_ts (q_t . k_s))
 
   M_ts is the product of the decays of token s and of the tokens between s and
-  t, and 1 for s = t: the decay of the reader t does not act. The decays are
-  1 (LION-LIT), sigmoid(a) (LION-D), or sigmoid(W_a x_t + a) per head (LION-S).
+  t, and 1 for s = t: the decay of token t itself does not act. The decays are 1
+  (LION-LIT), sigmoid(a) (LION-D), or sigmoid(W_a x_t + a) per head (LION-S).
   Afzal et al. 2025, "Linear Attention for Efficient Bidirectional Sequence
-  Modeling", arXiv:2502.16249. The layer is a masked product of L x L, or one
-  recurrence from each end. Departures: phi is a map of `FEATURE_MAPS`, where
-  the paper normalises a shifted SiLU; LeCun initialisation.
+  Modeling", arXiv:2502.16249. The layer runs as a masked product of L x L, or
+  as one recurrence from each end. Departures: phi is a map of `FEATURE_MAPS`,
+  where the paper normalises a shifted SiLU; LeCun initialisation.
 
   The other fields are those of `Mixer`; `reverse` has no effect. There is no
   state. `method` may be "quadratic", the masked product.
@@ -87,9 +87,7 @@ class LION(Mixer):
     if self.decay == "none":
       return None
     # Initially between 0.88 and 0.998.
-    bias = self.param(
-      "decay_bias", _spread, (self.heads,), self.param_dtype
-    ).astype(self.wide)[None, None]
+    bias = self.wide_param("decay_bias", _spread, (self.heads,))[None, None]
     if self.decay == "fixed":
       bias = jnp.broadcast_to(bias, (*x.shape[:2], self.heads))
       return nn.log_sigmoid(bias)
@@ -111,9 +109,9 @@ class Bidirectional(Mixer):
     y = ahead(x) + back(x),  where back runs from the last token to the first
 
   The two have parameters of their own, as in Vision Mamba (Zhu et al. 2024,
-  arXiv:2401.09417), or are tied. Each token reads itself in both directions.
-  `LION` is linear attention in which it does so once. Sharded sequences work as
-  in the mixer itself.
+  arXiv:2401.09417), or are tied. Each token reads itself in both directions. In
+  `LION` each token reads itself once. Sharded sequences work as in the mixer
+  itself.
 
   The other fields are those of `Mixer`; `reverse` has no effect. `method` and
   `chunk_size` are those of the mixer inside. There is no state.

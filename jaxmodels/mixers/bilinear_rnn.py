@@ -35,8 +35,8 @@ class BilinearRNN(Mixer):
     A_t = sum_k x_{t,k} W_k,  h_t = A_t / |A_t| h_{t-1}
     y_t = W_o RMSNorm(h_t)
 
-  `transition` is the form of A_t, from the largest class of languages that it
-  can track to the smallest:
+  `transition` is the form of A_t. The first form can track the largest class of
+  languages, and the last form the smallest:
 
     "full"        [N, N]
     "factorised"  U diag(V x_t) P^T, with U and P [N, R]
@@ -46,13 +46,12 @@ class BilinearRNN(Mixer):
 
   Ebrahimi & Memisevic 2025, "Revisiting Bi-Linear State Transitions in
   Recurrent Neural Networks", arXiv:2505.21749. Without additive terms, the
-  model is linear in h_0, so the scale of h_t does not count. The paper divides
+  model is linear in h_0, so the scale of h_t does not matter. The paper divides
   each h_t by its norm. That would make the recurrence nonlinear, so here each
   block of A_t is divided by the root mean square of its rows' norms (and the
   diagonal by its root mean square), which changes each block of h_t by a
-  positive factor.
-  Random blocks still shrink the state, by about a factor exp(-1 / (2 M)) per
-  token, until it underflows; orthogonal ones do not.
+  positive factor. Random blocks still shrink the state, by about a factor
+  exp(-1 / (2 M)) per token, until it underflows; orthogonal ones do not.
 
   The other fields are those of `Mixer`.
 
@@ -62,7 +61,7 @@ class BilinearRNN(Mixer):
     block_width: M, for the transition "block"; it divides N.
     rank: R, for the transition "factorised"; by default N.
     additive: Whether to add W_b x_t to the state. The paper's models have no
-      additive terms; with them, scales count.
+      additive terms; with them, scales matter.
   """
 
   state_width: int | None = None
@@ -82,9 +81,9 @@ class BilinearRNN(Mixer):
     given, entering = (None, None) if state is None else state
     position, after = self.positions(x, entering, segment_ids)
     A = self._transition(x, blocks, size)
-    start = self.param(
-      "initial", nn.initializers.normal(1), (blocks, size), self.param_dtype
-    ).astype(A.dtype)
+    start = self.wide_param(
+      "initial", nn.initializers.normal(1), (blocks, size)
+    )
     # The recurrence starts from zero, so the first token adds A h_0.
     first = (position == 0)[..., None, None]
     if self.transition == "diagonal":
@@ -127,12 +126,9 @@ class BilinearRNN(Mixer):
       rank = self.rank or width
       init = nn.initializers.normal((width * rank) ** -0.25)
       left, right = (
-        self.param(name, init, (width, rank), self.param_dtype)
-        for name in ("left", "right")
+        self.wide_param(name, init, (width, rank)) for name in ("left", "right")
       )
-      middle = linear(rank)
-      left, right = left.astype(middle.dtype), right.astype(middle.dtype)
-      A = jnp.einsum("ir,blr,jr->blij", left, middle, right)[:, :, None]
+      A = jnp.einsum("ir,blr,jr->blij", left, linear(rank), right)[:, :, None]
     else:
       A = linear(width * size)
       if self.transition == "diagonal":

@@ -73,7 +73,7 @@ class DeltaNet(Mixer):
     key_width: K, by default D / H.
     value_width: V, by default D / H.
     decay: "none", "head" or "key".
-    gate_rank: Of the decay's projection for decay "key"; K by default.
+    gate_rank: The rank of the decay's projection for decay "key"; K by default.
     negative_eigenvalues: Whether beta reaches up to 2 in place of 1.
     output_gate: Whether y is gated before the output projection.
     kernel_width: W of the convolutions.
@@ -110,8 +110,8 @@ class DeltaNet(Mixer):
       return split_heads(y, self.heads), leaving
 
     q, query_state = heads("query", key_width, before[0])
-    k, key_state = heads("key", self._steps * key_width, before[1])
-    v, value_state = heads("value", self._steps * value_width, before[2])
+    k, key_state = heads("key", self._writes * key_width, before[1])
+    v, value_state = heads("value", self._writes * value_width, before[2])
     y, last = self._remember(
       x,
       (l2_normalize(q) * key_width**-0.5).astype(self.dtype),
@@ -128,7 +128,7 @@ class DeltaNet(Mixer):
     self, x: jax.Array, q: jax.Array, k: jax.Array, v: jax.Array, **options: Any
   ) -> tuple[jax.Array, jax.Array]:
     """Runs the op on normalised q, and on k and v, of H heads."""
-    strength = beta(self, x, self.heads, self._largest)
+    strength = beta(self, x, self.heads, self._largest_beta)
     return self._run_rule(delta_rule, x, q, k, v, strength, **options)
 
   @nn.nowrap
@@ -147,12 +147,12 @@ class DeltaNet(Mixer):
     return self.run(op, q, k, *args, log_decay, **options)
 
   @property
-  def _steps(self) -> int:
+  def _writes(self) -> int:
     """The number of keys and values per token and head."""
     return 1
 
   @property
-  def _largest(self) -> float:
+  def _largest_beta(self) -> float:
     """The largest beta."""
     return 2.0 if self.negative_eigenvalues else 1.0
 
@@ -253,7 +253,7 @@ class GatedDeltaNet2(DeltaNet):
   ) -> tuple[jax.Array, jax.Array]:
     erase, write = channel_gates(self, x, self.heads, k.shape[-1], v.shape[-1])
     op = functools.partial(delta_rule, write_gate=write)
-    return self._run_rule(op, x, q, k, v, self._largest * erase, **options)
+    return self._run_rule(op, x, q, k, v, self._largest_beta * erase, **options)
 
 
 def channel_gates(

@@ -54,13 +54,13 @@ class DeltaProduct(DeltaNet):
     def by_step(y):  # [B, L, H, M F] to [B, L, M, H, F].
       return jnp.swapaxes(split_heads(y, self.steps), 2, 3)
 
-    strength = beta(self, x, self.heads * self.steps, self._largest)
+    strength = beta(self, x, self.heads * self.steps, self._largest_beta)
     strength = by_step(split_heads(strength, self.heads))[..., 0]
     return self._run_rule(
       householder_product, x, q, by_step(k), by_step(v), strength, **options
     )
 
   @property
-  def _steps(self) -> int:
+  def _writes(self) -> int:
     check_fields(self, "steps")
     return self.steps

@@ -1,11 +1,9 @@
 """Galerkin attention: linear attention over a whole domain."""
 
 import jax
-import jax.numpy as jnp
 
 from jaxmodels.layers.common import check_fields, divide
 from jaxmodels.layers.norms import LayerNorm
-from jaxmodels.layers.rotary import advance_positions
 from jaxmodels.mixers.mixer import Mixer
 from jaxmodels.ops import bidirectional
 
@@ -54,12 +52,6 @@ class Galerkin(Mixer):
       chunk_size=self.chunk_size,
       axis_name=self.axis_name,
     )
-    none = jnp.sum(jnp.zeros_like(x, jnp.int32), (1, 2), jnp.int32)
-    before, after = (
-      advance_positions(
-        none, x.shape[1], segment_ids, self.axis_name, reverse=reverse
-      )[0]
-      for reverse in (False, True)
-    )
+    before, after = self.before_and_after(x, segment_ids)
     count = (before + after + 1).astype(y.dtype)
     return self.project_out(y / count[:, :, None, None]), ()

@@ -100,9 +100,10 @@ class GatedSlotAttention(Mixer):
   ) -> tuple[jax.Array, jax.Array]:
     """K_t q_t [B, L, H, M], and the keys of the slots.
 
-    The decay belongs to the channel that is read, not to that which q reads
-    with, so this is no `linear_attention`. It is a selective scan with the step
-    -log(a) and the rate -1, whose channels are the slots.
+    Each slot has a decay, and q multiplies the channels of its key. The op
+    `linear_attention` has decays for the channels that q multiplies, so this is
+    a selective scan instead, with the step -log(a) and the rate -1. The
+    channels of the scan are the slots.
     """
     step = -decay
     # (1 - a) / step, which the scan multiplies by the step again.

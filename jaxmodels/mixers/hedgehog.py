@@ -26,7 +26,7 @@ def hedgehog_loss(
   segment_ids: jax.Array | None = None,
   reverse: bool = False,
 ) -> jax.Array:
-  """The cross-entropy from the weights of softmax attention to linear ones.
+  """The cross-entropy of linear attention's weights to softmax attention's.
 
       - mean_t sum_s p_ts log(f_t . g_s / sum_r f_t . g_r),  p = softmax(q k^T)
 
@@ -39,7 +39,7 @@ def hedgehog_loss(
     query_features: f [B, L, H, F], of at least 0.
     key_features: g [B, L, H, F], of at least 0.
     segment_ids: [B, L] or None.
-    reverse: Whether tokens see later ones, in place of earlier ones.
+    reverse: Whether tokens see later tokens in place of earlier ones.
 
   Returns:
     A scalar: the mean over tokens, heads and the batch.
@@ -67,9 +67,9 @@ class HedgehogTeacher(SoftmaxAttention):
 
   The outputs are those of `SoftmaxAttention`. The layer sows the loss
   "hedgehog", see `hedgehog_loss`, into "losses". Its gradient reaches only the
-  parameters of the two maps, "query_map" and "key_map", which have the names of
-  `LinearAttention` with the map "hedgehog", as all other parameters have. Zhang
-  et al. 2024, arXiv:2402.04347. `jaxmodels.models.linearize` uses it.
+  parameters of the two maps, "query_map" and "key_map". All parameters have the
+  names that they have in `LinearAttention` with the map "hedgehog". Zhang et
+  al. 2024, arXiv:2402.04347. `jaxmodels.models.linearize` uses it.
 
   The other fields are those of `SoftmaxAttention`, without grouped heads.
 

@@ -68,11 +68,12 @@ class Hopfield(Mixer):
     xi <- X softmax(beta X^T xi), `steps` times
     y_t = W_o concat_heads(V softmax(beta X^T xi))
 
-  The patterns are the tokens k_s = W_k x_s, v_s = W_v x_s of the segment up to
-  t, or with `patterns` as many learned ones, the same for all tokens. Without
-  steps the layer is softmax attention, with scores scaled by beta. A large beta
-  retrieves one pattern, and a small one a mean of patterns. An update never
-  raises the energy |xi|^2 / 2 - logsumexp(beta X^T xi) / beta.
+  The patterns are k_s = W_k x_s with the values v_s = W_v x_s, for the tokens s
+  of the segment up to t. With the field `patterns`, they are that many learned
+  vectors, the same for all tokens. With `steps` = 0 the layer is softmax
+  attention whose scores are scaled by beta. A large beta retrieves one pattern,
+  and a small one a mean of patterns. An update never raises the energy |xi|^2 /
+  2 - logsumexp(beta X^T xi) / beta.
 
   Ramsauer et al. 2020, "Hopfield Networks is All You Need", arXiv:2008.02217.
   Departures: no norms of states and patterns; LeCun initialisation.
@@ -104,7 +105,8 @@ class Hopfield(Mixer):
     width, beta = self._sizes()
     xi = self.heads_of("query", x, self.heads, width)
     if self.patterns is not None:
-      return self.project_out(self._look_up(xi, beta)), HopfieldState(None)
+      y = self._look_up(xi, beta, self.patterns)
+      return self.project_out(y), HopfieldState(None)
     k = self.heads_of("key", x, self.heads, width)
     v = self.heads_of("value", x, self.heads, width)
     cache = None if state is None else state.cache
@@ -124,13 +126,12 @@ class Hopfield(Mixer):
     return self.project_out(y), HopfieldState(last)
 
   @nn.nowrap
-  def _look_up(self, xi: jax.Array, beta: float) -> jax.Array:
-    """Retrieves the values of learned patterns: [B, L, H, K]."""
-    shape = (self.patterns, self.heads, xi.shape[-1])
+  def _look_up(self, xi: jax.Array, beta: float, count: int) -> jax.Array:
+    """Retrieves the values of `count` learned patterns: [B, L, H, K]."""
+    shape = (count, self.heads, xi.shape[-1])
     init = nn.initializers.normal(1.0)
-    keys = self.param("patterns", init, shape, self.param_dtype)
-    values = self.param("values", init, shape, self.param_dtype)
-    keys, values = keys.astype(self.wide), values.astype(self.wide)
+    keys = self.wide_param("patterns", init, shape)
+    values = self.wide_param("values", init, shape)
     xi = retrieve(xi.astype(self.wide), keys, beta, self.steps)
     return _read(xi, keys, values, beta).astype(self.dtype)
 

@@ -68,8 +68,9 @@ class LinearAttention(Mixer):
       or F of the random maps (4 K by default).
     horizon: For "cosformer", the distance in tokens at which its kernel is 0:
       the longest sequence.
-    rotary_fraction: Of the channels that are rotated before the map.
-    rotary_base: Of the wavelengths, see `jaxmodels.layers.rotate`.
+    rotary_fraction: The fraction of the channels that is rotated before the
+      map.
+    rotary_base: The base of the wavelengths, see `jaxmodels.layers.rotate`.
     normalize: Whether to divide by the normaliser.
     floor: The smallest divisor.
   """

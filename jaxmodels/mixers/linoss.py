@@ -59,10 +59,9 @@ class LinOSS(Mixer):
     self._check_sizes()
     u = x.astype(self.wide)
     size, width = self.oscillators, self.width
-    matrix, force = self._step(u.dtype)
-    b = self._parameter("B", _uniform(width**-0.5), (size, width), u.dtype)
-    c = self._parameter("C", _uniform(size**-0.5), (width, size), u.dtype)
-    skip = self._parameter("D", nn.initializers.normal(1.0), (width,), u.dtype)
+    matrix, force = self._step()
+    b = self.wide_param("B", _uniform(width**-0.5), (size, width))
+    c = self.wide_param("C", _uniform(size**-0.5), (width, size))
     write = jnp.einsum("bld,pd->blp", u, b)[..., None] * force[None, None]
     states, last = self.run(
       _blocks,
@@ -72,16 +71,14 @@ class LinOSS(Mixer):
       segment_ids=segment_ids,
     )
     y = jnp.einsum("blp,dp->bld", states[..., 1], c)
-    y = nn.gelu(y + skip[None, None] * u).astype(self.dtype)
-    gate = nn.sigmoid(self.dense("gate", self.width)(y))
-    return self.project_out(y) * gate, LinOSSState(last)
+    return self.skip_and_gate(y, u), LinOSSState(last)
 
-  def _step(self, dtype: jnp.dtype) -> tuple[jax.Array, jax.Array]:
+  def _step(self) -> tuple[jax.Array, jax.Array]:
     """The matrix [P, 2, 2] of a step, and the effect [P, 2] of B u."""
     shape = (self.oscillators,)
     init = nn.initializers.uniform(1.0)
-    a = nn.relu(self._parameter("A", init, shape, dtype))
-    dt = nn.sigmoid(self._parameter("step_logit", init, shape, dtype))
+    a = nn.relu(self.wide_param("A", init, shape))
+    dt = nn.sigmoid(self.wide_param("step_logit", init, shape))
     one = jnp.ones_like(a)
     if self.scheme == "imex":
       matrix = [[one, -dt * a], [dt, 1 - dt**2 * a]]
@@ -92,15 +89,6 @@ class LinOSS(Mixer):
       force = [dt * s, dt**2 * s]
     rows = [jnp.stack(row, -1) for row in matrix]
     return jnp.stack(rows, -2), jnp.stack(force, -1)
-
-  def _parameter(
-    self,
-    name: str,
-    init: nn.initializers.Initializer,
-    shape: tuple[int, ...],
-    dtype: jnp.dtype,
-  ) -> jax.Array:
-    return self.param(name, init, shape, self.param_dtype).astype(dtype)
 
   def _check_sizes(self) -> None:
     check_fields(self, "oscillators")

@@ -5,7 +5,6 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from jaxmodels.layers.common import check_fields, split_heads
 from jaxmodels.layers.gates import beta
@@ -32,16 +31,16 @@ class LogLinearAttention(DeltaNet):
 
   Guo et al. 2025, "Log-Linear Attention", arXiv:2506.04761. The rule
   "delta_rule" makes log-linear Gated DeltaNet. "linear_attention" has the head
-  decay of Mamba-2 and its scales, in the layer of DeltaNet: its keys have norm
-  1, and its values have no step sizes. c_l starts at 1, as in the published
-  code of log-linear Mamba-2. Departure: LeCun initialisation.
+  decay of Mamba-2 and its scales, but the layer is that of `DeltaNet`: keys
+  have norm 1, and no step sizes multiply the values. c_l starts at 1, as in the
+  published code of log-linear Mamba-2. Departure: LeCun initialisation.
 
-  The state has N matrices per head, whatever the length, so that shapes are
-  static. They tell apart the ranges of 2^N tokens. In longer documents the last
+  The state has N matrices per head for any length, so that shapes are static. N
+  matrices distinguish the ranges of 2^N tokens. In longer documents the last
   level holds all earlier tokens in one state, as in the base op.
 
   Attributes:
-    levels: N. The default is that of 16,384 tokens.
+    levels: N. The default suits documents of 16,384 tokens.
     rule: "delta_rule", or "linear_attention" without write strengths.
     decay: "none", "head" or "key".
     output_gate: Whether y is gated before the output projection.
@@ -63,7 +62,7 @@ class LogLinearAttention(DeltaNet):
     )
     strength = None
     if self.rule == "delta_rule":
-      strength = beta(self, x, self.heads, self._largest)
+      strength = beta(self, x, self.heads, self._largest_beta)
     op = functools.partial(log_linear_attention, beta=strength)
     return self._run_rule(op, x, q, k, v, self._scale(x), **options)
 
@@ -72,11 +71,7 @@ class LogLinearAttention(DeltaNet):
     """The weights of the levels [B, L, H, N + 1]."""
     count = self.levels + 1
     logits = self.dense("scale", self.heads * count, dtype=self.wide)(x)
-    logits = split_heads(logits, self.heads)
-    factor = self.param(
-      "scale_factor",
-      nn.initializers.ones,
-      (self.heads, count),
-      self.param_dtype,
+    factor = self.wide_param(
+      "scale_factor", nn.initializers.ones, (self.heads, count)
     )
-    return nn.softplus(jnp.asarray(factor, logits.dtype)[None, None] * logits)
+    return nn.softplus(factor[None, None] * split_heads(logits, self.heads))

@@ -63,9 +63,9 @@ class LRU(Mixer):
     """The equation above."""
     self._check_sizes()
     u = x.astype(self.wide)
-    a, gain = self._transition(u.dtype)
-    b = self._weights("B", (self.state_width, self.width), (2 * self.width), u)
-    c = self._weights("C", (self.width, self.state_width), self.state_width, u)
+    a, gain = self._transition()
+    b = self._weights("B", (self.state_width, self.width), 2 * self.width)
+    c = self._weights("C", (self.width, self.state_width), self.state_width)
     inputs = complex_inputs(u, gain[:, None] * b)
     h, last = self.run(
       diagonal_recurrence,
@@ -74,15 +74,9 @@ class LRU(Mixer):
       state=None if state is None else state.state,
       segment_ids=segment_ids,
     )
-    skip = self.param(
-      "D", nn.initializers.normal(1.0), (self.width,), self.param_dtype
-    )
-    y = real_outputs(h, c) + skip.astype(u.dtype)[None, None] * u
-    y = nn.gelu(y).astype(self.dtype)
-    gate = nn.sigmoid(self.dense("gate", self.width)(y))
-    return self.project_out(y) * gate, LRUState(last)
+    return self.skip_and_gate(real_outputs(h, c), u), LRUState(last)
 
-  def _transition(self, dtype: jnp.dtype) -> tuple[jax.Array, jax.Array]:
+  def _transition(self) -> tuple[jax.Array, jax.Array]:
     """Makes a [N], complex, and gamma [N]."""
     low, high = self.radius_min**2, self.radius_max**2
     shape = (self.state_width,)
@@ -97,28 +91,27 @@ class LRU(Mixer):
         self.phase_max * jax.random.uniform(key, shape, dtype, 1e-6)
       )
 
-    nu = self.param("log_decay_rate", ring, shape, self.param_dtype)
-    theta = self.param("log_frequency", phases, shape, self.param_dtype)
+    nu = self.wide_param("log_decay_rate", ring, shape)
+    theta = self.wide_param("log_frequency", phases, shape)
 
     def normalising(key, shape, dtype):
       del key, shape
       return (0.5 * jnp.log(-jnp.expm1(-2 * jnp.exp(nu)))).astype(dtype)
 
-    gain = self.param("log_gain", normalising, shape, self.param_dtype)
+    gain = self.wide_param("log_gain", normalising, shape)
     # Beyond these limits a is 0, and its phase has no correct digits.
-    rate = jnp.exp(jnp.minimum(nu.astype(dtype), 40))
-    largest = float(-np.log(jnp.finfo(dtype).eps))
-    phase = jnp.exp(jnp.minimum(theta.astype(dtype), largest))
+    rate = jnp.exp(jnp.minimum(nu, 40))
+    largest = float(-np.log(jnp.finfo(theta.dtype).eps))
+    phase = jnp.exp(jnp.minimum(theta, largest))
     a = jnp.exp(jax.lax.complex(-rate, phase))
-    return a, jnp.exp(gain.astype(dtype)).astype(a.dtype)
+    return a, jnp.exp(gain).astype(a.dtype)
 
   def _weights(
-    self, name: str, shape: tuple[int, int], fan_in: int, like: jax.Array
+    self, name: str, shape: tuple[int, int], fan_in: int
   ) -> jax.Array:
     """A complex matrix whose two parts have the variance 1 / fan_in."""
     init = nn.initializers.normal(fan_in**-0.5)
-    parts = self.param(name, init, (2, *shape), self.param_dtype)
-    parts = parts.astype(like.dtype)
+    parts = self.wide_param(name, init, (2, *shape))
     return jax.lax.complex(parts[0], parts[1])
 
   def _check_sizes(self) -> None:

@@ -49,15 +49,14 @@ class Mamba(Mixer):
   Attributes:
     expand: E / D.
     state_width: N.
-    rank: The rank of the projection W_2 W_1 to dt, by default D / 16, rounded
-      up.
+    step_rank: The rank of W_2 W_1, by default D / 16, rounded up.
     kernel_width: W, the kernel width of the convolution.
     negative_eigenvalues: Whether a_t reaches from -1 to 1, not from 0 to 1.
   """
 
   expand: int = 2
   state_width: int = 16
-  rank: int | None = None
+  step_rank: int | None = None
   kernel_width: int = 4
   negative_eigenvalues: bool = False
 
@@ -65,7 +64,7 @@ class Mamba(Mixer):
     self, x: jax.Array, state: MambaState | None, segment_ids: jax.Array | None
   ) -> tuple[jax.Array, MambaState]:
     """The equation above."""
-    check_fields(self, "expand", "state_width", "rank", "kernel_width")
+    check_fields(self, "expand", "state_width", "step_rank", "kernel_width")
     inner = self.expand * self.width
     z = self.dense("gate", inner)(x)
     convolution = self.new_convolution(
@@ -95,7 +94,7 @@ class Mamba(Mixer):
   @nn.nowrap
   def _step(self, u: jax.Array) -> jax.Array:
     """The step sizes dt [B, L, E]."""
-    rank = self.rank or -(-self.width // 16)
+    rank = self.step_rank or -(-self.width // 16)
     names = ("step_down", "step_up")
     logits = low_rank(self, u, rank, u.shape[-1], names)
     bias = self.wide_param("dt_bias", step_bias(1e-3, 1e-1), u.shape[-1:])

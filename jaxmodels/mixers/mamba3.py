@@ -15,7 +15,6 @@ from jaxmodels.layers.common import (
   split_heads,
   step_bias,
 )
-from jaxmodels.layers.token_shift import token_shift
 from jaxmodels.mixers.mixer import Mixer
 from jaxmodels.ops import diagonal_recurrence, linear_attention
 from jaxmodels.ops.engine import checks
@@ -105,41 +104,52 @@ class Mamba3(Mixer):
     """The equation above."""
     inner, heads = self._sizes()
     z, u = self.dense("gate", inner)(x), self.dense("input", inner)(x)
-    step, log_decay, weight, follow = self._steps(x, heads)
+    dt, log_a, weight, rest = self._steps(x, heads)
     none: Any = (None,) * 4
     before = Mamba3State(*none) if state is None else state
-    angle, last_angle = self._angles(x, step, segment_ids)
+    angle, last_angle = self._angles(x, dt, segment_ids)
     b = _rotate(self._projected("B", x, heads), angle).astype(self.dtype)
     c = _rotate(self._projected("C", x, heads), angle).astype(self.dtype)
+    # The B, u and lambda dt of the token before.
     key = None if before.key is None else _flat(before.key, 1)
-    earlier_b, key = self._shifted(_flat(b, 2), key, segment_ids)
-    earlier_u, value = self._shifted(u, before.value, segment_ids)
-    earlier, last_weight = self._shifted(weight, before.weight, segment_ids)
+    earlier_b, key = self.tokens_before(_flat(b, 2), key, segment_ids)
+    earlier_u, value = self.tokens_before(u, before.value, segment_ids)
+    earlier, last_weight = self.tokens_before(
+      weight, before.weight, segment_ids
+    )
+    # The rows V of this token and of the one before.
     scale = self._scale("mimo_x", heads, 1 / self.rank)
     v = _rows(split_heads(u, heads).astype(self.wide), scale)
     earlier_v = _rows(split_heads(earlier_u, heads).astype(self.wide), scale)
-    factor = jnp.exp(log_decay) * (earlier + follow)
+    # C_t^T S_t without the write of token t, then that write and the skip.
+    factor = jnp.exp(log_a) * (earlier + rest)
     y, memory = self._read(
       c,
       earlier_b.reshape(b.shape),
       earlier_v * factor[..., None, None],
-      log_decay,
+      log_a,
       before.state,
       segment_ids,
     )
     skip = self.wide_param("D", nn.initializers.ones, (heads,))
     y = y + _own(c, b, v * weight[..., None, None])
     y = y + v * skip[None, None, :, None, None]
-    z = split_heads(z, heads).astype(self.wide)
-    y = y * nn.silu(_rows(z, self._scale("mimo_z", heads, 1.0)))
-    last_scale = self._scale("mimo_o", heads, 1 / self.rank)
-    y = jnp.sum(y if last_scale is None else y * last_scale, 3)
-    y = self.project_out(y.astype(self.dtype))
+    # The next call's angles start from 0.
     key = _rotate(key.reshape((x.shape[0], *b.shape[2:])), -last_angle)
     memory = jnp.swapaxes(
       _rotate(jnp.swapaxes(memory, 2, 3), -last_angle), 2, 3
     )
-    return y, Mamba3State(key, value, last_weight, memory)
+    y = self._gated_sum(y, split_heads(z, heads))
+    return self.project_out(y), Mamba3State(key, value, last_weight, memory)
+
+  @nn.nowrap
+  def _gated_sum(self, y: jax.Array, z: jax.Array) -> jax.Array:
+    """The sum over rows of m_o * Y * SiLU(m_z * z), [B, L, H, P]."""
+    heads = z.shape[2]
+    scale = self._scale("mimo_z", heads, 1.0)
+    y = y * nn.silu(_rows(z.astype(self.wide), scale))
+    scale = self._scale("mimo_o", heads, 1 / self.rank)
+    return jnp.sum(y if scale is None else y * scale, 3).astype(self.dtype)
 
   @nn.nowrap
   def _steps(self, x: jax.Array, heads: int) -> tuple[jax.Array, ...]:
@@ -177,19 +187,6 @@ class Mamba3(Mixer):
     shape = (heads, self.rank, self.state_width)
     bias = self.wide_param(f"{name}_bias", nn.initializers.ones, shape)
     return _with_bias(y, bias, self.groups)
-
-  @nn.nowrap
-  def _shifted(
-    self, x: jax.Array, state: jax.Array | None, segment_ids: jax.Array | None
-  ) -> tuple[jax.Array, jax.Array]:
-    """The tokens before those of x [B, L, F], and the last token."""
-    return token_shift(
-      x,
-      state,
-      segment_ids=segment_ids,
-      reverse=self.reverse,
-      axis_name=self.axis_name,
-    )
 
   @nn.nowrap
   def _read(self, c, b, v, log_decay, state, segment_ids):

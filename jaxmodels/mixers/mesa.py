@@ -4,7 +4,6 @@ from typing import NamedTuple
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxmodels import ops
@@ -44,10 +43,10 @@ class MesaNet(Mixer):
     lambda = lower_bound + softplus(c)                         [K]
 
   Von Oswald et al. 2025, "MesaNet: Sequence Modeling by Locally Optimal
-  Test-Time Training", arXiv:2506.05233. The system is solved by `steps`
-  conjugate gradients; lambda starts at 1. The state is that of keys divided by
-  sqrt(lambda), see `ops.mesa`. Departures: in the conjugate gradients lambda is
-  the preconditioner; LeCun initialisation.
+  Test-Time Training", arXiv:2506.05233. `steps` steps of conjugate gradients
+  solve the system. lambda starts at 1. The state holds the sums for keys
+  divided by sqrt(lambda), see `ops.mesa`. Departures: in the conjugate
+  gradients lambda is the preconditioner; LeCun initialisation.
 
   The other fields are those of `Mixer`.
 
@@ -55,8 +54,8 @@ class MesaNet(Mixer):
     heads: H.
     key_width: K, by default D / H.
     value_width: V, by default D / H.
-    steps: The number of conjugate gradients.
-    lower_bound: The least regularisation; above 0 and below 1.
+    steps: The number of steps of conjugate gradients.
+    lower_bound: The smallest regularisation; above 0 and below 1.
     output_gate: Whether SiLU(W_g x_t) gates y before the output projection.
     kernel_width: W of the convolutions.
   """
@@ -116,13 +115,12 @@ class MesaNet(Mixer):
   def _regularisation(self, key_width: int) -> jax.Array:
     """The lambda [H, K], float32 or wider."""
     at_first = np.log(np.expm1(1 - self.lower_bound))
-    logits = self.param(
+    logits = self.wide_param(
       "regularisation",
       nn.initializers.constant(at_first),
       (self.heads, key_width),
-      self.param_dtype,
     )
-    return self.lower_bound + nn.softplus(jnp.asarray(logits, self.wide))
+    return self.lower_bound + nn.softplus(logits)
 
   @nn.nowrap
   def _widths(self) -> tuple[int, int]:

@@ -21,6 +21,7 @@ from jaxmodels.layers.common import (
 from jaxmodels.layers.norms import LayerNorm, RMSNorm
 from jaxmodels.layers.rotary import advance_positions
 from jaxmodels.layers.short_convolution import ShortConvolution
+from jaxmodels.layers.token_shift import token_shift
 from jaxmodels.ops.engine import checks
 
 __all__ = ["Mixer"]
@@ -201,11 +202,35 @@ class Mixer(nn.Module):
     Returns:
       positions [B, L], and `entering` [B] of int32 for the next call.
     """
-    if entering is None:
-      # Zeros made from x, so that they are sharded like x.
-      entering = jnp.sum(jnp.zeros_like(x, jnp.int32), (1, 2), jnp.int32)
+    entering = _none_before(x) if entering is None else entering
     return advance_positions(
       entering, x.shape[1], segment_ids, self.axis_name, reverse=self.reverse
+    )
+
+  @nn.nowrap
+  def before_and_after(
+    self, x: jax.Array, segment_ids: jax.Array | None
+  ) -> tuple[jax.Array, jax.Array]:
+    """How many tokens of its segment precede and follow each token, [B, L]."""
+
+    def count(reverse: bool) -> jax.Array:
+      return advance_positions(
+        _none_before(x), x.shape[1], segment_ids, self.axis_name, reverse
+      )[0]
+
+    return count(False), count(True)
+
+  @nn.nowrap
+  def tokens_before(
+    self, x: jax.Array, state: jax.Array | None, segment_ids: jax.Array | None
+  ) -> tuple[jax.Array, jax.Array]:
+    """The token before each token of x [B, L, F], and the last one, [B, F]."""
+    return token_shift(
+      x,
+      state,
+      segment_ids=segment_ids,
+      reverse=self.reverse,
+      axis_name=self.axis_name,
     )
 
   @nn.nowrap
@@ -228,6 +253,21 @@ class Mixer(nn.Module):
     )
 
   @nn.nowrap
+  def skip_and_gate(self, y: jax.Array, u: jax.Array) -> jax.Array:
+    """The output W_o g * sigmoid(W_g g) with g = GELU(y + D * u).
+
+    State-space models end with these steps. D is initially normal.
+
+    Args:
+      y: [B, L, D], float32 or wider.
+      u: [B, L, D], the input in the dtype of y.
+    """
+    skip = self.wide_param("D", nn.initializers.normal(1.0), (self.width,))
+    y = nn.gelu(y + skip[None, None] * u).astype(self.dtype)
+    gate = nn.sigmoid(self.dense("gate", self.width)(y))
+    return self.project_out(y) * gate
+
+  @nn.nowrap
   def project_out(self, y: jax.Array) -> jax.Array:
     """Projects y [B, L, F], or heads [B, L, H, V], to [B, L, D]."""
     if y.ndim == 4:
@@ -238,6 +278,11 @@ class Mixer(nn.Module):
   def _check_shared(self) -> None:
     check_fields(self)
     check_positive(self, "norm_epsilon")
+
+
+def _none_before(x: jax.Array) -> jax.Array:
+  """Zeros [B] of int32, made from x so that they are sharded like x."""
+  return jnp.sum(jnp.zeros_like(x, jnp.int32), (1, 2), jnp.int32)
 
 
 def _state_shapes(mixer: Mixer, x: jax.ShapeDtypeStruct) -> Any:

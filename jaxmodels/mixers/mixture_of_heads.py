@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxmodels.layers.common import check_fields
+from jaxmodels.layers.routing import route
 from jaxmodels.mixers.softmax_attention import SoftmaxAttention
 from jaxmodels.ops.engine import checks
 
@@ -19,17 +20,18 @@ class MixtureOfHeads(SoftmaxAttention):
 
     [a, b] = 2 softmax(W_h x_t)
     g_h = a S softmax(W_s x_t)_h                 for a shared head
-    g_h = b n p_h / sum_{top n} p                for the n largest of
-    p = softmax(W_r x_t), and 0 for the other routed heads
+    p = softmax(W_r x_t)
+    g_h = b n p_h / sum_{top n} p                for the n largest p_h
+    g_h = 0                                      for the other routed heads
     y_t = W_o concat_heads(g_h y_{t,h})
 
   Jin et al. 2024, "MoH: Multi-Head Attention as Mixture-of-Head Attention",
-  arXiv:2410.11842. The factors 2, S and n, from the authors' code, make equal
-  weights 1, and so keep the size of the outputs. The layer sows the loss
-  "load_balance" into "losses": `balance` R sum_h (mean p_h) (share of tokens
-  that choose h), which is lowest, `balance` n, if all heads are chosen equally
-  often. All heads are computed, also those of weight 0: the layer studies
-  routing, it saves no time.
+  arXiv:2410.11842. The factors 2, S and n are those of the authors' code. With
+  them, equal weights are 1, so the outputs keep their size. The layer sows the
+  loss "load_balance" into "losses": `balance` R sum_h (mean p_h) (share of
+  tokens that choose h). The loss is lowest, `balance` n, if all heads are
+  chosen equally often. There is no loss if n = R. The layer computes all heads,
+  also those of weight 0, so it saves no time.
 
   The other fields are those of `SoftmaxAttention`.
 
@@ -52,14 +54,9 @@ class MixtureOfHeads(SoftmaxAttention):
     if shared > 1:  # The softmax of one head is 1.
       logits = self.dense("shared_router", shared, dtype=self.wide)(x)
       first = first * nn.softmax(logits)
-    p = nn.softmax(self.dense("router", routed, dtype=self.wide)(x))
-    _, chosen = jax.lax.top_k(p, self.active_heads)
-    mask = jnp.sum(jax.nn.one_hot(chosen, routed, dtype=self.wide), -2)
-    kept = p * mask
-    kept = kept / jnp.sum(kept, -1, keepdims=True)
-    second = 2 * self.active_heads * stage[..., 1:] * kept
-    loss = jnp.sum(jnp.mean(p, (0, 1)) * jnp.mean(mask, (0, 1)))
-    self.sow("losses", "load_balance", self.balance * routed * loss)
+    n = self.active_heads
+    kept = route(self, x, routed, n, self.balance * n).dense
+    second = 2 * n * stage[..., 1:] * kept
     weights = jnp.concatenate([first, second], -1).astype(y.dtype)
     return y * weights[..., None]
 

@@ -37,12 +37,12 @@ class MixtureOfMemories(DeltaNet):
   the others.
 
   Du et al. 2025, "MoM: Linear Sequence Modeling with Mixture-of-Memories",
-  arXiv:2502.13685. The memories are heads of one op, in which a token is
-  neutral to the memories that it does not choose. So all forms of the op can be
-  used, at the cost of M + 1 times the heads; the published code instead packs
-  the tokens by memory, at the cost of top_k + 1. Departures: the convolutions
-  run over the whole sequence and not over the tokens of one memory; exp(A_log)
-  and dt_bias are those of one memory; LeCun initialisation.
+  arXiv:2502.13685. The memories are heads of one op, and a token does not
+  change the memories that it does not choose. So the layer can use all forms of
+  the op, at the cost of M + 1 times the heads. The published code instead packs
+  the tokens by memory, at the cost of top_k + 1 times the heads. Departures:
+  the convolutions run over the whole sequence and not over the tokens of one
+  memory; exp(A_log) and dt_bias are those of one memory; LeCun initialisation.
 
   Attributes:
     memories: M, without the shared one.
@@ -68,34 +68,35 @@ class MixtureOfMemories(DeltaNet):
   def _remember(
     self, x: jax.Array, q: jax.Array, k: jax.Array, v: jax.Array, **options: Any
   ) -> tuple[jax.Array, jax.Array]:
-    count, weights = self._steps, self._weights(x)
+    count, weights = self._writes, self._weights(x)
 
     def by_memory(y):  # [B, L, H, M F] to [B, L, H M, F].
       y = split_heads(y, count)
       return y.reshape(*y.shape[:2], self.heads * count, y.shape[-1])
 
     chosen = jnp.tile(weights > 0, (1, 1, self.heads))
-    k, v = l2_normalize(by_memory(k)), by_memory(v)
-    log_decay = self._log_decay(x, self.heads * count, k.shape[-1])
+
+    def kept(y):  # y [B, L, H M, ...] of the chosen memories, else 0.
+      axes = (1,) * (y.ndim - chosen.ndim)
+      return jnp.where(chosen.reshape(*chosen.shape, *axes), y, 0)
+
+    heads = self.heads * count
+    q, k, v = jnp.repeat(q, count, 2), l2_normalize(by_memory(k)), by_memory(v)
+    log_decay = self._log_decay(x, heads, k.shape[-1])
     if log_decay is not None:
-      log_decay = jnp.where(_beside(chosen, log_decay), log_decay, 0)
-    q = jnp.repeat(q, count, 2)
+      log_decay = kept(log_decay)
+    op: Any = delta_rule
+    gates: tuple[jax.Array, ...] = ()
     if self.rule == "delta_rule":
-      strength = beta(self, x, self.heads * count, self._largest)
-      strength = jnp.where(chosen, strength, 0)
-      k = k.astype(self.dtype)
-      y, last = self.run(delta_rule, q, k, v, strength, log_decay, **options)
+      gates = (kept(beta(self, x, heads, self._largest_beta)),)
     elif self.rule == "delta_rule_gates":
-      widths = k.shape[-1], v.shape[-1]
-      erase, write = channel_gates(self, x, self.heads * count, *widths)
-      erase = jnp.where(chosen[..., None], self._largest * erase, 0)
-      write = jnp.where(chosen[..., None], write, 0)
-      op = functools.partial(delta_rule, write_gate=write)
-      k = k.astype(self.dtype)
-      y, last = self.run(op, q, k, v, erase, log_decay, **options)
+      erase, write = channel_gates(self, x, heads, k.shape[-1], v.shape[-1])
+      op = functools.partial(delta_rule, write_gate=kept(write))
+      gates = (kept(self._largest_beta * erase),)
     else:
-      k = jnp.where(_beside(chosen, k), k, 0).astype(self.dtype)
-      y, last = self.run(linear_attention, q, k, v, log_decay, **options)
+      op, k = linear_attention, kept(k)
+    k = k.astype(self.dtype)
+    y, last = self.run(op, q, k, v, *gates, log_decay, **options)
     y = y.reshape(*y.shape[:2], self.heads, count, y.shape[-1])
     return jnp.einsum("blhmv,blm->blhv", y, weights.astype(y.dtype)), last
 
@@ -108,15 +109,10 @@ class MixtureOfMemories(DeltaNet):
     return jnp.concatenate([g, jnp.ones_like(g[..., :1])], -1)
 
   @property
-  def _steps(self) -> int:
+  def _writes(self) -> int:
     check_fields(self, "memories", "top_k")
     checks.require(
       self.rule in RULES,
       f"MixtureOfMemories: rule must be one of {RULES}, got {self.rule!r}",
     )
     return self.memories + self.shared_memory
-
-
-def _beside(chosen: jax.Array, other: jax.Array) -> jax.Array:
-  """[B, L, H M] with the rank of `other`."""
-  return chosen.reshape(*chosen.shape, *(1,) * (other.ndim - chosen.ndim))

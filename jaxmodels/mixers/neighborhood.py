@@ -59,11 +59,11 @@ class NeighborhoodAttention(_Nearby):
     q_t, k_t = W_q x_t / sqrt(K), W_k x_t
     y_t = W_o concat_heads(sum_s softmax_s(q_t . k_s + b_{s - t}) W_v x_s)
 
-  over the `kernel_size` nearest tokens s of the segment with (s - t) divisible
+  over the `kernel_width` nearest tokens s of the segment with (s - t) divisible
   by the dilation, t among them. At the edges the window is shifted, not cut.
   With `columns`, a segment is an image, row by row, and s is in the
-  `kernel_size` nearest rows and the `kernel_size` nearest columns. b is learned
-  per head and offset, initially 0.
+  `kernel_width` nearest rows and the `kernel_width` nearest columns. b is
+  learned per head and offset, initially 0.
 
   Hassani et al. 2022, "Neighborhood Attention Transformer", arXiv:2204.07143;
   dilation: Hassani & Shi 2022, arXiv:2209.15001. The cost is linear in L.
@@ -75,22 +75,23 @@ class NeighborhoodAttention(_Nearby):
   Attributes:
     heads: H.
     columns: The number of columns of an image, or None for a sequence.
-    kernel_size: The number of tokens that a query sees along an axis; odd.
+    kernel_width: The number of tokens that a query sees along an axis; odd.
     dilation: The distance between tokens that a query sees.
   """
 
-  kernel_size: int = 7
+  kernel_width: int = 7
   dilation: int = 1
 
-  sizes: ClassVar[tuple[str, ...]] = ("kernel_size", "dilation")
+  sizes: ClassVar[tuple[str, ...]] = ("kernel_width", "dilation")
 
   @nn.nowrap
   def _rule(self) -> Rule:
     checks.require(
-      self.kernel_size % 2 == 1,
-      f"NeighborhoodAttention: kernel_size must be odd, got {self.kernel_size}",
+      self.kernel_width % 2 == 1,
+      "NeighborhoodAttention: kernel_width must be odd, got "
+      f"{self.kernel_width}",
     )
-    return neighborhood(self.kernel_size, self.dilation)
+    return neighborhood(self.kernel_width, self.dilation)
 
 
 class HaloAttention(_Nearby):

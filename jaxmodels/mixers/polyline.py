@@ -56,13 +56,12 @@ class PolylineAttention(Mixer):
     a_t, b_t = sigmoid(W_a x_t + c_a + 2), sigmoid(W_b x_t + c_b + 2)
     y_t = W_o concat_heads(sum_s M_ts softmax_s(q_t . k_s) v_s)
 
-  where a are the decays across, which one column has none of, and b those down.
-  A segment is an image of
-  `columns` columns, row by row, in whole rows. With one row or one column, M is
-  the mask of Mamba-2 in both directions. Zhao et al. 2025, "Polyline Path
-  Masked Attention for Vision Transformer", arXiv:2506.15940.
-  Departures: the mean of both polylines in place of their sum; LeCun
-  initialisation.
+  where a are the decays along rows, and b those along columns. With one column
+  there is no a. A segment is an image of `columns` columns, row by row, in
+  whole rows. With one row or one column, M is the mask of Mamba-2 in both
+  directions. Zhao et al. 2025, "Polyline Path Masked Attention for Vision
+  Transformer", arXiv:2506.15940. Departures: the mean of both polylines in
+  place of their sum; LeCun initialisation.
 
   The cost is quadratic in L, as that of softmax attention. On a sharded
   sequence every device computes the whole sequence.

@@ -85,8 +85,8 @@ class RGLRU(Mixer):
       segment_ids=segment_ids,
     )
     u = u.astype(self.wide)
-    rate = self.param("Lambda", _rates, (width,), self.param_dtype)
-    rate = _SHARPNESS * nn.softplus(rate.astype(u.dtype))[None, None]
+    rate = self.wide_param("Lambda", _rates, (width,))
+    rate = _SHARPNESS * nn.softplus(rate)[None, None]
     log_a = -rate * self._gate("recurrence_gate", u)
     # Above 0, so that the gradient of the root is finite.
     dampened = jnp.sqrt(jnp.maximum(-jnp.expm1(2 * log_a), 1e-20))

@@ -17,7 +17,6 @@ from jaxmodels.layers.common import (
 )
 from jaxmodels.layers.gates import low_rank
 from jaxmodels.layers.norms import LayerNorm
-from jaxmodels.layers.token_shift import token_shift
 from jaxmodels.mixers.mixer import Mixer
 from jaxmodels.ops import linear_attention
 from jaxmodels.ops.engine.explicit import by_letters
@@ -39,7 +38,7 @@ class RWKVState(NamedTuple):
 
 
 class RWKV6(Mixer):
-  """Linear attention with key decays, a bonus, and a mix with the last token.
+  """Linear attention with key decays, a bonus, and a mix of adjacent tokens.
 
   Heads have the width K. With x_t the input, delta_t = x_{t-1} - x_t, and for
   each of c in (w, k, v, r, g):
@@ -81,29 +80,23 @@ class RWKV6(Mixer):
     depth: int = 1,
   ) -> tuple[jax.Array, RWKVState]:
     """The equation above; initial parameters depend on layer and depth."""
-    heads = self._heads()
+    heads = count_heads(self, "mix_rank", "decay_rank")
     x = x.astype(self.dtype)
-    before, token = token_shift(
-      x,
-      None if state is None else state.token,
-      segment_ids=segment_ids,
-      reverse=self.reverse,
-      axis_name=self.axis_name,
-    )
+    entering = None if state is None else state.token
+    before, token = self.tokens_before(x, entering, segment_ids)
     mixed = self._mixed(x, before, layer, depth)
+    done = layer / max(depth - 1, 1)
     k, v, r = (
       self.heads_of(name, mixed[name], heads, self.width // heads)
       for name in ("key", "value", "receptance")
     )
-    bonus = self.wide_param(
-      "bonus", _alternating(layer / max(depth - 1, 1)), (self.width,)
-    )
+    bonus = self.wide_param("bonus", _alternating(done), (self.width,))
     y, last = self.run(
       functools.partial(linear_attention, bonus=bonus.reshape(heads, -1)),
       r,
       k,
       v,
-      self._log_decay(mixed["decay"], heads, layer / max(depth - 1, 1)),
+      self._log_decay(mixed["decay"], heads, done),
       state=None if state is None else state.state,
       segment_ids=segment_ids,
     )
@@ -149,12 +142,13 @@ class RWKV6(Mixer):
     logits = logits + bias[None, None]
     return split_heads(-jnp.exp(jnp.minimum(logits, FASTEST)), heads)
 
-  def _heads(self) -> int:
-    """H, after a check of all fields."""
-    check_fields(self, "head_width", "mix_rank", "decay_rank")
-    if self.head_width is None:
-      return max(self.width // 64, 1)
-    return divide(self, "head_width", self.width, "D")
+
+def count_heads(layer: Any, *ranks: str) -> int:
+  """H of a mixer with the field `head_width`, after a check of its ranks."""
+  check_fields(layer, "head_width", *ranks)
+  if layer.head_width is None:
+    return max(layer.width // 64, 1)
+  return divide(layer, "head_width", layer.width, "D")
 
 
 @by_letters("I B L D", hidden="B L R", up="I M D")

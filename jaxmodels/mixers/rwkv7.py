@@ -10,16 +10,13 @@ import jax.numpy as jnp
 
 from jaxmodels.layers.channel_mix import blend, falling
 from jaxmodels.layers.common import (
-  check_fields,
-  divide,
   merge_heads,
   split_heads,
 )
 from jaxmodels.layers.gates import low_rank
 from jaxmodels.layers.norms import LayerNorm, l2_normalize
-from jaxmodels.layers.token_shift import token_shift
 from jaxmodels.mixers.mixer import Mixer
-from jaxmodels.mixers.rwkv6 import RWKVState
+from jaxmodels.mixers.rwkv6 import RWKVState, count_heads
 from jaxmodels.ops import dplr_recurrence
 
 __all__ = ["RWKV7"]
@@ -33,7 +30,8 @@ POWERS = {
   "rate": 0.9,
   "output_gate": 0.2,
 }
-# e^(-1/2): the largest minus log decay.
+RANKS = ("decay_rank", "rate_rank", "value_rank", "gate_rank")
+# e^(-1/2): a token's log decay is at least minus this number.
 FASTEST = 0.6065306597126334
 
 
@@ -91,53 +89,47 @@ class RWKV7(Mixer):
     shared: Any = None,
   ) -> tuple[Any, ...]:
     """The equation above; shared["first_value"] is v^first."""
-    heads = self._heads()
+    heads = count_heads(self, *RANKS)
     x = x.astype(self.dtype)
-    before, token = token_shift(
-      x,
-      None if state is None else state.token,
-      segment_ids=segment_ids,
-      reverse=self.reverse,
-      axis_name=self.axis_name,
-    )
+    entering = None if state is None else state.token
+    before, token = self.tokens_before(x, entering, segment_ids)
     mixed = {
       name: blend(
         x,
         before,
-        self._parameter(f"mix_{name}", falling(power * (1 - layer / depth))),
+        self._per_channel(f"mix_{name}", falling(power * (1 - layer / depth))),
       )
       for name, power in POWERS.items()
     }
-    place = layer / max(depth - 1, 1)
-    v, shared = self._value(mixed["value"], layer, shared)
-    k = self.dense("key", self.width)(mixed["key"]).astype(self.wide)
-    a = nn.sigmoid(self._rate(mixed["rate"]))
-    removed = k * self._parameter("xi", _line(0.71, -0.1))[None, None]
-    removed = l2_normalize(split_heads(removed, heads))
-    alpha = self._parameter("alpha", nn.initializers.constant(1.02))
-    k = split_heads(k * (1 + (a - 1) * alpha[None, None]), heads)
-    k, v = k.astype(self.dtype), split_heads(v, heads)
     r = self.heads_of(
       "receptance", mixed["receptance"], heads, self.width // heads
     )
-    decay = -FASTEST * nn.sigmoid(self._decay(mixed["decay"], place))
+    k = self.dense("key", self.width)(mixed["key"]).astype(self.wide)
+    v, shared = self._value(mixed["value"], layer, shared)
+    log_w = self._log_decay(mixed["decay"], layer / max(depth - 1, 1))
+    a = nn.sigmoid(self._rate(mixed["rate"]))
+    xi = self._per_channel("xi", _line(0.71, -0.1))[None, None]
+    alpha = self._per_channel("alpha", nn.initializers.constant(1.02))
+    kappa = l2_normalize(split_heads(k * xi, heads))
+    k = (k * (1 + (a - 1) * alpha[None, None])).astype(self.dtype)
+    k, v, a, log_w = (split_heads(u, heads) for u in (k, v, a, log_w))
     y, last = self.run(
       dplr_recurrence,
       r,
       k,
       v,
-      (split_heads(a, heads) * removed).astype(self.dtype),
-      -removed.astype(self.dtype),
-      split_heads(decay, heads),
+      (a * kappa).astype(self.dtype),
+      -kappa.astype(self.dtype),
+      log_w,
       state=None if state is None else state.state,
       segment_ids=segment_ids,
     )
     y = self.new_norm(kind=LayerNorm, groups=heads)(merge_heads(y))
     y = y + self._bonus(r, k, v)
-    gate = self._low_rank(
+    g = self._low_rank(
       "gate", mixed["output_gate"], self.gate_rank, 5.0, nn.sigmoid
     )
-    y = self.project_out(gate.astype(self.dtype) * y)
+    y = self.project_out(g.astype(self.dtype) * y)
     state = RWKVState(token, last)
     return (y, state) if shared is None else (y, state, shared)
 
@@ -163,7 +155,7 @@ class RWKV7(Mixer):
     if isinstance(layer, int) and layer == 0:
       return v, dict(shared) | mine
     logits = self._low_rank("value", x, self.value_rank, 1.7)
-    bias = self._parameter("value_bias", _line(0.73, -0.4))
+    bias = self._per_channel("value_bias", _line(0.73, -0.4))
     logits = logits + bias[None, None]
     share = jnp.where(known, nn.sigmoid(logits), 0)
     return blend(v, first, share), dict(shared) | mine
@@ -177,20 +169,21 @@ class RWKV7(Mixer):
       return (-0.19 + waves).astype(dtype) + _line(0.0, 0.4)(key, shape, dtype)
 
     logits = self._low_rank("rate", x, self.rate_rank, 2.5)
-    return logits + self._parameter("rate_bias", init)[None, None]
+    return logits + self._per_channel("rate_bias", init)[None, None]
 
   @nn.nowrap
-  def _decay(self, x: jax.Array, place: Any) -> jax.Array:
-    """The logits of the log decay, [B, L, D]."""
+  def _log_decay(self, x: jax.Array, done: Any) -> jax.Array:
+    """Log w [B, L, D], initially from the share `done` of earlier layers."""
 
     def init(key, shape, dtype):
       del key
       channel = jnp.linspace(0.0, 1.0, shape[0], dtype=jnp.float32)
-      speed = -6 + 6 * channel ** (1 + jnp.asarray(place, jnp.float32) ** 0.3)
+      speed = -6 + 6 * channel ** (1 + jnp.asarray(done, jnp.float32) ** 0.3)
       return (speed + 0.5 + 2.5 * self._zigzag()).astype(dtype)
 
     logits = self._low_rank("decay", x, self.decay_rank, 2.5, jnp.tanh)
-    return logits + self._parameter("decay_bias", init)[None, None]
+    logits = logits + self._per_channel("decay_bias", init)[None, None]
+    return -FASTEST * nn.sigmoid(logits)
 
   @nn.nowrap
   def _low_rank(
@@ -212,31 +205,23 @@ class RWKV7(Mixer):
   @nn.nowrap
   def _bonus(self, r: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     """(r . (rho * k)) v, [B, L, D]."""
-    rho = self._parameter("rho", nn.initializers.constant(-0.04))
+    rho = self._per_channel("rho", nn.initializers.constant(-0.04))
     rho = rho.reshape(r.shape[2:]).astype(r.dtype)[None, None]
     return merge_heads(jnp.sum(r * rho * k, -1, keepdims=True) * v)
 
   @nn.nowrap
   def _zigzag(self) -> jax.Array:
     """A signed square from -1 to 1 over the channels of each head, [D]."""
-    heads = self._heads()
+    heads = count_heads(self, *RANKS)
     channel = jnp.linspace(-1.0, 1.0, self.width // heads, dtype=jnp.float32)
     return jnp.tile(channel * jnp.abs(channel), heads)
 
   @nn.nowrap
-  def _parameter(
+  def _per_channel(
     self, name: str, init: nn.initializers.Initializer
   ) -> jax.Array:
     """A parameter [D], in float32 or wider."""
     return self.wide_param(name, init, (self.width,))
-
-  def _heads(self) -> int:
-    """H, after a check of all fields."""
-    ranks = ("decay_rank", "rate_rank", "value_rank", "gate_rank")
-    check_fields(self, "head_width", *ranks)
-    if self.head_width is None:
-      return max(self.width // 64, 1)
-    return divide(self, "head_width", self.width, "D")
 
 
 def _line(middle: float, rise: float) -> nn.initializers.Initializer:

@@ -70,23 +70,20 @@ class _StateSpace(Mixer):
     self._check_sizes()
     u = x.astype(self.wide)
     before = None if state is None else state.state
-    (a, b, c), kernel = self._discretise(u.dtype)
+    (a, b, c), kernel = self._discretise()
     y, last = self.run(
       state_space, u, a, b, c, state=before, segment_ids=segment_ids
     )
     if kernel is not None and self._is_whole(x, state, segment_ids):
       y = long_convolution(u, kernel(x.shape[1]), reverse=self.reverse)
-    skip = self._parameter("D", nn.initializers.normal(1.0), (), u.dtype)
-    y = nn.gelu(y + skip[None, None] * u).astype(self.dtype)
-    gate = nn.sigmoid(self.dense("gate", self.width)(y))
-    return self.project_out(y) * gate, StateSpaceState(last)
+    return self.skip_and_gate(y, u), StateSpaceState(last)
 
   @nn.nowrap
-  def _discretise(self, dtype: jnp.dtype) -> tuple[Matrices, Kernel | None]:
-    """Makes A, B and C of `state_space`; `dtype` is real.
+  def _discretise(self) -> tuple[Matrices, Kernel | None]:
+    """Makes the A, B and C of `state_space`, and the convolution kernel.
 
-    With them comes a function of L that gives the convolution kernel [L, D], if
-    whole sequences are to be convolved.
+    The kernel is a function from L to [L, D]. It is None unless whole sequences
+    are convolved.
     """
     raise NotImplementedError
 
@@ -106,44 +103,41 @@ class _StateSpace(Mixer):
     return alone and not is_open(x.shape[1]) and x.shape[1] > 1
 
   @nn.nowrap
-  def _parameter(
+  def _per_channel(
     self,
     name: str,
     init: nn.initializers.Initializer,
     shape: tuple[int, ...],
-    dtype: jnp.dtype,
     parts: tuple[int, ...] = (),
   ) -> jax.Array:
-    """A parameter [*parts, D, *shape] in `dtype`."""
-    shape = (*parts, self.width, *shape)
-    return self.param(name, init, shape, self.param_dtype).astype(dtype)
+    """A parameter [*parts, D, *shape], in float32 or wider."""
+    return self.wide_param(name, init, (*parts, self.width, *shape))
 
   @nn.nowrap
-  def _complex(
+  def _complex_per_channel(
     self,
     name: str,
     init: nn.initializers.Initializer,
-    dtype: jnp.dtype,
     parts: tuple[int, ...] = (),
   ) -> jax.Array:
     """A complex parameter [*parts, D, N / 2], stored in two real parts."""
     shape = (self.state_width // 2,)
-    value = self._parameter(name, init, shape, dtype, (2, *parts))
+    value = self._per_channel(name, init, shape, (2, *parts))
     return jax.lax.complex(value[0], value[1])
 
   @nn.nowrap
   def _eigenvalues(
-    self, initial: np.ndarray, dtype: jnp.dtype
+    self, initial: np.ndarray
   ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """log(-Re lambda), Im lambda and log(dt), each [D, N / 2]."""
     shape = (self.state_width // 2,)
     slowest = np.log(np.maximum(-initial.real, _SLOWEST))
-    rate = self._parameter("log_decay_rate", _rows(slowest), shape, dtype)
-    frequency = self._parameter("frequency", _rows(initial.imag), shape, dtype)
-    return rate, frequency, jnp.broadcast_to(self._log_step(dtype), rate.shape)
+    rate = self._per_channel("log_decay_rate", _rows(slowest), shape)
+    frequency = self._per_channel("frequency", _rows(initial.imag), shape)
+    return rate, frequency, jnp.broadcast_to(self._log_step(), rate.shape)
 
   @nn.nowrap
-  def _log_step(self, dtype: jnp.dtype) -> jax.Array:
+  def _log_step(self) -> jax.Array:
     """log(dt), [D, 1]."""
 
     def init(key, shape, dtype):
@@ -151,7 +145,7 @@ class _StateSpace(Mixer):
         log_uniform(self.step_min, self.step_max)(key, shape, dtype)
       )
 
-    return self._parameter("log_step", init, (), dtype)[:, None]
+    return self._per_channel("log_step", init, ())[:, None]
 
   @nn.nowrap
   def _check_sizes(self) -> None:
@@ -212,13 +206,13 @@ class S4D(_StateSpace):
   discretisation: str = "zoh"
 
   @nn.nowrap
-  def _discretise(self, dtype: jnp.dtype) -> tuple[Matrices, Kernel | None]:
+  def _discretise(self) -> tuple[Matrices, Kernel | None]:
     self._check_choice("basis", DIAGONALS)
     self._check_choice("discretisation", ("zoh", "bilinear"))
     initial = diagonal_eigenvalues(self.basis, self.state_width)
     discretise = zero_order_hold if self.discretisation == "zoh" else bilinear
-    a, b = discretise(*self._eigenvalues(initial, dtype))
-    c = self._complex("C", nn.initializers.normal(0.5**0.5), dtype)
+    a, b = discretise(*self._eigenvalues(initial))
+    c = self._complex_per_channel("C", nn.initializers.normal(0.5**0.5))
     return (a, b, 2 * c), None
 
 
@@ -265,16 +259,16 @@ class S4(_StateSpace):
   convolution: bool = False
 
   @nn.nowrap
-  def _discretise(self, dtype: jnp.dtype) -> tuple[Matrices, Kernel | None]:
+  def _discretise(self) -> tuple[Matrices, Kernel | None]:
     self._check_choice("basis", BASES)
     initial = diagonalise(self.basis, self.state_width)
-    rate, frequency, log_step = self._eigenvalues(initial.eigenvalues, dtype)
+    rate, frequency, log_step = self._eigenvalues(initial.eigenvalues)
     rank = initial.low_rank.shape[1]
-    p = self._complex(
-      "low_rank", _complex_rows(initial.low_rank.T[:, None]), dtype, (rank,)
+    p = self._complex_per_channel(
+      "low_rank", _complex_rows(initial.low_rank.T[:, None]), (rank,)
     )
-    b = self._complex("B", _complex_rows(initial.B), dtype)
-    c = self._complex("C", nn.initializers.normal(0.5**0.5), dtype)
+    b = self._complex_per_channel("B", _complex_rows(initial.B))
+    c = self._complex_per_channel("C", nn.initializers.normal(0.5**0.5))
     read = 2**0.5 * jnp.concatenate([c.real, -c.imag], -1)
     matrices = (
       *bilinear_low_rank(rate, frequency, p, b, log_step),
@@ -317,19 +311,16 @@ class LSSL(_StateSpace):
   basis: str = "legs"
 
   @nn.nowrap
-  def _discretise(self, dtype: jnp.dtype) -> tuple[Matrices, Kernel | None]:
+  def _discretise(self) -> tuple[Matrices, Kernel | None]:
     self._check_choice("basis", BASES)
     initial = hippo(self.basis, self.state_width)
 
     def shared(name, value):
-      value = self.param(name, _rows(value), value.shape, self.param_dtype)
-      return value.astype(dtype)
+      return self.wide_param(name, _rows(value), value.shape)
 
     a, b = shared("A", initial[0]), shared("B", initial[1])
-    c = self._parameter(
-      "C", nn.initializers.normal(1.0), (self.state_width,), dtype
-    )
-    return (*bilinear_dense(a, b, self._log_step(dtype)[:, 0]), c), None
+    c = self._per_channel("C", nn.initializers.normal(1.0), (self.state_width,))
+    return (*bilinear_dense(a, b, self._log_step()[:, 0]), c), None
 
 
 def _rows(value: np.ndarray) -> nn.initializers.Initializer:

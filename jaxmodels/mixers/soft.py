@@ -8,7 +8,6 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxmodels.layers.common import check_fields, divide
-from jaxmodels.layers.rotary import advance_positions
 from jaxmodels.mixers.mixer import Mixer
 from jaxmodels.ops.engine import checks, halo
 from jaxmodels.ops.engine.explicit import by_letters
@@ -22,15 +21,15 @@ _FLOOR = 1e-6
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def newton_inverse(matrix: jax.Array, steps: int = 20) -> jax.Array:
-  """The inverse of symmetric matrices, by products alone.
+  """The inverse of symmetric matrices, computed with products only.
 
       Y_0 = A / |A|_1^2,  Y_{k+1} = 2 Y_k - Y_k A Y_k
 
   The relative error at an eigenvalue l of A is (1 - l^2 / |A|_1^2)^(2^steps):
-  directions with eigenvalues near 0 are left out, as in the pseudo-inverse of
-  Moore and Penrose. (The paper has 2 A / |A|_1^2, which does not converge for
-  the identity.) The gradient is that of the inverse, -Y^T G Y^T, and not
-  that of the iterations.
+  the iteration leaves out directions with eigenvalues near 0, as the
+  pseudo-inverse of Moore and Penrose does. (The paper has 2 A / |A|_1^2, which
+  does not converge for the identity.) The gradient is that of the inverse,
+  -Y^T G Y^T, and not that of the iterations.
 
   Args:
     matrix: A, [..., M, M], symmetric.
@@ -77,22 +76,22 @@ class Soft(Mixer):
     S = P^T A^+ P,  D = diag(S 1)
     y = W_o concat_heads(D^(-1/2) S D^(-1/2) V)
 
-  A^+ is the inverse of `newton_inverse`, so the layer needs products alone, and
-  its cost is linear in L. Queries are keys, so that S is symmetric. Lu et al.
-  2021, "SOFT: Softmax-free Transformer with Linear Complexity",
-  arXiv:2110.11945; symmetric normalisation: Lu et al. 2022, arXiv:2207.03341.
-  Departures: runs of tokens along the sequence, where the paper pools patches
-  of an image; LeCun initialisation.
+  A^+ is the inverse of `newton_inverse`, so the layer needs only products, and
+  its cost is linear in L. The queries are also the keys, so that S is
+  symmetric. Lu et al. 2021, "SOFT: Softmax-free Transformer with Linear
+  Complexity", arXiv:2110.11945; symmetric normalisation: Lu et al. 2022,
+  arXiv:2207.03341. Departures: runs of tokens along the sequence, where the
+  paper pools patches of an image; LeCun initialisation.
 
   The other fields are those of `Mixer`; `reverse`, `method` and `chunk_size`
   have no effect, and there is no state.
 
   Attributes:
     heads: H.
-    landmarks: M; a segment of fewer tokens has as many as tokens.
+    landmarks: M; a segment of fewer tokens has one landmark per token.
     steps: The iterations of the inverse.
-    max_segments: With `segment_ids`, the most segments in a row. Tokens of
-      further segments have outputs of NaN.
+    max_segments: With `segment_ids`, the largest number of segments per row.
+      The outputs of tokens in further segments are NaN.
   """
 
   heads: int = 4
@@ -109,13 +108,7 @@ class Soft(Mixer):
     width = divide(self, "heads", self.width, "D")
     q = self.heads_of("query", x, self.heads, width).astype(self.wide)
     v = self.heads_of("value", x, self.heads, width).astype(self.wide)
-    none = jnp.sum(jnp.zeros_like(x, jnp.int32), (1, 2), jnp.int32)
-    before, after = (
-      advance_positions(
-        none, x.shape[1], segment_ids, self.axis_name, reverse=reverse
-      )[0]
-      for reverse in (False, True)
-    )
+    before, after = self.before_and_after(x, segment_ids)
     count = before + after + 1
     fewest = jnp.minimum(count, self.landmarks)
     segment = _numbered(segment_ids, count, self.axis_name)

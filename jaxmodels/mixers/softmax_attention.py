@@ -74,13 +74,14 @@ class SoftmaxAttention(Mixer):
     max_length: The most tokens of a segment, for full attention; the cache
       has room for so many. It must not be set beside `window`.
     qk_norm: Whether to norm queries and keys before they are rotated.
-    rotary_base: Of the wavelengths, see `rotate`.
-    rotary_fraction: Of the channels that are rotated; 0 for no positions.
+    rotary_base: The base of the wavelengths, see `rotate`.
+    rotary_fraction: The fraction of the channels that is rotated; 0 for no
+      positions.
     rotary_factor: Divides the speeds of the rotation.
-    rotary_length: The length of the training for `rotary_factor`, or None.
+    rotary_length: The length of the training sequences, for `rotary_factor`.
     rotary_turns: Between which numbers of turns in `rotary_length` the speeds
       go from divided to kept.
-    scale: Of the scores, by default 1 / sqrt(K).
+    scale: The factor on the scores, by default 1 / sqrt(K).
     softcap: The bound of the scores, or None.
     sinks: Whether each head has a learned sink, initially 0.
   """

@@ -23,11 +23,11 @@ class NormAttention(Mixer):
     y_t = W_o RMSNorm(concat_heads(S_t^T q_t))
 
   Qin et al. 2022, "The Devil in Linear Transformer", arXiv:2210.10340. The
-  gradient of the normaliser's quotient by a score has no bound, because the
-  scores of a row may all be near 0. The gradient of the norm has the bound
-  1 / sqrt(epsilon). The paper's models use these layers in the second half of
-  the stack, and `DiagAttention` in the first. Here the norm is over all heads
-  together, as in the authors' later models. Departure: LeCun initialisation.
+  gradient of a division by the normaliser has no bound, because all scores of a
+  row may be near 0. The gradient of the norm has the bound 1 / sqrt(epsilon).
+  The paper's models use these layers in the second half of the stack, and
+  `DiagAttention` in the first. Here the norm is over all heads together, as in
+  the authors' later models. Departure: LeCun initialisation.
 
   The other fields are those of `Mixer`; the state is [B, H, K, V].
 
@@ -68,22 +68,22 @@ class DiagAttention(Mixer):
     q_t, k_t = W_q x_t / sqrt(K), W_k x_t
     y_t = W_o concat_heads(sum_s softmax_s(q_t . k_s) W_v x_s)
 
-  over the tokens s of the block of t, up to t. Blocks have `block` tokens and
-  count from the start of each segment (in reverse, from its end). Qin et al.
-  2022, "The Devil in Linear Transformer", arXiv:2210.10340, use these layers in
-  the first half of the stack, where attention is local. Departure: LeCun
-  initialisation.
+  over the tokens s of the block of t, up to t. Blocks have `block_size` tokens
+  and count from the start of each segment (in reverse, from its end). Qin et
+  al. 2022, "The Devil in Linear Transformer", arXiv:2210.10340, use these
+  layers in the first half of the stack, where attention is local. Departure:
+  LeCun initialisation.
 
-  The other fields are those of `Mixer`. The state is a cache of `block` - 1
-  tokens, and the number of earlier tokens of the segment, [B].
+  The other fields are those of `Mixer`. The state is a cache of
+  `block_size` - 1 tokens, and the number of earlier tokens of the segment, [B].
 
   Attributes:
     heads: H.
-    block: Tokens per block.
+    block_size: The number of tokens per block.
   """
 
   heads: int = 8
-  block: int = 64
+  block_size: int = 64
 
   def mix(
     self,
@@ -92,7 +92,7 @@ class DiagAttention(Mixer):
     segment_ids: jax.Array | None,
   ) -> tuple[jax.Array, SoftmaxAttentionState]:
     """The equation above."""
-    check_fields(self, "heads", "block")
+    check_fields(self, "heads", "block_size")
     width = divide(self, "heads", self.width, "D")
     positions, after = self.positions(
       x, None if state is None else state.position, segment_ids
@@ -100,14 +100,14 @@ class DiagAttention(Mixer):
     cache = None
     if state is not None:
       # The next token starts a block if the last one ended one.
-      open_block = (state.position % self.block != 0)[:, None]
+      open_block = (state.position % self.block_size != 0)[:, None]
       cache = state.cache._replace(live=state.cache.live & open_block)
     y, cache = self.run(
       attention,
       self.heads_of("query", x, self.heads, width) * width**-0.5,
       self.heads_of("key", x, self.heads, width),
       self.heads_of("value", x, self.heads, width),
-      self.block,
+      self.block_size,
       state=cache,
       segment_ids=self._blocks(positions),
     )
@@ -121,4 +121,4 @@ class DiagAttention(Mixer):
     if self.axis_name is not None:
       rank = halo.rank(self.axis_name, self.reverse).astype(positions.dtype)
       order = order + rank * positions.shape[1]
-    return jnp.maximum(order - positions % self.block + 1, 0)
+    return jnp.maximum(order - positions % self.block_size + 1, 0)

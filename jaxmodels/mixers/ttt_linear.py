@@ -45,12 +45,12 @@ class TTTLinear(Mixer):
   2024, "Learning to (Learn at Test Time): RNNs with Expressive Hidden States",
   arXiv:2407.04620. W_0 starts normal with deviation 0.02.
 
-  The form is "chunked", or "recurrent"; sequences cannot be sharded, because
-  the steps are not linear in the state. Documents in one row run token by
-  token. Departures from the published code, not from the paper's equation:
-  the steps of a mini-batch are divided by M, where the code divides those that
-  token i reads by a learnt 1 / i; there are no rotary positions and no short
-  convolution; LeCun initialisation.
+  `method` may be "chunked" or "recurrent". Sequences cannot be sharded, because
+  the steps are not linear in the state. Packed documents run token by token.
+  Departures from the published code, not from the paper's equation: the steps
+  of a mini-batch are divided by M, where the code multiplies the steps that
+  token i reads by 1 / i plus a learnt number; there are no rotary positions and
+  no short convolution; LeCun initialisation.
 
   The other fields are those of `Mixer`.
 

@@ -47,13 +47,13 @@ def linearize(
     variables: Its trained variables.
     batches: Tokens [B, L], all of one shape, one batch per step of `distill`.
     features: The width of the maps, by default that of the heads.
-    learning_rate: Of Adam, for the maps.
+    learning_rate: The learning rate of Adam, which trains the maps.
 
   Returns:
     The model, and its variables.
 
   Raises:
-    ValueError: A softmax layer has an option that linear attention has not.
+    ValueError: A softmax layer has an option that linear attention lacks.
   """
   teachers = with_teachers(model, features)
   variables, _ = distill(teachers, variables, batches, learning_rate)
@@ -112,7 +112,7 @@ def distill(
     model: A model of `with_teachers`.
     variables: Those of the softmax model, or of an earlier call.
     batches: Tokens [B, L], all of one shape, one batch per step.
-    learning_rate: Of Adam.
+    learning_rate: The learning rate of Adam.
 
   Returns:
     The variables with trained maps, and the loss of each step: the mean over
@@ -194,7 +194,7 @@ def _replaced(model: LanguageModel, new: Any) -> LanguageModel:
 
 
 def _check(layer: SoftmaxAttention) -> None:
-  """Checks that linear attention has what a layer has."""
+  """Checks that linear attention has all options that a layer uses."""
   for field in _DEFAULTS:
     value = getattr(layer, field)
     default = SoftmaxAttention.__dataclass_fields__[field].default

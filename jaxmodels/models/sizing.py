@@ -26,7 +26,7 @@ def count_parameters(module: nn.Module, inputs: Any = None) -> int:
       for one with a field `width`.
 
   Raises:
-    ValueError: The module refuses its fields; or the inputs are needed.
+    ValueError: The module rejects its fields, or it needs `inputs`.
   """
   if inputs is None:
     inputs = _inputs(module)
@@ -55,18 +55,19 @@ def equal_width(
 
     width = equal_width(lambda d: GLA(width=d, heads=4), RetNet(width=256))
 
-  Only widths that the model accepts count: a model refuses a width that its
-  heads do not divide by a `ValueError`.
+  Only widths that the model accepts count. A model raises `ValueError` for a
+  width that its heads do not divide.
 
   Args:
     make_model: Returns the model or mixer of a width. Its number of parameters
       must grow with the width.
     target: The number of parameters; or a model or mixer that has it.
-    inputs: For each width what the model is called with, see
-      `count_parameters`, which has a default. It does not hold for `target`.
+    inputs: Returns the `inputs` of `count_parameters` for a width; None for the
+      default of that function. It is not used for `target`.
 
   Returns:
-    The width whose number of parameters is nearest; of two, the smaller.
+    The width whose number of parameters is nearest; if two are equally near,
+    the smaller one.
 
   Raises:
     ValueError: The model accepts no width, or none reaches the target.

@@ -47,7 +47,7 @@ from jaxmodels.ops.engine.triangular import solve_unit_lower
 class LogLinear(NamedTuple):
   """The states of N levels [..., H, N, K, V], and the number of tokens [...].
 
-  The number is that of the tokens so far in the segment of the last token.
+  The number counts the tokens so far in the segment of the last token.
   """
 
   levels: jax.Array
@@ -185,7 +185,7 @@ def levels_of(length: int) -> int:
 
 
 def _check(op, k, v, scale, initial_state, segment_ids):
-  """Checks what `Op` does not see: the number of levels and of tokens."""
+  """Checks what `Op` does not check: scale, and the state's parts."""
   checks.arguments(
     op,
     k=(k, "... L h K"),
@@ -210,13 +210,11 @@ def _check(op, k, v, scale, initial_state, segment_ids):
 
 def _positions(v, initial_state, segment_ids, options):
   """Each token's place in its segment, and the number of tokens at the end."""
-  if (
-    initial_state is None
-  ):  # Zeros made from v, so that they are sharded like v.
+  if initial_state is not None:
+    entering = initial_state.position
+  else:  # Zeros made from v, so that they are sharded like v.
     axes = tuple(range(v.ndim - 3, v.ndim))
     entering = jnp.sum(jnp.zeros_like(v, jnp.int32), axes, jnp.int32)
-  else:
-    entering = initial_state.position
   count = math.prod(v.shape[:-3])
   if segment_ids is not None:
     segment_ids = segment_ids.reshape(count, v.shape[-3])
@@ -230,8 +228,7 @@ def _positions(v, initial_state, segment_ids, options):
 
 
 def _recurrence(k, q, v, scale, position, log_decay, beta):
-  gate = per_channel(log_decay, k)
-  tokens = Tokens(q, k, v, scale, position, gate, beta)
+  tokens = Tokens(q, k, v, scale, position, per_channel(log_decay, k), beta)
   return Recurrence(FAMILY, tokens, choose("log_linear_attention", k, v))
 
 
@@ -255,8 +252,8 @@ def _level(t: jax.Array, s: jax.Array, count: int) -> jax.Array:
 def _ranges(position: jax.Array, count: int) -> jax.Array:
   """The first token [N] in the range of each level, before a chunk.
 
-  Of a level without tokens, any number. The last level may hold several ranges:
-  it starts at token 0.
+  A level without tokens has any number. The last level starts at token 0,
+  because it may hold several ranges.
   """
   bits = np.arange(1, count + 1, dtype=np.int32)
   starts = (position[:1] >> bits) << bits
@@ -325,12 +322,10 @@ def _summary(chunk, masks, matrices):
   end = jnp.max(jnp.where(masks.exit, position, -1)) + 1
   places = np.arange(1, count + 1, dtype=np.int32)[:, None]
   moves = _level(end, _ranges(position, count), count)[None] == places
-  held = _level(end, position, count)[None] == places
-  dtype = matrices.exit.dtype
-  update = jnp.einsum(
-    "nj,jk,jv->nkv", held.astype(dtype), matrices.exit, chunk.v
-  )
-  return Summary(Transition(matrices.through, moves.astype(dtype)), update)
+  moves = moves.astype(matrices.exit.dtype)
+  held = (_level(end, position, count)[None] == places).astype(moves.dtype)
+  update = jnp.einsum("nj,jk,jv->nkv", held, matrices.exit, chunk.v)
+  return Summary(Transition(matrices.through, moves), update)
 
 
 def compose(earlier, later):
@@ -343,7 +338,7 @@ def compose(earlier, later):
 
 
 def advance(summary, state):
-  """The levels that move are added up; all have the same transition."""
+  """Adds up the levels that move; all levels have the same transition."""
   matrix, moves = summary.transition
   moved = jnp.einsum("ij,jkv->ikv", moves, state)
   if matrix.ndim == 1:

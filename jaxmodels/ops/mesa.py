@@ -1,10 +1,10 @@
 """The Mesa layer: the least-squares map from keys to values so far.
 
-MesaNet (von Oswald et al. 2025, arXiv:2506.05233). The states are two of linear
-attention, H of keys with keys and G of keys with values. A token's output is
-`G^T x` with `(H + I) x = q`, solved by conjugate gradients. All tokens of a
-chunk take their steps at once: a product with H is a read of linear attention,
-with x in place of q.
+MesaNet (von Oswald et al. 2025, arXiv:2506.05233). The state is that of two
+linear attentions: H maps keys to keys, and G maps keys to values. A token's
+output is `G^T x` with `(H + I) x = q`, solved by conjugate gradients. All
+tokens of a chunk take their steps at once: a product with H is a read of linear
+attention, with x in place of q.
 """
 
 import functools

@@ -41,9 +41,10 @@ class TTT(NamedTuple):
 
 
 class Tokens(NamedTuple):
-  """A chunk: q, k [C, K], v [C, V], rate [C], and what W_0 makes of q and k.
+  """A chunk: q, k [C, K], v [C, V] and rate [C].
 
-  q_0, k_0 are [C, V], and scale [C, V] is that of the norm, or None.
+  q_0 and k_0 [C, V] are the products of W_0 with q and k. scale [C, V] is that
+  of the norm, or None.
   """
 
   q: jax.Array
@@ -102,10 +103,11 @@ def ttt_linear(
   `weight`. With b = 1 and without a norm this is `delta_rule`, with rate for
   beta. For a bias of f, append a channel of 1 to q and k.
 
-  Chunks take a mini-batch at once, or the two that they meet if the state may
-  be that of a mini-batch that has begun. With segment ids, tokens run one after
-  another, because mini-batches start anywhere. The forms are "recurrent" and
-  "chunked", and sequences cannot be sharded.
+  A chunk takes one mini-batch at once. If the initial state may be that of a
+  mini-batch that has begun, a chunk takes the two mini-batches that it
+  overlaps. With segment ids, tokens run one after another, because mini-batches
+  start anywhere. The forms are "recurrent" and "chunked", and sequences cannot
+  be sharded.
 
   Cost: chunked forward, about 2 C (K + V) + 8 K V flops per token and head for
   chunks of one mini-batch, and twice that if an initial state is given.
@@ -195,7 +197,7 @@ def _check(op, q, k, v, rate, weight, norm_scale, norm_bias, mini_batch):
 
 
 def _product(x: jax.Array, weight: jax.Array) -> jax.Array:
-  """What W_0 recalls for x [..., L, H, K]: [..., L, H, V]."""
+  """The product of W_0 with x [..., L, H, K], as [..., L, H, V]."""
   dtype = wide(x, weight)
   return jnp.einsum("...hk,hkv->...hv", x.astype(dtype), weight.astype(dtype))
 
@@ -214,7 +216,7 @@ def _read_and_advance(chunk, masks, state, *, size, epsilon, fresh):
 
 
 def _dual(chunk, state, *, size, epsilon, fresh):
-  """The dual form, for each of the mini-batches that the chunk may meet."""
+  """The dual form, for each mini-batch that the chunk may overlap."""
   count, before = chunk.k.shape[0], jax.lax.stop_gradient(state.tokens)
   aligned = fresh and count % size == 0
   batches = count // size if aligned else (count + 2 * size - 2) // size
@@ -255,7 +257,7 @@ def _slope(recalled, chunk, epsilon):
 
 
 def _normalize(x, epsilon):
-  """X less its mean and over its deviation, and 1 over the deviation."""
+  """Returns x minus its mean, over its deviation; and 1 over the deviation."""
   x = x - jnp.mean(x, -1, keepdims=True)
   root = jax.lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + epsilon)
   return x * root, root
@@ -270,7 +272,7 @@ def _zero(token):
 
 @functools.lru_cache
 def _op(size: int, epsilon: float, fresh: bool) -> Op:
-  """The op with mini-batches of a size."""
+  """The op with mini-batches of `size` tokens."""
   family = Family(
     read_and_advance=functools.partial(
       _read_and_advance, size=size, epsilon=epsilon, fresh=fresh

@@ -14,7 +14,7 @@ X = np.zeros((1, 2, 16), np.float32)
 SIZES = {
   "gla": ("heads", "key_width", "value_width", "gate_rank"),
   "kda": ("heads", "key_width", "value_width", "gate_rank", "kernel_width"),
-  "mamba": ("expand", "state_width", "rank", "kernel_width"),
+  "mamba": ("expand", "state_width", "step_rank", "kernel_width"),
   "mamba2": ("expand", "head_width", "state_width", "groups", "kernel_width"),
   "mamba3": ("expand", "head_width", "state_width", "groups", "rank"),
   "mlstm": ("heads", "key_width", "value_width"),

@@ -32,7 +32,7 @@ def test_constant_projections_give_s4d():
 
   Channel 0 of x is 1, and only it reaches dt, B and C.
   """
-  layer, rng = Mamba(width=3, expand=1, state_width=4, rank=1), np.random
+  layer, rng = Mamba(width=3, expand=1, state_width=4, step_rank=1), np.random
   rng = rng.default_rng(0)
   rates, b, c = rng.uniform(0.1, 2, (3, 4)), *rng.normal(size=(2, 4))
   first = np.eye(3)[:, :1]
@@ -104,7 +104,7 @@ def parity_layer(name, **fields):
   At a token of 0, dt is nearly 0: the transition is 1 and nothing is written.
   """
   if name == "mamba":
-    layer = Mamba(width=2, expand=1, state_width=1, rank=1, **fields)
+    layer = Mamba(width=2, expand=1, state_width=1, step_rank=1, **fields)
     steps = {
       "step_down_kernel": [[1.0], [0.0]],
       "step_up_kernel": 20.0,

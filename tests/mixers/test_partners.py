@@ -32,9 +32,9 @@ def drawn(layer, x=X):
 @pytest.mark.parametrize(
   "layer",
   [
-    NeighborhoodAttention(8, heads=2, kernel_size=3, dilation=2, columns=6),
+    NeighborhoodAttention(8, heads=2, kernel_width=3, dilation=2, columns=6),
     pytest.param(
-      NeighborhoodAttention(8, heads=2, kernel_size=5, columns=4),
+      NeighborhoodAttention(8, heads=2, kernel_width=5, columns=4),
       marks=pytest.mark.slow,
     ),
     pytest.param(
@@ -52,7 +52,7 @@ def test_images_are_dense_attention_under_its_mask(layer):
 
 def test_every_query_of_an_image_sees_as_many_tokens():
   """Windows are shifted at the edges, and read no other residue."""
-  layer = NeighborhoodAttention(8, heads=2, kernel_size=3, columns=6)
+  layer = NeighborhoodAttention(8, heads=2, kernel_width=3, columns=6)
   params = drawn(layer)
   slopes = jax.jit(
     jax.jacobian(lambda x: layer.apply({"params": params}, x)[0])
@@ -65,7 +65,7 @@ def test_every_query_of_an_image_sees_as_many_tokens():
 
 @pytest.mark.slow
 def test_long_sequences_run_in_chunks_and_over_devices():
-  layer = NeighborhoodAttention(8, heads=2, kernel_size=5, dilation=3)
+  layer = NeighborhoodAttention(8, heads=2, kernel_width=5, dilation=3)
   x = RNG.normal(size=(1, 320, 8)).astype(np.float32)
   params = drawn(layer)
   ids = np.repeat([[0, 1, 2]], (150, 100, 70), -1)
@@ -141,7 +141,7 @@ def test_the_sown_loss_is_lowest_for_equal_loads():
 
 
 def test_the_memory_of_fsmn_has_the_taps_of_its_dilations():
-  layer = FSMN(8, layers=2, taps=3)
+  layer = FSMN(8, layers=2, kernel_width=3)
   params = drawn(layer)
   at = X[:, :16]
   slopes = jax.jit(

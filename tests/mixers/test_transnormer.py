@@ -53,7 +53,7 @@ def test_gradients_are_bounded_for_any_scores_and_lengths():
 
 
 def test_blocks_do_not_see_each_other():
-  layer = DiagAttention(8, heads=2, block=3)
+  layer = DiagAttention(8, heads=2, block_size=3)
   x = np.random.default_rng(0).normal(size=(1, 9, 8)).astype(np.float32)
   params = jax.jit(layer.init)(jax.random.key(0), x)
 

@@ -44,8 +44,8 @@ class Rule(NamedTuple):
   offsets: int
 
 
-def neighborhood(kernel_size: int, dilation: int) -> Rule:
-  """The `kernel_size` nearest places whose distance the dilation divides.
+def neighborhood(kernel_width: int, dilation: int) -> Rule:
+  """The `kernel_width` nearest places whose distance the dilation divides.
 
   The window is centred on the query, and shifted at the edges, so that every
   query sees the same number of places where there are so many (Hassani et al.
@@ -56,13 +56,13 @@ def neighborhood(kernel_size: int, dilation: int) -> Rule:
     first, own = place % dilation, place // dilation
     count = (size - first + dilation - 1) // dilation
     low = jnp.clip(
-      own - kernel_size // 2, 0, jnp.maximum(count - kernel_size, 0)
+      own - kernel_width // 2, 0, jnp.maximum(count - kernel_width, 0)
     )
-    member = low + _counted(kernel_size, place)
-    offsets = (member - own + kernel_size - 1).clip(0, 2 * kernel_size - 2)
+    member = low + _counted(kernel_width, place)
+    offsets = (member - own + kernel_width - 1).clip(0, 2 * kernel_width - 2)
     return _Seen(first + member * dilation, member < count, offsets)
 
-  return Rule(seen, 2 * kernel_size - 1)
+  return Rule(seen, 2 * kernel_width - 1)
 
 
 def blocks_with_halo(block_size: int, margin: int) -> Rule:

@@ -6,16 +6,18 @@ from jaxmodels.mixers.gla import GLA
 from jaxmodels.testing.examples.example import MixerExample
 from jaxmodels.testing.examples.mixers import gla
 from jaxmodels.testing.examples.mixers.linear_attention import MAPS
-from jaxmodels.testing.examples.mixers.parts import dense, sigmoid
+from jaxmodels.testing.examples.mixers.parts import (
+  dense,
+  merge,
+  projections,
+  sigmoid,
+)
 
 
 def plain(p, x, layer):
   """One document x [L, D], by the masked product."""
   heads, phi = layer.heads, MAPS[layer.feature_map]
-  q, k, v = (
-    dense(p[name], x).reshape(len(x), heads, -1)
-    for name in ("query", "key", "value")
-  )
+  q, k, v = projections(p, x, heads)
   decay = np.ones((len(x), heads))
   if layer.decay != "none":
     logits = p["decay_bias"] + np.zeros(decay.shape)
@@ -32,7 +34,7 @@ def plain(p, x, layer):
         kept = np.prod([decay[i, h] for i in path])
         weights[s] = kept * (phi(q[t, h]) @ phi(k[s, h]))
       out[t, h] = weights / weights.sum() @ v[:, h]
-  return dense(p["output"], out.reshape(len(x), -1))
+  return dense(p["output"], merge(out))
 
 
 def plain_both(p, x, layer):

@@ -4,48 +4,35 @@ import numpy as np
 
 from jaxmodels.testing.examples.example import MixerExample
 from jaxmodels.testing.examples.mixers.parts import (
-  convolve,
+  convolved,
   dense,
-  rms,
+  log_decay,
+  read_out,
   sigmoid,
   silu,
-  softplus,
   unit,
 )
 
 
 def plain(p, x, layer):
   """One document x [L, D], token by token."""
-  heads = layer.heads
-  q, k, v = (
-    convolve(p[f"{name}_convolution"], dense(p[name], x)).reshape(
-      len(x), heads, -1
-    )
-    for name in ("query", "key", "value")
-  )
+  q, k, v = convolved(p, x, layer.heads)
   q, k = unit(q) / np.sqrt(k.shape[-1]), unit(k)
   erase, write = _gates(p, x, k, v, 1 + layer.negative_eigenvalues)
   a = np.ones(k.shape)
   if layer.decay != "none":
-    low = dense(p["decay_down"], x) if layer.decay == "key" else x
-    step = softplus(dense(p["decay"], low) + p["dt_bias"])
-    step = step.reshape(len(x), heads, -1)
-    a = np.exp(-np.exp(p["A_log"])[:, None] * step) * a
+    a = np.exp(log_decay(p, x)) * a
   out = np.zeros(v.shape)
-  for h in range(heads):
+  for h in range(layer.heads):
     memory = np.zeros((k.shape[-1], v.shape[-1]))
     for t in range(len(x)):
       key = k[t, h]
       keep = np.eye(len(key)) - np.outer(key, erase[t, h] * key)
       memory = keep @ np.diag(a[t, h]) @ memory
       memory = memory + np.outer(key, write[t, h] * v[t, h])
-      y = memory.T @ q[t, h]
-      out[t, h] = rms(y, p["norm"]["scale"], layer.norm_epsilon)
-  out = out.reshape(len(x), -1)
-  if layer.output_gate:
-    gate = dense(p["output_gate"], x)
-    out = out * (sigmoid(gate) if layer.decay == "key" else silu(gate))
-  return dense(p["output"], out)
+      out[t, h] = memory.T @ q[t, h]
+  gate = sigmoid if layer.decay == "key" else silu
+  return read_out(p, x, out, layer, gate)
 
 
 def _gates(p, x, k, v, largest):

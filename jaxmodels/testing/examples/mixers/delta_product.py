@@ -4,12 +4,11 @@ import numpy as np
 
 from jaxmodels.testing.examples.example import MixerExample
 from jaxmodels.testing.examples.mixers.parts import (
-  convolve,
+  convolved,
   dense,
-  rms,
+  log_decay,
+  read_out,
   sigmoid,
-  silu,
-  softplus,
   unit,
 )
 
@@ -17,22 +16,14 @@ from jaxmodels.testing.examples.mixers.parts import (
 def plain(p, x, layer):
   """One document x [L, D], token by token and step by step."""
   shape = len(x), layer.heads, layer.steps
-  q, k, v = (
-    convolve(p[f"{name}_convolution"], dense(p[name], x))
-    for name in ("query", "key", "value")
-  )
-  q, k, v = (
-    q.reshape(*shape[:2], -1),
-    k.reshape(*shape, -1),
-    v.reshape(*shape, -1),
-  )
+  q, k, v = convolved(p, x, layer.heads)
+  k, v = k.reshape(*shape, -1), v.reshape(*shape, -1)
   q, k = unit(q) / np.sqrt(k.shape[-1]), unit(k)
   beta = sigmoid(dense(p["beta"], x)) * (1 + layer.negative_eigenvalues)
   beta = beta.reshape(shape)
   a = np.ones(shape[:2])
   if layer.decay == "head":
-    step = softplus(dense(p["decay"], x) + p["dt_bias"])
-    a = np.exp(-np.exp(p["A_log"]) * step)
+    a = np.exp(log_decay(p, x)[..., 0])
   out = np.zeros((*shape[:2], v.shape[-1]))
   for h in range(layer.heads):
     memory = np.zeros((k.shape[-1], v.shape[-1]))
@@ -40,12 +31,8 @@ def plain(p, x, layer):
       memory = a[t, h] * memory
       for key, value, b in zip(k[t, h], v[t, h], beta[t, h], strict=True):
         memory = memory + b * np.outer(key, value - memory.T @ key)
-      y = memory.T @ q[t, h]
-      out[t, h] = rms(y, p["norm"]["scale"], layer.norm_epsilon)
-  out = out.reshape(len(x), -1)
-  if layer.output_gate:
-    out = out * silu(dense(p["output_gate"], x))
-  return dense(p["output"], out)
+      out[t, h] = memory.T @ q[t, h]
+  return read_out(p, x, out, layer)
 
 
 EXAMPLES = (

@@ -15,7 +15,7 @@ def plain(p, x, layer):
     for j, memory in enumerate(memories):
       own = taps[:, j * width : (j + 1) * width]
       for t in range(len(x)):
-        for s in range(layer.taps):
+        for s in range(layer.kernel_width):
           past = t - s * 2 ** (i - 1)
           if past >= 0:
             out[t] += own[-1 - s] * memory[past]
@@ -29,8 +29,8 @@ EXAMPLES = (
     "fsmn",
     "fsmn",
     plain,
-    {"taps": 3},
-    equation="`m^i_t = sum_j sum_s a^{ij}_s m^j_{t - s d_i}`, gated",
+    {"kernel_width": 3},
+    equation="`m^i_t = sum_j sum_s a^{ij}_s m^j_{t - s d_i}`, and a gate",
     transition="none: the last inputs",
     paper="Zhao et al. 2023, arXiv:2312.11825",
   ),

@@ -3,7 +3,7 @@
 import numpy as np
 
 from jaxmodels.testing.examples.example import MixerExample
-from jaxmodels.testing.examples.mixers.parts import dense
+from jaxmodels.testing.examples.mixers.parts import dense, merge, projections
 
 
 def _norm(p, x, epsilon):
@@ -14,10 +14,7 @@ def _norm(p, x, epsilon):
 
 def plain(p, x, layer):
   """One document x [L, D]."""
-  q, k, v = (
-    dense(p[name], x).reshape(len(x), layer.heads, -1)
-    for name in ("query", "key", "value")
-  )
+  q, k, v = projections(p, x, layer.heads)
   k = _norm(p["key_norm"], k, layer.norm_epsilon)
   v = _norm(p["value_norm"], v, layer.norm_epsilon)
   out = np.zeros(v.shape)
@@ -25,7 +22,7 @@ def plain(p, x, layer):
     mean = sum(np.outer(v[s, h], k[s, h]) for s in range(len(x))) / len(x)
     for t in range(len(x)):
       out[t, h] = mean @ q[t, h]
-  return dense(p["output"], out.reshape(len(x), -1))
+  return dense(p["output"], merge(out))
 
 
 EXAMPLES = (
@@ -34,7 +31,7 @@ EXAMPLES = (
     "galerkin",
     plain,
     {"heads": 2},
-    equation="`y_t = (1/n sum_s v_s k_s^T) q_t`, of normed k and v",
+    equation="`y_t = (1/n sum_s v_s k_s^T) q_t`, with a norm of k and v",
     transition="none: not causal",
     paper="Cao 2021, arXiv:2105.14995",
     causal=False,

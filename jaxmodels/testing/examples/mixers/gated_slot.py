@@ -3,18 +3,22 @@
 import numpy as np
 
 from jaxmodels.testing.examples.example import MixerExample
-from jaxmodels.testing.examples.mixers.parts import dense, rms, sigmoid, silu
+from jaxmodels.testing.examples.mixers.parts import (
+  dense,
+  merge,
+  projections,
+  rms,
+  sigmoid,
+  silu,
+  split,
+)
 
 
 def plain(p, x, layer):
   """One document x [L, D], token by token."""
   heads = layer.heads
-  q, k, v = (
-    silu(dense(p[name], x)).reshape(len(x), heads, -1)
-    for name in ("query", "key", "value")
-  )
-  a = sigmoid(dense(p["forget"], x)) ** (1 / layer.temperature)
-  a = a.reshape(len(x), heads, -1)
+  q, k, v = (silu(y) for y in projections(p, x, heads))
+  a = sigmoid(split(dense(p["forget"], x), heads)) ** (1 / layer.temperature)
   out = np.zeros(v.shape)
   for h in range(heads):
     keys, values = 0, 0
@@ -24,8 +28,7 @@ def plain(p, x, layer):
       values = keep * values + np.outer(write, v[t, h])
       powers = np.exp(keys @ q[t, h])
       out[t, h] = values.T @ (powers / powers.sum())
-  out = silu(out.reshape(len(x), -1))
-  out = rms(out, p["norm"]["scale"], layer.norm_epsilon)
+  out = rms(silu(merge(out)), p["norm"]["scale"], layer.norm_epsilon)
   return dense(p["output"], out)
 
 
@@ -35,8 +38,8 @@ EXAMPLES = (
     "gated_slot",
     plain,
     {"heads": 2, "slots": 5, "temperature": 2.0},
-    equation="`K_t = diag(a_t) K_{t-1} + (1 - a_t) k_t^T`, V_t likewise, `y_t "
-    "= V_t^T softmax(K_t q_t)`",
+    equation="`K_t = diag(a_t) K_{t-1} + (1 - a_t) k_t^T`, `V_t` likewise, "
+    "`y_t = V_t^T softmax(K_t q_t)`",
     transition="diagonal",
     paper="Zhang et al. 2024, arXiv:2409.07146",
   ),

@@ -3,7 +3,13 @@
 import numpy as np
 
 from jaxmodels.testing.examples.example import MixerExample
-from jaxmodels.testing.examples.mixers.parts import dense, rms, sigmoid, silu
+from jaxmodels.testing.examples.mixers.parts import (
+  dense,
+  merge,
+  rms,
+  sigmoid,
+  silu,
+)
 
 
 def plain(p, x, layer):
@@ -24,7 +30,7 @@ def plain(p, x, layer):
       out[t, h] = silu(gate[t, h]) * rms(
         y, p["norm"]["scale"], layer.norm_epsilon
       )
-  return dense(p["output"], out.reshape(len(x), -1))
+  return dense(p["output"], merge(out))
 
 
 EXAMPLES = (

@@ -3,12 +3,7 @@
 import numpy as np
 
 from jaxmodels.testing.examples.example import MixerExample
-from jaxmodels.testing.examples.mixers.parts import dense
-
-
-def _softmax(x):
-  powers = np.exp(x - x.max())
-  return powers / powers.sum()
+from jaxmodels.testing.examples.mixers.parts import dense, merge, softmax
 
 
 def plain(p, x, layer):
@@ -29,9 +24,9 @@ def plain(p, x, layer):
     for h in range(layer.heads):
       state = xi[t, h]
       for _ in range(layer.steps):
-        state = keys[seen, h].T @ _softmax(beta * keys[seen, h] @ state)
-      out[t, h] = values[seen, h].T @ _softmax(beta * keys[seen, h] @ state)
-  return dense(p["output"], out.reshape(len(x), -1))
+        state = keys[seen, h].T @ softmax(beta * keys[seen, h] @ state)
+      out[t, h] = values[seen, h].T @ softmax(beta * keys[seen, h] @ state)
+  return dense(p["output"], merge(out))
 
 
 EXAMPLES = (

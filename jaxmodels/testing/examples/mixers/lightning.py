@@ -3,16 +3,20 @@
 import numpy as np
 
 from jaxmodels.testing.examples.example import MixerExample
-from jaxmodels.testing.examples.mixers.parts import dense, rms, sigmoid, silu
+from jaxmodels.testing.examples.mixers.parts import (
+  dense,
+  merge,
+  projections,
+  rms,
+  sigmoid,
+  silu,
+)
 
 
 def plain(p, x, layer, place=0, depth=1):
   """One document x [L, D], token by token, in layer `place` of `depth`."""
   heads = layer.heads
-  q, k, v = (
-    silu(dense(p[name], x)).reshape(len(x), heads, -1)
-    for name in ("query", "key", "value")
-  )
+  q, k, v = (silu(y) for y in projections(p, x, heads))
   out = np.zeros(v.shape)
   for h in range(heads):
     slope = 2 ** (-8 * (h + 1) / heads)
@@ -21,7 +25,7 @@ def plain(p, x, layer, place=0, depth=1):
     for t in range(len(x)):
       memory = np.exp(-slope) * memory + np.outer(k[t, h], v[t, h])
       out[t, h] = memory.T @ q[t, h]
-  out = rms(out.reshape(len(x), -1), p["norm"]["scale"], layer.norm_epsilon)
+  out = rms(merge(out), p["norm"]["scale"], layer.norm_epsilon)
   return dense(p["output"], sigmoid(dense(p["output_gate"], x)) * out)
 
 
@@ -31,7 +35,7 @@ EXAMPLES = (
     "lightning",
     plain,
     {"heads": 2},
-    equation="`S_t = exp(-s) S_{t-1} + k_t v_t^T`, s of the head and the layer",
+    equation="`S_t = exp(-s) S_{t-1} + k_t v_t^T`, s fixed per head and layer",
     transition="fixed scalar",
     paper="Qin et al. 2024, arXiv:2401.04658",
   ),

@@ -3,12 +3,12 @@
 import numpy as np
 
 from jaxmodels.testing.examples.example import MixerExample
-from jaxmodels.testing.examples.mixers.parts import dense
-
-
-def _softmax(x):
-  powers = np.exp(x - x.max(-1, keepdims=True))
-  return powers / powers.sum(-1, keepdims=True)
+from jaxmodels.testing.examples.mixers.parts import (
+  dense,
+  merge,
+  projections,
+  softmax,
+)
 
 
 def _taylor(x):
@@ -26,7 +26,7 @@ MAPS = {
   "identity": lambda x: x,
   "elu_plus_one": lambda x: np.where(x > 0, x + 1, np.exp(np.minimum(x, 0))),
   "relu": lambda x: np.maximum(x, 0),
-  "softmax": _softmax,
+  "softmax": softmax,
   "taylor": _taylor,
   "dpfp": _dpfp,
 }
@@ -36,7 +36,7 @@ def _mapped(p, name, x, layer):
   """The features of one head's x [L, K] in order, for one head's map p."""
   if layer.feature_map == "hedgehog":
     y = x @ p[f"{name}_map"]
-    return _softmax(np.concatenate([y, -y], -1))
+    return softmax(np.concatenate([y, -y], -1))
   if layer.feature_map == "cosformer":
     angle = np.pi / 2 * np.arange(len(x))[:, None] / layer.horizon
     x = np.maximum(x, 0)
@@ -47,10 +47,7 @@ def _mapped(p, name, x, layer):
 def plain(p, x, layer):
   """One document x [L, D], token by token."""
   heads = layer.heads
-  q, k, v = (
-    dense(p[name], x).reshape(len(x), heads, -1)
-    for name in ("query", "key", "value")
-  )
+  q, k, v = projections(p, x, heads)
   out = np.zeros(v.shape)
   for h in range(heads):
     own = {name: p[name]["kernel"][h] for name in p if name.endswith("_map")}
@@ -63,7 +60,7 @@ def plain(p, x, layer):
       out[t, h] = memory.T @ features[t]
       if layer.normalize:
         out[t, h] /= max(abs(total @ features[t]), layer.floor)
-  return dense(p["output"], out.reshape(len(x), -1))
+  return dense(p["output"], merge(out))
 
 
 EXAMPLES = (
@@ -72,7 +69,7 @@ EXAMPLES = (
     "linear_attention",
     plain,
     {"heads": 2},
-    equation="`S_t = S_{t-1} + phi(k_t) v_t^T`, over the normaliser; any "
+    equation="`S_t = S_{t-1} + phi(k_t) v_t^T`, divided by a normaliser; any "
     "feature map phi",
     transition="identity",
     paper="Katharopoulos et al. 2020, arXiv:2006.16236",

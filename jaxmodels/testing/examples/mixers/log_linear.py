@@ -4,34 +4,28 @@ import numpy as np
 
 from jaxmodels.testing.examples.example import MixerExample
 from jaxmodels.testing.examples.mixers.parts import (
-  convolve,
+  convolved,
   dense,
-  rms,
+  log_decay,
+  read_out,
   sigmoid,
-  silu,
   softplus,
+  split,
   unit,
 )
 
 
 def plain(p, x, layer):
   """One document x [L, D]: each token reads the writes of all before it."""
-  heads = layer.heads
-  q, k, v = (
-    convolve(p[f"{name}_convolution"], dense(p[name], x)).reshape(
-      len(x), heads, -1
-    )
-    for name in ("query", "key", "value")
-  )
+  q, k, v = convolved(p, x, layer.heads)
   q, k = unit(q) / np.sqrt(k.shape[-1]), unit(k)
   delta = layer.rule == "delta_rule"
   beta = sigmoid(dense(p["beta"], x)) if delta else np.ones(k.shape[:2])
-  step = softplus(dense(p["decay"], x) + p["dt_bias"])
-  a = np.exp(-np.exp(p["A_log"]) * step)
-  scale = dense(p["scale"], x).reshape(len(x), heads, -1)
+  a = np.exp(log_decay(p, x)[..., 0])
+  scale = split(dense(p["scale"], x), layer.heads)
   scale = softplus(p["scale_factor"] * scale)
   out = np.zeros(v.shape)
-  for h in range(heads):
+  for h in range(layer.heads):
     # The write of each earlier token, as later tokens have changed it.
     writes: list[np.ndarray] = []
     for t in range(len(x)):
@@ -39,13 +33,11 @@ def plain(p, x, layer):
       erase = np.eye(len(key)) - delta * beta[t, h] * np.outer(key, key)
       writes = [a[t, h] * erase @ write for write in writes]
       writes.append(beta[t, h] * np.outer(key, v[t, h]))
-      y = sum(
+      out[t, h] = sum(
         scale[t, h, _level(t, s, layer.levels)] * write.T @ q[t, h]
         for s, write in enumerate(writes)
       )
-      out[t, h] = rms(y, p["norm"]["scale"], layer.norm_epsilon)
-  out = out.reshape(len(x), -1) * silu(dense(p["output_gate"], x))
-  return dense(p["output"], out)
+  return read_out(p, x, out, layer)
 
 
 def _level(t, s, levels):

@@ -25,7 +25,8 @@ EXAMPLES = (
     "lru",
     plain,
     {"state_width": 10, "radius_max": 0.99},
-    equation="`h_t = a h_{t-1} + gamma B x_t`, a = exp(-exp(nu) + i theta)",
+    equation="`h_t = a h_{t-1} + gamma B x_t`, `a = exp(-exp(nu) + i "
+    "exp(theta))`",
     transition="fixed complex diagonal",
     paper="Orvieto et al. 2023, arXiv:2303.06349",
   ),

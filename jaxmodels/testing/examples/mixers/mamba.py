@@ -30,7 +30,7 @@ EXAMPLES = (
     "mamba",
     "mamba",
     plain,
-    {"state_width": 6, "rank": 3},
+    {"state_width": 6, "step_rank": 3},
     equation="`h_t = exp(dt_t A) h_{t-1} + dt_t B_t x_t`",
     transition="diagonal",
     paper="Gu and Dao 2023, arXiv:2312.00752",

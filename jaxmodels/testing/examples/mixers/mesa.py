@@ -4,12 +4,12 @@ import numpy as np
 
 from jaxmodels.testing.examples.example import MixerExample
 from jaxmodels.testing.examples.mixers.parts import (
-  convolve,
+  convolved,
   dense,
-  rms,
+  read_out,
   sigmoid,
-  silu,
   softplus,
+  split,
   unit,
 )
 
@@ -17,15 +17,8 @@ from jaxmodels.testing.examples.mixers.parts import (
 def plain(p, x, layer):
   """One document x [L, D], token by token, as weighted least squares."""
   heads = layer.heads
-  q, k = (
-    unit(
-      convolve(p[f"{name}_convolution"], dense(p[name], x)).reshape(
-        len(x), heads, -1
-      )
-    )
-    for name in ("query", "key")
-  )
-  v = dense(p["value"], x).reshape(len(x), heads, -1)
+  q, k = convolved(p, x, heads, ("query", "key"))
+  q, k, v = unit(q), unit(k), split(dense(p["value"], x), heads)
   a, beta = sigmoid(dense(p["decay"], x)), sigmoid(dense(p["beta"], x))
   ridge = layer.lower_bound + softplus(p["regularisation"])
   out = np.zeros(v.shape)
@@ -35,12 +28,8 @@ def plain(p, x, layer):
       decay = [np.prod(a[s + 1 : t + 1, h]) for s in range(t + 1)]
       weighted = (decay * beta[past, h])[:, None] * k[past, h]
       least = weighted.T @ k[past, h] + np.diag(ridge[h])
-      y = v[past, h].T @ weighted @ np.linalg.solve(least, q[t, h])
-      out[t, h] = rms(y, p["norm"]["scale"], layer.norm_epsilon)
-  out = out.reshape(len(x), -1)
-  if layer.output_gate:
-    out = out * silu(dense(p["output_gate"], x))
-  return dense(p["output"], out)
+      out[t, h] = v[past, h].T @ weighted @ np.linalg.solve(least, q[t, h])
+  return read_out(p, x, out, layer)
 
 
 EXAMPLES = (

@@ -4,12 +4,12 @@ import numpy as np
 
 from jaxmodels.testing.examples.example import MixerExample
 from jaxmodels.testing.examples.mixers.parts import (
-  convolve,
+  convolved,
   dense,
-  rms,
+  log_decay,
+  read_out,
   sigmoid,
   silu,
-  softplus,
   unit,
 )
 
@@ -18,18 +18,12 @@ def plain(p, x, layer):
   """One document x [L, D], token by token, memory by memory."""
   count = layer.memories + layer.shared_memory
   shape = len(x), layer.heads, count
-  q, k, v = (
-    convolve(p[f"{name}_convolution"], dense(p[name], x))
-    for name in ("query", "key", "value")
-  )
-  q = unit(q.reshape(*shape[:2], -1))
+  q, k, v = convolved(p, x, layer.heads)
   k, v = unit(k.reshape(*shape, -1)), v.reshape(*shape, -1)
-  q = q / np.sqrt(k.shape[-1])
+  q = unit(q) / np.sqrt(k.shape[-1])
   a = np.ones(k.shape)
   if layer.decay != "none":
-    low = dense(p["decay_down"], x) if layer.decay == "key" else x
-    step = softplus(dense(p["decay"], low) + p["dt_bias"]).reshape(*shape, -1)
-    a = np.exp(-np.exp(p["A_log"]).reshape(*shape[1:], 1) * step) * a
+    a = np.exp(log_decay(p, x)).reshape(*shape, -1) * a
   delta = layer.rule != "linear_attention"
   erase, write = np.ones(k.shape), np.ones(v.shape)
   if layer.rule == "delta_rule_gates":
@@ -48,12 +42,9 @@ def plain(p, x, layer):
         old = kept.T @ (erase[at] * k[at]) if delta else 0
         memory[m] = kept + np.outer(k[at], write[at] * v[at] - old)
         read = read + weight * memory[m].T @ q[t, h]
-      out[t, h] = rms(read, p["norm"]["scale"], layer.norm_epsilon)
-  out = out.reshape(len(x), -1)
-  if layer.output_gate:
-    gate = dense(p["output_gate"], x)
-    out = out * (sigmoid(gate) if layer.decay == "key" else silu(gate))
-  return dense(p["output"], out)
+      out[t, h] = read
+  gate = sigmoid if layer.decay == "key" else silu
+  return read_out(p, x, out, layer, gate)
 
 
 def _routes(p, u, layer):

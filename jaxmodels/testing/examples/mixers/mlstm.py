@@ -6,6 +6,7 @@ from jaxmodels.testing.examples.example import MixerExample
 from jaxmodels.testing.examples.mixers.parts import (
   convolve,
   dense,
+  projections,
   sigmoid,
   silu,
 )
@@ -14,10 +15,7 @@ from jaxmodels.testing.examples.mixers.parts import (
 def plain(p, x, layer):
   """One document x [L, D], token by token; in float64 without a stabiliser."""
   heads = layer.heads
-  q, k, v = (
-    dense(p[name], x).reshape(len(x), heads, -1)
-    for name in ("query", "key", "value")
-  )
+  q, k, v = projections(p, x, heads)
   gates = (
     dense(p[name], x) + p[f"{name}_bias"]
     for name in ("input_gate", "forget_gate")
@@ -78,7 +76,7 @@ EXAMPLES = (
     "mlstm",
     plain,
     {"heads": 2, "gate_cap": 4.0},
-    equation="`S_t = f_t S_{t-1} + i_t k_t v_t^T`, read over its normaliser, "
+    equation="`S_t = f_t S_{t-1} + i_t k_t v_t^T`, divided by a normaliser, "
     "i_t an exponential",
     transition="scalar",
     paper="Beck et al. 2024, arXiv:2405.04517",

@@ -3,13 +3,13 @@
 import numpy as np
 
 from jaxmodels.testing.examples.example import MixerExample
-from jaxmodels.testing.examples.mixers.parts import dense
+from jaxmodels.testing.examples.mixers.parts import dense, merge, projections
 
 
 def nearest(place, size, layer):
   """The places seen along an axis, and their offsets in the table of biases."""
   group = range(place % layer.dilation, size, layer.dilation)
-  own, most = group.index(place), layer.kernel_size
+  own, most = group.index(place), layer.kernel_width
   start = max(0, min(own - most // 2, len(group) - most))
   return {
     group[j]: j - own + most - 1
@@ -29,11 +29,8 @@ def around(place, size, layer):
 
 def plain(p, x, layer):
   """One document x [L, D], token by token."""
-  see = nearest if hasattr(layer, "kernel_size") else around
-  q, k, v = (
-    dense(p[name], x).reshape(len(x), layer.heads, -1)
-    for name in ("query", "key", "value")
-  )
+  see = nearest if hasattr(layer, "kernel_width") else around
+  q, k, v = projections(p, x, layer.heads)
   columns = layer.columns or 1
   out = np.zeros(v.shape)
   for t in range(len(x)):
@@ -51,7 +48,7 @@ def plain(p, x, layer):
       scores = scores + [p["bias"][h, i, j] for _, i, j in listed]
       weights = np.exp(scores)
       out[t, h] = weights / weights.sum() @ v[seen, h]
-  return dense(p["output"], out.reshape(len(x), -1))
+  return dense(p["output"], merge(out))
 
 
 EXAMPLES = (
@@ -59,7 +56,7 @@ EXAMPLES = (
     "neighborhood_attention",
     "neighborhood_attention",
     plain,
-    {"heads": 2, "kernel_size": 3, "dilation": 2},
+    {"heads": 2, "kernel_width": 3, "dilation": 2},
     equation="`y_t = sum_s softmax_s(q_t . k_s) v_s` over the nearest tokens "
     "on both sides, 1-D or 2-D",
     transition="none: not causal",

@@ -3,7 +3,12 @@
 import numpy as np
 
 from jaxmodels.testing.examples.example import MixerExample
-from jaxmodels.testing.examples.mixers.parts import dense, sigmoid
+from jaxmodels.testing.examples.mixers.parts import (
+  dense,
+  merge,
+  projections,
+  sigmoid,
+)
 
 
 def path(across, down, start, end):
@@ -21,10 +26,7 @@ def path(across, down, start, end):
 
 def plain(p, x, layer):
   """One image x [L, D], place by place."""
-  q, k, v = (
-    dense(p[name], x).reshape(len(x), layer.heads, -1)
-    for name in ("query", "key", "value")
-  )
+  q, k, v = projections(p, x, layer.heads)
   grid = (-1, layer.columns, layer.heads)
   down = sigmoid(dense(p["down"], x) + 2).reshape(grid)
   across = np.ones(down.shape)
@@ -38,7 +40,7 @@ def plain(p, x, layer):
       weights = np.exp(k[:, h] @ q[t, h] / np.sqrt(k.shape[-1]))
       mask = [(path(*steps, a, b) + path(*steps, b, a)) / 2 for b in places]
       out[t, h] = weights / weights.sum() * mask @ v[:, h]
-  return dense(p["output"], out.reshape(len(x), -1))
+  return dense(p["output"], merge(out))
 
 
 EXAMPLES = (
@@ -47,8 +49,8 @@ EXAMPLES = (
     "polyline_attention",
     plain,
     {"heads": 2},
-    equation="`Y = (softmax(Q K^T) * M) V`, M of decays along both "
-    "polylines of a grid",
+    equation="`Y = (softmax(Q K^T) * M) V`, M the mean of the decays along "
+    "both polylines between two places of a grid",
     transition="none: not causal",
     paper="Zhao et al. 2025, arXiv:2506.15940",
     causal=False,

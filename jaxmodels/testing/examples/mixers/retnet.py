@@ -3,16 +3,13 @@
 import numpy as np
 
 from jaxmodels.testing.examples.example import MixerExample
-from jaxmodels.testing.examples.mixers.parts import dense, silu
+from jaxmodels.testing.examples.mixers.parts import dense, projections, silu
 
 
 def plain(p, x, layer):
   """One document x [L, D], token by token."""
   heads = layer.heads
-  q, k, v = (
-    dense(p[name], x).reshape(len(x), heads, -1)
-    for name in ("query", "key", "value")
-  )
+  q, k, v = projections(p, x, heads)
   half = q.shape[-1] // 2
   speeds = layer.rotary_base ** (-np.arange(half) / half)
   turn = np.exp(1j * np.arange(len(x))[:, None] * speeds)[:, None]

@@ -38,7 +38,7 @@ EXAMPLES = (
     "rg_lru",
     plain,
     {"lru_width": 24},
-    equation="`h_t = a_t h_{t-1} + sqrt(1 - a_t^2) i_t x_t`, a_t = a^(8 r_t)",
+    equation="`h_t = a_t h_{t-1} + sqrt(1 - a_t^2) i_t x_t`, `a_t = a^(8 r_t)`",
     transition="diagonal",
     paper="De et al. 2024, arXiv:2402.19427",
   ),

@@ -53,8 +53,8 @@ EXAMPLES = (
     "rwkv6",
     plain,
     {"head_width": 8, "mix_rank": 3, "decay_rank": 4},
-    equation="`S_t = diag(w_t) S_{t-1} + k_t v_t^T`, read before the token, "
-    "with a bonus for it",
+    equation="`S_t = diag(w_t) S_{t-1} + k_t v_t^T`, `y_t = (S_{t-1} + diag(u) "
+    "k_t v_t^T)^T r_t`",
     transition="diagonal",
     paper="Peng et al. 2024, arXiv:2404.05892",
   ),

@@ -3,7 +3,7 @@
 import numpy as np
 
 from jaxmodels.testing.examples.example import MixerExample
-from jaxmodels.testing.examples.mixers.parts import dense
+from jaxmodels.testing.examples.mixers.parts import dense, merge
 
 
 def plain(p, x, layer):
@@ -28,7 +28,7 @@ def plain(p, x, layer):
     S = P.T @ np.linalg.pinv(kernel(u, u)) @ P
     scale = 1 / np.sqrt(S.sum(1))
     out[:, h] = scale[:, None] * S * scale @ v[:, h]
-  return dense(p["output"], out.reshape(len(x), -1))
+  return dense(p["output"], merge(out))
 
 
 EXAMPLES = (
@@ -37,8 +37,8 @@ EXAMPLES = (
     "soft",
     plain,
     {"heads": 2, "landmarks": 3},
-    equation="`Y = D^(-1/2) P^T A^+ P D^(-1/2) V`, of Gaussian kernels with M "
-    "landmarks",
+    equation="`Y = D^(-1/2) P^T A^+ P D^(-1/2) V`, P and A Gaussian kernels "
+    "with M landmarks",
     transition="none: not causal",
     paper="Lu et al. 2021, arXiv:2110.11945",
     causal=False,

@@ -3,7 +3,7 @@
 import numpy as np
 
 from jaxmodels.testing.examples.example import MixerExample
-from jaxmodels.testing.examples.mixers.parts import dense, rms
+from jaxmodels.testing.examples.mixers.parts import dense, merge, rms
 
 
 def _rotated(x, layer):
@@ -38,7 +38,7 @@ def plain(p, x, layer):
       weights = np.exp(scores)
       sink = np.exp(p["sinks"][h]) if layer.sinks else 0
       out[t, h] = weights / (weights.sum() + sink) @ v[seen, g]
-  return dense(p["output"], out.reshape(len(x), -1))
+  return dense(p["output"], merge(out))
 
 
 EXAMPLES = (

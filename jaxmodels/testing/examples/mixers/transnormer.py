@@ -4,17 +4,17 @@ import numpy as np
 
 from jaxmodels.testing.examples.example import MixerExample
 from jaxmodels.testing.examples.mixers.linear_attention import MAPS
-from jaxmodels.testing.examples.mixers.parts import dense, rms
-
-
-def _heads(p, x, layer):
-  names = ("query", "key", "value")
-  return (dense(p[n], x).reshape(len(x), layer.heads, -1) for n in names)
+from jaxmodels.testing.examples.mixers.parts import (
+  dense,
+  merge,
+  projections,
+  rms,
+)
 
 
 def plain(p, x, layer):
   """One document x [L, D], token by token."""
-  q, k, v = _heads(p, x, layer)
+  q, k, v = projections(p, x, layer.heads)
   phi = MAPS[layer.feature_map]
   out = np.zeros(v.shape)
   for h in range(layer.heads):
@@ -22,21 +22,21 @@ def plain(p, x, layer):
     for t in range(len(x)):
       memory = memory + np.outer(phi(k[t, h]), v[t, h])
       out[t, h] = memory.T @ phi(q[t, h])
-  out = rms(out.reshape(len(x), -1), p["norm"]["scale"], layer.norm_epsilon)
+  out = rms(merge(out), p["norm"]["scale"], layer.norm_epsilon)
   return dense(p["output"], out)
 
 
 def plain_blocks(p, x, layer):
   """One document x [L, D], token by token."""
-  q, k, v = _heads(p, x, layer)
+  q, k, v = projections(p, x, layer.heads)
   out = np.zeros(v.shape)
   for h in range(layer.heads):
     for t in range(len(x)):
-      seen = slice(t - t % layer.block, t + 1)
+      seen = slice(t - t % layer.block_size, t + 1)
       scores = k[seen, h] @ q[t, h] / np.sqrt(k.shape[-1])
       weights = np.exp(scores - scores.max())
       out[t, h] = weights / weights.sum() @ v[seen, h]
-  return dense(p["output"], out.reshape(len(x), -1))
+  return dense(p["output"], merge(out))
 
 
 EXAMPLES = (
@@ -54,9 +54,9 @@ EXAMPLES = (
     "diag_attention",
     "diag_attention",
     plain_blocks,
-    {"heads": 2, "block": 5},
+    {"heads": 2, "block_size": 5},
     equation="`y_t = sum_s softmax_s(q_t . k_s) v_s` inside of its block",
-    transition="none: a cache of `block - 1` tokens",
+    transition="none: a cache of `block_size - 1` tokens",
     paper="Qin et al. 2022, arXiv:2210.10340",
   ),
 )

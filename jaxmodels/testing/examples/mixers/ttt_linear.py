@@ -3,16 +3,13 @@
 import numpy as np
 
 from jaxmodels.testing.examples.example import MixerExample
-from jaxmodels.testing.examples.mixers.parts import dense, sigmoid
+from jaxmodels.testing.examples.mixers.parts import dense, projections, sigmoid
 
 
 def plain(p, x, layer):
   """One document x [L, D], token by token."""
   heads, size = layer.heads, layer.mini_batch
-  q, k, v = (
-    dense(p[name], x).reshape(len(x), heads, -1)
-    for name in ("query", "key", "value")
-  )
+  q, k, v = projections(p, x, heads)
   width = q.shape[-1]
   rate = sigmoid(dense(p["rate"], x)) * layer.learning_rate / (width * size)
   out = np.zeros(q.shape)
