@@ -6,6 +6,28 @@ import pytest
 # The tests that find faults of parts that mixers share, and not of one mixer,
 # run by default with these, and with the others where all slow tests run.
 REPRESENTATIVE = ("gla", "mamba2", "s5")
+# One mixer of each kind of state, whose contract is checked by default. That of
+# all others is checked by `make test-matrix`.
+EACH_STATE = (
+  "bilinear_rnn",
+  "delta_net",
+  "galerkin",
+  "gla",
+  "hgrn2",
+  "kda",
+  "log_linear",
+  "mamba",
+  "mamba2",
+  "mesa",
+  "mlstm",
+  "retnet",
+  "rwkv7",
+  "s4d",
+  "s5",
+  "sliding_attention",
+  "softmax_attention",
+  "ttt_linear",
+)
 # One or two mixers for each op that has methods, whose forms the tests of ops
 # compare: `make test-matrix` compares the methods of these.
 EACH_OP = (

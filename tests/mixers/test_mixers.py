@@ -10,7 +10,7 @@ import pytest
 from jaxmodels import mixers
 from jaxmodels.testing import FORMS, check_mixer
 from jaxmodels.testing.examples import MIXERS
-from tests.mixers import ALL, EACH_OP, REPRESENTATIVE
+from tests.mixers import ALL, EACH_OP, EACH_STATE, REPRESENTATIVE
 
 BATCH, LENGTH, WIDTH = 2, 20, 16
 # Two rows of documents, in a sequence of twice LENGTH tokens.
@@ -121,9 +121,8 @@ def test_a_faint_memory_is_read_as_in_the_published_layer(case):
 @pytest.mark.parametrize(
   "case",
   [
-    # Records that are not listed are other options of one that is.
-    pytest.param(case, marks=() if record.listed else pytest.mark.slow)
-    for case, record in MIXERS.items()
+    pytest.param(case, marks=() if case in EACH_STATE else pytest.mark.slow)
+    for case in MIXERS
   ],
 )
 def test_the_contract_of_mixers(case):

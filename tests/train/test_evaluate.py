@@ -117,7 +117,7 @@ def sums_of(name, strategy="jit", mesh=None):
 @pytest.mark.parametrize(
   "layout",
   [
-    pytest.param("pmap", Mesh(data=2), marks=pytest.mark.slow),
+    pytest.param(("pmap", Mesh(data=2)), marks=pytest.mark.slow),
     ("jit", Mesh(data=2, fsdp=2, sequence=2)),
   ],
   ids=["pmap", "mesh"],

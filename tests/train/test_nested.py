@@ -80,6 +80,7 @@ class Fused(nn.Module):
     return nn.Dense(V, name="out")(x + y), state
 
 
+@pytest.mark.slow
 def test_a_run_reads_nested_batches_on_every_mesh(tmp_path):
   def metrics(name, kind, **fields):
     config = Config(

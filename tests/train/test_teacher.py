@@ -77,9 +77,9 @@ def expected():
 @pytest.mark.parametrize(
   ("options", "layout"),
   [
-    ({"accumulation": 2}, ("jit", MESH)),
+    ({}, ()),
+    pytest.param({"accumulation": 2}, ("jit", MESH), marks=pytest.mark.slow),
     pytest.param({}, ("pmap", Mesh(data=2)), marks=pytest.mark.slow),
-    pytest.param({}, (), marks=pytest.mark.slow),
     pytest.param({}, ("jit", Mesh(data=2, fsdp=2)), marks=pytest.mark.slow),
     pytest.param({"chunk_size": 3}, (), marks=pytest.mark.slow),
     pytest.param({"chunk_size": 2}, ("jit", MESH), marks=pytest.mark.slow),
