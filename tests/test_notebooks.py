@@ -68,6 +68,7 @@ def test_nothing_of_a_run_is_stored(path):
       assert not cell.metadata
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_every_cell_runs(path, execute):
   notebook = execute(path)

@@ -52,6 +52,7 @@ def test_only_the_chosen_memories_change():
     assert changed[:, COUNT].all()  # The shared memory.
 
 
+@pytest.mark.slow
 def test_the_states_are_those_of_the_tokens_packed_by_memory():
   """Each memory is the delta rule over its own tokens, one after another."""
   layer, params = prepared(top_k=2, shared_memory=False, kernel_width=1)

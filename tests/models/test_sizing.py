@@ -28,6 +28,7 @@ def test_the_nearest_of_all_widths_that_the_model_accepts(step, target):
   assert equal_width(lambda w: Square(w, step), target) == nearest
 
 
+@pytest.mark.slow
 def test_two_mixers_of_equal_size():
   target = RetNet(width=48, heads=2)
   variables = target.init(jax.random.key(0), jnp.zeros((1, 3, 48)))
