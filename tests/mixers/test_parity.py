@@ -16,6 +16,7 @@ def draw(key, count, length):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("negative", [True, False])
 def test_parity_at_eight_times_the_length_of_training(negative):
   """One layer of width 32, 2,000 steps of 32 sequences of 40 bits."""

@@ -92,7 +92,8 @@ CASES = {
   "selective_scan": (draws.selective_scan, {}, FORMS),
   "log_linear_attention": (log_linear, {}, FORMS),
   "mesa": (draws.mesa, {"steps": 8}, FORMS),
-  "ttt_linear": (draws.ttt, {"mini_batch": 2}, ("auto", "recurrent")),
+  # The mini-batch is that of the drawn states.
+  "ttt_linear": (draws.ttt, {"mini_batch": 8}, ("auto", "recurrent")),
   "state_space": (draws.state_space(), {}, FORMS),
   "bidirectional": (both_ways, {}, (*FORMS, "quadratic")),
   "causal_convolution": (convolution, {}, ("auto", "recurrent")),
