@@ -68,9 +68,14 @@ def test_a_first_signal_is_a_request_and_handlers_are_restored():
 
 def test_in_an_interpreter_a_second_signal_interrupts(monkeypatch):
   monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
-  with stop_signals() as stop:
-    os.kill(os.getpid(), signal.SIGINT)
-    assert stop.poll()
-    with pytest.raises(KeyboardInterrupt):
+  # A shell starts background processes with this signal ignored.
+  before = signal.signal(signal.SIGINT, signal.default_int_handler)
+  try:
+    with stop_signals() as stop:
       os.kill(os.getpid(), signal.SIGINT)
-      time.sleep(5)
+      assert stop.poll()
+      with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(5)
+  finally:
+    signal.signal(signal.SIGINT, before)
