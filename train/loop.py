@@ -32,10 +32,7 @@ from train import checkpoint, failures
 from train.checkpoint import Checkpoints, Snapshot
 from train.clock import Clock
 from train.command import warn
-from train.config import (
-  Config,
-  validate,
-)
+from train.config import Config, validate
 from train.data import Batches
 from train.data.prefetch import Placed, Prefetched
 from train.devices import processes
@@ -54,13 +51,8 @@ from train.parts import (
 )
 from train.profile import Profiler
 from train.result import Result
-from train.saved_variables import saved_params
-from train.setup import (
-  Prepared,
-  make_workdir,
-  prepare,
-  share,
-)
+from train.saved_variables import saved_variables
+from train.setup import Prepared, make_workdir, prepare, share
 
 _FIRST = ("loss", "bits_per_token", "accuracy")
 
@@ -200,8 +192,8 @@ class Loop:
       return jax.tree.map(np.array, (jax.device_get(found), state.variables))
     # Devices of other processes may hold some of the parameters.
     saved = checkpoint.load(self._workdir, str(self._step), warn)
-    params = saved_params(self._config, saved.state)
-    return params, saved.state.get("variables", {})
+    collections = saved_variables(self._config, saved.state)
+    return collections.pop("params"), collections
 
   def _dispatch(self) -> _Pending:
     batch = self.batches.take()
