@@ -37,7 +37,7 @@ LIBRARIES = {
     "jaxmodels/testing",
     "train",
   ),
-  "orbax": ("train/checkpoint",),
+  "orbax": ("train/checkpoint/arrays.py",),
   "tensorflow_datasets": ("train/data",),
 }
 

@@ -5,8 +5,7 @@ checkpoint also has a list of all files with their sizes and checksums, so that
 damage is detected before the checkpoint is used. Each process writes and reads
 the shards of the state on its devices.
 
-Only this folder uses orbax, through its v0 interface, since v1 is still
-experimental.
+Only `train.checkpoint.arrays` uses orbax.
 """
 
 from train.checkpoint.read import load

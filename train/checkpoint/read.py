@@ -5,10 +5,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Mapping
 
-import jax
-import numpy as np
-import orbax.checkpoint as ocp
-
+from train.checkpoint.arrays import read_arrays
 from train.checkpoint.snapshot import Snapshot
 from train.errors import UserError, one_line
 from train.files.checkpoint_folder import (
@@ -21,14 +18,6 @@ from train.files.checkpoint_folder import (
 from train.files.plain_path import plain_path
 from train.files.runs import runs_in
 from train.files.untrusted import check_meta
-
-
-def _alone() -> ocp.options.MultiprocessingOptions:
-  """Returns options of a reader that does not wait for other processes."""
-  own = jax.process_index()
-  return ocp.options.MultiprocessingOptions(
-    primary_host=own, active_processes={own}
-  )
 
 
 def read(workdir: str, step: int) -> Snapshot:
@@ -45,20 +34,8 @@ def read(workdir: str, step: int) -> Snapshot:
 def _read_whole(workdir: str, step: int) -> Snapshot:
   """Reads one checkpoint, its state as numpy arrays, in this process alone."""
   snapshot = read(workdir, step)
-  handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=_alone())
-  with (
-    plain_path(path_of(workdir)) as path,
-    ocp.Checkpointer(handler, multiprocessing_options=_alone()) as reader,
-  ):
-    folder = os.path.join(path, str(step), "state")
-    # Without this type, orbax looks for the devices that held the arrays.
-    as_numpy = jax.tree.map(
-      lambda _: ocp.RestoreArgs(restore_type=np.ndarray),
-      reader.metadata(folder).item_metadata.tree,
-    )
-    state = reader.restore(
-      folder, args=ocp.args.PyTreeRestore(restore_args=as_numpy)
-    )
+  with plain_path(path_of(workdir)) as path:
+    state = read_arrays(os.path.join(path, str(step), "state"))
   return dataclasses.replace(snapshot, state=state)
 
 

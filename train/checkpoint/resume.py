@@ -11,10 +11,10 @@ from typing import Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 from flax import serialization
 from jax.experimental import multihost_utils
 
+from train.checkpoint.arrays import restore_arrays
 from train.checkpoint.read import first_readable, read
 from train.checkpoint.snapshot import Snapshot
 from train.devices.processes import on_process_zero
@@ -43,12 +43,8 @@ def restore(workdir: str, step: int, shapes: Any) -> Any:
     A state like `shapes`, of arrays on these devices.
   """
   wanted = serialization.to_state_dict(shapes)
-  with (
-    plain_path(path_of(workdir)) as path,
-    ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader,
-  ):
-    folder = os.path.join(path, str(step), "state")
-    state = reader.restore(folder, args=ocp.args.StandardRestore(wanted))
+  with plain_path(path_of(workdir)) as path:
+    state = restore_arrays(os.path.join(path, str(step), "state"), wanted)
   return serialization.from_state_dict(shapes, state)
 
 

@@ -16,9 +16,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
-import orbax.checkpoint as ocp
 from flax import serialization
 
+from train.checkpoint.arrays import open_writer, start_writing
 from train.checkpoint.snapshot import Snapshot
 from train.devices.processes import is_first, on_process_zero
 from train.errors import RunError, UserError, is_disk_full, one_line
@@ -64,21 +64,8 @@ class Checkpoints:
     quiet_threads()
     self._open = contextlib.ExitStack()
     self._path = self._open.enter_context(plain_path(self._folder))
-    options = ocp.AsyncOptions(
-      post_finalization_callback=self._add_checksums,
-      # Otherwise, where a directory cannot be made, threads of orbax keep the
-      # process for five minutes.
-      create_directories_asynchronously=False,
-    )
     self._writer = self._open.enter_context(
-      contextlib.closing(
-        ocp.AsyncCheckpointer(
-          ocp.CompositeCheckpointHandler(
-            composite_options=ocp.CompositeOptions(async_options=options)
-          ),
-          async_options=options,
-        )
-      )
+      contextlib.closing(open_writer(self._add_checksums))
     )
 
   def save(self, snapshot: Snapshot) -> None:
@@ -106,13 +93,8 @@ class Checkpoints:
     }
     with self._explained():
       on_process_zero(lambda: self._make_room(state))
-      self._writer.save(
-        os.path.join(self._path, str(snapshot.step)),
-        args=ocp.args.Composite(
-          state=ocp.args.StandardSave(state),
-          meta=ocp.args.JsonSave(meta),
-        ),
-      )
+      folder = os.path.join(self._path, str(snapshot.step))
+      start_writing(self._writer, folder, state, meta)
 
   @contextlib.contextmanager
   def _explained(self) -> Iterator[None]:
