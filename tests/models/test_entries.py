@@ -174,7 +174,7 @@ def test_each_layer_may_have_another_channel_mixer(scan_layers):
     names = [set(), {"input", "output"}, {"gate", "value", "output"}][i % 3]
     assert set(layer.get("mlp", {})) == names
   # 6 mixers and 4 channel mixers write to the stream.
-  blocks = model._blocks()
+  blocks = model.pattern()
   assert {b.mixer.module.output_scale for b in blocks} == {10**-0.5}
 
 
