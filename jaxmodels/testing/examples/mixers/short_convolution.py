@@ -34,6 +34,5 @@ EXAMPLES = (
     "short_convolution",
     plain,
     {"use_bias": True},
-    listed=False,
   ),
 )
