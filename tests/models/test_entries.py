@@ -361,4 +361,4 @@ def test_a_layer_may_be_a_channel_mixer_alone(scan_layers):
   rest, _ = jax.jit(model.apply)(variables, X[:, 4:], middle)
   np.testing.assert_allclose(rest, y[:, 4:], rtol=0, atol=1e-6)
   sharded = model.clone(mixers=("s5", model.mixers[1]), axis_name="s")
-  assert all(isinstance(b, Block) for b in sharded._blocks())
+  assert all(isinstance(b, Block) for b in sharded.pattern())
