@@ -18,6 +18,7 @@ from jaxmodels.interop.families import FAMILIES, family_of
 from jaxmodels.interop.family import Family
 from jaxmodels.interop.layers import Layers
 from jaxmodels.interop.rules import Rule
+from jaxmodels.layers.common import wide
 from jaxmodels.models import LanguageModel
 
 __all__ = ["load", "save"]
@@ -58,8 +59,8 @@ def load(
   """
   root = pathlib.Path(path)
   config = Config(files.read_config(root))
-  family = family_of(config)
   with _named(root):
+    family = family_of(config)
     model = family.read(config)
     config.check_all_read()
     tensors = files.Tensors(root, family.rename)
@@ -68,12 +69,12 @@ def load(
     layers = Layers(model)
     _check_names(family, rules, tensors, layers)
     params: dict[str, jax.Array] = {}
-    for rule in rules:
+    for rule in (rule for rule in rules if not rule.optional):
       for ours, value in _read(rule, tensors):
         layers.put(params, ours, _representable(ours, value), placement)
   kinds = [jnp.dtype(x.dtype) for x in params.values()]
   stored = max(set(kinds), key=kinds.count)
-  computed = dtype or jnp.promote_types(stored, jnp.float32)
+  computed = dtype or wide(stored)
   model = model.copy(dtype=computed, param_dtype=stored, parent=None)
   return model, {"params": traverse_util.unflatten_dict(params, sep="/")}
 
@@ -113,7 +114,7 @@ def save(
   _check_left({p for r in rules for p in r.ours}, layers, params)
 
   def tensors() -> Iterator[tuple[str, np.ndarray]]:
-    for rule in rules:
+    for rule in (rule for rule in rules if not rule.optional):
       ours = [np.asarray(layers.get(params, path)) for path in rule.ours]
       yield from zip(rule.theirs, rule.write(ours), strict=True)
 
@@ -150,11 +151,11 @@ def _check_names(
   family: Family, rules: list[Rule], tensors: files.Tensors, layers: Layers
 ) -> None:
   """Checks that no tensor and no parameter is left over or made twice."""
-  theirs = [name for rule in rules for name in rule.theirs]
-  missing = [name for name in theirs if name not in tensors]
+  needed = [name for r in rules if not r.optional for name in r.theirs]
+  missing = [name for name in needed if name not in tensors]
   if missing:
     raise FolderError(f"a {family.name} needs the tensors {_few(missing)}")
-  unknown = sorted(set(tensors) - set(theirs))
+  unknown = sorted(set(tensors) - {x for r in rules for x in r.theirs})
   if unknown:
     raise FolderError(
       f"a {family.name} with this config has no tensors {_few(unknown)}"
