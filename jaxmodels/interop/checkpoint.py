@@ -16,6 +16,7 @@ from jaxmodels.interop import folder as files
 from jaxmodels.interop.config import Config, FolderError
 from jaxmodels.interop.families import FAMILIES, family_of
 from jaxmodels.interop.family import Family
+from jaxmodels.interop.int8 import Int8Kernel, is_kernel, quantize
 from jaxmodels.interop.layers import Layers
 from jaxmodels.interop.rules import Rule
 from jaxmodels.layers.common import wide
@@ -33,6 +34,7 @@ def load(
   dtype: jnp.dtype | None = None,
   placement: Placement = None,
   scan_layers: bool = False,
+  int8: bool = False,
 ) -> tuple[LanguageModel, dict[str, Any]]:
   """Loads a model from a folder in the layout of Hugging Face.
 
@@ -49,6 +51,9 @@ def load(
       device.
     scan_layers: Whether the model scans over repeats of its pattern of layers,
       which compiles faster; see `Backbone`.
+    int8: Whether kernels are stored in int8, see `jaxmodels.interop.int8`.
+      Such variables cannot be trained or saved. It excludes `placement` and
+      `scan_layers`.
 
   Returns:
     The model, and its variables: `model.apply(variables, tokens)`.
@@ -58,6 +63,8 @@ def load(
       config or a tensor is unknown, or a shape is wrong. One line says which.
   """
   root = pathlib.Path(path)
+  if int8 and (scan_layers or placement is not None):
+    raise FolderError("load: int8 excludes scan_layers and placement")
   config = Config(files.read_config(root))
   with _named(root):
     family = family_of(config)
@@ -71,7 +78,7 @@ def load(
     params: dict[str, jax.Array] = {}
     for rule in (rule for rule in rules if not rule.optional):
       for ours, value in _read(rule, tensors):
-        layers.put(params, ours, _representable(ours, value), placement)
+        layers.put(params, ours, _stored(ours, value, int8), placement)
   kinds = [jnp.dtype(x.dtype) for x in params.values()]
   stored = max(set(kinds), key=kinds.count)
   computed = dtype or wide(stored)
@@ -110,6 +117,8 @@ def save(
   chosen, values = _written(model, family, given)
   layers = Layers(model)
   params = traverse_util.flatten_dict(variables["params"], sep="/")
+  if any(isinstance(x, Int8Kernel) for x in params.values()):
+    raise FolderError("save: variables in int8 cannot be saved")
   rules = list(chosen.rules(model))
   _check_left({p for r in rules for p in r.ours}, layers, params)
 
@@ -139,12 +148,15 @@ def _read(
     raise FolderError(f"{shapes} does not fit the config: {error}") from error
 
 
-def _representable(path: str, value: np.ndarray) -> np.ndarray:
+def _stored(
+  path: str, value: np.ndarray, int8: bool
+) -> np.ndarray | Int8Kernel:
+  """A parameter as the variables hold it."""
   if jax.typeof(value).dtype != value.dtype:
     raise FolderError(
       f"{path} is {value.dtype}: switch jax_enable_x64 on to load it"
     )
-  return value
+  return quantize(value) if int8 and is_kernel(path, value) else value
 
 
 def _check_names(
