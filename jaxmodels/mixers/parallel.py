@@ -84,7 +84,10 @@ class Parallel(Mixer):
   @nn.nowrap
   def _inner(self) -> tuple[nn.Module, ...]:
     """The mixers with the fields of this one, bound to no scope."""
-    mixers = self.mixers or (GLA(self.width), SlidingAttention(self.width))
+    mixers = self.mixers or (
+      GLA(self.width, parent=None),
+      SlidingAttention(self.width, parent=None),
+    )
     names = ["width", "output_scale", "axis_name", "dtype", "param_dtype"]
     names += ["reverse"] if self.reverse else []
     names += ["method"] if self.method != "auto" else []
