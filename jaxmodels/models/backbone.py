@@ -141,7 +141,7 @@ class Backbone(nn.Module):
       ValueError: A field, x, the state or a mixer is wrong; the message names
         it in one line.
     """
-    blocks = self._blocks()
+    blocks = self.pattern()
     checks.shape("Backbone", "x", x, (None, None, self.width), "[B, L, width]")
     x = x.astype(wide(self.dtype))
     if self.input_norm:
@@ -198,7 +198,7 @@ class Backbone(nn.Module):
 
   def init_state(self, batch_size: int) -> State:
     """The zero state of every mixer; each leaf has its own buffer."""
-    blocks = self._blocks()
+    blocks = self.pattern()
     if not self.scan_layers:
       layers = [blocks[i % len(blocks)] for i in range(self.depth)]
       return _distinct(tuple(b.init_state(batch_size) for b in layers))
@@ -220,8 +220,8 @@ class Backbone(nn.Module):
     )
     return self.depth // period
 
-  def _blocks(self) -> tuple[Block, ...]:
-    """The layers of the pattern, not bound to a scope."""
+  def pattern(self) -> tuple[Block, ...]:
+    """The layers until mixers and mlp repeat, not bound to a scope."""
     self._check()
     mlps = self._mlps()
     writes = self.depth + sum(

@@ -12,6 +12,7 @@ from jaxmodels.layers import TokenEmbedding
 from jaxmodels.layers.embedding import check_vocabulary
 from jaxmodels.mixers.registry import Entry
 from jaxmodels.models.backbone import Backbone, State
+from jaxmodels.models.block import Block
 
 __all__ = ["LanguageModel"]
 
@@ -151,6 +152,11 @@ class LanguageModel(nn.Module):
   def init_state(self, batch_size: int) -> State:
     """The zero state, which stands for the same state as None."""
     return self._backbone(parent=None).init_state(batch_size)
+
+  def blocks(self) -> tuple[Block, ...]:
+    """The layers of the stack, not bound to a scope, with all their fields."""
+    blocks = self._backbone(parent=None).pattern()
+    return tuple(blocks[i % len(blocks)] for i in range(self.depth))
 
   def _backbone(self, **scope: Any) -> Backbone:
     own = {field.name for field in dataclasses.fields(Backbone) if field.init}

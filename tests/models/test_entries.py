@@ -175,7 +175,7 @@ def test_each_layer_may_have_another_channel_mixer(scan_layers):
     names = [set(), {"input", "output"}, {"gate", "value", "output"}][i % 3]
     assert set(layer.get("mlp", {})) == names
   # 6 mixers and 4 channel mixers write to the stream.
-  blocks = model._blocks()
+  blocks = model.pattern()
   assert {b.mixer.module.output_scale for b in blocks} == {10**-0.5}
 
 
@@ -361,4 +361,4 @@ def test_a_layer_may_be_a_channel_mixer_alone(scan_layers):
   rest, _ = jax.jit(model.apply)(variables, X[:, 4:], middle)
   np.testing.assert_allclose(rest, y[:, 4:], rtol=0, atol=1e-6)
   sharded = model.clone(mixers=("s5", model.mixers[1]), axis_name="s")
-  assert all(isinstance(b, Block) for b in sharded._blocks())
+  assert all(isinstance(b, Block) for b in sharded.pattern())
