@@ -121,7 +121,7 @@ class GLA(Mixer):
 
   @nn.nowrap
   def _log_decay(self, x: jax.Array, heads: int, key_width: int) -> jax.Array:
-    """log a_t, [B, L, heads, K]."""
+    """Log a_t, [B, L, heads, K]."""
     features = heads * key_width
     logits = low_rank(self, x, self.gate_rank, features, use_bias=True)
     log_decay = sigmoid_decay(logits, heads, self.temperature)

@@ -168,9 +168,7 @@ class RWKV7(Mixer):
     }
     if isinstance(layer, int) and layer == 0:
       return v, dict(shared) | mine
-    logits = self._low_rank(
-      "value", x, self.value_rank, 1.7, features=features
-    )
+    logits = self._low_rank("value", x, self.value_rank, 1.7, features=features)
     bias = self.wide_param("value_bias", _line(0.73, -0.4), (features,))
     logits = logits + bias[None, None]
     share = jnp.where(known, nn.sigmoid(logits), 0)

@@ -1,7 +1,6 @@
 """RetNet's multi-scale retention."""
 
 import numpy as np
-
 from flax import linen as nn
 
 from jaxmodels.testing.examples.example import MixerExample
