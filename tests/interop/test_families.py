@@ -57,4 +57,9 @@ def test_a_published_size_has_its_number_of_parameters(name, values, count):
   config = Config(values)
   family = family_of(config)
   assert family.name == name
-  assert count_parameters(family.read(config)) == count
+  model = family.read(config)
+  # A scan over layers has the same parameters, and is traced faster.
+  period = len({id(block) for block in model.blocks()})
+  scan = model.depth % period == 0
+  model = model.copy(scan_layers=scan, parent=None)
+  assert count_parameters(model) == count
