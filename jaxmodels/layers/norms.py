@@ -36,6 +36,7 @@ class RMSNorm(nn.Module):
     offset: Added to `scale`, whose initial value is 1 - offset. Gemma stores
       scale - 1: offset 1 (Gemma Team 2024, arXiv:2403.08295).
     groups: The number of parts of the last axis.
+    use_scale: Whether there is a learned scale; otherwise the factor is 1.
     dtype: The dtype of the result.
     param_dtype: The dtype of `scale`.
   """
@@ -43,6 +44,7 @@ class RMSNorm(nn.Module):
   epsilon: float = 1e-6
   groups: int = 1
   offset: float = 0.0
+  use_scale: bool = True
   dtype: jnp.dtype = jnp.float32
   param_dtype: jnp.dtype = jnp.float32
 
@@ -51,7 +53,9 @@ class RMSNorm(nn.Module):
     """Normalises [..., D]."""
     parts = _parts(self, x)
     y = _over_root_mean_square(parts, self.epsilon).reshape(x.shape)
-    return (y * _scale(self, y)).astype(self.dtype)
+    if self.use_scale:
+      y = y * _scale(self, y)
+    return y.astype(self.dtype)
 
 
 class LayerNorm(nn.Module):
@@ -66,6 +70,7 @@ class LayerNorm(nn.Module):
     epsilon: Added to the variance.
     groups: The number of parts of the last axis.
     offset: Added to `scale`, whose initial value is 1 - offset.
+    use_bias: Whether there is a bias.
     dtype: The dtype of the result.
     param_dtype: The dtype of `scale` and `bias`.
   """
@@ -73,6 +78,7 @@ class LayerNorm(nn.Module):
   epsilon: float = 1e-6
   groups: int = 1
   offset: float = 0.0
+  use_bias: bool = True
   dtype: jnp.dtype = jnp.float32
   param_dtype: jnp.dtype = jnp.float32
 
@@ -82,11 +88,13 @@ class LayerNorm(nn.Module):
     parts = _parts(self, x)
     parts = parts - jnp.mean(parts, -1, keepdims=True)
     y = _over_root_mean_square(parts, self.epsilon).reshape(x.shape)
-    scale = _scale(self, y)
-    bias = self.param(
-      "bias", nn.initializers.zeros, x.shape[-1:], self.param_dtype
-    )
-    return (y * scale + _beside(bias, y)).astype(self.dtype)
+    y = y * _scale(self, y)
+    if self.use_bias:
+      bias = self.param(
+        "bias", nn.initializers.zeros, x.shape[-1:], self.param_dtype
+      )
+      y = y + _beside(bias, y)
+    return y.astype(self.dtype)
 
 
 def _parts(norm: RMSNorm | LayerNorm, x: jax.Array) -> jax.Array:

@@ -1,5 +1,6 @@
 """RetNet's multi-scale retention."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -18,6 +19,7 @@ from jaxmodels.layers.rotary import rotate
 from jaxmodels.mixers.mixer import Mixer
 from jaxmodels.ops import linear_attention
 from jaxmodels.ops.engine import checks
+from jaxmodels.ops.engine.chunks import repeat_heads
 from jaxmodels.ops.engine.exporting import serializable
 
 __all__ = ["RetNet", "RetNetState"]
@@ -48,6 +50,10 @@ class RetNet(Mixer):
   is left out, because the group norm cancels it, except for its epsilon. LeCun
   initialisation.
 
+  Options of the layer of flash-linear-attention, whose norm is "rms": G key and
+  value heads, each of which serves H / G query heads; a function phi of q and
+  k, before the rotation; no output gate; and a norm without a learned scale.
+
   The other fields are those of `Mixer`.
 
   Attributes:
@@ -55,46 +61,81 @@ class RetNet(Mixer):
     key_width: K, by default D / H; even.
     value_width: V, by default 2 D / H as in the paper.
     rotary_base: The base of the wavelengths, see `rotate`.
+    kv_heads: G, a divisor of H; H by default.
+    feature_map: phi, a function of each channel, or None for the identity.
+    output_gate: Whether y is gated before the output projection.
+    norm: "group", the GroupNorm of the paper with a scale and a bias per
+      channel of every head, or "rms", an RMSNorm per head with one scale [V]
+      for all heads.
+    norm_scale: Whether the norm "rms" has a learned scale.
   """
 
   heads: int = 4
   key_width: int | None = None
   value_width: int | None = None
   rotary_base: float = 10_000.0
+  kv_heads: int | None = None
+  feature_map: Callable[[jax.Array], jax.Array] | None = None
+  output_gate: bool = True
+  norm: str = "group"
+  norm_scale: bool = True
 
   def mix(
     self, x: jax.Array, state: RetNetState | None, segment_ids: jax.Array | None
   ) -> tuple[jax.Array, RetNetState]:
     """The equation above."""
-    heads, key_width, value_width = self._sizes()
+    heads, kv_heads, key_width, value_width = self._sizes()
     positions, position = self.positions(
       x, None if state is None else state.position, segment_ids
     )
-    q = self.heads_of("query", x, heads, key_width) * key_width**-0.5
-    k = self.heads_of("key", x, heads, key_width)
+    q = self.heads_of("query", x, heads, key_width)
+    k = self.heads_of("key", x, kv_heads, key_width)
+    if self.feature_map is not None:
+      q, k = self.feature_map(q), self.feature_map(k)
+    k = rotate(k, positions, self.rotary_base)
+    v = self.heads_of("value", x, kv_heads, value_width)
+    k, v = repeat_heads((k, v), heads, 2)
     decay = jnp.asarray(fixed_decay(heads), self.wide)[None, None]
     y, last = self.run(
       linear_attention,
-      rotate(q, positions, self.rotary_base),
-      rotate(k, positions, self.rotary_base),
-      self.heads_of("value", x, heads, value_width),
+      rotate(q * key_width**-0.5, positions, self.rotary_base),
+      k,
+      v,
       jnp.broadcast_to(decay, (*x.shape[:2], heads)),
       state=None if state is None else state.state,
       segment_ids=segment_ids,
     )
-    y = self.new_norm(kind=LayerNorm, groups=heads)(merge_heads(y))
-    gate = nn.silu(self.dense("output_gate", heads * value_width)(x))
-    return self.project_out(gate * y), RetNetState(last, position)
+    y = self._normalised(y)
+    if self.output_gate:
+      y = nn.silu(self.dense("output_gate", heads * value_width)(x)) * y
+    return self.project_out(y), RetNetState(last, position)
 
-  def _sizes(self) -> tuple[int, int, int]:
-    """H, K and V, after a check of all fields."""
-    check_fields(self, "heads", "key_width", "value_width")
+  @nn.nowrap
+  def _normalised(self, y: jax.Array) -> jax.Array:
+    """The norm of heads [B, L, H, V], merged to [B, L, H V]."""
+    if self.norm == "rms":
+      return merge_heads(self.new_norm(use_scale=self.norm_scale)(y))
+    return self.new_norm(kind=LayerNorm, groups=self.heads)(merge_heads(y))
+
+  def _sizes(self) -> tuple[int, int, int, int]:
+    """H, G, K and V, after a check of all fields."""
+    check_fields(self, "heads", "key_width", "value_width", "kv_heads")
     check_positive(self, "rotary_base")
+    checks.require(
+      self.norm in ("group", "rms"),
+      f"RetNet: norm must be group or rms, got {self.norm!r}",
+    )
+    checks.require(
+      self.norm_scale or self.norm == "rms",
+      'RetNet: norm_scale=False is for norm "rms" only',
+    )
     key_width = self.key_width or divide(self, "heads", self.width, "D")
     checks.require(
       key_width % 2 == 0,
       f"RetNet: key_width, D / heads by default, must be even, got {key_width}",
     )
-    twice = 2 * self.width
+    if self.kv_heads is not None:
+      divide(self, "kv_heads", self.heads, "heads")
+    kv_heads, twice = self.kv_heads or self.heads, 2 * self.width
     value_width = self.value_width or divide(self, "heads", twice, "2 D")
-    return self.heads, key_width, value_width
+    return self.heads, kv_heads, key_width, value_width
