@@ -16,8 +16,10 @@ from jaxmodels.interop import folder as files
 from jaxmodels.interop.config import Config, FolderError
 from jaxmodels.interop.families import FAMILIES, family_of
 from jaxmodels.interop.family import Family
+from jaxmodels.interop.int8 import Int8Kernel, is_kernel, quantize
 from jaxmodels.interop.layers import Layers
 from jaxmodels.interop.rules import Rule
+from jaxmodels.layers.common import wide
 from jaxmodels.models import LanguageModel
 
 __all__ = ["load", "save"]
@@ -32,6 +34,7 @@ def load(
   dtype: jnp.dtype | None = None,
   placement: Placement = None,
   scan_layers: bool = False,
+  int8: bool = False,
 ) -> tuple[LanguageModel, dict[str, Any]]:
   """Loads a model from a folder in the layout of Hugging Face.
 
@@ -48,6 +51,9 @@ def load(
       device.
     scan_layers: Whether the model scans over repeats of its pattern of layers,
       which compiles faster; see `Backbone`.
+    int8: Whether kernels are stored in int8, see `jaxmodels.interop.int8`.
+      Such variables cannot be trained or saved. It excludes `placement` and
+      `scan_layers`.
 
   Returns:
     The model, and its variables: `model.apply(variables, tokens)`.
@@ -57,9 +63,11 @@ def load(
       config or a tensor is unknown, or a shape is wrong. One line says which.
   """
   root = pathlib.Path(path)
+  if int8 and (scan_layers or placement is not None):
+    raise FolderError("load: int8 excludes scan_layers and placement")
   config = Config(files.read_config(root))
-  family = family_of(config)
   with _named(root):
+    family = family_of(config)
     model = family.read(config)
     config.check_all_read()
     tensors = files.Tensors(root, family.rename)
@@ -68,12 +76,12 @@ def load(
     layers = Layers(model)
     _check_names(family, rules, tensors, layers)
     params: dict[str, jax.Array] = {}
-    for rule in rules:
+    for rule in (rule for rule in rules if not rule.optional):
       for ours, value in _read(rule, tensors):
-        layers.put(params, ours, _representable(ours, value), placement)
+        layers.put(params, ours, _stored(ours, value, int8), placement)
   kinds = [jnp.dtype(x.dtype) for x in params.values()]
   stored = max(set(kinds), key=kinds.count)
-  computed = dtype or jnp.promote_types(stored, jnp.float32)
+  computed = dtype or wide(stored)
   model = model.copy(dtype=computed, param_dtype=stored, parent=None)
   return model, {"params": traverse_util.unflatten_dict(params, sep="/")}
 
@@ -109,11 +117,13 @@ def save(
   chosen, values = _written(model, family, given)
   layers = Layers(model)
   params = traverse_util.flatten_dict(variables["params"], sep="/")
+  if any(isinstance(x, Int8Kernel) for x in params.values()):
+    raise FolderError("save: variables in int8 cannot be saved")
   rules = list(chosen.rules(model))
   _check_left({p for r in rules for p in r.ours}, layers, params)
 
   def tensors() -> Iterator[tuple[str, np.ndarray]]:
-    for rule in rules:
+    for rule in (rule for rule in rules if not rule.optional):
       ours = [np.asarray(layers.get(params, path)) for path in rule.ours]
       yield from zip(rule.theirs, rule.write(ours), strict=True)
 
@@ -138,23 +148,26 @@ def _read(
     raise FolderError(f"{shapes} does not fit the config: {error}") from error
 
 
-def _representable(path: str, value: np.ndarray) -> np.ndarray:
+def _stored(
+  path: str, value: np.ndarray, int8: bool
+) -> np.ndarray | Int8Kernel:
+  """A parameter as the variables hold it."""
   if jax.typeof(value).dtype != value.dtype:
     raise FolderError(
       f"{path} is {value.dtype}: switch jax_enable_x64 on to load it"
     )
-  return value
+  return quantize(value) if int8 and is_kernel(path, value) else value
 
 
 def _check_names(
   family: Family, rules: list[Rule], tensors: files.Tensors, layers: Layers
 ) -> None:
   """Checks that no tensor and no parameter is left over or made twice."""
-  theirs = [name for rule in rules for name in rule.theirs]
-  missing = [name for name in theirs if name not in tensors]
+  needed = [name for r in rules if not r.optional for name in r.theirs]
+  missing = [name for name in needed if name not in tensors]
   if missing:
     raise FolderError(f"a {family.name} needs the tensors {_few(missing)}")
-  unknown = sorted(set(tensors) - set(theirs))
+  unknown = sorted(set(tensors) - {x for r in rules for x in r.theirs})
   if unknown:
     raise FolderError(
       f"a {family.name} with this config has no tensors {_few(unknown)}"

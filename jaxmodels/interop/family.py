@@ -1,16 +1,16 @@
 """What a family of published models says about itself."""
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import flax.linen as nn
 
 from jaxmodels.interop.config import Config
-from jaxmodels.interop.rules import Rule
+from jaxmodels.interop.rules import Rule, ignored, same
 from jaxmodels.models import LanguageModel
 
-__all__ = ["Family", "mixer_of", "mlp_of"]
+__all__ = ["Family", "embedding_rules", "mixer_of", "mlp_of"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +48,19 @@ class Family:
       return False
     marked = not self.marks or any(key in config for key in self.marks)
     return known and marked
+
+
+def embedding_rules(
+  model: LanguageModel,
+  table: str = "model.embed_tokens.weight",
+  readout: str = "lm_head.weight",
+) -> Iterator[Rule]:
+  """The rules of the embedding and, if it is not tied, of the readout."""
+  yield same(table, "embedding/table")
+  if model.tie_embeddings:
+    yield ignored(readout)
+  else:
+    yield same(readout, "embedding/readout")
 
 
 def mixer_of(model: LanguageModel, layer: int) -> Any:

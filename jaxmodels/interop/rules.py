@@ -6,7 +6,7 @@ Paths of parameters are joined by "/", such as "backbone/layer_0/mixer/D".
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -15,6 +15,7 @@ __all__ = [
   "constant",
   "convolution",
   "dense",
+  "ignored",
   "joined",
   "kernel",
   "mapped",
@@ -35,12 +36,15 @@ class Rule:
     ours: Paths of parameters; none for a tensor that the model recomputes.
     read: Their tensors to our parameters.
     write: Our parameters to their tensors.
+    optional: Whether a file may lack the tensors; they are then not read, and
+      in any case not written.
   """
 
   theirs: tuple[str, ...]
   ours: tuple[str, ...]
   read: Callable[[Arrays], Arrays]
   write: Callable[[Arrays], Arrays]
+  optional: bool = False
 
 
 def mapped(
@@ -111,6 +115,8 @@ def split(
 
   def read(tensors: Arrays) -> Arrays:
     (x,) = tensors
+    if len(x) != sum(sizes):
+      raise ValueError(f"there must be {sum(sizes)} rows")
     if order is not None:
       x = x[order]
     return [_transposed(part) for part in np.split(x, cuts)]
@@ -157,15 +163,11 @@ def constant(theirs: str, value: Callable[[], np.ndarray]) -> Rule:
   return Rule((theirs,), (), lambda tensors: [], lambda parameters: [value()])
 
 
+def ignored(*theirs: str) -> Rule:
+  """Tensors that some files have, and that the public code does not use."""
+  return Rule(theirs, (), lambda tensors: [], lambda parameters: [], True)
+
+
 def _transposed(x: np.ndarray) -> np.ndarray:
   """Swaps the axes of a matrix; a vector stays."""
   return np.swapaxes(x, -1, -2) if x.ndim > 1 else x
-
-
-def names(rules: Iterable[Rule]) -> tuple[list[str], list[str]]:
-  """All names of their tensors, and all paths of our parameters."""
-  rules = list(rules)
-  return (
-    [name for rule in rules for name in rule.theirs],
-    [path for rule in rules for path in rule.ours],
-  )

@@ -50,6 +50,7 @@ from jaxmodels.mixers.neighborhood import (
   HaloAttention,
   NeighborhoodAttention,
 )
+from jaxmodels.mixers.parallel import Parallel
 from jaxmodels.mixers.polyline import PolylineAttention
 from jaxmodels.mixers.retnet import RetNet
 from jaxmodels.mixers.rg_lru import RGLRU
@@ -109,6 +110,7 @@ __all__ = [
   "MixtureOfMemories",
   "NeighborhoodAttention",
   "NormAttention",
+  "Parallel",
   "PolylineAttention",
   "RetNet",
   "SlidingAttention",
@@ -162,6 +164,7 @@ MIXERS: dict[str, Callable[..., nn.Module]] = {
   "lion": LION,
   "polyline_attention": PolylineAttention,
   "bidirectional": Bidirectional,
+  "parallel": Parallel,
   "softmax_attention": SoftmaxAttention,
   "sliding_attention": SlidingAttention,
 }

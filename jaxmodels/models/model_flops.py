@@ -22,6 +22,7 @@ from flax import linen as nn
 
 from jaxmodels.analysis import flops
 from jaxmodels.analysis.chips import CHIPS
+from jaxmodels.models.lora import LoRA, without_lora
 from jaxmodels.ops import Cache
 
 # The gradient of a product is two products of the same size.
@@ -71,6 +72,10 @@ def model_flops(
     collections: Other variables that the model reads, such as statistics.
   """
   rest = collections or {}
+  if isinstance(model, LoRA):
+    lora, given = model, {"params": params, **rest}
+    rest = jax.eval_shape(lambda given: without_lora(lora, given)[1], given)
+    model, params = lora.model, rest.pop("params")
 
   def apply(params: Any, *arguments: Any) -> Any:
     return model.apply({"params": params, **rest}, *arguments)

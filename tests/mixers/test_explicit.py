@@ -8,7 +8,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxmodels.layers import MLPS
-from jaxmodels.mixers import GLA, MIXERS
+from jaxmodels.mixers import GLA, MIXERS, Mamba2, SlidingAttention
 from jaxmodels.testing import relative_error
 from tests.mixers import slow_but
 
@@ -47,6 +47,12 @@ OPTIONS = {
   "soft": {"heads": 2, "landmarks": 2, "max_segments": 3},
   "lion": {"heads": 2, **RECURRENT},
   "bidirectional": {"mixer": GLA(WIDTH, heads=2, gate_rank=2), **RECURRENT},
+  "parallel": {
+    "mixers": (
+      Mamba2(WIDTH, head_width=8, state_width=4, **RECURRENT),
+      SlidingAttention(WIDTH, heads=2, window=3),
+    )
+  },
   "polyline_attention": {"heads": 2, "columns": 2},
   "retnet": {"heads": 2, **RECURRENT},
   "rwkv6": {"head_width": 4, "mix_rank": 2, "decay_rank": 2, **RECURRENT},

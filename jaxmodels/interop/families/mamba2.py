@@ -9,7 +9,7 @@ from typing import Any
 
 from jaxmodels.interop import rules as r
 from jaxmodels.interop.config import Config
-from jaxmodels.interop.family import Family, mixer_of
+from jaxmodels.interop.family import Family, embedding_rules, mixer_of
 from jaxmodels.mixers import Mamba2
 from jaxmodels.models import LanguageModel
 
@@ -66,15 +66,13 @@ def write(model: LanguageModel) -> dict[str, Any]:
 
 def rules(model: LanguageModel) -> Iterator[r.Rule]:
   """The rules of the whole model."""
-  yield r.same("backbone.embeddings.weight", "embedding/table")
+  yield from embedding_rules(model, "backbone.embeddings.weight")
   for i in range(model.depth):
     theirs, ours = f"backbone.layers.{i}", f"backbone/layer_{i}"
     yield r.same(f"{theirs}.norm.weight", f"{ours}/mixer_norm/scale")
     mixer = mixer_of(model, i)
     yield from mixer_rules(f"{theirs}.mixer", f"{ours}/mixer", mixer)
   yield r.same("backbone.norm_f.weight", "backbone/norm/scale")
-  if not model.tie_embeddings:
-    yield r.same("lm_head.weight", "embedding/readout")
 
 
 def mixer_rules(theirs: str, ours: str, mixer: Mamba2) -> Iterator[r.Rule]:
