@@ -33,6 +33,7 @@ from jaxmodels.mixers.gated_slot import GatedSlotAttention
 from jaxmodels.mixers.gla import GLA
 from jaxmodels.mixers.hgrn2 import HGRN2
 from jaxmodels.mixers.hopfield import Hopfield
+from jaxmodels.mixers.latent_attention import LatentAttention
 from jaxmodels.mixers.lightning import LightningAttention
 from jaxmodels.mixers.linear_attention import Based, LinearAttention
 from jaxmodels.mixers.linoss import LinOSS
@@ -96,6 +97,7 @@ __all__ = [
   "GatedSlotAttention",
   "HaloAttention",
   "Hopfield",
+  "LatentAttention",
   "LightningAttention",
   "LinOSS",
   "LinearAttention",
@@ -166,6 +168,7 @@ MIXERS: dict[str, Callable[..., nn.Module]] = {
   "bidirectional": Bidirectional,
   "parallel": Parallel,
   "softmax_attention": SoftmaxAttention,
+  "latent_attention": LatentAttention,
   "sliding_attention": SlidingAttention,
 }
 

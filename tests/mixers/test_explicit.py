@@ -42,6 +42,7 @@ OPTIONS = {
   "neighborhood_attention": {"heads": 2, "kernel_width": 3},
   "halo_attention": {"heads": 2, "block_size": 2, "halo": 1, "columns": 2},
   "mixture_of_heads": {"heads": 2, "active_heads": 1, "max_length": 4},
+  "latent_attention": {"heads": 2, "rank": 6, "max_length": 4},
   "hopfield": {"heads": 2, "window": 3},
   "galerkin": {"heads": 2, **RECURRENT},
   "soft": {"heads": 2, "landmarks": 2, "max_segments": 3},
