@@ -104,13 +104,14 @@ class Mamba2(Mixer):
     self, x: jax.Array, state: Mamba2State | None, segment_ids: jax.Array | None
   ) -> tuple[jax.Array, Mamba2State]:
     """The equation above."""
+    activation = activation_of(self)
     inner, heads, shared = self._sizes()
     z, projected, logits = self._projected(x, inner, heads, shared)
     convolution = self.new_convolution(
       "convolution",
       self.kernel_width,
       use_bias=self.convolution_bias,
-      activation=activation_of(self),
+      activation=activation,
     )
     y, convolution_state = convolution(
       projected,
