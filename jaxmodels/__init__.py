@@ -4,6 +4,7 @@
   - `layers`: Flax modules that mixers share.
   - `mixers`: sequence mixers, parameters around an op each.
   - `models`: whole networks.
+  - `interop`: checkpoints of other implementations, in and out.
   - `testing`: proofs of ops and mixers.
   - `analysis`: facts about compiled programs.
 
@@ -16,12 +17,21 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-  from jaxmodels import analysis, layers, mixers, models, ops, testing
+  from jaxmodels import (
+    analysis,
+    interop,
+    layers,
+    mixers,
+    models,
+    ops,
+    testing,
+  )
 
 __version__ = "0.1.0"
 __all__ = [
   "__version__",
   "analysis",
+  "interop",
   "layers",
   "mixers",
   "models",

@@ -19,6 +19,12 @@ ROOMS = {
     "jaxmodels.mixers",
     "jaxmodels.analysis",
   ),
+  "jaxmodels.interop": (
+    "jaxmodels.ops",
+    "jaxmodels.layers",
+    "jaxmodels.mixers",
+    "jaxmodels.models",
+  ),
   "jaxmodels.testing": (
     "jaxmodels.ops",
     "jaxmodels.layers",
@@ -34,11 +40,13 @@ LIBRARIES = {
     "jaxmodels/layers",
     "jaxmodels/mixers",
     "jaxmodels/models",
+    "jaxmodels/interop",
     "jaxmodels/testing",
     "train",
   ),
   "orbax": ("train/checkpoint/arrays.py",),
   "tensorflow_datasets": ("train/data",),
+  "safetensors": ("jaxmodels/interop/folder.py",),
 }
 
 

@@ -10,6 +10,7 @@ from flax import linen as nn
 
 from train import checkpoint, loop
 from train.config import Config, modules, saved
+from train.config.start import resolved
 from train.devices import processes
 from train.saved_variables import saved_variables
 from train.streams import warn
@@ -63,6 +64,7 @@ def run(config: Config, workdir: str | os.PathLike[str]) -> Run:
     RunError: The run failed; the same call repeats the failing step.
   """
   processes.start_jax()
+  config = resolved(config)
   folder = os.fspath(workdir)
   result = loop.run(config, folder)
   snapshot = checkpoint.load(folder, str(result.step), warn)

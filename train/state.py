@@ -1,6 +1,6 @@
 """The training state: what a step reads and returns beside the batch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -10,6 +10,7 @@ import optax
 from flax import linen as nn
 from flax import struct
 
+from jaxmodels.models.lora import FROZEN, LoRA
 from train.losses.base import keywords
 
 
@@ -40,7 +41,7 @@ def initial_state(
   model: nn.Module,
   optimizer: optax.GradientTransformation,
   example: Any,
-) -> Callable[[Any], TrainState]:
+) -> Callable[..., TrainState]:
   """Returns the function that draws the variables of a new run.
 
   Args:
@@ -51,20 +52,23 @@ def initial_state(
 
   Returns:
     Maps the seed of everything random in the run, uint32, to the state before
-    the first step. It is called under `jax.jit`: one program serves all seeds,
-    and only the shapes of the forward pass are worked out, not its values,
-    which nothing here uses.
+    the first step. Its second argument may be variables that replace those of
+    `base_variables`, which are then not drawn. It is called under `jax.jit`:
+    one program serves all seeds, and only the shapes of the forward pass are
+    worked out, not its values, which nothing here uses.
   """
   if isinstance(example, int):
     example = {"inputs": jax.ShapeDtypeStruct((example,), jnp.int32)}
 
-  def build(seed: Any) -> TrainState:
+  def build(seed: Any, base: Any = None) -> TrainState:
     params_key, run_key = jax.random.split(jax.random.key(seed))
     batch = jax.tree.map(
       lambda x: jnp.zeros((1, *x.shape), x.dtype), dict(example)
     )
     variables = dict(model.init(params_key, batch["inputs"], **keywords(batch)))
     variables.pop("losses", None)
+    if base is not None:
+      variables = _replaced(model, variables, base)
     params = variables.pop("params")
     return TrainState(
       step=jnp.zeros((), jnp.int32),
@@ -76,6 +80,23 @@ def initial_state(
     )
 
   return build
+
+
+def base_variables(model: nn.Module, state: TrainState) -> Any:
+  """The variables of a model; of a `LoRA`, those of the model inside."""
+  if isinstance(model, LoRA):
+    return state.variables[FROZEN]["base"]
+  return {"params": state.params, **state.variables}
+
+
+def _replaced(
+  model: nn.Module, variables: Mapping[str, Any], base: Any
+) -> dict[str, Any]:
+  """Returns variables of a model with other `base_variables`."""
+  if isinstance(model, LoRA):
+    frozen = {**variables[FROZEN], "base": base}
+    return {**variables, FROZEN: frozen}
+  return {**variables, **base}
 
 
 def init_state(

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
+from jaxmodels.models.lora import FROZEN
 from train.losses import Batch, Loss, NextToken
 from train.losses.base import inverse, is_sequence
 from train.losses.distillation import Teacher
@@ -105,7 +106,7 @@ def loss_sums(
     {"params": params, **variables},
     batch,
     rngs=None if rng is None else {"dropout": rng},
-    mutable=[] if rng is None else [SOWN, *variables],
+    mutable=[] if rng is None else [SOWN, *changing(variables)],
   )
   if learner.teacher is not None:
     given = learner.teacher.variables if frozen is None else frozen
@@ -130,16 +131,20 @@ def loss_sums(
       # Every device has summed the same whole sequences.
       sums = jax.tree.map(lambda x: x / pieces, sums)
   sown = jax.tree.leaves(changed.pop(SOWN, ()))
-  variables = {**variables, **changed}
   sown = [jnp.mean(x.astype(jnp.float32)) for x in sown]
   if axes:
-    sums, sown, variables = _varying((sums, sown, variables), axes)
+    sums, sown, changed = _varying((sums, sown, changed), axes)
     sums = jax.lax.psum(sums, axes)
     # Each device has an equal share of the tokens.
-    sown, variables = agreed((sown, variables), axes)
+    sown, changed = agreed((sown, changed), axes)
   if sown:
     sums["sown_loss"] = sum(sown, jnp.float32(0)) * sums["weight"]
-  return sums, variables
+  return sums, {**variables, **changed}
+
+
+def changing(variables: Mapping[str, Any]) -> dict[str, Any]:
+  """The collections that a step may change: all but the frozen one."""
+  return {name: x for name, x in variables.items() if name != FROZEN}
 
 
 def _varying(tree: Any, axes: tuple[str, ...]) -> Any:

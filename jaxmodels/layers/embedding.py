@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxmodels.layers.common import check_fields, wide
+from jaxmodels.layers.common import check_fields, check_positive, wide
 from jaxmodels.ops.engine import checks
 from jaxmodels.ops.engine.explicit import by_letters
 
@@ -41,12 +41,19 @@ class TokenEmbedding(nn.Module):
   arXiv:1608.05859. If untied, logits have a table of their own. Initial entries
   are normal with deviation 0.02 (GPT-2, Radford et al. 2019). The logits of a
   normed x then have an initial deviation of 0.02 sqrt(width), so the first
-  predictions are near uniform.
+  predictions are near uniform. Factors do not change the initial entries.
+
+  The bound of the logits is the soft cap of Gemma 2 (Gemma Team 2024,
+  arXiv:2408.00118).
 
   Attributes:
     vocab_size: The number of tokens, below 2^31: tokens are int32.
     width: D.
     tied: Whether embeddings and logits share the table.
+    embedding_scale: Factor on the embeddings. Where a published model rounds
+      its factor to a narrow dtype, this is the rounded number.
+    logits_scale: Factor on the logits.
+    logits_cap: c of c tanh(logits / c), after the factor; None for no bound.
     dtype: The dtype of embeddings, and of the operands of the logits, which are
       summed in float32.
     param_dtype: The dtype of the tables.
@@ -55,12 +62,17 @@ class TokenEmbedding(nn.Module):
   vocab_size: int
   width: int
   tied: bool = True
+  embedding_scale: float = 1.0
+  logits_scale: float = 1.0
+  logits_cap: float | None = None
   dtype: jnp.dtype = jnp.float32
   param_dtype: jnp.dtype = jnp.float32
 
   def setup(self) -> None:
     """Makes the tables."""
     check_vocabulary(self)
+    if self.logits_cap is not None:
+      check_positive(self, "logits_cap")
     shape = (self.vocab_size, self.width)
     init = nn.initializers.normal(0.02)
     self.table = self.param("table", init, shape, self.param_dtype)
@@ -73,12 +85,18 @@ class TokenEmbedding(nn.Module):
     checks.shape(name, "tokens", tokens, (None, None), "[B, L]")
     checks.dtype(name, "tokens", tokens, jnp.integer, "integers")
     checks.between(name, "tokens", tokens, 0, self.vocab_size - 1)
-    return _look_up(self.table.astype(self.dtype), tokens)
+    x = _look_up(self.table.astype(self.dtype), tokens)
+    return x if self.embedding_scale == 1 else x * self.embedding_scale
 
   def decode(self, x: jax.Array) -> jax.Array:
     """Maps [B, L, D] to logits [B, L, vocab_size] in float32 or wider."""
     table = self.table if self.tied else self.readout
-    return _read_out(x.astype(self.dtype), table.astype(self.dtype))
+    logits = _read_out(x.astype(self.dtype), table.astype(self.dtype))
+    if self.logits_scale != 1:
+      logits = logits * self.logits_scale
+    if self.logits_cap is not None:
+      logits = self.logits_cap * jnp.tanh(logits / self.logits_cap)
+    return logits
 
   def __call__(self, tokens: jax.Array) -> jax.Array:
     """Embeds tokens, like `encode`."""

@@ -18,6 +18,7 @@ from jaxmodels.layers.common import projection, split_heads, step_bias, wide
 
 __all__ = [
   "beta",
+  "bounded_decay",
   "fixed_decay",
   "log_decay",
   "low_rank",
@@ -52,12 +53,14 @@ def softplus_decay(
   heads: int,
   rates: tuple[float, float],
   per_key: bool = False,
+  bound: float | None = None,
 ) -> tuple[jax.Array, jax.Array]:
   """-exp(A_log) softplus(logits + dt_bias), the decay of Mamba-2.
 
   Dao & Gu 2024, arXiv:2405.21060; Gated DeltaNet and KDA use it too. Initially
   exp(A_log), one per head, is uniform in `rates`, and softplus(dt_bias) is
-  log-uniform in [0.001, 0.1].
+  log-uniform in [0.001, 0.1]. With a bound, the same parameters make
+  `bounded_decay(A_log, logits + dt_bias, bound)`.
 
   Args:
     layer: The module that gets the parameters "dt_bias" [F] and "A_log" [H].
@@ -65,6 +68,7 @@ def softplus_decay(
     heads: H.
     rates: The range of the initial exp(A_log).
     per_key: Whether the decay is a key decay.
+    bound: The lowest log decay, below 0, or None.
 
   Returns:
     The log decay [B, L, H] or [B, L, H, K], and logits + dt_bias [B, L, F].
@@ -78,10 +82,12 @@ def softplus_decay(
   bias = layer.param("dt_bias", init, features, layer.param_dtype)
   rate = layer.param("A_log", log_of_uniform, (heads,), layer.param_dtype)
   logits, rate = logits + bias.astype(dtype)[None, None], rate.astype(dtype)
+  rate, x = rate[None, None], logits
   if per_key:
-    decay = log_decay(rate[None, None, :, None], split_heads(logits, heads))
-    return decay, logits
-  return log_decay(rate[None, None], logits), logits
+    rate, x = rate[..., None], split_heads(logits, heads)
+  if bound is not None:
+    return bounded_decay(rate, x, bound), logits
+  return log_decay(rate, x), logits
 
 
 def negative_decay(log_decay: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -176,6 +182,25 @@ def log_decay(log_rate: jax.Array, x: jax.Array) -> jax.Array:
   exponent = log_rate + _log_softplus(x)
   largest = jnp.log(jnp.finfo(exponent.dtype).max) - 1
   return -jnp.exp(jnp.minimum(exponent, largest.astype(exponent.dtype)))
+
+
+def bounded_decay(log_rate: jax.Array, x: jax.Array, bound: float) -> jax.Array:
+  """`bound * sigmoid(exp(log_rate) x)`, a log decay that is never below bound.
+
+  The gate of later layers of the KDA family (`lower_bound` in the published
+  code of KDA, arXiv:2510.26692). A bound of -5 keeps at least 0.7 % of the
+  state per token.
+
+  Args:
+    log_rate: the logarithm of the rate.
+    x: of the shape of `log_rate`, or a shape that broadcasts to it.
+    bound: the lowest log decay, below 0.
+
+  Returns:
+    the log decay, between bound and 0.
+  """
+  # The limit keeps the product finite, and is far beyond where it saturates.
+  return bound * jax.nn.sigmoid(jnp.exp(jnp.minimum(log_rate, 40.0)) * x)
 
 
 @jax.custom_jvp

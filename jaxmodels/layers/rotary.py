@@ -1,6 +1,7 @@
 """Rotary positions, and positions of packed documents."""
 
-from typing import Any
+import math
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,9 @@ from jax import lax
 from jaxmodels.ops.engine import checks
 from jaxmodels.ops.engine.positions import advance_positions
 
-__all__ = ["advance_positions", "rotate"]
+__all__ = ["Ramp", "advance_positions", "rotate"]
+
+Ramp = Literal["turns", "channels", "whole_channels"]
 
 
 def rotate(
@@ -22,6 +25,8 @@ def rotate(
   factor: float = 1.0,
   original_length: float | None = None,
   turns: tuple[float, float] = (1.0, 32.0),
+  ramp: Ramp = "turns",
+  gain: float = 1.0,
 ) -> jax.Array:
   """Rotates pairs of channels by angles proportional to the position.
 
@@ -39,8 +44,10 @@ def rotate(
   divides every speed (Chen et al. 2023, arXiv:2306.15595). With an original
   length it divides only slow speeds: those that make fewer turns than turns[0]
   in the original length. Speeds with more turns than turns[1] stay, and between
-  the two the result is interpolated (Peng et al. 2023, YaRN, arXiv:2309.00071,
-  without its change of the scale of scores). Llama 3.1 has turns (1, 4).
+  the two the result is interpolated (Peng et al. 2023, YaRN, arXiv:2309.00071).
+  Llama 3.1 has turns (1, 4). The interpolation is linear in the number of
+  turns, as in the paper, or in the index of the speed: published models of YaRN
+  have "whole_channels". The gain of YaRN is 0.1 log(factor) + 1.
 
   Args:
     x: [B, L, H, K], K even.
@@ -50,13 +57,17 @@ def rotate(
     factor: Divides speeds; above 0.
     original_length: The length of the training, in tokens, or None.
     turns: The two numbers of turns for `original_length`.
+    ramp: "turns" to interpolate by the number of turns; "channels" by the index
+      of the speed; "whole_channels" does so too, with the two ends of the
+      interpolation rounded outwards to whole indices.
+    gain: Factor on the rotated channels.
 
   Returns:
     [B, L, H, K] in the dtype of `x`, computed in float32 or wider.
 
   Raises:
-    ValueError: The number of rotated channels is odd, or the base or the factor
-      is not above 0.
+    ValueError: The number of rotated channels is odd, the base or the factor is
+      not above 0, or the ramp is unknown.
   """
   width = round(fraction * x.shape[-1])
   if width < x.shape[-1]:
@@ -67,14 +78,28 @@ def rotate(
       factor=factor,
       original_length=original_length,
       turns=turns,
+      ramp=ramp,
+      gain=gain,
     )
     return jnp.concatenate([first, x[..., width:]], -1)
   checks.require(width % 2 == 0, f"rotate: x must have K even, got {width}")
   checks.require(factor > 0, f"rotate: factor must be above 0, got {factor}")
+  checks.require(
+    ramp in get_args(Ramp),
+    f"rotate: ramp must be one of {', '.join(get_args(Ramp))}, got {ramp!r}",
+  )
   wide = x.astype(jnp.float32) if jnp.finfo(x.dtype).bits < 32 else x
-  speeds = _slower(_speeds(base, width), factor, original_length, turns)
+  speeds = _speeds(base, width)
+  if original_length is None:
+    speeds = speeds / np.asarray(factor, speeds.dtype)
+  else:
+    kept = _kept(speeds, base, original_length, turns, ramp)
+    one = np.ones((), speeds.dtype)
+    speeds = speeds * (kept + (one - kept) / np.asarray(factor, speeds.dtype))
   angles = _angles(positions[..., None, None], speeds, wide.dtype)
   sine, cosine = jnp.sin(angles), jnp.cos(angles)
+  if gain != 1:
+    sine, cosine = gain * sine, gain * cosine
   first, second = jnp.split(wide, 2, -1)
   turned = jnp.concatenate(
     [first * cosine - second * sine, second * cosine + first * sine], -1
@@ -91,21 +116,32 @@ def _speeds(base: Any, width: int) -> Any:
   return float(base) ** powers
 
 
-def _slower(
+def _kept(
   speeds: Any,
-  factor: float,
-  original_length: float | None,
+  base: Any,
+  original_length: float,
   turns: tuple[float, float],
+  ramp: Ramp,
 ) -> Any:
-  """Speeds divided by the factor, all of them or the slow ones."""
-  if original_length is None:
-    return speeds / np.asarray(factor, speeds.dtype)
-  made = speeds * np.asarray(original_length / (2 * np.pi), speeds.dtype)
+  """The share of each speed that is not divided, from 0 to 1, [K/2]."""
   low, high = turns
-  kept = (made - np.asarray(low, speeds.dtype)).clip(0, high - low)
-  kept = kept / np.asarray(high - low, speeds.dtype)
-  one = np.ones((), speeds.dtype)
-  return speeds * (kept + (one - kept) / np.asarray(factor, speeds.dtype))
+  if ramp == "turns":
+    made = speeds * np.asarray(original_length / (2 * np.pi), speeds.dtype)
+    kept = (made - np.asarray(low, speeds.dtype)).clip(0, high - low)
+    return kept / np.asarray(high - low, speeds.dtype)
+  # The index at which a speed makes so many turns in the original length.
+  first, last = (
+    len(speeds) * math.log(original_length / (2 * math.pi * n)) / math.log(base)
+    for n in (high, low)
+  )
+  if ramp == "whole_channels":
+    first, last = math.floor(first), math.ceil(last)
+  # Published code keeps the ends among the rotated channels, not the speeds.
+  first, last = max(first, 0), min(last, 2 * len(speeds) - 1)
+  if first == last:
+    last += 1e-3
+  index = np.arange(len(speeds))
+  return 1 - ((index - first) / (last - first)).clip(0, 1).astype(speeds.dtype)
 
 
 def _angles(positions: jax.Array, speeds: Any, dtype: jnp.dtype) -> jax.Array:

@@ -33,6 +33,7 @@ from jaxmodels.mixers.gated_slot import GatedSlotAttention
 from jaxmodels.mixers.gla import GLA
 from jaxmodels.mixers.hgrn2 import HGRN2
 from jaxmodels.mixers.hopfield import Hopfield
+from jaxmodels.mixers.latent_attention import LatentAttention
 from jaxmodels.mixers.lightning import LightningAttention
 from jaxmodels.mixers.linear_attention import Based, LinearAttention
 from jaxmodels.mixers.linoss import LinOSS
@@ -50,6 +51,7 @@ from jaxmodels.mixers.neighborhood import (
   HaloAttention,
   NeighborhoodAttention,
 )
+from jaxmodels.mixers.parallel import Parallel
 from jaxmodels.mixers.polyline import PolylineAttention
 from jaxmodels.mixers.retnet import RetNet
 from jaxmodels.mixers.rg_lru import RGLRU
@@ -97,6 +99,7 @@ __all__ = [
   "GatedSlotAttention",
   "HaloAttention",
   "Hopfield",
+  "LatentAttention",
   "LightningAttention",
   "LinOSS",
   "LinearAttention",
@@ -111,6 +114,7 @@ __all__ = [
   "MixtureOfMemories",
   "NeighborhoodAttention",
   "NormAttention",
+  "Parallel",
   "PolylineAttention",
   "RetNet",
   "SlidingAttention",
@@ -165,7 +169,9 @@ MIXERS: dict[str, Callable[..., nn.Module]] = {
   "lion": LION,
   "polyline_attention": PolylineAttention,
   "bidirectional": Bidirectional,
+  "parallel": Parallel,
   "softmax_attention": SoftmaxAttention,
+  "latent_attention": LatentAttention,
   "sliding_attention": SlidingAttention,
 }
 

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 
 from jaxmodels.layers.common import check_fields, split_heads
-from jaxmodels.layers.gates import beta
 from jaxmodels.mixers.delta_net import DeltaNet
 from jaxmodels.ops import householder_product
 
@@ -54,7 +53,8 @@ class DeltaProduct(DeltaNet):
     def by_step(y):  # [B, L, H, M F] to [B, L, M, H, F].
       return jnp.swapaxes(split_heads(y, self.steps), 2, 3)
 
-    strength = beta(self, x, self.heads * self.steps, self._largest_beta)
+    q, k = self._per_value_head(q), self._per_value_head(k)
+    strength = self._strength(x, self.heads * self.steps)
     strength = by_step(split_heads(strength, self.heads))[..., 0]
     return self._run_rule(
       householder_product, x, q, by_step(k), by_step(v), strength, **options

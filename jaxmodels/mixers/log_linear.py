@@ -7,7 +7,6 @@ import flax.linen as nn
 import jax
 
 from jaxmodels.layers.common import check_fields, split_heads
-from jaxmodels.layers.gates import beta
 from jaxmodels.mixers.delta_net import DeltaNet
 from jaxmodels.ops import log_linear_attention
 from jaxmodels.ops.engine import checks
@@ -62,7 +61,7 @@ class LogLinearAttention(DeltaNet):
     )
     strength = None
     if self.rule == "delta_rule":
-      strength = beta(self, x, self.heads, self._largest_beta)
+      strength = self._strength(x, self.heads)
     op = functools.partial(log_linear_attention, beta=strength)
     return self._run_rule(op, x, q, k, v, self._scale(x), **options)
 

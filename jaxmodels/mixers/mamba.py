@@ -1,6 +1,8 @@
 """Mamba, the first selective state-space mixer."""
 
 import functools
+import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -10,11 +12,15 @@ import numpy as np
 
 from jaxmodels.layers.common import check_fields, step_bias
 from jaxmodels.layers.gates import low_rank
+from jaxmodels.layers.norms import l2_normalize
 from jaxmodels.mixers.mixer import Mixer
 from jaxmodels.ops import selective_scan
+from jaxmodels.ops.engine import checks
 from jaxmodels.ops.engine.exporting import serializable
 
 __all__ = ["Mamba", "MambaState"]
+
+NORMS = ("none", "scaled", "unscaled")
 
 
 @serializable
@@ -44,14 +50,25 @@ class Mamba(Mixer):
   A is initially -1, ..., -N, softplus(dt_bias) is log-uniform in [0.001, 0.1],
   and D_skip is 1. Departure: LeCun initialisation.
 
-  The other fields are those of `Mixer`; it has no norm.
+  `step_norms` puts an RMSNorm after W_1, W_B and W_C: "unscaled" has no learned
+  scale, as in FalconMamba (Zuo et al. 2024, arXiv:2410.05355), and "scaled" has
+  one, as in Jamba (Lieber et al. 2024, arXiv:2403.19887). `norm_epsilon` is
+  that of these norms.
+
+  The other fields are those of `Mixer`.
 
   Attributes:
-    expand: E / D.
+    expand: E / D, unless `inner_width` is given.
     state_width: N.
     step_rank: The rank of W_2 W_1, by default D / 16, rounded up.
     kernel_width: W, the kernel width of the convolution.
     negative_eigenvalues: Whether a_t reaches from -1 to 1, not from 0 to 1.
+    inner_width: E, by default expand D.
+    step_norms: The norms of W_1 u, B and C: "none", "scaled" or "unscaled".
+    use_bias: Whether W_z, W_u and W_o have a bias, initially zero.
+    convolution_bias: Whether the convolution has a bias.
+    activation: The function after the convolution; z keeps its SiLU.
+    step_limits: The least and the largest dt; values outside are clipped.
   """
 
   expand: int = 2
@@ -59,21 +76,33 @@ class Mamba(Mixer):
   step_rank: int | None = None
   kernel_width: int = 4
   negative_eigenvalues: bool = False
+  inner_width: int | None = None
+  step_norms: str = "none"
+  use_bias: bool = False
+  convolution_bias: bool = True
+  activation: Callable[[jax.Array], jax.Array] = nn.silu
+  step_limits: tuple[float, float] = (0.0, math.inf)
 
   def mix(
     self, x: jax.Array, state: MambaState | None, segment_ids: jax.Array | None
   ) -> tuple[jax.Array, MambaState]:
     """The equation above."""
-    check_fields(self, "expand", "state_width", "step_rank", "kernel_width")
-    inner = self.expand * self.width
-    z = self.dense("gate", inner)(x)
+    inner = self._inner()
+    z = self.dense("gate", inner, use_bias=self.use_bias)(x)
     convolution = self.new_convolution(
-      "convolution", self.kernel_width, use_bias=True
+      "convolution",
+      self.kernel_width,
+      use_bias=self.convolution_bias,
+      activation=self.activation,
     )
     u, convolution_state = convolution(
-      self.dense("input", inner)(x),
+      self.dense("input", inner, use_bias=self.use_bias)(x),
       None if state is None else state.convolution_state,
       segment_ids=segment_ids,
+    )
+    b, c = (
+      self._normalised(f"{name}_norm", self.dense(name, self.state_width)(u))
+      for name in ("B", "C")
     )
     rate = self.wide_param("A_log", _log_arange, (inner, self.state_width))
     y, last = self.run(
@@ -83,22 +112,63 @@ class Mamba(Mixer):
       u,
       self._step(u),
       -jnp.exp(rate),
-      self.dense("B", self.state_width)(u),
-      self.dense("C", self.state_width)(u),
+      b,
+      c,
       self.wide_param("D", nn.initializers.ones, (inner,)),
       state=None if state is None else state.state,
       segment_ids=segment_ids,
     )
-    return self.project_out(y * nn.silu(z)), MambaState(convolution_state, last)
+    output = self.dense(
+      "output", self.width, scale=self.output_scale, use_bias=self.use_bias
+    )
+    return output(y * nn.silu(z)), MambaState(convolution_state, last)
+
+  @nn.nowrap
+  def _inner(self) -> int:
+    """E, after a check of all fields."""
+    sizes = ("expand", "inner_width", "state_width", "step_rank")
+    check_fields(self, *sizes, "kernel_width")
+    checks.require(
+      self.step_norms in NORMS,
+      f"Mamba: step_norms must be one of {', '.join(NORMS)}, got "
+      f"{self.step_norms!r}",
+    )
+    low, high = self.step_limits
+    checks.require(
+      0 <= low < high,
+      "Mamba: step_limits must be two increasing numbers of at least 0, got "
+      f"{self.step_limits!r}",
+    )
+    return self.inner_width or self.expand * self.width
+
+  @nn.nowrap
+  def _normalised(self, name: str, x: jax.Array) -> jax.Array:
+    """The norm that `step_norms` names, of [B, L, F]."""
+    if self.step_norms == "none":
+      return x
+    if self.step_norms == "scaled":
+      return self.new_norm(name)(x)
+    # The mean of squares, not their sum, is 1.
+    features = x.shape[-1]
+    x = l2_normalize(x, self.norm_epsilon * features) * math.sqrt(features)
+    return x.astype(self.dtype)
 
   @nn.nowrap
   def _step(self, u: jax.Array) -> jax.Array:
     """The step sizes dt [B, L, E]."""
     rank = self.step_rank or -(-self.width // 16)
-    names = ("step_down", "step_up")
-    logits = low_rank(self, u, rank, u.shape[-1], names)
+    logits = low_rank(
+      self,
+      u,
+      rank,
+      u.shape[-1],
+      ("step_down", "step_up"),
+      activation=functools.partial(self._normalised, "step_norm"),
+    )
     bias = self.wide_param("dt_bias", step_bias(1e-3, 1e-1), u.shape[-1:])
-    return nn.softplus(logits + bias[None, None])
+    step = nn.softplus(logits + bias[None, None])
+    low, high = self.step_limits
+    return step if (low, high) == (0, math.inf) else jnp.clip(step, low, high)
 
 
 def _log_arange(key, shape, dtype):

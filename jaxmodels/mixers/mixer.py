@@ -268,11 +268,13 @@ class Mixer(nn.Module):
     return self.project_out(y) * gate
 
   @nn.nowrap
-  def project_out(self, y: jax.Array) -> jax.Array:
+  def project_out(self, y: jax.Array, use_bias: bool = False) -> jax.Array:
     """Projects y [B, L, F], or heads [B, L, H, V], to [B, L, D]."""
     if y.ndim == 4:
       y = merge_heads(y)
-    return self.dense("output", self.width, scale=self.output_scale)(y)
+    return self.dense(
+      "output", self.width, scale=self.output_scale, use_bias=use_bias
+    )(y)
 
   @nn.nowrap
   def _check_shared(self) -> None:

@@ -8,8 +8,6 @@ import jax
 import jax.numpy as jnp
 
 from jaxmodels.layers.common import check_fields, split_heads
-from jaxmodels.layers.gates import beta
-from jaxmodels.layers.norms import l2_normalize
 from jaxmodels.layers.routing import route
 from jaxmodels.mixers.delta_net import DeltaNet, channel_gates
 from jaxmodels.ops import delta_rule, linear_attention
@@ -81,14 +79,16 @@ class MixtureOfMemories(DeltaNet):
       return jnp.where(chosen.reshape(*chosen.shape, *axes), y, 0)
 
     heads = self.heads * count
-    q, k, v = jnp.repeat(q, count, 2), l2_normalize(by_memory(k)), by_memory(v)
+    q, k = self._per_value_head(q), self._per_value_head(k)
+    q, v = jnp.repeat(q, count, 2), by_memory(v)
+    k = self._normalized(by_memory(k))
     log_decay = self._log_decay(x, heads, k.shape[-1])
     if log_decay is not None:
       log_decay = kept(log_decay)
     op: Any = delta_rule
     gates: tuple[jax.Array, ...] = ()
     if self.rule == "delta_rule":
-      gates = (kept(beta(self, x, heads, self._largest_beta)),)
+      gates = (kept(self._strength(x, heads)),)
     elif self.rule == "delta_rule_gates":
       erase, write = channel_gates(self, x, heads, k.shape[-1], v.shape[-1])
       op = functools.partial(delta_rule, write_gate=kept(write))

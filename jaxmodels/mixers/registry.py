@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 
 from jaxmodels.layers import MLPS
+from jaxmodels.layers.mlp import ChannelMixer
 from jaxmodels.mixers import MIXERS, contract
 
 __all__ = [
@@ -49,6 +50,8 @@ def make_module(
     ValueError: As `make_mixer`; also for a module in which a field that the
       model sets has a value of its own.
   """
+  if isinstance(entry, ChannelMixer):
+    kind = "mlp"  # Also among the mixers, as a layer without a mixer.
   module = _made_of(kind, entry, options, common)
   if kind == "mlp" and module is not None and "axis_name" in common:
     _check_cut(module)

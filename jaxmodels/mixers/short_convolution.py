@@ -1,5 +1,6 @@
 """A short convolution between two gates."""
 
+import flax.linen as nn
 import jax
 
 from jaxmodels.layers.common import check_fields
@@ -26,22 +27,31 @@ class GatedConvolution(Mixer):
   Attributes:
     kernel_width: W.
     input_gate: Whether there is the gate B.
+    use_bias: Whether the projections and the convolution have biases.
   """
 
   kernel_width: int = 3
   input_gate: bool = True
+  use_bias: bool = False
 
   def mix(
     self, x: jax.Array, state: jax.Array | None, segment_ids: jax.Array | None
   ) -> tuple[jax.Array, jax.Array]:
     """The equation above."""
     check_fields(self, "kernel_width")
-    u = self.dense("input", self.width)(x)
+
+    def dense(name: str, scale: float = 1.0) -> nn.Dense:
+      return self.dense(name, self.width, use_bias=self.use_bias, scale=scale)
+
+    u = dense("input")(x)
     if self.input_gate:
-      u = self.dense("gate", self.width)(x) * u
+      u = dense("gate")(x) * u
     convolve = self.new_convolution(
-      "convolution", self.kernel_width, activation=lambda x: x
+      "convolution",
+      self.kernel_width,
+      use_bias=self.use_bias,
+      activation=lambda x: x,
     )
     y, last = convolve(u, state, segment_ids=segment_ids)
-    y = self.dense("output_gate", self.width)(x) * y
-    return self.project_out(y), last
+    y = dense("output_gate")(x) * y
+    return dense("output", self.output_scale)(y), last

@@ -2,9 +2,17 @@
 
 from jaxmodels.models.backbone import Backbone
 from jaxmodels.models.language_model import LanguageModel
+from jaxmodels.models.lora import LoRA, without_lora
 from jaxmodels.models.sizing import count_parameters, equal_width
 
-__all__ = ["Backbone", "LanguageModel", "count_parameters", "equal_width"]
+__all__ = [
+  "Backbone",
+  "LanguageModel",
+  "LoRA",
+  "count_parameters",
+  "equal_width",
+  "without_lora",
+]
 
 
 def __dir__() -> list[str]:

@@ -1,6 +1,7 @@
 """The residual backbone: a stack of mixers and channel mixers."""
 
 import math
+import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,61 +12,13 @@ import jax.numpy as jnp
 from jaxmodels.layers.common import check_fields, check_positive, wide
 from jaxmodels.mixers import MIXERS, contract
 from jaxmodels.mixers.registry import Entry, is_pair, make_module, pick
-from jaxmodels.models.block import BLOCKS, NORMS, Block, Unbound, make_norm
+from jaxmodels.models.block import LAYOUTS, NORMS, Block, Unbound, make_norm
+from jaxmodels.models.repeat import REMAT, Repeat, checkpointed
 from jaxmodels.ops.engine import checks
 
-__all__ = ["REMAT", "Backbone"]
-
-# What the backward pass stores of a block: everything, the results of products
-# with weights, or only the input.
-REMAT = {
-  "none": None,
-  "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-  "full": jax.checkpoint_policies.nothing_saveable,
-}
+__all__ = ["Backbone"]
 
 State = Any
-
-
-class Repeat(nn.Module):
-  """One round of the pattern of layers: the body of the scan over layers.
-
-  Attributes:
-    blocks: Unbound blocks to copy into this scope.
-    remat: As in `Backbone`.
-  """
-
-  blocks: tuple[Block, ...]
-  remat: str
-
-  @nn.compact
-  def __call__(
-    self,
-    carry: tuple[jax.Array, dict[str, jax.Array]],
-    states: State,
-    index: jax.Array | None,
-    segment_ids: jax.Array | None,
-  ) -> tuple[tuple[jax.Array, dict[str, jax.Array]], State]:
-    """Runs one round.
-
-    Args:
-      carry: The stream [B, L, D] and the shared values.
-      states: The states of the round's layers, or None.
-      index: The index of the round, or None if no layer asks for its index.
-      segment_ids: [B, L] or None.
-
-    Returns:
-      The carry, and the states.
-    """
-    x, shared = carry
-    after = []
-    for i, block in enumerate(self.blocks):
-      own = _checkpointed(block, self.remat, f"block_{i}", in_scan=True)
-      before = None if states is None else states[i]
-      layer = None if index is None else index * len(self.blocks) + i
-      x, state, shared = own(x, before, segment_ids, shared, layer)
-      after.append(state)
-    return (x, shared), tuple(after)
 
 
 class Backbone(nn.Module):
@@ -88,12 +41,19 @@ class Backbone(nn.Module):
   - "pre_norm": x + mixer(N(x)), then x + mlp(N(x)), and N at the end of the
     stack (Xiong et al. 2020, arXiv:2002.04745), as in nearly all models now;
   - "post_norm": N(x + mixer(x)), then N(x + mlp(x)), as in the first
-    Transformers (Vaswani et al. 2017, arXiv:1706.03762) and BERT;
+    Transformers (Vaswani et al. 2017, arXiv:1706.03762) and BERT. If it is the
+    layout of the last layer, the stack has no other norm at its end;
+  - "res_post_norm": x + N(mixer(x)), then x + N(mlp(x)), and N at the end, as
+    in Swin Transformer V2 (Liu et al. 2021, arXiv:2111.09883) and OLMo 2;
   - "parallel": x + mixer(N(x)) + mlp(N(x)) with one N, and N at the end, as in
     GPT-J and PaLM (Chowdhery et al. 2022, arXiv:2204.02311).
 
   RWKV and GPT-2 have the norm "layer", and the others "rms". `norm_epsilon` is
   1e-5 in the published RWKV, Mamba and Mamba-2. RWKV needs `input_norm`.
+
+  Each write to the stream is a x + m f(x) with a of `skip_scale` and m of
+  `residual_scale`, by default 1. DeepNorm is "post_norm" with a above 1 (Wang
+  et al. 2022, arXiv:2203.00555); MiniMax-01 is that with `input_norm`.
 
   Initial weights of output projections are scaled by 1 / sqrt(writes to the
   stream in the stack), as in GPT-2 (Radford et al. 2019), so that the size of
@@ -101,12 +61,14 @@ class Backbone(nn.Module):
   rounding to bfloat16 at every write would lose small writes.
 
   `scan_layers` needs a pattern that repeats: the depth must be a multiple of
-  the least common multiple of len(mixers) and the number of channel mixers.
+  the least common multiple of the lengths of all tuples that are repeated to
+  the depth.
 
   Attributes:
     width: D.
     depth: The number of layers.
-    mixers: The sequence mixers, repeated to the depth.
+    mixers: The sequence mixers, repeated to the depth. An entry may also be the
+      module of a channel mixer: the layer then has no sequence mixer.
     mixer_options: For each name in `mixers`, fields that differ from its
       defaults.
     mlp: The channel mixer of every layer, or a tuple of them, repeated to the
@@ -122,9 +84,15 @@ class Backbone(nn.Module):
       device passes its shard of x and of the ids, and the whole state.
     dtype: The dtype of the computation.
     param_dtype: The dtype of the parameters.
-    layout: "pre_norm", "post_norm" or "parallel".
+    layout: "pre_norm", "post_norm", "res_post_norm" or "parallel"; or a tuple
+      of them, repeated to the depth.
     norm: "rms" or "layer": the norms of the stack; mixers have their own.
     norm_epsilon: Added inside the root of these norms.
+    norm_offset: Added to the scales of these norms, whose initial values are
+      1 - norm_offset; 1 in Gemma and Qwen3-Next.
+    skip_scale: a, one number; or a pair of numbers per layer (of the mixer, of
+      the channel mixer), repeated to the depth.
+    residual_scale: m, in the same form.
     input_norm: Whether to normalise x before the first layer.
   """
 
@@ -139,9 +107,12 @@ class Backbone(nn.Module):
   axis_name: str | None = None
   dtype: jnp.dtype = jnp.float32
   param_dtype: jnp.dtype = jnp.float32
-  layout: str = "pre_norm"
+  layout: str | tuple[str, ...] = "pre_norm"
   norm: str = "rms"
   norm_epsilon: float = 1e-6
+  norm_offset: float = 0.0
+  skip_scale: float | tuple[tuple[float, float], ...] = 1.0
+  residual_scale: float | tuple[tuple[float, float], ...] = 1.0
   input_norm: bool = False
 
   @nn.compact
@@ -170,7 +141,7 @@ class Backbone(nn.Module):
       ValueError: A field, x, the state or a mixer is wrong; the message names
         it in one line.
     """
-    blocks = self._blocks()
+    blocks = self.pattern()
     checks.shape("Backbone", "x", x, (None, None, self.width), "[B, L, width]")
     x = x.astype(wide(self.dtype))
     if self.input_norm:
@@ -179,7 +150,7 @@ class Backbone(nn.Module):
     shared = contract.initial_shared(modules, x, self.depth, self._memo())
     run = self._scan if self.scan_layers else self._unrolled
     x, state = run(blocks, x, state, segment_ids, shared)
-    if self.layout == "post_norm":
+    if blocks[(self.depth - 1) % len(blocks)].layout == "post_norm":
       return x.astype(self.dtype), state
     return make_norm(self, "norm")(x), state
 
@@ -195,7 +166,7 @@ class Backbone(nn.Module):
     after = []
     for i in range(self.depth):
       block = blocks[i % len(blocks)].clone(layer=i)
-      own = _checkpointed(block, self.remat, f"layer_{i}", in_scan=False)
+      own = checkpointed(block, self.remat, f"layer_{i}", in_scan=False)
       before = None if states is None else states[i]
       x, state, shared = own(x, before, segment_ids, shared)
       after.append(state)
@@ -227,7 +198,7 @@ class Backbone(nn.Module):
 
   def init_state(self, batch_size: int) -> State:
     """The zero state of every mixer; each leaf has its own buffer."""
-    blocks = self._blocks()
+    blocks = self.pattern()
     if not self.scan_layers:
       layers = [blocks[i % len(blocks)] for i in range(self.depth)]
       return _distinct(tuple(b.init_state(batch_size) for b in layers))
@@ -241,7 +212,7 @@ class Backbone(nn.Module):
     period = len(blocks)
     pattern = f"len(mixers) = {len(self.mixers)}"
     if period != len(self.mixers):
-      pattern = f"{period}, the layers after which mixers and mlp repeat"
+      pattern = f"{period}, the layers after which the pattern repeats"
     checks.require(
       self.depth % period == 0,
       f"Backbone: with scan_layers, depth must be a multiple of {pattern}, got "
@@ -249,8 +220,8 @@ class Backbone(nn.Module):
     )
     return self.depth // period
 
-  def _blocks(self) -> tuple[Block, ...]:
-    """The layers of the pattern, not bound to a scope."""
+  def pattern(self) -> tuple[Block, ...]:
+    """The layers until mixers and mlp repeat, not bound to a scope."""
     self._check()
     mlps = self._mlps()
     writes = self.depth + sum(
@@ -269,22 +240,26 @@ class Backbone(nn.Module):
       module = make_module(kind, entry, options, common)
       return None if module is None else Unbound(module)
 
-    mixers = [made("mixer", e, self._options_of(e)) for e in self.mixers]
-    channel = [made("mlp", e, self._mlp_options_of(e)) for e in mlps]
+    patterns: dict[str, Sequence[Any]] = {
+      "mixer": [made("mixer", e, self._options_of(e)) for e in self.mixers],
+      "mlp": [made("mlp", e, self._mlp_options_of(e)) for e in mlps],
+      "layout": self._layouts(),
+      "skip_scale": _pairs("skip_scale", self.skip_scale),
+      "residual_scale": _pairs("residual_scale", self.residual_scale),
+    }
     return tuple(
       Block(
-        mixer=mixers[i % len(mixers)],
-        mlp=channel[i % len(channel)],
-        layout=self.layout,
+        **{name: each[i % len(each)] for name, each in patterns.items()},
         norm=self.norm,
         norm_epsilon=self.norm_epsilon,
+        norm_offset=self.norm_offset,
         depth=self.depth,
         layer=None,
         dtype=self.dtype,
         param_dtype=self.param_dtype,
         parent=None,
       )
-      for i in range(math.lcm(len(mixers), len(mlps)))
+      for i in range(math.lcm(*map(len, patterns.values())))
     )
 
   def _mlps(self) -> tuple[Entry, ...]:
@@ -297,6 +272,21 @@ class Backbone(nn.Module):
       f"Backbone: mlp must be an entry or a tuple of entries, got {mlp!r}",
     )
     return tuple(mlp)
+
+  def _layouts(self) -> tuple[str, ...]:
+    """The layouts of the pattern, as a tuple."""
+    layout: Any = self.layout
+    layouts = (layout,) if isinstance(layout, str) else tuple(layout)
+    for name in layouts:
+      pick("layout", name, dict.fromkeys(LAYOUTS))
+    checks.require(len(layouts) > 0, "Backbone: layout must not be empty")
+    factors = _pairs("skip_scale", self.skip_scale)
+    checks.require(
+      "parallel" not in layouts or set(factors) == {(1.0, 1.0)},
+      "Backbone: the layout 'parallel' has one write to the stream, so "
+      f"skip_scale must be 1, got {self.skip_scale}",
+    )
+    return layouts
 
   def _options_of(self, entry: Entry) -> Mapping[str, Any]:
     name = entry[0] if is_pair(entry) else entry
@@ -334,7 +324,6 @@ class Backbone(nn.Module):
     checks.require(len(self.mixers) > 0, "Backbone: mixers must not be empty")
     pick("remat", self.remat, REMAT)
     pick("norm", self.norm, NORMS)
-    pick("layout", self.layout, dict.fromkeys(BLOCKS))
     for name in self.mixer_options:
       pick("mixer", name, MIXERS)
 
@@ -342,6 +331,23 @@ class Backbone(nn.Module):
 def _is_none(entry: Any) -> bool:
   """Whether an entry stands for no channel mixer."""
   return (entry[0] if is_pair(entry) else entry) == "none"
+
+
+def _pairs(name: str, value: Any) -> tuple[tuple[float, float], ...]:
+  """The factors of mixer and channel mixer, per layer of the pattern."""
+  alone = isinstance(value, numbers.Real)
+  pairs = ((value, value),) if alone else value
+  checks.require(
+    isinstance(pairs, tuple | list)
+    and len(pairs) > 0
+    and all(isinstance(p, tuple | list) and len(p) == 2 for p in pairs)
+    and all(
+      isinstance(x, numbers.Real) and math.isfinite(x) for p in pairs for x in p
+    ),
+    f"Backbone: {name} must be a number, or a tuple of pairs of numbers, got "
+    f"{value!r}",
+  )
+  return tuple((a, b) for a, b in pairs)
 
 
 def _modules(blocks: Sequence[Block]) -> list[nn.Module]:
@@ -379,19 +385,3 @@ def _distinct(state: State) -> State:
     return leaf
 
   return jax.tree.map(own, state)
-
-
-def _checkpointed(
-  block: Block, remat: str, name: str, *, in_scan: bool
-) -> nn.Module:
-  """A copy of `block` in the scope of the caller, rematerialised if asked."""
-  kind = Block
-  if remat != "none":
-    # A scan cannot merge expressions across iterations anyway.
-    kind = nn.remat(Block, policy=REMAT[remat], prevent_cse=not in_scan)
-  fields = {
-    field: getattr(block, field)
-    for field in Block.__dataclass_fields__
-    if field not in ("parent", "name")
-  }
-  return kind(**fields, name=name)

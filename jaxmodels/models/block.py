@@ -11,10 +11,10 @@ from jaxmodels.layers import LayerNorm, RMSNorm
 from jaxmodels.mixers import contract
 from jaxmodels.ops.engine.explicit import place_like
 
-__all__ = ["BLOCKS", "NORMS", "Block", "Unbound", "make_norm"]
+__all__ = ["LAYOUTS", "NORMS", "Block", "Unbound", "make_norm"]
 
 NORMS: dict[str, Any] = {"rms": RMSNorm, "layer": LayerNorm}
-BLOCKS = ("pre_norm", "post_norm", "parallel")
+LAYOUTS = ("pre_norm", "post_norm", "res_post_norm", "parallel")
 
 State = Any
 
@@ -36,6 +36,7 @@ def make_norm(
   """A norm in the scope of its caller, with the fields of the module `like`."""
   return NORMS[like.norm](
     epsilon=like.norm_epsilon,
+    offset=like.norm_offset,
     dtype=dtype or like.dtype,
     param_dtype=like.param_dtype,
     name=name,
@@ -48,9 +49,13 @@ class Block(nn.Module):
   Attributes:
     mixer: The sequence mixer.
     mlp: The channel mixer, or None.
-    layout: One of `BLOCKS`.
+    layout: One of `LAYOUTS`.
     norm: One of `NORMS`.
     norm_epsilon: The epsilon of the norms.
+    norm_offset: The offset of the norms.
+    skip_scale: The factors on the stream at the writes of the mixer and of the
+      channel mixer.
+    residual_scale: The factors on what the mixer and the channel mixer write.
     depth: The number of layers in the stack.
     layer: The index of this layer, or None under a scan, where the index is an
       argument of the call.
@@ -63,6 +68,9 @@ class Block(nn.Module):
   layout: str
   norm: str
   norm_epsilon: float
+  norm_offset: float
+  skip_scale: tuple[float, float]
+  residual_scale: tuple[float, float]
   depth: int
   layer: int | None
   dtype: jnp.dtype
@@ -90,11 +98,11 @@ class Block(nn.Module):
       The stream, the two states, and the shared values.
     """
     place = self.layer if layer is None else layer
-    parallel, post = self.layout == "parallel", self.layout == "post_norm"
+    parallel = self.layout == "parallel"
     y = make_norm(self, "norm")(x) if parallel else x.astype(self.dtype)
     after = []
     for i, part in enumerate(self._parts()):
-      if not (parallel or post):
+      if self.layout == "pre_norm":
         y = make_norm(self, f"{part}_norm")(x)
       given = {"layer": place, "depth": self.depth, "shared": shared}
       write, own, shared = contract.mix_in_stack(
@@ -105,9 +113,13 @@ class Block(nn.Module):
         given,
         contract.MIXER if part == "mixer" else contract.MLP,
       )
-      x = x + place_like(write.astype(x.dtype), x)
-      if post:
+      if self.layout == "res_post_norm":
+        write = make_norm(self, f"{part}_norm", x.dtype)(write)
+      write = _scaled(write.astype(x.dtype), self.residual_scale[i])
+      x = _scaled(x, self.skip_scale[i]) + place_like(write, x)
+      if self.layout == "post_norm":
         x = make_norm(self, f"{part}_norm", x.dtype)(x)
+      if not parallel:
         y = x.astype(self.dtype)
       after.append(own)
     return x, (*after, *[()] * (2 - len(after))), shared
@@ -125,3 +137,7 @@ class Block(nn.Module):
 
   def _bound(self, part: str) -> nn.Module:
     return getattr(self, part).bind(self, part)
+
+
+def _scaled(x: jax.Array, factor: float) -> jax.Array:
+  return x if factor == 1 else x * factor

@@ -12,6 +12,7 @@ from jaxmodels.layers import TokenEmbedding
 from jaxmodels.layers.embedding import check_vocabulary
 from jaxmodels.mixers.registry import Entry
 from jaxmodels.models.backbone import Backbone, State
+from jaxmodels.models.block import Block
 
 __all__ = ["LanguageModel"]
 
@@ -47,10 +48,18 @@ class LanguageModel(nn.Module):
       state is that of the whole sequence, on every device.
     dtype: The dtype of the computation.
     param_dtype: The dtype of the parameters.
-    layout: "pre_norm", "post_norm" or "parallel", see `Backbone`.
+    layout: "pre_norm", "post_norm", "res_post_norm" or "parallel", or a tuple
+      of them, see `Backbone`.
     norm: "rms" or "layer": the norms of the stack.
     norm_epsilon: Added inside the root of these norms.
+    norm_offset: Added to the scales of these norms.
+    skip_scale: Factor on the stream at each write, see `Backbone`.
+    residual_scale: Factor on what mixers and channel mixers write.
     input_norm: Whether to normalise the embeddings, as RWKV does.
+    embedding_scale: Factor on the embeddings, sqrt(D) in Gemma.
+    logits_scale: Factor on the logits.
+    logits_cap: c of c tanh(logits / c), which bounds the logits (after the
+      factor); None for no bound.
   """
 
   vocab_size: int
@@ -66,10 +75,16 @@ class LanguageModel(nn.Module):
   axis_name: str | None = None
   dtype: jnp.dtype = jnp.float32
   param_dtype: jnp.dtype = jnp.float32
-  layout: str = "pre_norm"
+  layout: str | tuple[str, ...] = "pre_norm"
   norm: str = "rms"
   norm_epsilon: float = 1e-6
+  norm_offset: float = 0.0
+  skip_scale: float | tuple[tuple[float, float], ...] = 1.0
+  residual_scale: float | tuple[tuple[float, float], ...] = 1.0
   input_norm: bool = False
+  embedding_scale: float = 1.0
+  logits_scale: float = 1.0
+  logits_cap: float | None = None
 
   def setup(self) -> None:
     """Makes the embedding, which also gives the logits, and the stack."""
@@ -78,6 +93,9 @@ class LanguageModel(nn.Module):
       self.vocab_size,
       self.width,
       tied=self.tie_embeddings,
+      embedding_scale=self.embedding_scale,
+      logits_scale=self.logits_scale,
+      logits_cap=self.logits_cap,
       dtype=self.dtype,
       param_dtype=self.param_dtype,
     )
@@ -134,6 +152,11 @@ class LanguageModel(nn.Module):
   def init_state(self, batch_size: int) -> State:
     """The zero state, which stands for the same state as None."""
     return self._backbone(parent=None).init_state(batch_size)
+
+  def blocks(self) -> tuple[Block, ...]:
+    """The layers of the stack, not bound to a scope, with all their fields."""
+    blocks = self._backbone(parent=None).pattern()
+    return tuple(blocks[i % len(blocks)] for i in range(self.depth))
 
   def _backbone(self, **scope: Any) -> Backbone:
     own = {field.name for field in dataclasses.fields(Backbone) if field.init}

@@ -26,8 +26,8 @@ __all__ = ["distill", "linear", "linearize", "with_teachers"]
 
 # Fields of softmax attention that linear attention does not have.
 _DEFAULTS = (
-  "kv_heads", "window", "qk_norm", "softcap", "sinks", "rotary_factor",
-  "rotary_length",
+  "kv_heads", "window", "qk_norm", "gate", "qkv_bias", "output_bias",
+  "softcap", "sinks", "rotary_factor", "rotary_length", "rotary_gain",
 )  # fmt: skip
 _MAPS = ("query_map", "key_map")
 

@@ -1,5 +1,7 @@
 """Bilinear MLP, TokenFormer, MemoryFormer, sparse mixture of experts."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -63,6 +65,42 @@ def sparse_moe(p, x, layer):
       hidden = plain.silu(u @ p["gate"][e]) * (u @ p["value"][e])
       out[place] += scores[e] / scores[chosen].sum() * hidden @ p["output"][e]
   return out
+
+
+def erf(x):
+  return np.vectorize(math.erf)(x)
+
+
+ACTIVATIONS = {
+  "silu": plain.silu,
+  "gelu": lambda x: x * (1 + erf(x / 2**0.5)) / 2,
+  "gelu_tanh": plain.gelu,
+  "relu": lambda x: np.maximum(x, 0),
+  "relu2": lambda x: np.maximum(x, 0) ** 2,
+}
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activations_and_biases_of_mlps(name):
+  bias = name in ("gelu", "relu")
+  f = ACTIVATIONS[name]
+  options = {"hidden": 6, "activation": name, "use_bias": bias}
+  for kind, fields in (("mlp", options), ("gated_mlp", options)):
+    if kind == "gated_mlp":
+      fields = {**fields, "gate_scale": 0.4}
+    layer, params = prepared(kind, **fields)
+    assert all(("bias" in p) == bias for p in params.values())
+    leaves, tree = jax.tree.flatten(params)
+    rng = np.random.default_rng(1)
+    leaves = [p + 0.3 * rng.normal(size=p.shape) for p in leaves]
+    params = jax.tree.unflatten(tree, [np.float32(p) for p in leaves])
+    y, _ = layer.apply({"params": params}, X)
+    p, x = exact(params), X.astype(float)
+    if kind == "mlp":
+      hidden = f(plain.dense(p["input"], x))
+    else:
+      hidden = f(0.4 * plain.dense(p["gate"], x)) * plain.dense(p["value"], x)
+    assert relative_error(y, plain.dense(p["output"], hidden)) < 2e-6
 
 
 CASES = {
@@ -194,6 +232,7 @@ def test_all_experts_are_the_dense_mixture():
   ("name", "fields", "match"),
   [
     ("sparse_moe", {"experts": 2, "top_k": 3}, "SparseMoE: top_k must be"),
+    ("mlp", {"activation": "gelu2"}, "MLP: activation must be one of silu, "),
     ("sparse_moe", {"experts": 0}, "SparseMoE: experts must be at least 1"),
     (
       "memoryformer",

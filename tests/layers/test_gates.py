@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxmodels.layers import gates
-from jaxmodels.layers.gates import log_decay
+from jaxmodels.layers.gates import bounded_decay, log_decay
 from jaxmodels.layers.state_space import zero_order_hold
 from jaxmodels.mixers import MIXERS
 from jaxmodels.testing.examples.mixers import parts as plain
@@ -47,6 +47,17 @@ def test_log_decays_and_their_gradients_are_right_or_finite():
   compare(slopes[1], np.where(np.abs(wanted) < MOST, slope, 0), 4e-5)
   usual = (np.abs(rate) < 10) & (np.abs(x) < 10)
   compare(got[usual], wanted[usual], 2e-6)
+
+
+def test_bounded_decays_stay_within_their_bound():
+  """Their values and gradients are finite for rates that overflow."""
+  rate, x = jnp.float32([-100, 0, 1, 100]), jnp.float32([-2, 0.5, -1, 3])
+  got, pull_back = jax.vjp(
+    jax.jit(lambda rate, x: bounded_decay(rate, x, -5.0)), rate, x
+  )
+  wanted = -5 / (1 + np.exp(-np.exp(np.float64([-100, 0, 1, 9])) * x))
+  np.testing.assert_allclose(got, wanted, rtol=1e-6)
+  assert all(np.isfinite(g).all() for g in pull_back(jnp.ones_like(got)))
 
 
 def test_fixed_decays_equal_those_of_retnet():

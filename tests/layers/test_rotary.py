@@ -38,3 +38,33 @@ def test_with_an_original_length_fast_speeds_stay():
   got = rotate(X, AT, factor=factor, original_length=length, turns=(low, high))
   wanted = np.concatenate([y.real, y.imag], -1)
   np.testing.assert_allclose(got[0], wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("ramp", ["channels", "whole_channels"])
+def test_published_models_of_yarn_interpolate_by_the_index(ramp):
+  """And multiply by a gain; ends by the equations of their code."""
+  length, factor, base = 64, 8.0, 100.0
+  x = np.random.default_rng(1).normal(size=(1, 5, 1, 24))
+  index = np.arange(12)
+  # base^(-index / 12) makes 2 turns, or 1/2 turn, at these indices.
+  first, last = (
+    12 * np.log(length / (2 * np.pi * np.array([2, 0.5]))) / np.log(base)
+  )
+  if ramp == "whole_channels":
+    first, last = np.floor(first), np.ceil(last)
+  away = np.clip((index - first) / (last - first), 0, 1)
+  assert ((away > 0) & (away < 1)).sum() > 1
+  speeds = base ** (-index / 12) * (1 - away + away / factor)
+  turn = 1.5 * np.exp(1j * AT[0, :, None, None] * speeds)
+  y = (x[0, ..., :12] + 1j * x[0, ..., 12:]) * turn
+  got = rotate(
+    x.astype(np.float32), AT, base, factor=factor, original_length=length,
+    turns=(0.5, 2.0), ramp=ramp, gain=1.5,
+  )  # fmt: skip
+  wanted = np.concatenate([y.real, y.imag], -1)
+  np.testing.assert_allclose(got[0], wanted, atol=2e-5)
+
+
+def test_an_unknown_ramp_is_refused():
+  with pytest.raises(ValueError, match="ramp must be one of turns, channels"):
+    rotate(X, AT, ramp="steps", original_length=4)

@@ -64,6 +64,26 @@ def test_constant_projections_give_s4d():
   np.testing.assert_allclose(y[0] / ONE, wanted, atol=1e-5)
 
 
+def test_unscaled_norms_are_those_with_a_scale_of_1():
+  x = np.random.default_rng(0).normal(size=(1, 5, 8)).astype(np.float32)
+  sizes = {"state_width": 3, "step_rank": 2, "norm_epsilon": 0.1}
+  scaled = Mamba(width=8, step_norms="scaled", **sizes)
+  params = scaled.init(jax.random.key(0), x)
+  unscaled = Mamba(width=8, step_norms="unscaled", **sizes)
+  y, _ = unscaled.apply(params, x)
+  np.testing.assert_allclose(y, scaled.apply(params, x)[0], atol=1e-6)
+  plain, _ = Mamba(width=8, **sizes).apply(params, x)
+  assert np.abs(y - plain).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+  "fields", [{"step_norms": "rms"}, {"step_limits": (1.0, 0.5)}]
+)
+def test_wrong_options_are_named(fields):
+  with pytest.raises(ValueError, match=f"Mamba: {next(iter(fields))} must"):
+    Mamba(width=4, **fields).init_state(1)
+
+
 @pytest.mark.parametrize(
   ("name", "vocabulary", "wanted"),
   [("mamba", 50280, 129_135_360), ("mamba2", 50288, 128_989_632)],

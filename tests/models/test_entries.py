@@ -9,6 +9,7 @@ import pytest
 from jaxmodels.layers import MLP, GatedMLP
 from jaxmodels.mixers import GLA, SoftmaxAttention
 from jaxmodels.models import Backbone, LanguageModel
+from jaxmodels.models.block import Block
 from tests.models.stacks import Fields, Leaky, TokenShift
 
 VOCAB, WIDTH = 7, 8
@@ -174,7 +175,7 @@ def test_each_layer_may_have_another_channel_mixer(scan_layers):
     names = [set(), {"input", "output"}, {"gate", "value", "output"}][i % 3]
     assert set(layer.get("mlp", {})) == names
   # 6 mixers and 4 channel mixers write to the stream.
-  blocks = model._blocks()
+  blocks = model.pattern()
   assert {b.mixer.module.output_scale for b in blocks} == {10**-0.5}
 
 
@@ -206,10 +207,23 @@ WRONG = {
   ),
   "pattern": (
     {"mlp": ("mlp",) * 3, "scan_layers": True},
-    "depth must be a multiple of 3, the layers after which mixers and mlp rep",
+    "depth must be a multiple of 3, the layers after which the pattern rep",
   ),
   "norm": ({"norm": "batch"}, "unknown norm 'batch'; known are layer, rms"),
   "layout": ({"layout": "prenorm"}, "unknown layout 'prenorm'; did you mean "),
+  "layouts": (
+    {"layout": ("pre_norm", "res_norm")},
+    "unknown layout 'res_norm'; did you mean ",
+  ),
+  "no layout": ({"layout": ()}, "Backbone: layout must not be empty"),
+  "skip": (
+    {"layout": "parallel", "skip_scale": 2.0},
+    "'parallel' has one write to the stream, so skip_scale must be 1, got 2",
+  ),
+  "residual": (
+    {"residual_scale": (0.5, 0.5)},
+    r"residual_scale must be a number, or a tuple of pairs .* got \(0.5, 0.5\)",
+  ),
   "epsilon": ({"norm_epsilon": 0}, "norm_epsilon must be a number above 0"),
 }
 
@@ -233,28 +247,58 @@ NORMS = {
 }
 
 
-@pytest.mark.parametrize("scan_layers", [False, True])
-@pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("layout", ["pre_norm", "post_norm", "parallel"])
-def test_layouts_and_norms_equal_their_equations(layout, norm, scan_layers):
+LAYOUTS = {
+  "pre_norm": {},
+  "post_norm": {},
+  "parallel": {},
+  "scales": {
+    "layout": "post_norm",
+    "skip_scale": ((1.5, 0.9),),
+    "residual_scale": ((0.3, 0.7),),
+  },
+  "mixed": {
+    "layout": ("pre_norm", "res_post_norm"),
+    "norm_offset": 0.75,
+    "residual_scale": 0.3,
+  },
+}
+
+
+@pytest.mark.parametrize(
+  ("case", "norm", "scan_layers"),
+  [
+    (case, norm, scan_layers)
+    for case, fields in LAYOUTS.items()
+    for norm in NORMS
+    for scan_layers in (False, True)
+    # Options are read in the same place with either norm.
+    if not fields or (norm == "layer") == scan_layers
+  ],
+)
+def test_layouts_and_norms_equal_their_equations(case, norm, scan_layers):
+  fields = {"layout": case} | LAYOUTS[case]
   model = Backbone(
     WIDTH,
     2,
     (Leaky(decay=0.5),),
     mlp=TokenShift(),
-    layout=layout,
     norm=norm,
     norm_epsilon=1e-2,
     input_norm=True,
     scan_layers=scan_layers,
+    **fields,
   )
+  skip = fields.get("skip_scale", ((1, 1),))[0]
+  write = fields.get("residual_scale", ((1, 1),))
+  write = write[0] if isinstance(write, tuple) else (write, write)
   params = jax.jit(model.init)(jax.random.key(0), X)["params"]
   rng = np.random.default_rng(2)
   params = jax.tree.map(lambda p: p + 0.1 * rng.normal(size=p.shape), params)
   params = jax.tree.map(lambda p: np.asarray(p, np.float32), params)
 
   def n(p, x):
-    return NORMS[norm](x, p) * p["scale"] + p.get("bias", 0)
+    scale = p["scale"] + fields.get("norm_offset", 0)
+    return NORMS[norm](x, p) * scale + p.get("bias", 0)
 
   def mixer(p, x):
     x, h, y = x @ p["mixer"]["Dense_0"]["kernel"], 0, []
@@ -269,20 +313,52 @@ def test_layouts_and_norms_equal_their_equations(layout, norm, scan_layers):
 
   x = n(params["input_norm"], X.astype(np.float64))
   for i in range(2):
+    layouts = model._layouts()
+    layout = layouts[i % len(layouts)]
     if scan_layers:
-      p = jax.tree.map(lambda leaf, i=i: leaf[i], params["repeats"]["block_0"])
+      j, k = i % len(layouts), i // len(layouts)
+      p = params["repeats"][f"block_{j}"]
+      p = jax.tree.map(lambda leaf, k=k: leaf[k], p)
     else:
       p = params[f"layer_{i}"]
-    if layout == "pre_norm":
-      x = x + mixer(p, n(p["mixer_norm"], x))
-      x = x + mlp(p, n(p["mlp_norm"], x))
-    elif layout == "post_norm":
-      x = n(p["mixer_norm"], x + mixer(p, x))
-      x = n(p["mlp_norm"], x + mlp(p, x))
-    else:
+    if layout == "parallel":
       u = n(p["norm"], x)
       x = x + mixer(p, u) + mlp(p, u)
+      continue
+    for j, (part, f) in enumerate({"mixer": mixer, "mlp": mlp}.items()):
+      own = p[f"{part}_norm"]
+      if layout == "pre_norm":
+        x = skip[j] * x + write[j] * f(p, n(own, x))
+      elif layout == "res_post_norm":
+        x = skip[j] * x + write[j] * n(own, f(p, x))
+      else:
+        x = n(own, skip[j] * x + write[j] * f(p, x))
   if layout != "post_norm":
     x = n(params["norm"], x)
   y, _ = jax.jit(model.apply)({"params": params}, X)
   np.testing.assert_allclose(y, x, rtol=0, atol=2e-5 * np.abs(x).max())
+
+
+@pytest.mark.parametrize("scan_layers", [False, True])
+def test_a_layer_may_be_a_channel_mixer_alone(scan_layers):
+  """As in Nemotron-H; also where the sequence is sharded."""
+  model = Backbone(
+    WIDTH,
+    4,
+    (Leaky(), MLP(WIDTH, hidden=3, activation="relu2", use_bias=False)),
+    mlp="none",
+    scan_layers=scan_layers,
+  )
+  variables = jax.jit(model.init)(jax.random.key(0), X)
+  params = variables["params"]
+  layer = params["repeats"]["block_1"] if scan_layers else params["layer_1"]
+  assert set(layer) == {"mixer_norm", "mixer"}
+  assert set(layer["mixer"]) == {"input", "output"}
+  assert set(layer["mixer"]["input"]) == {"kernel"}
+  y, state = jax.jit(model.apply)(variables, X)
+  assert jax.tree.structure(state) == jax.tree.structure(model.init_state(2))
+  _, middle = jax.jit(model.apply)(variables, X[:, :4])
+  rest, _ = jax.jit(model.apply)(variables, X[:, 4:], middle)
+  np.testing.assert_allclose(rest, y[:, 4:], rtol=0, atol=1e-6)
+  sharded = model.clone(mixers=("s5", model.mixers[1]), axis_name="s")
+  assert all(isinstance(b, Block) for b in sharded.pattern())

@@ -282,3 +282,19 @@ def test_a_stack_without_channel_mixers_has_no_mlp_parameters():
   params = jax.eval_shape(model.init, jax.random.key(0), TOKENS)
   layer = params["params"]["backbone"]["layer_0"]
   assert set(layer) == {"mixer", "mixer_norm"}
+
+
+def test_factors_and_the_bound_of_embeddings_and_logits():
+  model, params = drawn("small")
+  x = np.asarray(
+    model.apply(params, TOKENS, method=lambda m, t: m.embedding(t))
+  )
+  features = np.asarray(model.apply(params, TOKENS, method="features")[0])
+  logits = np.asarray(model.apply(params, features, method="logits"), float)
+  other = model.clone(embedding_scale=6.9375, logits_scale=8.0, logits_cap=2.0)
+  y = other.apply(params, TOKENS, method=lambda m, t: m.embedding(t))
+  np.testing.assert_allclose(y, 6.9375 * x, rtol=1e-6)
+  got = other.apply(params, features, method="logits")
+  wanted = 2 * np.tanh(8 * logits / 2)
+  assert np.abs(wanted).max() > 1.5
+  np.testing.assert_allclose(got, wanted, rtol=0, atol=2e-5)

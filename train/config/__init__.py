@@ -31,6 +31,7 @@ from train.config.schema import (
   layout,
   validate,
 )
+from train.config.start import Pretrained
 
 __all__ = [
   "MOST",
@@ -49,6 +50,7 @@ __all__ = [
   "Mesh",
   "Muon",
   "Optimizer",
+  "Pretrained",
   "Sample",
   "Schedule",
   "ScheduleFreeAdamW",

@@ -8,6 +8,7 @@ from typing import Any
 from train import flags
 from train.config import modules
 from train.config.schema import Config, check_types
+from train.config.start import resolved
 from train.errors import UserError
 from train.files import paths
 from train.profile import parse_steps
@@ -129,7 +130,7 @@ def read(
     defaults, rest, usage=usage, about=about
   )
   flags.refuse(stray)
-  return config, values
+  return resolved(config), values
 
 
 def override(config: Config, argv: Sequence[str]) -> Config:

@@ -103,6 +103,8 @@ class Config:
     trackers: Services that also get the metrics of `metrics.jsonl`:
       "tensorboard", "wandb" (Weights & Biases), or both.
     debug: Checks every value inside the step: slow, but names a wrong one.
+    start: Folder of a checkpoint in the Hugging Face layout, whose variables
+      are the initial ones; None draws them. Nothing in the folder runs code.
   """
 
   model: nn.Module
@@ -124,6 +126,7 @@ class Config:
   sample: Sample = dataclasses.field(default_factory=Sample)
   trackers: tuple[str, ...] = ()
   debug: bool = False
+  start: str | None = None
 
 
 def check_types(config: Config) -> None:

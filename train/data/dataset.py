@@ -31,6 +31,9 @@ SPLITS = ("train", "validation")
 # cost nothing, and a disk or a network answers many requests at a time.
 THREADS = 16
 
+# The token that begins a document of bytes.
+SEPARATOR = 256
+
 # Arrays by name; an entry may be a dictionary or tuple of arrays.
 Example = dict[str, Any]
 
@@ -289,6 +292,18 @@ def pad(example: Example, length: int, token: int) -> Example:
     name: np.concatenate([row, np.full(missing, fill[name], row.dtype)])
     for name, row in example.items()
   }
+
+
+class ByteCodec:
+  """Bytes as tokens; a separator begins every document."""
+
+  def encode(self, content: bytes) -> list[int]:
+    """Returns the separator, then the bytes."""
+    return [SEPARATOR, *content]
+
+  def decode(self, tokens: Iterable[int]) -> bytes:
+    """Returns the bytes of the tokens, without separators."""
+    return bytes(int(token) for token in tokens if token != SEPARATOR)
 
 
 class NumberCodec:

@@ -50,7 +50,10 @@ def open_codec(data: Any, vocab_size: object = None) -> Codec:
   """
   known = vocab_size if type(vocab_size) is int else None
   make = getattr(data, "codec", None)
-  codec = None if make is None else make(known)
+  try:
+    codec = None if make is None else make(known)
+  except ValueError as error:
+    raise UserError(f"config.data: {one_line(error)}") from error
   if codec is not None:
     return codec
   opened = open_split(read_only(data), "validation")

@@ -1,16 +1,18 @@
-"""Byte-level language modelling on local text files."""
+"""Language modelling on local text files: bytes, or tokens of a tokenizer."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 from collections.abc import Iterable, Sequence
-from typing import SupportsIndex
+from typing import Any, SupportsIndex
 
 import numpy as np
 
-from train.data import corpus
+from train.data import corpus, encoded_text, tokenizer
 from train.data.dataset import (
+  SEPARATOR,
+  ByteCodec,
   Example,
   check_at_least,
   check_index,
@@ -18,12 +20,10 @@ from train.data.dataset import (
   pad,
 )
 
-SEPARATOR = 256
-
 
 @dataclasses.dataclass(frozen=True)
 class Text:
-  """Text files as rows of bytes, packed with segment ids.
+  """Text files as rows of bytes or tokens, packed with segment ids.
 
   Each document is a separator token followed by the document's bytes. All
   documents are concatenated, then cut into rows. Tokens 0 to 255 are the bytes,
@@ -41,6 +41,13 @@ class Text:
     held_out: the fraction of the files to hold out for validation; their names
       decide which, see `train.data.corpus.divide`.
     held_out_bytes: the largest number of bytes to hold out.
+    tokenizer: a `tokenizer.json` of the library `tokenizers`, or a folder that
+      has one, such as a checkpoint in the Hugging Face layout; "" for bytes.
+      With it, a row has `length` tokens of this tokenizer, and all tokens of
+      the corpus are in memory. `python -m train.data.tokenize` writes those of
+      a larger corpus to disk.
+    separator: the token that begins each document; see
+      `train.data.tokenizer.load`.
   """
 
   length: int = 512
@@ -48,8 +55,10 @@ class Text:
   pattern: str = "*"
   held_out: float = 0.05
   held_out_bytes: int = 1_000_000
+  tokenizer: str = ""
+  separator: str = ""
 
-  def open(self, split: str) -> PackedBytes:
+  def open(self, split: str) -> Any:
     """Reads the documents of a split into memory.
 
     Args:
@@ -71,27 +80,23 @@ class Text:
     documents = corpus.find_documents(self.path, self.pattern)
     splits = corpus.divide(documents, self.held_out, self.held_out_bytes)
     own = splits[split]
-    return PackedBytes(
-      (document.read() for document in own),
-      self.length,
-      names=[document.name for document in own],
+    names = [document.name for document in own]
+    if not self.tokenizer:
+      contents = (document.read() for document in own)
+      return PackedBytes(contents, self.length, names=names)
+    texts = (
+      document.read()
+      if document in documents
+      else encoded_text.whole_characters(document.read())
+      for document in own
     )
+    return encoded_text.open_documents(texts, names, self.codec(), self.length)
 
-  def codec(self, vocab_size: int | None = None) -> ByteCodec:
-    """Returns the codec between bytes and tokens; opens no files."""
-    return ByteCodec()
-
-
-class ByteCodec:
-  """Bytes as tokens; a separator begins every document."""
-
-  def encode(self, content: bytes) -> list[int]:
-    """Returns the separator, then the bytes."""
-    return [SEPARATOR, *content]
-
-  def decode(self, tokens: Iterable[int]) -> bytes:
-    """Returns the bytes of the tokens, without separators."""
-    return bytes(int(token) for token in tokens if token != SEPARATOR)
+  def codec(self, vocab_size: int | None = None) -> Any:
+    """Returns the codec between text and tokens; opens no documents."""
+    if not self.tokenizer and not self.separator:
+      return ByteCodec()
+    return tokenizer.load(self.tokenizer, self.separator)
 
 
 class PackedBytes(ByteCodec):

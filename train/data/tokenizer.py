@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from train.data.text import ByteCodec
+from train.data.dataset import ByteCodec
 from train.errors import one_line
 
 BYTES = "bytes"
@@ -97,15 +97,15 @@ class FileTokenizer:
 
   Args:
     path: The file.
-    separator: A token of the vocabulary, such as "<|endoftext|>"; "" for a new
-      one.
+    separator: A token of the vocabulary, such as "<|endoftext|>", or its
+      number; "" for a new one.
 
   Raises:
     ValueError: The file cannot be read, or has no such token, or the library
       is not installed.
   """
 
-  def __init__(self, path: str, separator: str = ""):
+  def __init__(self, path: str, separator: str | int = ""):
     try:
       import tokenizers
     except ImportError as error:
@@ -129,19 +129,28 @@ class FileTokenizer:
       ) from error
     # The identity includes the separator: it is a token of every document.
     named = hashlib.blake2b(content, digest_size=16)
-    named.update(separator.encode())
+    named.update(str(separator).encode())
     self.identity = named.hexdigest()
     self.content = content
     # Ids may have gaps, so their number is not one more than the largest.
     largest = max(self._inner.get_vocab(with_added_tokens=True).values())
-    found = self._inner.token_to_id(separator) if separator else largest + 1
+    self.separator = self._separator(path, separator, largest)
+    found = self.separator
+    self.vocab_size = max(largest, found) + 1
+    self._is_bytes = "ByteLevel" in json.dumps(decoder)
+
+  def _separator(self, path: str, separator: str | int, largest: int) -> int:
+    """The number of the separator."""
+    if separator == "":
+      return largest + 1
+    if isinstance(separator, int):
+      return separator
+    found = self._inner.token_to_id(separator)
     if found is None:
       raise ValueError(
         f"{path!r} has no token {separator!r}: check --separator"
       )
-    self.separator = found
-    self.vocab_size = max(largest, found) + 1
-    self._is_bytes = "ByteLevel" in json.dumps(decoder)
+    return found
 
   def encode(self, content: bytes) -> list[int]:
     """Returns the separator and the tokens of a document."""
@@ -199,6 +208,22 @@ class FileTokenizer:
     return piece.replace("▁", " ").encode()
 
 
+def _separator_of(folder: str) -> str | int:
+  """The number of the token that begins or ends a text; "" if none is known."""
+  try:
+    with open(os.path.join(folder, "config.json"), "rb") as file:
+      config = json.load(file)
+  except (OSError, ValueError):
+    return ""
+  for key in ("bos_token_id", "eos_token_id"):
+    found = config.get(key) if isinstance(config, dict) else None
+    # A model may end texts with several tokens.
+    for number in found if isinstance(found, list) else [found]:
+      if type(number) is int and number >= 0:
+        return number
+  return ""
+
+
 def _text(content: bytes) -> str:
   try:
     return content.decode()
@@ -229,14 +254,20 @@ def load(path: str, separator: str = "") -> Any:
   """Returns a tokenizer.
 
   Args:
-    path: A `tokenizer.json`, or "" for bytes.
-    separator: See `FileTokenizer`.
+    path: A `tokenizer.json`, or a folder that has one, such as a checkpoint in
+      the Hugging Face layout; "" for bytes.
+    separator: See `FileTokenizer`. In a folder, "" stands for the token that
+      begins a text (or else ends it) by the folder's `config.json`.
 
   Raises:
     ValueError: See `FileTokenizer`; or bytes are given a separator.
   """
   if path:
-    return FileTokenizer(path, separator)
+    folder = os.path.expanduser(path)
+    if not os.path.isdir(folder):
+      return FileTokenizer(path, separator)
+    file = os.path.join(folder, FILE_NAME)
+    return FileTokenizer(file, separator or _separator_of(folder))
   if separator:
     raise ValueError(
       "bytes as tokens have their own separator, 256: leave out --separator,"

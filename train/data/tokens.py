@@ -97,7 +97,7 @@ class Tokens:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Source:
+class Source:
   """Tokens that are opened.
 
   Attributes:
@@ -145,7 +145,7 @@ def _files(folder: str) -> list[str]:
   return [os.path.join(folder, name) for name in found]
 
 
-def _open(config: Tokens, path: str) -> _Source:
+def _open(config: Tokens, path: str) -> Source:
   if not path:
     raise ValueError("path is empty: set it to a folder or a file of tokens")
   path = os.path.expanduser(path)
@@ -170,7 +170,7 @@ def _open(config: Tokens, path: str) -> _Source:
     for file in found
   ]
   separator = None if config.separator < 0 else config.separator
-  return _Source(
+  return Source(
     shards.Stream(arrays, None, separator),
     config.vocab_size,
     NumberCodec(config.vocab_size, start=separator),
@@ -179,7 +179,7 @@ def _open(config: Tokens, path: str) -> _Source:
   )
 
 
-def _open_shards(config: Tokens, path: str) -> _Source:
+def _open_shards(config: Tokens, path: str) -> Source:
   index = shards.read_index(path)
   if config.tokenizer:
     wanted = tokenizer.load(config.tokenizer, index.separator_name)
@@ -188,7 +188,7 @@ def _open_shards(config: Tokens, path: str) -> _Source:
         f"the tokens in {path} are of another tokenizer than"
         f" {config.tokenizer}: tokenise again, or correct `tokenizer`"
       )
-  return _Source(
+  return Source(
     shards.open_shards(path, index),
     index.vocab_size,
     _codec(path, index),
@@ -254,7 +254,7 @@ def _edge(config: Tokens, stream: shards.Stream) -> int:
 class PackedTokens:
   """Rows of tokens `[begin, stop)` of a stream; see `Tokens`."""
 
-  def __init__(self, source: _Source, begin: int, stop: int, config: Tokens):
+  def __init__(self, source: Source, begin: int, stop: int, config: Tokens):
     self._source = source
     self._begin, self._stop = begin, stop
     self._length = config.length

@@ -21,6 +21,7 @@ from train.step import (
   Learner,
   Sums,
   agreed,
+  changing,
   gradient,
   loss_sums,
 )
@@ -41,7 +42,7 @@ def over_axis(gradients: Gradients, axis: str) -> Gradients:
     rng = jax.random.fold_in(rng, jax.lax.axis_index(axis))
     grads, sums, variables = gradients(params, variables, batch, rng, frozen)
     grads, sums = jax.lax.psum((grads, sums), axis)
-    return grads, sums, agreed(variables, axis)
+    return grads, sums, {**variables, **agreed(changing(variables), axis)}
 
   return run
 
@@ -74,13 +75,13 @@ class OverMesh:
     frozen: Any,
   ) -> Sums:
     """Returns what `train.step.gradient` returns, of the whole batch."""
-    tables, known = self._tables(params, variables, batch, frozen)
-    params = gather_tables(self._mesh, params, tables)
-    frozen = gather_tables(self._mesh, frozen, known)
+    given = params, variables, frozen
+    tables = self._tables(given, batch)
+    params, variables, frozen = gather_tables(self._mesh, given, tables)
     grads, sums, variables = self._run(
       gradient, params, variables, batch, rng, frozen
     )
-    grads = gather_tables(self._mesh, grads, tables)
+    grads = gather_tables(self._mesh, grads, tables[0])
     return self._sharded((grads, sums, variables))
 
   def sums(
@@ -92,9 +93,9 @@ class OverMesh:
     frozen: Any,
   ) -> dict[str, jax.Array]:
     """Returns what `train.step.eval_step`, given as `step`, sums."""
-    tables, known = self._tables(params, variables, batch, frozen)
-    params = gather_tables(self._mesh, params, tables)
-    frozen = gather_tables(self._mesh, frozen, known)
+    given = params, variables, frozen
+    tables = self._tables(given, batch)
+    params, variables, frozen = gather_tables(self._mesh, given, tables)
     return self._sharded(self._run(step, params, variables, batch, frozen))
 
   def _run(
@@ -129,17 +130,18 @@ class OverMesh:
     places = shardings(self._mesh, tree, self._learner.layers)
     return jax.lax.with_sharding_constraint(tree, places)
 
-  def _tables(
-    self, params: Any, variables: Any, batch: Batch, frozen: Any
-  ) -> tuple[Any, Any]:
-    """Says which parameters are gathered for lookups, also of the teacher."""
-    if self._axes or self._mesh.shape["fsdp"] == 1:
-      none: tuple[Any, Any] = jax.tree.map(lambda _: False, (params, frozen))
-      return none
+  def _tables(self, given: tuple[Any, Any, Any], batch: Batch) -> Any:
+    """Says which variables are gathered for lookups, also of the teacher.
 
-    def sums(both: Any) -> Any:
-      params, frozen = both
+    Args:
+      given: Parameters, other variables, and the variables of the teacher.
+      batch: The batch.
+    """
+    if self._axes or self._mesh.shape["fsdp"] == 1:
+      return jax.tree.map(lambda _: False, given)
+
+    def sums(given: Any) -> Any:
+      params, variables, frozen = given
       return loss_sums(self._learner, params, variables, batch, None, frozen)
 
-    found: tuple[Any, Any] = parameter_use.looked_up(sums, (params, frozen))
-    return found
+    return parameter_use.looked_up(sums, given)

@@ -4,23 +4,36 @@ import numpy as np
 
 from jaxmodels.testing.examples.example import MixerExample
 from jaxmodels.testing.examples.mixers.parts import (
-  convolved,
+  convolve,
   dense,
   log_decay,
   read_out,
+  rms,
   sigmoid,
   silu,
+  split,
   unit,
 )
+
+ACTIVATIONS = {
+  "silu": silu,
+  "elu_plus_one": lambda x: np.where(x > 0, x + 1, np.exp(x)),
+}
 
 
 def plain(p, x, layer):
   """One document x [L, D], token by token."""
-  q, k, v = convolved(p, x, layer.heads)
-  q, k = unit(q) / np.sqrt(k.shape[-1]), unit(k)
+  keys = layer.key_heads or layer.heads, ACTIVATIONS[layer.qk_activation]
+  q, k = _heads(p, x, "query", *keys), _heads(p, x, "key", *keys)
+  v = _heads(p, x, "value", layer.heads, silu)
+  norm = unit if layer.qk_norm == "l2" else _over_sum
+  shared = np.arange(layer.heads) * keys[0] // layer.heads
+  q, k = norm(q)[:, shared] / np.sqrt(k.shape[-1]), norm(k)[:, shared]
   erase, write = _gates(p, x, k, v, 1 + layer.negative_eigenvalues)
   a = np.ones(k.shape)
-  if layer.decay != "none":
+  if layer.decay_bound is not None:
+    a = np.exp(_bounded(p, x, layer.decay_bound)) * a
+  elif layer.decay != "none":
     a = np.exp(log_decay(p, x)) * a
   out = np.zeros(v.shape)
   for h in range(layer.heads):
@@ -31,14 +44,48 @@ def plain(p, x, layer):
       memory = keep @ np.diag(a[t, h]) @ memory
       memory = memory + np.outer(key, write[t, h] * v[t, h])
       out[t, h] = memory.T @ q[t, h]
-  gate = sigmoid if layer.decay == "key" else silu
-  return read_out(p, x, out, layer, gate)
+  return _read_out(p, x, out, layer)
+
+
+def _heads(p, x, name, count, activation):
+  """Queries, keys or values of all tokens, [L, count, F]."""
+  y = dense(p[name], x)
+  if f"{name}_convolution" not in p:
+    return split(activation(y), count)
+  return split(convolve(p[f"{name}_convolution"], y, activation), count)
+
+
+def _over_sum(x):
+  """Vectors whose absolute values sum to 1."""
+  return x / np.abs(x).sum(-1, keepdims=True)
+
+
+def _bounded(p, x, bound):
+  """The log decay between the bound and 0, [L, H, K]."""
+  x = dense(p["decay"], dense(p["decay_down"], x)) + p["dt_bias"]
+  rate = np.exp(p["A_log"])[:, None]
+  return bound * sigmoid(rate * split(x, len(p["A_log"])))
+
+
+def _read_out(p, x, out, layer):
+  """The norm, the gate if there is one, and the output projection."""
+  name = layer.output_gate_activation
+  if name is None:
+    name = "sigmoid" if layer.decay == "key" else "silu"
+  gate = {"sigmoid": sigmoid, "silu": silu}[name]
+  if "output_gate_down" not in p:
+    return read_out(p, x, out, layer, gate)
+  y = rms(out, p["norm"]["scale"], layer.norm_epsilon).reshape(len(x), -1)
+  logits = dense(p["output_gate"], dense(p["output_gate_down"], x))
+  return dense(p["output"], y * gate(logits))
 
 
 def _gates(p, x, k, v, largest):
   """The erase gate [L, H, K] and the write gate [L, H, V]."""
-  if "beta" in p:
-    beta = largest * sigmoid(dense(p["beta"], x))[:, :, None]
+  if "erase" not in p:
+    beta = np.array(largest)
+    if "beta" in p:
+      beta = largest * sigmoid(dense(p["beta"], x))[:, :, None]
     return beta * np.ones(k.shape), beta * np.ones(v.shape)
   erase = largest * sigmoid(dense(p["erase"], x))
   return erase.reshape(k.shape), sigmoid(dense(p["write"], x)).reshape(v.shape)
@@ -66,6 +113,22 @@ EXAMPLES = (
     },
   ),
   MixerExample(
+    "delta_net_options",
+    "delta_net",
+    plain,
+    {
+      "heads": 2,
+      "key_heads": 1,
+      "value_width": 6,
+      "qk_activation": "elu_plus_one",
+      "qk_norm": "sum",
+      "write_strength": False,
+      "convolution_bias": True,
+      "output_gate": True,
+      "output_gate_activation": "sigmoid",
+    },
+  ),
+  MixerExample(
     "gated_deltanet",
     "gated_deltanet",
     plain,
@@ -82,6 +145,19 @@ EXAMPLES = (
     equation="`S_t = (I - b_t k_t k_t^T) diag(a_t) S_{t-1} + b_t k_t v_t^T`",
     transition="diagonal plus rank one",
     paper="Kimi Team 2025, arXiv:2510.26692",
+  ),
+  MixerExample(
+    "kda_options",
+    "kda",
+    plain,
+    {
+      "heads": 4,
+      "key_heads": 2,
+      "decay_bound": -5.0,
+      "output_gate_rank": 3,
+      "output_gate_bias": True,
+      "kernel_width": None,
+    },
   ),
   MixerExample(
     "gated_deltanet2",

@@ -6,6 +6,7 @@ from jaxmodels.testing.examples.example import MixerExample
 from jaxmodels.testing.examples.mixers.parts import (
   convolve,
   dense,
+  rms,
   silu,
   softplus,
 )
@@ -13,9 +14,18 @@ from jaxmodels.testing.examples.mixers.parts import (
 
 def plain(p, x, layer):
   """One document x [L, D], token by token."""
-  z, u = dense(p["gate"], x), convolve(p["convolution"], dense(p["input"], x))
-  dt = dense(p["step_up"], dense(p["step_down"], u)) + p["dt_bias"]
-  dt, b, c = softplus(dt), dense(p["B"], u), dense(p["C"], u)
+
+  def norm(name, y):
+    if layer.step_norms == "none":
+      return y
+    scale = p[name]["scale"] if layer.step_norms == "scaled" else 1
+    return rms(y, scale, layer.norm_epsilon)
+
+  z, u = dense(p["gate"], x), dense(p["input"], x)
+  u = convolve(p["convolution"], u)
+  dt = dense(p["step_up"], norm("step_norm", dense(p["step_down"], u)))
+  dt = np.clip(softplus(dt + p["dt_bias"]), *layer.step_limits)
+  b, c = norm("B_norm", dense(p["B"], u)), norm("C_norm", dense(p["C"], u))
   out, memory = np.zeros(u.shape), np.zeros(p["A_log"].shape)
   for t in range(len(x)):
     a = np.exp(-np.exp(p["A_log"]) * dt[t][:, None])
@@ -40,5 +50,20 @@ EXAMPLES = (
     "mamba",
     plain,
     {"expand": 1, "state_width": 4, "negative_eigenvalues": True},
+  ),
+  MixerExample(
+    "mamba_normed",
+    "mamba",
+    plain,
+    {
+      "state_width": 5,
+      "step_rank": 3,
+      "inner_width": 12,
+      "step_norms": "scaled",
+      "use_bias": True,
+      "convolution_bias": False,
+      "step_limits": (0.01, 0.5),
+      "norm_epsilon": 1e-3,
+    },
   ),
 )

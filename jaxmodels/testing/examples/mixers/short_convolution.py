@@ -14,6 +14,8 @@ def plain(p, x, layer):
   for t in range(len(x)):
     for j in range(min(t + 1, layer.kernel_width)):
       out[t] += kernel[-1 - j] * u[t - j]
+  if layer.use_bias:
+    out += p["convolution"]["bias"]
   return dense(p["output"], dense(p["output_gate"], x) * out)
 
 
@@ -26,5 +28,11 @@ EXAMPLES = (
     "tokens",
     transition="none: the last inputs",
     paper="Liquid AI 2025, arXiv:2511.23404",
+  ),
+  MixerExample(
+    "short_convolution_with_biases",
+    "short_convolution",
+    plain,
+    {"use_bias": True},
   ),
 )

@@ -3,7 +3,7 @@
 import numpy as np
 
 from jaxmodels.testing.examples.example import MixerExample
-from jaxmodels.testing.examples.mixers.parts import dense, merge, rms
+from jaxmodels.testing.examples.mixers.parts import dense, merge, rms, sigmoid
 
 
 def _rotated(x, layer):
@@ -11,20 +11,28 @@ def _rotated(x, layer):
   half = round(layer.rotary_fraction * x.shape[-1]) // 2
   speeds = layer.rotary_base ** (-np.arange(half) / half) / layer.rotary_factor
   turn = np.exp(1j * np.arange(len(x))[:, None] * speeds)[:, None]
+  turn = turn * layer.rotary_gain
   pairs = (x[..., :half] + 1j * x[..., half : 2 * half]) * turn
   return np.concatenate([pairs.real, pairs.imag, x[..., 2 * half :]], -1)
+
+
+def _normed(p, name, x, heads, layer):
+  """The projection of x [L, D] to heads [L, H, K], with its norm."""
+  y = dense(p[name], x)
+  if layer.qk_norm != "whole":
+    y = y.reshape(len(x), heads, -1)
+  if layer.qk_norm:
+    scale = layer.qk_norm_offset + p[f"{name}_norm"]["scale"]
+    y = rms(y, scale, layer.norm_epsilon)
+  return y.reshape(len(x), heads, -1)
 
 
 def plain(p, x, layer):
   """One document x [L, D], token by token."""
   heads, groups = layer.heads, layer.kv_heads or layer.heads
-  q = dense(p["query"], x).reshape(len(x), heads, -1)
-  k = dense(p["key"], x).reshape(len(x), groups, -1)
+  q = _rotated(_normed(p, "query", x, heads, layer), layer)
+  k = _rotated(_normed(p, "key", x, groups, layer), layer)
   v = dense(p["value"], x).reshape(len(x), groups, -1)
-  if layer.qk_norm:
-    q = rms(q, p["query_norm"]["scale"], layer.norm_epsilon)
-    k = rms(k, p["key_norm"]["scale"], layer.norm_epsilon)
-  q, k = _rotated(q, layer), _rotated(k, layer)
   scale = layer.scale or q.shape[-1] ** -0.5
   out = np.zeros((len(x), heads, v.shape[-1]))
   window = layer.window or layer.max_length
@@ -38,7 +46,10 @@ def plain(p, x, layer):
       weights = np.exp(scores)
       sink = np.exp(p["sinks"][h]) if layer.sinks else 0
       out[t, h] = weights / (weights.sum() + sink) @ v[seen, g]
-  return dense(p["output"], merge(out))
+  out = merge(out)
+  if layer.gate:
+    out = out * sigmoid(dense(p["output_gate"], x))
+  return dense(p["output"], out)
 
 
 EXAMPLES = (
@@ -57,6 +68,13 @@ EXAMPLES = (
     plain,
     {
       "max_length": 50,
+      "kv_heads": 2,
+      "qk_norm": "whole",
+      "qk_norm_offset": 1.0,
+      "gate": "sigmoid",
+      "qkv_bias": True,
+      "output_bias": True,
+      "rotary_gain": 1.2,
       "rotary_fraction": 0.5,
       "rotary_factor": 3.0,
       "scale": 0.8,

@@ -1,0 +1,101 @@
+"""Mamba-2: `Mamba2ForCausalLM` of transformers.
+
+Dao & Gu 2024, arXiv:2405.21060. A layer is one mixer. The rows of `in_proj` are
+the gate, the input with B and C, and the step.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from jaxmodels.interop import rules as r
+from jaxmodels.interop.config import Config
+from jaxmodels.interop.family import Family, embedding_rules, mixer_of
+from jaxmodels.mixers import Mamba2
+from jaxmodels.models import LanguageModel
+
+
+def read(config: Config) -> LanguageModel:
+  """The model of a config."""
+  width = config.get("hidden_size", 4096)
+  epsilon = config.get("layer_norm_epsilon", 1e-5)
+  expand, head_width = config.get("expand", 2), config.get("head_dim", 64)
+  config.expect("hidden_act", "silu", "swish")
+  config.expect("use_bias", False)
+  config.expect("use_conv_bias", True)
+  config.expect("num_heads", expand * width // head_width)
+  config.ignore("chunk_size", "residual_in_fp32", "rescale_prenorm_residual")
+  config.ignore("time_step_rank", "time_step_floor")
+  config.ignore("time_step_min", "time_step_max", "time_step_limit")
+  mixer = Mamba2(
+    width,
+    expand=expand,
+    head_width=head_width,
+    state_width=config.get("state_size", 128),
+    groups=config.get("n_groups", 8),
+    kernel_width=config.get("conv_kernel", 4),
+    norm_epsilon=epsilon,
+  )
+  return LanguageModel(
+    vocab_size=config.get("vocab_size", 32768),
+    width=width,
+    depth=config.get("num_hidden_layers", 64),
+    mixers=(mixer,),
+    mlp="none",
+    tie_embeddings=config.get("tie_word_embeddings", False),
+    norm_epsilon=epsilon,
+  )
+
+
+def write(model: LanguageModel) -> dict[str, Any]:
+  """The config of a model."""
+  mixer = mixer_of(model, 0)
+  return {
+    "conv_kernel": mixer.kernel_width,
+    "expand": mixer.expand,
+    "head_dim": mixer.head_width,
+    "hidden_size": model.width,
+    "layer_norm_epsilon": model.norm_epsilon,
+    "n_groups": mixer.groups,
+    "num_heads": mixer.expand * model.width // mixer.head_width,
+    "num_hidden_layers": model.depth,
+    "state_size": mixer.state_width,
+    "tie_word_embeddings": model.tie_embeddings,
+    "vocab_size": model.vocab_size,
+  }
+
+
+def rules(model: LanguageModel) -> Iterator[r.Rule]:
+  """The rules of the whole model."""
+  yield from embedding_rules(model, "backbone.embeddings.weight")
+  for i in range(model.depth):
+    theirs, ours = f"backbone.layers.{i}", f"backbone/layer_{i}"
+    yield r.same(f"{theirs}.norm.weight", f"{ours}/mixer_norm/scale")
+    mixer = mixer_of(model, i)
+    yield from mixer_rules(f"{theirs}.mixer", f"{ours}/mixer", mixer)
+  yield r.same("backbone.norm_f.weight", "backbone/norm/scale")
+
+
+def mixer_rules(theirs: str, ours: str, mixer: Mamba2) -> Iterator[r.Rule]:
+  """The rules of one mixer, which several hybrids have."""
+  inner = mixer.expand * mixer.width
+  shared = 2 * mixer.groups * mixer.state_width
+  heads = inner // mixer.head_width
+  parts = [f"{ours}/{name}/kernel" for name in ("gate", "input", "step")]
+  sizes = (inner, inner + shared, heads)
+  yield r.split(f"{theirs}.in_proj.weight", parts, sizes)
+  yield from r.convolution(f"{theirs}.conv1d", f"{ours}/convolution", bias=True)
+  for name in ("A_log", "D", "dt_bias"):
+    yield r.same(f"{theirs}.{name}", f"{ours}/{name}")
+  yield r.same(f"{theirs}.norm.weight", f"{ours}/norm/scale")
+  yield from r.dense(f"{theirs}.out_proj", f"{ours}/output")
+
+
+FAMILY = Family(
+  name="mamba2",
+  model_types=("mamba2",),
+  architecture="Mamba2ForCausalLM",
+  read=read,
+  write=write,
+  rules=rules,
+  kinds=(Mamba2,),
+)
