@@ -22,7 +22,7 @@ from jaxmodels.interop.rules import Rule
 from jaxmodels.layers.common import wide
 from jaxmodels.models import LanguageModel
 
-__all__ = ["load", "save"]
+__all__ = ["load", "read_model", "save"]
 
 Sharding = jax.sharding.Sharding
 Placement = Sharding | Callable[[str, tuple[int, ...]], Sharding] | None
@@ -65,11 +65,8 @@ def load(
   root = pathlib.Path(path)
   if int8 and (scan_layers or placement is not None):
     raise FolderError("load: int8 excludes scan_layers and placement")
-  config = Config(files.read_config(root))
+  family, model = _read_config(root)
   with _named(root):
-    family = family_of(config)
-    model = family.read(config)
-    config.check_all_read()
     tensors = files.Tensors(root, family.rename)
     rules = list(family.rules(model))
     model = model.copy(scan_layers=scan_layers, parent=None)
@@ -84,6 +81,18 @@ def load(
   computed = dtype or wide(stored)
   model = model.copy(dtype=computed, param_dtype=stored, parent=None)
   return model, {"params": traverse_util.unflatten_dict(params, sep="/")}
+
+
+def read_model(path: str | os.PathLike[str]) -> LanguageModel:
+  """Reads the model of a folder from its config; its tensors are not read.
+
+  Args:
+    path: As for `load`.
+
+  Raises:
+    FolderError: As for `load`, as far as the config goes.
+  """
+  return _read_config(pathlib.Path(path))[1]
 
 
 def save(
@@ -131,6 +140,16 @@ def save(
   root.mkdir(parents=True, exist_ok=True)
   files.write_tensors(root, tensors(), shard_bytes)
   files.write_config(root, {**given, **values})
+
+
+def _read_config(root: pathlib.Path) -> tuple[Family, LanguageModel]:
+  """The family and the model of a folder."""
+  config = Config(files.read_config(root))
+  with _named(root):
+    family = family_of(config)
+    model = family.read(config)
+    config.check_all_read()
+  return family, model
 
 
 def _read(
