@@ -86,11 +86,6 @@ class Mqar(SequenceTask):
     check_at_least(2 * (self.num_pairs + 1), vocab_size=self.vocab_size)
 
   @property
-  def chance(self) -> float:
-    """See `SequenceTask.chance`: a guess among all values."""
-    return 1 / (self.vocab_size - self._values)
-
-  @property
   def queries(self) -> int:
     """Number of queries per row."""
     return self.num_queries or self.num_pairs
