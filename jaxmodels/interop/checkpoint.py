@@ -16,12 +16,13 @@ from jaxmodels.interop import folder as files
 from jaxmodels.interop.config import Config, FolderError
 from jaxmodels.interop.families import FAMILIES, family_of
 from jaxmodels.interop.family import Family
+from jaxmodels.interop.int8 import Int8Kernel, is_kernel, quantize
 from jaxmodels.interop.layers import Layers
 from jaxmodels.interop.rules import Rule
 from jaxmodels.layers.common import wide
 from jaxmodels.models import LanguageModel
 
-__all__ = ["load", "save"]
+__all__ = ["load", "read_model", "save"]
 
 Sharding = jax.sharding.Sharding
 Placement = Sharding | Callable[[str, tuple[int, ...]], Sharding] | None
@@ -33,6 +34,7 @@ def load(
   dtype: jnp.dtype | None = None,
   placement: Placement = None,
   scan_layers: bool = False,
+  int8: bool = False,
 ) -> tuple[LanguageModel, dict[str, Any]]:
   """Loads a model from a folder in the layout of Hugging Face.
 
@@ -49,6 +51,9 @@ def load(
       device.
     scan_layers: Whether the model scans over repeats of its pattern of layers,
       which compiles faster; see `Backbone`.
+    int8: Whether kernels are stored in int8, see `jaxmodels.interop.int8`.
+      Such variables cannot be trained or saved. It excludes `placement` and
+      `scan_layers`.
 
   Returns:
     The model, and its variables: `model.apply(variables, tokens)`.
@@ -58,11 +63,10 @@ def load(
       config or a tensor is unknown, or a shape is wrong. One line says which.
   """
   root = pathlib.Path(path)
-  config = Config(files.read_config(root))
+  if int8 and (scan_layers or placement is not None):
+    raise FolderError("load: int8 excludes scan_layers and placement")
+  family, model = _read_config(root)
   with _named(root):
-    family = family_of(config)
-    model = family.read(config)
-    config.check_all_read()
     tensors = files.Tensors(root, family.rename)
     rules = list(family.rules(model))
     model = model.copy(scan_layers=scan_layers, parent=None)
@@ -71,12 +75,24 @@ def load(
     params: dict[str, jax.Array] = {}
     for rule in (rule for rule in rules if not rule.optional):
       for ours, value in _read(rule, tensors):
-        layers.put(params, ours, _representable(ours, value), placement)
+        layers.put(params, ours, _stored(ours, value, int8), placement)
   kinds = [jnp.dtype(x.dtype) for x in params.values()]
   stored = max(set(kinds), key=kinds.count)
   computed = dtype or wide(stored)
   model = model.copy(dtype=computed, param_dtype=stored, parent=None)
   return model, {"params": traverse_util.unflatten_dict(params, sep="/")}
+
+
+def read_model(path: str | os.PathLike[str]) -> LanguageModel:
+  """Reads the model of a folder from its config; its tensors are not read.
+
+  Args:
+    path: As for `load`.
+
+  Raises:
+    FolderError: As for `load`, as far as the config goes.
+  """
+  return _read_config(pathlib.Path(path))[1]
 
 
 def save(
@@ -110,6 +126,8 @@ def save(
   chosen, values = _written(model, family, given)
   layers = Layers(model)
   params = traverse_util.flatten_dict(variables["params"], sep="/")
+  if any(isinstance(x, Int8Kernel) for x in params.values()):
+    raise FolderError("save: variables in int8 cannot be saved")
   rules = list(chosen.rules(model))
   _check_left({p for r in rules for p in r.ours}, layers, params)
 
@@ -122,6 +140,16 @@ def save(
   root.mkdir(parents=True, exist_ok=True)
   files.write_tensors(root, tensors(), shard_bytes)
   files.write_config(root, {**given, **values})
+
+
+def _read_config(root: pathlib.Path) -> tuple[Family, LanguageModel]:
+  """The family and the model of a folder."""
+  config = Config(files.read_config(root))
+  with _named(root):
+    family = family_of(config)
+    model = family.read(config)
+    config.check_all_read()
+  return family, model
 
 
 def _read(
@@ -139,12 +167,15 @@ def _read(
     raise FolderError(f"{shapes} does not fit the config: {error}") from error
 
 
-def _representable(path: str, value: np.ndarray) -> np.ndarray:
+def _stored(
+  path: str, value: np.ndarray, int8: bool
+) -> np.ndarray | Int8Kernel:
+  """A parameter as the variables hold it."""
   if jax.typeof(value).dtype != value.dtype:
     raise FolderError(
       f"{path} is {value.dtype}: switch jax_enable_x64 on to load it"
     )
-  return value
+  return quantize(value) if int8 and is_kernel(path, value) else value
 
 
 def _check_names(

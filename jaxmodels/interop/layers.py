@@ -11,6 +11,7 @@ import numpy as np
 from flax import traverse_util
 
 from jaxmodels.interop.config import FolderError
+from jaxmodels.interop.int8 import Int8Kernel
 from jaxmodels.models import LanguageModel
 
 __all__ = ["Layers"]
@@ -71,9 +72,9 @@ class Layers:
 
   def put(
     self,
-    params: dict[str, jax.Array],
+    params: dict[str, Any],
     path: str,
-    value: np.ndarray,
+    value: np.ndarray | Int8Kernel,
     placement: Any,
   ) -> None:
     """Puts the parameter of one layer on its devices.
@@ -97,7 +98,7 @@ class Layers:
       )
     where = placement(stored, shape) if callable(placement) else placement
     if index is None:
-      params[stored] = jax.device_put(np.ascontiguousarray(value), where)
+      params[stored] = jax.device_put(value, where)
       return
     if stored not in params:
       make = functools.partial(jnp.zeros, shape, value.dtype)

@@ -1,5 +1,7 @@
 """The channel mixer of RWKV, which also reads the token before."""
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -7,7 +9,12 @@ import jax.numpy as jnp
 from jaxmodels.layers.common import check_fields, check_input, projection, wide
 from jaxmodels.layers.token_shift import token_shift
 
-__all__ = ["RWKVChannelMix", "blend", "falling"]
+__all__ = ["RWKVChannelMix", "blend", "falling", "relu_squared", "rising"]
+
+
+def relu_squared(x: jax.Array) -> jax.Array:
+  """max(x, 0)^2 (So et al. 2021, arXiv:2109.08668)."""
+  return jnp.square(nn.relu(x))
 
 
 def blend(x: jax.Array, before: jax.Array, share: jax.Array) -> jax.Array:
@@ -38,6 +45,15 @@ def falling(power: jax.Array | float, plus: jax.Array | float = 0.0):
   return init
 
 
+def rising(power: jax.Array | float, plus: jax.Array | float = 0.0):
+  """The initial shares (d / D)^power + plus of channels d: [..., D]."""
+
+  def init(key, shape, dtype):
+    return 1 - falling(power, plus)(key, shape, dtype)
+
+  return init
+
+
 class RWKVChannelMix(nn.Module):
   """A squared ReLU between two maps, on a mix with the token before.
 
@@ -48,14 +64,19 @@ class RWKVChannelMix(nn.Module):
     y_t = sigmoid(W_r (x_t + (x_{t-1} - x_t) mu_r)) W_v relu(k_t)^2 (RWKV-6)
 
   Peng et al. 2024, arXiv:2404.05892, and Peng et al. 2025, arXiv:2503.14456.
-  The initial mu and the hidden widths are those of the published code.
-  Departure: LeCun initialisation.
+  RWKV-4 (Peng et al. 2023, arXiv:2305.13048) is RWKV-6 with 1 - mu in place of
+  mu and a hidden width of 4 D: `receptance` and `own_share`. The initial mu and
+  the hidden widths are those of the published code. Departure: LeCun
+  initialisation.
 
   Attributes:
     width: D.
-    hidden: Hidden width, by default 4 D, or with a receptance 3.5 D rounded up
-      to a multiple of 32.
-    receptance: Whether the result has a gate, as in RWKV-6.
+    hidden: Hidden width, by default 4 D, or as in RWKV-6 3.5 D rounded up to a
+      multiple of 32.
+    receptance: Whether the result has a gate, as in RWKV-4 and RWKV-6.
+    own_share: Whether mu is the share of the token itself, as in RWKV-4, and
+      not of the token before it.
+    activation: The function of k_t.
     output_scale: Factor on the initial weights of the output projection.
     axis_name: The mesh axis over which L is sharded, inside `shard_map`.
     dtype: The dtype of the computation.
@@ -65,6 +86,8 @@ class RWKVChannelMix(nn.Module):
   width: int
   hidden: int | None = None
   receptance: bool = False
+  own_share: bool = False
+  activation: Callable[[jax.Array], jax.Array] = relu_squared
   output_scale: float = 1.0
   axis_name: str | None = None
   dtype: jnp.dtype = jnp.float32
@@ -96,15 +119,16 @@ class RWKVChannelMix(nn.Module):
       x, state, segment_ids=segment_ids, axis_name=self.axis_name
     )
     left = 1 - layer / depth
-    shares = falling(left if self.receptance else left**4)
+    power = left if self.receptance else left**4
+    shares = rising(power) if self.own_share else falling(power)
 
     def mixed(name: str) -> jax.Array:
       mu = self.param(f"mix_{name}", shares, (self.width,), self.param_dtype)
-      return blend(x, before, mu)
+      return blend(x, before, 1 - mu if self.own_share else mu)
 
     hidden = projection(self, self._hidden(), "key")(mixed("key"))
     output = projection(self, self.width, "output", scale=self.output_scale)
-    y = output(jnp.square(nn.relu(hidden)))
+    y = output(self.activation(hidden))
     if self.receptance:
       gate = projection(self, self.width, "receptance")(mixed("receptance"))
       y = nn.sigmoid(gate) * y
@@ -118,4 +142,6 @@ class RWKVChannelMix(nn.Module):
   def _hidden(self) -> int:
     if self.hidden is not None:
       return self.hidden
-    return -(-7 * self.width // 64) * 32 if self.receptance else 4 * self.width
+    if self.own_share or not self.receptance:
+      return 4 * self.width
+    return -(-7 * self.width // 64) * 32

@@ -159,6 +159,7 @@ def convolved(
   entering: tuple[jax.Array, ...] | None,
   segment_ids: jax.Array | None,
   activation: Callable[[jax.Array], jax.Array] = nn.silu,
+  wide: tuple[str, ...] = (),
 ) -> tuple[list[jax.Array], tuple[jax.Array, ...] | None]:
   """Maps x to heads, with short convolutions if `kernel_width` is given.
 
@@ -170,13 +171,15 @@ def convolved(
     entering: The states of the convolutions, or None.
     segment_ids: [B, L] or None.
     activation: Applied after each convolution.
+    wide: Names of projections that are computed in float32 or wider.
 
   Returns:
     One [B, L, H, F] per name, and the states of the convolutions, or None.
   """
   results, leaving = [], []
   for i, (name, (heads, features)) in enumerate(sizes.items()):
-    y = mixer.dense(name, heads * features)(x)
+    dtype = mixer.wide if name in wide else mixer.dtype
+    y = mixer.dense(name, heads * features, dtype=dtype)(x)
     if kernel_width is not None:
       convolution = mixer.new_convolution(
         f"{name}_convolution", kernel_width, activation=activation

@@ -8,8 +8,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxmodels.layers.common import check_fields, divide, merge_heads
+from jaxmodels.mixers.gla import GLAState, convolved
 from jaxmodels.mixers.mixer import Mixer
 from jaxmodels.ops import linear_attention
+from jaxmodels.ops.feature_maps import identity
 
 __all__ = ["HGRN2"]
 
@@ -33,20 +35,31 @@ class HGRN2(Mixer):
   bound is 0. Outside of a stack the bound is 0. Departures: the scale of the
   queries, which the norm undoes but for its epsilon; LeCun initialisation.
 
-  The other fields are those of `Mixer`; the state is [B, H, K, V].
+  Options of the layer of flash-linear-attention: a short convolution after W_q,
+  W_f and W_i; layers whose bounds are 0 in a stack too; and a norm without a
+  learned scale.
+
+  The other fields are those of `Mixer`; the state is [B, H, K, V], or with
+  convolutions a `GLAState`.
 
   Attributes:
     heads: H.
     key_width: K, by default D / H.
+    lower_bounds: Whether the layer has lower bounds in a stack.
+    kernel_width: The kernel width of the convolutions, or None for none.
+    norm_scale: Whether the norm has a learned scale.
   """
 
   heads: int = 4
   key_width: int | None = None
+  lower_bounds: bool = True
+  kernel_width: int | None = None
+  norm_scale: bool = True
 
   def mix(
     self,
     x: jax.Array,
-    state: jax.Array | None,
+    state: Any,
     segment_ids: jax.Array | None,
     *,
     layer: Any = 0,
@@ -54,32 +67,48 @@ class HGRN2(Mixer):
   ) -> tuple[Any, ...]:
     """The equation above; a stack's lower bounds are `shared["bounds"]`."""
     key_width, value_width = self._widths()
-    logits = self.heads_of("forget", x, self.heads, key_width, dtype=self.wide)
+    (q, logits, i), tails = convolved(
+      self,
+      x,
+      {
+        "query": (self.heads, key_width),
+        "forget": (self.heads, key_width),
+        "input": (self.heads, value_width),
+      },
+      self.kernel_width,
+      state.convolution_states if isinstance(state, GLAState) else None,
+      segment_ids,
+      activation=identity,
+      wide=("forget",),
+    )
+    logits = logits.astype(self.wide)
     bound = jnp.zeros((self.heads, key_width), self.wide)
-    if shared is not None:
+    if shared is not None and self.lower_bounds:
       bound = shared["bounds"][layer].reshape(bound.shape).astype(self.wide)
     bound = jnp.expand_dims(bound, (0, 1))
     # b + (1 - b) s = b (1 - s) + s, and so 1 - f = (1 - b) (1 - s).
     lowest = jnp.log(jnp.maximum(bound, _TINY)) + nn.log_sigmoid(-logits)
-    log_forget = jnp.logaddexp(lowest, nn.log_sigmoid(logits))
-    q = nn.silu(self.heads_of("query", x, self.heads, key_width))
     y, last = self.run(
       linear_attention,
-      q * key_width**-0.5,
+      nn.silu(q) * key_width**-0.5,
       (1 - bound) * nn.sigmoid(-logits),
-      self.heads_of("input", x, self.heads, value_width),
-      log_forget,
-      state=state,
+      i,
+      jnp.logaddexp(lowest, nn.log_sigmoid(logits)),
+      state=state.state if isinstance(state, GLAState) else state,
       segment_ids=segment_ids,
     )
-    y = self.project_out(self.new_norm()(merge_heads(y)))
-    return (y, last) if shared is None else (y, last, shared)
+    y = self.new_norm(use_scale=self.norm_scale)(merge_heads(y))
+    y = self.project_out(y)
+    after = last if tails is None else GLAState(last, tails)
+    return (y, after) if shared is None else (y, after, shared)
 
   def init_shared(
     self, x: jax.Array, depth: int, param: Callable[..., jax.Array]
   ) -> dict[str, jax.Array]:
     """The lower bounds of all layers, [depth, H K]."""
     del x
+    if not self.lower_bounds:
+      return {}
     key_width, _ = self._widths()
     shape = (depth, self.heads * key_width)
     logits = param("lower_bounds", nn.initializers.zeros, shape)
@@ -88,6 +117,6 @@ class HGRN2(Mixer):
 
   def _widths(self) -> tuple[int, int]:
     """K and V, once all fields are checked."""
-    check_fields(self, "heads", "key_width")
+    check_fields(self, "heads", "key_width", "kernel_width")
     value_width = divide(self, "heads", self.width, "D")
     return self.key_width or value_width, value_width

@@ -41,7 +41,8 @@ class MLSTM(Mixer):
   scales k in place of q, which is the same h. As in the published code, W_i and
   W_f are initially 0, b_i is -10, and b_f goes from 3 to 6 over the heads.
   Departures: the published code adds 1e-6 to the denominator of h; the norm has
-  a bias; LeCun initialisation. `MLSTMBlock` is the layer of the first paper.
+  a bias, unless `norm_bias` is off; LeCun initialisation. `MLSTMBlock` is the
+  layer of the first paper.
 
   The other fields are those of `Mixer`. The state is the `Normalized` of
   `normalized_linear_attention`.
@@ -51,12 +52,16 @@ class MLSTM(Mixer):
     key_width: K, by default D / (2 H).
     value_width: V, by default D / H.
     gate_cap: c, or None for gates without a cap.
+    use_bias: Whether W_q, W_k, W_v, W_g and W_o have a bias, initially zero.
+    norm_bias: Whether the norm has a bias.
   """
 
   heads: int = 4
   key_width: int | None = None
   value_width: int | None = None
   gate_cap: float | None = 15.0
+  use_bias: bool = False
+  norm_bias: bool = True
 
   def mix(
     self, x: jax.Array, state: Normalized | None, segment_ids: jax.Array | None
@@ -64,23 +69,35 @@ class MLSTM(Mixer):
     """The equation above."""
     key_width, value_width = self._widths()
     rare = jnp.full(self.heads, -10.0)
+
+    def heads(name: str, features: int) -> jax.Array:
+      return self.heads_of(
+        name, x, self.heads, features, use_bias=self.use_bias
+      )
+
     h, last = self.run(
       normalized_linear_attention,
-      self.heads_of("query", x, self.heads, key_width) * key_width**-0.5,
-      self.heads_of("key", x, self.heads, key_width),
-      self.heads_of("value", x, self.heads, value_width),
+      heads("query", key_width) * key_width**-0.5,
+      heads("key", key_width),
+      heads("value", value_width),
       self._gate("input_gate", x, rare),
       nn.log_sigmoid(self._gate("forget_gate", x, _long(self.heads))),
       state=state,
       segment_ids=segment_ids,
     )
-    h = self.new_norm(kind=LayerNorm, groups=self.heads)(merge_heads(h))
-    gate = nn.sigmoid(self.dense("output_gate", h.shape[-1])(x))
-    return self.project_out(gate * h), last
+    norm = self.new_norm(
+      kind=LayerNorm, groups=self.heads, use_bias=self.norm_bias
+    )
+    gate = nn.sigmoid(merge_heads(heads("output_gate", value_width)))
+    y = gate * norm(merge_heads(h))
+    output = self.dense(
+      "output", self.width, scale=self.output_scale, use_bias=self.use_bias
+    )
+    return output(y), last
 
   def init_state(self, batch_size: int) -> Any:
     """The empty state: zeros, and the lowest m."""
-    return _empty(super().init_state(batch_size))
+    return empty(super().init_state(batch_size))
 
   @nn.nowrap
   def _gate(self, name: str, x: jax.Array, bias: jax.Array) -> jax.Array:
@@ -177,7 +194,7 @@ class MLSTMBlock(Mixer):
   def init_state(self, batch_size: int) -> Any:
     """Zeros, and an empty state of the cell."""
     state = super().init_state(batch_size)
-    return state._replace(state=_empty(state.state))
+    return state._replace(state=empty(state.state))
 
   @nn.nowrap
   def _blocks(self, name: str, x: jax.Array) -> jax.Array:
@@ -222,6 +239,6 @@ def _long(heads: int) -> jax.Array:
   return jnp.linspace(start, stop, heads)
 
 
-def _empty(state: Normalized) -> Normalized:
-  """Zeros with the lowest m."""
+def empty(state: Normalized) -> Normalized:
+  """The state with the lowest m, whose sums are empty."""
   return state._replace(m=jnp.full_like(state.m, EMPTY))

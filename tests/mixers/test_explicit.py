@@ -8,7 +8,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxmodels.layers import MLPS
-from jaxmodels.mixers import GLA, MIXERS
+from jaxmodels.mixers import GLA, MIXERS, Mamba2, SlidingAttention
 from jaxmodels.testing import relative_error
 from tests.mixers import slow_but
 
@@ -42,13 +42,21 @@ OPTIONS = {
   "neighborhood_attention": {"heads": 2, "kernel_width": 3},
   "halo_attention": {"heads": 2, "block_size": 2, "halo": 1, "columns": 2},
   "mixture_of_heads": {"heads": 2, "active_heads": 1, "max_length": 4},
+  "latent_attention": {"heads": 2, "rank": 6, "max_length": 4},
   "hopfield": {"heads": 2, "window": 3},
   "galerkin": {"heads": 2, **RECURRENT},
   "soft": {"heads": 2, "landmarks": 2, "max_segments": 3},
   "lion": {"heads": 2, **RECURRENT},
   "bidirectional": {"mixer": GLA(WIDTH, heads=2, gate_rank=2), **RECURRENT},
+  "parallel": {
+    "mixers": (
+      Mamba2(WIDTH, head_width=8, state_width=4, **RECURRENT),
+      SlidingAttention(WIDTH, heads=2, window=3),
+    )
+  },
   "polyline_attention": {"heads": 2, "columns": 2},
   "retnet": {"heads": 2, **RECURRENT},
+  "rwkv4": {**RECURRENT},
   "rwkv6": {"head_width": 4, "mix_rank": 2, "decay_rank": 2, **RECURRENT},
   "rwkv7": {"head_width": 4, **RECURRENT},
   "s5": {"state_width": 8},

@@ -3,15 +3,25 @@
 import numpy as np
 
 from jaxmodels.testing.examples.example import MixerExample
-from jaxmodels.testing.examples.mixers.parts import dense, rms, sigmoid, silu
+from jaxmodels.testing.examples.mixers.parts import (
+  convolve,
+  dense,
+  rms,
+  sigmoid,
+  silu,
+)
 
 
 def plain(p, x, layer, bound=0.0):
   """One document x [L, D], token by token, with a lower bound [H K] or 0."""
-  q, f, i = (
-    dense(p[name], x).reshape(len(x), layer.heads, -1)
-    for name in ("query", "forget", "input")
-  )
+
+  def heads(name):
+    y = dense(p[name], x)
+    if layer.kernel_width is not None:
+      y = convolve(p[f"{name}_convolution"], y, lambda y: y)
+    return y.reshape(len(x), layer.heads, -1)
+
+  q, f, i = (heads(name) for name in ("query", "forget", "input"))
   bound = np.reshape(bound, (-1, f.shape[-1]) if np.ndim(bound) else ())
   f = bound + (1 - bound) * sigmoid(f)
   out = np.zeros(i.shape)
@@ -20,7 +30,8 @@ def plain(p, x, layer, bound=0.0):
     for t in range(len(x)):
       memory = f[t, h][:, None] * memory + np.outer(1 - f[t, h], i[t, h])
       out[t, h] = memory.T @ silu(q[t, h]) / np.sqrt(f.shape[-1])
-  out = rms(out.reshape(len(x), -1), p["norm"]["scale"], layer.norm_epsilon)
+  scale = p["norm"]["scale"] if layer.norm_scale else 1
+  out = rms(out.reshape(len(x), -1), scale, layer.norm_epsilon)
   return dense(p["output"], out)
 
 
@@ -34,5 +45,11 @@ EXAMPLES = (
     "bound of the layer",
     transition="diagonal",
     paper="Qin et al. 2024, arXiv:2404.07904",
+  ),
+  MixerExample(
+    "hgrn2_options",
+    "hgrn2",
+    plain,
+    {"heads": 2, "kernel_width": 3, "norm_scale": False},
   ),
 )

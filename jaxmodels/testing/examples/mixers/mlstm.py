@@ -41,7 +41,7 @@ def _cell(norm, q, k, v, i, f, epsilon):
       y = memory.T @ q[t, h] / max(abs(normaliser @ q[t, h]), 1)
       y = y - y.mean()
       out[t, h] = y / np.sqrt(np.mean(y * y) + epsilon)
-  return out.reshape(len(v), -1) * norm["scale"] + norm["bias"]
+  return out.reshape(len(v), -1) * norm["scale"] + norm.get("bias", 0)
 
 
 def plain_block(p, x, layer):
@@ -80,6 +80,12 @@ EXAMPLES = (
     "i_t an exponential",
     transition="scalar",
     paper="Beck et al. 2024, arXiv:2405.04517",
+  ),
+  MixerExample(
+    "mlstm_biases",
+    "mlstm",
+    plain,
+    {"heads": 2, "gate_cap": 4.0, "use_bias": True, "norm_bias": False},
   ),
   MixerExample(
     "mlstm_block",

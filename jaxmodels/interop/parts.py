@@ -1,0 +1,55 @@
+"""Rules of layers that many families have, under the names most of them use."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from jaxmodels.interop import rules as r
+from jaxmodels.mixers import SoftmaxAttention
+
+__all__ = ["attention", "gated_mlp", "read_out", "shortest"]
+
+
+def shortest(entries: Sequence[Any]) -> tuple[Any, ...]:
+  """The shortest pattern whose whole repeats are the entries of all layers."""
+  count = len(entries)
+  for period in range(1, count + 1):
+    if count % period == 0 and all(
+      entry == entries[i % period] for i, entry in enumerate(entries)
+    ):
+      return tuple(entries[:period])
+  return tuple(entries)
+
+
+def attention(
+  theirs: str, ours: str, mixer: SoftmaxAttention, output: str = "o_proj"
+) -> Iterator[r.Rule]:
+  """Softmax attention with `q_proj`, `k_proj`, `v_proj`, and norms if any."""
+  for name in ("query", "key", "value"):
+    yield from r.dense(
+      f"{theirs}.{name[0]}_proj", f"{ours}/{name}", mixer.qkv_bias
+    )
+  if mixer.qk_norm:
+    yield r.same(f"{theirs}.q_norm.weight", f"{ours}/query_norm/scale")
+    yield r.same(f"{theirs}.k_norm.weight", f"{ours}/key_norm/scale")
+  yield from r.dense(f"{theirs}.{output}", f"{ours}/output", mixer.output_bias)
+
+
+def gated_mlp(
+  theirs: str,
+  ours: str,
+  names: Sequence[str] = ("gate_proj", "up_proj", "down_proj"),
+  bias: bool = False,
+) -> Iterator[r.Rule]:
+  """A gated MLP, of which the names are those of gate, value and output."""
+  for their, our in zip(names, ("gate", "value", "output"), strict=True):
+    yield from r.dense(f"{theirs}.{their}", f"{ours}/{our}", bias)
+
+
+def read_out(
+  embedding: str, norm: str, tied: bool, logits: str = "lm_head"
+) -> Iterator[r.Rule]:
+  """The embedding, the norm at the end of the stack, and the logits."""
+  yield r.same(f"{embedding}.weight", "embedding/table")
+  yield r.same(f"{norm}.weight", "backbone/norm/scale")
+  if not tied:
+    yield r.same(f"{logits}.weight", "embedding/readout")
