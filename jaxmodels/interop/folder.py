@@ -4,7 +4,7 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 import ml_dtypes  # noqa: F401 (numpy then knows bfloat16)
@@ -14,7 +14,13 @@ from safetensors import numpy as safetensors_numpy
 
 from jaxmodels.interop.config import FolderError
 
-__all__ = ["Tensors", "read_config", "write_config", "write_tensors"]
+__all__ = [
+  "Tensors",
+  "has_tensors",
+  "read_config",
+  "write_config",
+  "write_tensors",
+]
 
 CONFIG = "config.json"
 SINGLE = "model.safetensors"
@@ -34,20 +40,24 @@ class Tensors:
       `model.safetensors.index.json` and the files that it names.
     rename: Pairs of a regular expression and its replacement: other names that
       some files have for the same tensors.
+    known: Names that are not replaced.
 
   Raises:
     FolderError: A file is missing, is damaged, or is a pickle.
   """
 
   def __init__(
-    self, folder: pathlib.Path, rename: Iterable[tuple[str, str]] = ()
+    self,
+    folder: pathlib.Path,
+    rename: Iterable[tuple[str, str]] = (),
+    known: Collection[str] = (),
   ):
     self._folder = folder
     self._places: dict[str, tuple[str, str]] = {}
     for file in _files(folder):
       for name in self._open(file).keys():  # noqa: SIM118 (no iterator)
         key = name
-        for pattern, replacement in rename:
+        for pattern, replacement in () if name in known else rename:
           key = re.sub(pattern, replacement, key)
         if key in self._places:
           raise FolderError(
@@ -63,6 +73,10 @@ class Tensors:
 
   def __contains__(self, name: str) -> bool:
     return name in self._places
+
+  def name_in_file(self, name: str) -> str:
+    """The name that a file has for a tensor."""
+    return self._places[name][1]
 
   def read(self, name: str) -> np.ndarray:
     """Returns the tensor of that name, in the dtype of the file."""
@@ -100,6 +114,11 @@ def _files(folder: pathlib.Path) -> list[str]:
       "opened: convert it to safetensors where you trust it"
     )
   raise FolderError(f"{folder}: there is neither {SINGLE} nor {INDEX}")
+
+
+def has_tensors(folder: pathlib.Path) -> bool:
+  """Whether a folder has tensors, and not only a config."""
+  return (folder / INDEX).exists() or (folder / SINGLE).exists()
 
 
 def _indexed(folder: pathlib.Path) -> list[str]:

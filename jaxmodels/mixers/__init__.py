@@ -33,6 +33,7 @@ from jaxmodels.mixers.gated_slot import GatedSlotAttention
 from jaxmodels.mixers.gla import GLA
 from jaxmodels.mixers.hgrn2 import HGRN2
 from jaxmodels.mixers.hopfield import Hopfield
+from jaxmodels.mixers.latent_attention import LatentAttention
 from jaxmodels.mixers.lightning import LightningAttention
 from jaxmodels.mixers.linear_attention import Based, LinearAttention
 from jaxmodels.mixers.linoss import LinOSS
@@ -54,6 +55,7 @@ from jaxmodels.mixers.parallel import Parallel
 from jaxmodels.mixers.polyline import PolylineAttention
 from jaxmodels.mixers.retnet import RetNet
 from jaxmodels.mixers.rg_lru import RGLRU
+from jaxmodels.mixers.rwkv4 import RWKV4
 from jaxmodels.mixers.rwkv6 import RWKV6
 from jaxmodels.mixers.rwkv7 import RWKV7
 from jaxmodels.mixers.s4 import LSSL, S4, S4D
@@ -78,6 +80,7 @@ __all__ = [
   "MIXERS",
   "MLSTM",
   "RGLRU",
+  "RWKV4",
   "RWKV6",
   "RWKV7",
   "S4",
@@ -96,6 +99,7 @@ __all__ = [
   "GatedSlotAttention",
   "HaloAttention",
   "Hopfield",
+  "LatentAttention",
   "LightningAttention",
   "LinOSS",
   "LinearAttention",
@@ -144,6 +148,7 @@ MIXERS: dict[str, Callable[..., nn.Module]] = {
   "mlstm": MLSTM,
   "mlstm_block": MLSTMBlock,
   "retnet": RetNet,
+  "rwkv4": RWKV4,
   "rwkv6": RWKV6,
   "rwkv7": RWKV7,
   "lssl": LSSL,
@@ -166,6 +171,7 @@ MIXERS: dict[str, Callable[..., nn.Module]] = {
   "bidirectional": Bidirectional,
   "parallel": Parallel,
   "softmax_attention": SoftmaxAttention,
+  "latent_attention": LatentAttention,
   "sliding_attention": SlidingAttention,
 }
 

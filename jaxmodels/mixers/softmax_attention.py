@@ -1,7 +1,7 @@
 """Softmax attention, full or in a window, the partner of linear mixers."""
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -93,9 +93,9 @@ class SoftmaxAttention(Mixer):
     scale: The factor on the scores, by default 1 / sqrt(K).
     softcap: The bound of the scores, or None.
     sinks: Whether each head has a learned sink, initially 0.
-    qk_norm_offset: Added to the scale of these norms, see `RMSNorm`; Qwen3-Next
-      has 1.
-    gate: "sigmoid" for the gate of the heads above; None for no gate.
+    qk_norm_offset: The `offset` of the norms of `qk_norm`, see `RMSNorm`;
+      Qwen3-Next has 1.
+    gate: "sigmoid" for the gate of the heads, None for no gate.
     qkv_bias: Whether the projections to queries, keys, values and the gate have
       a bias.
     output_bias: Whether the output projection has a bias.
@@ -132,11 +132,11 @@ class SoftmaxAttention(Mixer):
   ) -> tuple[jax.Array, SoftmaxAttentionState]:
     """The equation above."""
     kv_heads, head_width = self._sizes()
-    self._check_length(x.shape[1])
+    if self.window is None:
+      check_length(self, x.shape[1], _REMEDY)
     positions, after = self.positions(
       x, None if state is None else state.position, segment_ids
     )
-
     scale = head_width**-0.5 if self.scale is None else self.scale
     q, k = (
       self._rotated(self._normed(name, x, heads, head_width), positions)
@@ -156,7 +156,7 @@ class SoftmaxAttention(Mixer):
     y = self.project_out(y, use_bias=self.output_bias)
     goes_on = state is not None or is_open(x.shape[1])
     if goes_on and self.window is None:
-      y = self._within_cache(y, positions)
+      y = within_cache(self, y, positions, _REMEDY)
     return y, SoftmaxAttentionState(cache, after)
 
   @nn.nowrap
@@ -224,33 +224,6 @@ class SoftmaxAttention(Mixer):
     """Tokens that a query sees at most, itself among them."""
     return self.window or self.max_length
 
-  def _check_length(self, length: int) -> None:
-    """Raises where a call has more tokens than full attention may see."""
-    if self.axis_name is not None:
-      length *= jax.lax.axis_size(self.axis_name)
-    name = type(self).__name__
-    checks.require(
-      # Of an exported program only a call knows its length: y is NaN beyond.
-      self.window is not None or is_open(length) or length <= self.max_length,
-      f"{name}: max_length is {self.max_length}, but the sequence "
-      f"has {length} tokens: {_REMEDY}",
-    )
-
-  def _within_cache(self, y: jax.Array, positions: jax.Array) -> jax.Array:
-    """Raises where tokens are beyond the cache, or makes their y NaN."""
-    name = type(self).__name__
-    if not isinstance(positions, jax.core.Tracer):
-      last = int(np.max(positions, initial=0))
-      checks.require(
-        last < self.max_length,
-        f"{name}: max_length is {self.max_length}, but a token has "
-        f"{last} others before it: {_REMEDY}",
-      )
-    bounded = f"the position (max_length is {self.max_length}; raise it)"
-    checks.between(name, bounded, positions, 0, self.max_length - 1)
-    beyond = (positions >= self.max_length)[..., None]
-    return jnp.where(beyond, jnp.asarray(jnp.nan, y.dtype), y)
-
   def _sizes(self) -> tuple[int, int]:
     """Key heads and K, once all fields are checked."""
     sizes = ("heads", "kv_heads", "head_width", "window", "max_length")
@@ -292,3 +265,46 @@ class SlidingAttention(SoftmaxAttention):
   """
 
   window: int | None = 256
+
+
+def check_length(layer: Any, length: Any, remedy: str) -> None:
+  """Raises where a call has more tokens than `max_length` of a mixer.
+
+  Args:
+    layer: A mixer with full attention and a field `max_length`.
+    length: The tokens of the call on this device.
+    remedy: What to do, for the message.
+  """
+  if layer.axis_name is not None:
+    length *= jax.lax.axis_size(layer.axis_name)
+  checks.require(
+    # Of an exported program only a call knows its length: y is NaN beyond.
+    is_open(length) or length <= layer.max_length,
+    f"{type(layer).__name__}: max_length is {layer.max_length}, but the "
+    f"sequence has {length} tokens: {remedy}",
+  )
+
+
+def within_cache(
+  layer: Any, y: jax.Array, positions: jax.Array, remedy: str
+) -> jax.Array:
+  """Raises where tokens are beyond the cache, or makes their outputs NaN.
+
+  Args:
+    layer: A mixer with full attention and a field `max_length`.
+    y: [B, L, D], the outputs.
+    positions: [B, L], how many tokens of its segment precede each token.
+    remedy: What to do, for the message.
+  """
+  name = type(layer).__name__
+  if not isinstance(positions, jax.core.Tracer):
+    last = int(np.max(positions, initial=0))
+    checks.require(
+      last < layer.max_length,
+      f"{name}: max_length is {layer.max_length}, but a token has "
+      f"{last} others before it: {remedy}",
+    )
+  bounded = f"the position (max_length is {layer.max_length}; raise it)"
+  checks.between(name, bounded, positions, 0, layer.max_length - 1)
+  beyond = (positions >= layer.max_length)[..., None]
+  return jnp.where(beyond, jnp.asarray(jnp.nan, y.dtype), y)

@@ -24,6 +24,7 @@ from jaxmodels.analysis import flops
 from jaxmodels.analysis.chips import CHIPS
 from jaxmodels.models.lora import LoRA, without_lora
 from jaxmodels.ops import Cache
+from jaxmodels.ops.attention.latent import LatentCache
 
 # The gradient of a product is two products of the same size.
 _PASSES = 3
@@ -107,16 +108,17 @@ def _filled(state: Any, length: int) -> float:
   """The fraction of all caches that the past of a sequence fills."""
 
   def is_cache(x: Any) -> bool:
-    return isinstance(x, Cache)
+    return isinstance(x, Cache | LatentCache)
 
   caches = [x for x in jax.tree.leaves(state, is_leaf=is_cache) if is_cache(x)]
-  room = sum(cache.k.size for cache in caches)
+  # The first array of a cache holds its keys, or the latents of them.
+  room = sum(cache[0].size for cache in caches)
   if not room:
     return 1.0
   filled = sum(
-    cache.k.size * min(1.0, (length - 1) / cache.live.shape[-1])
+    cache[0].size * min(1.0, (length - 1) / cache.live.shape[-1])
     for cache in caches
-    if cache.k.size
+    if cache[0].size
   )
   return filled / room
 
