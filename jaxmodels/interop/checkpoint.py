@@ -21,6 +21,7 @@ from jaxmodels.interop.layers import Layers
 from jaxmodels.interop.rules import Rule
 from jaxmodels.layers.common import wide
 from jaxmodels.models import LanguageModel
+from jaxmodels.models.block import Block
 
 __all__ = ["load", "read_model", "save"]
 
@@ -230,9 +231,12 @@ def _written(
     values = {
       "architectures": [family.architecture],
       "model_type": family.model_types[0],
-      **family.write(model),
     }
-    problem = difference(model, family.read(Config(values)))
+    try:
+      values |= family.write(model)
+      problem = difference(model, family.read(Config(values)))
+    except FolderError as error:
+      problem = f"the model: {error}"
     if problem is None:
       return family, values
     problems.append(f"{family.name} cannot hold {problem}")
@@ -241,10 +245,12 @@ def _written(
   )
 
 
+# Fields of models and layers that are compared as layers and modules.
+_PARTS = ("mixers", "mlp", "mixer")
 # Fields that a config does not hold, or that `blocks` holds.
 _OWN = (
-  "dtype", "param_dtype", "scan_layers", "remat", "axis_name", "mixers",
-  "mixer_options", "mlp", "mlp_options", "parent", "name",
+  "dtype", "param_dtype", "scan_layers", "remat", "axis_name", "mixer_options",
+  "mlp_options", "parent", "name",
 )  # fmt: skip
 
 
@@ -266,8 +272,9 @@ def difference(model: LanguageModel, other: LanguageModel) -> str | None:
   for what, mine, read in pairs:
     if type(mine) is not type(read):
       return f"{what}: {type(mine).__name__} against {type(read).__name__}"
+    whole = isinstance(mine, LanguageModel | Block)
     for field in dataclasses.fields(mine):
-      if field.name in (*_OWN, "mixer"):
+      if field.name in _OWN or (whole and field.name in _PARTS):
         continue
       a, b = getattr(mine, field.name), getattr(read, field.name)
       if a != b:
