@@ -68,8 +68,8 @@ def load(
     raise FolderError("load: int8 excludes scan_layers and placement")
   family, model = _read_config(root)
   with _named(root):
-    tensors = files.Tensors(root, family.rename)
     rules = list(family.rules(model))
+    tensors = files.Tensors(root, family.rename, _names(rules))
     model = model.copy(scan_layers=scan_layers, parent=None)
     layers = Layers(model)
     _check_names(family, rules, tensors, layers)
@@ -115,7 +115,8 @@ def save(
     model: A model of a published family, such as one that `load` returned.
     variables: Its variables.
     like: A folder whose config gives the family, and the keys that do not
-      change what a model computes, such as the ids of special tokens.
+      change what a model computes, such as the ids of special tokens. Where a
+      family has several names for a tensor, the name in this folder is written.
     family: A key of `FAMILIES`, where the model fits several families.
     shard_bytes: The largest size of a file, in bytes.
 
@@ -131,11 +132,13 @@ def save(
     raise FolderError("save: variables in int8 cannot be saved")
   rules = list(chosen.rules(model))
   _check_left({p for r in rules for p in r.ours}, layers, params)
+  names = {} if like is None else _names_in(pathlib.Path(like), chosen, rules)
 
   def tensors() -> Iterator[tuple[str, np.ndarray]]:
     for rule in (rule for rule in rules if not rule.optional):
       ours = [np.asarray(layers.get(params, path)) for path in rule.ours]
-      yield from zip(rule.theirs, rule.write(ours), strict=True)
+      theirs = [names.get(name, name) for name in rule.theirs]
+      yield from zip(theirs, rule.write(ours), strict=True)
 
   root = pathlib.Path(path)
   root.mkdir(parents=True, exist_ok=True)
@@ -151,6 +154,21 @@ def _read_config(root: pathlib.Path) -> tuple[Family, LanguageModel]:
     model = family.read(config)
     config.check_all_read()
   return family, model
+
+
+def _names(rules: list[Rule]) -> set[str]:
+  """The names of their tensors in rules."""
+  return {name for rule in rules for name in rule.theirs}
+
+
+def _names_in(
+  folder: pathlib.Path, family: Family, rules: list[Rule]
+) -> dict[str, str]:
+  """The names in the files of a folder, by the names in rules."""
+  if not files.has_tensors(folder):
+    return {}
+  tensors = files.Tensors(folder, family.rename, _names(rules))
+  return {name: tensors.name_in_file(name) for name in tensors}
 
 
 def _read(

@@ -26,7 +26,7 @@ class Family:
     rules: The rules between tensors and parameters of a model.
     kinds: The classes of mixers that its models have.
     rename: Pairs of a regular expression and its replacement: other names that
-      published files have for the same tensors.
+      published files have for the same tensors. Names of rules stay.
     marks: Keys of which a config has at least one, where `model_type` is not
       enough to tell families apart.
   """

@@ -3,10 +3,12 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
+
 from jaxmodels.interop import rules as r
 from jaxmodels.mixers import SoftmaxAttention
 
-__all__ = ["attention", "gated_mlp", "read_out", "shortest"]
+__all__ = ["attention", "convolutions", "gated_mlp", "read_out", "shortest"]
 
 
 def shortest(entries: Sequence[Any]) -> tuple[Any, ...]:
@@ -32,6 +34,32 @@ def attention(
     yield r.same(f"{theirs}.q_norm.weight", f"{ours}/query_norm/scale")
     yield r.same(f"{theirs}.k_norm.weight", f"{ours}/key_norm/scale")
   yield from r.dense(f"{theirs}.{output}", f"{ours}/output", mixer.output_bias)
+
+
+def convolutions(
+  theirs: Sequence[str],
+  cuts: Sequence[int],
+  ours: Sequence[str],
+  sizes: Sequence[int],
+) -> r.Rule:
+  """Convolutions per channel whose channels are cut in different places.
+
+  Args:
+    theirs: Names of tensors [D, 1, W].
+    cuts: The number of channels of each, when it is written.
+    ours: Paths of kernels [W, D].
+    sizes: The number of channels of each.
+  """
+
+  def read(tensors: r.Arrays) -> r.Arrays:
+    x = np.concatenate(tensors)[:, 0].T
+    return np.split(x, np.cumsum(sizes)[:-1], axis=1)
+
+  def write(kernels: r.Arrays) -> r.Arrays:
+    x = np.concatenate(kernels, axis=1).T[:, None]
+    return np.split(x, np.cumsum(cuts)[:-1])
+
+  return r.Rule(tuple(theirs), tuple(ours), read, write)
 
 
 def gated_mlp(
