@@ -14,7 +14,7 @@ from jaxmodels.ops.engine.explicit import place_like
 __all__ = ["LAYOUTS", "NORMS", "Block", "Unbound", "make_norm"]
 
 NORMS: dict[str, Any] = {"rms": RMSNorm, "layer": LayerNorm}
-LAYOUTS = ("pre_norm", "post_norm", "res_post_norm", "parallel")
+LAYOUTS = ("pre_norm", "post_norm", "res_post_norm", "parallel", "no_norm")
 
 State = Any
 

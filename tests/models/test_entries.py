@@ -251,6 +251,7 @@ LAYOUTS = {
   "pre_norm": {},
   "post_norm": {},
   "parallel": {},
+  "no_norm": {"layout": "no_norm"},
   "scales": {
     "layout": "post_norm",
     "skip_scale": ((1.5, 0.9),),
@@ -326,8 +327,10 @@ def test_layouts_and_norms_equal_their_equations(case, norm, scan_layers):
       x = x + mixer(p, u) + mlp(p, u)
       continue
     for j, (part, f) in enumerate({"mixer": mixer, "mlp": mlp}.items()):
-      own = p[f"{part}_norm"]
-      if layout == "pre_norm":
+      own = p.get(f"{part}_norm")
+      if layout == "no_norm":
+        x = x + f(p, x)
+      elif layout == "pre_norm":
         x = skip[j] * x + write[j] * f(p, n(own, x))
       elif layout == "res_post_norm":
         x = skip[j] * x + write[j] * n(own, f(p, x))
