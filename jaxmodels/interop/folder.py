@@ -29,7 +29,7 @@ INDEX = "model.safetensors.index.json"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 # After so many bytes a file is opened anew: the pages of a mapped file count
 # as memory of the process as long as it is open.
-_REOPEN_AFTER = 1 << 28
+_REOPEN_AFTER = 1 << 26
 
 
 class Tensors:
@@ -176,11 +176,12 @@ def write_tensors(
   total = size = 0
 
   def flush() -> None:
-    names = list(shards[-1])
     file = folder / f".model-{len(temporary)}.partial"
+    temporary.append((file, list(shards[-1])))
     metadata = {"format": "pt"}
     safetensors_numpy.save_file(shards[-1], file, metadata=metadata)
-    temporary.append((file, names))
+    # safetensors lets nobody but the owner read it.
+    file.chmod(0o666 & ~_umask())
     shards[-1] = {}
 
   try:
@@ -193,8 +194,7 @@ def write_tensors(
       total += value.nbytes
     flush()
   except BaseException:
-    for file, _ in temporary:
-      file.unlink(missing_ok=True)
+    _remove(file for file, _ in temporary)
     raise
   _name_shards(folder, temporary, total)
 
@@ -204,10 +204,15 @@ def _name_shards(
   written: list[tuple[pathlib.Path, list[str]]],
   total: int,
 ) -> None:
-  """Gives the files their names, and writes the index of several."""
+  """Gives the files their names, and writes the index of several.
+
+  Files of an earlier checkpoint in the folder are removed.
+  """
+  earlier = {*folder.glob("model-*-of-*.safetensors"), folder / SINGLE}
   if len(written) == 1:
     (folder / INDEX).unlink(missing_ok=True)
     written[0][0].replace(folder / SINGLE)
+    _remove(earlier - {folder / SINGLE})
     return
   weight_map = {}
   for i, (file, names) in enumerate(written, 1):
@@ -217,7 +222,18 @@ def _name_shards(
   index = {"metadata": {"total_size": total}, "weight_map": weight_map}
   text = json.dumps(index, indent=2, sort_keys=True) + "\n"
   _replace(folder / INDEX, lambda file: file.write_text(text, "utf-8"))
-  (folder / SINGLE).unlink(missing_ok=True)
+  _remove(earlier - {folder / name for name in weight_map.values()})
+
+
+def _remove(paths: Iterable[pathlib.Path]) -> None:
+  for path in paths:
+    path.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+  mask = os.umask(0)
+  os.umask(mask)
+  return mask
 
 
 def _replace(file: pathlib.Path, write: Any) -> None:

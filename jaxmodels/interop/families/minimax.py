@@ -162,9 +162,7 @@ def _lightning(
   rows = np.arange(3 * heads * width).reshape(heads, 3, width)
   paths = [f"{ours}/{name}/kernel" for name in ("query", "key", "value")]
   order = rows.transpose(1, 0, 2).ravel()
-  yield r.split(
-    f"{theirs}.qkv_proj.weight", paths, [heads * width] * 3, order
-  )
+  yield r.split(f"{theirs}.qkv_proj.weight", paths, [heads * width] * 3, order)
   yield from r.dense(f"{theirs}.output_gate", f"{ours}/output_gate")
   yield from r.dense(f"{theirs}.out_proj", f"{ours}/output")
   yield r.same(f"{theirs}.norm.weight", f"{ours}/norm/scale")

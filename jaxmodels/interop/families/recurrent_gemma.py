@@ -137,7 +137,9 @@ def rules(model: LanguageModel) -> Iterator[r.Rule]:
 def _recurrent(theirs: str, ours: str) -> Iterator[r.Rule]:
   for their, our in (("x", "input"), ("y", "gate"), ("out", "output")):
     yield from r.dense(f"{theirs}.linear_{their}", f"{ours}/{our}", bias=True)
-  yield from r.convolution(f"{theirs}.conv_1d", f"{ours}/convolution", bias=True)
+  yield from r.convolution(
+    f"{theirs}.conv_1d", f"{ours}/convolution", bias=True
+  )
   for their, our in (("input", "input"), ("recurrent", "recurrence")):
     gate = f"{theirs}.rg_lru.{their}_gate"
     yield r.same(f"{gate}_weight", f"{ours}/{our}_gate/kernel")

@@ -4,6 +4,7 @@
 also for tasks of your own.
 """
 
+from train.data.tasks.digits import Digits
 from train.data.tasks.languages import AnBn, BracketedArithmetic, Dyck
 from train.data.tasks.listops import ListOps
 from train.data.tasks.mqar import Mqar
@@ -26,6 +27,7 @@ __all__ = [
   "AnBn",
   "BracketedArithmetic",
   "CycleNavigation",
+  "Digits",
   "Dyck",
   "FuzzyRecall",
   "GroupWords",

@@ -94,7 +94,7 @@ class InductionHeads(SequenceTask):
   def row(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
     """Draws a row; see `SequenceTask.row`."""
     inputs = 1 + rng.integers(0, self.alphabet, self.length)
-    place = rng.integers(0, self.length - 2)
+    place = int(rng.integers(0, self.length - 2))
     inputs[[place, -1]] = 0
     targets = np.zeros_like(inputs)
     targets[-1] = inputs[place + 1]
@@ -136,7 +136,7 @@ class Needle(SequenceTask):
     """Draws a row; see `SequenceTask.row`."""
     inputs = 1 + rng.integers(0, self.alphabet, self.length + 1)
     haystack = self.length - self.width
-    place = rng.integers(0, haystack - self.width)
+    place = int(rng.integers(0, haystack - self.width))
     inputs[[place, haystack]] = 0
     inputs[haystack + 1 :] = inputs[place + 1 : place + 1 + self.width]
     targets = np.zeros(self.length, np.int32)
