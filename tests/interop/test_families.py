@@ -57,6 +57,8 @@ def test_a_published_size_has_its_number_of_parameters(name, values, count):
   config = Config(values)
   family = family_of(config)
   assert family.name == name
-  # Scanned layers have the same parameters, and are traced once.
-  model = family.read(config).copy(scan_layers=True, parent=None)
+  # Scanned layers have the same parameters, and are traced once. Only RWKV-7
+  # has fewer parameters in its first layer if layers are not scanned.
+  scan = name != "rwkv7"
+  model = family.read(config).copy(scan_layers=scan, parent=None)
   assert count_parameters(model) == count
