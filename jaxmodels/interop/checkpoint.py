@@ -68,9 +68,9 @@ def load(
     raise FolderError("load: int8 excludes scan_layers and placement")
   family, model = _read_config(root)
   with _named(root):
+    model = model.copy(scan_layers=scan_layers, parent=None)
     rules = list(family.rules(model))
     tensors = files.Tensors(root, family.rename, _names(rules))
-    model = model.copy(scan_layers=scan_layers, parent=None)
     layers = Layers(model)
     _check_names(family, rules, tensors, layers)
     params: dict[str, jax.Array] = {}
