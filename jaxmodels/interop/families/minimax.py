@@ -162,9 +162,7 @@ def _lightning(
   rows = np.arange(3 * heads * width).reshape(heads, 3, width)
   paths = [f"{ours}/{name}/kernel" for name in ("query", "key", "value")]
   order = rows.transpose(1, 0, 2).ravel()
-  yield r.split(
-    f"{theirs}.qkv_proj.weight", paths, [heads * width] * 3, order
-  )
+  yield r.split(f"{theirs}.qkv_proj.weight", paths, [heads * width] * 3, order)
   yield from r.dense(f"{theirs}.output_gate", f"{ours}/output_gate")
   yield from r.dense(f"{theirs}.out_proj", f"{ours}/output")
   yield r.same(f"{theirs}.norm.weight", f"{ours}/norm/scale")
@@ -183,7 +181,9 @@ def _powers(
     return (rates * (1 - place + 1e-5))[:, None, None]
 
   def decay(exponents: np.ndarray) -> np.ndarray:
-    return np.exp(-slopes() * exponents).astype(dtype)
+    # Rounded in the places where the public code rounds.
+    logs = slopes().astype(np.float32) * exponents.astype(np.float32)
+    return np.exp(-logs.astype(np.float64)).astype(np.float32).astype(dtype)
 
   places = np.arange(1, size + 1)[:, None]
 
