@@ -74,7 +74,7 @@ def load(
     layers = Layers(model)
     _check_names(family, rules, tensors, layers)
     params: dict[str, jax.Array] = {}
-    for rule in (rule for rule in rules if not rule.optional):
+    for rule in (rule for rule in rules if rule.ours):
       for ours, value in _read(rule, tensors):
         layers.put(params, ours, _stored(ours, value, int8), placement)
   kinds = [jnp.dtype(x.dtype) for x in params.values()]
@@ -201,7 +201,8 @@ def _check_names(
   family: Family, rules: list[Rule], tensors: files.Tensors, layers: Layers
 ) -> None:
   """Checks that no tensor and no parameter is left over or made twice."""
-  needed = [name for r in rules if not r.optional for name in r.theirs]
+  # A constant, which makes no parameter, may be missing.
+  needed = [name for r in rules if r.ours for name in r.theirs]
   missing = [name for name in needed if name not in tensors]
   if missing:
     raise FolderError(f"a {family.name} needs the tensors {_few(missing)}")
