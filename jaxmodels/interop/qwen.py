@@ -195,7 +195,7 @@ def _linear_rules(
   theirs: str, ours: str, mixer: GatedDeltaNet
 ) -> Iterator[r.Rule]:
   """The rules of Gated DeltaNet, but of its input projections."""
-  yield convolution(theirs, ours, mixer, (f"{theirs}.conv1d.weight",))
+  yield convolution(ours, mixer, (f"{theirs}.conv1d.weight",))
   for name in ("A_log", "dt_bias"):
     yield r.same(f"{theirs}.{name}", f"{ours}/{name}")
   yield r.same(f"{theirs}.norm.weight", f"{ours}/norm/scale")
@@ -210,7 +210,6 @@ def linear_parts(mixer: GatedDeltaNet) -> tuple[int, int, int]:
 
 
 def convolution(
-  theirs: str,
   ours: str,
   mixer: GatedDeltaNet,
   names: Sequence[str],
@@ -219,7 +218,6 @@ def convolution(
   """The convolutions of query, key and value, which are one or three of theirs.
 
   Args:
-    theirs: The prefix of their names.
     ours: The path of the mixer.
     mixer: The mixer.
     names: Their names.

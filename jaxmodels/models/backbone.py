@@ -87,7 +87,8 @@ class Backbone(nn.Module):
     dtype: The dtype of the computation.
     param_dtype: The dtype of the parameters.
     layout: One of the names above, or a tuple of them, repeated to the depth.
-    norm: "rms" or "layer": the norms of the stack; mixers have their own.
+    norm: "rms", "layer" or "layer_unbiased", a LayerNorm without a bias: the
+      norms of the stack; mixers have their own.
     norm_epsilon: Added inside the root of these norms.
     norm_offset: Added to the scales of these norms, whose initial values are
       1 - norm_offset; 1 in Gemma and Qwen3-Next.

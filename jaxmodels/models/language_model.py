@@ -49,7 +49,7 @@ class LanguageModel(nn.Module):
     dtype: The dtype of the computation.
     param_dtype: The dtype of the parameters.
     layout: "pre_norm" or another layout of `Backbone`, or a tuple of them.
-    norm: "rms" or "layer": the norms of the stack.
+    norm: "rms", "layer" or "layer_unbiased": the norms of the stack.
     norm_epsilon: Added inside the root of these norms.
     norm_offset: Added to the scales of these norms.
     skip_scale: Factor on the stream at each write, see `Backbone`.

@@ -58,7 +58,9 @@ def test_a_published_size_has_its_number_of_parameters(name, values, count):
   family = family_of(config)
   assert family.name == name
   model = family.read(config)
-  # Scanned layers have the same parameters, and a round of them is traced.
+  # Scanned layers have the same parameters, and a round of them is traced. Only
+  # RWKV-7 has fewer parameters in its first layer if layers are not scanned.
   period = len({id(block) for block in model.blocks()})
-  model = model.copy(scan_layers=period < model.depth, parent=None)
+  scan = period < model.depth and name != "rwkv7"
+  model = model.copy(scan_layers=scan, parent=None)
   assert count_parameters(model) == count
