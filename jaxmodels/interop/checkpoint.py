@@ -247,10 +247,10 @@ def _written(
     candidates = [f for f in FAMILIES.values() if kinds <= set(f.kinds)]
   problems = []
   for family in candidates:
-    values = {
-      "architectures": [family.architecture],
-      "model_type": family.model_types[0],
-    }
+    values: dict[str, Any] = {}
+    if family.model_types:
+      values["architectures"] = [family.architecture]
+      values["model_type"] = family.model_types[0]
     try:
       values |= family.write(model)
       problem = difference(model, family.read(Config(values)))
