@@ -68,7 +68,7 @@ def load(
   family, model = _read_config(root)
   with _named(root):
     rules = list(family.rules(model))
-    tensors = files.Tensors(root, family.rename, _names(rules))
+    tensors = files.Tensors(root, family.rename, _names(rules), family.skip)
     model = model.copy(scan_layers=scan_layers, parent=None)
     layers = Layers(model)
     _check_names(family, rules, tensors, layers)
