@@ -70,7 +70,7 @@ def load(
   with _named(root):
     model = model.copy(scan_layers=scan_layers, parent=None)
     rules = list(family.rules(model))
-    tensors = files.Tensors(root, family.rename, _names(rules))
+    tensors = files.Tensors(root, family.rename, _names(rules), family.skip)
     layers = Layers(model)
     _check_names(family, rules, tensors, layers)
     params: dict[str, jax.Array] = {}

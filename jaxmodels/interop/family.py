@@ -30,6 +30,8 @@ class Family:
       published files have for the same tensors. Names of rules stay.
     marks: Keys of which a config has at least one, where `model_type` is not
       enough to tell families apart.
+    skip: Regular expressions of the names of tensors that are no part of the
+      language model, such as those that read images.
   """
 
   name: str
@@ -41,6 +43,7 @@ class Family:
   kinds: tuple[type[nn.Module], ...]
   rename: tuple[tuple[str, str], ...] = ()
   marks: tuple[str, ...] = ()
+  skip: tuple[str, ...] = ()
 
   def matches(self, config: Config) -> bool:
     """Whether a config belongs to this family."""
