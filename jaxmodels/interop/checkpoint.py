@@ -70,7 +70,7 @@ def load(
   with _named(root):
     model = model.copy(scan_layers=scan_layers, parent=None)
     rules = list(family.rules(model))
-    tensors = files.Tensors(root, family.rename, _names(rules))
+    tensors = files.Tensors(root, family.rename, _names(rules), family.skip)
     layers = Layers(model)
     _check_names(family, rules, tensors, layers)
     params: dict[str, jax.Array] = {}
@@ -247,10 +247,10 @@ def _written(
     candidates = [f for f in FAMILIES.values() if kinds <= set(f.kinds)]
   problems = []
   for family in candidates:
-    values = {
-      "architectures": [family.architecture],
-      "model_type": family.model_types[0],
-    }
+    values: dict[str, Any] = {}
+    if family.model_types:
+      values["architectures"] = [family.architecture]
+      values["model_type"] = family.model_types[0]
     try:
       values |= family.write(model)
       problem = difference(model, family.read(Config(values)))

@@ -41,6 +41,7 @@ class Tensors:
     rename: Pairs of a regular expression and its replacement: other names that
       some files have for the same tensors.
     known: Names that are not replaced.
+    skip: Regular expressions of names of tensors that are left out.
 
   Raises:
     FolderError: A file is missing, is damaged, or is a pickle.
@@ -51,11 +52,14 @@ class Tensors:
     folder: pathlib.Path,
     rename: Iterable[tuple[str, str]] = (),
     known: Collection[str] = (),
+    skip: Iterable[str] = (),
   ):
     self._folder = folder
     self._places: dict[str, tuple[str, str]] = {}
     for file in _files(folder):
       for name in self._open(file).keys():  # noqa: SIM118 (no iterator)
+        if any(re.match(pattern, name) for pattern in skip):
+          continue
         key = name
         for pattern, replacement in () if name in known else rename:
           key = re.sub(pattern, replacement, key)

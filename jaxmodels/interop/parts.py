@@ -6,9 +6,19 @@ from typing import Any
 import numpy as np
 
 from jaxmodels.interop import rules as r
+from jaxmodels.interop.family import embedding_rules
+from jaxmodels.layers import SparseMoE
 from jaxmodels.mixers import SoftmaxAttention
+from jaxmodels.models import LanguageModel
 
-__all__ = ["attention", "convolutions", "gated_mlp", "read_out", "shortest"]
+__all__ = [
+  "attention",
+  "convolutions",
+  "gated_mlp",
+  "outside",
+  "shortest",
+  "sparse_moe",
+]
 
 
 def shortest(entries: Sequence[Any]) -> tuple[Any, ...]:
@@ -73,11 +83,24 @@ def gated_mlp(
     yield from r.dense(f"{theirs}.{their}", f"{ours}/{our}", bias)
 
 
-def read_out(
-  embedding: str, norm: str, tied: bool, logits: str = "lm_head"
+def sparse_moe(
+  theirs: str,
+  ours: str,
+  mlp: SparseMoE,
+  names: Sequence[str] = ("gate_proj", "up_proj", "down_proj"),
+) -> Iterator[r.Rule]:
+  """The router and the experts, each of which has its own tensors."""
+  yield r.kernel(f"{theirs}.gate.weight", f"{ours}/router/kernel")
+  for their, our in zip(names, ("gate", "value", "output"), strict=True):
+    experts = (f"{theirs}.experts.{i}" for i in range(mlp.experts))
+    yield r.stacked([f"{e}.{their}.weight" for e in experts], f"{ours}/{our}")
+
+
+def outside(
+  model: LanguageModel,
+  embedding: str = "model.embed_tokens",
+  norm: str = "model.norm",
 ) -> Iterator[r.Rule]:
   """The embedding, the norm at the end of the stack, and the logits."""
-  yield r.same(f"{embedding}.weight", "embedding/table")
+  yield from embedding_rules(model, f"{embedding}.weight")
   yield r.same(f"{norm}.weight", "backbone/norm/scale")
-  if not tied:
-    yield r.same(f"{logits}.weight", "embedding/readout")

@@ -16,19 +16,31 @@ from jaxmodels.interop import rules as r
 from jaxmodels.interop.config import Config, FolderError
 from jaxmodels.interop.family import mixer_of
 from jaxmodels.interop.rotary import read_rotary, write_rotary
+from jaxmodels.layers import SparseMoE
 from jaxmodels.mixers import GatedDeltaNet, SoftmaxAttention
 from jaxmodels.models import LanguageModel
 
 __all__ = [
+  "SKIP",
   "convolution",
   "linear_fields",
   "linear_parts",
+  "read_experts",
   "read_stack",
   "stack_rules",
+  "write_experts",
   "write_linear",
   "write_stack",
 ]
 
+# Tensors that predict further tokens, and those that read images.
+SKIP = (r"mtp\.", r"model\.visual\.")
+# Keys of published files that hold for all of them, and keys for training.
+_NEUTRAL = (
+  "mamba_ssm_dtype",
+  "mtp_num_hidden_layers",
+  "mtp_use_dedicated_embeddings",
+)
 _FRACTION = 0.25
 _KINDS = ("linear_attention", "full_attention")
 
@@ -45,6 +57,8 @@ def read_stack(
   """
   depth, width = len(mlps), config.get("hidden_size", defaults["hidden_size"])
   config.expect("hidden_act", "silu", "swish")
+  config.expect("attn_output_gate", True)
+  config.ignore(*_NEUTRAL)
   epsilon = config.get("rms_norm_eps", 1e-6)
   linear = GatedDeltaNet(width, **linear_fields(config), norm_epsilon=epsilon)
   softmax = _read_attention(config, width, defaults)
@@ -61,6 +75,42 @@ def read_stack(
     norm_epsilon=epsilon,
     norm_offset=1.0,
   )
+
+
+def read_experts(
+  config: Config, width: int, experts: int, top_k: int
+) -> SparseMoE:
+  """The experts of a layer, of which one is shared by all tokens.
+
+  Args:
+    config: The config.
+    width: D.
+    experts: The number of experts where the config has none.
+    top_k: The number of experts per token where the config has none.
+  """
+  return SparseMoE(
+    width,
+    config.get("moe_intermediate_size", 512),
+    experts=config.get("num_experts", experts),
+    top_k=config.get("num_experts_per_tok", top_k),
+    balance_loss=config.get("router_aux_loss_coef", 0.001),
+    normalize=config.get("norm_topk_prob", True),
+    shared_hidden=config.get("shared_expert_intermediate_size", 512),
+    shared_gate=True,
+  )
+
+
+def write_experts(mlp: Any) -> dict[str, Any]:
+  """The keys of `read_experts`; none for another channel mixer."""
+  if not isinstance(mlp, SparseMoE):
+    return {}
+  return {
+    "moe_intermediate_size": mlp.hidden,
+    "num_experts": mlp.experts,
+    "num_experts_per_tok": mlp.top_k,
+    "router_aux_loss_coef": mlp.balance_loss,
+    "shared_expert_intermediate_size": mlp.shared_hidden,
+  }
 
 
 def layer_kinds(config: Config, depth: int) -> list[str]:
@@ -163,18 +213,14 @@ def _write_attention(mixer: SoftmaxAttention) -> dict[str, Any]:
 def stack_rules(
   model: LanguageModel,
   linear_rules: Callable[[str, str, GatedDeltaNet], Iterator[r.Rule]],
-  mlp_rules: Callable[[str, str, Any], Iterator[r.Rule]],
 ) -> Iterator[r.Rule]:
   """The rules of a model.
 
   Args:
     model: The model.
     linear_rules: `(theirs, ours, mixer) -> rules` of the input projections.
-    mlp_rules: The same of a channel mixer.
   """
-  yield from parts.read_out(
-    "model.embed_tokens", "model.norm", model.tie_embeddings
-  )
+  yield from parts.outside(model)
   for i, block in enumerate(model.blocks()):
     theirs, ours = f"model.layers.{i}", f"backbone/layer_{i}"
     mixer = block.mixer.module
@@ -182,13 +228,22 @@ def stack_rules(
     yield r.same(
       f"{theirs}.post_attention_layernorm.weight", f"{ours}/mlp_norm/scale"
     )
-    yield from mlp_rules(f"{theirs}.mlp", f"{ours}/mlp", block.mlp.module)
+    yield from _mlp_rules(f"{theirs}.mlp", f"{ours}/mlp", block.mlp.module)
     if isinstance(mixer, SoftmaxAttention):
       yield from _attention_rules(f"{theirs}.self_attn", f"{ours}/mixer", mixer)
     else:
       theirs = f"{theirs}.linear_attn"
       yield from linear_rules(theirs, f"{ours}/mixer", mixer)
       yield from _linear_rules(theirs, f"{ours}/mixer", mixer)
+
+
+def _mlp_rules(theirs: str, ours: str, mlp: Any) -> Iterator[r.Rule]:
+  if not isinstance(mlp, SparseMoE):
+    yield from parts.gated_mlp(theirs, ours)
+    return
+  yield from parts.sparse_moe(theirs, ours, mlp)
+  yield from parts.gated_mlp(f"{theirs}.shared_expert", f"{ours}/shared")
+  yield from r.dense(f"{theirs}.shared_expert_gate", f"{ours}/shared_gate")
 
 
 def _linear_rules(

@@ -209,7 +209,10 @@ WRONG = {
     {"mlp": ("mlp",) * 3, "scan_layers": True},
     "depth must be a multiple of 3, the layers after which the pattern rep",
   ),
-  "norm": ({"norm": "batch"}, "unknown norm 'batch'; known are layer, rms"),
+  "norm": (
+    {"norm": "batch"},
+    "unknown norm 'batch'; known are layer, layer_unbiased, rms",
+  ),
   "layout": ({"layout": "prenorm"}, "unknown layout 'prenorm'; did you mean "),
   "layouts": (
     {"layout": ("pre_norm", "res_norm")},

@@ -77,9 +77,7 @@ def write(model: LanguageModel) -> dict[str, Any]:
 
 def rules(model: LanguageModel) -> Iterator[r.Rule]:
   """The rules of the whole model."""
-  yield from parts.read_out(
-    "model.embed_tokens", "model.final_layernorm", model.tie_embeddings
-  )
+  yield from parts.outside(model, "model.embed_tokens", "model.final_layernorm")
   for i in range(model.depth):
     theirs, ours = f"model.layers.{i}", f"backbone/layer_{i}"
     mixer, mlp = mixer_of(model, i), mlp_of(model, i)

@@ -147,9 +147,7 @@ def _write_factors(
 
 def rules(model: LanguageModel) -> Iterator[r.Rule]:
   """The rules of the whole model."""
-  yield from parts.read_out(
-    "model.embed_tokens", "model.final_layernorm", model.tie_embeddings
-  )
+  yield from parts.outside(model, "model.embed_tokens", "model.final_layernorm")
   for i in range(model.depth):
     theirs, ours = f"model.layers.{i}", f"backbone/layer_{i}"
     mamba, attention = mixer_of(model, i).mixers

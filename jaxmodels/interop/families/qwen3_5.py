@@ -7,7 +7,7 @@ images.
 from collections.abc import Iterator
 from typing import Any
 
-from jaxmodels.interop import parts, qwen
+from jaxmodels.interop import qwen
 from jaxmodels.interop import rules as r
 from jaxmodels.interop.config import Config
 from jaxmodels.interop.family import Family, mlp_of
@@ -22,12 +22,39 @@ _DEFAULTS = {
 }
 
 
+_OF_IMAGES = (
+  "image_token_id",
+  "language_model_only",
+  "video_token_id",
+  "vision_config",
+  "vision_end_token_id",
+  "vision_start_token_id",
+)
+# The names in files of models for text and images.
+RENAME = ((r"^model\.language_model\.", "model."),)
+
+
 def read(config: Config) -> LanguageModel:
   """The model of a config."""
+  config = text_part(config, "qwen3_5")
   width = config.get("hidden_size", _DEFAULTS["hidden_size"])
   mlp = GatedMLP(width, hidden=config.get("intermediate_size", 12_288))
   depth = config.get("num_hidden_layers", 32)
   return qwen.read_stack(config, [mlp] * depth, **_DEFAULTS)
+
+
+def text_part(config: Config, kind: str) -> Config:
+  """The part of a config that holds the language model.
+
+  Args:
+    config: The config.
+    kind: The `model_type` of models for text and images.
+  """
+  config.ignore("text_config", *_OF_IMAGES)
+  if config.get("model_type") != kind:
+    return config
+  config.ignore("tie_word_embeddings")
+  return config.part("text_config")
 
 
 def write(model: LanguageModel) -> dict[str, Any]:
@@ -38,12 +65,7 @@ def write(model: LanguageModel) -> dict[str, Any]:
 
 def rules(model: LanguageModel) -> Iterator[r.Rule]:
   """The rules of the whole model."""
-
-  def mlp_rules(theirs: str, ours: str, mlp: GatedMLP) -> Iterator[r.Rule]:
-    del mlp
-    return parts.gated_mlp(theirs, ours)
-
-  return qwen.stack_rules(model, linear_rules, mlp_rules)
+  return qwen.stack_rules(model, linear_rules)
 
 
 def linear_rules(
@@ -62,10 +84,12 @@ def linear_rules(
 
 FAMILY = Family(
   name="qwen3_5",
-  model_types=("qwen3_5_text",),
+  model_types=("qwen3_5_text", "qwen3_5"),
   architecture="Qwen3_5ForCausalLM",
   read=read,
   write=write,
   rules=rules,
   kinds=(GatedDeltaNet, SoftmaxAttention),
+  rename=RENAME,
+  skip=qwen.SKIP,
 )
