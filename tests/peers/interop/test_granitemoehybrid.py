@@ -51,7 +51,7 @@ pytestmark = pytest.mark.slow
       "mamba_n_heads": 2,
       "num_local_experts": 3,
       "num_experts_per_tok": 1,
-      "intermediate_size": 10,
+      "intermediate_size": 8,
       "residual_multiplier": 0.5,
     },
   ],
