@@ -131,8 +131,8 @@ def wrong_rows(folder):
       "needs the tensors backbone.layers.3",
     ),
     (
-      lambda folder: change(folder, hidden_act="relu"),
-      "hidden_act is 'relu', but only 'silu'",
+      lambda folder: change(folder, hidden_act="tanh"),
+      "hidden_act is 'tanh', but only silu",
     ),
     (
       lambda folder: (folder / "config.json").write_text("{"),

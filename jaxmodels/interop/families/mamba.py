@@ -92,9 +92,11 @@ def write(model: LanguageModel) -> dict[str, Any]:
   }
 
 
-def rules(model: LanguageModel) -> Iterator[r.Rule]:
-  """The rules of the whole model."""
-  yield from embedding_rules(model, "backbone.embeddings.weight")
+def rules(
+  model: LanguageModel, table: str = "backbone.embeddings.weight"
+) -> Iterator[r.Rule]:
+  """The rules of the whole model; `table` is the name of the embeddings."""
+  yield from embedding_rules(model, table)
   for i in range(model.depth):
     theirs, ours = f"backbone.layers.{i}", f"backbone/layer_{i}"
     yield r.same(f"{theirs}.norm.weight", f"{ours}/mixer_norm/scale")

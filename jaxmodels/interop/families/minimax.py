@@ -181,7 +181,9 @@ def _powers(
     return (rates * (1 - place + 1e-5))[:, None, None]
 
   def decay(exponents: np.ndarray) -> np.ndarray:
-    return np.exp(-slopes() * exponents).astype(dtype)
+    # Rounded in the places where the public code rounds.
+    logs = slopes().astype(np.float32) * exponents.astype(np.float32)
+    return np.exp(-logs.astype(np.float64)).astype(np.float32).astype(dtype)
 
   places = np.arange(1, size + 1)[:, None]
 

@@ -51,18 +51,18 @@ def read(config: Config) -> LanguageModel:
       **read_rotary(config, width // heads, 0, fraction=0.5),
     ),
   }
-  kinds = config.get("block_types", [_RECURRENT, _RECURRENT, _ATTENTION])
-  for kind in kinds:
-    if kind not in mixers:
-      raise FolderError(
-        f"{config.where}: block_types has {kind!r}; known are {_RECURRENT} and "
-        f"{_ATTENTION}"
-      )
+  pattern = config.get("block_types", [_RECURRENT, _RECURRENT, _ATTENTION])
+  if not pattern or set(pattern) - set(mixers):
+    raise FolderError(
+      f"{config.where}: block_types must have {_RECURRENT} and {_ATTENTION}, "
+      f"got {pattern!r}"
+    )
+  kinds = [pattern[i % len(pattern)] for i in range(depth)]
   return LanguageModel(
     vocab_size=config.get("vocab_size", 256_000),
     width=width,
     depth=depth,
-    mixers=tuple(mixers[kind] for kind in kinds[:depth]),
+    mixers=tuple(mixers[kind] for kind in parts.shortest(kinds)),
     mlp=GatedMLP(
       width,
       config.get("intermediate_size", 7680) // 2,

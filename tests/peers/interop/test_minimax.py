@@ -7,6 +7,8 @@ from tests.peers.interop.parity import check_family
 
 pytestmark = pytest.mark.slow
 
+LINEAR = "linear_attention"
+
 
 @pytest.mark.parametrize(
   "options",
@@ -24,8 +26,7 @@ pytestmark = pytest.mark.slow
       "num_hidden_layers": 4,
       "hidden_size": 16,
       "head_dim": 12,
-      "layer_types": ["linear_attention", "linear_attention"]
-      + ["full_attention", "linear_attention"],
+      "layer_types": [LINEAR, LINEAR, "full_attention", LINEAR],
       "num_experts_per_tok": 1,
       "num_local_experts": 5,
       "rms_norm_eps": 1e-4,
