@@ -23,6 +23,6 @@ TINY = [
     "vocab_size": 50,
   },
 ]
-# 26 layers choose among 256 experts with a bias, which is a buffer of theirs and
-# not counted among their 49,133,074,464 parameters.
+# 26 layers choose among 256 experts with a bias, which is a buffer of theirs
+# and not counted among their 49,133,074,464 parameters.
 PUBLISHED = [({"model_type": "kimi_linear"}, 49_133_074_464 + 26 * 256)]
