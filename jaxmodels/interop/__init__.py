@@ -1,6 +1,6 @@
 """Other people's checkpoints in and out: see `load`, `save` and `compare`."""
 
-from jaxmodels.interop.checkpoint import load, save
+from jaxmodels.interop.checkpoint import load, read_model, save
 from jaxmodels.interop.compare import Drift, activations, compare
 from jaxmodels.interop.config import FolderError
 from jaxmodels.interop.families import FAMILIES
@@ -12,6 +12,7 @@ __all__ = [
   "activations",
   "compare",
   "load",
+  "read_model",
   "save",
 ]
 

@@ -6,6 +6,7 @@ that is rounded to bfloat16 changes how long a state remembers. A head decay is
 [B, L, H], and a key decay is [B, L, H, K]; both are logarithms, at most 0.
 """
 
+import math
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -54,6 +55,7 @@ def softplus_decay(
   rates: tuple[float, float],
   per_key: bool = False,
   bound: float | None = None,
+  limits: tuple[float, float] = (0.0, math.inf),
 ) -> tuple[jax.Array, jax.Array]:
   """-exp(A_log) softplus(logits + dt_bias), the decay of Mamba-2.
 
@@ -69,9 +71,11 @@ def softplus_decay(
     rates: The range of the initial exp(A_log).
     per_key: Whether the decay is a key decay.
     bound: The lowest log decay, below 0, or None.
+    limits: The least and the largest softplus(logits + dt_bias).
 
   Returns:
-    The log decay [B, L, H] or [B, L, H, K], and logits + dt_bias [B, L, F].
+    The log decay [B, L, H] or [B, L, H, K], and logits + dt_bias [B, L, F],
+    clipped so that their softplus is within the limits.
   """
   dtype = logits.dtype
 
@@ -82,12 +86,19 @@ def softplus_decay(
   bias = layer.param("dt_bias", init, features, layer.param_dtype)
   rate = layer.param("A_log", log_of_uniform, (heads,), layer.param_dtype)
   logits, rate = logits + bias.astype(dtype)[None, None], rate.astype(dtype)
+  if limits != (0, math.inf):
+    logits = jnp.clip(logits, *(_inverse_softplus(x) for x in limits))
   rate, x = rate[None, None], logits
   if per_key:
     rate, x = rate[..., None], split_heads(logits, heads)
   if bound is not None:
     return bounded_decay(rate, x, bound), logits
   return log_decay(rate, x), logits
+
+
+def _inverse_softplus(x: float) -> float:
+  """The number whose softplus is x, for x of at least 0."""
+  return -math.inf if x == 0 else x + math.log(-math.expm1(-x))
 
 
 def negative_decay(log_decay: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -55,6 +55,7 @@ from jaxmodels.mixers.parallel import Parallel
 from jaxmodels.mixers.polyline import PolylineAttention
 from jaxmodels.mixers.retnet import RetNet
 from jaxmodels.mixers.rg_lru import RGLRU
+from jaxmodels.mixers.rwkv4 import RWKV4
 from jaxmodels.mixers.rwkv6 import RWKV6
 from jaxmodels.mixers.rwkv7 import RWKV7
 from jaxmodels.mixers.s4 import LSSL, S4, S4D
@@ -79,6 +80,7 @@ __all__ = [
   "MIXERS",
   "MLSTM",
   "RGLRU",
+  "RWKV4",
   "RWKV6",
   "RWKV7",
   "S4",
@@ -146,6 +148,7 @@ MIXERS: dict[str, Callable[..., nn.Module]] = {
   "mlstm": MLSTM,
   "mlstm_block": MLSTMBlock,
   "retnet": RetNet,
+  "rwkv4": RWKV4,
   "rwkv6": RWKV6,
   "rwkv7": RWKV7,
   "lssl": LSSL,

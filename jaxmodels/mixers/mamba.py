@@ -2,7 +2,6 @@
 
 import functools
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -12,7 +11,7 @@ import numpy as np
 
 from jaxmodels.layers.common import check_fields, step_bias
 from jaxmodels.layers.gates import low_rank
-from jaxmodels.layers.norms import l2_normalize
+from jaxmodels.layers.mlp import activation_of
 from jaxmodels.mixers.mixer import Mixer
 from jaxmodels.ops import selective_scan
 from jaxmodels.ops.engine import checks
@@ -67,7 +66,8 @@ class Mamba(Mixer):
     step_norms: The norms of W_1 u, B and C: "none", "scaled" or "unscaled".
     use_bias: Whether W_z, W_u and W_o have a bias, initially zero.
     convolution_bias: Whether the convolution has a bias.
-    activation: The function after the convolution; z keeps its SiLU.
+    activation: The function after the convolution, a name of
+      `jaxmodels.layers.mlp.ACTIVATIONS`; z keeps its SiLU.
     step_limits: The least and the largest dt; values outside are clipped.
   """
 
@@ -80,7 +80,7 @@ class Mamba(Mixer):
   step_norms: str = "none"
   use_bias: bool = False
   convolution_bias: bool = True
-  activation: Callable[[jax.Array], jax.Array] = nn.silu
+  activation: str = "silu"
   step_limits: tuple[float, float] = (0.0, math.inf)
 
   def mix(
@@ -93,7 +93,7 @@ class Mamba(Mixer):
       "convolution",
       self.kernel_width,
       use_bias=self.convolution_bias,
-      activation=self.activation,
+      activation=activation_of(self),
     )
     u, convolution_state = convolution(
       self.dense("input", inner, use_bias=self.use_bias)(x),
@@ -118,10 +118,8 @@ class Mamba(Mixer):
       state=None if state is None else state.state,
       segment_ids=segment_ids,
     )
-    output = self.dense(
-      "output", self.width, scale=self.output_scale, use_bias=self.use_bias
-    )
-    return output(y * nn.silu(z)), MambaState(convolution_state, last)
+    y = self.project_out(y * nn.silu(z), use_bias=self.use_bias)
+    return y, MambaState(convolution_state, last)
 
   @nn.nowrap
   def _inner(self) -> int:
@@ -146,12 +144,8 @@ class Mamba(Mixer):
     """The norm that `step_norms` names, of [B, L, F]."""
     if self.step_norms == "none":
       return x
-    if self.step_norms == "scaled":
-      return self.new_norm(name)(x)
-    # The mean of squares, not their sum, is 1.
-    features = x.shape[-1]
-    x = l2_normalize(x, self.norm_epsilon * features) * math.sqrt(features)
-    return x.astype(self.dtype)
+    scaled = self.step_norms == "scaled"
+    return self.new_norm(name, use_scale=scaled)(x)
 
   @nn.nowrap
   def _step(self, u: jax.Array) -> jax.Array:

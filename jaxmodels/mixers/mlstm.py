@@ -97,7 +97,7 @@ class MLSTM(Mixer):
 
   def init_state(self, batch_size: int) -> Any:
     """The empty state: zeros, and the lowest m."""
-    return _empty(super().init_state(batch_size))
+    return empty(super().init_state(batch_size))
 
   @nn.nowrap
   def _gate(self, name: str, x: jax.Array, bias: jax.Array) -> jax.Array:
@@ -194,7 +194,7 @@ class MLSTMBlock(Mixer):
   def init_state(self, batch_size: int) -> Any:
     """Zeros, and an empty state of the cell."""
     state = super().init_state(batch_size)
-    return state._replace(state=_empty(state.state))
+    return state._replace(state=empty(state.state))
 
   @nn.nowrap
   def _blocks(self, name: str, x: jax.Array) -> jax.Array:
@@ -239,6 +239,6 @@ def _long(heads: int) -> jax.Array:
   return jnp.linspace(start, stop, heads)
 
 
-def _empty(state: Normalized) -> Normalized:
-  """Zeros with the lowest m."""
+def empty(state: Normalized) -> Normalized:
+  """The state with the lowest m, whose sums are empty."""
   return state._replace(m=jnp.full_like(state.m, EMPTY))

@@ -10,16 +10,20 @@ state is stored as `(S, z) = e^m (S~, z~)`, with the running maximum
 
     m_t = max(log f_t + m_{t-1}, log i_t).
 
+With a bonus, y reads the state before the token plus the weighted write of the
+token itself (RWKV-4, Peng et al. 2023, arXiv:2305.13048).
+
 Two spans compose at the larger m: the span with the smaller m is scaled down.
 """
 
 import dataclasses
 import functools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jaxmodels.ops.engine import checks
@@ -51,6 +55,17 @@ class Tokens(NamedTuple):
   log_f: jax.Array | float
 
 
+class BonusTokens(NamedTuple):
+  """The same, and the log weight of the own write of a token, log_own [C]."""
+
+  q: jax.Array | int
+  k: jax.Array | int
+  v: jax.Array | int
+  log_i: jax.Array | float
+  log_f: jax.Array | float
+  log_own: jax.Array | float
+
+
 @serializable
 class Normalized(NamedTuple):
   """The state `e^m (S, z)`: S [..., H, K, V], z [..., H, K], m [..., H]."""
@@ -76,6 +91,7 @@ def normalized_linear_attention(
   initial_state: Normalized | None = None,
   *,
   floor: float | None = None,
+  log_bonus: jax.Array | None = None,
   segment_ids: jax.Array | None = None,
   reverse: bool = False,
   method: Method = "auto",
@@ -93,6 +109,13 @@ def normalized_linear_attention(
   `|z_t . q_t|` itself, not the stabilised `|z~_t . q_t|`, so y does not depend
   on m.
 
+  With a bonus the states are the same, but y reads the state before the token,
+  which the forget gate of the token has not decayed, plus exp(log_bonus) times
+  the token's own write:
+
+      y_t = (S_{t-1} + e^bonus i_t k_t v_t^T)^T q_t
+            / max(|(z_{t-1} + e^bonus i_t k_t) . q_t|, floor)
+
   Cost: about 2 C (K + V) + 4 K V + 4 C^2 flops per token and head, chunked
   forward.
 
@@ -109,6 +132,7 @@ def normalized_linear_attention(
       default: zeros, and m = -1e30.
     floor: above 0. By default 1 with an input gate, as in the mLSTM, and
       1e-6 without, for positive feature maps.
+    log_bonus: None or [H], of any sign.
 
   Returns:
     y [..., L, H, V], and the final `Normalized` state.
@@ -129,6 +153,7 @@ def normalized_linear_attention(
       "v": v,
       "log_input_gate": log_input_gate,
       "log_forget_gate": log_forget_gate,
+      "log_bonus": log_bonus,
     },
     initial_state,
     segment_ids,
@@ -136,7 +161,7 @@ def normalized_linear_attention(
   )
 
 
-def _recurrence(floor, k, q, v, log_input_gate, log_forget_gate):
+def _recurrence(floor, k, q, v, log_input_gate, log_forget_gate, log_bonus):
   log_i, log_f = (  # Wide at once: EMPTY is beyond float16.
     (jnp.zeros_like(v, shape=v.shape[:-1]) if gate is None else gate).astype(
       wide(k, v)
@@ -145,9 +170,19 @@ def _recurrence(floor, k, q, v, log_input_gate, log_forget_gate):
   )
   # The bounds are so low that they change only gates of zero: an input gate has
   # no upper bound, so only a forget gate of zero may erase every write.
-  tokens = Tokens(q, k, v, jnp.maximum(log_i, EMPTY), jnp.maximum(log_f, _CUT))
+  log_i = jnp.maximum(log_i, EMPTY)
+  tokens = Tokens(q, k, v, log_i, jnp.maximum(log_f, _CUT))
   choice = choose("normalized_linear_attention", k, v)
-  return Recurrence(_family(floor), tokens, choice)
+  if log_bonus is None:
+    return Recurrence(_family(floor), tokens, choice)
+  log_own = log_i + log_bonus.astype(log_i.dtype)[None, None]
+  return Recurrence(
+    _family(floor, _weights_before)._replace(
+      neutral=BonusTokens(0, 0, 0, EMPTY, 0, EMPTY)
+    ),
+    BonusTokens(*tokens, log_own),
+    choice,
+  )
 
 
 def _enter(state: Normalized) -> _State:
@@ -183,8 +218,25 @@ def _writes(chunk, masks: Masks) -> jax.Array:
 
 def _weights(chunk, masks, m) -> _Weights:
   """The weights with which tokens are read, given the m of the state."""
-  writes = _writes(chunk, masks)
   kept = m + jnp.cumsum(chunk.log_f)
+  return _stabilised(_writes(chunk, masks), kept, masks)
+
+
+def _weights_before(chunk, masks, m) -> _Weights:
+  """The same of the state before each token, and of the token's own write."""
+  # The state before token i is the state after token i - 1.
+  logs = jnp.roll(between(chunk.log_f) + chunk.log_i[None, :], 1, axis=0)
+  own, earlier = (np.tri(len(logs), k=k, dtype=bool) for k in (0, -1))
+  own &= ~earlier
+  logs = jnp.where(earlier & masks.pair, logs, _CUT)
+  logs = jnp.where(own, chunk.log_own[None, :], logs)
+  decays = jnp.cumsum(chunk.log_f)
+  kept = m + jnp.concatenate([jnp.zeros_like(decays[:1]), decays[:-1]])
+  return _stabilised(logs, kept, masks)
+
+
+def _stabilised(writes, kept, masks) -> _Weights:
+  """Divides the weights of each token by the largest of them."""
   kept = jnp.where(masks.entry, kept, _CUT)
   # y does not depend on m, so no gradient has to pass through m.
   m = lax.stop_gradient(jnp.maximum(kept, jnp.max(writes, axis=1)))
@@ -220,10 +272,10 @@ def advance(summary, state):
   )
 
 
-def _family(floor: float) -> Family:
+def _family(floor: float, weights_of: Any = _weights) -> Family:
   def read(chunk, masks, state):
     """Reads the chunk and the state before it, divided by the normaliser."""
-    weights = _weights(chunk, masks, state.m)
+    weights = weights_of(chunk, masks, state.m)
     scores = (chunk.q @ chunk.k.T) * weights.pair
     y = scores @ _with_one(chunk.v)
     y = y + weights.entry[:, None] * (chunk.q @ state.Sz)
@@ -255,12 +307,14 @@ OP = Op(
     "v": "... L H V",
     "log_input_gate": "... L H",
     "log_forget_gate": "... L H",
+    "log_bonus": "H",
   },
   y="... L H V",
   state=Normalized._make(("... H K V", "... H K", "... H")),
   within={
     "log_input_gate": (-math.inf, math.inf),
     "log_forget_gate": (-math.inf, 0),
+    "log_bonus": (-math.inf, math.inf),
   },
   like="v",
   enter=_enter,

@@ -51,6 +51,7 @@ EACH_OP = (
   "mlstm",
   "retnet",
   "rg_lru",
+  "rwkv4",
   "rwkv6",
   "rwkv7",
   "s4",

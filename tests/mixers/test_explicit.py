@@ -56,6 +56,7 @@ OPTIONS = {
   },
   "polyline_attention": {"heads": 2, "columns": 2},
   "retnet": {"heads": 2, **RECURRENT},
+  "rwkv4": {**RECURRENT},
   "rwkv6": {"head_width": 4, "mix_rank": 2, "decay_rank": 2, **RECURRENT},
   "rwkv7": {"head_width": 4, **RECURRENT},
   "s5": {"state_width": 8},

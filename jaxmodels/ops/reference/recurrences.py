@@ -227,14 +227,18 @@ def householder_product(
 
 def normalized_linear_attention(
   q, k, v, log_input_gate=None, log_forget_gate=None, initial_state=None, *,
-  floor=None, segment_ids=None, reverse=False,
+  floor=None, log_bonus=None, segment_ids=None, reverse=False,
 ):  # fmt: skip
-  """`y = S^T q / max(|z.q|, floor)`, the state held as `e^m (S, z)`."""
+  """`y = S^T q / max(|z.q|, floor)`, the state held as `e^m (S, z)`.
+
+  With a bonus, S and z of y are those before the token, plus `e^bonus` times
+  the token's own write.
+  """
   if floor is None:
     floor = 1e-6 if log_input_gate is None else 1.0
 
   def step(state, token):
-    S, z, m = state
+    S, z, m = before = state
     q, k, v, log_i, log_f = token
     last, m = m, jnp.maximum(log_f + m, log_i)
     f, i = jnp.exp(log_f + last - m), jnp.exp(log_i - m)
@@ -245,6 +249,12 @@ def normalized_linear_attention(
     scale = jnp.exp(m)[..., None]
     y = scale * jnp.einsum("bhk,bhkv->bhv", q, S)
     norm = scale * jnp.sum(z * q, axis=-1, keepdims=True)
+    if log_bonus is not None:
+      scale = jnp.exp(last)[..., None]
+      own = jnp.exp(log_i + log_bonus[None])[..., None]
+      met = own * jnp.sum(q * k, axis=-1, keepdims=True)
+      y = scale * jnp.einsum("bhk,bhkv->bhv", q, before[0]) + met * v
+      norm = scale * jnp.sum(before[1] * q, axis=-1, keepdims=True) + met
     return (S, z, m), y / jnp.maximum(jnp.abs(norm), floor)
 
   empty = 0, 0, -1e30

@@ -212,7 +212,7 @@ def householder(decay: str | None = None) -> Draw:
   return draw
 
 
-def normalized(gates: bool, scale: float = 2.0) -> Draw:
+def normalized(gates: bool, scale: float = 2.0, bonus: bool = False) -> Draw:
   """Positive keys and queries without gates; any, and mLSTM gates, with."""
 
   def draw(rng: np.random.Generator, sizes: Sizes) -> Drawn:
@@ -227,6 +227,8 @@ def normalized(gates: bool, scale: float = 2.0) -> Draw:
       )
     else:
       drawn["q"], drawn["k"], z = map(np.abs, (drawn["q"], drawn["k"], z))
+    if bonus:
+      drawn["log_bonus"] = rng.standard_normal(sizes.heads)
     drawn["initial_state"] = (drawn["initial_state"], z, m)
     return drawn
 

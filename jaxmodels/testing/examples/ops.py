@@ -220,6 +220,13 @@ _RECORDS = (
     draws.normalized(gates=False),
   ),
   OpExample(
+    "normalized_linear_attention_bonus",
+    ops.normalized_linear_attention,
+    reference.normalized_linear_attention,
+    draws.normalized(gates=True, bonus=True),
+    whole=("log_bonus",),
+  ),
+  OpExample(
     "selective_scan",
     ops.selective_scan,
     reference.selective_scan,

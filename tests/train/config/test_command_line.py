@@ -376,7 +376,7 @@ def test_help_lists_every_field_with_its_text_and_value(capsys):
     "usage: python -m train configs/NAME.py",
     "--model.width INT D. (default: 128)",
     "--model.dtype DTYPE The dtype of the computation. (default: float32)",
-    "--model.mixers.0.heads INT H. (default: 2)",
+    "--model.mixers.0.heads INT H, the heads of values and states.",
     "--model.mixers.1.gate-rank INT The rank of the decay's projection.",
     "--optimizer.clip FLOAT",
     "--data.length INT",

@@ -108,6 +108,7 @@ def test_splits_and_seeds_and_rows_differ(config):
 def test_each_setting_has_its_own_folder(config):
   changes = {
     "length": 42,
+    "validation_length": 50,
     "vocab_size": 31,
     "num_pairs": 5,
     "num_queries": 3,
@@ -130,7 +131,7 @@ def test_each_setting_has_its_own_folder(config):
 
 
 def test_stored_examples_are_not_generated_again(config, rows, monkeypatch):
-  monkeypatch.setattr(mqar, "generate", None)
+  monkeypatch.setattr(Mqar, "generate", None)
   np.testing.assert_array_equal(
     config.open("train")[7]["inputs"], rows[7]["inputs"]
   )
@@ -138,30 +139,30 @@ def test_stored_examples_are_not_generated_again(config, rows, monkeypatch):
 
 def test_an_interruption_leaves_no_incomplete_data(tmp_path, monkeypatch):
   config = dataclasses.replace(SMALL, data_dir=str(tmp_path))
-  generate = mqar.generate
+  generate = Mqar.generate
 
   def stop_early(settings, split):
     yield from itertools.islice(generate(settings, split), 30)
     raise KeyboardInterrupt
 
-  monkeypatch.setattr(mqar, "generate", stop_early)
+  monkeypatch.setattr(Mqar, "generate", stop_early)
   with pytest.raises(KeyboardInterrupt):
     config.open("train")
-  monkeypatch.setattr(mqar, "generate", generate)
+  monkeypatch.setattr(Mqar, "generate", generate)
   assert len(config.open("train")) == 300
 
 
 def test_two_processes_can_generate_the_same_data(tmp_path, monkeypatch):
   config = dataclasses.replace(SMALL, data_dir=str(tmp_path))
-  generate = mqar.generate
+  generate = Mqar.generate
 
   def be_overtaken(settings, split):
     if split == "validation":
-      monkeypatch.setattr(mqar, "generate", generate)
+      monkeypatch.setattr(Mqar, "generate", generate)
       assert len(config.open("train")) == 300
     yield from generate(settings, split)
 
-  monkeypatch.setattr(mqar, "generate", be_overtaken)
+  monkeypatch.setattr(Mqar, "generate", be_overtaken)
   assert len(config.open("train")) == 300
 
 
@@ -170,7 +171,7 @@ def test_queries_follow_the_power_law():
     SMALL, length=24, num_pairs=4, num_queries=1, train_examples=8192
   )
   counts = np.zeros(8)
-  for row in mqar.generate(config, "train"):
+  for row in config.generate("train"):
     place = np.flatnonzero(row["targets"]).item()
     counts[(place - 8) // 2] += 1
   law = np.arange(1, 9) ** (config.power - 1)
@@ -182,7 +183,7 @@ def test_queries_follow_the_power_law():
 def test_choices_are_drawn_without_repetition_in_proportion():
   weights = np.array([0.6, 0.3, 0.1])
   rng = np.random.default_rng(0)
-  draws = np.concatenate([mqar._choose(rng, weights, 2) for _ in range(100)])
+  draws = np.array([mqar._choose(rng, weights, 2) for _ in range(25_600)])
   for first, second in itertools.permutations(range(3), 2):
     share = (draws == [first, second]).all(axis=1).mean()
     expected = weights[first] * weights[second] / (1 - weights[first])

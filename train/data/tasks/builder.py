@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import io
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -25,7 +25,7 @@ from train.streams import log
 
 
 class Task(Protocol):
-  """The interface of a synthetic task.
+  """What the builder needs of a task; `SequenceTask` is the usual base.
 
   Attributes:
     name: The name of the folder of its examples.
@@ -36,18 +36,17 @@ class Task(Protocol):
   version: ClassVar[str]
 
   @property
-  def length(self) -> int:
-    """Tokens per row, L."""
-
-  @property
   def data_dir(self) -> str:
     """The folder of the examples of all tasks."""
 
-  def settings(self) -> Mapping[str, Any]:
-    """Returns every setting that affects the examples, in a fixed order."""
+  def folder(self) -> str:
+    """Returns a name made from every setting that affects the examples."""
 
   def generate(self, split: str) -> Iterator[dict[str, np.ndarray]]:
-    """Yields the examples of a split: `inputs` and `targets`, int32 [L]."""
+    """Yields the examples of a split: arrays by name.
+
+    The first axis may have another length in another split.
+    """
 
 
 @dataclasses.dataclass(eq=False)
@@ -65,13 +64,19 @@ class TaskBuilder(tfds.core.GeneratorBasedBuilder):
 
   def _info(self) -> tfds.core.DatasetInfo:
     task = self.builder_config.task
-    row = tfds.features.Tensor(shape=(task.length,), dtype=np.int32)
+    first = next(iter(task.generate("train")))
+    features = {
+      name: tfds.features.Tensor(
+        shape=(None, *array.shape[1:]) if array.ndim else (), dtype=array.dtype
+      )
+      for name, array in first.items()
+    }
     # Built here, because `dataset_info_from_configs` of tfds reads description
     # files beside the module.
     return tfds.core.DatasetInfo(
       builder=self,
       description=type(task).__doc__,
-      features=tfds.features.FeaturesDict({"inputs": row, "targets": row}),
+      features=tfds.features.FeaturesDict(features),
     )
 
   def _split_generators(self, dl_manager: object) -> dict[str, Iterator]:
@@ -98,9 +103,9 @@ def read(task: Task, split: str) -> Sequence[dict[str, np.ndarray]]:
     split: "train" or "validation".
 
   Returns:
-    Sequence of examples, each with `inputs` and `targets`, int32 [L].
+    Sequence of examples, arrays by name.
   """
-  name = "-".join(f"{key}_{value}" for key, value in task.settings().items())
+  name = task.folder()
   root = pathlib.Path(task.data_dir).expanduser()
   folder = root / task.name / name / task.version
   if not folder.exists():
