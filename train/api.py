@@ -8,7 +8,7 @@ from typing import Any
 
 from flax import linen as nn
 
-from train import checkpoint, loop
+from train import checkpoint, loop, published
 from train.config import Config, modules, saved
 from train.config.start import resolved
 from train.devices import processes
@@ -84,7 +84,7 @@ def load(
   their module.
 
   Args:
-    workdir: The directory of a run.
+    workdir: The directory of a run, or a checkpoint in the Hugging Face layout.
     step: "latest" (the latest readable one), "best", or a step.
     trust: Modules whose code the saved config may use: dotted names, or paths
       of Python files such as the config.
@@ -95,7 +95,7 @@ def load(
   """
   # Without devices, every checkpoint would look damaged.
   processes.start_jax()
-  snapshot = checkpoint.load(os.fspath(workdir), str(step), warn)
+  snapshot = published.load(os.fspath(workdir), str(step), warn)
   trusted = modules.import_trusted(tuple(trust))
   return _made(saved.read_config(snapshot.config, trusted), snapshot)
 

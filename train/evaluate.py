@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from train import checkpoint, flags
+from train import flags, published
 from train.command import main_with_errors, warn
 from train.config import MOST, Config, modules, saved, trust
 from train.data import Batches, Dataset
@@ -151,8 +151,8 @@ class Options:
   """The flags of the command.
 
   Attributes:
-    workdir: Directory of the run; it may also be the first word, without
-      --workdir.
+    workdir: Directory of the run, or a checkpoint in the Hugging Face layout;
+      it may also be the first word, without --workdir.
     step: Which checkpoint: latest, best, or the number of a step.
     batches: How many batches to evaluate; None for the whole split.
     split: The splits to evaluate, validation or train, of every data set.
@@ -227,7 +227,7 @@ def _run(argv: Sequence[str]) -> int:
   workdir = paths.local("--workdir", options.workdir)
   # Reading a checkpoint without devices fails as if it were damaged.
   processes.start_jax()
-  snapshot = checkpoint.load(workdir, options.step, warn)
+  snapshot = published.load(workdir, options.step, warn)
   trusted = modules.import_trusted(options.trust)
   config = saved.read_config(snapshot.config, trusted)
   more = more_data(config, others)

@@ -20,7 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from train import checkpoint, flags
+from jaxmodels.models import without_lora
+from train import flags, published
 from train.command import main_with_errors, warn
 from train.config import (
   MOST_SEED,
@@ -197,8 +198,9 @@ def continuation(
     tokens = codec.encode(prompt)
   except ValueError as error:
     raise UserError(f"the prompt cannot be encoded: {error}") from error
+  model, variables = without_lora(config.model, variables)
   stream = generate(
-    config.model,
+    model,
     variables,
     tokens,
     length=sample.length,
@@ -215,7 +217,7 @@ class Options:
   """The flags of the command.
 
   Attributes:
-    workdir: Directory of the run.
+    workdir: Directory of the run, or a checkpoint in the Hugging Face layout.
     step: latest, best, or the number of a step.
     prompt: The text to continue; None reads standard input.
     length: Tokens to generate.
@@ -269,7 +271,7 @@ def _run(argv: Sequence[str]) -> int:
   workdir = paths.local("--workdir", options.workdir)
   # Without devices, every checkpoint would look damaged.
   processes.start_jax()
-  snapshot = checkpoint.load(workdir, options.step, warn)
+  snapshot = published.load(workdir, options.step, warn)
   trusted = modules.import_trusted(options.trust)
   config = saved.read_config(snapshot.config, trusted)
   beside = snapshot.config.get("$data")

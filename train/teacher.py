@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from flax import linen as nn
 
-from train import checkpoint
+from train import published
 from train.config import Mesh, saved, serialize
 from train.devices.mesh import check_pieces
 from train.devices.parameter_use import layer_axes
@@ -52,7 +52,7 @@ def load(loss: Any) -> Teacher | None:
 
 
 def _saved(workdir: str, step: str) -> Teacher:
-  snapshot = checkpoint.load(workdir, step, warn)
+  snapshot = published.load(workdir, step, warn)
   config = saved.read_config(snapshot.config)
   variables = saved_variables(config, snapshot.state)
   return Teacher(config.model, variables, snapshot.step)

@@ -21,6 +21,7 @@ from jaxmodels.interop.layers import Layers
 from jaxmodels.interop.rules import Rule
 from jaxmodels.layers.common import wide
 from jaxmodels.models import LanguageModel
+from jaxmodels.models.block import Block
 
 __all__ = ["load", "read_model", "save"]
 
@@ -69,11 +70,11 @@ def load(
   with _named(root):
     model = model.copy(scan_layers=scan_layers, parent=None)
     rules = list(family.rules(model))
-    tensors = files.Tensors(root, family.rename, _names(rules))
+    tensors = files.Tensors(root, family.rename, _names(rules), family.skip)
     layers = Layers(model)
     _check_names(family, rules, tensors, layers)
     params: dict[str, jax.Array] = {}
-    for rule in (rule for rule in rules if not rule.optional):
+    for rule in (rule for rule in rules if rule.ours):
       for ours, value in _read(rule, tensors):
         layers.put(params, ours, _stored(ours, value, int8), placement)
   kinds = [jnp.dtype(x.dtype) for x in params.values()]
@@ -200,7 +201,8 @@ def _check_names(
   family: Family, rules: list[Rule], tensors: files.Tensors, layers: Layers
 ) -> None:
   """Checks that no tensor and no parameter is left over or made twice."""
-  needed = [name for r in rules if not r.optional for name in r.theirs]
+  # A constant, which makes no parameter, may be missing.
+  needed = [name for r in rules if r.ours for name in r.theirs]
   missing = [name for name in needed if name not in tensors]
   if missing:
     raise FolderError(f"a {family.name} needs the tensors {_few(missing)}")
@@ -245,12 +247,15 @@ def _written(
     candidates = [f for f in FAMILIES.values() if kinds <= set(f.kinds)]
   problems = []
   for family in candidates:
-    values = {
-      "architectures": [family.architecture],
-      "model_type": family.model_types[0],
-      **family.write(model),
-    }
-    problem = difference(model, family.read(Config(values)))
+    values: dict[str, Any] = {}
+    if family.model_types:
+      values["architectures"] = [family.architecture]
+      values["model_type"] = family.model_types[0]
+    try:
+      values |= family.write(model)
+      problem = difference(model, family.read(Config(values)))
+    except FolderError as error:
+      problem = f"the model: {error}"
     if problem is None:
       return family, values
     problems.append(f"{family.name} cannot hold {problem}")
@@ -259,10 +264,12 @@ def _written(
   )
 
 
+# Fields of models and layers that are compared as layers and modules.
+_PARTS = ("mixers", "mlp", "mixer")
 # Fields that a config does not hold, or that `blocks` holds.
 _OWN = (
-  "dtype", "param_dtype", "scan_layers", "remat", "axis_name", "mixers",
-  "mixer_options", "mlp", "mlp_options", "parent", "name",
+  "dtype", "param_dtype", "scan_layers", "remat", "axis_name", "mixer_options",
+  "mlp_options", "parent", "name",
 )  # fmt: skip
 
 
@@ -284,8 +291,9 @@ def difference(model: LanguageModel, other: LanguageModel) -> str | None:
   for what, mine, read in pairs:
     if type(mine) is not type(read):
       return f"{what}: {type(mine).__name__} against {type(read).__name__}"
+    whole = isinstance(mine, LanguageModel | Block)
     for field in dataclasses.fields(mine):
-      if field.name in (*_OWN, "mixer"):
+      if field.name in _OWN or (whole and field.name in _PARTS):
         continue
       a, b = getattr(mine, field.name), getattr(read, field.name)
       if a != b:

@@ -153,9 +153,7 @@ def stack_rules(
     model: The model.
     mixer_rules: `(theirs, ours, mixer) -> rules` of a mixer.
   """
-  yield from parts.read_out(
-    "model.embeddings", "model.norm", model.tie_embeddings
-  )
+  yield from parts.outside(model, embedding="model.embeddings")
   for i in range(model.depth):
     theirs, ours = f"model.layers.{i}", f"backbone/layer_{i}"
     mixer = mixer_of(model, i)

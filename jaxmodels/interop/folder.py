@@ -29,7 +29,7 @@ INDEX = "model.safetensors.index.json"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 # After so many bytes a file is opened anew: the pages of a mapped file count
 # as memory of the process as long as it is open.
-_REOPEN_AFTER = 1 << 28
+_REOPEN_AFTER = 1 << 26
 
 
 class Tensors:
@@ -41,6 +41,7 @@ class Tensors:
     rename: Pairs of a regular expression and its replacement: other names that
       some files have for the same tensors.
     known: Names that are not replaced.
+    skip: Regular expressions of names of tensors that are left out.
 
   Raises:
     FolderError: A file is missing, is damaged, or is a pickle.
@@ -51,11 +52,14 @@ class Tensors:
     folder: pathlib.Path,
     rename: Iterable[tuple[str, str]] = (),
     known: Collection[str] = (),
+    skip: Iterable[str] = (),
   ):
     self._folder = folder
     self._places: dict[str, tuple[str, str]] = {}
     for file in _files(folder):
       for name in self._open(file).keys():  # noqa: SIM118 (no iterator)
+        if any(re.match(pattern, name) for pattern in skip):
+          continue
         key = name
         for pattern, replacement in () if name in known else rename:
           key = re.sub(pattern, replacement, key)
@@ -176,11 +180,12 @@ def write_tensors(
   total = size = 0
 
   def flush() -> None:
-    names = list(shards[-1])
     file = folder / f".model-{len(temporary)}.partial"
+    temporary.append((file, list(shards[-1])))
     metadata = {"format": "pt"}
     safetensors_numpy.save_file(shards[-1], file, metadata=metadata)
-    temporary.append((file, names))
+    # safetensors lets nobody but the owner read it.
+    file.chmod(0o666 & ~_umask())
     shards[-1] = {}
 
   try:
@@ -193,8 +198,7 @@ def write_tensors(
       total += value.nbytes
     flush()
   except BaseException:
-    for file, _ in temporary:
-      file.unlink(missing_ok=True)
+    _remove(file for file, _ in temporary)
     raise
   _name_shards(folder, temporary, total)
 
@@ -204,10 +208,15 @@ def _name_shards(
   written: list[tuple[pathlib.Path, list[str]]],
   total: int,
 ) -> None:
-  """Gives the files their names, and writes the index of several."""
+  """Gives the files their names, and writes the index of several.
+
+  Files of an earlier checkpoint in the folder are removed.
+  """
+  earlier = {*folder.glob("model-*-of-*.safetensors"), folder / SINGLE}
   if len(written) == 1:
     (folder / INDEX).unlink(missing_ok=True)
     written[0][0].replace(folder / SINGLE)
+    _remove(earlier - {folder / SINGLE})
     return
   weight_map = {}
   for i, (file, names) in enumerate(written, 1):
@@ -217,7 +226,18 @@ def _name_shards(
   index = {"metadata": {"total_size": total}, "weight_map": weight_map}
   text = json.dumps(index, indent=2, sort_keys=True) + "\n"
   _replace(folder / INDEX, lambda file: file.write_text(text, "utf-8"))
-  (folder / SINGLE).unlink(missing_ok=True)
+  _remove(earlier - {folder / name for name in weight_map.values()})
+
+
+def _remove(paths: Iterable[pathlib.Path]) -> None:
+  for path in paths:
+    path.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+  mask = os.umask(0)
+  os.umask(mask)
+  return mask
 
 
 def _replace(file: pathlib.Path, write: Any) -> None:

@@ -159,7 +159,7 @@ def stacked(theirs: Sequence[str], ours: str) -> Rule:
 
 
 def constant(theirs: str, value: Callable[[], np.ndarray]) -> Rule:
-  """A tensor that a file has although the model computes it anew."""
+  """A tensor of files that the model computes anew; it is written, not read."""
   return Rule((theirs,), (), lambda tensors: [], lambda parameters: [value()])
 
 

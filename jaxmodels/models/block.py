@@ -19,7 +19,7 @@ NORMS: dict[str, Any] = {
   "layer": LayerNorm,
   "layer_unbiased": functools.partial(LayerNorm, use_bias=False),
 }
-LAYOUTS = ("pre_norm", "post_norm", "res_post_norm", "parallel")
+LAYOUTS = ("pre_norm", "post_norm", "res_post_norm", "parallel", "no_norm")
 
 State = Any
 

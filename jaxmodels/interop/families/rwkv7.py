@@ -129,9 +129,7 @@ def write(model: LanguageModel) -> dict[str, Any]:
 
 def rules(model: LanguageModel) -> Iterator[r.Rule]:
   """The rules of the whole model."""
-  yield from parts.read_out(
-    "model.embeddings", "model.norm", model.tie_embeddings
-  )
+  yield from parts.outside(model, "model.embeddings", "model.norm")
   biased = model.norm == "layer"
   if biased:
     yield r.same("model.norm.bias", "backbone/norm/bias")

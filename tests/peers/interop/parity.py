@@ -143,9 +143,15 @@ def check_saved(folder: Any, model: Any, variables: Any) -> None:
   interop.save(folder / "ours", model, variables, like=folder / "theirs")
   first, second = stored(folder / "theirs"), stored(folder / "ours")
   assert first.keys() == second.keys()
+  family = interop.checkpoint._written(model, None, {})[0]
+  computed = {x for r in family.rules(model) if not r.ours for x in r.theirs}
   for name, value in first.items():
     assert value.dtype == second[name].dtype, name
-    assert value.tobytes() == second[name].tobytes(), name
+    if name in computed:
+      # An exponential of torch differs in the last bit.
+      np.testing.assert_allclose(second[name], value, rtol=3e-7)
+    else:
+      assert value.tobytes() == second[name].tobytes(), name
   # Without the config of theirs, the model alone gives its config.
   interop.save(folder / "alone", model, variables)
   again, _ = interop.load(folder / "alone")
