@@ -1,4 +1,6 @@
-"""Saves a run in the Hugging Face layout: `python -m train.export RUN --to DIR`.
+"""Saves a run in the Hugging Face layout.
+
+  python -m train.export RUN --to FOLDER
 
 The folder has `config.json`, the parameters for evaluation in safetensors
 files, and the tokenizer, if the run began from such a folder or its data have
@@ -26,6 +28,7 @@ from train.data.tokenizer import FILE_NAME
 from train.devices import processes
 from train.errors import UserError, described, reason
 from train.files import paths
+from train.flags.kinds import dtype_name
 from train.saved_variables import saved_variables
 from train.streams import log
 
@@ -62,7 +65,7 @@ class Options:
   to: str | None = None
   step: str = "latest"
   like: str | None = None
-  dtype: str | None = None
+  dtype: Any = None
   family: str | None = None
   trust: flags.Repeated = ()
 
@@ -145,9 +148,10 @@ def _run(argv: Sequence[str]) -> int:
   if argv and not argv[0].startswith("-"):
     argv = [f"--workdir={argv[0]}", *argv[1:]]
   options = flags.only(Options(), argv, _USAGE, __doc__)
-  if options.dtype not in (None, *_DTYPES):
+  dtype = dtype_name(options.dtype)
+  if options.dtype is not None and dtype not in _DTYPES:
     raise UserError(
-      f"--dtype is {options.dtype}, but must be one of {', '.join(_DTYPES)}"
+      f"--dtype is {dtype}, but must be one of {', '.join(_DTYPES)}"
     )
   folder = _target(options)
   workdir = paths.local("--workdir", options.workdir)
@@ -165,7 +169,7 @@ def _run(argv: Sequence[str]) -> int:
     saved_variables(config, snapshot.state),
     folder,
     like=like,
-    dtype=options.dtype,
+    dtype=dtype,
     family=options.family,
   )
   log(f"step {snapshot.step} of {workdir} is saved in {folder}")
