@@ -21,6 +21,7 @@ from jaxmodels.interop.layers import Layers
 from jaxmodels.interop.rules import Rule
 from jaxmodels.layers.common import wide
 from jaxmodels.models import LanguageModel
+from jaxmodels.models.block import Block
 
 __all__ = ["load", "read_model", "save"]
 
@@ -67,9 +68,9 @@ def load(
     raise FolderError("load: int8 excludes scan_layers and placement")
   family, model = _read_config(root)
   with _named(root):
-    tensors = files.Tensors(root, family.rename)
-    rules = list(family.rules(model))
     model = model.copy(scan_layers=scan_layers, parent=None)
+    rules = list(family.rules(model))
+    tensors = files.Tensors(root, family.rename, _names(rules), family.skip)
     layers = Layers(model)
     _check_names(family, rules, tensors, layers)
     params: dict[str, jax.Array] = {}
@@ -114,7 +115,8 @@ def save(
     model: A model of a published family, such as one that `load` returned.
     variables: Its variables.
     like: A folder whose config gives the family, and the keys that do not
-      change what a model computes, such as the ids of special tokens.
+      change what a model computes, such as the ids of special tokens. Where a
+      family has several names for a tensor, the name in this folder is written.
     family: A key of `FAMILIES`, where the model fits several families.
     shard_bytes: The largest size of a file, in bytes.
 
@@ -130,11 +132,13 @@ def save(
     raise FolderError("save: variables in int8 cannot be saved")
   rules = list(chosen.rules(model))
   _check_left({p for r in rules for p in r.ours}, layers, params)
+  names = {} if like is None else _names_in(pathlib.Path(like), chosen, rules)
 
   def tensors() -> Iterator[tuple[str, np.ndarray]]:
     for rule in (rule for rule in rules if not rule.optional):
       ours = [np.asarray(layers.get(params, path)) for path in rule.ours]
-      yield from zip(rule.theirs, rule.write(ours), strict=True)
+      theirs = [names.get(name, name) for name in rule.theirs]
+      yield from zip(theirs, rule.write(ours), strict=True)
 
   root = pathlib.Path(path)
   root.mkdir(parents=True, exist_ok=True)
@@ -150,6 +154,21 @@ def _read_config(root: pathlib.Path) -> tuple[Family, LanguageModel]:
     model = family.read(config)
     config.check_all_read()
   return family, model
+
+
+def _names(rules: list[Rule]) -> set[str]:
+  """The names of their tensors in rules."""
+  return {name for rule in rules for name in rule.theirs}
+
+
+def _names_in(
+  folder: pathlib.Path, family: Family, rules: list[Rule]
+) -> dict[str, str]:
+  """The names in the files of a folder, by the names in rules."""
+  if not files.has_tensors(folder):
+    return {}
+  tensors = files.Tensors(folder, family.rename, _names(rules))
+  return {name: tensors.name_in_file(name) for name in tensors}
 
 
 def _read(
@@ -228,12 +247,15 @@ def _written(
     candidates = [f for f in FAMILIES.values() if kinds <= set(f.kinds)]
   problems = []
   for family in candidates:
-    values = {
-      "architectures": [family.architecture],
-      "model_type": family.model_types[0],
-      **family.write(model),
-    }
-    problem = difference(model, family.read(Config(values)))
+    values: dict[str, Any] = {}
+    if family.model_types:
+      values["architectures"] = [family.architecture]
+      values["model_type"] = family.model_types[0]
+    try:
+      values |= family.write(model)
+      problem = difference(model, family.read(Config(values)))
+    except FolderError as error:
+      problem = f"the model: {error}"
     if problem is None:
       return family, values
     problems.append(f"{family.name} cannot hold {problem}")
@@ -242,10 +264,12 @@ def _written(
   )
 
 
+# Fields of models and layers that are compared as layers and modules.
+_PARTS = ("mixers", "mlp", "mixer")
 # Fields that a config does not hold, or that `blocks` holds.
 _OWN = (
-  "dtype", "param_dtype", "scan_layers", "remat", "axis_name", "mixers",
-  "mixer_options", "mlp", "mlp_options", "parent", "name",
+  "dtype", "param_dtype", "scan_layers", "remat", "axis_name", "mixer_options",
+  "mlp_options", "parent", "name",
 )  # fmt: skip
 
 
@@ -267,8 +291,9 @@ def difference(model: LanguageModel, other: LanguageModel) -> str | None:
   for what, mine, read in pairs:
     if type(mine) is not type(read):
       return f"{what}: {type(mine).__name__} against {type(read).__name__}"
+    whole = isinstance(mine, LanguageModel | Block)
     for field in dataclasses.fields(mine):
-      if field.name in (*_OWN, "mixer"):
+      if field.name in _OWN or (whole and field.name in _PARTS):
         continue
       a, b = getattr(mine, field.name), getattr(read, field.name)
       if a != b:

@@ -19,16 +19,19 @@ class Family:
 
   Attributes:
     name: The name, that of its file.
-    model_types: The values of `model_type` in its `config.json`.
+    model_types: The values of `model_type` in its `config.json`; none if its
+      files lack that key.
     architecture: The class name that goes into a written `config.json`.
     read: Makes a model from a config; it reads every key that matters.
     write: Makes the values of a config from a model.
     rules: The rules between tensors and parameters of a model.
     kinds: The classes of mixers that its models have.
     rename: Pairs of a regular expression and its replacement: other names that
-      published files have for the same tensors.
+      published files have for the same tensors. Names of rules stay.
     marks: Keys of which a config has at least one, where `model_type` is not
       enough to tell families apart.
+    skip: Regular expressions of the names of tensors that are no part of the
+      language model, such as those that read images.
   """
 
   name: str
@@ -40,14 +43,14 @@ class Family:
   kinds: tuple[type[nn.Module], ...]
   rename: tuple[tuple[str, str], ...] = ()
   marks: tuple[str, ...] = ()
+  skip: tuple[str, ...] = ()
 
   def matches(self, config: Config) -> bool:
     """Whether a config belongs to this family."""
-    known = config.get("model_type") in (*self.model_types, None)
-    if "model_type" not in config and not self.marks:
-      return False
     marked = not self.marks or any(key in config for key in self.marks)
-    return known and marked
+    if "model_type" in config:
+      return marked and config["model_type"] in self.model_types
+    return marked and not self.model_types
 
 
 def embedding_rules(

@@ -26,7 +26,11 @@ _NEUTRAL = (
 
 
 def read_stack(
-  config: Config, mixer: nn.Module, depth: int = 24, width: int = 2048
+  config: Config,
+  mixer: nn.Module,
+  depth: int = 24,
+  width: int = 2048,
+  ratio: int = 4,
 ) -> LanguageModel:
   """The model of a config.
 
@@ -35,6 +39,7 @@ def read_stack(
     mixer: The mixer of all layers that `attn` does not name.
     depth: The number of layers where the config has none.
     width: The width where the config has none.
+    ratio: The `hidden_ratio` where the config has none.
   """
   width = config.get("hidden_size", width)
   config.ignore(*_NEUTRAL)
@@ -52,15 +57,15 @@ def read_stack(
     width=width,
     depth=depth,
     mixers=parts.shortest(mixers),
-    mlp=GatedMLP(width, hidden=_hidden(config, width)),
+    mlp=GatedMLP(width, hidden=_hidden(config, width, ratio)),
     tie_embeddings=config.get("tie_word_embeddings", False),
     norm_epsilon=config.get("norm_eps", 1e-6),
   )
 
 
-def _hidden(config: Config, width: int) -> int:
+def _hidden(config: Config, width: int, ratio: int) -> int:
   """The hidden width of the MLP: by default a multiple of 256."""
-  ratio = config.get("hidden_ratio", 4)
+  ratio = config.get("hidden_ratio", ratio)
   hidden = config.get("intermediate_size")
   if hidden is None:
     hidden = int(width * (4 if ratio is None else ratio) * 2 / 3)
@@ -148,9 +153,7 @@ def stack_rules(
     model: The model.
     mixer_rules: `(theirs, ours, mixer) -> rules` of a mixer.
   """
-  yield from parts.read_out(
-    "model.embeddings", "model.norm", model.tie_embeddings
-  )
+  yield from parts.outside(model, embedding="model.embeddings")
   for i in range(model.depth):
     theirs, ours = f"model.layers.{i}", f"backbone/layer_{i}"
     mixer = mixer_of(model, i)

@@ -4,7 +4,7 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 import ml_dtypes  # noqa: F401 (numpy then knows bfloat16)
@@ -14,7 +14,13 @@ from safetensors import numpy as safetensors_numpy
 
 from jaxmodels.interop.config import FolderError
 
-__all__ = ["Tensors", "read_config", "write_config", "write_tensors"]
+__all__ = [
+  "Tensors",
+  "has_tensors",
+  "read_config",
+  "write_config",
+  "write_tensors",
+]
 
 CONFIG = "config.json"
 SINGLE = "model.safetensors"
@@ -23,7 +29,7 @@ INDEX = "model.safetensors.index.json"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 # After so many bytes a file is opened anew: the pages of a mapped file count
 # as memory of the process as long as it is open.
-_REOPEN_AFTER = 1 << 28
+_REOPEN_AFTER = 1 << 26
 
 
 class Tensors:
@@ -34,20 +40,28 @@ class Tensors:
       `model.safetensors.index.json` and the files that it names.
     rename: Pairs of a regular expression and its replacement: other names that
       some files have for the same tensors.
+    known: Names that are not replaced.
+    skip: Regular expressions of names of tensors that are left out.
 
   Raises:
     FolderError: A file is missing, is damaged, or is a pickle.
   """
 
   def __init__(
-    self, folder: pathlib.Path, rename: Iterable[tuple[str, str]] = ()
+    self,
+    folder: pathlib.Path,
+    rename: Iterable[tuple[str, str]] = (),
+    known: Collection[str] = (),
+    skip: Iterable[str] = (),
   ):
     self._folder = folder
     self._places: dict[str, tuple[str, str]] = {}
     for file in _files(folder):
       for name in self._open(file).keys():  # noqa: SIM118 (no iterator)
+        if any(re.match(pattern, name) for pattern in skip):
+          continue
         key = name
-        for pattern, replacement in rename:
+        for pattern, replacement in () if name in known else rename:
           key = re.sub(pattern, replacement, key)
         if key in self._places:
           raise FolderError(
@@ -63,6 +77,10 @@ class Tensors:
 
   def __contains__(self, name: str) -> bool:
     return name in self._places
+
+  def name_in_file(self, name: str) -> str:
+    """The name that a file has for a tensor."""
+    return self._places[name][1]
 
   def read(self, name: str) -> np.ndarray:
     """Returns the tensor of that name, in the dtype of the file."""
@@ -100,6 +118,11 @@ def _files(folder: pathlib.Path) -> list[str]:
       "opened: convert it to safetensors where you trust it"
     )
   raise FolderError(f"{folder}: there is neither {SINGLE} nor {INDEX}")
+
+
+def has_tensors(folder: pathlib.Path) -> bool:
+  """Whether a folder has tensors, and not only a config."""
+  return (folder / INDEX).exists() or (folder / SINGLE).exists()
 
 
 def _indexed(folder: pathlib.Path) -> list[str]:
@@ -157,11 +180,12 @@ def write_tensors(
   total = size = 0
 
   def flush() -> None:
-    names = list(shards[-1])
     file = folder / f".model-{len(temporary)}.partial"
+    temporary.append((file, list(shards[-1])))
     metadata = {"format": "pt"}
     safetensors_numpy.save_file(shards[-1], file, metadata=metadata)
-    temporary.append((file, names))
+    # safetensors lets nobody but the owner read it.
+    file.chmod(0o666 & ~_umask())
     shards[-1] = {}
 
   try:
@@ -174,8 +198,7 @@ def write_tensors(
       total += value.nbytes
     flush()
   except BaseException:
-    for file, _ in temporary:
-      file.unlink(missing_ok=True)
+    _remove(file for file, _ in temporary)
     raise
   _name_shards(folder, temporary, total)
 
@@ -185,10 +208,15 @@ def _name_shards(
   written: list[tuple[pathlib.Path, list[str]]],
   total: int,
 ) -> None:
-  """Gives the files their names, and writes the index of several."""
+  """Gives the files their names, and writes the index of several.
+
+  Files of an earlier checkpoint in the folder are removed.
+  """
+  earlier = {*folder.glob("model-*-of-*.safetensors"), folder / SINGLE}
   if len(written) == 1:
     (folder / INDEX).unlink(missing_ok=True)
     written[0][0].replace(folder / SINGLE)
+    _remove(earlier - {folder / SINGLE})
     return
   weight_map = {}
   for i, (file, names) in enumerate(written, 1):
@@ -198,7 +226,18 @@ def _name_shards(
   index = {"metadata": {"total_size": total}, "weight_map": weight_map}
   text = json.dumps(index, indent=2, sort_keys=True) + "\n"
   _replace(folder / INDEX, lambda file: file.write_text(text, "utf-8"))
-  (folder / SINGLE).unlink(missing_ok=True)
+  _remove(earlier - {folder / name for name in weight_map.values()})
+
+
+def _remove(paths: Iterable[pathlib.Path]) -> None:
+  for path in paths:
+    path.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+  mask = os.umask(0)
+  os.umask(mask)
+  return mask
 
 
 def _replace(file: pathlib.Path, write: Any) -> None:

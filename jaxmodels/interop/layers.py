@@ -27,6 +27,7 @@ class Layers:
 
   Attributes:
     paths: The paths of all parameters.
+    shapes: The shapes of the variables, by the path of the variable.
   """
 
   def __init__(self, model: LanguageModel):
@@ -35,13 +36,13 @@ class Layers:
       model.copy(axis_name=None, parent=None).init, jax.random.key(0), tokens
     )
     flat = traverse_util.flatten_dict(made["params"], sep="/")
-    self._shapes = {path: leaf.shape for path, leaf in flat.items()}
+    self.shapes = {path: leaf.shape for path, leaf in flat.items()}
     blocks = re.compile(r"backbone/repeats/block_(\d+)/")
-    found = [blocks.match(path) for path in self._shapes]
+    found = [blocks.match(path) for path in self.shapes]
     self._period = max((1 + int(m[1]) for m in found if m), default=0)
     self.paths = {
       path
-      for stored in self._shapes
+      for stored in self.shapes
       for path in self._unstacked(stored, model.depth)
     }
 
@@ -89,7 +90,7 @@ class Layers:
       FolderError: The shape is not that of the model.
     """
     stored, index = self.stored_path(path), self._round(path)
-    shape = self._shapes[stored]
+    shape = self.shapes[stored]
     expected = shape if index is None else shape[1:]
     if value.shape != expected:
       raise FolderError(

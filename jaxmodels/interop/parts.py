@@ -3,10 +3,22 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from jaxmodels.interop import rules as r
-from jaxmodels.mixers import SoftmaxAttention
+import numpy as np
 
-__all__ = ["attention", "gated_mlp", "read_out", "shortest"]
+from jaxmodels.interop import rules as r
+from jaxmodels.interop.family import embedding_rules
+from jaxmodels.layers import SparseMoE
+from jaxmodels.mixers import SoftmaxAttention
+from jaxmodels.models import LanguageModel
+
+__all__ = [
+  "attention",
+  "convolutions",
+  "gated_mlp",
+  "outside",
+  "shortest",
+  "sparse_moe",
+]
 
 
 def shortest(entries: Sequence[Any]) -> tuple[Any, ...]:
@@ -34,6 +46,32 @@ def attention(
   yield from r.dense(f"{theirs}.{output}", f"{ours}/output", mixer.output_bias)
 
 
+def convolutions(
+  theirs: Sequence[str],
+  cuts: Sequence[int],
+  ours: Sequence[str],
+  sizes: Sequence[int],
+) -> r.Rule:
+  """Convolutions per channel whose channels are cut in different places.
+
+  Args:
+    theirs: Names of tensors [D, 1, W].
+    cuts: The number of channels of each, when it is written.
+    ours: Paths of kernels [W, D].
+    sizes: The number of channels of each.
+  """
+
+  def read(tensors: r.Arrays) -> r.Arrays:
+    x = np.concatenate(tensors)[:, 0].T
+    return np.split(x, np.cumsum(sizes)[:-1], axis=1)
+
+  def write(kernels: r.Arrays) -> r.Arrays:
+    x = np.concatenate(kernels, axis=1).T[:, None]
+    return np.split(x, np.cumsum(cuts)[:-1])
+
+  return r.Rule(tuple(theirs), tuple(ours), read, write)
+
+
 def gated_mlp(
   theirs: str,
   ours: str,
@@ -45,11 +83,24 @@ def gated_mlp(
     yield from r.dense(f"{theirs}.{their}", f"{ours}/{our}", bias)
 
 
-def read_out(
-  embedding: str, norm: str, tied: bool, logits: str = "lm_head"
+def sparse_moe(
+  theirs: str,
+  ours: str,
+  mlp: SparseMoE,
+  names: Sequence[str] = ("gate_proj", "up_proj", "down_proj"),
+) -> Iterator[r.Rule]:
+  """The router and the experts, each of which has its own tensors."""
+  yield r.kernel(f"{theirs}.gate.weight", f"{ours}/router/kernel")
+  for their, our in zip(names, ("gate", "value", "output"), strict=True):
+    experts = (f"{theirs}.experts.{i}" for i in range(mlp.experts))
+    yield r.stacked([f"{e}.{their}.weight" for e in experts], f"{ours}/{our}")
+
+
+def outside(
+  model: LanguageModel,
+  embedding: str = "model.embed_tokens",
+  norm: str = "model.norm",
 ) -> Iterator[r.Rule]:
   """The embedding, the norm at the end of the stack, and the logits."""
-  yield r.same(f"{embedding}.weight", "embedding/table")
+  yield from embedding_rules(model, f"{embedding}.weight")
   yield r.same(f"{norm}.weight", "backbone/norm/scale")
-  if not tied:
-    yield r.same(f"{logits}.weight", "embedding/readout")

@@ -1,20 +1,14 @@
 """The channel mixer of RWKV, which also reads the token before."""
 
-from collections.abc import Callable
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from jaxmodels.layers.common import check_fields, check_input, projection, wide
+from jaxmodels.layers.mlp import activation_of
 from jaxmodels.layers.token_shift import token_shift
 
-__all__ = ["RWKVChannelMix", "blend", "falling", "relu_squared", "rising"]
-
-
-def relu_squared(x: jax.Array) -> jax.Array:
-  """max(x, 0)^2 (So et al. 2021, arXiv:2109.08668)."""
-  return jnp.square(nn.relu(x))
+__all__ = ["RWKVChannelMix", "blend", "falling", "rising"]
 
 
 def blend(x: jax.Array, before: jax.Array, share: jax.Array) -> jax.Array:
@@ -76,7 +70,7 @@ class RWKVChannelMix(nn.Module):
     receptance: Whether the result has a gate, as in RWKV-4 and RWKV-6.
     own_share: Whether mu is the share of the token itself, as in RWKV-4, and
       not of the token before it.
-    activation: The function of k_t.
+    activation: The function of k_t, a name of `ACTIVATIONS`.
     output_scale: Factor on the initial weights of the output projection.
     axis_name: The mesh axis over which L is sharded, inside `shard_map`.
     dtype: The dtype of the computation.
@@ -87,7 +81,7 @@ class RWKVChannelMix(nn.Module):
   hidden: int | None = None
   receptance: bool = False
   own_share: bool = False
-  activation: Callable[[jax.Array], jax.Array] = relu_squared
+  activation: str = "relu2"
   output_scale: float = 1.0
   axis_name: str | None = None
   dtype: jnp.dtype = jnp.float32
@@ -128,7 +122,7 @@ class RWKVChannelMix(nn.Module):
 
     hidden = projection(self, self._hidden(), "key")(mixed("key"))
     output = projection(self, self.width, "output", scale=self.output_scale)
-    y = output(self.activation(hidden))
+    y = output(activation_of(self)(hidden))
     if self.receptance:
       gate = projection(self, self.width, "receptance")(mixed("receptance"))
       y = nn.sigmoid(gate) * y

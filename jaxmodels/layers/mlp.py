@@ -29,17 +29,22 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
   "gelu_tanh": nn.gelu,
   "relu": nn.relu,
   "relu2": _relu2,
+  "sigmoid": nn.sigmoid,
+  "log_sigmoid": nn.log_sigmoid,
 }
 
 
-def activation_of(layer: Any) -> Callable[[jax.Array], jax.Array]:
-  """The function that the field `activation` of a layer names."""
+def activation_of(
+  layer: Any, field: str = "activation"
+) -> Callable[[jax.Array], jax.Array]:
+  """The function that a field of a layer names."""
+  name = getattr(layer, field)
   checks.require(
-    layer.activation in ACTIVATIONS,
-    f"{type(layer).__name__}: activation must be one of "
-    f"{', '.join(ACTIVATIONS)}, got {layer.activation!r}",
+    name in ACTIVATIONS,
+    f"{type(layer).__name__}: {field} must be one of "
+    f"{', '.join(ACTIVATIONS)}, got {name!r}",
   )
-  return ACTIVATIONS[layer.activation]
+  return ACTIVATIONS[name]
 
 
 class ChannelMixer(nn.Module):

@@ -14,6 +14,7 @@ from jaxmodels.layers.common import (
   split_heads,
 )
 from jaxmodels.layers.gates import low_rank, sigmoid_decay
+from jaxmodels.layers.mlp import activation_of
 from jaxmodels.mixers.mixer import Mixer
 from jaxmodels.ops import linear_attention
 from jaxmodels.ops.engine import checks
@@ -66,7 +67,8 @@ class GLA(Mixer):
       high temperature starts decays near 1.
     kv_heads: G, a divisor of H; H by default.
     kernel_width: The kernel width of the convolutions, or None for none.
-    feature_map: phi, a function of each channel, or None for the identity.
+    feature_map: phi, a name of `jaxmodels.layers.mlp.ACTIVATIONS`, or None for
+      the identity.
     lowest_log_decay: The lower bound of log a_t, or None for none.
     output_gate: Whether y is gated before the output projection.
     norm_scale: Whether the norm has a learned scale.
@@ -79,7 +81,7 @@ class GLA(Mixer):
   temperature: float = 16.0
   kv_heads: int | None = None
   kernel_width: int | None = None
-  feature_map: Callable[[jax.Array], jax.Array] | None = None
+  feature_map: str | None = None
   lowest_log_decay: float | None = None
   output_gate: bool = True
   norm_scale: bool = True
@@ -102,7 +104,8 @@ class GLA(Mixer):
       segment_ids,
     )
     if self.feature_map is not None:
-      q, k = self.feature_map(q), self.feature_map(k)
+      phi = activation_of(self, "feature_map")
+      q, k = phi(q), phi(k)
     log_decay = self._log_decay(x, kv_heads, key_width)
     k, v, log_decay = repeat_heads((k, v, log_decay), heads, 2)
     y, last = self.run(

@@ -1,6 +1,5 @@
 """RetNet's multi-scale retention."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -14,6 +13,7 @@ from jaxmodels.layers.common import (
   merge_heads,
 )
 from jaxmodels.layers.gates import fixed_decay
+from jaxmodels.layers.mlp import activation_of
 from jaxmodels.layers.norms import LayerNorm
 from jaxmodels.layers.rotary import rotate
 from jaxmodels.mixers.mixer import Mixer
@@ -62,7 +62,8 @@ class RetNet(Mixer):
     value_width: V, by default 2 D / H as in the paper.
     rotary_base: The base of the wavelengths, see `rotate`.
     kv_heads: G, a divisor of H; H by default.
-    feature_map: phi, a function of each channel, or None for the identity.
+    feature_map: phi, a name of `jaxmodels.layers.mlp.ACTIVATIONS`, or None for
+      the identity.
     output_gate: Whether y is gated before the output projection.
     norm: "group", the GroupNorm of the paper with a scale and a bias per
       channel of every head, or "rms", an RMSNorm per head with one scale [V]
@@ -75,7 +76,7 @@ class RetNet(Mixer):
   value_width: int | None = None
   rotary_base: float = 10_000.0
   kv_heads: int | None = None
-  feature_map: Callable[[jax.Array], jax.Array] | None = None
+  feature_map: str | None = None
   output_gate: bool = True
   norm: str = "group"
   norm_scale: bool = True
@@ -91,7 +92,8 @@ class RetNet(Mixer):
     q = self.heads_of("query", x, heads, key_width)
     k = self.heads_of("key", x, kv_heads, key_width)
     if self.feature_map is not None:
-      q, k = self.feature_map(q), self.feature_map(k)
+      phi = activation_of(self, "feature_map")
+      q, k = phi(q), phi(k)
     k = rotate(k, positions, self.rotary_base)
     v = self.heads_of("value", x, kv_heads, value_width)
     k, v = repeat_heads((k, v), heads, 2)

@@ -46,7 +46,9 @@ class Backbone(nn.Module):
   - "res_post_norm": x + N(mixer(x)), then x + N(mlp(x)), and N at the end, as
     in Swin Transformer V2 (Liu et al. 2021, arXiv:2111.09883) and OLMo 2;
   - "parallel": x + mixer(N(x)) + mlp(N(x)) with one N, and N at the end, as in
-    GPT-J and PaLM (Chowdhery et al. 2022, arXiv:2204.02311).
+    GPT-J and PaLM (Chowdhery et al. 2022, arXiv:2204.02311);
+  - "no_norm": x + mixer(x), then x + mlp(x), and N at the end, for a mixer that
+    normalises the stream itself, such as `SharedBlock`.
 
   RWKV and GPT-2 have the norm "layer", and the others "rms". `norm_epsilon` is
   1e-5 in the published RWKV, Mamba and Mamba-2. RWKV needs `input_norm`.
@@ -84,9 +86,9 @@ class Backbone(nn.Module):
       device passes its shard of x and of the ids, and the whole state.
     dtype: The dtype of the computation.
     param_dtype: The dtype of the parameters.
-    layout: "pre_norm", "post_norm", "res_post_norm" or "parallel"; or a tuple
-      of them, repeated to the depth.
-    norm: "rms" or "layer": the norms of the stack; mixers have their own.
+    layout: One of the names above, or a tuple of them, repeated to the depth.
+    norm: "rms", "layer" or "layer_unbiased", a LayerNorm without a bias: the
+      norms of the stack; mixers have their own.
     norm_epsilon: Added inside the root of these norms.
     norm_offset: Added to the scales of these norms, whose initial values are
       1 - norm_offset; 1 in Gemma and Qwen3-Next.

@@ -1,6 +1,7 @@
 """One layer of a stack: a mixer and a channel mixer on the residual stream."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -13,8 +14,12 @@ from jaxmodels.ops.engine.explicit import place_like
 
 __all__ = ["LAYOUTS", "NORMS", "Block", "Unbound", "make_norm"]
 
-NORMS: dict[str, Any] = {"rms": RMSNorm, "layer": LayerNorm}
-LAYOUTS = ("pre_norm", "post_norm", "res_post_norm", "parallel")
+NORMS: dict[str, Any] = {
+  "rms": RMSNorm,
+  "layer": LayerNorm,
+  "layer_unbiased": functools.partial(LayerNorm, use_bias=False),
+}
+LAYOUTS = ("pre_norm", "post_norm", "res_post_norm", "parallel", "no_norm")
 
 State = Any
 

@@ -48,9 +48,8 @@ class LanguageModel(nn.Module):
       state is that of the whole sequence, on every device.
     dtype: The dtype of the computation.
     param_dtype: The dtype of the parameters.
-    layout: "pre_norm", "post_norm", "res_post_norm" or "parallel", or a tuple
-      of them, see `Backbone`.
-    norm: "rms" or "layer": the norms of the stack.
+    layout: "pre_norm" or another layout of `Backbone`, or a tuple of them.
+    norm: "rms", "layer" or "layer_unbiased": the norms of the stack.
     norm_epsilon: Added inside the root of these norms.
     norm_offset: Added to the scales of these norms.
     skip_scale: Factor on the stream at each write, see `Backbone`.

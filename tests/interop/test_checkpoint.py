@@ -11,6 +11,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from safetensors.numpy import load_file, save_file
 
 from jaxmodels import interop
+from jaxmodels.interop import folder as files
 from jaxmodels.interop.config import Config
 from jaxmodels.interop.families import family_of
 from tests.interop.families.mamba2 import TINY
@@ -130,8 +131,8 @@ def wrong_rows(folder):
       "needs the tensors backbone.layers.3",
     ),
     (
-      lambda folder: change(folder, hidden_act="relu"),
-      "hidden_act is 'relu', but only 'silu'",
+      lambda folder: change(folder, hidden_act="tanh"),
+      "hidden_act is 'tanh', but only silu",
     ),
     (
       lambda folder: (folder / "config.json").write_text("{"),
@@ -168,7 +169,8 @@ def test_a_model_is_saved_as_several_files(saved, tmp_path):
   assert equal(interop.load(tmp_path)[1], variables)
   # One file takes the place of several.
   interop.save(tmp_path, model, variables)
-  assert not (tmp_path / f"{TENSORS}.index.json").exists()
+  assert {file.name for file in tmp_path.iterdir()} == {"config.json", TENSORS}
+  assert (tmp_path / TENSORS).stat().st_mode & 0o044
   assert equal(interop.load(tmp_path)[1], variables)
 
 
@@ -236,6 +238,29 @@ def test_parameters_go_to_a_mesh(saved, tmp_path, scan_layers):
   assert all(np.array_equal(first[k], second[k]) for k in first)
 
 
+def test_an_interrupted_save_leaves_the_old_checkpoint(
+  folder, saved, monkeypatch
+):
+  def interrupted(*arguments, **options):
+    (folder / ".model-1.partial").touch()
+    raise KeyboardInterrupt
+
+  _, model, variables = saved
+  before = (folder / TENSORS).read_bytes()
+  write = files.safetensors_numpy.save_file
+  calls = iter([write, interrupted])
+  monkeypatch.setattr(
+    files.safetensors_numpy,
+    "save_file",
+    lambda *arguments, **options: next(calls)(*arguments, **options),
+  )
+  changed = jax.tree.map(lambda x: x + 1, variables)
+  with pytest.raises(KeyboardInterrupt):
+    interop.save(folder, model, changed, shard_bytes=20_000)
+  assert {file.name for file in folder.iterdir()} == {"config.json", TENSORS}
+  assert (folder / TENSORS).read_bytes() == before
+
+
 def test_a_model_of_no_family_is_refused(saved, tmp_path):
   _, model, variables = saved
   with pytest.raises(interop.FolderError, match="norm = 'layer'"):
@@ -267,3 +292,11 @@ def test_compare_names_the_first_block_that_drifts(saved):
   assert drift.before == 0
   with pytest.raises(interop.FolderError, match="4 of theirs"):
     interop.compare(ours, list(ours.values())[1:])
+
+
+def test_keys_without_an_effect_are_accepted(folder):
+  change(folder, top_k=50, pruned_heads={}, torch_dtype="float16")
+  interop.read_model(folder)
+  change(folder, pruned_heads={"0": [1]})
+  with pytest.raises(interop.FolderError, match="unknown key 'pruned_heads'"):
+    interop.read_model(folder)

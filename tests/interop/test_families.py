@@ -57,6 +57,10 @@ def test_a_published_size_has_its_number_of_parameters(name, values, count):
   config = Config(values)
   family = family_of(config)
   assert family.name == name
-  # Scanned layers have the same parameters, and are traced once.
-  model = family.read(config).copy(scan_layers=True, parent=None)
+  model = family.read(config)
+  # Scanned layers have the same parameters, and a round of them is traced. Only
+  # RWKV-7 has fewer parameters in its first layer if layers are not scanned.
+  period = len({id(block) for block in model.blocks()})
+  scan = period < model.depth and name != "rwkv7"
+  model = model.copy(scan_layers=scan, parent=None)
   assert count_parameters(model) == count

@@ -14,6 +14,7 @@ from jaxmodels.mixers import (
   SoftmaxAttention,
 )
 from jaxmodels.mixers.hopfield import energy, retrieve
+from jaxmodels.ops.attention import neighbors
 from jaxmodels.testing.examples.mixers.neighborhood import plain
 
 RNG = np.random.default_rng(0)
@@ -64,8 +65,16 @@ def test_every_query_of_an_image_sees_as_many_tokens():
 
 
 @pytest.mark.slow
-def test_long_sequences_run_in_chunks_and_over_devices():
-  layer = NeighborhoodAttention(8, heads=2, kernel_width=5, dilation=3)
+@pytest.mark.parametrize(
+  "layer",
+  [
+    NeighborhoodAttention(8, heads=2, kernel_width=5, dilation=3),
+    # Keys further away than a chunk.
+    NeighborhoodAttention(8, heads=2, kernel_width=5, columns=40),
+    HaloAttention(8, heads=2, block_size=3, halo=2),
+  ],
+)
+def test_long_sequences_run_in_chunks_and_over_devices(layer):
   x = RNG.normal(size=(1, 320, 8)).astype(np.float32)
   params = drawn(layer)
   ids = np.repeat([[0, 1, 2]], (150, 100, 70), -1)
@@ -76,12 +85,36 @@ def test_long_sequences_run_in_chunks_and_over_devices():
     scale = np.abs(wanted).max()
     np.testing.assert_allclose(y[0, start:end], wanted, atol=2e-5 * scale)
   cut, along = layer.clone(axis_name="s"), jax.P(None, "s")
-  mesh = jax.make_mesh((4,), ("s",), axis_types=(jax.sharding.AxisType.Auto,))
-  run = jax.shard_map(
-    lambda x, ids: cut.apply({"params": params}, x, segment_ids=ids)[0],
-    mesh=mesh, in_specs=along, out_specs=along,
-  )  # fmt: skip
-  np.testing.assert_allclose(jax.jit(run)(x, ids), y, atol=1e-5)
+  for devices in (2, 4):  # With shards longer and shorter than a chunk.
+    mesh = jax.make_mesh(
+      (devices,), ("s",), axis_types=(jax.sharding.AxisType.Auto,)
+    )
+    run = jax.shard_map(
+      lambda x, ids: cut.apply({"params": params}, x, segment_ids=ids)[0],
+      mesh=mesh, in_specs=along, out_specs=along,
+    )  # fmt: skip
+    np.testing.assert_allclose(jax.jit(run)(x, ids), y, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_chunks_do_not_change_the_gradient_of_nearby_attention(monkeypatch):
+  layer = NeighborhoodAttention(8, heads=2, kernel_width=5, columns=40)
+  x = RNG.normal(size=(1, 320, 8)).astype(np.float32)
+  params = drawn(layer)
+
+  def slopes():
+    def loss(params, x):
+      return jnp.sum(jnp.sin(layer.apply({"params": params}, x)[0]))
+
+    return jax.jit(jax.grad(loss, (0, 1)))(params, x)
+
+  in_chunks = slopes()
+  monkeypatch.setattr(neighbors, "_CHUNK", 320)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5 * np.abs(b).max()),
+    in_chunks,
+    slopes(),
+  )
 
 
 def test_no_update_raises_the_energy_and_a_pattern_is_found():

@@ -209,7 +209,10 @@ WRONG = {
     {"mlp": ("mlp",) * 3, "scan_layers": True},
     "depth must be a multiple of 3, the layers after which the pattern rep",
   ),
-  "norm": ({"norm": "batch"}, "unknown norm 'batch'; known are layer, rms"),
+  "norm": (
+    {"norm": "batch"},
+    "unknown norm 'batch'; known are layer, layer_unbiased, rms",
+  ),
   "layout": ({"layout": "prenorm"}, "unknown layout 'prenorm'; did you mean "),
   "layouts": (
     {"layout": ("pre_norm", "res_norm")},
@@ -251,6 +254,7 @@ LAYOUTS = {
   "pre_norm": {},
   "post_norm": {},
   "parallel": {},
+  "no_norm": {"layout": "no_norm"},
   "scales": {
     "layout": "post_norm",
     "skip_scale": ((1.5, 0.9),),
@@ -326,8 +330,10 @@ def test_layouts_and_norms_equal_their_equations(case, norm, scan_layers):
       x = x + mixer(p, u) + mlp(p, u)
       continue
     for j, (part, f) in enumerate({"mixer": mixer, "mlp": mlp}.items()):
-      own = p[f"{part}_norm"]
-      if layout == "pre_norm":
+      own = p.get(f"{part}_norm")
+      if layout == "no_norm":
+        x = x + f(p, x)
+      elif layout == "pre_norm":
         x = skip[j] * x + write[j] * f(p, n(own, x))
       elif layout == "res_post_norm":
         x = skip[j] * x + write[j] * n(own, f(p, x))

@@ -7,7 +7,9 @@ the gate, the input with B and C, and the step.
 from collections.abc import Iterator
 from typing import Any
 
+from jaxmodels.interop import mamba_keys as keys
 from jaxmodels.interop import rules as r
+from jaxmodels.interop.activations import read_activation, written_activation
 from jaxmodels.interop.config import Config
 from jaxmodels.interop.family import Family, embedding_rules, mixer_of
 from jaxmodels.mixers import Mamba2
@@ -19,13 +21,11 @@ def read(config: Config) -> LanguageModel:
   width = config.get("hidden_size", 4096)
   epsilon = config.get("layer_norm_epsilon", 1e-5)
   expand, head_width = config.get("expand", 2), config.get("head_dim", 64)
-  config.expect("hidden_act", "silu", "swish")
-  config.expect("use_bias", False)
-  config.expect("use_conv_bias", True)
   config.expect("num_heads", expand * width // head_width)
   config.ignore("chunk_size", "residual_in_fp32", "rescale_prenorm_residual")
   config.ignore("time_step_rank", "time_step_floor")
-  config.ignore("time_step_min", "time_step_max", "time_step_limit")
+  config.ignore("time_step_min", "time_step_max")
+  bias = config.get("use_bias", False)
   mixer = Mamba2(
     width,
     expand=expand,
@@ -34,6 +34,11 @@ def read(config: Config) -> LanguageModel:
     groups=config.get("n_groups", 8),
     kernel_width=config.get("conv_kernel", 4),
     norm_epsilon=epsilon,
+    step_limits=keys.limits(config),
+    input_bias=bias,
+    output_bias=bias,
+    convolution_bias=config.get("use_conv_bias", True),
+    activation=read_activation(config, "hidden_act", "silu"),
   )
   return LanguageModel(
     vocab_size=config.get("vocab_size", 32768),
@@ -53,20 +58,26 @@ def write(model: LanguageModel) -> dict[str, Any]:
     "conv_kernel": mixer.kernel_width,
     "expand": mixer.expand,
     "head_dim": mixer.head_width,
+    "hidden_act": written_activation(mixer.activation),
     "hidden_size": model.width,
     "layer_norm_epsilon": model.norm_epsilon,
     "n_groups": mixer.groups,
-    "num_heads": mixer.expand * model.width // mixer.head_width,
+    "num_heads": mixer.inner_width // mixer.head_width,
     "num_hidden_layers": model.depth,
     "state_size": mixer.state_width,
     "tie_word_embeddings": model.tie_embeddings,
+    "time_step_limit": keys.write_limits(mixer.step_limits),
+    "use_bias": mixer.input_bias,
+    "use_conv_bias": mixer.convolution_bias,
     "vocab_size": model.vocab_size,
   }
 
 
-def rules(model: LanguageModel) -> Iterator[r.Rule]:
-  """The rules of the whole model."""
-  yield from embedding_rules(model, "backbone.embeddings.weight")
+def rules(
+  model: LanguageModel, table: str = "backbone.embeddings.weight"
+) -> Iterator[r.Rule]:
+  """The rules of the whole model; `table` is the name of the embeddings."""
+  yield from embedding_rules(model, table)
   for i in range(model.depth):
     theirs, ours = f"backbone.layers.{i}", f"backbone/layer_{i}"
     yield r.same(f"{theirs}.norm.weight", f"{ours}/mixer_norm/scale")
@@ -77,17 +88,23 @@ def rules(model: LanguageModel) -> Iterator[r.Rule]:
 
 def mixer_rules(theirs: str, ours: str, mixer: Mamba2) -> Iterator[r.Rule]:
   """The rules of one mixer, which several hybrids have."""
-  inner = mixer.expand * mixer.width
+  inner = mixer.inner_width
   shared = 2 * mixer.groups * mixer.state_width
-  heads = inner // mixer.head_width
-  parts = [f"{ours}/{name}/kernel" for name in ("gate", "input", "step")]
-  sizes = (inner, inner + shared, heads)
-  yield r.split(f"{theirs}.in_proj.weight", parts, sizes)
-  yield from r.convolution(f"{theirs}.conv1d", f"{ours}/convolution", bias=True)
+  sizes = (inner, inner + shared, inner // mixer.head_width)
+  for their, our, biased in (
+    ("weight", "kernel", True),
+    ("bias", "bias", mixer.input_bias),
+  ):
+    if biased:
+      parts = [f"{ours}/{name}/{our}" for name in ("gate", "input", "step")]
+      yield r.split(f"{theirs}.in_proj.{their}", parts, sizes)
+  bias = mixer.convolution_bias
+  yield from r.convolution(f"{theirs}.conv1d", f"{ours}/convolution", bias)
   for name in ("A_log", "D", "dt_bias"):
     yield r.same(f"{theirs}.{name}", f"{ours}/{name}")
-  yield r.same(f"{theirs}.norm.weight", f"{ours}/norm/scale")
-  yield from r.dense(f"{theirs}.out_proj", f"{ours}/output")
+  if mixer.gated_norm != "none":
+    yield r.same(f"{theirs}.norm.weight", f"{ours}/norm/scale")
+  yield from r.dense(f"{theirs}.out_proj", f"{ours}/output", mixer.output_bias)
 
 
 FAMILY = Family(

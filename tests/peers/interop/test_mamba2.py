@@ -22,6 +22,16 @@ pytestmark = pytest.mark.slow
       "conv_kernel": 3,
       "chunk_size": 16,
     },
+    {
+      "num_heads": 4,
+      "head_dim": 10,
+      "hidden_size": 20,
+      "n_groups": 4,
+      "use_bias": True,
+      "use_conv_bias": False,
+      "hidden_act": "gelu",
+      "time_step_limit": (0.6, 0.9),
+    },
   ],
 )
 def test_logits_and_bytes(options, tmp_path):

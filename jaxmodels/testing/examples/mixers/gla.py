@@ -1,7 +1,6 @@
 """GLA: gated linear attention."""
 
 import numpy as np
-from flax import linen as nn
 
 from jaxmodels.testing.examples.example import MixerExample
 from jaxmodels.testing.examples.mixers.parts import (
@@ -59,7 +58,7 @@ EXAMPLES = (
     {
       "kv_heads": 2,
       "kernel_width": 3,
-      "feature_map": nn.relu,
+      "feature_map": "relu",
       "lowest_log_decay": -0.05,
       "output_gate": False,
       "norm_scale": False,

@@ -1,7 +1,6 @@
 """RetNet's multi-scale retention."""
 
 import numpy as np
-from flax import linen as nn
 
 from jaxmodels.testing.examples.example import MixerExample
 from jaxmodels.testing.examples.mixers.parts import (
@@ -64,6 +63,6 @@ EXAMPLES = (
     "retnet_options",
     "retnet",
     plain,
-    {"kv_heads": 2, "feature_map": nn.relu, "norm": "rms", "norm_scale": False},
+    {"kv_heads": 2, "feature_map": "relu", "norm": "rms", "norm_scale": False},
   ),
 )

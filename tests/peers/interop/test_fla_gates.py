@@ -1,0 +1,49 @@
+"""GLA, RetNet and HGRN2 against the models of fla."""
+
+import pytest
+
+from tests.peers.interop.fla_models import check_fla, model_of
+
+pytestmark = pytest.mark.slow
+
+SMALL = {
+  "hidden_size": 24,
+  "intermediate_size": 40,
+  "num_hidden_layers": 2,
+  "vocab_size": 50,
+}
+CASES = [
+  ("GLA", {"num_heads": 3}),
+  (
+    "GLA",
+    {
+      "num_heads": 6,
+      "num_kv_heads": 2,
+      "expand_k": 1.0,
+      "expand_v": 1.5,
+      "feature_map": "relu",
+      "use_short_conv": True,
+      "conv_size": 3,
+      "norm_eps": 1e-4,
+      "tie_word_embeddings": True,
+      "num_hidden_layers": 3,
+      "intermediate_size": None,
+      "hidden_ratio": 2,
+    },
+  ),
+  (
+    "GLA",
+    {
+      "num_heads": 2,
+      "clamp_min": -0.04,
+      "use_output_gate": False,
+      "elementwise_affine": False,
+    },
+  ),
+  ("GLA", {"num_heads": 1, "fuse_norm": False, "feature_map": "gelu"}),
+]
+
+
+@pytest.mark.parametrize(("name", "options"), CASES)
+def test_logits_and_bytes(name, options, tmp_path):
+  check_fla(model_of(name, **{**SMALL, **options}), tmp_path)
