@@ -20,6 +20,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxmodels import interop
 from jaxmodels.models import without_lora
 from train import flags, published
 from train.command import main_with_errors, warn
@@ -96,9 +97,6 @@ def export(
     UserError: No published family can express the model, or a folder cannot be
       read or written.
   """
-  # The package safetensors is optional.
-  from jaxmodels import interop
-
   model, variables = without_lora(config.model, variables)
   try:
     if dtype is not None:
