@@ -18,6 +18,24 @@ NEUTRAL = frozenset({
   "tokenizer_class", "torch_dtype", "torchscript", "transformers_version",
   "unk_token_id", "use_cache", "use_return_dict",
 })  # fmt: skip
+# Keys of generation that old configs of transformers have.
+GENERATION = frozenset({
+  "bad_words_ids", "begin_suppress_tokens", "decoder_start_token_id",
+  "diversity_penalty", "do_sample", "early_stopping",
+  "encoder_no_repeat_ngram_size", "exponential_decay_length_penalty",
+  "finetuning_task", "forced_bos_token_id", "forced_eos_token_id",
+  "is_decoder", "length_penalty", "max_length", "min_length",
+  "no_repeat_ngram_size", "num_beam_groups", "num_beams",
+  "num_logits_to_keep", "num_return_sequences", "output_scores", "prefix",
+  "remove_invalid_values", "repetition_penalty", "return_dict_in_generate",
+  "suppress_tokens", "task_specific_params", "temperature", "tf_legacy_loss",
+  "top_k", "top_p", "typical_p", "use_bfloat16",
+})  # fmt: skip
+# Keys that old configs have with the values null, false or empty.
+EMPTY = frozenset({
+  "add_cross_attention", "cross_attention_hidden_size", "is_encoder_decoder",
+  "pruned_heads", "tie_encoder_decoder",
+})  # fmt: skip
 _REQUIRED = object()
 
 
@@ -96,7 +114,9 @@ class Config:
     Raises:
       FolderError: It names the keys.
     """
-    left = sorted(self._values.keys() - self._read - NEUTRAL)
+    empty = {key for key in EMPTY if not self._values.get(key)}
+    neutral = self._read | NEUTRAL | GENERATION | empty
+    left = sorted(self._values.keys() - neutral)
     if left:
       raise FolderError(
         f"{self.where}: unknown key {', '.join(map(repr, left))}: it may "

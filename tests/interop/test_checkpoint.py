@@ -292,3 +292,11 @@ def test_compare_names_the_first_block_that_drifts(saved):
   assert drift.before == 0
   with pytest.raises(interop.FolderError, match="4 of theirs"):
     interop.compare(ours, list(ours.values())[1:])
+
+
+def test_keys_without_an_effect_are_accepted(folder):
+  change(folder, top_k=50, pruned_heads={}, torch_dtype="float16")
+  interop.read_model(folder)
+  change(folder, pruned_heads={"0": [1]})
+  with pytest.raises(interop.FolderError, match="unknown key 'pruned_heads'"):
+    interop.read_model(folder)
