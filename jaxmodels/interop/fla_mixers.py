@@ -17,6 +17,7 @@ __all__ = [
   "projections",
   "read_gated",
   "write_gated",
+  "write_widths",
 ]
 
 # fla's names of activations, and ours.
@@ -91,6 +92,14 @@ def write_gated(mixer: GLA | RetNet) -> dict[str, Any]:
     "num_heads": mixer.heads,
     "num_kv_heads": mixer.kv_heads,
     "use_output_gate": mixer.output_gate,
+  }
+
+
+def write_widths(mixer: GLA | RetNet) -> dict[str, Any]:
+  """The ratios of all heads to the model's width."""
+  return {
+    "expand_k": mixer.key_width * mixer.heads / mixer.width,
+    "expand_v": mixer.value_width * mixer.heads / mixer.width,
   }
 
 

@@ -112,7 +112,7 @@ class HGRN2(Mixer):
     key_width, _ = self._widths()
     shape = (depth, self.heads * key_width)
     logits = param("lower_bounds", nn.initializers.zeros, shape)
-    shares = jax.nn.softmax(logits, 0)
+    shares = jax.nn.softmax(logits.astype(self.wide), 0)
     return {"bounds": jnp.cumsum(shares, 0) - shares[:1]}
 
   def _widths(self) -> tuple[int, int]:

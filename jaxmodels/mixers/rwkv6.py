@@ -31,7 +31,7 @@ FASTEST = 40.0
 
 @serializable
 class RWKVState(NamedTuple):
-  """The last token [B, D] and the state [B, H, K, V]."""
+  """The last token [B, D] and the state [B, H, K, K]."""
 
   token: jax.Array
   state: jax.Array

@@ -70,8 +70,6 @@ class RWKV7(Mixer):
     value_rank: The rank of LoRA_v, by default about 1.7 sqrt(D).
     gate_rank: The rank of W_g2 W_g1, by default about 5 sqrt(D).
     norm_epsilon: Added to the variance in the group norm.
-    value_width: The width of the values of a head, K by default. All layers of
-      a stack must have the same one, since they share v^first.
     key_epsilon: Added inside the root of l2.
   """
 
@@ -81,7 +79,6 @@ class RWKV7(Mixer):
   value_rank: int | None = None
   gate_rank: int | None = None
   norm_epsilon: float = dataclasses.field(default=64e-5, kw_only=True)
-  value_width: int | None = dataclasses.field(default=None, kw_only=True)
   key_epsilon: float = dataclasses.field(default=1e-6, kw_only=True)
 
   def mix(
@@ -96,6 +93,7 @@ class RWKV7(Mixer):
   ) -> tuple[Any, ...]:
     """The equation above; shared["first_value"] is v^first."""
     heads = count_heads(self, *RANKS)
+    check_positive(self, "key_epsilon")
     x = x.astype(self.dtype)
     entering = None if state is None else state.token
     before, token = self.tokens_before(x, entering, segment_ids)
@@ -133,12 +131,7 @@ class RWKV7(Mixer):
     y = self.new_norm(kind=LayerNorm, groups=heads)(merge_heads(y))
     y = y + self._bonus(r, k, v)
     g = self._low_rank(
-      "gate",
-      mixed["output_gate"],
-      self.gate_rank,
-      5.0,
-      nn.sigmoid,
-      features=y.shape[-1],
+      "gate", mixed["output_gate"], self.gate_rank, 5.0, nn.sigmoid
     )
     y = self.project_out(g.astype(self.dtype) * y)
     state = RWKVState(token, last)
@@ -147,18 +140,15 @@ class RWKV7(Mixer):
   def init_shared(
     self, x: jax.Array, depth: int, param: Callable[..., jax.Array]
   ) -> dict[str, jax.Array]:
-    """No value yet: zeros [B, L, H V], and False."""
+    """No value yet: zeros [B, L, D], and False."""
     del depth, param
-    features = self._values()
-    shape = None if features == x.shape[-1] else (*x.shape[:-1], features)
-    value = jnp.zeros_like(x, self.dtype, shape)
+    value = jnp.zeros_like(x, self.dtype)
     return {"first_value": value, "has_first_value": jnp.asarray(False)}
 
   @nn.nowrap
   def _value(self, x: jax.Array, layer: Any, shared: Any) -> tuple[Any, Any]:
-    """The value [B, L, H V], mixed with the first layer's; shared values."""
-    features = self._values()
-    v = self.dense("value", features)(x)
+    """The value [B, L, D], mixed with the first layer's, and shared values."""
+    v = self.dense("value", self.width)(x)
     if shared is None:
       return v, None
     first, known = shared["first_value"], shared["has_first_value"]
@@ -168,8 +158,8 @@ class RWKV7(Mixer):
     }
     if isinstance(layer, int) and layer == 0:
       return v, dict(shared) | mine
-    logits = self._low_rank("value", x, self.value_rank, 1.7, features=features)
-    bias = self.wide_param("value_bias", _line(0.73, -0.4), (features,))
+    logits = self._low_rank("value", x, self.value_rank, 1.7)
+    bias = self._per_channel("value_bias", _line(0.73, -0.4))
     logits = logits + bias[None, None]
     share = jnp.where(known, nn.sigmoid(logits), 0)
     return blend(v, first, share), dict(shared) | mine
@@ -207,33 +197,21 @@ class RWKV7(Mixer):
     rank: int | None,
     factor: float,
     activation: Callable[[jax.Array], jax.Array] | None = None,
-    features: int | None = None,
   ) -> jax.Array:
-    """W_2 f(W_1 x), [B, L, features]; `features` is D by default.
-
-    The default rank is a multiple of 32.
-    """
-    features = features or self.width
+    """W_2 f(W_1 x), [B, L, D]; the default rank is a multiple of 32."""
     rank = rank or max(32, round(factor * self.width**0.5 / 32) * 32)
     names = (f"{name}_down", f"{name}_up")
     scales = (1.0, 1.0) if name == "gate" else (0.0, 0.1)
     return low_rank(
-      self, x, rank, features, names, activation=activation, scales=scales
+      self, x, rank, self.width, names, activation=activation, scales=scales
     )
 
   @nn.nowrap
   def _bonus(self, r: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-    """(r . (rho * k)) v, [B, L, H V]."""
+    """(r . (rho * k)) v, [B, L, D]."""
     rho = self._per_channel("rho", nn.initializers.constant(-0.04))
     rho = rho.reshape(r.shape[2:]).astype(r.dtype)[None, None]
     return merge_heads(jnp.sum(r * rho * k, -1, keepdims=True) * v)
-
-  @nn.nowrap
-  def _values(self) -> int:
-    """H V, after a check of the fields."""
-    heads = count_heads(self, *RANKS, "value_width")
-    check_positive(self, "key_epsilon")
-    return heads * (self.value_width or self.width // heads)
 
   @nn.nowrap
   def _zigzag(self) -> jax.Array:

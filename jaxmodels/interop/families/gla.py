@@ -39,9 +39,8 @@ def _write_mixer(mixer: GLA) -> dict[str, Any]:
   return {
     "clamp_min": mixer.lowest_log_decay,
     "conv_size": mixer.kernel_width or 4,
-    "expand_k": mixer.key_width * mixer.heads / mixer.width,
-    "expand_v": mixer.value_width * mixer.heads / mixer.width,
     "use_short_conv": mixer.kernel_width is not None,
+    **fla_mixers.write_widths(mixer),
     **fla_mixers.write_gated(mixer),
   }
 

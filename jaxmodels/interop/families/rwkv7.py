@@ -46,12 +46,13 @@ def read(config: Config) -> LanguageModel:
   config.expect("attn", None)
   config.ignore("attn_mode", "fuse_cross_entropy", "fuse_linear_cross_entropy")
   config.ignore("use_l2warp", "max_position_embeddings")
+  # fla cannot make a model with another value.
+  config.expect("value_dim", None, width, [width] * depth)
   head_width = _head_width(config, width)
   mixer = RWKV7(
     width,
     head_width=head_width,
     norm_epsilon=head_width * epsilon,
-    value_width=_value_width(config, width, head_width, depth),
     key_epsilon=1e-6 if config.get("fuse_norm", True) else _UNFUSED,
     **_ranks(config, width, head_width),
   )
@@ -85,21 +86,6 @@ def _head_width(config: Config, width: int) -> int:
   return head_width
 
 
-def _value_width(
-  config: Config, width: int, head_width: int, depth: int
-) -> int | None:
-  """The width of the values of a head, None if it is that of the keys."""
-  given = config.get("value_dim")
-  widths = given if isinstance(given, list) else [given or width] * depth
-  if len(set(widths)) > 1:
-    raise FolderError(
-      f"{config.where}: value_dim must be the same in all layers, because "
-      f"they share the first value, got {given}"
-    )
-  value_width = widths[0] * head_width // width
-  return None if value_width == head_width else value_width
-
-
 def _ranks(config: Config, width: int, head_width: int) -> dict[str, int]:
   found = {}
   for field, (key, default, factor) in _RANKS.items():
@@ -121,8 +107,6 @@ def _hidden(config: Config, width: int) -> int:
 def write(model: LanguageModel) -> dict[str, Any]:
   """The config of a model."""
   mixer, mlp = mixer_of(model, 0), mlp_of(model, 0)
-  heads = model.width // mixer.head_width
-  value_width = mixer.value_width or mixer.head_width
   return {
     **{key: getattr(mixer, field) for field, (key, *_) in _RANKS.items()},
     "fuse_norm": mixer.key_epsilon != _UNFUSED,
@@ -135,10 +119,10 @@ def write(model: LanguageModel) -> dict[str, Any]:
     "norm_bias": model.norm == "layer",
     "norm_eps": model.norm_epsilon,
     "norm_first": model.input_norm,
-    "num_heads": heads,
+    "num_heads": model.width // mixer.head_width,
     "num_hidden_layers": model.depth,
     "tie_word_embeddings": model.tie_embeddings,
-    "value_dim": [heads * value_width] * model.depth,
+    "value_dim": [model.width] * model.depth,
     "vocab_size": model.vocab_size,
   }
 

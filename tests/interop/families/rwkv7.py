@@ -11,7 +11,7 @@ TINY = [
     "hidden_act": "relu",
     "norm_bias": False,
     "fuse_norm": False,
-    "value_dim": [32, 32, 32],
+    "value_dim": [16, 16, 16],
     "vocab_size": 50,
   },
 ]

@@ -31,7 +31,7 @@ CASES = [
     "norm_first": False,
     "tie_word_embeddings": True,
   },
-  {"fuse_norm": False, "norm_bias": False, "value_dim": 64, "hidden_ratio": 2},
+  {"fuse_norm": False, "norm_bias": False, "hidden_ratio": 2},
 ]
 
 

@@ -21,7 +21,7 @@ def plain(p, x, layer, first_value=None):
     return dense(p[f"{name}_up"], low) + p.get(f"{name}_bias", 0)
 
   def split(x):
-    return x.reshape(len(x), heads, -1)
+    return x.reshape(len(x), heads, width)
 
   r, k = (dense(p[name], mixed(name)) for name in ("receptance", "key"))
   v = dense(p["value"], mixed("value"))
@@ -38,7 +38,7 @@ def plain(p, x, layer, first_value=None):
   out = np.zeros(v.shape)
   for h in range(heads):
     # As in the paper: values by keys, the transpose of the layer's state.
-    memory = np.zeros((v.shape[-1], width))
+    memory = np.zeros((width, width))
     for t in range(len(x)):
       removal = np.outer(kappa[t, h], a[t, h] * kappa[t, h])
       memory = memory @ (np.diag(w[t, h]) - removal)
@@ -57,20 +57,7 @@ EXAMPLES = (
     {"head_width": 8, "decay_rank": 3, "rate_rank": 4, "gate_rank": 5},
     equation="`S_t = (diag(w_t) - (a_t * c_t) c_t^T) S_{t-1} + k_t v_t^T`, c_t "
     "of norm 1",
-    transition="diagonal plus rank one",
+    transition="diagonal plus low rank: rank one",
     paper="Peng et al. 2025, arXiv:2503.14456",
-  ),
-  MixerExample(
-    "rwkv7_options",
-    "rwkv7",
-    plain,
-    {
-      "head_width": 8,
-      "value_width": 12,
-      "decay_rank": 3,
-      "rate_rank": 4,
-      "gate_rank": 5,
-      "key_epsilon": 1e-3,
-    },
   ),
 )
