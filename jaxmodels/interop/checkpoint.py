@@ -268,7 +268,8 @@ def _written(
     try:
       values |= family.write(model)
       problem = difference(model, family.read(Config(values)))
-    except FolderError as error:
+    # A family may fail on a model that is not its own.
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
       problem = f"the model: {error}"
     if problem is None:
       return family, values

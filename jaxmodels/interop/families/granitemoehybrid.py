@@ -134,9 +134,7 @@ def _write_mlp(model: LanguageModel) -> dict[str, Any]:
 
 def rules(model: LanguageModel) -> Iterator[r.Rule]:
   """The rules of the whole model."""
-  yield from parts.read_out(
-    "model.embed_tokens", "model.norm", model.tie_embeddings
-  )
+  yield from parts.outside(model)
   for i in range(model.depth):
     theirs, ours = f"model.layers.{i}", f"backbone/layer_{i}"
     mixer = mixer_of(model, i)

@@ -256,4 +256,5 @@ FAMILY = Family(
   rules=rules,
   kinds=(Mamba2, SoftmaxAttention, MLP, SparseMoE),
   rename=((r"^model\.", "backbone."),),
+  skip=(r".*mtp\.",),
 )
