@@ -3,6 +3,7 @@
 `python -m benchmarks.tables` writes the tables between the marks in README.md.
 """
 
+import dataclasses
 import pathlib
 import re
 from typing import Any
@@ -30,36 +31,82 @@ def ops_table() -> str:
 
 
 def mixers_table() -> str:
+  """One row per mixer: what it computes, and who found it."""
+  rows = [
+    (f"`{record.mixer}`", record.equation, record.transition, *_source(record))
+    for record in _listed()
+  ]
+  head = ("mixer", "recurrence", "transition", "paper", "year")
+  return _table(head, rows, "lllll")
+
+
+def costs_table() -> str:
   """One row per mixer, with its defaults and a width of 256."""
   rows = [
     (
-      f'`"{record.mixer}"`',
-      record.equation,
-      record.transition,
+      f"`{config_line(record)}`",
       _state(record),
       f"{_flops(record) / 1e6:.2f}",
-      record.paper,
     )
-    for record in MIXERS.values()
-    if record.listed
+    for record in _listed()
   ]
-  head = (
-    "in `mixers=`",
-    "recurrence",
-    "transition",
-    "state",
-    "Mflops",
-    "paper",
+  return _table(("in `mixers=`", "state", "Mflops"), rows, "lrr")
+
+
+def config_line(record: MixerExample) -> str:
+  """The mixer as in a list of `mixers`, with its own fields at their defaults.
+
+  Left out are options that are off, and those of which the default depends on
+  the width.
+  """
+  shared = {field.name for field in dataclasses.fields(mixers.Mixer)}
+  layer = mixers.MIXERS[record.mixer](width=WIDTH)
+  own = {
+    field.name: getattr(layer, field.name)
+    for field in dataclasses.fields(layer)
+    if field.name not in shared
+  }
+  shown = {
+    name: value
+    for name, value in own.items()
+    if value and isinstance(value, bool | int | float | str)
+  }
+  options = ", ".join(
+    f'"{name}": {_literal(value)}' for name, value in shown.items()
   )
-  return _table(head, rows, "lllrrl")
+  return f'("{record.mixer}", {{{options}}})' if shown else f'"{record.mixer}"'
+
+
+def _literal(value: Any) -> str:
+  return f'"{value}"' if isinstance(value, str) else repr(value)
+
+
+def _listed() -> list[MixerExample]:
+  """The records that have a row, by the name of the mixer."""
+  listed = (record for record in MIXERS.values() if record.listed)
+  return sorted(listed, key=lambda record: record.mixer)
+
+
+def _source(record: MixerExample) -> tuple[str, str]:
+  """The authors with a link to the paper, and the year."""
+  parts = re.fullmatch(r"(.+) (\d{4}), arXiv:(\S+)", record.paper)
+  if parts is None:
+    raise ValueError(
+      f"{record.name}: paper must be 'AUTHORS YEAR, arXiv:ID', got "
+      f"{record.paper!r}"
+    )
+  authors, year, identifier = parts.groups()
+  return f"[{authors}](https://arxiv.org/abs/{identifier})", year
 
 
 def update(text: str) -> str:
-  """The text of README with both tables updated."""
-  for mark, table in (("ops", ops_table()), ("mixers", mixers_table())):
+  """The text of README with all tables updated."""
+  made = {"ops": ops_table, "mixers": mixers_table, "costs": costs_table}
+  for mark, make in made.items():
     between = re.compile(rf"(<!-- {mark} -->\n).*?(<!-- /{mark} -->)", re.S)
     if not between.search(text):
       raise ValueError(f"README.md has no marks <!-- {mark} -->, <!-- /{mark}")
+    table = make()
     text = between.sub(lambda m, table=table: m[1] + table + m[2], text)
   return text
 

@@ -1,15 +1,14 @@
 """Starts from a published checkpoint, and trains on text of your own.
 
-python -m train configs/finetune.py --start CHECKPOINT --data.path TEXT \\
-  --workdir runs/mine
-python -m train.export runs/mine --to MINE
+python -m train configs/finetune.py --start CHECKPOINT --data.path TEXT
+python -m train.export runs/finetune --to FOLDER
 
 CHECKPOINT is a folder in the Hugging Face layout, of a family that
 `jaxmodels.interop` knows; TEXT is a file or a folder of text. The tokenizer of
 the checkpoint is used. By default only low-rank changes (LoRA) train;
-`--model.lora-rank None` trains all parameters, for which a learning rate of 1e-5
-is a common choice. The second command saves the model in the same layout, with
-the changes in its matrices.
+`--model.lora-rank None` trains all parameters, with a much lower learning rate,
+such as `--optimizer.learning-rate 1e-5`. The second command saves the model in
+the same layout, with the changes in its matrices.
 """
 
 from train.config import AdamW, Config, Pretrained, Sample

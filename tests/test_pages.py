@@ -25,6 +25,7 @@ DERIVATIONS = ROOT / "jaxmodels" / "ops" / "README.md"
 WITH_COMMANDS = (
   ROOT / "configs" / "README.md",
   ROOT / "train" / "data" / "README.md",
+  ROOT / "train" / "FINETUNING.md",
 )
 PAGES = (
   DERIVATIONS,
@@ -108,7 +109,7 @@ COMMANDS = [
     page,
     section,
     id=title(page, section),
-    marks=pytest.mark.slow if page.parent.name == "data" else (),
+    marks=() if page.parent.name == "configs" else pytest.mark.slow,
   )
   for page in WITH_COMMANDS
   for section in sections(page)

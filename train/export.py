@@ -1,4 +1,6 @@
-"""Saves a run in the Hugging Face layout: `python -m train.export RUN --to DIR`.
+"""Saves a run in the Hugging Face layout.
+
+  python -m train.export RUN --to FOLDER
 
 The folder has `config.json`, the parameters for evaluation in safetensors
 files, and the tokenizer, if the run began from such a folder or its data have
@@ -18,6 +20,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxmodels import interop
 from jaxmodels.models import without_lora
 from train import flags, published
 from train.command import main_with_errors, warn
@@ -26,6 +29,7 @@ from train.data.tokenizer import FILE_NAME
 from train.devices import processes
 from train.errors import UserError, described, reason
 from train.files import paths
+from train.flags.kinds import dtype_name
 from train.saved_variables import saved_variables
 from train.streams import log
 
@@ -62,7 +66,7 @@ class Options:
   to: str | None = None
   step: str = "latest"
   like: str | None = None
-  dtype: str | None = None
+  dtype: Any = None
   family: str | None = None
   trust: flags.Repeated = ()
 
@@ -93,9 +97,6 @@ def export(
     UserError: No published family can express the model, or a folder cannot be
       read or written.
   """
-  # The package safetensors is optional.
-  from jaxmodels import interop
-
   model, variables = without_lora(config.model, variables)
   try:
     if dtype is not None:
@@ -145,9 +146,10 @@ def _run(argv: Sequence[str]) -> int:
   if argv and not argv[0].startswith("-"):
     argv = [f"--workdir={argv[0]}", *argv[1:]]
   options = flags.only(Options(), argv, _USAGE, __doc__)
-  if options.dtype not in (None, *_DTYPES):
+  dtype = dtype_name(options.dtype)
+  if options.dtype is not None and dtype not in _DTYPES:
     raise UserError(
-      f"--dtype is {options.dtype}, but must be one of {', '.join(_DTYPES)}"
+      f"--dtype is {dtype}, but must be one of {', '.join(_DTYPES)}"
     )
   folder = _target(options)
   workdir = paths.local("--workdir", options.workdir)
@@ -165,7 +167,7 @@ def _run(argv: Sequence[str]) -> int:
     saved_variables(config, snapshot.state),
     folder,
     like=like,
-    dtype=options.dtype,
+    dtype=dtype,
     family=options.family,
   )
   log(f"step {snapshot.step} of {workdir} is saved in {folder}")

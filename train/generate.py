@@ -2,7 +2,11 @@
 
 The model reads the prompt once, then generates token by token from its state.
 So memory and time per token do not grow with the length of the text (for mixers
-whose state does not grow).
+whose state does not grow). `--save-state` keeps what was read in a file, and
+`--load-state` continues from it.
+
+One prompt is continued as text, which is printed as it is drawn. Several
+prompts, or `--log-probs`, print a line of JSON per prompt.
 
 A run with classes or mixers of your own needs their code: `--trust=FILE` with
 its config file, or `--trust=MODULE`. No other code of a run is imported.
@@ -10,17 +14,24 @@ its config file, or `--trust=MODULE`. No other code of a run is imported.
 
 import codecs
 import dataclasses
-import functools
+import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, cast
+from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 
 from jaxmodels.models import without_lora
+from jaxmodels.models.decode import (
+  Decoder,
+  DecodeState,
+  Sampling,
+  Stream,
+  load_state,
+  sample_token,
+  save_state,
+)
+from jaxmodels.models.decode.stream import collect
 from train import flags, published
 from train.command import main_with_errors, warn
 from train.config import (
@@ -40,40 +51,7 @@ from train.files import paths
 from train.saved_variables import saved_variables
 from train.streams import emit
 
-
-def sample_token(
-  logits: jax.Array,
-  key: jax.Array,
-  *,
-  temperature: float = 1.0,
-  top_k: int | None = None,
-  top_p: float | None = None,
-) -> jax.Array:
-  """Draws a token.
-
-  Args:
-    logits: Float `[V]`.
-    key: Random key of the draw.
-    temperature: Divides the logits; 0 takes the likeliest token.
-    top_k: Draws only among the `top_k` likeliest tokens.
-    top_p: Draws among the fewest likeliest tokens whose probabilities (at
-      this temperature, and within `top_k`) add up to at least this.
-
-  Returns:
-    The token, an int32 scalar.
-  """
-  if temperature == 0:
-    return jnp.argmax(logits, axis=-1).astype(jnp.int32)
-  order = jnp.argsort(-logits)
-  ranked = logits[order].astype(jnp.float32) / temperature
-  if top_k is not None:
-    ranked = jnp.where(jnp.arange(ranked.size) < top_k, ranked, -jnp.inf)
-  if top_p is not None:
-    shares = jax.nn.softmax(ranked)
-    # The sum excludes the token itself, so the likeliest token always stays.
-    ahead = jnp.cumsum(shares) - shares
-    ranked = jnp.where(ahead < top_p, ranked, -jnp.inf)
-  return order[jax.random.categorical(key, ranked)].astype(jnp.int32)
+__all__ = ["as_text", "continuation", "generate", "sample_token"]
 
 
 def generate(
@@ -95,9 +73,9 @@ def generate(
     prompt: Tokens, at least one.
     length: Tokens to generate.
     seed: Of the draws.
-    temperature: See `sample_token`.
-    top_k: See `sample_token`.
-    top_p: See `sample_token`.
+    temperature: See `Sampling`.
+    top_k: See `Sampling`.
+    top_p: See `Sampling`.
 
   Yields:
     Every token as soon as it is drawn.
@@ -105,68 +83,179 @@ def generate(
   Raises:
     UserError: The prompt is empty, or the model cannot read so many tokens.
   """
-  if not prompt:
-    raise UserError("the prompt is empty, and gives nothing to continue")
-  tokens_read = max(1, len(prompt) + length - 1)
-  state = _zero_state(model, variables, tokens_read)
-  draw = functools.partial(
-    sample_token, temperature=temperature, top_k=top_k, top_p=top_p
-  )
-
-  @functools.partial(jax.jit, donate_argnums=1)
-  def advance(
-    variables: Any, state: Any, tokens: jax.Array, key: jax.Array
-  ) -> tuple[jax.Array, Any]:
-    logits, state = model.apply(variables, tokens, state)
-    return draw(logits[0, -1], key), state
-
-  variables = jax.device_put(variables)
-  tokens = jnp.asarray(np.asarray(prompt, np.int32)[None])
-  key = jax.random.key(seed)
-  for index in range(length):
-    token, state = advance(
-      variables, state, tokens, jax.random.fold_in(key, index)
-    )
-    yield int(token)
-    tokens = token[None, None]
-
-
-def _zero_state(model: nn.Module, variables: Any, tokens: int) -> Any:
-  """Returns the initial state, if the model can read that many tokens."""
-  # `nn.Module` does not declare what a sequence model has beside it.
-  state = cast(Any, model).init_state(1)
+  decoder = Decoder(model, variables, Sampling(temperature, top_k, top_p))
   try:
-    row = jax.ShapeDtypeStruct((1, tokens), np.int32)
-    # A mixer with a bound on its context refuses a sequence beyond it.
-    jax.eval_shape(model.apply, variables, row, state)
+    decoder.check_room(len(prompt) + length - 1)
+    stream = decoder.stream(decoder.start([prompt], [seed]), length)
   except ValueError as error:
-    raise UserError(
-      f"the model cannot read {tokens} tokens, the prompt and what is to be "
-      f"generated: {one_line(error)}"
-    ) from error
-  # A user's model may use one array for several leaves, but donation needs a
-  # buffer per leaf.
-  return jax.tree.map(jnp.copy, state)
+    raise UserError(one_line(error)) from error
+  for piece in stream:
+    yield from piece.tokens[0]
 
 
-def as_text(codec: Codec, tokens: Iterable[int]) -> Iterator[str]:
+def as_text(
+  codec: Codec, tokens: Iterable[int], stops: Sequence[bytes] = ()
+) -> Iterator[str]:
   """Decodes a stream of tokens, each character as soon as it is whole.
 
   Args:
     codec: Turns tokens into bytes.
     tokens: The stream.
+    stops: The text ends before the first of these. Bytes that may begin one
+      are held back until the next token.
 
   Yields:
     Text. A byte that can belong to no character becomes U+FFFD.
   """
   decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+  held, longest = b"", max(map(len, stops), default=1)
   for token in tokens:
-    text = decoder.decode(codec.decode([token]))
+    held += codec.decode([token])
+    place = min((p for s in stops if (p := held.find(s)) >= 0), default=-1)
+    # A caller's stream goes on to its end, where its state is.
+    if place >= 0:
+      for _ in tokens:
+        pass
+      held = held[:place]
+      break
+    ready = max(len(held) - longest + 1, 0)
+    text = decoder.decode(held[:ready])
+    held = held[ready:]
     if text:
       yield text
-  rest = decoder.decode(b"", final=True)
+  rest = decoder.decode(held, final=True)
   if rest:
     yield rest
+
+
+@dataclasses.dataclass(frozen=True)
+class Extras:
+  """What the command adds to the settings of a `Sample`.
+
+  Attributes:
+    min_p: See `Sampling`.
+    repetition_penalty: See `Sampling`.
+    stop: Strings at which the text ends; they are not printed.
+    load_state: A file to continue from, or None.
+    save_state: A file for the state after the text, or None.
+    owner: The run and step, for messages about such files.
+  """
+
+  min_p: float | None = None
+  repetition_penalty: float = 1.0
+  stop: tuple[str, ...] = ()
+  load_state: str | None = None
+  save_state: str | None = None
+  owner: str = ""
+
+
+class _Session:
+  """A model with the codec of its data."""
+
+  def __init__(
+    self,
+    config: Config,
+    variables: Any,
+    sample: Sample,
+    vocab_size: object,
+    extras: Extras,
+  ) -> None:
+    self._codec = open_codec(config.data, vocab_size)
+    self._sample, self._extras = sample, extras
+    self._stops = tuple(
+      stop.encode("utf-8", "surrogateescape") for stop in extras.stop
+    )
+    sampling = Sampling(
+      sample.temperature,
+      sample.top_k,
+      sample.top_p,
+      extras.min_p,
+      extras.repetition_penalty,
+    )
+    known = getattr(self._codec, "vocab_size", vocab_size)
+    # A model may have more tokens than its data: the rest are padding.
+    model, variables = without_lora(config.model, variables)
+    width = getattr(model, "vocab_size", None)
+    both = type(known) is int and type(width) is int and 0 < known <= width
+    self._decoder = Decoder(
+      model, variables, sampling, allowed=known if both else None
+    )
+
+  def stream(self, prompts: Sequence[bytes], seed: int | None) -> Stream:
+    """Reads the prompts, after the state of a file if there is one."""
+    loaded = self._load(len(prompts))
+    rows = [self._encode(prompt, loaded is not None) for prompt in prompts]
+    length, decoder = self._sample.length, self._decoder
+    if loaded is None:
+      decoder.check_room(max(map(len, rows)) + length - 1)
+      seeds = [(seed or 0) + i for i in range(len(rows))]
+      state = decoder.start(rows, seeds)
+    else:
+      state, is_repeated = loaded
+      if seed is not None or is_repeated:
+        seeds = [(seed or 0) + i for i in range(state.token.size)]
+        state = decoder.reseed(state, seeds)
+      state = decoder.read(state, rows or [[]] * state.token.size)
+    return decoder.stream(
+      state, length, stop_strings=self._stops, decode=self._codec.decode
+    )
+
+  def text(self, stream: Stream) -> Iterator[str]:
+    """Yields the text of the first row, without a stop string."""
+    tokens = (token for piece in stream for token in piece.tokens[0])
+    return as_text(self._codec, tokens, self._stops)
+
+  def lines(self, prompts: Sequence[bytes], stream: Stream) -> Iterator[str]:
+    """Yields a line of JSON for each row."""
+    rows = collect(stream)
+    for i, row in enumerate(rows):
+      prompt = prompts[i].decode(errors="replace") if prompts else ""
+      text = "".join(as_text(self._codec, row.tokens, self._stops))
+      yield json.dumps({"prompt": prompt, "text": text, **row._asdict()})
+
+  def save(self, stream: Stream) -> None:
+    """Writes the state after a stream, if a file is wanted."""
+    path, owner = self._extras.save_state, self._extras.owner
+    if path is None:
+      return
+    try:
+      save_state(path, self._decoder, stream.state, owner)
+    except OSError as error:
+      raise UserError(f"cannot write {path}: {reason(error)}") from error
+
+  def _load(self, count: int) -> tuple[DecodeState, bool] | None:
+    """The state of the file, and whether its one row became several."""
+    path = self._extras.load_state
+    if path is None:
+      return None
+    try:
+      state = load_state(path, self._decoder)
+    except OSError as error:
+      raise UserError(f"cannot read {path}: {reason(error)}") from error
+    if state.token.size == 1 and count > 1:
+      return self._decoder.take(state, [0] * count), True
+    return state, False
+
+  def _encode(self, prompt: bytes, is_continued: bool) -> list[int]:
+    try:
+      tokens = self._codec.encode(prompt)
+      if not is_continued:
+        return tokens
+      # A document begins with tokens of its own, which its middle lacks.
+      opening = self._codec.encode(b"")
+    except ValueError as error:
+      raise UserError(f"the prompt cannot be encoded: {error}") from error
+    has_opening = tokens[: len(opening)] == opening
+    return tokens[len(opening) :] if has_opening else tokens
+
+
+def _stream(
+  session: _Session, prompts: Sequence[bytes], seed: int | None
+) -> Stream:
+  try:
+    return session.stream(prompts, seed)
+  except ValueError as error:
+    raise UserError(one_line(error)) from error
 
 
 def continuation(
@@ -174,8 +263,9 @@ def continuation(
   variables: Any,
   prompt: bytes,
   sample: Sample,
-  seed: int = 0,
+  seed: int | None = None,
   vocab_size: object = None,
+  extras: Extras = Extras(),
 ) -> Iterator[str]:
   """Continues a prompt as text.
 
@@ -184,32 +274,42 @@ def continuation(
     variables: The variables of its model: see `generate`.
     prompt: What to continue.
     sample: Length, temperature, `top_k` and `top_p`; its prompt is not used.
-    seed: Of the draws.
+    seed: Of the draws; None is 0, or the draws of a loaded state go on.
     vocab_size: Of the data, where it is known.
+    extras: The other settings.
 
   Yields:
     Text, as soon as it is drawn, without the prompt.
 
   Raises:
-    UserError: The data have no tokens for the prompt.
+    UserError: The data have no tokens for the prompt, a setting is wrong, or a
+      file of a state cannot be used.
   """
-  codec = open_codec(config.data, vocab_size)
-  try:
-    tokens = codec.encode(prompt)
-  except ValueError as error:
-    raise UserError(f"the prompt cannot be encoded: {error}") from error
-  model, variables = without_lora(config.model, variables)
-  stream = generate(
-    model,
-    variables,
-    tokens,
-    length=sample.length,
-    seed=seed,
-    temperature=sample.temperature,
-    top_k=sample.top_k,
-    top_p=sample.top_p,
-  )
-  yield from as_text(codec, stream)
+  session = _Session(config, variables, sample, vocab_size, extras)
+  stream = _stream(session, [prompt], seed)
+  yield from session.text(stream)
+  session.save(stream)
+
+
+def continuations(
+  config: Config,
+  variables: Any,
+  prompts: Sequence[bytes],
+  sample: Sample,
+  seed: int | None,
+  vocab_size: object,
+  extras: Extras,
+) -> Iterator[str]:
+  """Continues prompts in one batch; yields a line of JSON for each.
+
+  The arguments and errors are those of `continuation`. Prompt i has the seed
+  `seed + i`, so alone and with that seed it is continued in the same way. No
+  prompt continues each row of a loaded state.
+  """
+  session = _Session(config, variables, sample, vocab_size, extras)
+  stream = _stream(session, prompts, seed)
+  yield from session.lines(prompts, stream)
+  session.save(stream)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,31 +319,70 @@ class Options:
   Attributes:
     workdir: Directory of the run, or a checkpoint in the Hugging Face layout.
     step: latest, best, or the number of a step.
-    prompt: The text to continue; None reads standard input.
-    length: Tokens to generate.
+    prompt: A text to continue; repeat the flag for a batch of texts. Without
+      it, standard input is read, or nothing if a state is loaded.
+    prompt_file: A file with a prompt per line, in place of `--prompt`.
+    length: Tokens to generate per prompt.
     temperature: Divides the logits; 0 takes the likeliest token.
     top_k: Draws only among that many likeliest tokens; None for all.
     top_p: Draws among the fewest likeliest tokens whose probabilities add up
       to at least this; None for all.
-    seed: Seed of the draws.
+    min_p: Draws among tokens at least this times as probable as the likeliest
+      token; None for all.
+    repetition_penalty: Divides the positive logits of tokens that the text
+      already has, and multiplies the negative ones; 1 is none.
+    stop: A string at which the text ends; repeat the flag for several.
+    log_probs: Whether to print JSON with tokens and their log probabilities.
+    seed: Seed of the draws of the first prompt, and the next numbers for the
+      others; by default 0, or the draws of a loaded state go on.
+    load_state: A file of `--save-state` to continue from. Each prompt is read
+      after it.
+    save_state: A file for the state after the text. With `--length=0` it is
+      the state after the prompt.
     trust: A module whose code the saved config may use: a dotted name, or the
       path of a Python file such as the config.
   """
 
   workdir: str | None = None
   step: str = "latest"
-  prompt: str | None = None
+  prompt: flags.Repeated = ()
+  prompt_file: str | None = None
   length: int = 256
   temperature: float = 0.8
   top_k: int | None = None
   top_p: float | None = None
-  seed: int = 0
+  min_p: float | None = None
+  repetition_penalty: float = 1.0
+  stop: flags.Repeated = ()
+  log_probs: bool = False
+  seed: int | None = None
+  load_state: str | None = None
+  save_state: str | None = None
   trust: flags.Repeated = ()
 
 
-def _prompt(given: str | None) -> bytes:
-  if given is not None:
-    return given.encode("utf-8", "surrogateescape")
+def _prompts(options: Options) -> list[bytes]:
+  if options.prompt and options.prompt_file is not None:
+    raise UserError("give --prompt or --prompt-file, not both")
+  if options.prompt_file is not None:
+    return _lines(options.prompt_file)
+  if options.prompt:
+    return [text.encode("utf-8", "surrogateescape") for text in options.prompt]
+  return [] if options.load_state is not None else [_standard_input()]
+
+
+def _lines(path: str) -> list[bytes]:
+  try:
+    with open(path, "rb") as file:
+      lines = file.read().splitlines()
+  except (OSError, ValueError) as error:
+    raise UserError(f"cannot read {path}: {reason(error)}") from error
+  if not lines:
+    raise UserError(f"{path} has no prompts")
+  return lines
+
+
+def _standard_input() -> bytes:
   # Python has no stream where standard input is closed.
   stdin = sys.stdin
   try:
@@ -255,19 +394,32 @@ def _prompt(given: str | None) -> bytes:
   raise UserError("give --prompt=TEXT, or the prompt on standard input")
 
 
+def _check(options: Options, sample: Sample) -> None:
+  flags.in_range("--seed", options.seed, 0, MOST_SEED)
+  check_sample(sample, "--")
+  if options.min_p is not None and not 0 <= options.min_p <= 1:
+    raise UserError(f"--min-p is {options.min_p}, but must be 0 to 1")
+  if not 0 < options.repetition_penalty < float("inf"):
+    raise UserError(
+      f"--repetition-penalty is {options.repetition_penalty}, but must be more "
+      "than 0 and finite"
+    )
+  if "" in options.stop:
+    raise UserError("--stop is empty, but must be text")
+
+
 def _run(argv: Sequence[str]) -> int:
   usage = "python -m train.generate --workdir DIR --prompt TEXT ..."
   about = "Continues a prompt from a checkpoint."
   options = flags.only(Options(), argv, usage, about)
-  flags.in_range("--seed", options.seed, 0, MOST_SEED)
   sample = Sample(
     length=options.length,
     temperature=options.temperature,
     top_k=options.top_k,
     top_p=options.top_p,
   )
-  check_sample(sample, "--")
-  prompt = _prompt(options.prompt)
+  _check(options, sample)
+  prompts = _prompts(options)
   workdir = paths.local("--workdir", options.workdir)
   # Without devices, every checkpoint would look damaged.
   processes.start_jax()
@@ -275,18 +427,31 @@ def _run(argv: Sequence[str]) -> int:
   trusted = modules.import_trusted(options.trust)
   config = saved.read_config(snapshot.config, trusted)
   beside = snapshot.config.get("$data")
-  pieces = continuation(
-    config,
-    saved_variables(config, snapshot.state),
-    prompt,
+  extras = Extras(
+    min_p=options.min_p,
+    repetition_penalty=options.repetition_penalty,
+    stop=options.stop,
+    load_state=options.load_state,
+    save_state=options.save_state,
+    owner=f"{workdir}, step {snapshot.step}",
+  )
+  settings = (
     sample,
     options.seed,
     beside.get("vocab_size") if isinstance(beside, dict) else None,
+    extras,
   )
+  variables = saved_variables(config, snapshot.state)
+  is_json = options.log_probs or len(prompts) > 1
   with trust.explained(snapshot.config):
-    for text in pieces:
-      emit(text, end="")
-  emit("")
+    if is_json:
+      for line in continuations(config, variables, prompts, *settings):
+        emit(line)
+    else:
+      prompt = prompts[0] if prompts else b""
+      for text in continuation(config, variables, prompt, *settings):
+        emit(text, end="")
+      emit("")
   return 0
 
 

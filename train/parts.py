@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 import jax
 
+from jaxmodels.models.lora import FROZEN
 from jaxmodels.models.model_flops import share_of_peak
 from train import trackers
 from train.clock import Clock
@@ -95,7 +96,11 @@ def first_lines(config: Config, mesh: Mesh, shared: Shared) -> list[str]:
     mesh: Devices along each axis, of `validate`.
     shared: Its programs.
   """
-  lines = [parameter_table(shared.shapes.params), _layout_line(config, mesh)]
+  lines = [parameter_table(shared.shapes.params)]
+  frozen = jax.tree.leaves(shared.shapes.variables.get(FROZEN, {}))
+  if frozen:
+    lines.append(f"{sum(x.size for x in frozen):,} frozen parameters")
+  lines.append(_layout_line(config, mesh))
   idle = idle_line(config, mesh, jax.device_count())
   return lines if idle is None else [*lines, idle]
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from jaxmodels import interop
 from train import checkpoint
 from train.checkpoint import Snapshot
 from train.config import Config, serialize
@@ -36,9 +37,6 @@ def load(workdir: str, which: str, log: Callable[[str], None]) -> Snapshot:
       f"{workdir} is a checkpoint in the Hugging Face layout, which has no step"
       f" {which}: leave the step out"
     )
-  # The package safetensors is optional.
-  from jaxmodels import interop
-
   try:
     model, variables = interop.load(workdir)
   # The folder may hold anything.

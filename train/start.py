@@ -6,6 +6,7 @@ from typing import Any
 import jax
 from flax import linen as nn
 
+from jaxmodels import interop
 from train.config.start import folder_of
 from train.errors import UserError, described
 from train.parameters import path_of
@@ -46,9 +47,6 @@ class Started:
     return self._draw.lower(seed, self._wanted)
 
   def _loaded(self) -> Any:
-    # The package safetensors is optional.
-    from jaxmodels import interop
-
     try:
       _, variables = interop.load(folder_of(self._start))
     # The folder may hold anything.

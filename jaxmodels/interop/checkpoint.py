@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -116,7 +116,8 @@ def save(
     variables: Its variables.
     like: A folder whose config gives the family, and the keys that do not
       change what a model computes, such as the ids of special tokens. Where a
-      family has several names for a tensor, the name in this folder is written.
+      family has several names for a tensor, the name in this folder is written,
+      and where a family cuts tensors in several ways, the way of this folder.
     family: A key of `FAMILIES`, where the model fits several families.
     shard_bytes: The largest size of a file, in bytes.
 
@@ -132,13 +133,12 @@ def save(
     raise FolderError("save: variables in int8 cannot be saved")
   rules = list(chosen.rules(model))
   _check_left({p for r in rules for p in r.ours}, layers, params)
-  names = {} if like is None else _names_in(pathlib.Path(like), chosen, rules)
+  source = None if like is None else _source(pathlib.Path(like), chosen, rules)
 
   def tensors() -> Iterator[tuple[str, np.ndarray]]:
     for rule in (rule for rule in rules if not rule.optional):
       ours = [np.asarray(layers.get(params, path)) for path in rule.ours]
-      theirs = [names.get(name, name) for name in rule.theirs]
-      yield from zip(theirs, rule.write(ours), strict=True)
+      yield from _like(source, rule, rule.write(ours))
 
   root = pathlib.Path(path)
   root.mkdir(parents=True, exist_ok=True)
@@ -161,14 +161,28 @@ def _names(rules: list[Rule]) -> set[str]:
   return {name for rule in rules for name in rule.theirs}
 
 
-def _names_in(
+def _source(
   folder: pathlib.Path, family: Family, rules: list[Rule]
-) -> dict[str, str]:
-  """The names in the files of a folder, by the names in rules."""
+) -> files.Tensors | None:
+  """The tensors of a folder, if it has any."""
   if not files.has_tensors(folder):
-    return {}
-  tensors = files.Tensors(folder, family.rename, _names(rules))
-  return {name: tensors.name_in_file(name) for name in tensors}
+    return None
+  return files.Tensors(folder, family.rename, _names(rules), family.skip)
+
+
+def _like(
+  source: files.Tensors | None, rule: Rule, values: Sequence[np.ndarray]
+) -> Iterator[tuple[str, np.ndarray]]:
+  """Tensors of a rule with the names and the cuts of a folder."""
+  if source is None or any(name not in source for name in rule.theirs):
+    yield from zip(rule.theirs, values, strict=True)
+    return
+  if rule.recut:
+    sizes = [source.shape(name)[0] for name in rule.theirs]
+    if sum(sizes) == sum(len(x) for x in values):
+      values = np.split(np.concatenate(values), np.cumsum(sizes)[:-1])
+  names = [source.name_in_file(name) for name in rule.theirs]
+  yield from zip(names, values, strict=True)
 
 
 def _read(
@@ -254,7 +268,8 @@ def _written(
     try:
       values |= family.write(model)
       problem = difference(model, family.read(Config(values)))
-    except FolderError as error:
+    # A family may fail on a model that is not its own.
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
       problem = f"the model: {error}"
     if problem is None:
       return family, values

@@ -82,6 +82,11 @@ class Tensors:
     """The name that a file has for a tensor."""
     return self._places[name][1]
 
+  def shape(self, name: str) -> list[int]:
+    """The shape of a tensor, which is not read."""
+    file, own_name = self._places[name]
+    return self._open(file).get_slice(own_name).get_shape()
+
   def read(self, name: str) -> np.ndarray:
     """Returns the tensor of that name, in the dtype of the file."""
     file, own_name = self._places[name]

@@ -127,7 +127,8 @@ def read_attention(
   kv_heads: int | None,
   rotary: bool = True,
   fraction: float = 1.0,
-  **fields: Any,
+  scale: float | None = None,
+  key_factor: float = 1.0,
 ) -> SoftmaxAttention:
   """The softmax attention of a config.
 
@@ -138,7 +139,8 @@ def read_attention(
     kv_heads: `num_key_value_heads` where the config has none; None is H.
     rotary: Whether the model has positions.
     fraction: The rotated fraction where `rope_parameters` has none.
-    **fields: More fields of `SoftmaxAttention`.
+    scale: The factor on the scores; None for 1 / sqrt(K).
+    key_factor: Another factor on the scores.
   """
   heads = config.get("num_attention_heads", 32)
   groups = config.get("num_key_value_heads", kv_heads)
@@ -146,6 +148,9 @@ def read_attention(
   size = width // heads if size is None else size
   length = config.get("max_position_embeddings", max_length)
   bias = config.get("attention_bias", False)
+  # A model without attention may have more heads than channels.
+  usual = max(size, 1) ** -0.5
+  scale = key_factor * (usual if scale is None else scale)
   if rotary:
     turned = read_rotary(config, size, length, fraction=fraction)
   else:
@@ -159,8 +164,8 @@ def read_attention(
     max_length=length,
     qkv_bias=bias,
     output_bias=bias,
+    scale=None if scale == usual else scale,
     **turned,
-    **fields,
   )
 
 

@@ -56,7 +56,8 @@ def convolutions(
 
   Args:
     theirs: Names of tensors [D, 1, W].
-    cuts: The number of channels of each, when it is written.
+    cuts: The number of channels of each, when it is written; a folder that it
+      is written like may have others.
     ours: Paths of kernels [W, D].
     sizes: The number of channels of each.
   """
@@ -69,7 +70,7 @@ def convolutions(
     x = np.concatenate(kernels, axis=1).T[:, None]
     return np.split(x, np.cumsum(cuts)[:-1])
 
-  return r.Rule(tuple(theirs), tuple(ours), read, write)
+  return r.Rule(tuple(theirs), tuple(ours), read, write, recut=True)
 
 
 def gated_mlp(

@@ -38,6 +38,8 @@ class Rule:
     write: Our parameters to their tensors.
     optional: Whether a file may lack the tensors; they are then not read, and
       in any case not written.
+    recut: Whether their tensors are consecutive parts, along the first axis, of
+      one array that a file may cut in other places.
   """
 
   theirs: tuple[str, ...]
@@ -45,6 +47,7 @@ class Rule:
   read: Callable[[Arrays], Arrays]
   write: Callable[[Arrays], Arrays]
   optional: bool = False
+  recut: bool = False
 
 
 def mapped(

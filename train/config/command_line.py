@@ -84,6 +84,7 @@ def parse(
     UserError: Something is unknown, missing, or of the wrong type.
   """
   config, (options, *_) = read(argv, (Options(), *others), TRAIN, about)
+  config = resolved(config)
   path = argv[0]
   name = os.path.splitext(os.path.basename(path))[0]
   workdir, traced = options.workdir, options.profile_steps
@@ -130,7 +131,7 @@ def read(
     defaults, rest, usage=usage, about=about
   )
   flags.refuse(stray)
-  return resolved(config), values
+  return config, values
 
 
 def override(config: Config, argv: Sequence[str]) -> Config:

@@ -7,6 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jaxmodels import interop
 from jaxmodels.models.lora import LoRA
 from train.config.schema import Config
 from train.data.tokenizer import FILE_NAME
@@ -78,9 +79,6 @@ def folder_of(start: str) -> str:
 
 
 def _model(start: str, wanted: Pretrained) -> nn.Module:
-  # The package safetensors is optional.
-  from jaxmodels import interop
-
   changes = {"remat": wanted.remat, "param_dtype": wanted.param_dtype}
   if wanted.dtype is not None:
     changes["dtype"] = wanted.dtype

@@ -249,7 +249,9 @@ def _fits(value: Any, hint: Any) -> bool:
     return any(_fits(value, option) for option in inner)
   if origin is tuple and len(inner) == 2 and inner[1] is Ellipsis:
     return type(value) is tuple and all(_fits(x, inner[0]) for x in value)
-  if origin is not None and issubclass(origin, Mapping):
+  if origin is typing.Literal:
+    return value in inner
+  if isinstance(origin, type) and issubclass(origin, Mapping):
     return isinstance(value, Mapping)
   if hint is float:
     return type(value) in (int, float)

@@ -30,6 +30,7 @@ from jaxmodels.analysis.chips import EXAMPLES
 from jaxmodels.analysis.flops import unknown_line
 from train.command import main_with_errors, warn
 from train.config import Config, Mesh, command_line
+from train.config.start import resolved
 from train.devices.memory import readable
 from train.errors import UserError
 from train.files import paths
@@ -229,6 +230,7 @@ class Options:
 def _run(argv: Sequence[str]) -> int:
   usage = "python -m train.plan configs/NAME.py --topology SLICE ..."
   config, (options,) = command_line.read(argv, (Options(),), usage, __doc__)
+  config = resolved(config)
   topology, output = options.topology, options.json
   if topology is None:
     raise UserError(f"--topology=SLICE is missing, such as {EXAMPLES}")

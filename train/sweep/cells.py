@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from train.config import Config, command_line, serialize
+from train.config.start import resolved
 from train.errors import UserError, one_line
 from train.files import paths
 from train.summary import short_names
@@ -208,7 +209,7 @@ def runs(config: Config, cells: Sequence[Cell], replicas: int) -> list[Run]:
   configs = []
   for cell in cells:
     try:
-      configs.append(command_line.override(config, cell.words))
+      configs.append(resolved(command_line.override(config, cell.words)))
     except UserError as error:
       label = one_line(cell.label, 200)
       raise UserError(f"cell {label}: {one_line(error)}") from error

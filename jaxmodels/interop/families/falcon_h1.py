@@ -45,7 +45,7 @@ def read(config: Config) -> LanguageModel:
     mlp=mlp,
     tie_embeddings=config.get("tie_word_embeddings", False),
     norm_epsilon=epsilon,
-    residual_scale=((1.0, down),),
+    residual_scale=1.0 if down == 1 else ((1.0, down),),
     embedding_scale=config.get("embedding_multiplier", 1.0),
     logits_scale=config.get("lm_head_multiplier", 1.0),
   )
@@ -53,17 +53,18 @@ def read(config: Config) -> LanguageModel:
 
 def _mixer(config: Config, width: int, epsilon: float) -> Parallel:
   """Mamba-2 and softmax attention."""
-  attention = keys.read_attention(config, width, max_length=8192, kv_heads=8)
+  attention = keys.read_attention(
+    config,
+    width,
+    max_length=8192,
+    kv_heads=8,
+    key_factor=config.get("key_multiplier", 1.0),
+  )
   if attention.rotary_fraction != 1:
     raise FolderError(f"{config.where}: partial_rotary_factor must be 1")
-  size = attention.head_width or 1
-  scale = _score_scale(config.get("key_multiplier", 1.0), size)
   return Parallel(
     width,
-    mixers=(
-      _mamba(config, width, epsilon),
-      attention.copy(parent=None, scale=None if scale == size**-0.5 else scale),
-    ),
+    mixers=(_mamba(config, width, epsilon), attention),
     input_factors=(
       config.get("ssm_in_multiplier", 1.0),
       config.get("attention_in_multiplier", 1.0),
@@ -89,11 +90,6 @@ def _mamba(config: Config, width: int, epsilon: float) -> Mamba2:
     gated_norm=norm if config.get("mamba_rms_norm", False) else "none",
     input_factors=None if factors == _ONES else factors,
   )
-
-
-def _score_scale(multiplier: float, head_width: int) -> float:
-  """The factor on the scores from that on the keys."""
-  return head_width**-0.5 * multiplier
 
 
 def write(model: LanguageModel) -> dict[str, Any]:
@@ -139,7 +135,7 @@ def _write_factors(
     **{f"{n}_in_multiplier": x for n, x in zip(names, before, strict=True)},
     **{f"{n}_out_multiplier": x for n, x in zip(names, after, strict=True)},
     "key_multiplier": keys.solution(
-      lambda x: _score_scale(x, size), scale, scale * size**0.5
+      lambda x: x * size**-0.5, scale, scale * size**0.5
     ),
     "ssm_multipliers": list(mamba.input_factors or _ONES),
   }

@@ -32,7 +32,7 @@ def read(config: Config) -> LanguageModel:
     ]
   _check_unused(config, width)
   mlp = GatedMLP(width, _hidden(config))
-  return model_of(config, kinds, mlp)
+  return model_of(config, width, kinds, mlp)
 
 
 def _depth(config: Config) -> int:
@@ -64,15 +64,18 @@ def _hidden(config: Config) -> int:
   return -(-int(factor * hidden) // multiple) * multiple
 
 
-def model_of(config: Config, kinds: list[str], mlp: Any) -> LanguageModel:
+def model_of(
+  config: Config, width: int, kinds: list[str], mlp: Any
+) -> LanguageModel:
   """A model with these layers, and one channel mixer or several.
 
   Args:
     config: The config.
+    width: Its `hidden_size`.
     kinds: Its `layer_types`.
     mlp: The channel mixers.
   """
-  width, depth = config.get("hidden_size", 2560), _depth(config)
+  depth = _depth(config)
   heads = config.get("num_attention_heads", 32)
   epsilon = config.get("norm_eps", 1e-5)
   head_width = config.get("head_dim") or width // heads

@@ -261,8 +261,9 @@ class Decoder:
     if tokens <= self._most_read:
       return
     row = jax.ShapeDtypeStruct((1, tokens), np.int32)
+    state = jax.eval_shape(lambda: self._init_state(1))
     try:
-      jax.eval_shape(self.model.apply, self.variables, row)
+      jax.eval_shape(self.model.apply, self.variables, row, state)
     except ValueError as error:
       raise ValueError(
         f"the model cannot read {tokens} tokens, the prompt and what is to be "
@@ -386,7 +387,7 @@ class Decoder:
     )
     logits = logits[:, -1]
     token = jax.vmap(functools.partial(self._draw_one, allowed))(
-      logits, state.seen, state.key, state.drawn
+      logits, state.seen, state.key, state.drawn, state.token
     )
     rows = jnp.arange(token.size)
     after = DecodeState(
@@ -406,7 +407,10 @@ class Decoder:
     seen: jax.Array,
     key: jax.Array,
     drawn: jax.Array,
+    last: jax.Array,
   ) -> jax.Array:
     values = scores(logits, seen, allowed, self.sampling)
     own = jax.random.wrap_key_data(key, impl="threefry2x32")
-    return draw(values, jax.random.fold_in(own, drawn), self.sampling)
+    # The last token separates the draws of two prompts with one seed.
+    own = jax.random.fold_in(jax.random.fold_in(own, drawn), last)
+    return draw(values, own, self.sampling)

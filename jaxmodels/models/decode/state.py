@@ -22,7 +22,7 @@ class DecodeState(NamedTuple):
     position: [B] int32, the tokens that the model has read.
     drawn: [B] int32, the tokens that were drawn.
     key: [B, 2] uint32, the random key of each row. Draw n of a row uses the
-      key and n alone, so it does not depend on the other rows.
+      key, n and the row's tokens, so it does not depend on the other rows.
     seen: [B, V] bool, the tokens that occur in each row.
   """
 

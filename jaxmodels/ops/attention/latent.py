@@ -29,7 +29,7 @@ class LatentCache(NamedTuple):
   live: jax.Array
 
 
-_CACHE = LatentCache("... M C", "... M")
+_CACHE = LatentCache._make(("... M C", "... M"))
 
 
 @by_letters(

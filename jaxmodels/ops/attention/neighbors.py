@@ -237,7 +237,7 @@ def _attend(
     added = bias.reshape((bias.shape[0], -1)).T[offsets]
   exist = exist & (listed < size)
   listed = jnp.where(exist, listed + starts[..., None], index[..., None])
-  listed = listed - first
+  listed = listed - first.astype(listed.dtype)
   batch = jnp.arange(k.shape[0])[:, None, None]
   scores = jnp.einsum("bchk,bcmhk->bcmh", q, k[batch, listed]) + added
   scores = jnp.where(exist[..., None], scores, -jnp.inf)

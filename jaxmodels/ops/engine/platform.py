@@ -34,6 +34,24 @@ def masked_block(size: int) -> int:
   return size if platform() == "tpu" else min(size, 8)
 
 
+def cudnn_head_width() -> int:
+  """The widest heads that cuDNN's fused attention takes, or 0 without it.
+
+  0 on any platform but an NVIDIA GPU of this machine with bfloat16 products:
+  JAX needs the GPU to check what its cuDNN can do, so a program that is
+  compiled ahead of time for a GPU has no call of cuDNN.
+  """
+  here: Any = jax.config.values["jax_default_device"]
+  other = here is not None and getattr(here, "platform", here) != "gpu"
+  if platform() != "gpu" or jax.default_backend() != "gpu" or other:
+    return 0
+  device = jax.local_devices()[0]
+  if "cuda" not in device.client.platform_version:
+    return 0
+  generation = int(device.compute_capability.split(".")[0])
+  return {8: 128}.get(generation, 256 if generation > 8 else 0)
+
+
 @contextlib.contextmanager
 def trace_for(name: str) -> Iterator[None]:
   """Traces for another platform than JAX's default.

@@ -10,10 +10,21 @@ import numpy as np
 
 from jaxmodels.ops.engine.recurrence import Method
 
-__all__ = ["ENGINE", "MixerExample", "OpExample", "Sizes"]
+__all__ = ["ENGINE", "TRANSITIONS", "MixerExample", "OpExample", "Sizes"]
 
 # The forms of every op of the engine.
 ENGINE: tuple[str, ...] = typing.get_args(Method)
+# The classes of a state's transition. "inherited" is that of another mixer,
+# and "none" that of a mixer without a recurrence.
+TRANSITIONS = (
+  "scalar",
+  "diagonal",
+  "diagonal plus low rank",
+  "dense",
+  "nonlinear",
+  "inherited",
+  "none",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,8 +141,9 @@ class MixerExample:
       document x [L, D], a loop in float64; params are a nested dict.
     options: Fields of the tested layer, with small sizes.
     equation: One line for the table of mixers, in Markdown.
-    transition: The class of the state's transition, such as "diagonal".
-    paper: Authors, year, arXiv id.
+    transition: The class of the state's transition, one of `TRANSITIONS`; what
+      else is to say about it follows a colon, such as "scalar: fixed".
+    paper: Authors, year, arXiv id, as "Yang et al. 2023, arXiv:2312.06635".
     causal: False for a mixer that reads later tokens on purpose, and so has no
       state to continue from.
   """

@@ -6,7 +6,7 @@ TINY = [
     "layer_types": ["linear_attention", "full_attention"],
     "linear_num_key_heads": 1,
     "linear_num_value_heads": 2,
-    "linear_value_head_dim": 8,
+    "linear_value_head_dim": 20,
     "num_attention_heads": 3,
     "num_hidden_layers": 2,
     "rope_parameters": {"rope_theta": None},

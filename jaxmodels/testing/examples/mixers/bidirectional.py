@@ -56,7 +56,7 @@ EXAMPLES = (
     {"heads": 2},
     equation="`Y = rownorm(phi(Q) phi(K)^T * M) V`, decays M in both "
     "directions",
-    transition="scalar; not causal",
+    transition="scalar: in both directions",
     paper="Afzal et al. 2025, arXiv:2502.16249",
     causal=False,
   ),
@@ -66,7 +66,7 @@ EXAMPLES = (
     plain_both,
     {"mixer": GLA(16, heads=2, gate_rank=2)},
     equation="the sum of a causal mixer and of itself in reverse",
-    transition="that of the mixer; not causal",
+    transition="inherited: its mixer's, in both directions",
     paper="Zhu et al. 2024, arXiv:2401.09417",
     causal=False,
   ),

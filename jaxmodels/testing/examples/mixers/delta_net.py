@@ -98,7 +98,7 @@ EXAMPLES = (
     plain,
     {"heads": 2},
     equation="`S_t = (I - b_t k_t k_t^T) S_{t-1} + b_t k_t v_t^T`",
-    transition="identity minus rank one",
+    transition="diagonal plus low rank: identity and rank one",
     paper="Yang et al. 2024, arXiv:2406.06484",
   ),
   MixerExample(
@@ -134,7 +134,7 @@ EXAMPLES = (
     plain,
     {"heads": 2},
     equation="`S_t = a_t (I - b_t k_t k_t^T) S_{t-1} + b_t k_t v_t^T`",
-    transition="scalar times identity minus rank one",
+    transition="diagonal plus low rank: scalar and rank one",
     paper="Yang et al. 2024, arXiv:2412.06464",
   ),
   MixerExample(
@@ -143,7 +143,7 @@ EXAMPLES = (
     plain,
     {"negative_eigenvalues": True, "gate_rank": 3},
     equation="`S_t = (I - b_t k_t k_t^T) diag(a_t) S_{t-1} + b_t k_t v_t^T`",
-    transition="diagonal plus rank one",
+    transition="diagonal plus low rank: rank one",
     paper="Kimi Team 2025, arXiv:2510.26692",
   ),
   MixerExample(
@@ -166,7 +166,7 @@ EXAMPLES = (
     {"heads": 2, "value_width": 6, "negative_eigenvalues": True},
     equation="`S_t = (I - k_t (b_t * k_t)^T) diag(a_t) S_{t-1} + k_t (w_t * "
     "v_t)^T`",
-    transition="diagonal plus rank one",
+    transition="diagonal plus low rank: rank one",
     paper="Hatamizadeh et al. 2026, arXiv:2605.22791",
   ),
 )

@@ -43,7 +43,7 @@ EXAMPLES = (
     {"heads": 2, "steps": 3, "value_width": 6},
     equation="`S_t = prod_m (I - b_{t,m} k_{t,m} k_{t,m}^T) S_{t-1} + ...`, "
     "M delta rule steps per token",
-    transition="product of M matrices, identity minus rank one",
+    transition="diagonal plus low rank: identity and rank M",
     paper="Siems et al. 2025, arXiv:2502.10297",
   ),
   MixerExample(

@@ -36,7 +36,7 @@ EXAMPLES = (
     plain,
     {"heads": 2},
     equation="`S_t = exp(-s) S_{t-1} + k_t v_t^T`, s fixed per head and layer",
-    transition="fixed scalar",
+    transition="scalar: fixed",
     paper="Qin et al. 2024, arXiv:2401.04658",
   ),
 )

@@ -71,7 +71,7 @@ EXAMPLES = (
     {"heads": 2},
     equation="`S_t = S_{t-1} + phi(k_t) v_t^T`, divided by a normaliser; any "
     "feature map phi",
-    transition="identity",
+    transition="scalar: 1",
     paper="Katharopoulos et al. 2020, arXiv:2006.16236",
   ),
   MixerExample(
@@ -79,8 +79,8 @@ EXAMPLES = (
     "based",
     plain,
     {"heads": 2, "key_width": 3},
-    equation="the same with the Taylor series of exp to second order",
-    transition="identity",
+    equation="`linear_attention` with the Taylor series of exp to second order",
+    transition="scalar: 1",
     paper="Arora et al. 2024, arXiv:2402.18668",
   ),
 )

@@ -32,7 +32,7 @@ EXAMPLES = (
     plain,
     {"oscillators": 6},
     equation="`y_t = y_{t-1} + dt z_t`, `z_t = z_{t-1} + dt (-A y_t + B x_t)`",
-    transition="fixed 2 x 2 blocks",
+    transition="diagonal: fixed blocks of 2 x 2",
     paper="Rusch & Rus 2024, arXiv:2410.03943",
   ),
 )

@@ -57,7 +57,7 @@ EXAMPLES = (
     {"heads": 2, "levels": 4, "value_width": 6},
     equation="`y_t = sum_l scale_{t,l} S_{t,l}^T q_t`, one state per Fenwick "
     "level of Gated DeltaNet or of linear attention",
-    transition="that of its rule",
+    transition="inherited: its rule's",
     paper="Guo et al. 2025, arXiv:2506.04761",
   ),
   MixerExample(

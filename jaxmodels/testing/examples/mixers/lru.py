@@ -27,7 +27,7 @@ EXAMPLES = (
     {"state_width": 10, "radius_max": 0.99},
     equation="`h_t = a h_{t-1} + gamma B x_t`, `a = exp(-exp(nu) + i "
     "exp(theta))`",
-    transition="fixed complex diagonal",
+    transition="diagonal: fixed, complex",
     paper="Orvieto et al. 2023, arXiv:2303.06349",
   ),
 )

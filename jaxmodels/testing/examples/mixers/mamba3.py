@@ -69,7 +69,7 @@ EXAMPLES = (
     {"expand": 1, "head_width": 8, "state_width": 6},
     equation="`S_t = a_t S_{t-1} + (1 - l_t) dt_t a_t B_{t-1} x_{t-1}^T + l_t "
     "dt_t B_t x_t^T`, B and C rotated by angles from the token",
-    transition="scalar times rotations",
+    transition="scalar: and rotations",
     paper="Lahoti et al. 2026, arXiv:2603.15569",
   ),
   MixerExample(

@@ -40,7 +40,7 @@ EXAMPLES = (
     {"heads": 2, "value_width": 6, "output_gate": True},
     equation="`y_t = G_t^T (H_t + diag(lambda))^{-1} q_t`, `H_t = a_t H_{t-1} "
     "+ b_t k_t k_t^T`, `G_t = a_t G_{t-1} + b_t k_t v_t^T`",
-    transition="scalar, read through an inverse",
+    transition="scalar: read through an inverse",
     paper="von Oswald et al. 2025, arXiv:2506.05233",
   ),
 )

@@ -63,7 +63,7 @@ EXAMPLES = (
     {"heads": 2, "memories": 3, "value_width": 6},
     equation="`S^m_t = rule(S^m_{t-1}, x_t)` for the top k of M memories and "
     "a shared one, `y_t = sum_m g^m_t S^m_t^T q_t`",
-    transition="that of its rule",
+    transition="inherited: its rule's",
     paper="Du et al. 2025, arXiv:2502.13685",
   ),
   MixerExample(

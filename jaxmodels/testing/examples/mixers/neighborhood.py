@@ -68,7 +68,7 @@ EXAMPLES = (
     "halo_attention",
     plain,
     {"heads": 2, "block_size": 2, "halo": 1, "columns": 4},
-    equation="the same over a block and a halo around it, 1-D or 2-D",
+    equation="softmax attention over a block and a halo around it, 1-D or 2-D",
     transition="none: not causal",
     paper="Vaswani et al. 2021, arXiv:2103.12731",
     causal=False,

@@ -56,7 +56,7 @@ EXAMPLES = (
     plain,
     {"heads": 2},
     equation="`S_t = g_h S_{t-1} + k_t v_t^T`, rotary positions",
-    transition="fixed scalar",
+    transition="scalar: fixed",
     paper="Sun et al. 2023, arXiv:2307.08621",
   ),
   MixerExample(

@@ -57,7 +57,7 @@ EXAMPLES = (
     {"head_width": 8, "decay_rank": 3, "rate_rank": 4, "gate_rank": 5},
     equation="`S_t = (diag(w_t) - (a_t * c_t) c_t^T) S_{t-1} + k_t v_t^T`, c_t "
     "of norm 1",
-    transition="diagonal plus rank one",
+    transition="diagonal plus low rank: rank one",
     paper="Peng et al. 2025, arXiv:2503.14456",
   ),
 )

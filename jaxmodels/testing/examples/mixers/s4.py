@@ -80,7 +80,7 @@ EXAMPLES = (
     {"state_width": 6},
     equation="`h_t = exp(dt A) h_{t-1} + A^{-1} (exp(dt A) - I) B x_t` per "
     "channel, A diagonal",
-    transition="fixed complex diagonal",
+    transition="diagonal: fixed, complex",
     paper="Gu et al. 2022, arXiv:2206.11893",
   ),
   MixerExample(
@@ -90,7 +90,7 @@ EXAMPLES = (
     {"state_width": 6, "basis": "legt"},
     equation="`h_t = M (I + dt/2 A) h_{t-1} + dt M B x_t` per channel, "
     "`M = (I - dt/2 A)^-1`, `A = diag(a) - P P^H`",
-    transition="fixed diagonal plus low rank",
+    transition="diagonal plus low rank: fixed",
     paper="Gu et al. 2021, arXiv:2111.00396",
   ),
   MixerExample(
@@ -100,7 +100,7 @@ EXAMPLES = (
     {"state_width": 6},
     equation="`h_t = M (I + dt/2 A) h_{t-1} + dt M B x_t` per channel, "
     "`M = (I - dt/2 A)^-1`, A full",
-    transition="fixed dense",
+    transition="dense: fixed",
     paper="Gu et al. 2021, arXiv:2110.13985",
   ),
 )

@@ -33,7 +33,7 @@ EXAMPLES = (
     plain,
     {"state_width": 12, "blocks": 2},
     equation="`h_t = exp(dt A) h_{t-1} + A^{-1} (exp(dt A) - I) B x_t`",
-    transition="fixed complex diagonal",
+    transition="diagonal: fixed, complex",
     paper="Smith et al. 2022, arXiv:2208.04933",
   ),
 )

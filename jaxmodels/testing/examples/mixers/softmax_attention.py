@@ -87,7 +87,7 @@ EXAMPLES = (
     "sliding_attention",
     plain,
     {"window": 5, "qk_norm": True, "norm_epsilon": 1e-3},
-    equation="the same over the last `window` tokens",
+    equation="`softmax_attention` over the last `window` tokens",
     transition="none: a cache of `window - 1` tokens",
     paper="Beltagy et al. 2020, arXiv:2004.05150",
   ),

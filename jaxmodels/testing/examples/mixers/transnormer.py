@@ -47,7 +47,7 @@ EXAMPLES = (
     {"heads": 2},
     equation="`S_t = S_{t-1} + phi(k_t) v_t^T`, `y_t = RMSNorm(S_t^T "
     "phi(q_t))`",
-    transition="identity",
+    transition="scalar: 1",
     paper="Qin et al. 2022, arXiv:2210.10340",
   ),
   MixerExample(
