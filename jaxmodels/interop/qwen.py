@@ -13,21 +13,28 @@ from flax import linen as nn
 
 from jaxmodels.interop import parts
 from jaxmodels.interop import rules as r
+from jaxmodels.interop.activations import (
+  read_activation,
+  written_activation,
+)
 from jaxmodels.interop.config import Config, FolderError
 from jaxmodels.interop.family import mixer_of
 from jaxmodels.interop.rotary import read_rotary, write_rotary
-from jaxmodels.layers import SparseMoE
+from jaxmodels.layers import GatedMLP, SparseMoE
 from jaxmodels.mixers import GatedDeltaNet, SoftmaxAttention
 from jaxmodels.models import LanguageModel
 
 __all__ = [
   "SKIP",
+  "activations",
   "convolution",
   "linear_fields",
   "linear_parts",
+  "read_dense",
   "read_experts",
   "read_stack",
   "stack_rules",
+  "write_dense",
   "write_experts",
   "write_linear",
   "write_stack",
@@ -56,7 +63,6 @@ def read_stack(
     **defaults: The values of keys that the config may lack.
   """
   depth, width = len(mlps), config.get("hidden_size", defaults["hidden_size"])
-  config.expect("hidden_act", "silu", "swish")
   config.expect("attn_output_gate", True)
   config.ignore(*_NEUTRAL)
   epsilon = config.get("rms_norm_eps", 1e-6)
@@ -77,6 +83,31 @@ def read_stack(
   )
 
 
+def read_dense(config: Config, width: int, hidden: int) -> GatedMLP:
+  """The channel mixer without experts.
+
+  Args:
+    config: The config.
+    width: D.
+    hidden: The hidden width where the config has none.
+  """
+  return GatedMLP(
+    width,
+    hidden=config.get("intermediate_size", hidden),
+    activation=read_activation(config, "hidden_act", "silu"),
+  )
+
+
+def write_dense(mlp: Any) -> dict[str, Any]:
+  """The keys of `read_dense`; none for another channel mixer."""
+  if not isinstance(mlp, GatedMLP):
+    return {}
+  return {
+    "hidden_act": written_activation(mlp.activation),
+    "intermediate_size": mlp.hidden,
+  }
+
+
 def read_experts(
   config: Config, width: int, experts: int, top_k: int
 ) -> SparseMoE:
@@ -94,6 +125,7 @@ def read_experts(
     experts=config.get("num_experts", experts),
     top_k=config.get("num_experts_per_tok", top_k),
     balance_loss=config.get("router_aux_loss_coef", 0.001),
+    activation=read_activation(config, "hidden_act", "silu"),
     normalize=config.get("norm_topk_prob", True),
     shared_hidden=config.get("shared_expert_intermediate_size", 512),
     shared_gate=True,
@@ -105,6 +137,7 @@ def write_experts(mlp: Any) -> dict[str, Any]:
   if not isinstance(mlp, SparseMoE):
     return {}
   return {
+    "hidden_act": written_activation(mlp.activation),
     "moe_intermediate_size": mlp.hidden,
     "num_experts": mlp.experts,
     "num_experts_per_tok": mlp.top_k,
@@ -136,7 +169,14 @@ def linear_fields(config: Config) -> dict[str, Any]:
     "key_width": config.get("linear_key_head_dim", 128),
     "value_width": config.get("linear_value_head_dim", 128),
     "kernel_width": config.get("linear_conv_kernel_dim", 4),
+    **activations(config),
   }
+
+
+def activations(config: Config) -> dict[str, str]:
+  """The activations of a delta rule, which are that of the channel mixers."""
+  name = read_activation(config, "hidden_act", "silu")
+  return {"qk_activation": name, "value_activation": name}
 
 
 def _read_attention(
@@ -173,7 +213,6 @@ def write_stack(model: LanguageModel) -> dict[str, Any]:
   mixers = [mixer_of(model, i) for i in range(model.depth)]
   softmax = [isinstance(mixer, SoftmaxAttention) for mixer in mixers]
   values: dict[str, Any] = {
-    "hidden_act": "silu",
     "hidden_size": model.width,
     "layer_types": [_KINDS[full] for full in softmax],
     "num_hidden_layers": model.depth,
@@ -191,6 +230,7 @@ def write_stack(model: LanguageModel) -> dict[str, Any]:
 def write_linear(mixer: GatedDeltaNet) -> dict[str, Any]:
   """The keys of `linear_fields`."""
   return {
+    "hidden_act": written_activation(mixer.qk_activation),
     "linear_conv_kernel_dim": mixer.kernel_width,
     "linear_key_head_dim": mixer.key_width,
     "linear_num_key_heads": mixer.key_heads,
