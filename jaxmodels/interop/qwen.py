@@ -173,7 +173,7 @@ def linear_fields(config: Config) -> dict[str, Any]:
   }
 
 
-def activations(config: Config) -> dict[str, str]:
+def activations(config: Config) -> dict[str, Any]:
   """The activations of a delta rule, which are that of the channel mixers."""
   name = read_activation(config, "hidden_act", "silu")
   return {"qk_activation": name, "value_activation": name}
@@ -232,20 +232,20 @@ def write_linear(mixer: GatedDeltaNet) -> dict[str, Any]:
   return {
     "hidden_act": written_activation(mixer.qk_activation),
     "linear_conv_kernel_dim": mixer.kernel_width,
-    "linear_key_head_dim": mixer.key_width,
-    "linear_num_key_heads": mixer.key_heads,
+    "linear_key_head_dim": mixer.key_width or mixer.width // mixer.heads,
+    "linear_num_key_heads": mixer.key_heads or mixer.heads,
     "linear_num_value_heads": mixer.heads,
-    "linear_value_head_dim": mixer.value_width,
+    "linear_value_head_dim": mixer.value_width or mixer.width // mixer.heads,
   }
 
 
 def _write_attention(mixer: SoftmaxAttention) -> dict[str, Any]:
   return {
     "attention_bias": mixer.qkv_bias,
-    "head_dim": mixer.head_width,
+    "head_dim": mixer.head_width or mixer.width // mixer.heads,
     "max_position_embeddings": mixer.max_length,
     "num_attention_heads": mixer.heads,
-    "num_key_value_heads": mixer.kv_heads,
+    "num_key_value_heads": mixer.kv_heads or mixer.heads,
     "rope_parameters": write_rotary(mixer, _FRACTION),
   }
 
@@ -263,18 +263,23 @@ def stack_rules(
   yield from parts.outside(model)
   for i, block in enumerate(model.blocks()):
     theirs, ours = f"model.layers.{i}", f"backbone/layer_{i}"
-    mixer = block.mixer.module
+    mixer, mlp = (_module(part) for part in (block.mixer, block.mlp))
     yield r.same(f"{theirs}.input_layernorm.weight", f"{ours}/mixer_norm/scale")
     yield r.same(
       f"{theirs}.post_attention_layernorm.weight", f"{ours}/mlp_norm/scale"
     )
-    yield from _mlp_rules(f"{theirs}.mlp", f"{ours}/mlp", block.mlp.module)
+    yield from _mlp_rules(f"{theirs}.mlp", f"{ours}/mlp", mlp)
     if isinstance(mixer, SoftmaxAttention):
       yield from _attention_rules(f"{theirs}.self_attn", f"{ours}/mixer", mixer)
     else:
       theirs = f"{theirs}.linear_attn"
       yield from linear_rules(theirs, f"{ours}/mixer", mixer)
       yield from _linear_rules(theirs, f"{ours}/mixer", mixer)
+
+
+def _module(part: Any) -> Any:
+  """The module of a part of a layer, or None."""
+  return None if part is None else part.module
 
 
 def _mlp_rules(theirs: str, ours: str, mlp: Any) -> Iterator[r.Rule]:
@@ -299,9 +304,9 @@ def _linear_rules(
 
 def linear_parts(mixer: GatedDeltaNet) -> tuple[int, int, int]:
   """The channels of queries, keys and values."""
-  assert mixer.key_heads and mixer.key_width and mixer.value_width
-  keys = mixer.key_heads * mixer.key_width
-  return keys, keys, mixer.heads * mixer.value_width
+  own = mixer.width // mixer.heads
+  keys = (mixer.key_heads or mixer.heads) * (mixer.key_width or own)
+  return keys, keys, mixer.heads * (mixer.value_width or own)
 
 
 def convolution(
@@ -327,7 +332,8 @@ def _attention_rules(
   theirs: str, ours: str, mixer: SoftmaxAttention
 ) -> Iterator[r.Rule]:
   # In each head of q_proj the rows of the gate follow those of the query.
-  heads, width = mixer.heads, mixer.head_width
+  heads = mixer.heads
+  width = mixer.head_width or mixer.width // heads
   rows = np.arange(2 * heads * width).reshape(heads, 2, width)
   order = np.swapaxes(rows, 0, 1).ravel()
   kinds = ("kernel", "bias") if mixer.qkv_bias else ("kernel",)

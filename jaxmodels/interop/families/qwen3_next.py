@@ -67,18 +67,19 @@ def _linear_rules(
   gates of its value heads; in the other tensor beta and decay of these.
   """
   keys, _, values = qwen.linear_parts(mixer)
+  heads = mixer.key_heads or mixer.heads
   names = ("query", "key", "value", "output_gate")
   yield _interleaved(
     f"{theirs}.in_proj_qkvz.weight",
     [f"{ours}/{name}/kernel" for name in names],
     (keys, keys, values, values),
-    mixer.key_heads,
+    heads,
   )
   yield _interleaved(
     f"{theirs}.in_proj_ba.weight",
     [f"{ours}/{name}/kernel" for name in ("beta", "decay")],
     (mixer.heads, mixer.heads),
-    mixer.key_heads,
+    heads,
   )
 
 
