@@ -123,7 +123,8 @@ def _state(record: MixerExample) -> str:
     leaf.size * (2 if jnp.iscomplexobj(leaf) else 1)
     for leaf in jax.tree.leaves(state)
   )
-  if getattr(layer, "max_length", None) and layer.window is None:
+  window = getattr(layer, "window", None)
+  if getattr(layer, "max_length", None) and window is None:
     return f"{count // layer.max_length:,} per token"
   return f"{count:,}"
 
