@@ -1,17 +1,10 @@
 """Kimi Linear against `KimiLinearForCausalLM` of transformers."""
 
-import numpy as np
 import pytest
 
-from jaxmodels import interop
 from tests.peers.compare import load
 from tests.peers.interop.parity import (
-  FLOAT32,
   check_family,
-  error,
-  our_logits,
-  their_logits,
-  tokens_of,
 )
 
 pytestmark = pytest.mark.slow
