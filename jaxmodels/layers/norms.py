@@ -37,14 +37,16 @@ class RMSNorm(nn.Module):
       scale - 1: offset 1 (Gemma Team 2024, arXiv:2403.08295).
     groups: The number of parts of the last axis.
     use_scale: Whether there is a learned scale; otherwise the factor is 1.
+    use_bias: Whether a learned bias is added.
     dtype: The dtype of the result.
-    param_dtype: The dtype of `scale`.
+    param_dtype: The dtype of `scale` and `bias`.
   """
 
   epsilon: float = 1e-6
   groups: int = 1
   offset: float = 0.0
   use_scale: bool = True
+  use_bias: bool = False
   dtype: jnp.dtype = jnp.float32
   param_dtype: jnp.dtype = jnp.float32
 
@@ -55,7 +57,7 @@ class RMSNorm(nn.Module):
     y = _over_root_mean_square(parts, self.epsilon).reshape(x.shape)
     if self.use_scale:
       y = y * _scale(self, y)
-    return y.astype(self.dtype)
+    return _with_bias(self, y).astype(self.dtype)
 
 
 class LayerNorm(nn.Module):
@@ -88,13 +90,7 @@ class LayerNorm(nn.Module):
     parts = _parts(self, x)
     parts = parts - jnp.mean(parts, -1, keepdims=True)
     y = _over_root_mean_square(parts, self.epsilon).reshape(x.shape)
-    y = y * _scale(self, y)
-    if self.use_bias:
-      bias = self.param(
-        "bias", nn.initializers.zeros, x.shape[-1:], self.param_dtype
-      )
-      y = y + _beside(bias, y)
-    return y.astype(self.dtype)
+    return _with_bias(self, y * _scale(self, y)).astype(self.dtype)
 
 
 def _parts(norm: RMSNorm | LayerNorm, x: jax.Array) -> jax.Array:
@@ -119,6 +115,16 @@ def _scale(norm: RMSNorm | LayerNorm, x: jax.Array) -> jax.Array:
   scale = norm.param("scale", init, x.shape[-1:], norm.param_dtype)
   scale = _beside(scale, x)
   return scale + norm.offset if norm.offset else scale
+
+
+def _with_bias(norm: RMSNorm | LayerNorm, x: jax.Array) -> jax.Array:
+  """Adds the bias to x [..., D], if the norm has one; it is initially 0."""
+  if not norm.use_bias:
+    return x
+  init = nn.initializers.zeros
+  return x + _beside(
+    norm.param("bias", init, x.shape[-1:], norm.param_dtype), x
+  )
 
 
 def _widen(x: jax.Array) -> jax.Array:

@@ -87,8 +87,8 @@ class Backbone(nn.Module):
     dtype: The dtype of the computation.
     param_dtype: The dtype of the parameters.
     layout: One of the names above, or a tuple of them, repeated to the depth.
-    norm: "rms", "layer" or "layer_unbiased", a LayerNorm without a bias: the
-      norms of the stack; mixers have their own.
+    norm: "rms", "rms_biased" (with a bias), "layer", or "layer_unbiased"
+      (without a bias): the norms of the stack; mixers have their own.
     norm_epsilon: Added inside the root of these norms.
     norm_offset: Added to the scales of these norms, whose initial values are
       1 - norm_offset; 1 in Gemma and Qwen3-Next.
@@ -96,6 +96,8 @@ class Backbone(nn.Module):
       the channel mixer), repeated to the depth.
     residual_scale: m, in the same form.
     input_norm: Whether to normalise x before the first layer.
+    final_norm: The norm at the end of the stack, by default `norm`.
+    final_norm_epsilon: Its epsilon, by default `norm_epsilon`.
   """
 
   width: int
@@ -116,6 +118,8 @@ class Backbone(nn.Module):
   skip_scale: float | tuple[tuple[float, float], ...] = 1.0
   residual_scale: float | tuple[tuple[float, float], ...] = 1.0
   input_norm: bool = False
+  final_norm: str | None = None
+  final_norm_epsilon: float | None = None
 
   @nn.compact
   def __call__(
@@ -154,7 +158,9 @@ class Backbone(nn.Module):
     x, state = run(blocks, x, state, segment_ids, shared)
     if blocks[(self.depth - 1) % len(blocks)].layout == "post_norm":
       return x.astype(self.dtype), state
-    return make_norm(self, "norm")(x), state
+    kind, epsilon = self.final_norm, self.final_norm_epsilon
+    norm = make_norm(self, "norm", kind=kind, epsilon=epsilon)
+    return norm(x), state
 
   def _unrolled(
     self,
@@ -326,6 +332,10 @@ class Backbone(nn.Module):
     checks.require(len(self.mixers) > 0, "Backbone: mixers must not be empty")
     pick("remat", self.remat, REMAT)
     pick("norm", self.norm, NORMS)
+    if self.final_norm is not None:
+      pick("norm", self.final_norm, NORMS)
+    if self.final_norm_epsilon is not None:
+      check_positive(self, "final_norm_epsilon")
     for name in self.mixer_options:
       pick("mixer", name, MIXERS)
 

@@ -16,6 +16,7 @@ __all__ = ["LAYOUTS", "NORMS", "Block", "Unbound", "make_norm"]
 
 NORMS: dict[str, Any] = {
   "rms": RMSNorm,
+  "rms_biased": functools.partial(RMSNorm, use_bias=True),
   "layer": LayerNorm,
   "layer_unbiased": functools.partial(LayerNorm, use_bias=False),
 }
@@ -36,11 +37,23 @@ class Unbound:
 
 
 def make_norm(
-  like: Any, name: str, dtype: jnp.dtype | None = None
+  like: Any,
+  name: str,
+  dtype: jnp.dtype | None = None,
+  kind: str | None = None,
+  epsilon: float | None = None,
 ) -> nn.Module:
-  """A norm in the scope of its caller, with the fields of the module `like`."""
-  return NORMS[like.norm](
-    epsilon=like.norm_epsilon,
+  """A norm in the scope of its caller, with the fields of the module `like`.
+
+  Args:
+    like: The module whose fields the norm has.
+    name: Its name.
+    dtype: Its dtype, by default that of `like`.
+    kind: One of `NORMS`, by default the field `norm`.
+    epsilon: Its epsilon, by default the field `norm_epsilon`.
+  """
+  return NORMS[kind or like.norm](
+    epsilon=epsilon or like.norm_epsilon,
     offset=like.norm_offset,
     dtype=dtype or like.dtype,
     param_dtype=like.param_dtype,

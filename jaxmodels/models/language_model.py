@@ -49,12 +49,14 @@ class LanguageModel(nn.Module):
     dtype: The dtype of the computation.
     param_dtype: The dtype of the parameters.
     layout: "pre_norm" or another layout of `Backbone`, or a tuple of them.
-    norm: "rms", "layer" or "layer_unbiased": the norms of the stack.
+    norm: "rms" or another norm of `Backbone`: the norms of the stack.
     norm_epsilon: Added inside the root of these norms.
     norm_offset: Added to the scales of these norms.
     skip_scale: Factor on the stream at each write, see `Backbone`.
     residual_scale: Factor on what mixers and channel mixers write.
     input_norm: Whether to normalise the embeddings, as RWKV does.
+    final_norm: The norm at the end of the stack, by default `norm`.
+    final_norm_epsilon: Its epsilon, by default `norm_epsilon`.
     embedding_scale: Factor on the embeddings, sqrt(D) in Gemma.
     logits_scale: Factor on the logits.
     logits_cap: c of c tanh(logits / c), which bounds the logits (after the
@@ -81,6 +83,8 @@ class LanguageModel(nn.Module):
   skip_scale: float | tuple[tuple[float, float], ...] = 1.0
   residual_scale: float | tuple[tuple[float, float], ...] = 1.0
   input_norm: bool = False
+  final_norm: str | None = None
+  final_norm_epsilon: float | None = None
   embedding_scale: float = 1.0
   logits_scale: float = 1.0
   logits_cap: float | None = None

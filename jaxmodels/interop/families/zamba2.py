@@ -29,8 +29,8 @@ _KINDS = {"mamba": False, "linear_attention": False, "hybrid": True}
 _NEUTRAL = (
   "chunk_size", "hybrid_layer_ids", "kv_channels", "mamba_headdim",
   "num_hidden_layers", "num_logits_to_keep", "num_query_groups",
-  "time_step_floor", "time_step_max", "use_conv_bias", "use_mamba_kernels",
-  "use_mem_eff_path",
+  "time_step_floor", "time_step_limit", "time_step_max", "use_conv_bias",
+  "use_mamba_kernels", "use_mem_eff_path",
 )  # fmt: skip
 
 
@@ -39,6 +39,7 @@ def read(config: Config) -> LanguageModel:
   width = config.get("hidden_size", 2560)
   epsilon = config.get("rms_norm_eps", 1e-5)
   config.ignore(*_NEUTRAL)
+  config.expect("use_shared_mlp_adapter", True)
   mamba = _read_mamba(config, width)
   hidden = config.get("intermediate_size") or 4 * width
   hybrid = SharedBlock(
