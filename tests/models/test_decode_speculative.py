@@ -29,9 +29,6 @@ LARGE = (
   ("gla", {"heads": 2}),
   ("sliding_attention", {"heads": 2, "window": 5}),
 )
-  ("gla", {"heads": 2}),
-  ("sliding_attention", {"heads": 2, "window": 5}),
-)
 
 
 def pair(sampling, **options):
