@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxmodels.layers.common import check_fields, projection
+from jaxmodels.layers.experts import map_by_experts
 from jaxmodels.layers.mlp import MLP, ChannelMixer, GatedMLP, activation_of
 from jaxmodels.layers.routing import Router, route
 from jaxmodels.ops.engine import checks
@@ -24,10 +25,10 @@ class SparseMoE(ChannelMixer):
   Shazeer et al. 2017, arXiv:1701.06538, with the normalised weights of Mixtral
   (Jiang et al. 2024, arXiv:2401.04088) and the load-balance loss of Switch
   Transformers, which the layer sows: `layers.routing.route`. No token is
-  dropped: the choices of all tokens are sorted by expert, and
-  `jax.lax.ragged_dot` multiplies each expert's rows by its own weights (Gale et
-  al. 2022, "MegaBlocks", arXiv:2211.15841). On a CPU, XLA multiplies all rows
-  by the weights of all experts instead.
+  dropped: the choices of all tokens are sorted by expert, and each expert maps
+  its own rows (Gale et al. 2022, "MegaBlocks", arXiv:2211.15841), see
+  `layers.experts`. On a CPU with a gradient, XLA multiplies all rows by the
+  weights of all experts instead.
 
   Options: other routers, see `layers.routing.Router`. A shared expert is an MLP
   that every token uses with weight 1 (Dai et al. 2024, "DeepSeekMoE",
@@ -176,24 +177,14 @@ def _mix(
   x: jax.Array,
   chosen: jax.Array,
   weights: jax.Array,
-  output: jax.Array,
-  **into: jax.Array,
+  **kernels: jax.Array,
 ) -> jax.Array:
   """Sorts the choices by expert, maps them, and adds them up by token."""
   top_k = chosen.shape[-1]
   tokens, expert = x.reshape(-1, x.shape[-1]), chosen.reshape(-1)
   order = jnp.argsort(expert, stable=True)
   rows = tokens[order // top_k]
-  sizes = jnp.bincount(expert, length=output.shape[0])
-
-  def product(rows: jax.Array, kernel: jax.Array) -> jax.Array:
-    return jax.lax.ragged_dot(rows, kernel, sizes.astype(jnp.int32))
-
-  if "gate" in into:
-    gate = activation(product(rows, into["gate"]))
-    hidden = gate * product(rows, into["value"])
-  else:
-    hidden = activation(product(rows, into["input"]))
-  mapped = product(hidden, output) * weights.reshape(-1)[order][:, None]
+  mapped = map_by_experts(activation, rows, expert[order], kernels)
+  mapped = mapped * weights.reshape(-1)[order][:, None]
   y = jnp.zeros_like(tokens).at[order // top_k].add(mapped)
   return y.reshape(x.shape)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxmodels.layers import SparseMoE
+from jaxmodels.layers.experts import map_by_experts
 from jaxmodels.testing import relative_error
 from jaxmodels.testing.examples.mixers import parts as plain
 
@@ -167,3 +168,28 @@ def test_wrong_options_are_named(fields, match):
   layer = SparseMoE(WIDTH, **fields)
   with pytest.raises(ValueError, match=f"SparseMoE: .*{match}"):
     jax.eval_shape(layer.init, jax.random.key(0), X)
+
+
+@pytest.mark.parametrize("tokens", [1, 3, 30])
+def test_on_a_cpu_blocks_of_rows_are_the_sorted_rows(tokens):
+  """Experts with many rows, one or none; gradients are those of sorted rows."""
+  rng = np.random.default_rng(tokens)
+  expert = np.sort(rng.choice([0, 0, 0, 2, 4], 2 * tokens)).astype(np.int32)
+  rows = rng.normal(size=(2 * tokens, 3)).astype(np.float32)
+  kernels = {
+    name: rng.normal(size=(6, 3, 3)).astype(np.float32)
+    for name in ("gate", "value", "output")
+  }
+  run = jax.jit(lambda *given: map_by_experts(jax.nn.silu, *given))
+  wanted = np.stack([
+    (plain.silu(x @ kernels["gate"][e]) * (x @ kernels["value"][e]))
+    @ kernels["output"][e]
+    for x, e in zip(rows, expert, strict=True)
+  ])  # fmt: skip
+  assert relative_error(run(rows, expert, kernels), wanted) < 1e-5
+  value = str(jax.make_jaxpr(run)(rows, expert, kernels))
+  assert "while" in value.split("jvp_jaxpr")[0]
+  slope = jax.make_jaxpr(
+    jax.grad(lambda rows: jnp.sum(run(rows, expert, kernels)))
+  )(rows)
+  assert "while" not in str(slope) and "ragged_dot" in str(slope)
