@@ -1,6 +1,7 @@
 """Files of models with delta rules whose layout is a trap."""
 
 import math
+import re
 
 import jax
 import numpy as np
@@ -139,6 +140,28 @@ def test_kimi_linear_has_experts_under_two_names(tmp_path):
     for name, value in tensors.items()
   }
   assert same(rewritten(tmp_path, tensors), variables)
+
+
+@pytest.mark.parametrize("record", [kimi_linear, qwen3_next])
+def test_experts_may_share_a_tensor(record, tmp_path):
+  model, variables, params, tensors = saved(record.TINY[0], tmp_path)
+  tensors = {k: x for k, x in tensors.items() if ".experts." not in k}
+  for path in params:
+    layer = re.fullmatch(r"backbone/layer_(\d)/mlp/router/kernel", path)
+    if layer is None:
+      continue
+    gate, value, output = (
+      np.swapaxes(params[f"backbone/layer_{layer[1]}/mlp/{name}"], 1, 2)
+      for name in ("gate", "value", "output")
+    )
+    prefix = f"model.layers.{layer[1]}.mlp.experts"
+    tensors[f"{prefix}.gate_up_proj"] = np.concatenate([gate, value], 1)
+    tensors[f"{prefix}.down_proj"] = np.ascontiguousarray(output)
+  assert any(name.endswith("gate_up_proj") for name in tensors)
+  assert same(rewritten(tmp_path, tensors), variables)
+  interop.save(tmp_path / "again", model, variables, like=tmp_path)
+  again = safetensors.load_file(tmp_path / "again" / "model.safetensors")
+  assert same(again, tensors)
 
 
 def test_fla_and_we_read_the_same_width_of_values():
