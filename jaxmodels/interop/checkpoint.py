@@ -167,15 +167,14 @@ def _names(rules: list[Rule]) -> set[str]:
 def _of_file(rules: list[Rule], tensors: files.Tensors) -> list[Rule]:
   """The rules, or those instead of them whose tensors a file has."""
 
-  def has(rule: Rule | None) -> bool:
-    return rule is not None and any(name in tensors for name in rule.theirs)
+  def has(rule: Rule) -> bool:
+    return any(name in tensors for name in rule.theirs)
 
-  return [
-    rule.instead
-    if rule.instead and has(rule.instead) and not has(rule)
-    else rule
-    for rule in rules
-  ]
+  def of_file(rule: Rule) -> Rule:
+    other = rule.instead
+    return rule if other is None or has(rule) or not has(other) else other
+
+  return [of_file(rule) for rule in rules]
 
 
 def _source(
