@@ -209,11 +209,18 @@ def test_rotary_positions_have_the_numbers_of_their_config():
   assert yarn["rotary_ramp"] == "whole_channels"
 
 
+def test_an_odd_number_of_rotated_channels_is_rounded_up():
+  """Published code then has the speeds base^(-2i / 3) for 4 channels."""
+  config = Config({"rope_theta": 64.0, "partial_rotary_factor": 0.4})
+  fields = read_rotary(config, 8, 256)
+  assert fields["rotary_fraction"] * 8 == 4
+  assert fields["rotary_base"] ** (-2 / 4) == pytest.approx(64.0 ** (-2 / 3))
+
+
 @pytest.mark.parametrize(
   ("values", "match"),
   [
     ({"rope_type": "dynamic", "factor": 2.0}, "rope_type is 'dynamic'; known"),
-    ({"partial_rotary_factor": 0.4}, "rotates 3 of 8 channels"),
     ({"rope_type": "linear"}, "the key 'factor' is missing"),
   ],
 )
