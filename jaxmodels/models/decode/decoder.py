@@ -94,9 +94,7 @@ class Decoder:
     self._piece = piece
     self._most_read = 1
     self._read_program = jax.jit(self._read, donate_argnums=1)
-    self._draw_program = jax.jit(
-      self._draw, donate_argnums=2, static_argnums=4
-    )
+    self._draw_program = jax.jit(self._draw, donate_argnums=2, static_argnums=4)
 
   def start(
     self, prompts: Sequence[Sequence[int]], seeds: Sequence[int] | None = None
