@@ -308,8 +308,6 @@ def test_drawn_models(family, data):
     eos_token_id=2,
     **options,
   )
-  # The other implementation has no products of experts in float64.
-  config._experts_implementation = "eager"
   torch.manual_seed(data.draw(st.integers(0, 1000)))
   theirs = getattr(transformers, f"{name}ForCausalLM")(config)
   with tempfile.TemporaryDirectory() as folder:
