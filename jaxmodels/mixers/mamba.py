@@ -169,7 +169,7 @@ class Mamba(Mixer):
     segment_ids: jax.Array | None,
     end: str = "",
   ) -> tuple[jax.Array, jax.Array]:
-    """`_scan` of the channels of one head; names of submodules get the `end`."""
+    """`_scan` of one head; the names of its submodules get the `end`."""
     b, c = (
       self._normalised(
         f"{name}_norm{end}", self.dense(name + end, self.state_width)(u)
