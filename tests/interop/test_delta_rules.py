@@ -148,6 +148,8 @@ ROTARY = [
   },
   {"rope_parameters": {"rope_type": "yarn", "factor": 4.0, "mscale": 0.7}},
   {"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "truncate": False}},
+  # It has no effect within `max_position_embeddings`.
+  {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}},
   {"rope_theta": None},
 ]
 
@@ -173,7 +175,7 @@ def test_rotary_positions_have_the_numbers_of_their_config():
 @pytest.mark.parametrize(
   ("values", "match"),
   [
-    ({"rope_type": "dynamic", "factor": 2.0}, "rope_type is 'dynamic'; known"),
+    ({"rope_type": "longrope"}, "rope_type is 'longrope'; known"),
     ({"partial_rotary_factor": 0.4}, "rotates 3 of 8 channels"),
     ({"rope_type": "linear"}, "the key 'factor' is missing"),
   ],
