@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxmodels import interop
-from jaxmodels.models import without_lora
+from jaxmodels.models import LanguageModel, without_lora
 from train import flags, published
 from train.command import main_with_errors, warn
 from train.config import Config, modules, saved
@@ -97,12 +97,18 @@ def export(
     UserError: No published family can express the model, or a folder cannot be
       read or written.
   """
-  model, variables = without_lora(config.model, variables)
+  found, variables = without_lora(config.model, variables)
+  if not isinstance(found, LanguageModel):
+    raise UserError(
+      f"the model is a {type(found).__name__}, but only a LanguageModel can be"
+      " saved in this layout"
+    )
+  model: LanguageModel = found
   try:
     if dtype is not None:
       kinds = jax.tree.map(lambda _: jnp.dtype(dtype), variables)
     elif like is not None and like == config.start:
-      _, began = interop.load(like)
+      _, began = interop.load(like, scan_layers=model.scan_layers)
       kinds = jax.tree.map(lambda x: x.dtype, began)
     else:
       kinds = jax.tree.map(lambda x: x.dtype, variables)

@@ -5,8 +5,10 @@ from typing import Any
 
 import jax
 from flax import linen as nn
+from flax import traverse_util
 
 from jaxmodels import interop
+from jaxmodels.models import LoRA
 from train.config.start import folder_of
 from train.errors import UserError, described
 from train.parameters import path_of
@@ -35,6 +37,8 @@ class Started:
   ):
     self._start = start
     self._wanted = base_variables(model, shapes)
+    inner: Any = model.model if isinstance(model, LoRA) else model
+    self._scans = getattr(inner, "scan_layers", False)
     places = jax.tree.map(lambda x: x.sharding, shapes)
     self._draw = jax.jit(draw, out_shardings=places)
 
@@ -47,8 +51,17 @@ class Started:
     return self._draw.lower(seed, self._wanted)
 
   def _loaded(self) -> Any:
+    places = traverse_util.flatten_dict(self._wanted["params"], sep="/")
+
+    def placement(path: str, shape: Any) -> Any:
+      del shape
+      # Only a folder of another model has other paths: see `check`.
+      return places[path].sharding if path in places else None
+
     try:
-      _, variables = interop.load(folder_of(self._start))
+      _, variables = interop.load(
+        folder_of(self._start), placement=placement, scan_layers=self._scans
+      )
     # The folder may hold anything.
     except Exception as error:
       raise UserError(f"config.start: {described(error)}") from error

@@ -380,7 +380,8 @@ def _selected(
 ) -> tuple[TrainState, dict[str, jax.Array]]:
   """The new state if it and the step are finite, else the old one."""
   with jax.named_scope("metrics"):
-    finite = jnp.isfinite(zero_if_finite((new.opt_state, new.variables)))
+    changed = new.opt_state, changing(new.variables)
+    finite = jnp.isfinite(zero_if_finite(changed))
     for name in ("loss", "grad_norm", "update_norm", "param_norm"):
       finite &= jnp.isfinite(metrics[name])
   with jax.named_scope("select"):

@@ -1,5 +1,6 @@
 """The mLSTM: linear attention with exponential gates and a normaliser."""
 
+import functools
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -12,6 +13,7 @@ from jaxmodels.layers.common import (
   divide,
   merge_heads,
   split_heads,
+  wide,
 )
 from jaxmodels.layers.norms import LayerNorm
 from jaxmodels.mixers.mixer import Mixer
@@ -40,9 +42,9 @@ class MLSTM(Mixer):
   and no up-projection: in a stack it takes turns with a gated MLP. The paper
   scales k in place of q, which is the same h. As in the published code, W_i and
   W_f are initially 0, b_i is -10, and b_f goes from 3 to 6 over the heads.
-  Departures: the published code adds 1e-6 to the denominator of h; the norm has
-  a bias, unless `norm_bias` is off; LeCun initialisation. `MLSTMBlock` is the
-  layer of the first paper.
+  Departures: the published code adds 1e-6 to the denominator of h (`epsilon`);
+  the norm has a bias, unless `norm_bias` is off; LeCun initialisation.
+  `MLSTMBlock` is the layer of the first paper.
 
   The other fields are those of `Mixer`. The state is the `Normalized` of
   `normalized_linear_attention`.
@@ -54,6 +56,8 @@ class MLSTM(Mixer):
     gate_cap: c, or None for gates without a cap.
     use_bias: Whether W_q, W_k, W_v, W_g and W_o have a bias, initially zero.
     norm_bias: Whether the norm has a bias.
+    epsilon: Added to the stabilised denominator of h, 1e-6 in the published
+      code; see `normalized_linear_attention`. The first m is then 0, as there.
   """
 
   heads: int = 4
@@ -62,6 +66,7 @@ class MLSTM(Mixer):
   gate_cap: float | None = 15.0
   use_bias: bool = False
   norm_bias: bool = True
+  epsilon: float = 0.0
 
   def mix(
     self, x: jax.Array, state: Normalized | None, segment_ids: jax.Array | None
@@ -75,11 +80,14 @@ class MLSTM(Mixer):
         name, x, self.heads, features, use_bias=self.use_bias
       )
 
+    k, v = heads("key", key_width), heads("value", value_width)
+    if state is None and self.epsilon:
+      state = _nothing(k, v)
     h, last = self.run(
-      normalized_linear_attention,
+      functools.partial(normalized_linear_attention, epsilon=self.epsilon),
       heads("query", key_width) * key_width**-0.5,
-      heads("key", key_width),
-      heads("value", value_width),
+      k,
+      v,
       self._gate("input_gate", x, rare),
       nn.log_sigmoid(self._gate("forget_gate", x, _long(self.heads))),
       state=state,
@@ -96,8 +104,9 @@ class MLSTM(Mixer):
     return output(y), last
 
   def init_state(self, batch_size: int) -> Any:
-    """The empty state: zeros, and the lowest m."""
-    return empty(super().init_state(batch_size))
+    """The empty state: zeros, and the lowest m, or 0 with an epsilon."""
+    state = super().init_state(batch_size)
+    return state if self.epsilon else empty(state)
 
   @nn.nowrap
   def _gate(self, name: str, x: jax.Array, bias: jax.Array) -> jax.Array:
@@ -237,6 +246,12 @@ def _long(heads: int) -> jax.Array:
   """The initial biases of forget gates, from short to long memories: [H]."""
   start, stop = 3.0, 6.0
   return jnp.linspace(start, stop, heads)
+
+
+def _nothing(k: jax.Array, v: jax.Array) -> Normalized:
+  """Zeros of the state of k and v, and m = 0, sharded as they are."""
+  k, v = (jnp.sum(jnp.zeros_like(x, wide(x.dtype)), 1) for x in (k, v))
+  return Normalized(k[..., None] * v[..., None, :], k, k[..., 0])
 
 
 def empty(state: Normalized) -> Normalized:

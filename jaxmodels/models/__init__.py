@@ -3,12 +3,14 @@
 from jaxmodels.models.backbone import Backbone
 from jaxmodels.models.language_model import LanguageModel
 from jaxmodels.models.lora import LoRA, without_lora
+from jaxmodels.models.shared_block import SharedBlock
 from jaxmodels.models.sizing import count_parameters, equal_width
 
 __all__ = [
   "Backbone",
   "LanguageModel",
   "LoRA",
+  "SharedBlock",
   "count_parameters",
   "equal_width",
   "without_lora",

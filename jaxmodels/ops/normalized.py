@@ -92,6 +92,7 @@ def normalized_linear_attention(
   *,
   floor: float | None = None,
   log_bonus: jax.Array | None = None,
+  epsilon: float = 0.0,
   segment_ids: jax.Array | None = None,
   reverse: bool = False,
   method: Method = "auto",
@@ -133,6 +134,10 @@ def normalized_linear_attention(
     floor: above 0. By default 1 with an input gate, as in the mLSTM, and
       1e-6 without, for positive feature maps.
     log_bonus: None or [H], of any sign.
+    epsilon: At least 0. The published code of the mLSTM adds it to the
+      stabilised denominator, so here epsilon e^m is added to the denominator,
+      with the m of the state after the token. This m has no gradient. Not with
+      a bonus.
 
   Returns:
     y [..., L, H, V], and the final `Normalized` state.
@@ -143,8 +148,13 @@ def normalized_linear_attention(
     floor > 0,
     f"normalized_linear_attention: floor must be above 0, got {floor}",
   )
+  checks.require(
+    epsilon >= 0 and (log_bonus is None or not epsilon),
+    "normalized_linear_attention: epsilon must be at least 0, and 0 with a "
+    f"bonus, got {epsilon}",
+  )
   run = dataclasses.replace(
-    OP, recurrence=functools.partial(_recurrence, floor)
+    OP, recurrence=functools.partial(_recurrence, floor, epsilon)
   )
   return run(
     {
@@ -161,7 +171,9 @@ def normalized_linear_attention(
   )
 
 
-def _recurrence(floor, k, q, v, log_input_gate, log_forget_gate, log_bonus):
+def _recurrence(
+  floor, epsilon, k, q, v, log_input_gate, log_forget_gate, log_bonus
+):
   log_i, log_f = (  # Wide at once: EMPTY is beyond float16.
     (jnp.zeros_like(v, shape=v.shape[:-1]) if gate is None else gate).astype(
       wide(k, v)
@@ -174,10 +186,10 @@ def _recurrence(floor, k, q, v, log_input_gate, log_forget_gate, log_bonus):
   tokens = Tokens(q, k, v, log_i, jnp.maximum(log_f, _CUT))
   choice = choose("normalized_linear_attention", k, v)
   if log_bonus is None:
-    return Recurrence(_family(floor), tokens, choice)
+    return Recurrence(_family(floor, epsilon), tokens, choice)
   log_own = log_i + log_bonus.astype(log_i.dtype)[None, None]
   return Recurrence(
-    _family(floor, _weights_before)._replace(
+    _family(floor, weights_of=_weights_before)._replace(
       neutral=BonusTokens(0, 0, 0, EMPTY, 0, EMPTY)
     ),
     BonusTokens(*tokens, log_own),
@@ -272,7 +284,9 @@ def advance(summary, state):
   )
 
 
-def _family(floor: float, weights_of: Any = _weights) -> Family:
+def _family(
+  floor: float, epsilon: float = 0.0, weights_of: Any = _weights
+) -> Family:
   def read(chunk, masks, state):
     """Reads the chunk and the state before it, divided by the normaliser."""
     weights = weights_of(chunk, masks, state.m)
@@ -282,12 +296,16 @@ def _family(floor: float, weights_of: Any = _weights) -> Family:
     # e^m y / max(|e^m z.q|, floor), with numerator and denominator divided by
     # max(e^m, floor), so that no exponent is above 0.
     m = weights.m - math.log(floor)
-    y = y * jnp.exp(jnp.minimum(m, 0))[:, None]
+    scale = jnp.exp(jnp.minimum(m, 0))
+    y = y * scale[:, None]
     lowest = jnp.exp(-jnp.maximum(m, 0))
     # Well above the smallest normal number, so that a gradient divided by it is
     # finite.
     lowest = jnp.maximum(lowest, 64 * jnp.finfo(y.dtype).tiny)
-    return divide(y[:, :-1], jnp.maximum(jnp.abs(y[:, -1]), lowest)[:, None])
+    norm = jnp.maximum(jnp.abs(y[:, -1]), lowest)
+    if epsilon:
+      norm = norm + epsilon * scale
+    return divide(y[:, :-1], norm[:, None])
 
   neutral = Tokens(0, 0, 0, EMPTY, 0)
   return Family(summarize, compose, advance, read, neutral=neutral, zero=_zero)

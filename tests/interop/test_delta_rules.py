@@ -9,11 +9,18 @@ from flax import traverse_util
 from safetensors import numpy as safetensors
 
 from jaxmodels import interop
+from jaxmodels.interop.checkpoint import difference
 from jaxmodels.interop.config import Config, FolderError
-from jaxmodels.interop.families import family_of
+from jaxmodels.interop.families import FAMILIES, family_of
 from jaxmodels.interop.rotary import read_rotary, write_rotary
 from jaxmodels.mixers import SoftmaxAttention
-from tests.interop.families import kimi_linear, olmo_hybrid, qwen3_5, qwen3_next
+from tests.interop.families import (
+  gated_deltanet,
+  kimi_linear,
+  olmo_hybrid,
+  qwen3_5,
+  qwen3_next,
+)
 from tests.interop.test_families import drawn
 
 
@@ -134,6 +141,15 @@ def test_kimi_linear_has_experts_under_two_names(tmp_path):
   assert same(rewritten(tmp_path, tensors), variables)
 
 
+def test_fla_and_we_read_the_same_width_of_values():
+  """The product 11 * (15 / 11) is below 15, and fla rounds it down."""
+  values = gated_deltanet.TINY[0] | {"head_dim": 11, "expand_v": 15 / 11}
+  model = model_of(values)
+  written = FAMILIES["gated_deltanet"].write(model)
+  assert int(11 * written["expand_v"]) == 15
+  assert difference(model, model_of(values | written)) is None
+
+
 ROTARY = [
   {"rope_theta": 500.0, "partial_rotary_factor": 0.5},
   {"rope_parameters": {"rope_type": "linear", "factor": 2.0}},
@@ -188,7 +204,7 @@ def test_other_rotary_positions_are_refused(values, match):
 @pytest.mark.parametrize(
   ("record", "changed", "match"),
   [
-    (qwen3_5, {"hidden_act": "gelu"}, "hidden_act is 'gelu', but only 'silu'"),
+    (qwen3_5, {"hidden_act": "mish"}, "hidden_act is 'mish', but only silu"),
     (qwen3_5, {"layer_types": ["full_attention"]}, "must name 3 layers"),
     (qwen3_5, {"sliding_window": 8}, "unknown key 'sliding_window'"),
     (kimi_linear, {"mlp_layer_types": ["moe"] * 2}, "2 times dense or sparse"),

@@ -68,6 +68,7 @@ def test_frozen_parts_are_no_parameters():
   assert set(shapes[FROZEN]) == {"base", "lora_a"}
 
 
+@pytest.mark.slow
 def test_narrow_weights_change_by_less_than_their_rounding():
   """A change below the rounding of bfloat16 counts until it is saved."""
   model = MODEL.clone(param_dtype=jnp.bfloat16)
@@ -86,3 +87,26 @@ def test_no_matrix_is_an_error():
     lora = LoRA(MODEL, **fields)
     with pytest.raises(ValueError, match="LoRA: no matrix of the model has"):
       jax.eval_shape(lora.init, jax.random.key(0), TOKENS)
+
+
+@pytest.mark.slow
+def test_parts_of_a_call_and_losses_are_those_of_the_model():
+  model = MODEL.clone(
+    mlp=("sparse_moe", {"experts": 3, "hidden": 4}), scan_layers=False
+  )
+  lora = LoRA(model, rank=3)
+  variables = jax.jit(lora.init)(jax.random.key(0), TOKENS)
+
+  @jax.jit
+  def run(variables, inner):
+    whole, sown = lora.apply(variables, TOKENS, mutable=["losses"])
+    x, _ = lora.apply(variables, TOKENS, method="features")
+    logits = lora.apply(variables, x, method="logits")
+    plain, wanted = model.apply(inner, TOKENS, mutable=["losses"])
+    return whole[0], logits, plain[0], sown["losses"]["base"], wanted["losses"]
+
+  whole, logits, plain, sown, wanted = run(variables, variables[FROZEN]["base"])
+  np.testing.assert_allclose(whole, plain, rtol=1e-6, atol=1e-7)
+  np.testing.assert_allclose(logits, plain, rtol=1e-6, atol=1e-7)
+  assert jax.tree.leaves(wanted)
+  jax.tree.map(np.testing.assert_array_equal, sown, wanted)

@@ -145,11 +145,15 @@ def test_variables_of_another_model_are_refused(
 @pytest.mark.parametrize(
   "mesh", [Mesh(fsdp=2), Mesh(sequence=2), Mesh(data=2)], ids=str
 )
-@pytest.mark.parametrize("rank", [None, 3])
-def test_meshes_train_the_same(start, tmp_path, mesh, rank):
+@pytest.mark.parametrize(
+  "model",
+  [Pretrained(), Pretrained(3), Pretrained(3, scan_layers=True)],
+  ids=("all", "LoRA", "scanned LoRA"),
+)
+def test_meshes_train_the_same(start, tmp_path, mesh, model):
   results = [
     train.run(
-      config(start[0], tmp_path, model=Pretrained(rank), mesh=m),
+      config(start[0], tmp_path, model=model, mesh=m),
       tmp_path / str(i),
     )
     for i, m in enumerate((Mesh(), mesh))

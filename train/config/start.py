@@ -29,6 +29,8 @@ class Pretrained(nn.Module):
     param_dtype: The dtype that the parameters are converted to. float32 keeps
       the values of a folder in bfloat16 or float16.
     remat: What the backward pass stores: "none", "dots" or "full".
+    scan_layers: Whether the model scans over repeats of its pattern of layers,
+      which compiles faster.
   """
 
   lora_rank: int | None = None
@@ -38,6 +40,7 @@ class Pretrained(nn.Module):
   dtype: Any = None
   param_dtype: Any = jnp.float32
   remat: str = "none"
+  scan_layers: bool = False
 
 
 def resolved(config: Config) -> Config:
@@ -79,9 +82,10 @@ def folder_of(start: str) -> str:
 
 
 def _model(start: str, wanted: Pretrained) -> nn.Module:
-  changes = {"remat": wanted.remat, "param_dtype": wanted.param_dtype}
-  if wanted.dtype is not None:
-    changes["dtype"] = wanted.dtype
+  names = ("remat", "scan_layers", "param_dtype", "dtype")
+  changes = {name: getattr(wanted, name) for name in names}
+  if wanted.dtype is None:
+    del changes["dtype"]
   try:
     return interop.read_model(folder_of(start)).clone(**changes)
   # The folder may hold anything.

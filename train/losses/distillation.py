@@ -48,10 +48,11 @@ class Distillation(NextToken):
   Attributes:
     temperature: T, by which both logits are divided; more than 0.
     share: Share of the teacher's part, in [0, 1].
-    teacher: The directory of a run, or an object of your own with a method
-      `load()`, which returns a module and its variables; None if the batch
-      holds the logits. The model reads the same tokens as the student, and
-      returns logits of the same vocabulary.
+    teacher: The directory of a run, or of a checkpoint in the Hugging Face
+      layout, or an object of your own with a method `load()`, which returns a
+      module and its variables; None if the batch holds the logits. The model
+      reads the same tokens as the student, and returns logits of the same
+      vocabulary.
     teacher_step: Which checkpoint of the directory: "latest", "best", or a
       step.
   """

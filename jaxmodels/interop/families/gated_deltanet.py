@@ -3,6 +3,7 @@
 Yang et al. 2024, arXiv:2412.06464.
 """
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -43,7 +44,7 @@ def read_heads(
     "heads": value_heads,
     "key_heads": heads,
     "key_width": head_width,
-    "value_width": int(head_width * config.get("expand_v", expand)),
+    "value_width": round(head_width * config.get("expand_v", expand)),
     "negative_eigenvalues": config.get("allow_neg_eigval", False),
     "kernel_width": delta_net.kernel_width(config),
     "norm_epsilon": config.get("norm_eps", 1e-6),
@@ -67,8 +68,11 @@ def write_heads(mixer: DeltaNet) -> dict[str, Any]:
   """The keys of `read_heads`."""
   key_width = mixer.key_width or mixer.width // mixer.heads
   value_width = mixer.value_width or mixer.width // mixer.heads
+  expand = value_width / key_width
+  if int(key_width * expand) < value_width:  # fla rounds the product down.
+    expand = math.nextafter(expand, math.inf)
   return {
-    "expand_v": value_width / key_width,
+    "expand_v": expand,
     "head_dim": key_width,
     "num_heads": mixer.key_heads or mixer.heads,
     "num_v_heads": mixer.heads,

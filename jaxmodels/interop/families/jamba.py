@@ -19,8 +19,8 @@ from jaxmodels.mixers import Mamba, SoftmaxAttention
 from jaxmodels.models import LanguageModel
 
 _NEUTRAL = (
-  "calc_logits_for_entire_prompt", "num_logits_to_keep", "use_associative_scan",
-  "use_mamba_kernels", "use_mambapy",
+  "calc_logits_for_entire_prompt", "n_ctx", "num_logits_to_keep",
+  "use_associative_scan", "use_mamba_kernels", "use_mambapy",
 )  # fmt: skip
 
 

@@ -14,9 +14,12 @@ from jaxmodels.interop.family import Family, embedding_rules, mixer_of
 from jaxmodels.mixers import Mamba
 from jaxmodels.models import LanguageModel
 
-# How parameters are initialised, and which of several equal loops runs.
+# How parameters are initialised, which of several equal loops runs, and keys of
+# mamba_ssm that converted models keep.
 NEUTRAL = (
-  "rescale_prenorm_residual", "residual_in_fp32", "time_step_floor",
+  "d_inner", "d_model", "fused_add_norm", "n_layer", "pad_vocab_size_multiple",
+  "rescale_prenorm_residual", "residual_in_fp32", "rms_norm", "ssm_cfg",
+  "time_step_floor",
   "time_step_init_scheme", "time_step_max", "time_step_min", "time_step_scale",
   "use_associative_scan", "use_mambapy",
 )  # fmt: skip

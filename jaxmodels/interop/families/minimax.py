@@ -101,10 +101,11 @@ def _factors(config: Config, kinds: tuple[str, ...], name: str) -> Any:
 def write(model: LanguageModel) -> dict[str, Any]:
   """The config of a model."""
   mlp = mlp_of(model, 0)
-  values = {
+  kinds: list[str] = []
+  values: dict[str, Any] = {
     "hidden_size": model.width,
     "intermediate_size": getattr(mlp, "hidden", None),
-    "layer_types": [],
+    "layer_types": kinds,
     "num_experts_per_tok": getattr(mlp, "top_k", None),
     "num_hidden_layers": model.depth,
     "num_local_experts": getattr(mlp, "experts", None),
@@ -116,7 +117,7 @@ def write(model: LanguageModel) -> dict[str, Any]:
   for block in model.blocks():
     mixer: Any = block.mixer.module
     kind = _LINEAR if isinstance(mixer, LightningAttention) else _ATTENTION
-    values["layer_types"].append(kind)
+    kinds.append(kind)
     for name in ("alpha", "beta"):
       pair = block.skip_scale if name == "alpha" else block.residual_scale
       values[f"{_KEYS[kind]}_{name}_factor"] = pair[0]
@@ -157,7 +158,7 @@ def rules(model: LanguageModel) -> Iterator[r.Rule]:
 def _lightning(
   theirs: str, ours: str, mixer: LightningAttention
 ) -> Iterator[r.Rule]:
-  heads, width = mixer.heads, mixer.head_width
+  heads, width = mixer.heads, mixer.head_width or 0
   # The rows of each head are its query, its key and its value.
   rows = np.arange(3 * heads * width).reshape(heads, 3, width)
   paths = [f"{ours}/{name}/kernel" for name in ("query", "key", "value")]
@@ -177,12 +178,13 @@ def _powers(
 
   def slopes() -> np.ndarray:
     place = layer / (model.depth - 1 + 1e-5)
-    rates = 2.0 ** (-8 * np.arange(1, heads + 1) / heads)
-    return (rates * (1 - place + 1e-5))[:, None, None]
+    # Rounded to float32 in the places where the public code rounds.
+    base = np.float32(2 ** (-8 / heads)).astype(np.float64)
+    rates = (base ** np.arange(1, heads + 1)).astype(np.float32)
+    return (rates * np.float32(1 - place + 1e-5))[:, None, None]
 
   def decay(exponents: np.ndarray) -> np.ndarray:
-    # Rounded in the places where the public code rounds.
-    logs = slopes().astype(np.float32) * exponents.astype(np.float32)
+    logs = slopes() * exponents.astype(np.float32)
     return np.exp(-logs.astype(np.float64)).astype(np.float32).astype(dtype)
 
   places = np.arange(1, size + 1)[:, None]

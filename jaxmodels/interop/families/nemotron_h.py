@@ -33,10 +33,11 @@ _NEUTRAL = (
   "mamba_dt_init_floor", "mamba_dt_limit", "mamba_dt_max", "mamba_expand",
   "mamba_proj_bias", "mamba_ssm_cache_dtype", "moe_shared_expert_overlap",
   "mtp_hybrid_override_pattern", "mtp_layers_block_type", "n_shared_experts",
-  "num_hidden_layers", "num_logits_to_keep", "num_nextn_predict_layers",
+  "norm_eps", "num_hidden_layers", "num_logits_to_keep",
+  "num_nextn_predict_layers", "num_query_groups", "partial_rotary_factor",
   "rescale_prenorm_residual", "residual_in_fp32", "rms_norm_eps",
-  "sliding_window", "time_step_floor", "time_step_limit", "time_step_max",
-  "tie_word_embeddings", "time_step_rank", "use_mamba_kernels",
+  "rope_theta", "sliding_window", "tie_word_embeddings", "time_step_floor",
+  "time_step_limit", "time_step_max", "time_step_rank", "use_mamba_kernels",
 )  # fmt: skip
 
 

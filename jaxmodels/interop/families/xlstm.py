@@ -23,20 +23,12 @@ _NEUTRAL = (
   "norm_reduction_force_float32", "return_last_states", "sequence_kernel",
   "step_kernel", "tie_word_embeddings",
 )  # fmt: skip
-# Their `eps` is added to the denominator of the cell, ours has none. The norm
-# after the cell cancels it, except for the epsilon of this norm.
-_LARGEST_EPS = 1e-5
 
 
 def read(config: Config) -> LanguageModel:
   """The model of a config."""
   config.ignore(*_NEUTRAL)
   config.expect("weight_mode", "single")
-  if config.get("eps", 1e-6) > _LARGEST_EPS:
-    raise FolderError(
-      f"{config.where}: eps is {config.get('eps')}, but only values of at most "
-      f"{_LARGEST_EPS} are supported, which have no effect"
-    )
   width, depth = _sizes(config)
   heads, bias = config.get("num_heads", 8), config.get("use_bias", False)
   epsilon = config.get("norm_eps", 1e-6)
@@ -49,6 +41,7 @@ def read(config: Config) -> LanguageModel:
     use_bias=bias,
     norm_bias=bias,
     norm_epsilon=epsilon,
+    epsilon=config.get("eps", 1e-6),
   )
   multiple = config.get("ffn_round_up_to_multiple_of", 64)
   hidden = width * config.get("ffn_proj_factor", 2.667)
@@ -92,6 +85,7 @@ def write(model: LanguageModel) -> dict[str, Any]:
   mixer, mlp, width = mixer_of(model, 0), mlp_of(model, 0), model.width
   return {
     "embedding_dim": width,
+    "eps": mixer.epsilon,
     "ffn_proj_factor": _factor(mlp.hidden, width),
     "ffn_round_up_to_multiple_of": 1,
     "gate_soft_cap": mixer.gate_cap,

@@ -94,7 +94,7 @@ class Decoder:
     self._piece = piece
     self._most_read = 1
     self._read_program = jax.jit(self._read, donate_argnums=1)
-    self._draw_program = jax.jit(self._draw, donate_argnums=2)
+    self._draw_program = jax.jit(self._draw, donate_argnums=2, static_argnums=4)
 
   def start(
     self, prompts: Sequence[Sequence[int]], seeds: Sequence[int] | None = None
@@ -242,8 +242,17 @@ class Decoder:
       The state; the tokens [B, piece], -1 after the last one of a row; and
       their log probabilities [B, piece].
     """
+    limits = np.asarray(limits, np.int32)
+    # If no row can end before another, the loop ends with all of them.
+    # Otherwise the rows that have ended keep their states, and each token costs
+    # one more pass over the states.
+    together = not self.stop_tokens and bool((limits == limits[0]).all())
     state, tokens, log_probs = self._draw_program(
-      self.variables, self.allowed, state, np.asarray(limits, np.int32)
+      self.variables,
+      self.allowed,
+      state,
+      limits,
+      together or limits.size == 1,
     )
     return state, np.asarray(tokens), np.asarray(log_probs)
 
@@ -338,8 +347,12 @@ class Decoder:
     allowed: jax.Array | None,
     state: DecodeState,
     limits: jax.Array,
+    together: bool,
   ) -> tuple[DecodeState, jax.Array, jax.Array]:
-    """Draws up to `limits` [B] tokens of each row; see `advance`."""
+    """Draws up to `limits` [B] tokens of each row; see `advance`.
+
+    `together` says that all rows end at the same token.
+    """
     count = state.token.size
     tokens = jnp.full((count, self._piece), -1, jnp.int32)
     log_probs = jnp.zeros((count, self._piece), jnp.float32)
@@ -350,8 +363,7 @@ class Decoder:
     def body(carry: Any) -> Any:
       i, before, active, tokens, log_probs = carry
       after, log_prob = self._step(variables, allowed, before)
-      # A loop over one row ends with the row.
-      if count > 1:
+      if not together:
         after = self._where(active, after, before)
       column = jnp.where(active, after.token, -1)
       tokens = lax.dynamic_update_slice(tokens, column[:, None], (0, i))

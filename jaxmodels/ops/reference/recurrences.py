@@ -227,12 +227,12 @@ def householder_product(
 
 def normalized_linear_attention(
   q, k, v, log_input_gate=None, log_forget_gate=None, initial_state=None, *,
-  floor=None, log_bonus=None, segment_ids=None, reverse=False,
+  floor=None, log_bonus=None, epsilon=0.0, segment_ids=None, reverse=False,
 ):  # fmt: skip
   """`y = S^T q / max(|z.q|, floor)`, the state held as `e^m (S, z)`.
 
   With a bonus, S and z of y are those before the token, plus `e^bonus` times
-  the token's own write.
+  the token's own write. With an epsilon, `epsilon e^m` is added to the divisor.
   """
   if floor is None:
     floor = 1e-6 if log_input_gate is None else 1.0
@@ -255,7 +255,10 @@ def normalized_linear_attention(
       met = own * jnp.sum(q * k, axis=-1, keepdims=True)
       y = scale * jnp.einsum("bhk,bhkv->bhv", q, before[0]) + met * v
       norm = scale * jnp.sum(before[1] * q, axis=-1, keepdims=True) + met
-    return (S, z, m), y / jnp.maximum(jnp.abs(norm), floor)
+    norm = jnp.maximum(jnp.abs(norm), floor)
+    if epsilon:
+      norm = norm + epsilon * jax.lax.stop_gradient(jnp.exp(m)[..., None])
+    return (S, z, m), y / norm
 
   empty = 0, 0, -1e30
   if initial_state is None:

@@ -227,6 +227,13 @@ _RECORDS = (
     whole=("log_bonus",),
   ),
   OpExample(
+    "normalized_linear_attention_epsilon",
+    ops.normalized_linear_attention,
+    reference.normalized_linear_attention,
+    draws.normalized(gates=True),
+    options={"epsilon": 0.1},
+  ),
+  OpExample(
     "selective_scan",
     ops.selective_scan,
     reference.selective_scan,

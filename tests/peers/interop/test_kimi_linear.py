@@ -1,17 +1,11 @@
 """Kimi Linear against `KimiLinearForCausalLM` of transformers."""
 
-import numpy as np
 import pytest
 
-from jaxmodels import interop
 from tests.peers.compare import load
+from tests.peers.interop.hybrids import hybrid
 from tests.peers.interop.parity import (
-  FLOAT32,
   check_family,
-  error,
-  our_logits,
-  their_logits,
-  tokens_of,
 )
 
 pytestmark = pytest.mark.slow
@@ -64,11 +58,8 @@ CASES = [
 
 
 def made(options):
-  torch, transformers = load("torch"), load("transformers")
-  config = transformers.KimiLinearConfig(**(SMALL | options))
-  # The other implementation has no products in float64.
-  config._experts_implementation = "eager"
-  model = transformers.KimiLinearForCausalLM(config)
+  torch = load("torch")
+  model = hybrid("KimiLinear", SMALL | options)
   for name, buffer in model.named_buffers():
     if name.endswith("e_score_correction_bias"):
       buffer.copy_(torch.linspace(-0.5, 0.5, buffer.numel()))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.peers.compare import load
+from tests.peers.interop.hybrids import hybrid
 from tests.peers.interop.parity import check_family
 
 pytestmark = pytest.mark.slow
@@ -38,12 +38,6 @@ CASES = [
 ]
 
 
-def made(options):
-  transformers = load("transformers")
-  config = transformers.OlmoHybridConfig(**(SMALL | options))
-  return transformers.OlmoHybridForCausalLM(config)
-
-
 @pytest.mark.parametrize("options", CASES)
 def test_logits_and_bytes(options, tmp_path):
-  check_family(made(options), tmp_path)
+  check_family(hybrid("OlmoHybrid", SMALL | options), tmp_path)

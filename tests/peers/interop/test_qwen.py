@@ -1,9 +1,21 @@
 """Qwen3.5 and Qwen3-Next against the models of transformers."""
 
+import jax
+import jax.numpy as jnp
 import pytest
+from flax import traverse_util
 
-from tests.peers.compare import load
-from tests.peers.interop.parity import check_family
+from jaxmodels import interop
+from tests.peers.interop.hybrids import hybrid
+from tests.peers.interop.parity import (
+  FLOAT64,
+  check_family,
+  check_saved,
+  compared,
+  randomize,
+  their_logits,
+  tokens_of,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -49,9 +61,8 @@ DENSE = [
 
 @pytest.mark.parametrize("options", DENSE)
 def test_dense_qwen3_5(options, tmp_path):
-  transformers = load("transformers")
-  config = transformers.Qwen3_5TextConfig(**(SMALL | options))
-  check_family(transformers.Qwen3_5ForCausalLM(config), tmp_path)
+  theirs = hybrid("Qwen3_5", SMALL | options, "Qwen3_5Text")
+  check_family(theirs, tmp_path)
 
 
 EXPERTS = {
@@ -84,19 +95,35 @@ NEXT = [
 
 @pytest.mark.parametrize("options", NEXT)
 def test_qwen3_next(options, tmp_path):
-  transformers = load("transformers")
-  config = transformers.Qwen3NextConfig(**(SMALL | EXPERTS | options))
-  # The other implementation has no products in float64.
-  config._experts_implementation = "eager"
-  check_family(transformers.Qwen3NextForCausalLM(config), tmp_path)
+  theirs = hybrid("Qwen3Next", SMALL | EXPERTS | options)
+  check_family(theirs, tmp_path)
 
 
 def test_qwen3_5_with_experts(tmp_path):
-  transformers = load("transformers")
   options = SMALL | EXPERTS | {"num_hidden_layers": 2}
   options["layer_types"] = [LINEAR, FULL]
   del options["intermediate_size"]
-  config = transformers.Qwen3_5MoeTextConfig(**options)
-  # The other implementation has no products in float64.
-  config._experts_implementation = "eager"
-  check_family(transformers.Qwen3_5MoeForCausalLM(config), tmp_path)
+  theirs = hybrid("Qwen3_5Moe", options, "Qwen3_5MoeText")
+  check_family(theirs, tmp_path)
+
+
+def test_parameters_keep_the_dtypes_of_the_file(tmp_path):
+  """Published files are in bfloat16, with a few parameters in float32."""
+  options = SMALL | {"layer_types": [LINEAR, FULL], "num_hidden_layers": 2}
+  theirs = hybrid("Qwen3_5", options, "Qwen3_5Text")
+  randomize(theirs)
+  theirs.bfloat16()
+  theirs.model.layers[0].linear_attn.A_log.data = theirs.model.layers[
+    0
+  ].linear_attn.A_log.data.float()
+  theirs.save_pretrained(tmp_path / "theirs")
+  model, variables = interop.load(tmp_path / "theirs")
+  for path, value in traverse_util.flatten_dict(variables).items():
+    wide = path[-1] == "A_log"
+    assert value.dtype == (jnp.float32 if wide else jnp.bfloat16), path
+  check_saved(tmp_path, model, variables)
+  tokens = tokens_of(model)
+  with jax.enable_x64(True):
+    logits = their_logits(theirs, tokens, "float64")
+    errors = compared(model, variables, tokens, "float64", logits)
+  assert max(errors.values()) < FLOAT64, errors

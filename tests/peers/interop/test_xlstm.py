@@ -30,6 +30,7 @@ def rebuilt(model, tokens, dtype):
       "gate_soft_cap": 4.0,
       "output_logit_soft_cap": 2.0,
       "norm_eps": 1e-4,
+      "eps": 1e-2,
       "ffn_proj_factor": 1.3,
       "ffn_round_up_to_multiple_of": 8,
     },

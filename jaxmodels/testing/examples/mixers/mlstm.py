@@ -23,22 +23,30 @@ def plain(p, x, layer):
   if layer.gate_cap is not None:
     gates = (layer.gate_cap * np.tanh(x / layer.gate_cap) for x in gates)
   i, f = gates
-  out = _cell(p["norm"], q, k, v, i, f, layer.norm_epsilon)
+  out = _cell(p["norm"], q, k, v, i, f, layer.norm_epsilon, layer.epsilon)
   return dense(p["output"], out * sigmoid(dense(p["output_gate"], x)))
 
 
-def _cell(norm, q, k, v, i, f, epsilon):
-  """The normalised outputs of the cell, [L, H V]."""
+def _cell(norm, q, k, v, i, f, epsilon, added=0.0):
+  """The normalised outputs of the cell, [L, H V].
+
+  To the denominator is added `added` times the largest weight of a write so
+  far, as in the published code, in which the state before the first token
+  counts as one.
+  """
   i, f = np.exp(i), sigmoid(f)
   out = np.zeros(v.shape)
   for h in range(v.shape[1]):
     memory = np.zeros((k.shape[-1], v.shape[-1]))
     normaliser = np.zeros(k.shape[-1])
+    largest = 1.0
     for t in range(len(v)):
       key = k[t, h] / np.sqrt(k.shape[-1])
       memory = f[t, h] * memory + i[t, h] * np.outer(key, v[t, h])
       normaliser = f[t, h] * normaliser + i[t, h] * key
-      y = memory.T @ q[t, h] / max(abs(normaliser @ q[t, h]), 1)
+      largest = max(f[t, h] * largest, i[t, h])
+      y = memory.T @ q[t, h]
+      y = y / (max(abs(normaliser @ q[t, h]), 1) + added * largest)
       y = y - y.mean()
       out[t, h] = y / np.sqrt(np.mean(y * y) + epsilon)
   return out.reshape(len(v), -1) * norm["scale"] + norm.get("bias", 0)
@@ -85,7 +93,8 @@ EXAMPLES = (
     "mlstm_biases",
     "mlstm",
     plain,
-    {"heads": 2, "gate_cap": 4.0, "use_bias": True, "norm_bias": False},
+    {"heads": 2, "gate_cap": 4.0, "use_bias": True, "norm_bias": False}
+    | {"epsilon": 1e-6},
   ),
   MixerExample(
     "mlstm_block",
