@@ -33,6 +33,7 @@ def with_max_length(model: LanguageModel, max_length: int) -> LanguageModel:
 
 def _bounded(value: Any, most: int) -> Any:
   """A module, or a field of one, with the bound in all modules inside it."""
+  kind: Any = type(value)
   if isinstance(value, nn.Module):
     fields = {
       name: getattr(value, name)
@@ -48,9 +49,9 @@ def _bounded(value: Any, most: int) -> Any:
     if length is not None and new.get("window") is None:
       new["max_length"] = min(length, most)
     same = all(new[key] is x for key, x in value.items())
-    return value if same else type(value)(new)
-  if type(value) in (tuple, list):
+    return value if same else kind(new)
+  if kind in (tuple, list):
     items = [_bounded(x, most) for x in value]
     same = all(a is b for a, b in zip(items, value, strict=True))
-    return value if same else type(value)(items)
+    return value if same else kind(items)
   return value
