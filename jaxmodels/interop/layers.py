@@ -104,7 +104,17 @@ class Layers:
     if stored not in params:
       make = functools.partial(jnp.zeros, shape, value.dtype)
       params[stored] = jax.jit(make, out_shardings=where)()
-    params[stored] = _at(params[stored], value, index)
+    stack = params[stored]
+    params[stored] = _at(stack, _beside(stack, value), index)
+
+
+def _beside(stack: jax.Array, value: Any) -> Any:
+  """The value of one layer, sharded like the stack of all layers."""
+  sharding = stack.sharding
+  if not isinstance(sharding, jax.sharding.NamedSharding):
+    return value
+  spec = jax.sharding.PartitionSpec(*sharding.spec[1:])
+  return jax.device_put(value, jax.NamedSharding(sharding.mesh, spec))
 
 
 @functools.partial(jax.jit, donate_argnums=0)

@@ -13,21 +13,28 @@ from flax import linen as nn
 
 from jaxmodels.interop import parts
 from jaxmodels.interop import rules as r
+from jaxmodels.interop.activations import (
+  read_activation,
+  written_activation,
+)
 from jaxmodels.interop.config import Config, FolderError
 from jaxmodels.interop.family import mixer_of
 from jaxmodels.interop.rotary import read_rotary, write_rotary
-from jaxmodels.layers import SparseMoE
+from jaxmodels.layers import GatedMLP, SparseMoE
 from jaxmodels.mixers import GatedDeltaNet, SoftmaxAttention
 from jaxmodels.models import LanguageModel
 
 __all__ = [
   "SKIP",
+  "activations",
   "convolution",
   "linear_fields",
   "linear_parts",
+  "read_dense",
   "read_experts",
   "read_stack",
   "stack_rules",
+  "write_dense",
   "write_experts",
   "write_linear",
   "write_stack",
@@ -56,7 +63,6 @@ def read_stack(
     **defaults: The values of keys that the config may lack.
   """
   depth, width = len(mlps), config.get("hidden_size", defaults["hidden_size"])
-  config.expect("hidden_act", "silu", "swish")
   config.expect("attn_output_gate", True)
   config.ignore(*_NEUTRAL)
   epsilon = config.get("rms_norm_eps", 1e-6)
@@ -77,6 +83,31 @@ def read_stack(
   )
 
 
+def read_dense(config: Config, width: int, hidden: int) -> GatedMLP:
+  """The channel mixer without experts.
+
+  Args:
+    config: The config.
+    width: D.
+    hidden: The hidden width where the config has none.
+  """
+  return GatedMLP(
+    width,
+    hidden=config.get("intermediate_size", hidden),
+    activation=read_activation(config, "hidden_act", "silu"),
+  )
+
+
+def write_dense(mlp: Any) -> dict[str, Any]:
+  """The keys of `read_dense`; none for another channel mixer."""
+  if not isinstance(mlp, GatedMLP):
+    return {}
+  return {
+    "hidden_act": written_activation(mlp.activation),
+    "intermediate_size": mlp.hidden,
+  }
+
+
 def read_experts(
   config: Config, width: int, experts: int, top_k: int
 ) -> SparseMoE:
@@ -94,6 +125,7 @@ def read_experts(
     experts=config.get("num_experts", experts),
     top_k=config.get("num_experts_per_tok", top_k),
     balance_loss=config.get("router_aux_loss_coef", 0.001),
+    activation=read_activation(config, "hidden_act", "silu"),
     normalize=config.get("norm_topk_prob", True),
     shared_hidden=config.get("shared_expert_intermediate_size", 512),
     shared_gate=True,
@@ -105,6 +137,7 @@ def write_experts(mlp: Any) -> dict[str, Any]:
   if not isinstance(mlp, SparseMoE):
     return {}
   return {
+    "hidden_act": written_activation(mlp.activation),
     "moe_intermediate_size": mlp.hidden,
     "num_experts": mlp.experts,
     "num_experts_per_tok": mlp.top_k,
@@ -136,7 +169,14 @@ def linear_fields(config: Config) -> dict[str, Any]:
     "key_width": config.get("linear_key_head_dim", 128),
     "value_width": config.get("linear_value_head_dim", 128),
     "kernel_width": config.get("linear_conv_kernel_dim", 4),
+    **activations(config),
   }
+
+
+def activations(config: Config) -> dict[str, Any]:
+  """The activations of a delta rule, which are that of the channel mixers."""
+  name = read_activation(config, "hidden_act", "silu")
+  return {"qk_activation": name, "value_activation": name}
 
 
 def _read_attention(
@@ -173,7 +213,6 @@ def write_stack(model: LanguageModel) -> dict[str, Any]:
   mixers = [mixer_of(model, i) for i in range(model.depth)]
   softmax = [isinstance(mixer, SoftmaxAttention) for mixer in mixers]
   values: dict[str, Any] = {
-    "hidden_act": "silu",
     "hidden_size": model.width,
     "layer_types": [_KINDS[full] for full in softmax],
     "num_hidden_layers": model.depth,
@@ -191,21 +230,22 @@ def write_stack(model: LanguageModel) -> dict[str, Any]:
 def write_linear(mixer: GatedDeltaNet) -> dict[str, Any]:
   """The keys of `linear_fields`."""
   return {
+    "hidden_act": written_activation(mixer.qk_activation),
     "linear_conv_kernel_dim": mixer.kernel_width,
-    "linear_key_head_dim": mixer.key_width,
-    "linear_num_key_heads": mixer.key_heads,
+    "linear_key_head_dim": mixer.key_width or mixer.width // mixer.heads,
+    "linear_num_key_heads": mixer.key_heads or mixer.heads,
     "linear_num_value_heads": mixer.heads,
-    "linear_value_head_dim": mixer.value_width,
+    "linear_value_head_dim": mixer.value_width or mixer.width // mixer.heads,
   }
 
 
 def _write_attention(mixer: SoftmaxAttention) -> dict[str, Any]:
   return {
     "attention_bias": mixer.qkv_bias,
-    "head_dim": mixer.head_width,
+    "head_dim": mixer.head_width or mixer.width // mixer.heads,
     "max_position_embeddings": mixer.max_length,
     "num_attention_heads": mixer.heads,
-    "num_key_value_heads": mixer.kv_heads,
+    "num_key_value_heads": mixer.kv_heads or mixer.heads,
     "rope_parameters": write_rotary(mixer, _FRACTION),
   }
 
@@ -223,18 +263,23 @@ def stack_rules(
   yield from parts.outside(model)
   for i, block in enumerate(model.blocks()):
     theirs, ours = f"model.layers.{i}", f"backbone/layer_{i}"
-    mixer = block.mixer.module
+    mixer, mlp = (_module(part) for part in (block.mixer, block.mlp))
     yield r.same(f"{theirs}.input_layernorm.weight", f"{ours}/mixer_norm/scale")
     yield r.same(
       f"{theirs}.post_attention_layernorm.weight", f"{ours}/mlp_norm/scale"
     )
-    yield from _mlp_rules(f"{theirs}.mlp", f"{ours}/mlp", block.mlp.module)
+    yield from _mlp_rules(f"{theirs}.mlp", f"{ours}/mlp", mlp)
     if isinstance(mixer, SoftmaxAttention):
       yield from _attention_rules(f"{theirs}.self_attn", f"{ours}/mixer", mixer)
     else:
       theirs = f"{theirs}.linear_attn"
       yield from linear_rules(theirs, f"{ours}/mixer", mixer)
       yield from _linear_rules(theirs, f"{ours}/mixer", mixer)
+
+
+def _module(part: Any) -> Any:
+  """The module of a part of a layer, or None."""
+  return None if part is None else part.module
 
 
 def _mlp_rules(theirs: str, ours: str, mlp: Any) -> Iterator[r.Rule]:
@@ -259,9 +304,9 @@ def _linear_rules(
 
 def linear_parts(mixer: GatedDeltaNet) -> tuple[int, int, int]:
   """The channels of queries, keys and values."""
-  assert mixer.key_heads and mixer.key_width and mixer.value_width
-  keys = mixer.key_heads * mixer.key_width
-  return keys, keys, mixer.heads * mixer.value_width
+  own = mixer.width // mixer.heads
+  keys = (mixer.key_heads or mixer.heads) * (mixer.key_width or own)
+  return keys, keys, mixer.heads * (mixer.value_width or own)
 
 
 def convolution(
@@ -287,7 +332,8 @@ def _attention_rules(
   theirs: str, ours: str, mixer: SoftmaxAttention
 ) -> Iterator[r.Rule]:
   # In each head of q_proj the rows of the gate follow those of the query.
-  heads, width = mixer.heads, mixer.head_width
+  heads = mixer.heads
+  width = mixer.head_width or mixer.width // heads
   rows = np.arange(2 * heads * width).reshape(heads, 2, width)
   order = np.swapaxes(rows, 0, 1).ravel()
   kinds = ("kernel", "bias") if mixer.qkv_bias else ("kernel",)

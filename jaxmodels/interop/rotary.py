@@ -41,7 +41,7 @@ def read_rotary(
   config.ignore("rope_parameters")
   part = config.part("rope_scaling" if old else "rope_parameters")
   part.ignore(*ignore)
-  base = part.get("rope_theta", config.get("rope_theta", base))
+  theta = part.get("rope_theta", config.get("rope_theta", base))
   fraction = part.get(
     "partial_rotary_factor", config.get("partial_rotary_factor", fraction)
   )
@@ -49,10 +49,10 @@ def read_rotary(
   if kind not in _KINDS:
     known = ", ".join(_KINDS)
     raise FolderError(f"{part.where}: rope_type is {kind!r}; known: {known}")
-  if base is None:
+  if theta is None:
     return {"rotary_fraction": 0.0}
   fields = {
-    "rotary_base": float(base),
+    "rotary_base": float(theta),
     "rotary_fraction": _fraction(part, fraction, head_width),
   }
   return fields | _scaling(part, kind, max_length)

@@ -118,6 +118,7 @@ class RWKVChannelMix(nn.Module):
 
     def mixed(name: str) -> jax.Array:
       mu = self.param(f"mix_{name}", shares, (self.width,), self.param_dtype)
+      mu = mu.astype(wide(self.dtype))
       return blend(x, before, 1 - mu if self.own_share else mu)
 
     hidden = projection(self, self._hidden(), "key")(mixed("key"))

@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxmodels.layers import mlp
 from jaxmodels.layers.common import (
   check_fields,
   divide,
@@ -32,8 +33,7 @@ __all__ = [
 
 DECAYS = ("none", "head", "key")
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
-  "silu": nn.silu,
-  "relu": nn.relu,
+  **mlp.ACTIVATIONS,
   "elu_plus_one": lambda x: nn.elu(x) + 1,
   "identity": lambda x: x,
 }
@@ -98,8 +98,9 @@ class DeltaNet(Mixer):
     decay_bound: The lowest log decay, below 0; None for no bound.
     write_strength: Whether beta depends on the token; if not, it is 1, or 2
       with `negative_eigenvalues`.
-    qk_activation: The activation of queries and keys: "silu", "relu",
-      "elu_plus_one" or "identity". That of values is SiLU.
+    qk_activation: The activation of queries and keys: "elu_plus_one",
+      "identity", or a name of `jaxmodels.layers.mlp.ACTIVATIONS`.
+    value_activation: The activation of values, one of the same names.
     qk_norm: "l2", or "sum": queries and keys are divided by the sum of their
       absolute values.
     output_gate_rank: The rank of W_g; None for full rank.
@@ -121,6 +122,7 @@ class DeltaNet(Mixer):
   decay_bound: float | None = None
   write_strength: bool = True
   qk_activation: str = "silu"
+  value_activation: str = "silu"
   qk_norm: str = "l2"
   output_gate_rank: int | None = None
   output_gate_bias: bool = False
@@ -150,7 +152,11 @@ class DeltaNet(Mixer):
     q, query_state = heads("query", before[0], *keys, key_width)
     k, key_state = heads("key", before[1], *keys, writes * key_width)
     v, value_state = heads(
-      "value", before[2], self.heads, nn.silu, writes * value_width
+      "value",
+      before[2],
+      self.heads,
+      ACTIVATIONS[self.value_activation],
+      writes * value_width,
     )
     y, last = self._remember(
       x,
@@ -290,6 +296,7 @@ class DeltaNet(Mixer):
     for field, choices in (
       ("decay", DECAYS),
       ("qk_activation", tuple(ACTIVATIONS)),
+      ("value_activation", tuple(ACTIVATIONS)),
       ("qk_norm", ("l2", "sum")),
       ("output_gate_activation", (None, *GATES)),
     ):

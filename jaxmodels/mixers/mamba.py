@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmodels.layers.common import check_fields, step_bias
+from jaxmodels.layers.common import check_fields, divide, step_bias
 from jaxmodels.layers.gates import low_rank
 from jaxmodels.layers.mlp import activation_of
 from jaxmodels.mixers.mixer import Mixer
@@ -69,6 +69,8 @@ class Mamba(Mixer):
     activation: The function after the convolution, a name of
       `jaxmodels.layers.mlp.ACTIVATIONS`; z keeps its SiLU.
     step_limits: The least and the largest dt; values outside are clipped.
+    heads: The number of parts of u, each of which has W_1, W_2, W_B and W_C of
+      its own; in Zamba 2 (Glorioso et al. 2024, arXiv:2405.16712).
   """
 
   expand: int = 2
@@ -82,6 +84,7 @@ class Mamba(Mixer):
   convolution_bias: bool = True
   activation: str = "silu"
   step_limits: tuple[float, float] = (0.0, math.inf)
+  heads: int = 1
 
   def mix(
     self, x: jax.Array, state: MambaState | None, segment_ids: jax.Array | None
@@ -100,24 +103,7 @@ class Mamba(Mixer):
       None if state is None else state.convolution_state,
       segment_ids=segment_ids,
     )
-    b, c = (
-      self._normalised(f"{name}_norm", self.dense(name, self.state_width)(u))
-      for name in ("B", "C")
-    )
-    rate = self.wide_param("A_log", _log_arange, (inner, self.state_width))
-    y, last = self.run(
-      functools.partial(
-        selective_scan, negative_eigenvalues=self.negative_eigenvalues
-      ),
-      u,
-      self._step(u),
-      -jnp.exp(rate),
-      b,
-      c,
-      self.wide_param("D", nn.initializers.ones, (inner,)),
-      state=None if state is None else state.state,
-      segment_ids=segment_ids,
-    )
+    y, last = self._scan(u, None if state is None else state.state, segment_ids)
     y = self.project_out(y * nn.silu(z), use_bias=self.use_bias)
     return y, MambaState(convolution_state, last)
 
@@ -125,7 +111,7 @@ class Mamba(Mixer):
   def _inner(self) -> int:
     """E, after a check of all fields."""
     sizes = ("expand", "inner_width", "state_width", "step_rank")
-    check_fields(self, *sizes, "kernel_width")
+    check_fields(self, *sizes, "kernel_width", "heads")
     checks.require(
       self.step_norms in NORMS,
       f"Mamba: step_norms must be one of {', '.join(NORMS)}, got "
@@ -137,7 +123,54 @@ class Mamba(Mixer):
       "Mamba: step_limits must be two increasing numbers of at least 0, got "
       f"{self.step_limits!r}",
     )
-    return self.inner_width or self.expand * self.width
+    inner = self.inner_width or self.expand * self.width
+    divide(self, "heads", inner, "the inner width")
+    return inner
+
+  @nn.nowrap
+  def _scan(
+    self,
+    u: jax.Array,
+    state: jax.Array | None,
+    segment_ids: jax.Array | None,
+  ) -> tuple[jax.Array, jax.Array]:
+    """The y [B, L, E] of u [B, L, E], and the state [B, E, N]."""
+    inner = u.shape[-1]
+    rate = self.wide_param("A_log", _log_arange, (inner, self.state_width))
+    skip = self.wide_param("D", nn.initializers.ones, (inner,))
+    bias = self.wide_param("dt_bias", step_bias(1e-3, 1e-1), (inner,))
+    op = functools.partial(
+      selective_scan, negative_eigenvalues=self.negative_eigenvalues
+    )
+    found = []
+    for head in range(self.heads):
+      size = inner // self.heads
+      cut = slice(head * size, (head + 1) * size)
+      end = "" if self.heads == 1 else f"_{head}"
+      part = u[..., cut]
+      b, c = (
+        self._normalised(
+          f"{name}_norm{end}",
+          self.dense(name + end, self.state_width)(part),
+        )
+        for name in ("B", "C")
+      )
+      y, last = self.run(
+        op,
+        part,
+        self._step(part, bias[cut], end),
+        -jnp.exp(rate[cut]),
+        b,
+        c,
+        skip[cut],
+        state=None if state is None else state[:, cut],
+        segment_ids=segment_ids,
+      )
+      found.append((y, last))
+    if len(found) == 1:
+      return found[0]
+    ys, states = zip(*found, strict=True)
+    return jnp.concatenate(ys, -1), jnp.concatenate(states, 1)
 
   @nn.nowrap
   def _normalised(self, name: str, x: jax.Array) -> jax.Array:
@@ -148,18 +181,17 @@ class Mamba(Mixer):
     return self.new_norm(name, use_scale=scaled)(x)
 
   @nn.nowrap
-  def _step(self, u: jax.Array) -> jax.Array:
-    """The step sizes dt [B, L, E]."""
+  def _step(self, u: jax.Array, bias: jax.Array, end: str) -> jax.Array:
+    """The step sizes dt [B, L, F] of u [B, L, F]; names get the `end`."""
     rank = self.step_rank or -(-self.width // 16)
     logits = low_rank(
       self,
       u,
       rank,
       u.shape[-1],
-      ("step_down", "step_up"),
-      activation=functools.partial(self._normalised, "step_norm"),
+      (f"step_down{end}", f"step_up{end}"),
+      activation=functools.partial(self._normalised, f"step_norm{end}"),
     )
-    bias = self.wide_param("dt_bias", step_bias(1e-3, 1e-1), u.shape[-1:])
     step = nn.softplus(logits + bias[None, None])
     low, high = self.step_limits
     return step if (low, high) == (0, math.inf) else jnp.clip(step, low, high)

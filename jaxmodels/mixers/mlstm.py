@@ -43,8 +43,8 @@ class MLSTM(Mixer):
   scales k in place of q, which is the same h. As in the published code, W_i and
   W_f are initially 0, b_i is -10, and b_f goes from 3 to 6 over the heads.
   Departures: the published code adds 1e-6 to the denominator of h (`epsilon`);
-  the norm has a bias, unless `norm_bias` is off; LeCun initialisation. `MLSTMBlock` is the
-  layer of the first paper.
+  the norm has a bias, unless `norm_bias` is off; LeCun initialisation.
+  `MLSTMBlock` is the layer of the first paper.
 
   The other fields are those of `Mixer`. The state is the `Normalized` of
   `normalized_linear_attention`.

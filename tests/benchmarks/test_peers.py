@@ -123,9 +123,15 @@ def test_a_slow_peer_is_left_out():
   assert row.left_out.startswith("one call took")
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+  "name",
+  [
+    pytest.param(name, marks=() if name in CASES else pytest.mark.slow)
+    for name in peers.CASES
+  ],
+)
 def test_cases_run_without_any_peer(name):
-  alone = CASES[name]._replace(jax_peers={}, torch_peers={})
+  alone = peers.CASES[name]._replace(jax_peers={}, torch_peers={})
   (row,) = peers.measure(name, alone, 1, 3, rounds=1, limit=1.0)
   assert row.forward > 0
   assert row.gradient > 0

@@ -11,10 +11,13 @@ from jaxmodels.testing.examples import MIXERS
 from jaxmodels.testing.examples.example import TRANSITIONS
 
 
-def test_readme_has_the_tables_of_the_records():
+@pytest.mark.parametrize(
+  "page", tables.PAGES, ids=lambda page: page.parent.name
+)
+def test_pages_have_the_tables_of_the_records(page):
   """`python -m benchmarks.tables` writes them."""
-  text = tables.README.read_text()
-  assert tables.update(text) == text
+  text = page.read_text()
+  assert tables.update(page, text) == text
 
 
 def test_every_op_and_mixer_has_a_row():
@@ -43,4 +46,4 @@ def test_every_row_names_the_class_of_its_transition():
 
 def test_a_missing_mark_is_named():
   with pytest.raises(ValueError, match="no marks <!-- ops -->"):
-    tables.update("# jaxmodels")
+    tables.update(tables.README, "# jaxmodels")

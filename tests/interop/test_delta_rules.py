@@ -202,7 +202,7 @@ def test_other_rotary_positions_are_refused(values, match):
 @pytest.mark.parametrize(
   ("record", "changed", "match"),
   [
-    (qwen3_5, {"hidden_act": "gelu"}, "hidden_act is 'gelu', but only 'silu'"),
+    (qwen3_5, {"hidden_act": "mish"}, "hidden_act is 'mish', but only silu"),
     (qwen3_5, {"layer_types": ["full_attention"]}, "must name 3 layers"),
     (qwen3_5, {"sliding_window": 8}, "unknown key 'sliding_window'"),
     (kimi_linear, {"mlp_layer_types": ["moe"] * 2}, "2 times dense or sparse"),

@@ -1,5 +1,6 @@
 """Speculative decoding has the distribution of the large model."""
 
+import functools
 import itertools
 
 import jax
@@ -13,9 +14,15 @@ from jaxmodels.models.decode import Decoder, Sampling, Speculative
 VOCAB, ROWS = 4, 4000
 
 
+@functools.cache
 def model(mixers, seed, scale):
   network = LanguageModel(
-    vocab_size=VOCAB, width=8, depth=len(mixers), mixers=mixers, mlp="none"
+    vocab_size=VOCAB,
+    width=8,
+    depth=len(mixers),
+    mixers=mixers,
+    mixer_options=OPTIONS,
+    mlp="none",
   )
   tokens = np.zeros((1, 1), np.int32)
   variables = jax.jit(network.init)(jax.random.key(seed), tokens)
@@ -25,13 +32,11 @@ def model(mixers, seed, scale):
   )
 
 
-LARGE = (
-  ("gla", {"heads": 2}),
-  ("sliding_attention", {"heads": 2, "window": 5}),
-)
-  ("gla", {"heads": 2}),
-  ("sliding_attention", {"heads": 2, "window": 5}),
-)
+LARGE = ("gla", "sliding_attention")
+OPTIONS = {
+  "gla": {"heads": 2},
+  "sliding_attention": {"heads": 2, "window": 5},
+}
 
 
 def pair(sampling, **options):
@@ -51,12 +56,13 @@ def test_greedy_tokens_are_those_of_the_large_model():
   assert 0 < speculative.kept < 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "fields",
   [
     {"temperature": 0.7, "repetition_penalty": 1.3},
-    pytest.param({"top_k": 3}, marks=pytest.mark.slow),
-    pytest.param({"top_p": 0.8}, marks=pytest.mark.slow),
+    {"top_k": 3},
+    {"top_p": 0.8},
   ],
 )
 def test_draws_have_the_distribution_of_the_large_model(fields):

@@ -1,5 +1,6 @@
 import dataclasses
 import io
+import json
 import math
 import types
 
@@ -273,3 +274,69 @@ def test_generation_accepts_a_state_whose_zeros_share_memory():
   whole = jnp.array([[1, 2, *tokens]], jnp.int32)
   logits, _ = jax.jit(model.apply)(variables, whole)
   assert tokens == list(np.argmax(logits[0, 1:-1], axis=-1))
+
+
+def printed(finished, capsys, *words):
+  assert generate_command(finished, *words) == 0
+  return capsys.readouterr().out
+
+
+def test_several_prompts_give_a_line_of_json_each(finished, capsys, tmp_path):
+  (tmp_path / "prompts").write_text("abc\nde\n")
+  given = printed(finished, capsys, "--prompt=abc", "--prompt=de")
+  rows = [json.loads(line) for line in given.splitlines()]
+  assert [row["prompt"] for row in rows] == ["abc", "de"]
+  assert all(len(r["tokens"]) == len(r["log_probs"]) == 8 for r in rows)
+  file = f"--prompt-file={tmp_path / 'prompts'}"
+  assert printed(finished, capsys, file) == given
+  # The second row alone, with its seed.
+  alone = printed(finished, capsys, "--prompt=de", "--seed=1")
+  assert alone == rows[1]["text"] + "\n"
+
+
+def test_a_state_continues_the_text_and_serves_as_a_prefix(
+  finished, capsys, tmp_path
+):
+  path = tmp_path / "state"
+  save, again = f"--save-state={path}", f"--load-state={path}"
+  whole = printed(finished, capsys, "--prompt=abc", "--log-probs")
+  printed(finished, capsys, "--prompt=abc", "--length=3", save)
+  rest = printed(finished, capsys, again, "--length=5", "--log-probs")
+  tokens = [json.loads(line)["tokens"] for line in (whole, rest)]
+  assert tokens[0][3:] == tokens[1]
+  printed(finished, capsys, "--prompt=ab", "--length=0", save)
+  pair = printed(finished, capsys, again, "--prompt=c", "--prompt=d")
+  text = [json.loads(line)["text"] for line in pair.splitlines()]
+  assert text[0] == json.loads(whole)["text"]
+  assert printed(finished, capsys, "--prompt=abd", "--seed=1") == text[1] + "\n"
+
+
+def test_a_stop_string_ends_the_text(finished, capsys):
+  words = ("--prompt=abc", "--temperature=0", "--length=30")
+  whole = printed(finished, capsys, *words)
+  # Bytes that are no text are printed as other characters.
+  stop = next(letter for letter in whole[1:] if letter.isascii())
+  cut = printed(finished, capsys, *words, f"--stop={stop}", "--stop=zzz")
+  assert stop != "\n" and cut == whole[: whole.index(stop)] + "\n"
+
+
+@pytest.mark.parametrize(
+  ("words", "part"),
+  [
+    (("--min-p=2",), "--min-p is 2.0, but must be 0 to 1"),
+    (("--repetition-penalty=0",), "--repetition-penalty is 0.0"),
+    (("--stop=",), "--stop is empty"),
+    (("--load-state={}/none",), "cannot read"),
+    (("--load-state={}/wrong",), "is no state of a decoder"),
+    (("--save-state={}/none/x",), "cannot write"),
+    (("--prompt-file=x",), "not both"),
+  ],
+)
+def test_wrong_settings_end_in_one_line(
+  finished, capsys, tmp_path, words, part
+):
+  (tmp_path / "wrong").write_bytes(b"not a state")
+  words = [word.format(tmp_path) for word in words]
+  assert generate_command(finished, "--prompt=a", *words) == 2
+  error = capsys.readouterr().err
+  assert part in error and error.count("\n") == 1

@@ -8,8 +8,9 @@ mixers under `block_sparse_moe`; published files have `mlp` in dense layers.
 from collections.abc import Iterator
 from typing import Any
 
-from jaxmodels.interop import parts
+from jaxmodels.interop import parts, qwen
 from jaxmodels.interop import rules as r
+from jaxmodels.interop.activations import read_activation, written_activation
 from jaxmodels.interop.config import Config, FolderError
 from jaxmodels.interop.family import Family
 from jaxmodels.layers import GatedMLP, SparseMoE
@@ -35,7 +36,6 @@ def read(config: Config) -> LanguageModel:
   """The model of a config."""
   width = config.get("hidden_size", 2304)
   depth = config.get("num_hidden_layers", 27)
-  config.expect("hidden_act", "silu", "swish")
   config.expect("mla_use_nope", True)
   config.expect("moe_layer_freq", 1)
   config.expect("moe_router_activation_func", "sigmoid")
@@ -43,7 +43,7 @@ def read(config: Config) -> LanguageModel:
   config.ignore("tie_word_embeddings", *_NEUTRAL)
   part = config.part("linear_attn_config")
   linear, full = _read_linear(config, part, width), _read_full(config, width)
-  dense = GatedMLP(width, hidden=config.get("intermediate_size", 9216))
+  dense = qwen.read_dense(config, width, 9216)
   sparse = _read_experts(config, width)
   kinds, mlps = _layer_kinds(config, part, depth), _mlp_kinds(config, depth)
   return LanguageModel(
@@ -104,6 +104,7 @@ def _read_linear(config: Config, part: Config, width: int) -> KDA:
     output_gate_rank=head_width,
     kernel_width=size("linear_conv_kernel_dim", "short_conv_kernel_size", 4),
     norm_epsilon=config.get("rms_norm_eps", 1e-5),
+    **qwen.activations(config),
   )
 
 
@@ -135,6 +136,7 @@ def _read_experts(config: Config, width: int) -> SparseMoE:
     experts=config.first(("num_experts", "num_local_experts"), 256),
     top_k=top_k,
     balance_loss=config.get("router_aux_loss_coef", 0.0),
+    activation=read_activation(config, "hidden_act", "silu"),
     router="sigmoid",
     normalize=normalize,
     normalize_epsilon=1e-20,
@@ -171,6 +173,7 @@ def write(model: LanguageModel) -> dict[str, Any]:
 
 def _write_linear(mixer: KDA) -> dict[str, Any]:
   return {
+    "hidden_act": written_activation(mixer.qk_activation),
     "linear_conv_kernel_dim": mixer.kernel_width,
     "linear_head_dim": mixer.key_width,
     "linear_num_heads": mixer.heads,
@@ -191,12 +194,9 @@ def _write_full(mixer: LatentAttention) -> dict[str, Any]:
   }
 
 
-def _write_dense(mlp: GatedMLP) -> dict[str, Any]:
-  return {"intermediate_size": mlp.hidden}
-
-
 def _write_experts(mlp: SparseMoE) -> dict[str, Any]:
   return {
+    "hidden_act": written_activation(mlp.activation),
     "moe_intermediate_size": mlp.hidden,
     "moe_renormalize": mlp.normalize,
     "num_expert_group": mlp.groups,
@@ -212,7 +212,7 @@ def _write_experts(mlp: SparseMoE) -> dict[str, Any]:
 _WRITERS: dict[type, Any] = {
   KDA: _write_linear,
   LatentAttention: _write_full,
-  GatedMLP: _write_dense,
+  GatedMLP: qwen.write_dense,
   SparseMoE: _write_experts,
 }
 

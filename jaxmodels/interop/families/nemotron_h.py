@@ -36,8 +36,8 @@ _NEUTRAL = (
   "norm_eps", "num_hidden_layers", "num_logits_to_keep",
   "num_nextn_predict_layers", "num_query_groups", "partial_rotary_factor",
   "rescale_prenorm_residual", "residual_in_fp32", "rms_norm_eps",
-  "rope_theta",  "sliding_window", "time_step_floor", "time_step_limit", "time_step_max",
-  "tie_word_embeddings", "time_step_rank", "use_mamba_kernels",
+  "rope_theta", "sliding_window", "tie_word_embeddings", "time_step_floor",
+  "time_step_limit", "time_step_max", "time_step_rank", "use_mamba_kernels",
 )  # fmt: skip
 
 

@@ -14,7 +14,6 @@ from jaxmodels.interop import rules as r
 from jaxmodels.interop.config import Config
 from jaxmodels.interop.family import Family, mixer_of, mlp_of
 from jaxmodels.interop.rotary import read_rotary, write_rotary
-from jaxmodels.layers import GatedMLP
 from jaxmodels.mixers import GatedDeltaNet, SoftmaxAttention
 from jaxmodels.models import LanguageModel
 
@@ -23,7 +22,6 @@ def read(config: Config) -> LanguageModel:
   """The model of a config."""
   width = config.get("hidden_size", 3840)
   depth = config.get("num_hidden_layers", 32)
-  config.expect("hidden_act", "silu", "swish")
   kinds = _layer_kinds(config, depth)
   linear, softmax = _read_linear(config, width), _read_attention(config, width)
   full = [kind == "full_attention" for kind in kinds]
@@ -32,7 +30,7 @@ def read(config: Config) -> LanguageModel:
     width=width,
     depth=depth,
     mixers=parts.shortest([softmax if x else linear for x in full]),
-    mlp=GatedMLP(width, hidden=config.get("intermediate_size", 11_008)),
+    mlp=qwen.read_dense(config, width, 11_008),
     layout=parts.shortest(["res_post_norm" if x else "pre_norm" for x in full]),
     tie_embeddings=config.get("tie_word_embeddings", False),
     norm_epsilon=config.get("rms_norm_eps", 1e-6),
@@ -66,6 +64,7 @@ def _read_linear(config: Config, width: int) -> GatedDeltaNet:
     kernel_width=config.get("linear_conv_kernel_dim", 4),
     negative_eigenvalues=config.get("linear_allow_neg_eigval", True),
     norm_epsilon=1e-5,
+    **qwen.activations(config),
   )
 
 
@@ -93,10 +92,7 @@ def write(model: LanguageModel) -> dict[str, Any]:
   mixers = [mixer_of(model, i) for i in range(model.depth)]
   softmax = next((m for m in mixers if isinstance(m, SoftmaxAttention)), None)
   linear = next((m for m in mixers if isinstance(m, GatedDeltaNet)), None)
-  values = {
-    **qwen.write_stack(model),
-    "intermediate_size": getattr(mlp_of(model, 0), "hidden", None),
-  }
+  values = qwen.write_stack(model) | qwen.write_dense(mlp_of(model, 0))
   if linear is not None:
     values["linear_allow_neg_eigval"] = linear.negative_eigenvalues
   if softmax is not None:

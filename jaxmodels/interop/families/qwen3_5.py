@@ -11,7 +11,6 @@ from jaxmodels.interop import qwen
 from jaxmodels.interop import rules as r
 from jaxmodels.interop.config import Config
 from jaxmodels.interop.family import Family, mlp_of
-from jaxmodels.layers import GatedMLP
 from jaxmodels.mixers import GatedDeltaNet, SoftmaxAttention
 from jaxmodels.models import LanguageModel
 
@@ -38,7 +37,7 @@ def read(config: Config) -> LanguageModel:
   """The model of a config."""
   config = text_part(config, "qwen3_5")
   width = config.get("hidden_size", _DEFAULTS["hidden_size"])
-  mlp = GatedMLP(width, hidden=config.get("intermediate_size", 12_288))
+  mlp = qwen.read_dense(config, width, 12_288)
   depth = config.get("num_hidden_layers", 32)
   return qwen.read_stack(config, [mlp] * depth, **_DEFAULTS)
 
@@ -59,8 +58,7 @@ def text_part(config: Config, kind: str) -> Config:
 
 def write(model: LanguageModel) -> dict[str, Any]:
   """The config of a model."""
-  hidden = getattr(mlp_of(model, 0), "hidden", None)
-  return {"intermediate_size": hidden, **qwen.write_stack(model)}
+  return qwen.write_stack(model) | qwen.write_dense(mlp_of(model, 0))
 
 
 def rules(model: LanguageModel) -> Iterator[r.Rule]:

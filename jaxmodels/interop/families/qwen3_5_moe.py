@@ -31,7 +31,7 @@ def read(config: Config) -> LanguageModel:
 
 def write(model: LanguageModel) -> dict[str, Any]:
   """The config of a model."""
-  return qwen.write_experts(mlp_of(model, 0)) | qwen.write_stack(model)
+  return qwen.write_stack(model) | qwen.write_experts(mlp_of(model, 0))
 
 
 def rules(model: LanguageModel) -> Iterator[r.Rule]:

@@ -24,7 +24,7 @@ def read(config: Config) -> LanguageModel:
   """The model of a config."""
   width = config.get("hidden_size", _DEFAULTS["hidden_size"])
   depth = config.get("num_hidden_layers", 48)
-  dense = GatedMLP(width, hidden=config.get("intermediate_size", 5632))
+  dense = qwen.read_dense(config, width, 5632)
   sparse = qwen.read_experts(config, width, 512, 10)
   every = config.get("decoder_sparse_step", 1)
   alone = config.get("mlp_only_layers") or []
@@ -46,11 +46,9 @@ def write(model: LanguageModel) -> dict[str, Any]:
     "decoder_sparse_step": 1,
     "mlp_only_layers": dense,
   }
-  if dense:
-    values["intermediate_size"] = mlps[dense[0]].hidden
   for mlp in mlps:
+    values |= qwen.write_dense(mlp) | qwen.write_experts(mlp)
     if isinstance(mlp, SparseMoE):
-      values |= qwen.write_experts(mlp)
       values["norm_topk_prob"] = mlp.normalize
   return values
 
@@ -69,18 +67,19 @@ def _linear_rules(
   gates of its value heads; in the other tensor beta and decay of these.
   """
   keys, _, values = qwen.linear_parts(mixer)
+  heads = mixer.key_heads or mixer.heads
   names = ("query", "key", "value", "output_gate")
   yield _interleaved(
     f"{theirs}.in_proj_qkvz.weight",
     [f"{ours}/{name}/kernel" for name in names],
     (keys, keys, values, values),
-    mixer.key_heads,
+    heads,
   )
   yield _interleaved(
     f"{theirs}.in_proj_ba.weight",
     [f"{ours}/{name}/kernel" for name in ("beta", "decay")],
     (mixer.heads, mixer.heads),
-    mixer.key_heads,
+    heads,
   )
 
 

@@ -115,7 +115,7 @@ def _read_attention(config: Config, width: int) -> nn.FrozenDict:
   length = config.get("max_position_embeddings", 4096)
   if config.get("use_long_context", False):
     length = 16384
-  fields = read_heads(config, width, config.get("num_attention_heads", 32))
+  fields = read_heads(config, width, heads=32)
   rotary = read_rotary(config, fields["head_width"], length)
   if not config.get("use_mem_rope", False):
     rotary = {"rotary_fraction": 0.0}
@@ -123,7 +123,8 @@ def _read_attention(config: Config, width: int) -> nn.FrozenDict:
 
 
 def read_heads(config: Config, width: int, heads: int) -> dict[str, int]:
-  """The numbers and the width of the heads of the attention."""
+  """The numbers and the width of the heads, `heads` where a config has none."""
+  heads = config.get("num_attention_heads", heads)
   config.expect("attention_hidden_size", 2 * width)
   size = config.first(("attention_head_dim", "head_dim"), None)
   return {
@@ -141,7 +142,7 @@ def write(model: LanguageModel) -> dict[str, Any]:
   if isinstance(mamba, SharedBlock):
     mamba = mamba.inner_module()
   if not isinstance(mamba, Mamba2):
-    raise FolderError("zamba2 has the mixer Mamba2")
+    raise FolderError("the mixer must be Mamba2")
   return {
     "add_bias_linear": mamba.input_bias,
     "hidden_size": model.width,
@@ -151,6 +152,7 @@ def write(model: LanguageModel) -> dict[str, Any]:
     "mamba_headdim": mamba.head_width,
     "mamba_ngroups": mamba.groups,
     "n_mamba_heads": mamba.inner_width // mamba.head_width,
+    "num_mem_blocks": 1 + max(getattr(m, "block", 0) for m in mixers),
     "time_step_min": mamba.step_limits[0],
     "use_long_context": False,
     **(_write_hybrid(hybrids[0]) if hybrids else {}),
@@ -162,12 +164,10 @@ def write_layers(model: LanguageModel, mixers: Sequence[Any]) -> dict[str, Any]:
   """The keys of the stack."""
   kinds = [isinstance(mixer, SharedBlock) for mixer in mixers]
   return {
-    "hybrid_layer_ids": [i for i, kind in enumerate(kinds) if kind],
     "layers_block_type": [
       "hybrid" if kind else "linear_attention" for kind in kinds
     ],
     "num_hidden_layers": model.depth,
-    "num_mem_blocks": 1 + max(getattr(m, "block", 0) for m in mixers),
     "rms_norm_eps": model.norm_epsilon,
     "tie_word_embeddings": model.tie_embeddings,
     "vocab_size": model.vocab_size,

@@ -131,9 +131,14 @@ AUTO = {
   "normalized_linear_attention": Row(
     cached=2 * CPU_CACHE_ELEMENTS, chunk=Chunk(narrow=64)
   ),
-  # Not measured: like the op that it is based on.
-  "log_linear_attention": Row(),
-  # Not measured. Token by token, each step of the solver is a product with H.
+  # With a decay per head and 3 levels, in CPU time because the machine was
+  # busy: 183 / 52 / 129, 4,765 / 244 / 367, in chunks of 64. Gradients in
+  # chunks of 32 and 128 take 268 and 291. With 14 levels, chunks of 32, 64 and
+  # 128 take 1,032, 808 and 893, and "chunk_parallel" 1,240. No figure for a TPU
+  # or a GPU.
+  "log_linear_attention": Row(chunk=Chunk(narrow=64)),
+  # In CPU time: 495 / 212 / 434, 2,749 / 658 / 828, in chunks of 32. Gradients
+  # in chunks of 64 and 128 take 730 and 1,121. No figure for a TPU or a GPU.
   "mesa": Row(),
   # 4 / 14 / 9, 16 / 39 / 33: every state is an output, so a gradient stores
   # no further states. 21.9 / 6.4 and 33 / 276 MiB.

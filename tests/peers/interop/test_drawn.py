@@ -123,6 +123,28 @@ def lfm2(draw):
   }
 
 
+def lfm2_moe(draw):
+  queries, keys = heads(draw)
+  experts = draw(st.integers(2, 6))
+  return "Lfm2Moe", {
+    "hidden_size": 8 * queries,
+    "num_attention_heads": queries,
+    "num_key_value_heads": keys,
+    "layer_types": kinds(draw, 4, "conv", "full_attention"),
+    "conv_L_cache": draw(st.integers(2, 5)),
+    "conv_bias": draw(yes_or_no),
+    "intermediate_size": draw(st.integers(9, 40)),
+    "moe_intermediate_size": 4 * draw(st.integers(1, 6)),
+    "num_dense_layers": draw(st.integers(0, 4)),
+    "num_experts": experts,
+    "num_experts_per_tok": draw(st.integers(1, experts)),
+    "norm_topk_prob": draw(yes_or_no),
+    "use_expert_bias": draw(yes_or_no),
+    "routed_scaling_factor": draw(st.sampled_from([1.0, 2.5])),
+    "norm_eps": draw(epsilon),
+  }
+
+
 def minimax(draw):
   queries, keys = heads(draw)
   factors = {
@@ -177,6 +199,7 @@ FAMILIES = [
   jamba,
   recurrent_gemma,
   lfm2,
+  lfm2_moe,
   minimax,
 ]
 

@@ -38,6 +38,7 @@ def heads_of(draw, theirs, groups):
 
 # torch multiplies experts whose rows are whole units of 16 bytes only.
 FOURS = sizes(1, 3).map(lambda x: 4 * x)
+EPSILONS = st.sampled_from([1e-6, 1e-5, 1e-3])
 COMMON = {
   "vocab_size": sizes(11, 60),
   "hidden_size": sizes(3, 9).map(lambda x: 4 * x),
@@ -49,7 +50,7 @@ FLA = COMMON | {
   "conv_size": sizes(2, 5),
   "use_short_conv": st.booleans(),
   "allow_neg_eigval": st.booleans(),
-  "norm_eps": st.sampled_from([1e-6, 1e-5, 1e-3]),
+  "norm_eps": EPSILONS,
 }
 HEADS = {
   "head_dim": sizes(2, 4).map(lambda x: 4 * x),
@@ -106,11 +107,12 @@ HYBRID = (
   COMMON
   | LENGTH
   | {
-    "rms_norm_eps": st.sampled_from([1e-6, 1e-5, 1e-3]),
+    "rms_norm_eps": EPSILONS,
     "linear_conv_kernel_dim": sizes(2, 5),
     "linear_key_head_dim": sizes(2, 9),
     "linear_value_head_dim": sizes(2, 9),
     "attention_bias": st.booleans(),
+    "hidden_act": st.sampled_from(["silu", "gelu", "relu"]),
   }
 )
 LINEAR_HEADS = heads_of("linear_num_key_heads", "linear_num_value_heads")

@@ -6,6 +6,7 @@ from jaxmodels.testing.examples.example import MixerExample
 from jaxmodels.testing.examples.mixers.parts import (
   convolve,
   dense,
+  gelu,
   log_decay,
   read_out,
   rms,
@@ -17,6 +18,7 @@ from jaxmodels.testing.examples.mixers.parts import (
 
 ACTIVATIONS = {
   "silu": silu,
+  "gelu_tanh": gelu,
   "elu_plus_one": lambda x: np.where(x > 0, x + 1, np.exp(x)),
 }
 
@@ -25,7 +27,8 @@ def plain(p, x, layer):
   """One document x [L, D], token by token."""
   keys = layer.key_heads or layer.heads, ACTIVATIONS[layer.qk_activation]
   q, k = _heads(p, x, "query", *keys), _heads(p, x, "key", *keys)
-  v = _heads(p, x, "value", layer.heads, silu)
+  activation = ACTIVATIONS[layer.value_activation]
+  v = _heads(p, x, "value", layer.heads, activation)
   norm = unit if layer.qk_norm == "l2" else _over_sum
   shared = np.arange(layer.heads) * keys[0] // layer.heads
   q, k = norm(q)[:, shared] / np.sqrt(k.shape[-1]), norm(k)[:, shared]
@@ -121,6 +124,7 @@ EXAMPLES = (
       "key_heads": 1,
       "value_width": 6,
       "qk_activation": "elu_plus_one",
+      "value_activation": "gelu_tanh",
       "qk_norm": "sum",
       "write_strength": False,
       "convolution_bias": True,

@@ -23,15 +23,26 @@ def plain(p, x, layer):
 
   z, u = dense(p["gate"], x), dense(p["input"], x)
   u = convolve(p["convolution"], u)
-  dt = dense(p["step_up"], norm("step_norm", dense(p["step_down"], u)))
-  dt = np.clip(softplus(dt + p["dt_bias"]), *layer.step_limits)
-  b, c = norm("B_norm", dense(p["B"], u)), norm("C_norm", dense(p["C"], u))
+  dt, b, c = [], [], []
+  size = u.shape[1] // layer.heads
+  for h in range(layer.heads):
+    end = "" if layer.heads == 1 else f"_{h}"
+    part = u[:, h * size : (h + 1) * size]
+    low = norm(f"step_norm{end}", dense(p[f"step_down{end}"], part))
+    dt.append(dense(p[f"step_up{end}"], low))
+    # One B and one C per channel.
+    for name, found in (("B", b), ("C", c)):
+      y = norm(f"{name}_norm{end}", dense(p[name + end], part))
+      found.append(np.repeat(y[:, None], size, 1))
+  dt = softplus(np.concatenate(dt, -1) + p["dt_bias"])
+  dt = np.clip(dt, *layer.step_limits)
+  b, c = np.concatenate(b, 1), np.concatenate(c, 1)
   out, memory = np.zeros(u.shape), np.zeros(p["A_log"].shape)
   for t in range(len(x)):
     a = np.exp(-np.exp(p["A_log"]) * dt[t][:, None])
     a = 2 * a - 1 if layer.negative_eigenvalues else a
-    memory = a * memory + np.outer(dt[t] * u[t], b[t])
-    out[t] = memory @ c[t] + p["D"] * u[t]
+    memory = a * memory + (dt[t] * u[t])[:, None] * b[t]
+    out[t] = (memory * c[t]).sum(-1) + p["D"] * u[t]
   return dense(p["output"], out * silu(z))
 
 
@@ -64,6 +75,7 @@ EXAMPLES = (
       "convolution_bias": False,
       "step_limits": (0.01, 0.5),
       "norm_epsilon": 1e-3,
+      "heads": 3,
     },
   ),
 )
