@@ -174,10 +174,10 @@ class _Session:
     known = getattr(self._codec, "vocab_size", vocab_size)
     # A model may have more tokens than its data: the rest are padding.
     width = getattr(config.model, "vocab_size", None)
-    both = type(known) is int and type(width) is int and 0 < known <= width
-    self._decoder = Decoder(
-      config.model, variables, sampling, allowed=known if both else None
-    )
+    allowed = None
+    if isinstance(known, int) and isinstance(width, int) and 0 < known <= width:
+      allowed = known
+    self._decoder = Decoder(config.model, variables, sampling, allowed=allowed)
 
   def stream(self, prompts: Sequence[bytes], seed: int | None) -> Stream:
     """Reads the prompts, after the state of a file if there is one."""

@@ -94,9 +94,7 @@ class Decoder:
     self._piece = piece
     self._most_read = 1
     self._read_program = jax.jit(self._read, donate_argnums=1)
-    self._draw_program = jax.jit(
-      self._draw, donate_argnums=2, static_argnums=4
-    )
+    self._draw_program = jax.jit(self._draw, donate_argnums=2, static_argnums=4)
 
   def start(
     self, prompts: Sequence[Sequence[int]], seeds: Sequence[int] | None = None
@@ -136,7 +134,7 @@ class Decoder:
       jnp.asarray(zeros),
       jnp.asarray(zeros.copy()),
       keys_of(seeds),
-      jnp.asarray(seen_in(first[:, None], self.vocab_size)),
+      jnp.asarray(seen_in([row[:1] for row in prompts], self.vocab_size)),
     )
     return self.read(state, [row[1:] for row in prompts])
 
@@ -226,9 +224,10 @@ class Decoder:
   def shapes(self, rows: int) -> DecodeState:
     """The shapes and dtypes of a state of that many rows."""
     model = jax.eval_shape(lambda: self._init_state(rows))
-    numbers = jax.ShapeDtypeStruct((rows,), np.int32)
-    key = jax.ShapeDtypeStruct((rows, 2), np.uint32)
-    seen = jax.ShapeDtypeStruct((rows, self.vocab_size), bool)
+    # Only their shapes and dtypes are read, as of arrays.
+    numbers: Any = jax.ShapeDtypeStruct((rows,), np.int32)
+    key: Any = jax.ShapeDtypeStruct((rows, 2), np.uint32)
+    seen: Any = jax.ShapeDtypeStruct((rows, self.vocab_size), bool)
     return DecodeState(model, numbers, numbers, numbers, key, seen)
 
   def advance(
@@ -302,7 +301,7 @@ class Decoder:
       return None
     if isinstance(allowed, int | np.integer):
       checks.require(
-        1 <= allowed <= size,
+        1 <= int(allowed) <= size,
         f"Decoder: allowed must be 1 to {size} tokens, got {allowed}",
       )
       return None if allowed == size else jnp.asarray(np.arange(size) < allowed)
