@@ -71,8 +71,8 @@ class Decoder:
       chunk_size: Tokens of a prompt that the model reads in one call.
       piece: Most tokens that are drawn in one dispatch.
       widen: Whether to compute in float32 where the model computes in fewer
-        bits; None does so on a CPU, which multiplies a vector by a matrix of
-        bfloat16 many times slower than by one of float32.
+        bits; None does so on a CPU, which takes several times as long to
+        multiply one row by a matrix of bfloat16 as by one of float32.
 
     Raises:
       ValueError: An argument is wrong, or the model has no state.
