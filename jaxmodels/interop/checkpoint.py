@@ -77,6 +77,7 @@ def load(
     model = model.copy(scan_layers=scan_layers, parent=None)
     rules = list(family.rules(model))
     tensors = files.Tensors(root, family.rename, _names(rules), family.skip)
+    rules = _of_file(rules, tensors)
     layers = Layers(model)
     _check_names(family, rules, tensors, layers)
     params: dict[str, jax.Array] = {}
@@ -140,6 +141,7 @@ def save(
   rules = list(chosen.rules(model))
   _check_left({p for r in rules for p in r.ours}, layers, params)
   source = None if like is None else _source(pathlib.Path(like), chosen, rules)
+  rules = rules if source is None else _of_file(rules, source)
 
   def tensors() -> Iterator[tuple[str, np.ndarray]]:
     for rule in (rule for rule in rules if not rule.optional):
@@ -164,7 +166,21 @@ def _read_config(root: pathlib.Path) -> tuple[Family, LanguageModel]:
 
 def _names(rules: list[Rule]) -> set[str]:
   """The names of their tensors in rules."""
-  return {name for rule in rules for name in rule.theirs}
+  every = [*rules, *(rule.instead for rule in rules if rule.instead)]
+  return {name for rule in every for name in rule.theirs}
+
+
+def _of_file(rules: list[Rule], tensors: files.Tensors) -> list[Rule]:
+  """The rules, or those instead of them whose tensors a file has."""
+
+  def has(rule: Rule) -> bool:
+    return any(name in tensors for name in rule.theirs)
+
+  def of_file(rule: Rule) -> Rule:
+    other = rule.instead
+    return rule if other is None or has(rule) or not has(other) else other
+
+  return [of_file(rule) for rule in rules]
 
 
 def _source(

@@ -1,6 +1,7 @@
 """Files of models with delta rules whose layout is a trap."""
 
 import math
+import re
 
 import jax
 import numpy as np
@@ -141,6 +142,28 @@ def test_kimi_linear_has_experts_under_two_names(tmp_path):
   assert same(rewritten(tmp_path, tensors), variables)
 
 
+@pytest.mark.parametrize("record", [kimi_linear, qwen3_next])
+def test_experts_may_share_a_tensor(record, tmp_path):
+  model, variables, params, tensors = saved(record.TINY[0], tmp_path)
+  tensors = {k: x for k, x in tensors.items() if ".experts." not in k}
+  for path in params:
+    layer = re.fullmatch(r"backbone/layer_(\d)/mlp/router/kernel", path)
+    if layer is None:
+      continue
+    gate, value, output = (
+      np.swapaxes(params[f"backbone/layer_{layer[1]}/mlp/{name}"], 1, 2)
+      for name in ("gate", "value", "output")
+    )
+    prefix = f"model.layers.{layer[1]}.mlp.experts"
+    tensors[f"{prefix}.gate_up_proj"] = np.concatenate([gate, value], 1)
+    tensors[f"{prefix}.down_proj"] = np.ascontiguousarray(output)
+  assert any(name.endswith("gate_up_proj") for name in tensors)
+  assert same(rewritten(tmp_path, tensors), variables)
+  interop.save(tmp_path / "again", model, variables, like=tmp_path)
+  again = safetensors.load_file(tmp_path / "again" / "model.safetensors")
+  assert same(again, tensors)
+
+
 def test_fla_and_we_read_the_same_width_of_values():
   """The product 11 * (15 / 11) is below 15, and fla rounds it down."""
   values = gated_deltanet.TINY[0] | {"head_dim": 11, "expand_v": 15 / 11}
@@ -164,8 +187,6 @@ ROTARY = [
   },
   {"rope_parameters": {"rope_type": "yarn", "factor": 4.0, "mscale": 0.7}},
   {"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "truncate": False}},
-  # It has no effect within `max_position_embeddings`.
-  {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}},
   {"rope_theta": None},
 ]
 
@@ -188,11 +209,18 @@ def test_rotary_positions_have_the_numbers_of_their_config():
   assert yarn["rotary_ramp"] == "whole_channels"
 
 
+def test_an_odd_number_of_rotated_channels_is_rounded_up():
+  """Published code then has the speeds base^(-2i / 3) for 4 channels."""
+  config = Config({"rope_theta": 64.0, "partial_rotary_factor": 0.4})
+  fields = read_rotary(config, 8, 256)
+  assert fields["rotary_fraction"] * 8 == 4
+  assert fields["rotary_base"] ** (-2 / 4) == pytest.approx(64.0 ** (-2 / 3))
+
+
 @pytest.mark.parametrize(
   ("values", "match"),
   [
-    ({"rope_type": "longrope"}, "rope_type is 'longrope'; known"),
-    ({"partial_rotary_factor": 0.4}, "rotates 3 of 8 channels"),
+    ({"rope_type": "dynamic", "factor": 2.0}, "rope_type is 'dynamic'; known"),
     ({"rope_type": "linear"}, "the key 'factor' is missing"),
   ],
 )
