@@ -90,7 +90,7 @@ def test_the_gate_of_attention_follows_the_query_of_each_head(tmp_path):
 
 def test_a_model_of_text_and_images_gives_its_text(tmp_path):
   values = qwen3_5.TINY[0]
-  _, variables, _, tensors = saved(values, tmp_path)
+  model, variables, _, tensors = saved(values, tmp_path)
   tensors = {
     name.replace("model.", "model.language_model.", 1): value
     for name, value in tensors.items()
@@ -99,6 +99,11 @@ def test_a_model_of_text_and_images_gives_its_text(tmp_path):
   tensors["mtp.fc.weight"] = np.zeros(3, np.float32)
   config = {"model_type": "qwen3_5", "text_config": values, "vision_config": {}}
   assert same(rewritten(tmp_path, tensors, config), variables)
+  # What is saved like this folder is the text alone.
+  interop.save(tmp_path / "text", model, variables, like=tmp_path)
+  again, loaded = interop.load(tmp_path / "text")
+  assert same(loaded, variables)
+  assert difference(model, again) is None
   # Other tensors are still unknown.
   tensors["model.other"] = np.zeros(3, np.float32)
   with pytest.raises(FolderError, match=r"has no tensors model\.other"):
