@@ -17,15 +17,14 @@ def explicit(module: Any) -> Any:
   fields stay as they are.
   """
   for kind, sizes in _SIZES.items():
-    if isinstance(module, kind):
-      values = sizes(module)
-      missing = {name: x for name, x in values.items() if _lacks(module, name)}
+    if issubclass(type(module), kind):
+      missing = {
+        name: size
+        for name, size in sizes(module).items()
+        if getattr(module, name) is None
+      }
       return module.clone(parent=None, **missing) if missing else module
   return module
-
-
-def _lacks(module: Any, name: str) -> bool:
-  return getattr(module, name) is None
 
 
 def _delta_net(mixer: DeltaNet) -> dict[str, int]:
