@@ -15,6 +15,7 @@ from flax import traverse_util
 from jaxmodels.interop import folder as files
 from jaxmodels.interop.config import Config, FolderError
 from jaxmodels.interop.context import with_max_length
+from jaxmodels.interop.defaults import explicit
 from jaxmodels.interop.families import FAMILIES, family_of
 from jaxmodels.interop.family import Family
 from jaxmodels.interop.int8 import Int8Kernel, is_kernel, quantize
@@ -324,7 +325,7 @@ def difference(model: LanguageModel, other: LanguageModel) -> str | None:
         own, theirs = getattr(mine, part), getattr(read, part)
         if type(own) is type(theirs) and own is not None:
           what = f"the {part} of layer {i}"
-          pairs.append((what, own.module, theirs.module))
+          pairs.append((what, explicit(own.module), explicit(theirs.module)))
   for what, mine, read in pairs:
     if type(mine) is not type(read):
       return f"{what}: {type(mine).__name__} against {type(read).__name__}"
