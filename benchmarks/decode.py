@@ -241,8 +241,8 @@ def _far(name: str, options: argparse.Namespace) -> None:
   took = time.perf_counter() - start
   far = min(ours.seconds_per_token() for _ in range(options.repeats))
   print(
-    f"{name}, {options.depth} layers, 1 row: {1e3 * near:.1f} ms per token at the start, "
-    f"{1e3 * far:.1f} ms after {options.behind:,} tokens "
+    f"{name}, {options.depth} layers, 1 row: {1e3 * near:.1f} ms per token at "
+    f"the start, {1e3 * far:.1f} ms after {options.behind:,} tokens "
     f"(read in {took:.1f} s)",
     flush=True,
   )
