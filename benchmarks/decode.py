@@ -32,7 +32,7 @@ _MARK = re.compile(r"(<!-- decode -->\n).*?(<!-- /decode -->)", re.S)
 _GREEDY = Sampling(temperature=0)
 # Elements that the measurement of the bandwidth reads: 512 MiB of float32.
 _READ = 1 << 27
-_TABLE = Shape(width=256, heads=4, depth=4)
+_TABLE = Shape(width=256, heads=4, depth=2)
 _MOST_ROWS = 32
 
 
@@ -51,7 +51,13 @@ def parser() -> argparse.ArgumentParser:
   flags.add_argument("--tokens", type=int, default=16, help="tokens per round")
   flags.add_argument("--repeats", type=int, default=3, help="rounds")
   flags.add_argument(
-    "--behind", type=int, default=0, help="tokens to read before a last round"
+    "--behind",
+    type=int,
+    default=0,
+    help="instead, time tokens before and after a prompt of this length",
+  )
+  flags.add_argument(
+    "--depth", type=int, default=24, help="layers of the model of --behind"
   )
   flags.add_argument("--table", action="store_true", help="time every mixer")
   flags.add_argument(
@@ -73,10 +79,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
       _PAGE.write_text(update(_PAGE.read_text(), text))
     return 0
   for name in options.models:
-    for batch in options.batches:
-      _compare(name, batch, options)
     if options.behind:
       _far(name, options)
+      continue
+    for batch in options.batches:
+      _compare(name, batch, options)
   return 0
 
 
@@ -189,13 +196,16 @@ def _rounds(
 
 
 def _variables(name: str, peer: Any) -> Any:
-  if peer is not None:
-    return peer.variables()
+  return (
+    _random(decode_peers.SHAPES[name]) if peer is None else peer.variables()
+  )
+
+
+def _random(network: LanguageModel) -> Any:
+  """Random variables of a model."""
   rng = np.random.default_rng(0)
   tokens = jnp.zeros((1, 1), jnp.int32)
-  shapes = jax.eval_shape(
-    decode_peers.SHAPES[name].init, jax.random.key(0), tokens
-  )
+  shapes = jax.eval_shape(network.init, jax.random.key(0), tokens)
   return jax.tree.map(
     lambda s: jnp.asarray(0.02 * rng.standard_normal(s.shape, np.float32)),
     shapes,
@@ -216,9 +226,10 @@ def _check_logits(name: str, variables: Any, peer: Any) -> None:
 
 def _far(name: str, options: argparse.Namespace) -> None:
   """Prints the time per token with few and with many tokens behind it."""
+  network = decode_peers.SHAPES[name].clone(depth=options.depth)
   decoder = Decoder(
-    decode_peers.SHAPES[name],
-    _variables(name, None),
+    network,
+    _random(network),
     _GREEDY,
     chunk_size=256,
     piece=options.tokens,
@@ -230,8 +241,8 @@ def _far(name: str, options: argparse.Namespace) -> None:
   took = time.perf_counter() - start
   far = min(ours.seconds_per_token() for _ in range(options.repeats))
   print(
-    f"{name}, 1 row: {1e3 * near:.1f} ms per token at the start, "
-    f"{1e3 * far:.1f} ms after {options.behind:,} tokens "
+    f"{name}, {options.depth} layers, 1 row: {1e3 * near:.1f} ms per token at "
+    f"the start, {1e3 * far:.1f} ms after {options.behind:,} tokens "
     f"(read in {took:.1f} s)",
     flush=True,
   )

@@ -14,6 +14,8 @@ from flax import traverse_util
 
 from jaxmodels.interop import folder as files
 from jaxmodels.interop.config import Config, FolderError
+from jaxmodels.interop.context import with_max_length
+from jaxmodels.interop.defaults import explicit
 from jaxmodels.interop.families import FAMILIES, family_of
 from jaxmodels.interop.family import Family
 from jaxmodels.interop.int8 import Int8Kernel, is_kernel, quantize
@@ -35,6 +37,7 @@ def load(
   dtype: jnp.dtype | None = None,
   placement: Placement = None,
   scan_layers: bool = False,
+  max_length: int | None = None,
   int8: bool = False,
 ) -> tuple[LanguageModel, dict[str, Any]]:
   """Loads a model from a folder in the layout of Hugging Face.
@@ -52,6 +55,8 @@ def load(
       device.
     scan_layers: Whether the model scans over repeats of its pattern of layers,
       which compiles faster; see `Backbone`.
+    max_length: The most tokens of a sequence, for layers of full attention,
+      whose caches have room for so many; None is that of the config.
     int8: Whether kernels are stored in int8, see `jaxmodels.interop.int8`.
       Such variables cannot be trained or saved. It excludes `placement` and
       `scan_layers`.
@@ -67,6 +72,8 @@ def load(
   if int8 and (scan_layers or placement is not None):
     raise FolderError("load: int8 excludes scan_layers and placement")
   family, model = _read_config(root)
+  if max_length is not None:
+    model = with_max_length(model, max_length)
   with _named(root):
     model = model.copy(scan_layers=scan_layers, parent=None)
     rules = list(family.rules(model))
@@ -318,7 +325,7 @@ def difference(model: LanguageModel, other: LanguageModel) -> str | None:
         own, theirs = getattr(mine, part), getattr(read, part)
         if type(own) is type(theirs) and own is not None:
           what = f"the {part} of layer {i}"
-          pairs.append((what, own.module, theirs.module))
+          pairs.append((what, explicit(own.module), explicit(theirs.module)))
   for what, mine, read in pairs:
     if type(mine) is not type(read):
       return f"{what}: {type(mine).__name__} against {type(read).__name__}"

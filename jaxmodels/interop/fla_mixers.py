@@ -33,17 +33,15 @@ ACTIVATIONS = {
 NAMES = {ours: theirs for theirs, ours in ACTIVATIONS.items()}
 
 
-def activation(
-  config: Config, key: str, default: str | None = None
-) -> str | None:
-  """Our name of the activation that a key names, or None."""
+def activation(config: Config, key: str, default: str) -> str:
+  """Our name of the activation that a key names."""
   name = config.get(key, default)
-  if name is not None and name not in ACTIVATIONS:
+  if name not in ACTIVATIONS:
     raise FolderError(
       f"{config.where}: {key} must be one of {', '.join(ACTIVATIONS)}, got "
       f"{name!r}"
     )
-  return None if name is None else ACTIVATIONS[name]
+  return ACTIVATIONS[name]
 
 
 def head_width(
@@ -72,11 +70,13 @@ def norm_scale(config: Config) -> bool:
 
 def read_gated(config: Config, heads: int) -> dict[str, Any]:
   """The fields that `GLA` and `RetNet` share."""
-  kv_heads = config.get("num_kv_heads")
+  kv_heads, phi = config.get("num_kv_heads"), config.get("feature_map")
+  if phi is not None:
+    phi = activation(config, "feature_map", phi)
   return {
     "heads": heads,
     "kv_heads": None if kv_heads == heads else kv_heads,
-    "feature_map": activation(config, "feature_map"),
+    "feature_map": phi,
     "output_gate": config.get("use_output_gate", True),
     "norm_scale": norm_scale(config),
     "norm_epsilon": config.get("norm_eps", 1e-6),
@@ -97,9 +97,11 @@ def write_gated(mixer: GLA | RetNet) -> dict[str, Any]:
 
 def write_widths(mixer: GLA | RetNet) -> dict[str, Any]:
   """The ratios of all heads to the model's width."""
+  widths = {"expand_k": mixer.key_width, "expand_v": mixer.value_width}
   return {
-    "expand_k": mixer.key_width * mixer.heads / mixer.width,
-    "expand_v": mixer.value_width * mixer.heads / mixer.width,
+    key: width * mixer.heads / mixer.width
+    for key, width in widths.items()
+    if width is not None
   }
 
 

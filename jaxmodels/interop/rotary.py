@@ -8,7 +8,7 @@ from jaxmodels.mixers import SoftmaxAttention
 
 __all__ = ["read_rotary", "write_rotary"]
 
-_KINDS = ("default", "linear", "llama3", "yarn")
+_KINDS = ("default", "dynamic", "linear", "llama3", "yarn")
 
 
 def read_rotary(
@@ -69,6 +69,10 @@ def _channels(base: float, fraction: float, head_width: int) -> dict[str, Any]:
 def _scaling(part: Config, kind: str, max_length: int) -> dict[str, Any]:
   """The fields for sequences that are longer than those of the training."""
   if kind == "default":
+    return {}
+  if kind == "dynamic":
+    # It changes the base beyond `max_position_embeddings` only.
+    part.ignore("factor", "original_max_position_embeddings")
     return {}
   if kind == "linear":
     return {"rotary_factor": float(part["factor"])}

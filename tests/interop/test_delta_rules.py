@@ -15,6 +15,7 @@ from jaxmodels.interop.config import Config, FolderError
 from jaxmodels.interop.families import FAMILIES, family_of
 from jaxmodels.interop.rotary import read_rotary, write_rotary
 from jaxmodels.mixers import SoftmaxAttention
+from jaxmodels.models import LanguageModel
 from tests.interop.families import (
   gated_deltanet,
   kimi_linear,
@@ -90,7 +91,7 @@ def test_the_gate_of_attention_follows_the_query_of_each_head(tmp_path):
 
 def test_a_model_of_text_and_images_gives_its_text(tmp_path):
   values = qwen3_5.TINY[0]
-  _, variables, _, tensors = saved(values, tmp_path)
+  model, variables, _, tensors = saved(values, tmp_path)
   tensors = {
     name.replace("model.", "model.language_model.", 1): value
     for name, value in tensors.items()
@@ -99,6 +100,11 @@ def test_a_model_of_text_and_images_gives_its_text(tmp_path):
   tensors["mtp.fc.weight"] = np.zeros(3, np.float32)
   config = {"model_type": "qwen3_5", "text_config": values, "vision_config": {}}
   assert same(rewritten(tmp_path, tensors, config), variables)
+  # What is saved like this folder is the text alone.
+  interop.save(tmp_path / "text", model, variables, like=tmp_path)
+  again, loaded = interop.load(tmp_path / "text")
+  assert same(loaded, variables)
+  assert difference(model, again) is None
   # Other tensors are still unknown.
   tensors["model.other"] = np.zeros(3, np.float32)
   with pytest.raises(FolderError, match=r"has no tensors model\.other"):
@@ -164,6 +170,21 @@ def test_experts_may_share_a_tensor(record, tmp_path):
   assert same(again, tensors)
 
 
+@pytest.mark.parametrize("name", ["gated_deltanet", "gla"])
+def test_a_model_with_default_sizes_is_saved(name, tmp_path):
+  """A config states the sizes that None stands for."""
+  model = LanguageModel(50, 32, 1, (name,))
+  variables = drawn(model)
+  interop.save(tmp_path, model, variables)
+  again, loaded = interop.load(tmp_path)
+  assert same(loaded, variables)
+  assert difference(model, again) is None
+  # KDA of fla has a gate of low rank, which is no size by default.
+  with pytest.raises(FolderError, match="kda cannot hold output_gate_rank"):
+    model = LanguageModel(50, 32, 1, ("kda",))
+    interop.save(tmp_path, model, drawn(model))
+
+
 def test_fla_and_we_read_the_same_width_of_values():
   """The product 11 * (15 / 11) is below 15, and fla rounds it down."""
   values = gated_deltanet.TINY[0] | {"head_dim": 11, "expand_v": 15 / 11}
@@ -220,7 +241,7 @@ def test_an_odd_number_of_rotated_channels_is_rounded_up():
 @pytest.mark.parametrize(
   ("values", "match"),
   [
-    ({"rope_type": "dynamic", "factor": 2.0}, "rope_type is 'dynamic'; known"),
+    ({"rope_type": "longrope"}, "rope_type is 'longrope'; known"),
     ({"rope_type": "linear"}, "the key 'factor' is missing"),
   ],
 )

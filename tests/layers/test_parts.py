@@ -28,6 +28,21 @@ def test_rms_norm_normalises_each_group():
     RMSNorm(groups=5).apply(params, x)
 
 
+def test_norms_without_a_scale_and_with_or_without_a_bias():
+  x, scale, bias = draw(2, 5, 12), draw(12), draw(12)[::-1]
+  unscaled = RMSNorm(use_scale=False).apply({}, x)
+  np.testing.assert_allclose(unscaled, plain.rms(x, 1), rtol=1e-5, atol=1e-6)
+  params = {"params": {"scale": scale, "bias": bias}}
+  biased = RMSNorm(use_bias=True).apply(params, x)
+  np.testing.assert_allclose(
+    biased, plain.rms(x, scale) + bias, rtol=1e-5, atol=1e-5
+  )
+  unbiased = LayerNorm(use_bias=False).apply({"params": {"scale": scale}}, x)
+  np.testing.assert_allclose(
+    unbiased, LayerNorm().apply(params, x) - bias, rtol=1e-5, atol=1e-5
+  )
+
+
 def test_norms_compute_in_float32_for_bfloat16():
   # The sum of squares of 4096 ones stops at 256 in bfloat16.
   x = jnp.ones((1, 4096), jnp.bfloat16)

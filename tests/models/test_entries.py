@@ -211,7 +211,7 @@ WRONG = {
   ),
   "norm": (
     {"norm": "batch"},
-    "unknown norm 'batch'; known are layer, layer_unbiased, rms",
+    "unknown norm 'batch'; known are layer, layer_unbiased, rms, rms_biased",
   ),
   "layout": ({"layout": "prenorm"}, "unknown layout 'prenorm'; did you mean "),
   "layouts": (
@@ -368,3 +368,29 @@ def test_a_layer_may_be_a_channel_mixer_alone(scan_layers):
   np.testing.assert_allclose(rest, y[:, 4:], rtol=0, atol=1e-6)
   sharded = model.clone(mixers=("s5", model.mixers[1]), axis_name="s")
   assert all(isinstance(b, Block) for b in sharded.pattern())
+
+
+def test_the_last_norm_can_differ_from_those_of_the_layers():
+  model = Backbone(
+    WIDTH,
+    1,
+    (Leaky(),),
+    mlp="none",
+    norm="layer_unbiased",
+    norm_epsilon=1e-2,
+    final_norm="rms_biased",
+    final_norm_epsilon=0.5,
+  )
+  params = jax.jit(model.init)(jax.random.key(0), X)["params"]
+  scale, bias = np.random.default_rng(0).normal(size=(2, WIDTH))
+  params["norm"] = {"scale": scale.astype("f4"), "bias": bias.astype("f4")}
+  own = params["layer_0"]
+  assert own["mixer_norm"].keys() == {"scale"}
+  x = X.astype(np.float64)
+  y, _ = Leaky(width=WIDTH).apply(
+    {"params": own["mixer"]}, NORMS["layer"](X, None)
+  )
+  x = x + np.asarray(y, np.float64)
+  wanted = x / np.sqrt(np.mean(x * x, -1, keepdims=True) + 0.5) * scale + bias
+  found, _ = jax.jit(model.apply)({"params": params}, X)
+  np.testing.assert_allclose(found, wanted, rtol=0, atol=2e-5)

@@ -15,6 +15,7 @@ from jaxmodels.interop.config import Config, FolderError
 from jaxmodels.interop.family import Family, mixer_of, mlp_of
 from jaxmodels.layers import RWKVChannelMix
 from jaxmodels.mixers import RWKV7
+from jaxmodels.mixers.rwkv6 import count_heads
 from jaxmodels.models import LanguageModel
 
 # Their letters and our names: shares of the last token, and low-rank maps.
@@ -86,7 +87,7 @@ def _head_width(config: Config, width: int) -> int:
   return head_width
 
 
-def _ranks(config: Config, width: int, head_width: int) -> dict[str, int]:
+def _ranks(config: Config, width: int, head_width: int) -> dict[str, Any]:
   found = {}
   for field, (key, default, factor) in _RANKS.items():
     rank = config.get(key, default)
@@ -107,19 +108,18 @@ def _hidden(config: Config, width: int) -> int:
 def write(model: LanguageModel) -> dict[str, Any]:
   """The config of a model."""
   mixer, mlp = mixer_of(model, 0), mlp_of(model, 0)
+  heads = count_heads(mixer)
   return {
     **{key: getattr(mixer, field) for field, (key, *_) in _RANKS.items()},
     "fuse_norm": mixer.key_epsilon != _UNFUSED,
-    "head_dim": mixer.head_width,
-    "hidden_act": "sqrelu"
-    if mlp.activation == "relu2"
-    else fla_mixers.NAMES[mlp.activation],
+    "head_dim": model.width // heads,
+    "hidden_act": fla_mixers.NAMES[mlp.activation],
     "hidden_size": model.width,
     "intermediate_size": mlp.hidden,
     "norm_bias": model.norm == "layer",
     "norm_eps": model.norm_epsilon,
     "norm_first": model.input_norm,
-    "num_heads": model.width // mixer.head_width,
+    "num_heads": heads,
     "num_hidden_layers": model.depth,
     "tie_word_embeddings": model.tie_embeddings,
     "value_dim": [model.width] * model.depth,
@@ -172,8 +172,8 @@ def _mixer_rules(theirs: str, ours: str, mixer: RWKV7) -> Iterator[r.Rule]:
       yield r.same(f"{lora}.2.bias", f"{ours}/{name}_bias")
   yield r.same(f"{theirs}.k_k", f"{ours}/xi")
   yield r.same(f"{theirs}.k_a", f"{ours}/alpha")
-  shape = (width // mixer.head_width, mixer.head_width)
-  yield r.same(f"{theirs}.r_k", f"{ours}/rho", shape)
+  heads = count_heads(mixer)
+  yield r.same(f"{theirs}.r_k", f"{ours}/rho", (heads, width // heads))
   yield from _norm(f"{theirs}.g_norm", f"{ours}/norm", True)
   yield from r.dense(f"{theirs}.o_proj", f"{ours}/output")
 
