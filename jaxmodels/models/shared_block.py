@@ -19,6 +19,7 @@ from jaxmodels.mixers.softmax_attention import (
   SoftmaxAttentionState,
 )
 from jaxmodels.ops.engine import checks
+from jaxmodels.ops.engine.explicit import run_by_letters
 from jaxmodels.ops.engine.exporting import serializable
 
 __all__ = ["SharedBlock", "SharedBlockState"]
@@ -260,6 +261,12 @@ class _SharedAttention(SoftmaxAttention):
 
 def _product(x: jax.Array, weights: Arrays, name: str) -> jax.Array:
   """The product of x [B, L, F] and a shared kernel, plus its bias if any."""
-  y = jnp.einsum("blf,fg->blg", x, weights[name].astype(x.dtype))
+  y = run_by_letters(
+    "shared_block",
+    lambda arrays: arrays["x"] @ arrays["kernel"],
+    {"x": x, "kernel": weights[name].astype(x.dtype)},
+    {"x": "B L D", "kernel": "D F"},
+    "B L F",
+  )
   bias = weights.get(f"{name}_bias")
   return y if bias is None else y + bias.astype(y.dtype)[None, None]

@@ -103,7 +103,7 @@ def test_the_stack_holds_each_block_once():
 
 @pytest.mark.slow
 def test_alone_it_keeps_the_contract_of_mixers():
-  check_mixer(hybrid(0), length=12, bfloat16=False, verbose=False)
+  check_mixer(hybrid(0), length=12, verbose=False)
 
 
 def test_a_bias_of_the_attention_is_refused():
