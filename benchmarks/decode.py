@@ -32,7 +32,7 @@ _MARK = re.compile(r"(<!-- decode -->\n).*?(<!-- /decode -->)", re.S)
 _GREEDY = Sampling(temperature=0)
 # Elements that the measurement of the bandwidth reads: 512 MiB of float32.
 _READ = 1 << 27
-_TABLE = Shape(width=256, heads=4, depth=4)
+_TABLE = Shape(width=256, heads=4, depth=2)
 _MOST_ROWS = 32
 
 

@@ -71,8 +71,8 @@ class Decoder:
       chunk_size: Tokens of a prompt that the model reads in one call.
       piece: Most tokens that are drawn in one dispatch.
       widen: Whether to compute in float32 where the model computes in fewer
-        bits; None does so on a CPU, which multiplies a vector by a matrix of
-        bfloat16 many times slower than by one of float32.
+        bits; None does so on a CPU, which takes several times as long to
+        multiply one row by a matrix of bfloat16 as by one of float32.
 
     Raises:
       ValueError: An argument is wrong, or the model has no state.
@@ -134,7 +134,7 @@ class Decoder:
       jnp.asarray(zeros),
       jnp.asarray(zeros.copy()),
       keys_of(seeds),
-      jnp.asarray(seen_in(first[:, None], self.vocab_size)),
+      jnp.asarray(seen_in([row[:1] for row in prompts], self.vocab_size)),
     )
     return self.read(state, [row[1:] for row in prompts])
 
@@ -224,9 +224,10 @@ class Decoder:
   def shapes(self, rows: int) -> DecodeState:
     """The shapes and dtypes of a state of that many rows."""
     model = jax.eval_shape(lambda: self._init_state(rows))
-    numbers = jax.ShapeDtypeStruct((rows,), np.int32)
-    key = jax.ShapeDtypeStruct((rows, 2), np.uint32)
-    seen = jax.ShapeDtypeStruct((rows, self.vocab_size), bool)
+    # Only their shapes and dtypes are read, as of arrays.
+    numbers: Any = jax.ShapeDtypeStruct((rows,), np.int32)
+    key: Any = jax.ShapeDtypeStruct((rows, 2), np.uint32)
+    seen: Any = jax.ShapeDtypeStruct((rows, self.vocab_size), bool)
     return DecodeState(model, numbers, numbers, numbers, key, seen)
 
   def advance(
@@ -300,7 +301,7 @@ class Decoder:
       return None
     if isinstance(allowed, int | np.integer):
       checks.require(
-        1 <= allowed <= size,
+        1 <= int(allowed) <= size,
         f"Decoder: allowed must be 1 to {size} tokens, got {allowed}",
       )
       return None if allowed == size else jnp.asarray(np.arange(size) < allowed)
