@@ -89,6 +89,7 @@ class SharedBlock(Mixer):
     """The equation above; `shared` holds e and the shared weights."""
     check_fields(self, "hidden", "adapter_rank")
     values = self.init_shared(x, 1, self._own) if shared is None else shared
+    x = x.astype(self.dtype)
     own = f"block_{self.block}_"
     weights = {name: values[own + name] for name in self._shapes()}
     both = jnp.concatenate([x, values["embedding"].astype(x.dtype)], -1)
