@@ -61,7 +61,8 @@ class Started:
     inner: Any = model.model if isinstance(model, LoRA) else model
     self._scans = getattr(inner, "scan_layers", False)
     places = jax.tree.map(lambda x: x.sharding, shapes)
-    self._draw = jax.jit(draw, out_shardings=places)
+    # The state takes the memory of what was read.
+    self._draw = jax.jit(draw, donate_argnums=1, out_shardings=places)
 
   def __call__(self, seed: Any) -> TrainState:
     """Returns the state of a seed."""

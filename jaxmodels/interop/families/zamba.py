@@ -35,7 +35,7 @@ def read(config: Config) -> LanguageModel:
   depth = config.get("num_hidden_layers", 76)
   epsilon = config.get("rms_norm_eps", 1e-5)
   config.ignore(*_NEUTRAL)
-  mamba = nn.FrozenDict(
+  mamba: nn.FrozenDict = nn.FrozenDict(
     expand=config.get("mamba_expand", 2),
     heads=config.get("n_mamba_heads", 2),
     state_width=config.get("mamba_d_state", 16),

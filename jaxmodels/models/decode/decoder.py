@@ -31,9 +31,9 @@ class Decoder:
 
   Rows may have prompts of different lengths: a row is read in chunks that
   depend on its own length alone, and the state of a row stays as it is while
-  other rows read. So nothing is padded, and every mixer gives each row what it
-  gives the row alone. Prompts of any length are read in constant memory (if
-  the state of the mixers is constant).
+  other rows read. So no padding enters a state, and every mixer gives each row
+  what it gives the row alone. A prompt of any length is read in the memory of
+  one chunk, beside the state.
 
   A decoder compiles its programs once, for each number of rows.
 
@@ -231,13 +231,18 @@ class Decoder:
     return DecodeState(model, numbers, numbers, numbers, key, seen)
 
   def advance(
-    self, state: DecodeState, limits: np.ndarray
+    self,
+    state: DecodeState,
+    limits: np.ndarray,
+    ends_differ: bool = False,
   ) -> tuple[DecodeState, np.ndarray, np.ndarray]:
     """Draws up to `limits` [B] tokens, and at most a piece, in one dispatch.
 
     Args:
       state: The rows so far. It is donated.
       limits: Most tokens of each row.
+      ends_differ: Whether rows may end apart in a later call. It avoids a
+        compilation in the middle of a stream, and changes no result.
 
     Returns:
       The state; the tokens [B, piece], -1 after the last one of a row; and
@@ -247,13 +252,13 @@ class Decoder:
     # If no row can end before another, the loop ends with all of them.
     # Otherwise the rows that have ended keep their states, and each token costs
     # one more pass over the states.
-    together = not self.stop_tokens and bool((limits == limits[0]).all())
+    ends_differ |= bool(self.stop_tokens) or bool((limits != limits[0]).any())
     state, tokens, log_probs = self._draw_program(
       self.variables,
       self.allowed,
       state,
       limits,
-      together or limits.size == 1,
+      ends_differ and limits.size > 1,
     )
     return state, np.asarray(tokens), np.asarray(log_probs)
 
@@ -348,11 +353,11 @@ class Decoder:
     allowed: jax.Array | None,
     state: DecodeState,
     limits: jax.Array,
-    together: bool,
+    ends_differ: bool,
   ) -> tuple[DecodeState, jax.Array, jax.Array]:
     """Draws up to `limits` [B] tokens of each row; see `advance`.
 
-    `together` says that all rows end at the same token.
+    `ends_differ` says that a row may end before another.
     """
     count = state.token.size
     tokens = jnp.full((count, self._piece), -1, jnp.int32)
@@ -364,7 +369,7 @@ class Decoder:
     def body(carry: Any) -> Any:
       i, before, active, tokens, log_probs = carry
       after, log_prob = self._step(variables, allowed, before)
-      if not together:
+      if ends_differ:
         after = self._where(active, after, before)
       column = jnp.where(active, after.token, -1)
       tokens = lax.dynamic_update_slice(tokens, column[:, None], (0, i))
