@@ -32,7 +32,7 @@ _MARK = re.compile(r"(<!-- decode -->\n).*?(<!-- /decode -->)", re.S)
 _GREEDY = Sampling(temperature=0)
 # Elements that the measurement of the bandwidth reads: 512 MiB of float32.
 _READ = 1 << 27
-_TABLE = Shape(width=256, heads=4, depth=4)
+_TABLE = Shape(width=256, heads=4, depth=1)
 _MOST_ROWS = 32
 
 
@@ -51,11 +51,22 @@ def parser() -> argparse.ArgumentParser:
   flags.add_argument("--tokens", type=int, default=16, help="tokens per round")
   flags.add_argument("--repeats", type=int, default=3, help="rounds")
   flags.add_argument(
-    "--behind", type=int, default=0, help="tokens to read before a last round"
+    "--behind",
+    type=int,
+    default=0,
+    help="instead, time tokens before and after a prompt of this length",
+  )
+  flags.add_argument(
+    "--depth", type=int, default=24, help="layers of the model of --behind"
   )
   flags.add_argument("--table", action="store_true", help="time every mixer")
   flags.add_argument(
     "--mixers", nargs="+", choices=MIXERS, default=sorted(MIXERS)
+  )
+  flags.add_argument(
+    "--cpu-time",
+    action="store_true",
+    help="time in seconds of CPU of all threads, for a machine that is busy",
   )
   flags.add_argument(
     "--write", action="store_true", help="put the table into the README"
@@ -66,6 +77,8 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
   """Runs the command."""
   options = parser().parse_args(arguments)
+  if options.cpu_time:
+    decode_peers.clock.now = time.process_time
   if options.table or options.write:
     text = table(options.mixers, options.tokens, options.repeats)
     print(text, end="")
@@ -73,10 +86,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
       _PAGE.write_text(update(_PAGE.read_text(), text))
     return 0
   for name in options.models:
-    for batch in options.batches:
-      _compare(name, batch, options)
     if options.behind:
       _far(name, options)
+      continue
+    for batch in options.batches:
+      _compare(name, batch, options)
   return 0
 
 
@@ -101,9 +115,9 @@ class Limit(NamedTuple):
 
 
 def _seconds(call: Callable[[], Any]) -> float:
-  start = time.perf_counter()
+  start = decode_peers.clock.now()
   call()
-  return time.perf_counter() - start
+  return decode_peers.clock.now() - start
 
 
 class Ours:
@@ -189,13 +203,16 @@ def _rounds(
 
 
 def _variables(name: str, peer: Any) -> Any:
-  if peer is not None:
-    return peer.variables()
+  return (
+    _random(decode_peers.SHAPES[name]) if peer is None else peer.variables()
+  )
+
+
+def _random(network: LanguageModel) -> Any:
+  """Random variables of a model."""
   rng = np.random.default_rng(0)
   tokens = jnp.zeros((1, 1), jnp.int32)
-  shapes = jax.eval_shape(
-    decode_peers.SHAPES[name].init, jax.random.key(0), tokens
-  )
+  shapes = jax.eval_shape(network.init, jax.random.key(0), tokens)
   return jax.tree.map(
     lambda s: jnp.asarray(0.02 * rng.standard_normal(s.shape, np.float32)),
     shapes,
@@ -216,22 +233,21 @@ def _check_logits(name: str, variables: Any, peer: Any) -> None:
 
 def _far(name: str, options: argparse.Namespace) -> None:
   """Prints the time per token with few and with many tokens behind it."""
+  network = decode_peers.SHAPES[name].clone(depth=options.depth)
   decoder = Decoder(
-    decode_peers.SHAPES[name],
-    _variables(name, None),
+    network,
+    _random(network),
     _GREEDY,
     chunk_size=256,
     piece=options.tokens,
   )
   ours = Ours(decoder, 1, options.tokens)
   near = min(ours.seconds_per_token() for _ in range(options.repeats))
-  start = time.perf_counter()
-  ours.read(options.behind)
-  took = time.perf_counter() - start
+  took = _seconds(lambda: ours.read(options.behind))
   far = min(ours.seconds_per_token() for _ in range(options.repeats))
   print(
-    f"{name}, 1 row: {1e3 * near:.1f} ms per token at the start, "
-    f"{1e3 * far:.1f} ms after {options.behind:,} tokens "
+    f"{name}, {options.depth} layers, 1 row: {1e3 * near:.1f} ms per token at "
+    f"the start, {1e3 * far:.1f} ms after {options.behind:,} tokens "
     f"(read in {took:.1f} s)",
     flush=True,
   )
@@ -254,9 +270,7 @@ def table(mixers: Sequence[str], tokens: int, repeats: int) -> str:
 
 def _row(mixer: str, tokens: int, repeats: int) -> str:
   network = model(mixer, _TABLE, 1024)
-  inputs = jnp.zeros((1, 1), jnp.int32)
-  variables = jax.jit(network.init)(jax.random.key(0), inputs)
-  decoder = Decoder(network, variables, _GREEDY, piece=tokens)
+  decoder = Decoder(network, _random(network), _GREEDY, piece=tokens)
   state = decoder.shapes(1).model
   size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
   rates = []

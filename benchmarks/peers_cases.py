@@ -247,7 +247,7 @@ def transformers_duality():
 
 
 def mlstm_chunkwise_torch():
-  """As `mlstm_chunkwise`."""
+  """As `mlstm_chunkwise`, but its m has another axis."""
   name = "mlstm_kernels.torch.chunkwise.native.fwbw"
   kernel = importlib.import_module(name).mlstm_chunkwise__native_autograd
   torch = importlib.import_module("torch")
@@ -255,11 +255,11 @@ def mlstm_chunkwise_torch():
   def run(q, k, v, log_input_gate, log_forget_gate):
     f = log_forget_gate - torch.log(-torch.expm1(log_forget_gate))
     tokens = q * math.sqrt(WIDTH), k, v, log_input_gate, f
-    y, state = kernel(
+    y, (S, z, m) = kernel(
       *(x.transpose(1, 2) for x in tokens), return_last_states=True, eps=0.0,
       chunk_size=CHUNK,
     )  # fmt: skip
-    return y.transpose(1, 2), state
+    return y.transpose(1, 2), (S, z, m[..., 0])
 
   return run
 

@@ -22,7 +22,7 @@ from train.devices.strategy import Strategy, make_strategy
 from train.errors import UserError, described, is_disk_full
 from train.metrics import FILE_NAME
 from train.optimizer import make_optimizer, schedule
-from train.start import Started
+from train.start import first_state
 from train.state import TrainState, initial_state
 from train.step import Learner
 
@@ -179,11 +179,7 @@ def share(
     shapes,
     places,
   )
-  # Drawn sharded, so that no device holds all parameters of a large model.
-  if config.start is None:
-    drawn: Any = jax.jit(draw, out_shardings=places)
-  else:
-    drawn = Started(config.start, config.model, draw, shapes)
+  drawn = first_state(config.start, config.model, draw, shapes)
   if jax.process_count() > 1:
     _check_programs(strategy, drawn, shapes, first, config)
   return Shared(

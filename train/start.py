@@ -1,4 +1,4 @@
-"""Puts the variables of a checkpoint of somebody else into the first state."""
+"""The first state of a run, perhaps with the variables of a checkpoint."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +13,27 @@ from train.config.start import folder_of
 from train.errors import UserError, described
 from train.parameters import path_of
 from train.state import TrainState, base_variables
+
+
+def first_state(
+  start: str | None,
+  model: nn.Module,
+  draw: Callable[..., TrainState],
+  shapes: TrainState,
+) -> Any:
+  """Returns the program that maps a seed to the first state of a run.
+
+  Args:
+    start: The folder that the run starts from, or None.
+    model: The model of the config.
+    draw: What `train.state.initial_state` returned.
+    shapes: The shapes and shardings of the state.
+  """
+  if start is not None:
+    return Started(start, model, draw, shapes)
+  # Drawn sharded, so that no device holds all parameters of a large model.
+  places = jax.tree.map(lambda x: x.sharding, shapes)
+  return jax.jit(draw, out_shardings=places)
 
 
 class Started:
@@ -40,7 +61,8 @@ class Started:
     inner: Any = model.model if isinstance(model, LoRA) else model
     self._scans = getattr(inner, "scan_layers", False)
     places = jax.tree.map(lambda x: x.sharding, shapes)
-    self._draw = jax.jit(draw, out_shardings=places)
+    # The state takes the memory of what was read.
+    self._draw = jax.jit(draw, donate_argnums=1, out_shardings=places)
 
   def __call__(self, seed: Any) -> TrainState:
     """Returns the state of a seed."""

@@ -14,6 +14,8 @@ from flax import traverse_util
 
 from jaxmodels.interop import folder as files
 from jaxmodels.interop.config import Config, FolderError
+from jaxmodels.interop.context import with_max_length
+from jaxmodels.interop.defaults import explicit
 from jaxmodels.interop.families import FAMILIES, family_of
 from jaxmodels.interop.family import Family
 from jaxmodels.interop.int8 import Int8Kernel, is_kernel, quantize
@@ -35,6 +37,7 @@ def load(
   dtype: jnp.dtype | None = None,
   placement: Placement = None,
   scan_layers: bool = False,
+  max_length: int | None = None,
   int8: bool = False,
 ) -> tuple[LanguageModel, dict[str, Any]]:
   """Loads a model from a folder in the layout of Hugging Face.
@@ -52,6 +55,8 @@ def load(
       device.
     scan_layers: Whether the model scans over repeats of its pattern of layers,
       which compiles faster; see `Backbone`.
+    max_length: The most tokens of a sequence, for layers of full attention,
+      whose caches have room for so many; None is that of the config.
     int8: Whether kernels are stored in int8, see `jaxmodels.interop.int8`.
       Such variables cannot be trained or saved. It excludes `placement` and
       `scan_layers`.
@@ -67,10 +72,13 @@ def load(
   if int8 and (scan_layers or placement is not None):
     raise FolderError("load: int8 excludes scan_layers and placement")
   family, model = _read_config(root)
+  if max_length is not None:
+    model = with_max_length(model, max_length)
   with _named(root):
     model = model.copy(scan_layers=scan_layers, parent=None)
     rules = list(family.rules(model))
     tensors = files.Tensors(root, family.rename, _names(rules), family.skip)
+    rules = _of_file(rules, tensors)
     layers = Layers(model)
     _check_names(family, rules, tensors, layers)
     params: dict[str, jax.Array] = {}
@@ -134,6 +142,7 @@ def save(
   rules = list(chosen.rules(model))
   _check_left({p for r in rules for p in r.ours}, layers, params)
   source = None if like is None else _source(pathlib.Path(like), chosen, rules)
+  rules = rules if source is None else _of_file(rules, source)
 
   def tensors() -> Iterator[tuple[str, np.ndarray]]:
     for rule in (rule for rule in rules if not rule.optional):
@@ -158,7 +167,21 @@ def _read_config(root: pathlib.Path) -> tuple[Family, LanguageModel]:
 
 def _names(rules: list[Rule]) -> set[str]:
   """The names of their tensors in rules."""
-  return {name for rule in rules for name in rule.theirs}
+  every = [*rules, *(rule.instead for rule in rules if rule.instead)]
+  return {name for rule in every for name in rule.theirs}
+
+
+def _of_file(rules: list[Rule], tensors: files.Tensors) -> list[Rule]:
+  """The rules, or those instead of them whose tensors a file has."""
+
+  def has(rule: Rule) -> bool:
+    return any(name in tensors for name in rule.theirs)
+
+  def of_file(rule: Rule) -> Rule:
+    other = rule.instead
+    return rule if other is None or has(rule) or not has(other) else other
+
+  return [of_file(rule) for rule in rules]
 
 
 def _source(
@@ -302,7 +325,7 @@ def difference(model: LanguageModel, other: LanguageModel) -> str | None:
         own, theirs = getattr(mine, part), getattr(read, part)
         if type(own) is type(theirs) and own is not None:
           what = f"the {part} of layer {i}"
-          pairs.append((what, own.module, theirs.module))
+          pairs.append((what, explicit(own.module), explicit(theirs.module)))
   for what, mine, read in pairs:
     if type(mine) is not type(read):
       return f"{what}: {type(mine).__name__} against {type(read).__name__}"

@@ -7,6 +7,7 @@ from typing import Any
 import flax.linen as nn
 
 from jaxmodels.interop.config import Config
+from jaxmodels.interop.defaults import explicit
 from jaxmodels.interop.rules import Rule, ignored, same
 from jaxmodels.models import LanguageModel
 
@@ -67,11 +68,11 @@ def embedding_rules(
 
 
 def mixer_of(model: LanguageModel, layer: int) -> Any:
-  """The mixer of a layer, with all of its fields."""
-  return model.blocks()[layer].mixer.module
+  """The mixer of a layer, with all of its fields and no default sizes."""
+  return explicit(model.blocks()[layer].mixer.module)
 
 
 def mlp_of(model: LanguageModel, layer: int) -> Any:
   """The channel mixer of a layer, or None."""
   mlp = model.blocks()[layer].mlp
-  return None if mlp is None else mlp.module
+  return None if mlp is None else explicit(mlp.module)

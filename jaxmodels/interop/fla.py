@@ -103,15 +103,14 @@ def write_stack(
   """
   specs: list[dict[str, Any]] = []
   values: dict[str, Any] = {}
-  lengths = {2048}
   for layer in range(model.depth):
     mixer = mixer_of(model, layer)
     if not isinstance(mixer, SoftmaxAttention):
-      values = values or write(mixer)
+      values |= write(mixer)
       continue
     spec = _spec(mixer)
     if mixer.window is None:
-      lengths = {mixer.max_length}
+      values["max_position_embeddings"] = mixer.max_length
     for other in specs:
       if {**other, "layers": []} == spec:
         other["layers"].append(layer)
@@ -124,7 +123,6 @@ def write_stack(
     "attn": specs or None,
     "hidden_size": model.width,
     "intermediate_size": mlp.hidden,
-    "max_position_embeddings": lengths.pop(),
     "norm_eps": model.norm_epsilon,
     "num_hidden_layers": model.depth,
     "tie_word_embeddings": model.tie_embeddings,

@@ -174,7 +174,7 @@ def write_attention(
 ) -> dict[str, Any]:
   """The keys of softmax attention; `fraction` is that of the class."""
   size = mixer.head_width or mixer.width // mixer.heads
-  values = {
+  values: dict[str, Any] = {
     "attention_bias": mixer.qkv_bias,
     "max_position_embeddings": mixer.max_length,
     "num_attention_heads": mixer.heads,
@@ -191,8 +191,8 @@ def write_mixers(
   mixers: Sequence[nn.Module], fraction: float = 1.0
 ) -> dict[str, Any]:
   """The keys of both kinds of mixers, of which a model may lack one."""
-  values = {"mamba_n_heads": 1, "num_attention_heads": 1}
-  values |= {"num_key_value_heads": 1}
+  values: dict[str, Any] = {"mamba_n_heads": 1, "num_attention_heads": 1}
+  values["num_key_value_heads"] = 1
   for mixer in mixers:
     if isinstance(mixer, Mamba2):
       values |= write_mamba(mixer)

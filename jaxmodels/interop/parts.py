@@ -1,5 +1,6 @@
 """Rules of layers that many families have, under the names most of them use."""
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -90,11 +91,37 @@ def sparse_moe(
   mlp: SparseMoE,
   names: Sequence[str] = ("gate_proj", "up_proj", "down_proj"),
 ) -> Iterator[r.Rule]:
-  """The router and the experts, each of which has its own tensors."""
+  """The router and the experts.
+
+  Each expert has its own tensors, as transformers writes them; or all experts
+  share `gate_up_proj` and `down_proj`, as in its memory and in some files.
+  """
   yield r.kernel(f"{theirs}.gate.weight", f"{ours}/router/kernel")
-  for their, our in zip(names, ("gate", "value", "output"), strict=True):
-    experts = (f"{theirs}.experts.{i}" for i in range(mlp.experts))
-    yield r.stacked([f"{e}.{their}.weight" for e in experts], f"{ours}/{our}")
+  experts = [f"{theirs}.experts.{i}" for i in range(mlp.experts)]
+  gate, value, output = (
+    r.stacked([f"{e}.{their}.weight" for e in experts], f"{ours}/{our}")
+    for their, our in zip(names, ("gate", "value", "output"), strict=True)
+  )
+  count = len(experts)
+  yield r.Rule(
+    gate.theirs + value.theirs,
+    gate.ours + value.ours,
+    lambda x: [*gate.read(x[:count]), *value.read(x[count:])],
+    lambda x: [*gate.write(x[:1]), *value.write(x[1:])],
+    instead=_fused(f"{theirs}.experts.gate_up_proj", gate.ours + value.ours),
+  )
+  fused = _fused(f"{theirs}.experts.down_proj", output.ours)
+  yield dataclasses.replace(output, instead=fused)
+
+
+def _fused(theirs: str, ours: Sequence[str]) -> r.Rule:
+  """One tensor [experts, out, in] for kernels [experts, in, out]."""
+  return r.Rule(
+    (theirs,),
+    tuple(ours),
+    lambda x: np.split(np.swapaxes(x[0], 1, 2), len(ours), 2),
+    lambda x: [np.swapaxes(np.concatenate(x, 2), 1, 2)],
+  )
 
 
 def outside(

@@ -8,7 +8,7 @@ from jaxmodels.mixers import SoftmaxAttention
 
 __all__ = ["read_rotary", "write_rotary"]
 
-_KINDS = ("default", "linear", "llama3", "yarn")
+_KINDS = ("default", "dynamic", "linear", "llama3", "yarn")
 
 
 def read_rotary(
@@ -34,8 +34,7 @@ def read_rotary(
     ignore: Keys of `rope_parameters` that have no effect on text.
 
   Raises:
-    FolderError: A kind of scaling is not supported, or it rotates an odd number
-      of channels.
+    FolderError: A kind of scaling is not supported.
   """
   old = config.get("rope_scaling") is not None
   config.ignore("rope_parameters")
@@ -51,29 +50,29 @@ def read_rotary(
     raise FolderError(f"{part.where}: rope_type is {kind!r}; known: {known}")
   if theta is None:
     return {"rotary_fraction": 0.0}
-  fields = {
-    "rotary_base": float(theta),
-    "rotary_fraction": _fraction(part, fraction, head_width),
-  }
+  fields = _channels(float(theta), fraction, head_width)
   return fields | _scaling(part, kind, max_length)
 
 
-def _fraction(part: Config, fraction: float, head_width: int) -> float:
-  """A fraction that rotates a whole and even number of channels."""
-  # Published code rounds down, and rotates a single channel as a pair.
+def _channels(base: float, fraction: float, head_width: int) -> dict[str, Any]:
+  """The base, and a fraction that rotates an even number of channels."""
+  # Published code rounds down. It rotates an odd number n as n + 1 channels, by
+  # the speeds base^(-2i / n).
   count = int(fraction * head_width + 1e-9)
-  count = 2 if count == 1 else count
   if count % 2:
-    raise FolderError(
-      f"{part.where}: partial_rotary_factor {fraction} rotates {count} of "
-      f"{head_width} channels, but only even numbers are supported"
-    )
-  return fraction if fraction * head_width == count else count / head_width
+    base, count = base ** ((count + 1) / count), count + 1
+  if fraction * head_width != count:
+    fraction = count / head_width
+  return {"rotary_base": base, "rotary_fraction": fraction}
 
 
 def _scaling(part: Config, kind: str, max_length: int) -> dict[str, Any]:
   """The fields for sequences that are longer than those of the training."""
   if kind == "default":
+    return {}
+  if kind == "dynamic":
+    # It changes the base beyond `max_position_embeddings` only.
+    part.ignore("factor", "original_max_position_embeddings")
     return {}
   if kind == "linear":
     return {"rotary_factor": float(part["factor"])}

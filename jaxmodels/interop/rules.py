@@ -40,6 +40,8 @@ class Rule:
       in any case not written.
     recut: Whether their tensors are consecutive parts, along the first axis, of
       one array that a file may cut in other places.
+    instead: Another rule for the same parameters, which holds for files that
+      have its tensors and not those of this rule.
   """
 
   theirs: tuple[str, ...]
@@ -48,6 +50,7 @@ class Rule:
   write: Callable[[Arrays], Arrays]
   optional: bool = False
   recut: bool = False
+  instead: "Rule | None" = None
 
 
 def mapped(

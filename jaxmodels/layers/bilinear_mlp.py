@@ -30,7 +30,7 @@ class BilinearMLP(ChannelMixer):
 
   @nn.nowrap
   def _map(self, x: jax.Array) -> jax.Array:
-    hidden = self._gated_width()
+    hidden = self.gated_width()
     gate = projection(self, hidden, "gate")(x)
     value = projection(self, hidden, "value")(x)
     output = projection(self, self.width, "output", scale=self.output_scale)

@@ -88,7 +88,7 @@ class ChannelMixer(nn.Module):
     )(x)
 
   @nn.nowrap
-  def _gated_width(self) -> int:
+  def gated_width(self) -> int:
     """`hidden`, by default 8/3 D, rounded up to a multiple of 8."""
     return self.hidden or -(-self.width * 8 // 24) * 8
 
@@ -118,7 +118,7 @@ class GatedMLP(ChannelMixer):
 
   @nn.nowrap
   def _map(self, x: jax.Array) -> jax.Array:
-    activation, hidden = activation_of(self), self._gated_width()
+    activation, hidden = activation_of(self), self.gated_width()
     gate = projection(self, hidden, "gate", use_bias=self.use_bias)(x)
     if self.gate_scale != 1:
       gate = gate * self.gate_scale

@@ -155,7 +155,7 @@ class SparseMoE(ChannelMixer):
   @nn.nowrap
   def _kernels(self, width: int) -> dict[str, jax.Array]:
     """The weights of the experts, which map vectors of a width."""
-    hidden = self._gated_width()
+    hidden = self.gated_width()
 
     def kernel(name: str, inputs: int, outputs: int, scale: float = 1.0):
       init = nn.initializers.variance_scaling(

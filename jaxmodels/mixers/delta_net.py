@@ -142,6 +142,7 @@ class DeltaNet(Mixer):
     key_width, value_width = self._widths()
     before = (None,) * 3 if state is None else state.convolution_states
     keys = self.key_heads or self.heads, ACTIVATIONS[self.qk_activation]
+    values = self.heads, ACTIVATIONS[self.value_activation]
 
     def heads(name, entering, count, activation, width):
       y = self.dense(name, count * width)(x)
@@ -151,13 +152,7 @@ class DeltaNet(Mixer):
     writes = self._writes
     q, query_state = heads("query", before[0], *keys, key_width)
     k, key_state = heads("key", before[1], *keys, writes * key_width)
-    v, value_state = heads(
-      "value",
-      before[2],
-      self.heads,
-      ACTIVATIONS[self.value_activation],
-      writes * value_width,
-    )
+    v, value_state = heads("value", before[2], *values, writes * value_width)
     y, last = self._remember(
       x,
       (self._normalized(q) * key_width**-0.5).astype(self.dtype),
@@ -274,15 +269,9 @@ class DeltaNet(Mixer):
   def _widths(self) -> tuple[int, int]:
     """K and V, once all fields are checked."""
     check_fields(
-      self,
-      "heads",
-      "key_heads",
-      "key_width",
-      "value_width",
-      "gate_rank",
-      "output_gate_rank",
-      "kernel_width",
-    )
+      self, "heads", "key_heads", "key_width", "value_width", "gate_rank",
+      "output_gate_rank", "kernel_width",
+    )  # fmt: skip
     self._check_choices()
     if self.key_heads is not None:
       divide(self, "key_heads", self.heads, "heads")

@@ -139,38 +139,56 @@ class Mamba(Mixer):
     rate = self.wide_param("A_log", _log_arange, (inner, self.state_width))
     skip = self.wide_param("D", nn.initializers.ones, (inner,))
     bias = self.wide_param("dt_bias", step_bias(1e-3, 1e-1), (inner,))
-    op = functools.partial(
-      selective_scan, negative_eigenvalues=self.negative_eigenvalues
-    )
-    found = []
+    if self.heads == 1:
+      return self._scan_head(u, rate, skip, bias, state, segment_ids)
+    size = inner // self.heads
+    ys, states = [], []
     for head in range(self.heads):
-      size = inner // self.heads
       cut = slice(head * size, (head + 1) * size)
-      end = "" if self.heads == 1 else f"_{head}"
-      part = u[..., cut]
-      b, c = (
-        self._normalised(
-          f"{name}_norm{end}",
-          self.dense(name + end, self.state_width)(part),
-        )
-        for name in ("B", "C")
-      )
-      y, last = self.run(
-        op,
-        part,
-        self._step(part, bias[cut], end),
-        -jnp.exp(rate[cut]),
-        b,
-        c,
+      y, last = self._scan_head(
+        u[..., cut],
+        rate[cut],
         skip[cut],
-        state=None if state is None else state[:, cut],
-        segment_ids=segment_ids,
+        bias[cut],
+        None if state is None else state[:, cut],
+        segment_ids,
+        end=f"_{head}",
       )
-      found.append((y, last))
-    if len(found) == 1:
-      return found[0]
-    ys, states = zip(*found, strict=True)
+      ys.append(y)
+      states.append(last)
     return jnp.concatenate(ys, -1), jnp.concatenate(states, 1)
+
+  @nn.nowrap
+  def _scan_head(
+    self,
+    u: jax.Array,
+    rate: jax.Array,
+    skip: jax.Array,
+    bias: jax.Array,
+    state: jax.Array | None,
+    segment_ids: jax.Array | None,
+    end: str = "",
+  ) -> tuple[jax.Array, jax.Array]:
+    """`_scan` of one head; the names of its submodules get the `end`."""
+    b, c = (
+      self._normalised(
+        f"{name}_norm{end}", self.dense(name + end, self.state_width)(u)
+      )
+      for name in ("B", "C")
+    )
+    return self.run(
+      functools.partial(
+        selective_scan, negative_eigenvalues=self.negative_eigenvalues
+      ),
+      u,
+      self._step(u, bias, end),
+      -jnp.exp(rate),
+      b,
+      c,
+      skip,
+      state=state,
+      segment_ids=segment_ids,
+    )
 
   @nn.nowrap
   def _normalised(self, name: str, x: jax.Array) -> jax.Array:
@@ -182,7 +200,7 @@ class Mamba(Mixer):
 
   @nn.nowrap
   def _step(self, u: jax.Array, bias: jax.Array, end: str) -> jax.Array:
-    """The step sizes dt [B, L, F] of u [B, L, F]; names get the `end`."""
+    """The step sizes dt [B, L, F] of u [B, L, F]."""
     rank = self.step_rank or -(-self.width // 16)
     logits = low_rank(
       self,

@@ -209,7 +209,8 @@ class SharedBlock(Mixer):
   def _normed(self, scale: jax.Array, x: jax.Array) -> jax.Array:
     """RMSNorm with a shared scale."""
     norm = RMSNorm(self.norm_epsilon, dtype=self.dtype, parent=None)
-    return norm.apply({"params": {"scale": scale}}, x)
+    y: Any = norm.apply({"params": {"scale": scale}}, x)
+    return y
 
   @nn.nowrap
   def _mlp(self, weights: Arrays, x: jax.Array) -> jax.Array:

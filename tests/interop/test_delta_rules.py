@@ -1,6 +1,7 @@
 """Files of models with delta rules whose layout is a trap."""
 
 import math
+import re
 
 import jax
 import numpy as np
@@ -14,6 +15,7 @@ from jaxmodels.interop.config import Config, FolderError
 from jaxmodels.interop.families import FAMILIES, family_of
 from jaxmodels.interop.rotary import read_rotary, write_rotary
 from jaxmodels.mixers import SoftmaxAttention
+from jaxmodels.models import LanguageModel
 from tests.interop.families import (
   gated_deltanet,
   kimi_linear,
@@ -89,7 +91,7 @@ def test_the_gate_of_attention_follows_the_query_of_each_head(tmp_path):
 
 def test_a_model_of_text_and_images_gives_its_text(tmp_path):
   values = qwen3_5.TINY[0]
-  _, variables, _, tensors = saved(values, tmp_path)
+  model, variables, _, tensors = saved(values, tmp_path)
   tensors = {
     name.replace("model.", "model.language_model.", 1): value
     for name, value in tensors.items()
@@ -98,6 +100,11 @@ def test_a_model_of_text_and_images_gives_its_text(tmp_path):
   tensors["mtp.fc.weight"] = np.zeros(3, np.float32)
   config = {"model_type": "qwen3_5", "text_config": values, "vision_config": {}}
   assert same(rewritten(tmp_path, tensors, config), variables)
+  # What is saved like this folder is the text alone.
+  interop.save(tmp_path / "text", model, variables, like=tmp_path)
+  again, loaded = interop.load(tmp_path / "text")
+  assert same(loaded, variables)
+  assert difference(model, again) is None
   # Other tensors are still unknown.
   tensors["model.other"] = np.zeros(3, np.float32)
   with pytest.raises(FolderError, match=r"has no tensors model\.other"):
@@ -139,6 +146,43 @@ def test_kimi_linear_has_experts_under_two_names(tmp_path):
     for name, value in tensors.items()
   }
   assert same(rewritten(tmp_path, tensors), variables)
+
+
+@pytest.mark.parametrize("record", [kimi_linear, qwen3_next])
+def test_experts_may_share_a_tensor(record, tmp_path):
+  model, variables, params, tensors = saved(record.TINY[0], tmp_path)
+  tensors = {k: x for k, x in tensors.items() if ".experts." not in k}
+  for path in params:
+    layer = re.fullmatch(r"backbone/layer_(\d)/mlp/router/kernel", path)
+    if layer is None:
+      continue
+    gate, value, output = (
+      np.swapaxes(params[f"backbone/layer_{layer[1]}/mlp/{name}"], 1, 2)
+      for name in ("gate", "value", "output")
+    )
+    prefix = f"model.layers.{layer[1]}.mlp.experts"
+    tensors[f"{prefix}.gate_up_proj"] = np.concatenate([gate, value], 1)
+    tensors[f"{prefix}.down_proj"] = np.ascontiguousarray(output)
+  assert any(name.endswith("gate_up_proj") for name in tensors)
+  assert same(rewritten(tmp_path, tensors), variables)
+  interop.save(tmp_path / "again", model, variables, like=tmp_path)
+  again = safetensors.load_file(tmp_path / "again" / "model.safetensors")
+  assert same(again, tensors)
+
+
+@pytest.mark.parametrize("name", ["gated_deltanet", "gla"])
+def test_a_model_with_default_sizes_is_saved(name, tmp_path):
+  """A config states the sizes that None stands for."""
+  model = LanguageModel(50, 32, 1, (name,))
+  variables = drawn(model)
+  interop.save(tmp_path, model, variables)
+  again, loaded = interop.load(tmp_path)
+  assert same(loaded, variables)
+  assert difference(model, again) is None
+  # KDA of fla has a gate of low rank, which is no size by default.
+  with pytest.raises(FolderError, match="kda cannot hold output_gate_rank"):
+    model = LanguageModel(50, 32, 1, ("kda",))
+    interop.save(tmp_path, model, drawn(model))
 
 
 def test_fla_and_we_read_the_same_width_of_values():
@@ -186,11 +230,18 @@ def test_rotary_positions_have_the_numbers_of_their_config():
   assert yarn["rotary_ramp"] == "whole_channels"
 
 
+def test_an_odd_number_of_rotated_channels_is_rounded_up():
+  """Published code then has the speeds base^(-2i / 3) for 4 channels."""
+  config = Config({"rope_theta": 64.0, "partial_rotary_factor": 0.4})
+  fields = read_rotary(config, 8, 256)
+  assert fields["rotary_fraction"] * 8 == 4
+  assert fields["rotary_base"] ** (-2 / 4) == pytest.approx(64.0 ** (-2 / 3))
+
+
 @pytest.mark.parametrize(
   ("values", "match"),
   [
-    ({"rope_type": "dynamic", "factor": 2.0}, "rope_type is 'dynamic'; known"),
-    ({"partial_rotary_factor": 0.4}, "rotates 3 of 8 channels"),
+    ({"rope_type": "longrope"}, "rope_type is 'longrope'; known"),
     ({"rope_type": "linear"}, "the key 'factor' is missing"),
   ],
 )

@@ -22,8 +22,13 @@ REPEATED = ("mixers", "mlp", "layout", "skip_scale", "residual_scale")
 
 
 def named(cases):
-  """Cases with the name of their family as the id of the test."""
-  return [pytest.param(*case, id=f"{case[0]}-{i}") for i, case in cases]
+  """Cases with their family as the id; by default the first of each runs."""
+  seen, params = set(), []
+  for i, case in enumerate(cases):
+    marks = pytest.mark.slow if case[0] in seen else ()
+    params.append(pytest.param(*case, marks=marks, id=f"{case[0]}-{i}"))
+    seen.add(case[0])
+  return params
 
 
 def drawn(model):
@@ -71,7 +76,7 @@ def size(tree):
   return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
 
-@pytest.mark.parametrize(("name", "values"), named(enumerate(TINY)))
+@pytest.mark.parametrize(("name", "values"), named(TINY))
 def test_what_is_saved_is_loaded(name, values, tmp_path):
   config = Config(values)
   family = family_of(config)
@@ -90,9 +95,7 @@ def test_what_is_saved_is_loaded(name, values, tmp_path):
     np.testing.assert_array_equal(value, theirs[path])
 
 
-@pytest.mark.parametrize(
-  ("name", "values", "count"), named(enumerate(PUBLISHED))
-)
+@pytest.mark.parametrize(("name", "values", "count"), named(PUBLISHED))
 def test_a_published_size_has_its_number_of_parameters(name, values, count):
   config = Config(values)
   family = family_of(config)

@@ -184,6 +184,8 @@ def test_every_method(case):
     ("s5", {"blocks": 4}, "S5: blocks must divide state_width / 2 = 6"),
     ("softmax_attention", {"kv_heads": 3}, "kv_heads must divide heads = 4"),
     ("softmax_attention", {"head_width": 3}, "K even, got 3"),
+    ("softmax_attention", {"qk_norm": "all"}, "qk_norm must be .* got 'all'"),
+    ("softmax_attention", {"gate": "silu"}, "gate must be .* got 'silu'"),
   ],
 )
 def test_bad_fields_are_named(case, fields, match):

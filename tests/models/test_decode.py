@@ -89,6 +89,7 @@ def test_generation_of_a_hybrid_equals_teacher_forcing():
 )
 def test_generation_of_every_mixer_equals_teacher_forcing(case):
   check_against_teacher_forcing((case,))
+  check_continued((case,))
 
 
 @pytest.mark.parametrize(
@@ -100,6 +101,7 @@ def test_generation_of_every_mixer_equals_teacher_forcing(case):
 )
 def test_generation_of_every_hybrid_equals_teacher_forcing(case):
   check_against_teacher_forcing((case, "sliding_attention"))
+  check_continued((case, "sliding_attention"))
   check_alone((case, "sliding_attention"))
 
 
@@ -117,6 +119,16 @@ def check_alone(cases):
 @pytest.mark.slow
 def test_a_row_of_a_batch_is_the_row_alone():
   check_alone(HYBRID)
+
+
+def check_continued(cases):
+  """A stream in two parts, of which the second starts from the state."""
+  decoder = decoder_of(cases)
+  stream = decoder.stream(decoder.start(prompts(), [5, 6, 7]), 5)
+  first = collect(stream)
+  rest = collect(decoder.stream(stream.state, 7))
+  for a, b, whole in zip(first, rest, generated(cases), strict=True):
+    assert a.tokens + b.tokens == whole.tokens
 
 
 def test_a_row_does_not_depend_on_the_others():

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
+from jaxmodels.models import LanguageModel
 from jaxmodels.models.decode import Decoder, Sampling
 from jaxmodels.models.decode.sampling import log_shares, scores
 
@@ -192,3 +193,23 @@ def test_wrong_streams_are_named():
       decoder.stream(decoder.start([[1]]), **options)
   with pytest.raises(ValueError, match="the state has 1 rows, got 2 prompts"):
     decoder.read(decoder.start([[1]]), [[1], [2]])
+
+
+def test_a_cpu_computes_in_float32():
+  """bfloat16 products of one row are slow there; widen=False keeps them."""
+  model = LanguageModel(
+    vocab_size=7,
+    width=8,
+    depth=1,
+    mixers=("gla",),
+    mixer_options={"gla": {"heads": 2}},
+    dtype=jnp.bfloat16,
+    param_dtype=jnp.bfloat16,
+  )
+  shapes = jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, 1), int))
+  variables = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes)
+  for widen, dtype in ((None, jnp.float32), (False, jnp.bfloat16)):
+    decoder = Decoder(model, variables, widen=widen)
+    assert decoder.model.dtype == dtype
+    leaves = jax.tree.leaves(decoder.variables)
+    assert {leaf.dtype for leaf in leaves} == {jnp.dtype(dtype)}

@@ -13,6 +13,7 @@ from jaxmodels import interop
 from jaxmodels.interop.config import Config as Keys
 from jaxmodels.interop.families import FAMILIES
 from tests.interop.test_families import drawn
+from train import teacher as teachers
 from train.command import main_with_errors
 from train.config import (
   AdamW,
@@ -27,7 +28,9 @@ from train.config.start import resolved
 from train.data import Text
 from train.errors import UserError
 from train.export import _run as export
+from train.losses import Distillation
 from train.setup import share
+from train.sweep import cells
 
 KEYS = {
   "model_type": "lfm2",
@@ -95,7 +98,11 @@ def test_low_rank_changes_are_trained_and_saved_back(start, tmp_path):
   # Without a dtype, the tensors have those of the folder.
   export([str(tmp_path / "run"), "--to", str(tmp_path / "narrow")])
   _, narrow = interop.load(tmp_path / "narrow")
-  assert {x.dtype for x in jax.tree.leaves(narrow)} == {jnp.bfloat16.dtype}
+  narrow = flatten_dict(narrow["params"], sep="/")
+  for path, value in flatten_dict(began["params"], sep="/").items():
+    assert narrow[path].dtype == jnp.bfloat16
+    if path not in a:
+      np.testing.assert_array_equal(narrow[path], value)
 
 
 def test_all_parameters_start_from_the_folder(start, tmp_path):
@@ -202,3 +209,28 @@ def test_a_wrong_export_is_one_line(start, tmp_path, words, message, capsys):
   assert main_with_errors(export, words, needs_output=False) == 2
   assert message in capsys.readouterr().err
   assert not (tmp_path / "new").exists()
+
+
+def test_a_published_checkpoint_is_read_like_a_run(start, tmp_path):
+  found = train.load(start[0])
+  assert found.step == 0 and found.config.data == Text()
+  teacher = teachers.load(Distillation(teacher=start[0]))
+  assert (
+    teacher.model
+    == found.model
+    == interop.read_model(start[0]).copy(
+      dtype=jnp.float32, param_dtype=jnp.bfloat16
+    )
+  )
+  # Tokens of another vocabulary than that of bytes are numbers.
+  model = interop.read_model(start[0]).copy(vocab_size=50)
+  interop.save(tmp_path, model, drawn(model))
+  numbers = train.load(tmp_path).config.data.codec()
+  assert numbers.encode(b"3 49") == [3, 49]
+
+
+def test_a_sweep_varies_what_is_read_from_the_folder(start, tmp_path):
+  given = config(start[0], tmp_path)
+  axes, _ = cells.split(["--over.model.lora-rank", "1", "2"])
+  runs = cells.runs(given, cells.grid(axes, []), 1)
+  assert [run.config.model.rank for run in runs] == [1, 2]

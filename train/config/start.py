@@ -10,6 +10,7 @@ from flax import linen as nn
 from jaxmodels import interop
 from jaxmodels.models.lora import LoRA
 from train.config.schema import Config
+from train.data.text import Text
 from train.data.tokenizer import FILE_NAME
 from train.errors import UserError, described
 
@@ -46,8 +47,8 @@ class Pretrained(nn.Module):
 def resolved(config: Config) -> Config:
   """Returns a config with the model and the tokenizer of its start.
 
-  The model of the folder replaces a `Pretrained`. Data with an empty field
-  `tokenizer` get the folder's tokenizer, if it has one.
+  The model of the folder replaces a `Pretrained`. `Text` without a tokenizer
+  gets that of the folder, if it has one.
 
   Raises:
     UserError: The folder is missing, or its model cannot be read.
@@ -71,7 +72,7 @@ def resolved(config: Config) -> Config:
     )
   data = config.data
   beside = os.path.isfile(os.path.join(folder_of(config.start), FILE_NAME))
-  if beside and getattr(data, "tokenizer", None) == "":
+  if beside and isinstance(data, Text) and not data.tokenizer:
     data = dataclasses.replace(data, tokenizer=config.start)
   return dataclasses.replace(config, model=model, data=data)
 

@@ -45,7 +45,8 @@ class Index:
     dtype: "uint16" or "uint32".
     vocab_size: Tokens are in `[0, vocab_size)`.
     separator: The token that begins each document.
-    separator_name: What the tokenizer calls it; "" for a new one.
+    separator_name: What the tokenizer calls it, or its number; "" for a new
+      one.
     tokenizer: The tokenizer's identity.
     source: A digest of the list of files and of the settings.
     shards: For each shard "tokens", "documents", "digest" and "corrections",
@@ -56,7 +57,7 @@ class Index:
   dtype: str
   vocab_size: int
   separator: int
-  separator_name: str
+  separator_name: str | int
   tokenizer: str
   source: str
   shards: Sequence[dict[str, Any]]

@@ -180,7 +180,7 @@ def tokenize(plan: Plan, folder: str, processes: int) -> shards.Index:
     dtype=dtype_of(found).name,
     vocab_size=found.vocab_size,
     separator=found.separator,
-    separator_name=plan.separator,
+    separator_name=found.separator_name,
     tokenizer=found.identity,
     source=source,
     shards=reports,

@@ -46,11 +46,14 @@ class Tokenizer(Protocol):
   Attributes:
     identity: Equal for equal tokenizers: "bytes", or a digest of the file.
     separator: The token that begins each document.
+    separator_name: What makes the same tokenizer of its file: see
+      `FileTokenizer`.
     vocab_size: Tokens are in `[0, vocab_size)`, the separator included.
   """
 
   identity: str
   separator: int
+  separator_name: str | int
   vocab_size: int
 
   def encode(self, content: bytes, /) -> list[int]:
@@ -75,6 +78,7 @@ class Bytes(ByteCodec):
 
   identity = BYTES
   separator = 256
+  separator_name = ""
   vocab_size = 257
 
   def encode_exactly(self, content: bytes) -> Encoded:
@@ -134,6 +138,7 @@ class FileTokenizer:
     self.content = content
     # Ids may have gaps, so their number is not one more than the largest.
     largest = max(self._inner.get_vocab(with_added_tokens=True).values())
+    self.separator_name = separator
     self.separator = self._separator(path, separator, largest)
     found = self.separator
     self.vocab_size = max(largest, found) + 1
@@ -250,7 +255,7 @@ def _byte_of() -> dict[str, int]:
 _BYTE_OF = _byte_of()
 
 
-def load(path: str, separator: str = "") -> Any:
+def load(path: str, separator: str | int = "") -> Any:
   """Returns a tokenizer.
 
   Args:

@@ -66,7 +66,7 @@ def write(model: LanguageModel) -> dict[str, Any]:
     ],
     "hidden_act": written_activation(mlp.activation),
     "hidden_size": model.width,
-    "intermediate_size": mlp.hidden,
+    "intermediate_size": mlp.gated_width(),
     "mlp_bias": mlp.use_bias,
     "num_hidden_layers": model.depth,
     "rms_norm_eps": model.norm_epsilon,

@@ -65,15 +65,15 @@ def _mixer(config: Config, width: int, epsilon: float) -> Parallel:
   return Parallel(
     width,
     mixers=(_mamba(config, width, epsilon), attention),
-    input_factors=(
-      config.get("ssm_in_multiplier", 1.0),
-      config.get("attention_in_multiplier", 1.0),
-    ),
-    output_factors=(
-      config.get("ssm_out_multiplier", 1.0),
-      config.get("attention_out_multiplier", 1.0),
-    ),
+    input_factors=_factors(config, "ssm_in", "attention_in"),
+    output_factors=_factors(config, "ssm_out", "attention_out"),
   )
+
+
+def _factors(config: Config, *names: str) -> tuple[float, ...] | None:
+  """Factors of the two branches; None if both are 1."""
+  factors = tuple(config.get(f"{name}_multiplier", 1.0) for name in names)
+  return None if factors == _ONES[:2] else factors
 
 
 def _mamba(config: Config, width: int, epsilon: float) -> Mamba2:
@@ -108,7 +108,7 @@ def write(model: LanguageModel) -> dict[str, Any]:
     "embedding_multiplier": model.embedding_scale,
     "hidden_act": written_activation(mlp.activation),
     "hidden_size": model.width,
-    "intermediate_size": mlp.hidden,
+    "intermediate_size": mlp.gated_width(),
     "lm_head_multiplier": model.logits_scale,
     "mamba_d_ssm": mamba.inner_width,
     "mamba_norm_before_gate": mamba.gated_norm == "before",
@@ -128,7 +128,8 @@ def _write_factors(
 ) -> dict[str, Any]:
   """The factors of the mixer and of its branches."""
   size = attention.head_width or attention.width // attention.heads
-  before, after = mixer.input_factors, mixer.output_factors
+  before = mixer.input_factors or _ONES[:2]
+  after = mixer.output_factors or _ONES[:2]
   scale = size**-0.5 if attention.scale is None else attention.scale
   names = ("ssm", "attention")
   return {

@@ -5,7 +5,6 @@ gated MLP, beside which the larger models have experts. Factors of the maximal
 update parametrisation stay fields of the model.
 """
 
-import numbers
 from collections.abc import Iterator
 from typing import Any
 
@@ -84,7 +83,7 @@ def _mlp(config: Config, width: int) -> GatedMLP | SparseMoE:
 
 def write(model: LanguageModel) -> dict[str, Any]:
   """The config of a model."""
-  if not isinstance(model.residual_scale, numbers.Real):
+  if isinstance(model.residual_scale, tuple | list):
     raise FolderError(f"its residual_scale is {model.residual_scale}")
   mixers = [mixer_of(model, i) for i in range(model.depth)]
   softmax = [isinstance(mixer, SoftmaxAttention) for mixer in mixers]
@@ -128,7 +127,7 @@ def _write_mlp(model: LanguageModel) -> dict[str, Any]:
   else:
     mlp = keys.gated_mlp_of(model)
     values = {"num_local_experts": 0, "num_experts_per_tok": 0}
-    values["shared_intermediate_size"] = mlp.hidden
+    values["shared_intermediate_size"] = mlp.gated_width()
   return {**values, "hidden_act": written_activation(mlp.activation)}
 
 
@@ -152,13 +151,15 @@ def rules(model: LanguageModel) -> Iterator[r.Rule]:
 def _mlp_rules(
   theirs: str, ours: str, mlp: GatedMLP | SparseMoE
 ) -> Iterator[r.Rule]:
-  hidden, shared = mlp.hidden, ours
+  shared = ours
   if isinstance(mlp, SparseMoE):
-    hidden, shared = mlp.shared_hidden, f"{ours}/shared"
+    hidden, shared = mlp.shared_hidden or 0, f"{ours}/shared"
     moe = f"{theirs}.block_sparse_moe"
     yield r.kernel(f"{moe}.router.layer.weight", f"{ours}/router/kernel")
     yield _fused(f"{moe}.input_linear.weight", f"{ours}/gate", f"{ours}/value")
     yield r.kernel(f"{moe}.output_linear.weight", f"{ours}/output")
+  else:
+    hidden = mlp.gated_width()
   fused = [f"{shared}/{name}/kernel" for name in ("gate", "value")]
   theirs = f"{theirs}.shared_mlp"
   yield r.split(f"{theirs}.input_linear.weight", fused, (hidden, hidden))

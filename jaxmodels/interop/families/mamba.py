@@ -57,7 +57,7 @@ def read_rank(config: Config, key: str, width: int) -> int | None:
   return None if rank in ("auto", -(-width // 16)) else rank
 
 
-def read_inner(config: Config, width: int) -> dict[str, int]:
+def read_inner(config: Config, width: int) -> dict[str, Any]:
   """The fields of the inner width, which `intermediate_size` overrides."""
   expand = config.get("expand", 2)
   inner = config.get("intermediate_size", int(expand * width))
@@ -113,8 +113,8 @@ def mixer_rules(theirs: str, ours: str, mixer: Mamba) -> Iterator[r.Rule]:
   inner, rank, states = inner_width(mixer), step_rank(mixer), mixer.state_width
   for kind, name in (("weight", "kernel"), ("bias", "bias")):
     if kind == "weight" or mixer.use_bias:
-      parts = (f"{ours}/input/{name}", f"{ours}/gate/{name}")
-      yield r.split(f"{theirs}.in_proj.{kind}", parts, (inner, inner))
+      both = (f"{ours}/input/{name}", f"{ours}/gate/{name}")
+      yield r.split(f"{theirs}.in_proj.{kind}", both, (inner, inner))
   yield from r.convolution(
     f"{theirs}.conv1d", f"{ours}/convolution", mixer.convolution_bias
   )

@@ -18,8 +18,11 @@ from jaxmodels.mixers import Mamba, Mamba2
 from jaxmodels.models import LanguageModel
 
 _EPSILON = 1e-5
-_INITIAL = ("A_init_range", "dt_init", "dt_init_floor", "dt_max", "dt_min")
-_INITIAL += ("dt_scale", "conv_init", "chunk_size", "use_mem_eff_path")
+# How parameters are initialised, and how the published kernels run.
+_INITIAL = (
+  "A_init_range", "chunk_size", "conv_init", "dt_init", "dt_init_floor",
+  "dt_max", "dt_min", "dt_scale", "use_mem_eff_path",
+)  # fmt: skip
 
 
 def read(config: Config) -> LanguageModel:

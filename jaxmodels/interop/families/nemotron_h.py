@@ -6,7 +6,7 @@ have the prefix "backbone.", and models in memory "model.".
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from jaxmodels.interop import rules as r
@@ -150,7 +150,7 @@ def write(model: LanguageModel) -> dict[str, Any]:
     "tie_word_embeddings": model.tie_embeddings,
     "vocab_size": model.vocab_size,
   }
-  written = {
+  written: dict[type, Callable[[Any], dict[str, Any]]] = {
     Mamba2: _written_mamba,
     SoftmaxAttention: _written_attention,
     MLP: _written_mlp,

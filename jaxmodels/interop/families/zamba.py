@@ -1,7 +1,9 @@
 """Zamba: `ZambaForCausalLM` of transformers.
 
 Glorioso et al. 2024, arXiv:2405.16712. A layer is Mamba in heads, or a hybrid:
-Mamba behind the one shared transformer block. The rows of `in_proj` are those
+Mamba behind the one shared transformer block, which has the name of the first
+hybrid. If `tie_word_embeddings` is false, the implementation does not tie the
+blocks either: each hybrid has one of its own. The rows of `in_proj` are those
 of the input and the gate in turns.
 """
 
@@ -33,7 +35,7 @@ def read(config: Config) -> LanguageModel:
   depth = config.get("num_hidden_layers", 76)
   epsilon = config.get("rms_norm_eps", 1e-5)
   config.ignore(*_NEUTRAL)
-  mamba = nn.FrozenDict(
+  mamba: nn.FrozenDict = nn.FrozenDict(
     expand=config.get("mamba_expand", 2),
     heads=config.get("n_mamba_heads", 2),
     state_width=config.get("mamba_d_state", 16),
@@ -57,13 +59,14 @@ def read(config: Config) -> LanguageModel:
   offset = config.get("attn_layer_offset", 4)
   default = [i % period == offset for i in range(depth - 3)]
   kinds = zamba2.read_kinds(config, [False, False, True, *default])
+  tied = config.get("tie_word_embeddings", True)
   return LanguageModel(
     vocab_size=config.get("vocab_size", 32000),
     width=width,
     depth=len(kinds),
-    **zamba2.layers(kinds, Mamba(width, **mamba), hybrid, 1),
+    **zamba2.layers(kinds, Mamba(width, **mamba), hybrid, 1 if tied else None),
     mlp="none",
-    tie_embeddings=config.get("tie_word_embeddings", True),
+    tie_embeddings=tied,
     norm_epsilon=epsilon,
   )
 
@@ -96,19 +99,18 @@ def rules(model: LanguageModel) -> Iterator[r.Rule]:
   """The rules of the whole model."""
   yield from embedding_rules(model)
   yield r.same("model.final_layernorm.weight", "backbone/norm/scale")
-  mixers = [mixer_of(model, i) for i in range(model.depth)]
-  hybrids = [i for i, m in enumerate(mixers) if isinstance(m, SharedBlock)]
-  # The implementation ties the other blocks to that of layer 2.
-  home = 2 if 2 in hybrids else min(hybrids, default=0)
-  for i, mixer in enumerate(mixers):
+  seen: set[int] = set()
+  for i in range(model.depth):
     theirs, ours = f"model.layers.{i}", f"backbone/layer_{i}"
+    mixer = mixer_of(model, i)
     if not isinstance(mixer, SharedBlock):
       norm = f"{theirs}.input_layernorm.weight"
       yield r.same(norm, f"{ours}/mixer_norm/scale")
       yield from _mamba_rules(f"{theirs}.mamba", f"{ours}/mixer", mixer)
       continue
-    for rule in _shared(f"{theirs}.shared_transf"):
-      yield rule if i == home else r.ignored(*rule.theirs)
+    for rule in _shared(f"{theirs}.shared_transf", mixer.block):
+      yield r.ignored(*rule.theirs) if mixer.block in seen else rule
+    seen.add(mixer.block)
     yield from zamba2.hybrid_rules(theirs, f"{ours}/mixer")
     yield from _mamba_rules(
       f"{theirs}.mamba_decoder.mamba",
@@ -117,13 +119,13 @@ def rules(model: LanguageModel) -> Iterator[r.Rule]:
     )
 
 
-def _shared(theirs: str) -> Iterator[r.Rule]:
-  """The weights of the shared block."""
-  yield from zamba2.attention_rules(theirs, 0)
+def _shared(theirs: str, block: int) -> Iterator[r.Rule]:
+  """The weights of a shared block."""
+  yield from zamba2.attention_rules(theirs, block)
   names = {"gate": "gate_proj", "value": "up_proj", "output": "down_proj"}
   for our, their in names.items():
     name = f"{theirs}.feed_forward.{their}.weight"
-    yield r.kernel(name, f"backbone/shared_block_0_mlp_{our}")
+    yield r.kernel(name, f"backbone/shared_block_{block}_mlp_{our}")
 
 
 def _mamba_rules(theirs: str, ours: str, mixer: Mamba) -> Iterator[r.Rule]:

@@ -3,7 +3,9 @@
 Glorioso et al. 2024, arXiv:2411.15242. A layer is Mamba-2, or a hybrid: Mamba-2
 behind a transformer block, see `jaxmodels.models.shared_block`. The tensors of
 a shared block, and the adapters of all of its uses, have the name of the first
-layer that uses it.
+layer that uses it. If `tie_word_embeddings` is false, the implementation does
+not tie the blocks either: each hybrid has one of its own. Its block then has
+adapters of other layers too, which nothing uses; they are left out.
 """
 
 import math
@@ -54,15 +56,15 @@ def read(config: Config) -> LanguageModel:
     norm_epsilon=epsilon,
   )
   kinds = read_kinds(config, [kind == "h" for kind in _DEFAULT])
+  blocks = config.get("num_mem_blocks", 1)
+  tied = config.get("tie_word_embeddings", True)
   return LanguageModel(
     vocab_size=config.get("vocab_size", 32000),
     width=width,
     depth=len(kinds),
-    **layers(
-      kinds, Mamba2(width, **mamba), hybrid, config.get("num_mem_blocks", 1)
-    ),
+    **layers(kinds, Mamba2(width, **mamba), hybrid, blocks if tied else None),
     mlp="none",
-    tie_embeddings=config.get("tie_word_embeddings", True),
+    tie_embeddings=tied,
     norm_epsilon=epsilon,
   )
 
@@ -82,10 +84,18 @@ def read_kinds(config: Config, default: Sequence[bool]) -> list[bool]:
 
 
 def layers(
-  kinds: Sequence[bool], plain: Any, hybrid: SharedBlock, blocks: int
+  kinds: Sequence[bool], plain: Any, hybrid: SharedBlock, blocks: int | None
 ) -> dict[str, Any]:
-  """The mixers and layouts; hybrids use the shared blocks in turns."""
+  """The mixers and layouts; hybrids use the shared blocks in turns.
+
+  Args:
+    kinds: Whether each layer is a hybrid.
+    plain: The mixer of the other layers.
+    hybrid: That of hybrids.
+    blocks: The number of shared blocks; None for one per hybrid.
+  """
   mixers, uses = [], 0
+  blocks = blocks or max(1, sum(kinds))
   for kind in kinds:
     mixers.append(hybrid.copy(block=uses % blocks) if kind else plain)
     uses += kind
@@ -226,7 +236,12 @@ def rules(model: LanguageModel) -> Iterator[r.Rule]:
     else:
       first[mixer.block] = shared
       yield from _shared(shared, mixer)
-    yield from _adapters(first[mixer.block], f"{ours}/mixer", mixer, uses)
+    home = first[mixer.block]
+    yield from _adapters(home, f"{ours}/mixer", mixer, uses)
+    if not model.tie_embeddings:
+      for other in set(range(model.depth)) - {uses}:
+        for rule in _adapters(home, "", mixer, other):
+          yield r.ignored(*rule.theirs)
     yield from hybrid_rules(theirs, f"{ours}/mixer")
     decoder, inner = f"{theirs}.mamba_decoder", mixer.inner_module()
     yield from mixer_rules(

@@ -28,7 +28,7 @@ def chunks(
   How a row is cut depends on its own length alone.
 
   Args:
-    rows: The tokens of each row.
+    rows: The tokens of each row, int32.
     lengths: [B], how many of them are read.
     sizes: The sizes C, from `chunk_sizes`.
   """
@@ -39,8 +39,11 @@ def chunks(
       take = np.zeros((_CHUNKS, len(rows)), bool)
       for i in range(_CHUNKS):
         take[i] = rest >= size
-        for b in np.flatnonzero(take[i]):
-          tokens[i, b] = rows[b][places[b] : places[b] + size]
+        for row, place, own, taken in zip(
+          rows, places, tokens[i], take[i], strict=True
+        ):
+          if taken:
+            own[:] = row[place : place + size]
         places += size * take[i]
         rest -= size * take[i]
       yield tokens, take

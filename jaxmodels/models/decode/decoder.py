@@ -31,9 +31,9 @@ class Decoder:
 
   Rows may have prompts of different lengths: a row is read in chunks that
   depend on its own length alone, and the state of a row stays as it is while
-  other rows read. So nothing is padded, and every mixer gives each row what it
-  gives the row alone. Prompts of any length are read in constant memory (if
-  the state of the mixers is constant).
+  other rows read. So no padding enters a state, and every mixer gives each row
+  what it gives the row alone. A prompt of any length is read in the memory of
+  one chunk, beside the state.
 
   A decoder compiles its programs once, for each number of rows.
 
@@ -71,8 +71,8 @@ class Decoder:
       chunk_size: Tokens of a prompt that the model reads in one call.
       piece: Most tokens that are drawn in one dispatch.
       widen: Whether to compute in float32 where the model computes in fewer
-        bits; None does so on a CPU, which multiplies a vector by a matrix of
-        bfloat16 many times slower than by one of float32.
+        bits; None does so on a CPU, which takes several times as long to
+        multiply one row by a matrix of bfloat16 as by one of float32.
 
     Raises:
       ValueError: An argument is wrong, or the model has no state.
@@ -134,7 +134,7 @@ class Decoder:
       jnp.asarray(zeros),
       jnp.asarray(zeros.copy()),
       keys_of(seeds),
-      jnp.asarray(seen_in(first[:, None], self.vocab_size)),
+      jnp.asarray(seen_in([row[:1] for row in prompts], self.vocab_size)),
     )
     return self.read(state, [row[1:] for row in prompts])
 
@@ -224,19 +224,25 @@ class Decoder:
   def shapes(self, rows: int) -> DecodeState:
     """The shapes and dtypes of a state of that many rows."""
     model = jax.eval_shape(lambda: self._init_state(rows))
-    numbers = jax.ShapeDtypeStruct((rows,), np.int32)
-    key = jax.ShapeDtypeStruct((rows, 2), np.uint32)
-    seen = jax.ShapeDtypeStruct((rows, self.vocab_size), bool)
+    # Only their shapes and dtypes are read, as of arrays.
+    numbers: Any = jax.ShapeDtypeStruct((rows,), np.int32)
+    key: Any = jax.ShapeDtypeStruct((rows, 2), np.uint32)
+    seen: Any = jax.ShapeDtypeStruct((rows, self.vocab_size), bool)
     return DecodeState(model, numbers, numbers, numbers, key, seen)
 
   def advance(
-    self, state: DecodeState, limits: np.ndarray
+    self,
+    state: DecodeState,
+    limits: np.ndarray,
+    ends_differ: bool = False,
   ) -> tuple[DecodeState, np.ndarray, np.ndarray]:
     """Draws up to `limits` [B] tokens, and at most a piece, in one dispatch.
 
     Args:
       state: The rows so far. It is donated.
       limits: Most tokens of each row.
+      ends_differ: Whether rows may end apart in a later call. It avoids a
+        compilation in the middle of a stream, and changes no result.
 
     Returns:
       The state; the tokens [B, piece], -1 after the last one of a row; and
@@ -246,13 +252,13 @@ class Decoder:
     # If no row can end before another, the loop ends with all of them.
     # Otherwise the rows that have ended keep their states, and each token costs
     # one more pass over the states.
-    together = not self.stop_tokens and bool((limits == limits[0]).all())
+    ends_differ |= bool(self.stop_tokens) or bool((limits != limits[0]).any())
     state, tokens, log_probs = self._draw_program(
       self.variables,
       self.allowed,
       state,
       limits,
-      together or limits.size == 1,
+      ends_differ and limits.size > 1,
     )
     return state, np.asarray(tokens), np.asarray(log_probs)
 
@@ -300,7 +306,7 @@ class Decoder:
       return None
     if isinstance(allowed, int | np.integer):
       checks.require(
-        1 <= allowed <= size,
+        1 <= int(allowed) <= size,
         f"Decoder: allowed must be 1 to {size} tokens, got {allowed}",
       )
       return None if allowed == size else jnp.asarray(np.arange(size) < allowed)
@@ -347,11 +353,11 @@ class Decoder:
     allowed: jax.Array | None,
     state: DecodeState,
     limits: jax.Array,
-    together: bool,
+    ends_differ: bool,
   ) -> tuple[DecodeState, jax.Array, jax.Array]:
     """Draws up to `limits` [B] tokens of each row; see `advance`.
 
-    `together` says that all rows end at the same token.
+    `ends_differ` says that a row may end before another.
     """
     count = state.token.size
     tokens = jnp.full((count, self._piece), -1, jnp.int32)
@@ -363,7 +369,7 @@ class Decoder:
     def body(carry: Any) -> Any:
       i, before, active, tokens, log_probs = carry
       after, log_prob = self._step(variables, allowed, before)
-      if not together:
+      if ends_differ:
         after = self._where(active, after, before)
       column = jnp.where(active, after.token, -1)
       tokens = lax.dynamic_update_slice(tokens, column[:, None], (0, i))

@@ -5,6 +5,7 @@ endian), the header in JSON, and the bytes of the arrays. Reading it runs no
 code, and a file that is not as expected is refused in one line.
 """
 
+import contextlib
 import hashlib
 import json
 import math
@@ -61,7 +62,7 @@ def identity(model: nn.Module, variables: Any) -> str:
     array = np.ascontiguousarray(jax.device_get(leaf))
     name = f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}"
     found.update(name.encode())
-    found.update(array.reshape(-1).view(np.uint8))
+    found.update(array.reshape(-1).view(np.uint8).data)
   return found.hexdigest()
 
 
@@ -170,18 +171,17 @@ def _header(name: str, file: Any) -> tuple[dict[str, Any], int]:
     whole >= 8 and length <= min(whole - 8, _MOST_HEADER),
     f"{name} is no state of a decoder, or is cut off",
   )
-  try:
+  header: Any = None
+  with contextlib.suppress(ValueError, RecursionError):
     header = json.loads(file.read(length))
-  except (ValueError, RecursionError):
-    header = None
   _require(isinstance(header, dict), f"{name} is no state of a decoder")
   return header, whole - 8 - length
 
 
 def _rows(name: str, header: dict[str, Any]) -> int:
   """The number of rows, by the entry of the last tokens."""
-  entry = header.get(".token")
-  shape = entry.get("shape") if isinstance(entry, dict) else None
+  entry: Any = header.get(".token")
+  shape: Any = entry.get("shape") if isinstance(entry, dict) else None
   valid = isinstance(shape, list) and len(shape) == 1
   valid = valid and type(shape[0]) is int and 0 < shape[0] < 2**31
   _require(valid, f"{name} has no entry of the last tokens")
@@ -192,7 +192,7 @@ def _checked(
   name: str, header: dict[str, Any], key: str, leaf: Any, size: int
 ) -> int:
   """The offset of an array, in bytes, after a check of its entry."""
-  entry = header.get(key)
+  entry: Any = header.get(key)
   wanted = {
     "dtype": _NAMES[np.dtype(leaf.dtype).name],
     "shape": list(leaf.shape),

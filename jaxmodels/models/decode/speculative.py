@@ -34,7 +34,7 @@ class _Rows(NamedTuple):
     small: The state of the small model after all tokens but the last one.
     pending: [B, 2 C] int32, the tokens that the large model has not read for
       good, and zeros.
-    count: [B] int32, how many are pending: 1 to C between rounds.
+    waiting: [B] int32, how many are pending: 1 to C between rounds.
     drawn: [B] int32, the tokens that were drawn.
     key: [B, 2] uint32, the random key of each row.
     seen: [B, V] bool, the tokens that occur in each row.
@@ -43,7 +43,7 @@ class _Rows(NamedTuple):
   large: Any
   small: Any
   pending: jax.Array
-  count: jax.Array
+  waiting: jax.Array
   drawn: jax.Array
   key: jax.Array
   seen: jax.Array
@@ -168,13 +168,13 @@ class Speculative:
     A row's new tokens come first, and -1 after them.
     """
     proposals, q, smalls = self._propose(variables[1], allowed, state)
-    rows = jnp.arange(state.count.size)[:, None]
-    places = state.count[:, None] + jnp.arange(self._block)[None]
+    rows = jnp.arange(state.waiting.size)[:, None]
+    places = state.waiting[:, None] + jnp.arange(self._block)[None]
     pending = state.pending.at[rows, places].set(proposals)
     # Zeros follow the proposals, and no earlier token sees them.
     read = pending[:, : self._span + self._block]
     logits, _ = self._large.model.apply(variables[0], read, state.large)
-    places = state.count[:, None] - 1 + jnp.arange(self._span)[None]
+    places = state.waiting[:, None] - 1 + jnp.arange(self._span)[None]
     logits = logits[rows, places]
     decide = jax.vmap(functools.partial(self._decide, allowed))
     new, kept, seen = decide(
@@ -183,13 +183,13 @@ class Speculative:
     shares = jax.vmap(lambda x, y: log_probabilities(x, y, allowed), (1, 1), 1)(
       logits, jnp.maximum(new, 0)
     )
-    places = state.count[:, None] + jnp.arange(self._span)[None]
+    places = state.waiting[:, None] + jnp.arange(self._span)[None]
     pending = pending.at[rows, places].set(jnp.maximum(new, 0))
     state = _Rows(
       state.large,
       self._small.rows.pick(smalls, kept),
       pending,
-      state.count + kept + 1,
+      state.waiting + kept + 1,
       state.drawn + kept + 1,
       state.key,
       seen,
@@ -200,7 +200,7 @@ class Speculative:
     self, variables: Any, allowed: jax.Array | None, state: _Rows
   ) -> tuple[jax.Array, jax.Array, Any]:
     """The proposals [B, k], log q [B, k, V], and k + 1 states, stacked."""
-    rows = jnp.arange(state.count.size)
+    rows = jnp.arange(state.waiting.size)
 
     def step(carry: Any, i: jax.Array) -> Any:
       model, token, seen = carry
@@ -213,7 +213,7 @@ class Speculative:
       seen = seen.at[rows, token].set(True)
       return (model, token, seen), (token, q, model)
 
-    last = state.pending[rows, state.count - 1]
+    last = state.pending[rows, state.waiting - 1]
     carry = (state.small, last, state.seen)
     # One step more, because all proposals may be kept.
     steps = jnp.arange(self._span, dtype=jnp.int32)
@@ -280,7 +280,7 @@ class Speculative:
 
   def _read_for_good(self, variables: Any, state: _Rows) -> _Rows:
     """Reads C pending tokens of the rows that have more than that."""
-    full = state.count > self._span
+    full = state.waiting > self._span
 
     def read(state: _Rows) -> _Rows:
       tokens = state.pending[:, : self._span]
@@ -289,7 +289,7 @@ class Speculative:
       return state._replace(
         large=self._large.rows.where(full, after, state.large),
         pending=jnp.where(full[:, None], shifted, state.pending),
-        count=jnp.where(full, state.count - self._span, state.count),
+        waiting=jnp.where(full, state.waiting - self._span, state.waiting),
       )
 
     return lax.cond(jnp.any(full), read, lambda state: state, state)

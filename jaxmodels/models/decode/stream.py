@@ -97,6 +97,8 @@ class Stream:
     )
     checks.require(all(self._stops), "Decoder: a stop string must not be empty")
     self._decode, self._texts = decode, [b""] * count
+    lengths_differ = bool((self._left != self._left[0]).any())
+    self._ends_differ = lengths_differ or bool(self._stops)
     self.reasons: list[str | None] = [
       None if left else "length" for left in self._left
     ]
@@ -121,12 +123,15 @@ class Stream:
     # A stop string is found after the piece; then the piece is drawn again, up
     # to the stop, so that the state ends there too.
     before = jax.tree.map(jnp.copy, self.state) if self._stops else None
-    self.state, tokens, log_probs = self._decoder.advance(self.state, limits)
+    self.state, tokens, log_probs = self._advance(self.state, limits)
     if before is not None:
       counts = self._counts_to_stops(tokens)
       if (counts < (tokens >= 0).sum(1)).any():
-        self.state, tokens, log_probs = self._decoder.advance(before, counts)
+        self.state, tokens, log_probs = self._advance(before, counts)
     return self._finished(tokens, log_probs)
+
+  def _advance(self, state: DecodeState, limits: np.ndarray) -> Any:
+    return self._decoder.advance(state, limits, self._ends_differ)
 
   def _counts_to_stops(self, tokens: np.ndarray) -> np.ndarray:
     """How many tokens of each row belong to it; notes its text and its end."""

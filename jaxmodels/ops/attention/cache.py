@@ -14,7 +14,15 @@ from jaxmodels.ops.attention.tiles import Keys
 from jaxmodels.ops.engine.checks import is_open
 from jaxmodels.ops.engine.exporting import serializable
 
-__all__ = ["Cache", "entering", "fill", "joined", "leaving", "numbered"]
+__all__ = [
+  "Cache",
+  "entering",
+  "fill",
+  "joined",
+  "leaving",
+  "numbered",
+  "parted",
+]
 
 
 @serializable
@@ -88,15 +96,21 @@ def leaving(
   return cache if window is None else fill(cache, window - 1)
 
 
-def joined(
+def parted(
   k: jax.Array, v: jax.Array, ids: jax.Array | None, cache: Cache
-) -> Keys:
-  """The cache followed by the tokens; an entry that is not live has id -1."""
+) -> tuple[Keys, ...]:
+  """The cache and the tokens; an entry that is not live has id -1."""
   if ids is None:
-    return Keys(k, v, None)
+    return (Keys(k, v, None),)
   entry_ids = jnp.where(cache.live, 0, -1).astype(ids.dtype)
+  return Keys(cache.k, cache.v, entry_ids), Keys(k, v, ids)
+
+
+def joined(parts: tuple[Keys, ...]) -> Keys:
+  """The parts one after another."""
+  if len(parts) == 1:
+    return parts[0]
+  k, v, ids = zip(*parts, strict=True)
   return Keys(
-    jnp.concatenate([cache.k, k], -3),
-    jnp.concatenate([cache.v, v], -3),
-    jnp.concatenate([entry_ids, ids], -1),
+    jnp.concatenate(k, -3), jnp.concatenate(v, -3), jnp.concatenate(ids, -1)
   )

@@ -12,6 +12,7 @@ the quotient; so it does not differentiate the loop that finds them.
 """
 
 import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -78,40 +79,59 @@ class Keys(NamedTuple):
   ids: jax.Array | None
 
 
-def attend(queries: Queries, keys: Keys, scoring: Scoring) -> jax.Array:
+def attend(
+  queries: Queries, parts: Sequence[Keys], scoring: Scoring
+) -> jax.Array:
   """Computes all scores at once.
 
   Args:
     queries: Their own tokens must be among the keys, so that every query sees
       a key, and no row of the softmax is empty.
-    keys: H divides Hq.
+    parts: The keys in pieces, one after another; H divides Hq.
     scoring: The window and the options of the softmax.
 
   Returns:
     [..., L, Hq, V].
   """
-  q, k, v = queries.q, keys.k, keys.v
+  columns, start = [], 0
+  for keys in parts:
+    columns.append(_all_scores(queries, keys, scoring, start))
+    start += keys.k.shape[-3]
+  if scoring.sinks is not None:
+    heads = columns[0].shape[-4:-2]
+    sinks = _fit(scoring.sinks.reshape((*heads, 1, 1)), columns[0])
+    columns.append(jnp.broadcast_to(sinks, (*columns[0].shape[:-1], 1)))
+  weights = jax.nn.softmax(jnp.concatenate(columns, -1), -1)
+  if scoring.sinks is not None:
+    weights = weights[..., :-1]
+  y, start = None, 0
+  for keys in parts:
+    own, start = weights, start + keys.k.shape[-3]
+    if len(parts) > 1:
+      own = own[..., start - keys.k.shape[-3] : start]
+    more = jnp.einsum("...hgqp,...phv->...qhgv", own, keys.v)
+    y = more if y is None else y + more
+  assert y is not None
+  return y.reshape((*queries.q.shape[:-1], y.shape[-1]))
+
+
+def _all_scores(
+  queries: Queries, keys: Keys, scoring: Scoring, start: int
+) -> jax.Array:
+  """Scores [..., H, Hq / H, L, N] of keys whose first place is `start`."""
+  q, k = queries.q, keys.k
   heads = k.shape[-2]
   shape = (*q.shape[:-2], heads, q.shape[-2] // heads, q.shape[-1])
   scores = jnp.einsum("...qhgk,...phk->...hgqp", q.reshape(shape), k)
   scores = _capped(scores, scoring.softcap)
-  places = jnp.arange(k.shape[-3])
+  places = start + jnp.arange(k.shape[-3])
   visible = _near(queries.places[:, None], places, scoring.window)
   if queries.ids is not None and keys.ids is not None:
     same = queries.ids[..., :, None] == keys.ids[..., None, :]
     visible = _fit(visible, same) & same
     visible = visible[..., None, None, :, :]
   # Mask before the softmax, so that neither pass computes exp(+large).
-  scores = jnp.where(_fit(visible, scores), scores, -jnp.inf)
-  if scoring.sinks is None:
-    weights = jax.nn.softmax(scores, -1)
-  else:
-    sinks = scoring.sinks.reshape((*shape[-3:-1], 1, 1))
-    sinks = jnp.broadcast_to(_fit(sinks, scores), (*scores.shape[:-1], 1))
-    weights = jax.nn.softmax(jnp.concatenate([scores, sinks], -1), -1)
-    weights = weights[..., :-1]
-  y = jnp.einsum("...hgqp,...phv->...qhgv", weights, v)
-  return y.reshape((*q.shape[:-1], v.shape[-1]))
+  return jnp.where(_fit(visible, scores), scores, -jnp.inf)
 
 
 def attend_in_tiles(

@@ -46,6 +46,8 @@ def their_logits(model: Any, tokens: np.ndarray, dtype: str) -> np.ndarray:
   torch = load("torch")
   # Some implementations change their weights as they run.
   copied = copy.deepcopy(model).to(getattr(torch, dtype)).eval()
+  # The other implementation of experts has no float64, and not every width.
+  copied.config._experts_implementation = "eager"
   with torch.no_grad(), at_least(dtype):
     result = copied(torch.tensor(tokens), use_cache=False)
   return result.logits.double().numpy()

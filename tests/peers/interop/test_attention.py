@@ -126,6 +126,8 @@ def test_recurrent_gemma(bias):
 
 
 ROPES = {
+  # Without an effect in sequences of up to `max_position_embeddings` tokens.
+  "dynamic": ({"factor": 3.0}, {}),
   "linear": ({"factor": 3.0}, {"rotary_factor": 3.0}),
   "llama3": (
     {

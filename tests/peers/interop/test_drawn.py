@@ -1,5 +1,6 @@
 """Each family of transformers with sizes, options and seeds that are drawn."""
 
+import math
 import pathlib
 import tempfile
 
@@ -191,12 +192,97 @@ def jamba(draw):
   }
 
 
+def nemotron_h(draw):
+  queries, keys = heads(draw)
+  count, groups = heads(draw)
+  parts = draw(st.integers(1, 2))
+  return "NemotronH", {
+    "hidden_size": 8 * draw(st.integers(1, 4)),
+    "layers_block_type": kinds(
+      draw, 3, "linear_attention", "moe", "full_attention", "mlp"
+    ),
+    "num_attention_heads": queries,
+    "num_key_value_heads": keys,
+    "head_dim": draw(st.integers(2, 9)),
+    "mamba_num_heads": count,
+    "mamba_head_dim": draw(st.integers(1, 9)),
+    "n_groups": groups,
+    "ssm_state_size": draw(st.integers(1, 9)),
+    "conv_kernel": draw(st.integers(2, 5)),
+    "use_bias": draw(yes_or_no),
+    "use_conv_bias": draw(yes_or_no),
+    "mlp_bias": draw(yes_or_no),
+    "mlp_hidden_act": draw(st.sampled_from(["relu2", "gelu", "silu"])),
+    "intermediate_size": draw(st.integers(9, 40)),
+    "time_step_min": draw(st.sampled_from([0.001, 0.4])),
+    "n_routed_experts": parts * draw(st.integers(2, 3)),
+    "num_experts_per_tok": draw(st.integers(1, 2)),
+    "n_group": parts,
+    "topk_group": draw(st.integers(1, parts)),
+    "norm_topk_prob": draw(yes_or_no),
+    "moe_intermediate_size": 8 * draw(st.integers(1, 3)),
+    "moe_shared_expert_intermediate_size": draw(st.integers(3, 20)),
+    "moe_latent_size": draw(st.sampled_from([None, 8, 16])),
+    "layer_norm_epsilon": draw(epsilon),
+  }
+
+
+def zamba2(draw):
+  queries, _ = heads(draw)
+  count, groups = heads(draw)
+  return "Zamba2", {
+    "hidden_size": math.lcm(queries, count) * draw(st.integers(1, 2)),
+    "layers_block_type": kinds(draw, 3, "linear_attention", "hybrid"),
+    # With fewer blocks than hybrids, untied models have adapters without a use.
+    "num_mem_blocks": 3,
+    "use_shared_attention_adapter": draw(yes_or_no),
+    "adapter_rank": draw(st.integers(1, 5)),
+    "num_attention_heads": queries,
+    "n_mamba_heads": count,
+    "mamba_ngroups": groups,
+    "mamba_expand": draw(st.integers(1, 3)),
+    "mamba_d_state": draw(st.integers(1, 9)),
+    "mamba_d_conv": draw(st.integers(2, 5)),
+    "add_bias_linear": draw(yes_or_no),
+    "use_mem_rope": draw(yes_or_no),
+    "hidden_act": draw(activation),
+    "intermediate_size": draw(st.sampled_from([None, 13, 20])),
+    "time_step_min": draw(st.sampled_from([0.001, 0.4])),
+    "rms_norm_eps": draw(epsilon),
+  }
+
+
+def zamba(draw):
+  queries, keys = heads(draw)
+  return "Zamba", {
+    "hidden_size": 6 * queries,
+    # The implementation needs two hybrids.
+    "layers_block_type": draw(st.permutations(["mamba", "hybrid", "hybrid"])),
+    "num_attention_heads": queries,
+    "num_key_value_heads": keys,
+    "n_mamba_heads": draw(st.integers(1, 3)),
+    "mamba_expand": draw(st.integers(1, 3)),
+    "mamba_d_state": draw(st.integers(1, 9)),
+    "mamba_d_conv": draw(st.integers(2, 5)),
+    "mamba_dt_rank": draw(st.sampled_from(["auto", 1, 5])),
+    "mamba_conv_bias": draw(yes_or_no),
+    "mamba_proj_bias": draw(yes_or_no),
+    "hidden_act": draw(activation),
+    "hidden_mamba_act": draw(activation),
+    "intermediate_size": draw(st.integers(9, 40)),
+    "rms_norm_eps": draw(epsilon),
+  }
+
+
 FAMILIES = [
   mamba,
   falcon_mamba,
   mamba2,
   bamba,
   jamba,
+  nemotron_h,
+  zamba,
+  zamba2,
   recurrent_gemma,
   lfm2,
   lfm2_moe,
@@ -222,8 +308,6 @@ def test_drawn_models(family, data):
     eos_token_id=2,
     **options,
   )
-  # The other implementation has no products of experts in float64.
-  config._experts_implementation = "eager"
   torch.manual_seed(data.draw(st.integers(0, 1000)))
   theirs = getattr(transformers, f"{name}ForCausalLM")(config)
   with tempfile.TemporaryDirectory() as folder:

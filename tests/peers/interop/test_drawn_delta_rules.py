@@ -13,7 +13,7 @@ from tests.peers.interop.parity import check_family
 
 pytestmark = pytest.mark.slow
 
-EXAMPLES = 6
+EXAMPLES = 3
 FULL, LINEAR = "full_attention", "linear_attention"
 few = settings(
   max_examples=EXAMPLES,

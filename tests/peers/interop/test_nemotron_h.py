@@ -66,6 +66,4 @@ def test_logits_and_bytes(options, tmp_path):
       **options,
     }
   )
-  # The other implementation of experts has no float64.
-  config._experts_implementation = "eager"
   check_family(transformers.NemotronHForCausalLM(config), tmp_path)

@@ -82,6 +82,7 @@ NEXT = [
     "norm_topk_prob": False,
     "attention_bias": True,
     "linear_value_head_dim": 7,
+    "head_dim": 10,
     "tie_word_embeddings": True,
     "rope_parameters": {
       "rope_type": "linear",

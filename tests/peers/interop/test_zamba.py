@@ -11,7 +11,7 @@ OPTIONS = [
   {"num_hidden_layers": 8, "n_mamba_heads": 2},
   {
     "num_hidden_layers": 4,
-    "layers_block_type": ["hybrid", "mamba", "hybrid", "hybrid"],
+    "layers_block_type": ["mamba", "hybrid", "mamba", "hybrid"],
     "n_mamba_heads": 3,
     "num_key_value_heads": 3,
     "mamba_d_conv": 2,
@@ -23,6 +23,10 @@ OPTIONS = [
     "attention_head_dim": 10,
     "rms_norm_eps": 1e-3,
     "tie_word_embeddings": False,
+  },
+  {
+    "num_hidden_layers": 3,
+    "layers_block_type": ["hybrid", "linear_attention", "hybrid"],
   },
   {
     "num_hidden_layers": 5,

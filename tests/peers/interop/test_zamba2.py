@@ -1,9 +1,19 @@
 """Zamba2 against `Zamba2ForCausalLM` of transformers."""
 
+import jax
 import pytest
 
+from jaxmodels import interop
 from tests.peers.compare import load
-from tests.peers.interop.parity import check_family
+from tests.peers.interop.parity import (
+  FLOAT32,
+  check_family,
+  error,
+  randomize,
+  stored,
+  their_logits,
+  tokens_of,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -17,7 +27,8 @@ OPTIONS = [
     "use_mem_rope": True,
   },
   {
-    "layers_block_type": ["linear_attention", "hybrid", "linear_attention"],
+    "layers_block_type": ["hybrid", "linear_attention", "hybrid"],
+    "num_mem_blocks": 2,
     "n_mamba_heads": 3,
     "mamba_expand": 3,
     "mamba_d_conv": 2,
@@ -41,8 +52,7 @@ OPTIONS = [
 ]
 
 
-@pytest.mark.parametrize("options", OPTIONS)
-def test_logits_and_bytes(options, tmp_path):
+def made(**options):
   transformers = load("transformers")
   config = transformers.Zamba2Config(
     **{
@@ -55,4 +65,35 @@ def test_logits_and_bytes(options, tmp_path):
       **options,
     }
   )
-  check_family(transformers.Zamba2ForCausalLM(config), tmp_path)
+  return transformers.Zamba2ForCausalLM(config)
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_logits_and_bytes(options, tmp_path):
+  check_family(made(**options), tmp_path)
+
+
+def test_adapters_that_nothing_uses_are_left_out(tmp_path):
+  """Blocks that are not tied have adapters of all layers."""
+  load("torch").set_num_threads(1)
+  theirs = made(
+    layers_block_type=["hybrid", "mamba", "hybrid"], tie_word_embeddings=False
+  )
+  randomize(theirs)
+  theirs.save_pretrained(tmp_path / "theirs")
+  model, variables = interop.load(tmp_path / "theirs")
+  tokens = tokens_of(model)
+  wanted = their_logits(theirs, tokens, "float32")
+  got = jax.jit(model.apply)(variables, tokens)[0]
+  assert error(got, wanted) < FLOAT32
+  interop.save(tmp_path / "ours", model, variables, like=tmp_path / "theirs")
+  again = type(theirs).from_pretrained(tmp_path / "ours")
+  assert error(their_logits(again, tokens, "float32"), wanted) < 1e-6
+  left_out = {
+    f"model.layers.{i}.shared_transformer.feed_forward."
+    f"gate_up_proj_adapter_list.{use}.{end}.weight"
+    for i, use in ((0, 1), (2, 0))
+    for end in (0, 1)
+  }
+  names = [set(stored(tmp_path / side)) for side in ("theirs", "ours")]
+  assert names[0] - names[1] == left_out

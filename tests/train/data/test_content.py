@@ -33,6 +33,7 @@ class Words:
 
   identity = "words"
   separator = 0
+  separator_name = ""
   pieces = ("", *(chr(97 + i) for i in range(26)), "th", "the", "é")
   vocab_size = len(pieces)
 

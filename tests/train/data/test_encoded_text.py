@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from tests.train.data.test_content import TEXTS, Words
-from tests.train.data.tokenizing import rows_of
-from train.data import Text, encoded_text, tokenizer
+from tests.train.data.tokenizing import rows_of, tokenized
+from train.data import Text, Tokens, encoded_text, tokenizer
 from train.data.dataset import content_bytes
 
 
@@ -76,6 +76,31 @@ def test_other_text_is_other_data(corpus, tmp_path):
   assert corpus.open("train").digest() != before
 
 
+def checkpoint(folder, config):
+  """A folder with a tokenizer of seven words, and perhaps a config."""
+  tokenizers = pytest.importorskip("tokenizers")
+  names = {f"w{i}": i for i in range(7)}
+  inner = tokenizers.Tokenizer(tokenizers.models.WordLevel(names, "w0"))
+  inner.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+  inner.save(str(folder / "tokenizer.json"))
+  if config is not None:
+    (folder / "config.json").write_text(json.dumps(config))
+  return str(folder)
+
+
+def test_tokens_on_disk_know_the_tokenizer_of_a_checkpoint(
+  tmp_path, no_processes
+):
+  (tmp_path / "own").mkdir()
+  folder = checkpoint(tmp_path / "own", {"eos_token_id": 5})
+  contents = [b"w1 w2 w3", b"w4 w6"]
+  words = tokenized(tmp_path, contents, "--tokenizer", folder)
+  config = Tokens(words, 4, validation=words, tokenizer=folder)
+  row = config.open("train")[0]
+  assert sorted(row["inputs"][row["weights"] > 0])[-1] == 5
+  assert config.codec().encode(b"w3") == [5, 3]
+
+
 @pytest.mark.parametrize(
   ("config", "wanted"),
   [
@@ -88,12 +113,7 @@ def test_other_text_is_other_data(corpus, tmp_path):
 def test_a_checkpoint_names_the_token_that_begins_a_text(
   tmp_path, config, wanted
 ):
-  tokenizers = pytest.importorskip("tokenizers")
-  names = {f"w{i}": i for i in range(7)}
-  inner = tokenizers.Tokenizer(tokenizers.models.WordLevel(names, "w0"))
-  inner.save(str(tmp_path / "tokenizer.json"))
-  if config is not None:
-    (tmp_path / "config.json").write_text(json.dumps(config))
+  checkpoint(tmp_path, config)
   found = tokenizer.load(str(tmp_path))
   assert found.separator == wanted
   assert found.encode(b"w3")[0] == wanted

@@ -23,20 +23,19 @@ def plain(p, x, layer):
 
   z, u = dense(p["gate"], x), dense(p["input"], x)
   u = convolve(p["convolution"], u)
-  dt, b, c = [], [], []
+  found: dict[str, list[np.ndarray]] = {"dt": [], "B": [], "C": []}
   size = u.shape[1] // layer.heads
   for h in range(layer.heads):
     end = "" if layer.heads == 1 else f"_{h}"
     part = u[:, h * size : (h + 1) * size]
     low = norm(f"step_norm{end}", dense(p[f"step_down{end}"], part))
-    dt.append(dense(p[f"step_up{end}"], low))
+    found["dt"].append(dense(p[f"step_up{end}"], low))
     # One B and one C per channel.
-    for name, found in (("B", b), ("C", c)):
+    for name in ("B", "C"):
       y = norm(f"{name}_norm{end}", dense(p[name + end], part))
-      found.append(np.repeat(y[:, None], size, 1))
-  dt = softplus(np.concatenate(dt, -1) + p["dt_bias"])
-  dt = np.clip(dt, *layer.step_limits)
-  b, c = np.concatenate(b, 1), np.concatenate(c, 1)
+      found[name].append(np.repeat(y[:, None], size, 1))
+  dt, b, c = (np.concatenate(parts, 1) for parts in found.values())
+  dt = np.clip(softplus(dt + p["dt_bias"]), *layer.step_limits)
   out, memory = np.zeros(u.shape), np.zeros(p["A_log"].shape)
   for t in range(len(x)):
     a = np.exp(-np.exp(p["A_log"]) * dt[t][:, None])
