@@ -1,10 +1,14 @@
 """Names of activations in a `config.json`, and those of our layers."""
 
+from collections.abc import Mapping
+
 from jaxmodels.interop.config import Config, FolderError
 
-__all__ = ["read_activation", "written_activation"]
+__all__ = ["FLA", "TRANSFORMERS", "read_activation", "written_activation"]
 
-_OURS = {
+# Our names by those of transformers and of flash-linear-attention (fla). Where
+# several of theirs are the same function, the first one is written.
+TRANSFORMERS = {
   "silu": "silu",
   "swish": "silu",
   "gelu": "gelu",
@@ -13,26 +17,48 @@ _OURS = {
   "gelu_new": "gelu_tanh",
   "relu": "relu",
   "relu2": "relu2",
+  "sigmoid": "sigmoid",
+}
+FLA = {
+  "silu": "silu",
+  "swish": "silu",
+  "gelu": "gelu_tanh",
+  "relu": "relu",
+  "sqrelu": "relu2",
+  "sigmoid": "sigmoid",
+  "logsigmoid": "log_sigmoid",
 }
 
 
-def read_activation(config: Config, key: str, default: str) -> str:
+def read_activation(
+  config: Config,
+  key: str,
+  default: str,
+  names: Mapping[str, str] = TRANSFORMERS,
+) -> str:
   """The name of `jaxmodels.layers.mlp.ACTIVATIONS` that a key stands for.
 
   Args:
     config: The config.
     key: The key of the activation.
     default: The value in the public implementation, if the key is missing.
+    names: Our names by theirs.
   """
   name = config.get(key, default)
-  if name not in _OURS:
+  if name not in names:
     raise FolderError(
-      f"{config.where}: {key} is {name!r}, but only {', '.join(_OURS)} are "
+      f"{config.where}: {key} is {name!r}, but only {', '.join(names)} are "
       "supported"
     )
-  return _OURS[name]
+  return names[name]
 
 
-def written_activation(name: str) -> str:
-  """The first of their names for one of our activations."""
-  return next(theirs for theirs, ours in _OURS.items() if ours == name)
+def written_activation(
+  name: str, names: Mapping[str, str] = TRANSFORMERS
+) -> str:
+  """The first of their names for one of our activations.
+
+  It is our own name if they have none. The config then reads as another model,
+  and `save` says so.
+  """
+  return next((theirs for theirs, ours in names.items() if ours == name), name)

@@ -4,11 +4,15 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from jaxmodels.interop import rules as r
+from jaxmodels.interop.activations import (
+  FLA,
+  read_activation,
+  written_activation,
+)
 from jaxmodels.interop.config import Config, FolderError
 from jaxmodels.mixers import GLA, RetNet
 
 __all__ = [
-  "activation",
   "gated_rules",
   "head_width",
   "kernel_width",
@@ -19,29 +23,6 @@ __all__ = [
   "write_gated",
   "write_widths",
 ]
-
-# fla's names of activations, and ours.
-ACTIVATIONS = {
-  "gelu": "gelu_tanh",
-  "logsigmoid": "log_sigmoid",
-  "relu": "relu",
-  "sigmoid": "sigmoid",
-  "silu": "silu",
-  "sqrelu": "relu2",
-  "swish": "silu",
-}
-NAMES = {ours: theirs for theirs, ours in ACTIVATIONS.items()}
-
-
-def activation(config: Config, key: str, default: str) -> str:
-  """Our name of the activation that a key names."""
-  name = config.get(key, default)
-  if name not in ACTIVATIONS:
-    raise FolderError(
-      f"{config.where}: {key} must be one of {', '.join(ACTIVATIONS)}, got "
-      f"{name!r}"
-    )
-  return ACTIVATIONS[name]
 
 
 def head_width(
@@ -68,11 +49,13 @@ def norm_scale(config: Config) -> bool:
   return bool(config.get("elementwise_affine", True))
 
 
-def read_gated(config: Config, heads: int) -> dict[str, Any]:
+def read_gated(
+  config: Config, heads: int, names: Mapping[str, str] = FLA
+) -> dict[str, Any]:
   """The fields that `GLA` and `RetNet` share."""
   kv_heads, phi = config.get("num_kv_heads"), config.get("feature_map")
   if phi is not None:
-    phi = activation(config, "feature_map", phi)
+    phi = read_activation(config, "feature_map", phi, names)
   return {
     "heads": heads,
     "kv_heads": None if kv_heads == heads else kv_heads,
@@ -83,12 +66,14 @@ def read_gated(config: Config, heads: int) -> dict[str, Any]:
   }
 
 
-def write_gated(mixer: GLA | RetNet) -> dict[str, Any]:
+def write_gated(
+  mixer: GLA | RetNet, names: Mapping[str, str] = FLA
+) -> dict[str, Any]:
   """The keys that GLA and RetNet share."""
   phi = mixer.feature_map
   return {
     "elementwise_affine": mixer.norm_scale,
-    "feature_map": None if phi is None else NAMES[phi],
+    "feature_map": None if phi is None else written_activation(phi, names),
     "num_heads": mixer.heads,
     "num_kv_heads": mixer.kv_heads,
     "use_output_gate": mixer.output_gate,

@@ -8,6 +8,7 @@ from typing import Any
 
 from jaxmodels.interop import fla, fla_mixers
 from jaxmodels.interop import rules as r
+from jaxmodels.interop.activations import TRANSFORMERS
 from jaxmodels.interop.config import Config
 from jaxmodels.interop.family import Family
 from jaxmodels.mixers import RetNet, SoftmaxAttention
@@ -19,12 +20,13 @@ def read(config: Config) -> LanguageModel:
   width, heads = config.get("hidden_size", 2048), config.get("num_heads", 8)
   # The model of fla makes no convolutions, whatever these keys say.
   config.ignore("use_short_conv", "conv_size")
+  # Its activations have the names of transformers, not those of fla.
   mixer = RetNet(
     width,
     key_width=fla_mixers.head_width(config, "expand_k", 1.0, width, heads),
     value_width=fla_mixers.head_width(config, "expand_v", 2.0, width, heads),
     norm="rms",
-    **fla_mixers.read_gated(config, heads),
+    **fla_mixers.read_gated(config, heads, TRANSFORMERS),
   )
   return fla.read_stack(config, mixer, ratio=2)
 
@@ -37,7 +39,7 @@ def write(model: LanguageModel) -> dict[str, Any]:
 def _write_mixer(mixer: RetNet) -> dict[str, Any]:
   return {
     **fla_mixers.write_widths(mixer),
-    **fla_mixers.write_gated(mixer),
+    **fla_mixers.write_gated(mixer, TRANSFORMERS),
   }
 
 

@@ -9,8 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from jaxmodels.interop import fla_mixers, parts
+from jaxmodels.interop import parts
 from jaxmodels.interop import rules as r
+from jaxmodels.interop.activations import (
+  FLA,
+  read_activation,
+  written_activation,
+)
 from jaxmodels.interop.config import Config, FolderError
 from jaxmodels.interop.family import Family, mixer_of, mlp_of
 from jaxmodels.layers import RWKVChannelMix
@@ -60,7 +65,7 @@ def read(config: Config) -> LanguageModel:
   mlp = RWKVChannelMix(
     width,
     hidden=_hidden(config, width),
-    activation=fla_mixers.activation(config, "hidden_act", "sqrelu"),
+    activation=read_activation(config, "hidden_act", "sqrelu", FLA),
   )
   return LanguageModel(
     vocab_size=config.get("vocab_size", 32_000),
@@ -113,7 +118,7 @@ def write(model: LanguageModel) -> dict[str, Any]:
     **{key: getattr(mixer, field) for field, (key, *_) in _RANKS.items()},
     "fuse_norm": mixer.key_epsilon != _UNFUSED,
     "head_dim": model.width // heads,
-    "hidden_act": fla_mixers.NAMES[mlp.activation],
+    "hidden_act": written_activation(mlp.activation, FLA),
     "hidden_size": model.width,
     "intermediate_size": mlp.hidden,
     "norm_bias": model.norm == "layer",

@@ -65,7 +65,19 @@ def test_gla(options):
 
 
 @fewer
-@given(drawn(FLA | GATED, heads()))
+@given(
+  drawn(
+    FLA
+    | GATED
+    | {
+      # The names of transformers, not those of fla.
+      "feature_map": st.sampled_from(
+        [None, "gelu", "gelu_new", "relu", "relu2", "sigmoid", "swish"]
+      )
+    },
+    heads(),
+  )
+)
 def test_retnet(options):
   check(check_fla, model_of("RetNet", **options))
 
