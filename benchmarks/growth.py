@@ -23,6 +23,10 @@ from jaxmodels.mixers import MIXERS
 
 # Their scores are an [L, L] matrix, or one of every place with every place.
 QUADRATIC = ("softmax_attention", "mixture_of_heads", "polyline_attention")
+# Each round of their loop adds a few keys' gradient to that of all keys. The
+# compiled program does so in place; the count of flops has one addition for
+# every key, so that it grows with the square of the length.
+IN_PLACE = ("neighborhood_attention", "halo_attention")
 COMPILE_SECONDS = 10.0
 _LENGTHS = (1024, 4096, 8192, 32768)
 _PARTS = ("work", "time", "compile")

@@ -1,20 +1,22 @@
 """The work and the memory of every mixer's gradient grow linearly with L."""
 
 import json
+import re
 
+import jax
 import pytest
 
 from benchmarks import growth
+from jaxmodels.analysis import hlo
 from jaxmodels.mixers import MIXERS
 from tests.mixers import slow_but
 
 LINEAR = [name for name in MIXERS if name not in growth.QUADRATIC]
+COUNTED = [name for name in LINEAR if name not in growth.IN_PLACE]
 WIDTH = 32
-# Its loop over chunks once added to the gradient of all keys in each round.
-FAST = ("neighborhood_attention",)
 
 
-@pytest.mark.parametrize("name", slow_but(LINEAR, FAST))
+@pytest.mark.parametrize("name", slow_but(COUNTED))
 def test_work_grows_linearly(name):
   """Traces alone, at lengths where "auto" no longer changes the form."""
   short, long = (growth.counted(name, n, WIDTH) for n in (32768, 65536))
@@ -25,6 +27,24 @@ def test_work_grows_linearly(name):
 def test_memory_grows_linearly(name):
   short, long = (growth.temporary(name, n, WIDTH) for n in (4096, 8192))
   assert long < 1.1 * short
+
+
+@pytest.mark.parametrize("name", slow_but(growth.IN_PLACE, ()))
+def test_no_round_of_a_loop_touches_all_keys(name):
+  """It adds some rows in place."""
+  length, heads = 1024, 4
+  function, arguments = growth.gradient(name, length, WIDTH)
+  text = jax.jit(function).lower(*arguments).compile().as_text()
+  whole = f"f32[1,{length},{heads},{WIDTH // heads}]"
+  work = re.compile(" = " + re.escape(whole) + r"\S* (\w[\w-]*)\(")
+  found = {
+    match[1]
+    for one in hlo.instructions(text)
+    if one.times > 1 and (match := work.search(one.line))
+  }
+  in_place = {"scatter", "dynamic-update-slice"}  # By the version of XLA.
+  assert found & in_place
+  assert found <= in_place | {"parameter", "get-tuple-element", "fusion"}
 
 
 @pytest.mark.parametrize("name", slow_but(growth.QUADRATIC, ()))

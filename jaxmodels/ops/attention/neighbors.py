@@ -6,7 +6,6 @@ segment is a grid of its own, and its last row may be incomplete. In 2-D a query
 sees every listed row at every listed column.
 """
 
-import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -39,12 +38,10 @@ class Rule(NamedTuple):
   Attributes:
     seen: `(place [..., 1], size [..., 1]) -> _Seen` of [..., M].
     offsets: The number of different offsets: the size of a table of biases.
-    reach: The largest distance of a place that it sees.
   """
 
   seen: Callable[[jax.Array, jax.Array], _Seen]
   offsets: int
-  reach: int
 
 
 def neighborhood(kernel_width: int, dilation: int) -> Rule:
@@ -65,7 +62,7 @@ def neighborhood(kernel_width: int, dilation: int) -> Rule:
     offsets = (member - own + kernel_width - 1).clip(0, 2 * kernel_width - 2)
     return _Seen(first + member * dilation, member < count, offsets)
 
-  return Rule(seen, 2 * kernel_width - 1, (kernel_width - 1) * dilation)
+  return Rule(seen, 2 * kernel_width - 1)
 
 
 def blocks_with_halo(block_size: int, margin: int) -> Rule:
@@ -80,7 +77,7 @@ def blocks_with_halo(block_size: int, margin: int) -> Rule:
     offsets = member - place + block_size + margin - 1
     return _Seen(member, (member >= 0) & (member < size), offsets)
 
-  return Rule(seen, 2 * (block_size + margin) - 1, block_size - 1 + margin)
+  return Rule(seen, 2 * (block_size + margin) - 1)
 
 
 @by_letters(
@@ -104,9 +101,9 @@ def attend_nearby(
 ) -> jax.Array:
   """Softmax attention to the tokens that a rule lists.
 
-  Copies the keys of a chunk of queries at a time, so that work and memory grow
-  linearly with L. On a sharded sequence every device gathers all keys and
-  values.
+  Copies the keys of a chunk of queries at a time, so that memory grows linearly
+  with L and work by the number of listed keys per query. On a sharded sequence
+  every device gathers all keys and values.
 
   Args:
     q: [B, L, H, K], with its scale.
@@ -138,86 +135,27 @@ def attend_nearby(
     for x in (index, starts, ends)
   )
 
-  attend = functools.partial(_attend, rule, columns, bias)
-  y = _in_windows(attend, _reach(rule, columns), (q, *parts), k, v, before)
-  return y.astype(out)
-
-
-def _reach(rule: Rule, columns: int | None) -> int:
-  """The largest distance in tokens between a query and a key that it sees."""
-  if columns is None:
-    return rule.reach
-  return rule.reach * columns + min(rule.reach, columns - 1)
-
-
-def _in_windows(
-  attend: Callable[..., jax.Array],
-  reach: int,
-  queries: tuple[jax.Array, ...],
-  k: jax.Array,
-  v: jax.Array,
-  before: jax.Array,
-) -> jax.Array:
-  """Attends block by block, each to itself and to one block on either side.
-
-  The gradient of a loop adds to the whole array of keys in each round. Blocks
-  make this array short: without them, the work would grow with L squared.
-  """
-  length = queries[0].shape[1]
-  size = -(-max(reach, _CHUNK) // _CHUNK) * _CHUNK
-  if length <= size:
-    return _in_chunks(attend, queries, k, v, jnp.zeros_like(before))
-  count = -(-length // size)
-
-  def windows(x: jax.Array) -> jax.Array:
-    margins = (size, size + count * size - length)
-    x = jnp.pad(x, [(0, 0), margins, *[(0, 0)] * (x.ndim - 2)])
-    x = lax.dynamic_slice_in_dim(x, before, (count + 2) * size, 1)
-    blocks = split(x, 1, size)
-    return jnp.concatenate([blocks[:-2], blocks[1:-1], blocks[2:]], 2)
-
-  firsts = before + size * (jnp.arange(count, dtype=before.dtype) - 1)
-  y = lax.map(
-    lambda block: _in_chunks(attend, *block),
-    (tuple(split(x, 1, size) for x in queries), windows(k), windows(v), firsts),
-  )
-  return _joined(y, length)
-
-
-def _in_chunks(
-  attend: Callable[..., jax.Array],
-  queries: tuple[jax.Array, ...],
-  k: jax.Array,
-  v: jax.Array,
-  first: jax.Array,
-) -> jax.Array:
-  """Attends chunk by chunk to keys of which `first` is the first place."""
-
   @jax.checkpoint
-  def one(chunk: tuple[jax.Array, ...]) -> jax.Array:
-    return attend(k, v, first, *chunk)
+  def attend(queries: tuple[jax.Array, ...]) -> jax.Array:
+    own, *places = queries
+    return _attend(own, k, v, rule, columns, bias, *places)
 
-  length = queries[0].shape[1]
+  queries = (q, *parts)
   if length <= _CHUNK:
-    return one(queries)
+    return attend(queries).astype(out)
   chunks = tuple(split(x, 1, _CHUNK) for x in queries)
-  return _joined(lax.map(one, chunks), length)
-
-
-def _joined(y: jax.Array, length: int) -> jax.Array:
-  """Joins [n, B, C, ...] to [B, L, ...]."""
-  y = jnp.moveaxis(y, 0, 1)
-  return y.reshape((y.shape[0], -1, *y.shape[3:]))[:, :length]
+  y = jnp.moveaxis(lax.map(attend, chunks), 0, 1)
+  y = y.reshape((y.shape[0], -1, *y.shape[3:]))
+  return y[:, :length].astype(out)
 
 
 def _attend(
+  q: jax.Array,
+  k: jax.Array,
+  v: jax.Array,
   rule: Rule,
   columns: int | None,
   bias: jax.Array,
-  k: jax.Array,
-  v: jax.Array,
-  first: jax.Array,
-  q: jax.Array,
   index: jax.Array,
   starts: jax.Array,
   ends: jax.Array,
@@ -237,7 +175,6 @@ def _attend(
     added = bias.reshape((bias.shape[0], -1)).T[offsets]
   exist = exist & (listed < size)
   listed = jnp.where(exist, listed + starts[..., None], index[..., None])
-  listed = listed - first.astype(listed.dtype)
   batch = jnp.arange(k.shape[0])[:, None, None]
   scores = jnp.einsum("bchk,bcmhk->bcmh", q, k[batch, listed]) + added
   scores = jnp.where(exist[..., None], scores, -jnp.inf)
