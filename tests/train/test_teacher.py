@@ -33,7 +33,7 @@ class Drawn:
   def load(self):
     model = language(vocab=self.vocab, width=16)[0]
     tokens = np.zeros((1, L), np.int32)
-    variables = model.init(jax.random.key(7), tokens)
+    variables = jax.jit(model.init)(jax.random.key(7), tokens)
     # Otherwise all tokens have nearly the same probability.
     table = variables["params"]["embedding"]["table"]
     variables["params"]["embedding"]["table"] = 30 * table
@@ -46,7 +46,8 @@ def batch_of(data, with_logits):
   batch = jax.tree.map(lambda *x: np.stack(x), *rows)
   if with_logits:
     model, variables = Drawn().load()
-    logits, _ = model.apply(variables, batch["inputs"], **keywords(batch))
+    apply = jax.jit(model.apply)
+    logits, _ = apply(variables, batch["inputs"], **keywords(batch))
     batch["teacher_logits"] = np.asarray(logits)
   return batch
 
