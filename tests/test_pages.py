@@ -6,12 +6,13 @@ written to an empty folder, where the section's commands then run. Commands are
 indented lines that start with `python -m`.
 """
 
-import os
+import contextlib
 import pathlib
 import re
+import runpy
 import shlex
-import subprocess
 import sys
+import warnings
 from typing import NamedTuple
 
 import jax
@@ -82,11 +83,17 @@ def is_whole(block):
   return file_name(block) is None and not any(name in block for name in READERS)
 
 
+@contextlib.contextmanager
+def as_a_reader():
+  """JAX's own promotion, which a reader has, and optax and nnx need."""
+  with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+    yield
+
+
 def run(page, blocks):
   """Runs blocks in one namespace; a traceback has the lines of the page."""
   names = {"__name__": "page"}
-  # As a reader runs them: optax and nnx need JAX's own promotion.
-  with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+  with as_a_reader():
     for block in blocks:
       exec(compile(block, str(page), "exec"), names)
 
@@ -118,22 +125,39 @@ COMMANDS = [
 ]
 
 
+def run_command(command, folder):
+  """Runs `python -m MODULE WORDS` in this process; returns its exit code.
+
+  It is like a new process in that no file of the folder is imported.
+  """
+  _, _, module, *words = shlex.split(command)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.chdir(folder)
+    patch.setattr(sys, "argv", [module, *words])
+    patch.setattr(sys, "path", ["", *sys.path])
+    try:
+      with as_a_reader(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".* found in sys.modules after")
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+      return end.code
+    finally:
+      for name, other in list(sys.modules.items()):
+        if str(folder) in str(getattr(other, "__file__", "")):
+          del sys.modules[name]
+  return 0
+
+
 @pytest.mark.parametrize(("page", "section"), COMMANDS)
-def test_the_files_and_commands_of_a_section_run(page, section, tmp_path):
+def test_the_files_and_commands_of_a_section_run(
+  page, section, tmp_path, capfd
+):
   for block in section.blocks:
     if file_name(block):
       (tmp_path / file_name(block)).write_text(block.lstrip("\n"))
-  environment = {**os.environ, "PYTHONPATH": str(ROOT)}
   for command in section.commands:
-    done = subprocess.run(
-      [sys.executable, *shlex.split(command)[1:]],
-      cwd=tmp_path,
-      env=environment,
-      capture_output=True,
-      text=True,
-      timeout=300,
-    )
-    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    code = run_command(command, tmp_path)
+    assert code == 0, f"{command}\n{capfd.readouterr()}"
 
 
 def test_every_page_with_commands_has_some():

@@ -205,8 +205,15 @@ def test_float64_needs_the_switch_of_jax(folder):
   assert jax.tree.leaves(variables)[0].dtype == jnp.float64
 
 
-@pytest.mark.parametrize("scan_layers", [False, True])
-@pytest.mark.parametrize("kind", ["Auto", "Explicit"])
+@pytest.mark.parametrize(
+  ("kind", "scan_layers"),
+  [
+    ("Auto", True),
+    ("Explicit", False),
+    pytest.param("Auto", False, marks=pytest.mark.slow),
+    pytest.param("Explicit", True, marks=pytest.mark.slow),
+  ],
+)
 def test_parameters_go_to_a_mesh(saved, tmp_path, kind, scan_layers):
   folder, model, variables = saved
   axis_type = jax.sharding.AxisType[kind]

@@ -18,7 +18,7 @@ def test_imex_conserves_energy_without_an_input_and_im_loses_it():
   for scheme in ("im", "imex"):
     layer = LinOSS(3, SIZE, scheme=scheme)
     silent = np.zeros((1, LENGTH, 3), np.float32)
-    params = layer.init(jax.random.key(0), silent[:, :1])
+    params = jax.jit(layer.init)(jax.random.key(0), silent[:, :1])
     a = np.maximum(params["params"]["A"], 0)
     dt = 1 / (1 + np.exp(-np.asarray(params["params"]["step_logit"])))
     apply = jax.jit(layer.apply)
@@ -42,8 +42,8 @@ def test_imex_conserves_energy_without_an_input_and_im_loses_it():
 def test_imex_equals_a_loop():
   layer = LinOSS(4, SIZE, scheme="imex")
   x = RNG.standard_normal((1, 30, 4)).astype(np.float32)
-  params = layer.init(jax.random.key(1), x)["params"]
-  y, _ = layer.apply({"params": params}, x)
+  params = jax.jit(layer.init)(jax.random.key(1), x)["params"]
+  y, _ = jax.jit(layer.apply)({"params": params}, x)
   exact = jax.tree.map(lambda p: np.asarray(p, np.float64), params)
   wanted = plain(exact, x[0].astype(np.float64), layer)
   np.testing.assert_allclose(y[0], wanted, atol=2e-5 * np.abs(wanted).max())

@@ -68,11 +68,13 @@ def test_unscaled_norms_are_those_with_a_scale_of_1():
   x = np.random.default_rng(0).normal(size=(1, 5, 8)).astype(np.float32)
   sizes = {"state_width": 3, "step_rank": 2, "norm_epsilon": 0.1}
   scaled = Mamba(width=8, step_norms="scaled", **sizes)
-  params = scaled.init(jax.random.key(0), x)
+  params = jax.jit(scaled.init)(jax.random.key(0), x)
   unscaled = Mamba(width=8, step_norms="unscaled", **sizes)
-  y, _ = unscaled.apply(params, x)
-  np.testing.assert_allclose(y, scaled.apply(params, x)[0], atol=1e-6)
-  plain, _ = Mamba(width=8, **sizes).apply(params, x)
+  layers = (unscaled, scaled, Mamba(width=8, **sizes))
+  y, wanted, plain = jax.jit(
+    lambda params: [layer.apply(params, x)[0] for layer in layers]
+  )(params)
+  np.testing.assert_allclose(y, wanted, atol=1e-6)
   assert np.abs(y - plain).max() > 1e-3
 
 

@@ -1,5 +1,7 @@
 """The partners of linear mixers in hybrids: what each is known for."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -136,10 +138,10 @@ def test_hopfield_without_steps_is_attention_and_learned_patterns_keep_none():
   layer = Hopfield(8, heads=2, steps=0)
   params = drawn(layer)
   attention = SoftmaxAttention(8, heads=2, rotary_fraction=0.0)
-  wanted, _ = attention.apply({"params": params}, X)
-  np.testing.assert_allclose(
-    layer.apply({"params": params}, X)[0], wanted, atol=1e-5
-  )
+  got, wanted = jax.jit(
+    lambda p: [m.apply({"params": p}, X)[0] for m in (layer, attention)]
+  )(params)
+  np.testing.assert_allclose(got, wanted, atol=1e-5)
   learned = Hopfield(8, heads=2, patterns=3, steps=2)
   params = drawn(learned)
   assert params["patterns"].shape == (3, 2, 4)
@@ -151,9 +153,10 @@ def test_equal_weights_of_all_heads_are_softmax_attention():
   params = drawn(layer)
   routers = ("stage_router", "router")
   equal = {name: jax.tree.map(jnp.zeros_like, params[name]) for name in routers}
-  y, _ = layer.apply({"params": {**params, **equal}}, X)
+  y, _ = jax.jit(layer.apply)({"params": {**params, **equal}}, X)
   rest = {name: p for name, p in params.items() if name not in routers}
-  wanted, _ = SoftmaxAttention(8, heads=4).apply({"params": rest}, X)
+  attention = SoftmaxAttention(8, heads=4)
+  wanted, _ = jax.jit(attention.apply)({"params": rest}, X)
   np.testing.assert_allclose(y, wanted, atol=1e-5)
 
 
@@ -164,10 +167,11 @@ def test_the_sown_loss_is_lowest_for_equal_loads():
   x = np.zeros((1, 24, 8), np.float32)
   x[0, np.arange(24), np.arange(24) % 4] = 1
   losses = []
+  run = jax.jit(functools.partial(layer.apply, mutable="losses"))
   for kernel in (9 * np.eye(8, 4), 9 * np.eye(1, 4).repeat(8, 0)):
     kernel = kernel.astype(np.float32)
     own = {**params, "router": {"kernel": kernel}}
-    _, sown = layer.apply({"params": own}, x, mutable="losses")
+    _, sown = run({"params": own}, x)
     losses.append(sown["losses"]["load_balance"][0])
   np.testing.assert_allclose(losses[0], 0.5, rtol=1e-3)
   assert losses[1] > 1.9

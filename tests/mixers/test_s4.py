@@ -74,14 +74,15 @@ def test_the_low_rank_kernel_is_that_of_the_dense_matrix(basis):
   impulse = np.zeros((1, LENGTH, len(STEPS)), np.float32)
   impulse[:, 0] = 1
   for method in ("recurrent", "chunked"):
-    y, _ = state_space(impulse, matrix, write, read, method=method)
+    run = jax.jit(functools.partial(state_space, method=method))
+    y, _ = run(impulse, matrix, write, read)
     np.testing.assert_allclose(y[0] / scale, wanted / scale, atol=1e-4)
 
 
 def test_lssl_is_a_convolution_with_its_krylov_kernel():
   layer = LSSL(len(STEPS), state_width=SIZE)
   x = RNG.standard_normal((1, LENGTH, len(STEPS))).astype(np.float32)
-  params = layer.init(jax.random.key(0), x)["params"]
+  params = jax.jit(layer.init)(jax.random.key(0), x)["params"]
   params = {**params, "log_step": np.log(STEPS).astype(np.float32)}
   c = np.asarray(params["C"], np.float64)
   kernel = np.stack(
@@ -104,7 +105,7 @@ def test_lssl_is_a_convolution_with_its_krylov_kernel():
   wanted = jax.nn.gelu(wanted.astype(np.float32) + params["D"][None] * x[0])
   gate = jax.nn.sigmoid(wanted @ params["gate"]["kernel"])
   wanted = wanted @ params["output"]["kernel"] * gate
-  y, _ = layer.apply({"params": params}, x)
+  y, _ = jax.jit(layer.apply)({"params": params}, x)
   np.testing.assert_allclose(y[0], wanted, atol=1e-4 * np.abs(wanted).max())
 
 
@@ -171,7 +172,8 @@ def test_bilinear_and_zero_order_hold_approach_each_other():
 @pytest.mark.parametrize("basis", ["lin", "inv"])
 def test_s4d_starts_at_its_eigenvalues(basis):
   layer = S4D(3, state_width=8, basis=basis, discretisation="bilinear")
-  params = layer.init(jax.random.key(0), jnp.zeros((1, 2, 3)))["params"]
+  x = jnp.zeros((1, 2, 3))
+  params = jax.jit(layer.init)(jax.random.key(0), x)["params"]
   np.testing.assert_allclose(np.exp(params["log_decay_rate"]), 0.5, rtol=1e-6)
   n = np.arange(4)
   wanted = {"lin": np.pi * n, "inv": 8 / np.pi * (8 / (2 * n + 1) - 1)}[basis]

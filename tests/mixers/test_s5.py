@@ -14,7 +14,7 @@ WIDTH, STATES, LENGTH = 5, 8, 24
 RNG = np.random.default_rng(0)
 LAYER = S5(WIDTH, STATES, method="associative")
 X = RNG.standard_normal((2, LENGTH, WIDTH)).astype(np.float32)
-PARAMS = LAYER.init(jax.random.key(0), X)
+PARAMS = jax.jit(LAYER.init)(jax.random.key(0), X)
 
 
 def test_a_reset_inside_the_scan_starts_a_new_episode():
@@ -52,7 +52,7 @@ def test_every_output_reads_every_input_through_one_state():
   matrix = params["B"][0] + 1j * params["B"][1]
   impulses = np.zeros((WIDTH, 4, WIDTH), np.float32)
   impulses[:, 0] = np.eye(WIDTH)
-  _, last = LAYER.apply(PARAMS, impulses)
+  _, last = jax.jit(LAYER.apply)(PARAMS, impulses)
   wanted = (a**3 * b)[None] * matrix.T
   np.testing.assert_allclose(last.state, wanted, atol=1e-5)
   # N / 2 numbers, not so many per channel; each output depends on all inputs.

@@ -3,6 +3,8 @@
 So do those of channel mixers: each test runs with the noise in either.
 """
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -91,8 +93,13 @@ def scanned_from(variables):
   return {name: restack(collection) for name, collection in variables.items()}
 
 
-def variables_of(model):
-  variables = dict(model.init(jax.random.key(0), X))
+@functools.cache
+def initial(part, scan_layers):
+  return jax.jit(build(part, scan_layers).init)(jax.random.key(0), X)
+
+
+def variables_of(part, scan_layers):
+  variables = dict(initial(part, scan_layers))
   # `init` sows too. Drop its values, so that only those of the call remain.
   variables.pop("losses")
   variables.pop("masks", None)
@@ -101,28 +108,29 @@ def variables_of(model):
 
 @pytest.mark.parametrize("remat", ["none", "full"])
 def test_every_collection_equals_that_of_the_unrolled_stack(part, remat):
-  unrolled = variables_of(build(part, False))
+  unrolled = variables_of(part, False)
   names = ["losses", "stats"]
-  (wanted, _), after = build(part, False, remat).apply(
-    unrolled, X, mutable=names
-  )
+
+  def run(model, variables):
+    apply = functools.partial(model.apply, mutable=names)
+    return jax.jit(apply)(variables, X)
+
+  (wanted, _), after = run(build(part, False, remat), unrolled)
   model = build(part, True, remat)
-  (y, _), got = model.apply(scanned_from(unrolled), X, mutable=names)
+  (y, _), got = run(model, scanned_from(unrolled))
   np.testing.assert_allclose(y, wanted, rtol=1e-5, atol=1e-6)
   after = scanned_from(after)
   assert jax.tree.structure(dict(got)) == jax.tree.structure(after)
   for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(after), strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-5)
   # Without keys the call is deterministic; without `mutable` nothing changes.
-  again, _ = model.apply(scanned_from(unrolled), X)
+  again, _ = jax.jit(model.apply)(scanned_from(unrolled), X)
   np.testing.assert_array_equal(again, y)
 
 
 def test_scanned_layers_have_separate_initial_variables(part):
-  shapes = jax.tree.map(
-    jnp.shape, scanned_from(variables_of(build(part, False)))
-  )
-  variables = variables_of(build(part, True))
+  shapes = jax.tree.map(jnp.shape, scanned_from(variables_of(part, False)))
+  variables = variables_of(part, True)
   assert jax.tree.map(jnp.shape, variables) == shapes
   for block in variables["frozen"]["repeats"].values():
     features = block[part]["features"]
@@ -135,22 +143,24 @@ def test_each_layer_draws_its_own_numbers_from_each_stream(
   part, scan_layers, stream
 ):
   model = build(part, scan_layers)
-  variables = variables_of(model)
+  variables = variables_of(part, scan_layers)
   rngs = {stream: jax.random.key(1)}
-  (y, _), sown = model.apply(variables, X, rngs=rngs, mutable=["masks"])
+  run = jax.jit(functools.partial(model.apply, mutable=["masks"]))
+  (y, _), sown = run(variables, X, rngs=rngs)
   masks = np.concatenate(
     [np.reshape(leaf, (-1, X.size)) for leaf in jax.tree.leaves(sown)]
   )
   assert masks.shape[0] == DEPTH
   assert len({mask.tobytes() for mask in masks}) == DEPTH
-  assert np.abs(y - model.apply(variables, X)[0]).max() > 0.1
+  silent, _ = jax.jit(model.apply)(variables, X)
+  assert np.abs(y - silent).max() > 0.1
 
 
 @pytest.mark.parametrize(
   "scan_layers", [pytest.param(False, marks=pytest.mark.slow), True]
 )
 def test_rematerialised_layers_draw_the_same_numbers_again(part, scan_layers):
-  variables = variables_of(build(part, scan_layers))
+  variables = variables_of(part, scan_layers)
   params = variables.pop("params")
 
   def slopes(remat):
@@ -160,7 +170,7 @@ def test_rematerialised_layers_draw_the_same_numbers_again(part, scan_layers):
       )
       return jnp.sum(y[..., 0])
 
-    return jax.grad(loss)(params)
+    return jax.jit(jax.grad(loss))(params)
 
   leaves = [jax.tree.leaves(slopes(remat)) for remat in ("full", "none")]
   for a, b in zip(*leaves, strict=True):

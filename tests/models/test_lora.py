@@ -16,9 +16,9 @@ MODEL = LanguageModel(
 TOKENS = np.random.default_rng(0).integers(0, 17, (2, 6))
 
 
-def drawn(**fields):
-  """A LoRA, and variables of which B is not zero."""
-  lora = LoRA(MODEL, rank=3, alpha=6.0, **fields)
+def drawn():
+  """A LoRA, its variables, and a B that is not zero."""
+  lora = LoRA(MODEL, rank=3, alpha=6.0)
   variables = jax.jit(lora.init)(jax.random.key(0), TOKENS)
   rng = np.random.default_rng(1)
   b = jax.tree.map(
@@ -62,7 +62,7 @@ def test_the_model_starts_unchanged_and_changes_by_the_product():
 
 
 def test_frozen_parts_are_no_parameters():
-  lora, _, _ = drawn(frozen_a=True)
+  lora = LoRA(MODEL, rank=3, alpha=6.0, frozen_a=True)
   shapes = jax.eval_shape(lora.init, jax.random.key(0), TOKENS)
   assert set(shapes["params"]) == {"lora_b"}
   assert set(shapes[FROZEN]) == {"base", "lora_a"}

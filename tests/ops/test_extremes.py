@@ -113,11 +113,20 @@ def kinds(*without):
 
 
 each_kind = pytest.mark.parametrize("kind", kinds())
+SLOW = pytest.mark.slow
 
 
 @each_kind
-@pytest.mark.parametrize("decay", ["head", "key"])
-@pytest.mark.parametrize("name", ["linear_attention", "delta_rule"])
+@pytest.mark.parametrize(
+  ("name", "decay"),
+  [
+    ("linear_attention", "head"),
+    ("linear_attention", "key"),
+    ("delta_rule", "key"),
+    # Compiling its gradients takes long.
+    pytest.param("delta_rule", "head", marks=SLOW),
+  ],
+)
 def test_decays(name, decay, kind):
   rng = np.random.default_rng(1)
   arguments = getattr(draws, name)(decay)(rng, LENGTH)
@@ -127,7 +136,11 @@ def test_decays(name, decay, kind):
 
 @each_kind
 @pytest.mark.parametrize(
-  ("name", "option"), [("linear_attention", "bonus"), ("delta_rule", "gates")]
+  ("name", "option"),
+  [
+    ("linear_attention", "bonus"),
+    pytest.param("delta_rule", "gates", marks=SLOW),
+  ],
 )
 def test_decays_with_a_bonus_and_with_gates(name, option, kind):
   rng = np.random.default_rng(1)

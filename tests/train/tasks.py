@@ -1,6 +1,7 @@
 """Small tasks of every loss, as configs."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -97,7 +98,7 @@ def config_of(loss, kind, **fields):
   is_text = kind in ("tokens", "taught")
   tokens = Taught(length=L) if kind == "taught" else tiny.Data(length=L)
   return Config(
-    model=language(vocab=tiny.VOCAB)[0] if is_text else Reader(),
+    model=reader_of_text(tiny.VOCAB) if is_text else Reader(),
     data=tokens if is_text else Series(kind),
     loss=loss,
     optimizer=AdamW(learning_rate=0.02, warmup_steps=2),
@@ -121,8 +122,14 @@ TASKS = {
 }
 
 
-def language(length=L, vocab=11, width=8):
-  model = LanguageModel(vocab, width, 1, (("gla", {"heads": 2}),), mlp="none")
+def reader_of_text(vocab, width=8):
+  return LanguageModel(vocab, width, 1, (("gla", {"heads": 2}),), mlp="none")
+
+
+@functools.cache
+def language(length=L, vocab=11):
+  """A model, its variables, and a batch, which nobody may change."""
+  model = reader_of_text(vocab)
   rng = np.random.default_rng(4)
   batch = {
     "inputs": rng.integers(0, vocab, (2, length)).astype(np.int32),

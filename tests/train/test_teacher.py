@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.train import tiny
-from tests.train.tasks import B, L, config_of, language
+from tests.train.tasks import B, L, config_of, reader_of_text
 from tests.train.test_losses import assert_same
 from train import checkpoint, evaluate, loop
 from train.config import SGD, Mesh
@@ -24,6 +24,13 @@ from train.state import init_state
 MESH = Mesh(data=2, fsdp=2, sequence=2)
 
 
+@functools.cache
+def initial(vocab):
+  model = reader_of_text(vocab, width=16)
+  tokens = np.zeros((1, L), np.int32)
+  return jax.device_get(jax.jit(model.init)(jax.random.key(7), tokens))
+
+
 @dataclasses.dataclass(frozen=True)
 class Drawn:
   """A teacher given in Python: wider than the student, not trained."""
@@ -31,13 +38,12 @@ class Drawn:
   vocab: int = tiny.VOCAB
 
   def load(self):
-    model = language(vocab=self.vocab, width=16)[0]
-    tokens = np.zeros((1, L), np.int32)
-    variables = model.init(jax.random.key(7), tokens)
+    model = reader_of_text(self.vocab, width=16)
     # Otherwise all tokens have nearly the same probability.
-    table = variables["params"]["embedding"]["table"]
-    variables["params"]["embedding"]["table"] = 30 * table
-    return model, variables
+    params = dict(initial(self.vocab)["params"])
+    table = params["embedding"]["table"]
+    params["embedding"] = {"table": 30 * table}
+    return model, {"params": params}
 
 
 @functools.cache
@@ -46,7 +52,8 @@ def batch_of(data, with_logits):
   batch = jax.tree.map(lambda *x: np.stack(x), *rows)
   if with_logits:
     model, variables = Drawn().load()
-    logits, _ = model.apply(variables, batch["inputs"], **keywords(batch))
+    apply = jax.jit(model.apply)
+    logits, _ = apply(variables, batch["inputs"], **keywords(batch))
     batch["teacher_logits"] = np.asarray(logits)
   return batch
 

@@ -6,6 +6,7 @@ import pathlib
 import subprocess
 import sys
 
+import jax
 import pytest
 
 from train.devices import compilation_cache
@@ -44,12 +45,26 @@ def test_a_second_start_compiles_nothing(tmp_path):
   assert losses(runs[0]) == losses(runs[1])
 
 
-def test_a_cache_that_cannot_be_made_is_no_error(tmp_path):
+@pytest.mark.slow
+def test_a_run_trains_without_a_cache(tmp_path):
   cache = tmp_path / "file"
   cache.write_text("")
   _, hits, errors = trained(tmp_path / "run", cache)
   assert hits == 0
   assert not errors
+
+
+def test_a_cache_that_cannot_be_made_is_no_error(tmp_path, monkeypatch):
+  (tmp_path / "file").write_text("")
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+  before = jax.config.jax_compilation_cache_dir
+  # As for a user who names no folder.
+  jax.config.update("jax_compilation_cache_dir", None)
+  try:
+    compilation_cache.use_cache()
+    assert jax.config.jax_compilation_cache_dir is None
+  finally:
+    jax.config.update("jax_compilation_cache_dir", before)
 
 
 def test_a_folder_that_others_may_write_to_is_not_used(tmp_path, monkeypatch):

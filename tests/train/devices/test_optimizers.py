@@ -110,8 +110,15 @@ def pairs(state):
         yield leaf, param
 
 
-# The default suite runs those whose states differ most.
-USUAL = ("adamw", "muon", "schedule_free")
+def slow_but(*names):
+  """Pairs of all optimizers and marks: those that are not named are slow."""
+  return [(name, [SLOW] * (name not in names)) for name in OPTIMIZERS]
+
+
+# By default, Muon stands for steps that read whole matrices, and schedule_free
+# for an average that the state holds in another form.
+ON_LAYOUTS = slow_but("adamw", "muon")
+RESUMED = slow_but("adamw", "schedule_free")
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -137,8 +144,8 @@ def test_what_an_optimizer_keeps_is_cut_like_the_parameters(name):
   ("name", "model"),
   [
     *(
-      pytest.param(name, tiny.Model(), marks=[SLOW] * (name not in USUAL))
-      for name in OPTIMIZERS
+      pytest.param(name, tiny.Model(), marks=marks)
+      for name, marks in ON_LAYOUTS
     ),
     *(pytest.param(name, scanned(), marks=SLOW) for name in OPTIMIZERS),
   ],
@@ -165,11 +172,7 @@ def evaluated(workdir, step, capfd):
 
 
 @pytest.mark.parametrize(
-  "name",
-  [
-    pytest.param(name, marks=[SLOW] * (name not in USUAL))
-    for name in OPTIMIZERS
-  ],
+  "name", [pytest.param(name, marks=marks) for name, marks in RESUMED]
 )
 def test_a_run_resumes_bit_for_bit_and_is_evaluated_alike(
   name, tmp_path, capfd
