@@ -67,8 +67,15 @@ class Peer:
       config = transformers.MambaConfig(**common)
       self._model: Any = transformers.MambaForCausalLM(config)
     else:
+      # It pads prompts to whole chunks, and steps do not use them: short chunks
+      # spare it 255 tokens of padding per prompt of one token.
       config = transformers.Mamba2Config(
-        **common, num_heads=24, head_dim=64, state_size=128, n_groups=1
+        **common,
+        num_heads=24,
+        head_dim=64,
+        state_size=128,
+        n_groups=1,
+        chunk_size=16,
       )
       self._model = transformers.Mamba2ForCausalLM(config)
     self._model.eval()
