@@ -12,7 +12,15 @@ import pytest
 import jaxmodels
 
 ROOT = pathlib.Path(__file__).parents[1]
-ROOMS = ["analysis", "layers", "mixers", "models", "ops", "testing"]
+ROOMS = [
+  "analysis",
+  "interop",
+  "layers",
+  "mixers",
+  "models",
+  "ops",
+  "testing",
+]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
