@@ -30,9 +30,7 @@ def prepared(cases, **fields):
   """A model of these mixers, and variables that matter."""
   rng = np.random.default_rng(3)
   mixers = tuple(map(entry, cases))
-  model = LanguageModel(
-    vocab_size=VOCAB, width=WIDTH, depth=len(cases), mixers=mixers, **fields
-  )
+  model = LanguageModel(VOCAB, WIDTH, len(cases), mixers, mlp="none", **fields)
   tokens = np.zeros((1, 1), np.int32)
   variables = jax.jit(model.init)(jax.random.key(0), tokens)
   return model, jax.tree.map(
