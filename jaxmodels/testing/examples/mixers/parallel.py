@@ -28,7 +28,7 @@ EXAMPLES = (
       "output_factors": (1.5, 0.6),
     },
     equation="`y = sum_i b_i mixer_i(a_i x)`",
-    transition="inherited",
+    transition="inherited: its mixers'",
     paper="Zuo et al. 2025, arXiv:2507.22448",
   ),
 )

@@ -35,7 +35,7 @@ EXAMPLES = (
     {"inner_width": 12},
     equation="`S_t = e^-w S_{t-1} + e^{k_t} v_t` per channel, read before it "
     "decays, with a bonus, and divided by a normaliser",
-    transition="diagonal",
+    transition="diagonal: fixed",
     paper="Peng et al. 2023, arXiv:2305.13048",
   ),
 )
