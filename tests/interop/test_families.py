@@ -21,13 +21,27 @@ from tests.interop.families import PUBLISHED, TINY
 REPEATED = ("mixers", "mlp", "layout", "skip_scale", "residual_scale")
 
 
+# Families of which one model runs by default: a mixer alone, a hybrid, experts,
+# values that pass from layer to layer, shared weights, fused tensors.
+DEFAULT = {
+  "gla",
+  "granitemoehybrid",
+  "mamba2",
+  "nemotron_h",
+  "qwen3_next",
+  "recurrent_gemma",
+  "rwkv7",
+  "zamba2",
+}
+
+
 def named(cases):
-  """Cases with their family as the id; by default the first of each runs."""
-  seen, params = set(), []
+  """Cases with their family as the id; the others than `DEFAULT` are slow."""
+  left, params = set(DEFAULT), []
   for i, case in enumerate(cases):
-    marks = pytest.mark.slow if case[0] in seen else ()
+    marks = () if case[0] in left else pytest.mark.slow
     params.append(pytest.param(*case, marks=marks, id=f"{case[0]}-{i}"))
-    seen.add(case[0])
+    left.discard(case[0])
   return params
 
 

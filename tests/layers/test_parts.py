@@ -39,7 +39,10 @@ def test_norms_without_a_scale_and_with_or_without_a_bias():
   )
   unbiased = LayerNorm(use_bias=False).apply({"params": {"scale": scale}}, x)
   np.testing.assert_allclose(
-    unbiased, LayerNorm().apply(params, x) - bias, rtol=1e-5, atol=1e-5
+    unbiased,
+    np.asarray(LayerNorm().apply(params, x)) - bias,
+    rtol=1e-5,
+    atol=1e-5,
   )
 
 

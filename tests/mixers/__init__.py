@@ -13,16 +13,13 @@ EACH_STATE = (
   "delta_net",
   "galerkin",
   "gla",
-  "log_linear",
   "mamba",
   "mamba2",
-  "mesa",
   "mlstm",
   "rwkv7",
   "s5",
   "sliding_attention",
   "softmax_attention",
-  "ttt_linear",
 )
 # One or two mixers for each op that has methods, whose forms the tests of ops
 # compare: `make test-matrix` compares the methods of these.

@@ -289,7 +289,8 @@ def test_factors_and_the_bound_of_embeddings_and_logits():
   x = np.asarray(
     model.apply(params, TOKENS, method=lambda m, t: m.embedding(t))
   )
-  features = np.asarray(model.apply(params, TOKENS, method="features")[0])
+  rng = np.random.default_rng(0)
+  features = rng.normal(size=x.shape).astype(np.float32)
   logits = np.asarray(model.apply(params, features, method="logits"), float)
   other = model.clone(embedding_scale=6.9375, logits_scale=8.0, logits_cap=2.0)
   y = other.apply(params, TOKENS, method=lambda m, t: m.embedding(t))

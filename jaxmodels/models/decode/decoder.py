@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxmodels.models.decode.arguments import check_tokens, mask_of
 from jaxmodels.models.decode.chunks import chunk_sizes, chunks
 from jaxmodels.models.decode.precision import widened
 from jaxmodels.models.decode.sampling import (
@@ -89,7 +90,7 @@ class Decoder:
     self.stop_tokens = tuple(int(token) for token in stop_tokens)
     self.rows = rows_of(model)
     self.vocab_size = self._vocabulary()
-    self.allowed = self._mask(allowed)
+    self.allowed = mask_of(allowed, self.vocab_size)
     self._sizes = chunk_sizes(chunk_size)
     self._piece = piece
     self._most_read = 1
@@ -111,7 +112,7 @@ class Decoder:
     """
     count = len(prompts)
     checks.require(count > 0, "Decoder: prompts must not be empty")
-    self._check_tokens(prompts)
+    check_tokens(prompts, self.vocab_size)
     for row in prompts:
       checks.require(
         len(row) > 0, "Decoder: the prompt is empty, and gives nothing to read"
@@ -156,7 +157,7 @@ class Decoder:
       len(prompts) == count,
       f"Decoder: the state has {count} rows, got {len(prompts)} prompts",
     )
-    self._check_tokens(prompts)
+    check_tokens(prompts, self.vocab_size)
     lengths = np.asarray([len(row) for row in prompts], np.int32)
     if not lengths.any():
       return state
@@ -299,32 +300,6 @@ class Decoder:
     state = jax.eval_shape(lambda: self._init_state(1))
     logits, _ = jax.eval_shape(self.model.apply, self.variables, row, state)
     return logits.shape[-1]
-
-  def _mask(self, allowed: Any) -> jax.Array | None:
-    size = self.vocab_size
-    if allowed is None:
-      return None
-    if isinstance(allowed, int | np.integer):
-      checks.require(
-        1 <= int(allowed) <= size,
-        f"Decoder: allowed must be 1 to {size} tokens, got {allowed}",
-      )
-      return None if allowed == size else jnp.asarray(np.arange(size) < allowed)
-    mask = np.asarray(allowed)
-    checks.require(
-      mask.shape == (size,) and mask.dtype == bool and bool(mask.any()),
-      f"Decoder: allowed must be {size} bools of which one is true, got "
-      f"{mask.dtype}{list(mask.shape)}",
-    )
-    return jnp.asarray(mask)
-
-  def _check_tokens(self, prompts: Sequence[Sequence[int]]) -> None:
-    for row in prompts:
-      wrong = [token for token in row if not 0 <= token < self.vocab_size]
-      checks.require(
-        not wrong,
-        f"Decoder: tokens must be in [0, {self.vocab_size}), got {wrong[:1]}",
-      )
 
   def _read(
     self,

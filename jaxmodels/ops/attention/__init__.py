@@ -1,6 +1,6 @@
-"""Causal softmax attention: op, tiles and cache; attention to neighbours."""
+"""Softmax attention: op, tiles and cache; latent, and to neighbours."""
 
-from jaxmodels.ops.attention import neighbors
+from jaxmodels.ops.attention import latent, neighbors
 from jaxmodels.ops.attention.attention import Cache, attention
 
-__all__ = ["Cache", "attention", "neighbors"]
+__all__ = ["Cache", "attention", "latent", "neighbors"]
