@@ -61,3 +61,11 @@ def slow_but(names, fast=REPRESENTATIVE):
   return [
     pytest.param(name, marks=() if name in fast else ALL) for name in names
   ]
+
+
+def slow_in_matrix(names, fast=EACH_STATE):
+  """Parameters of a test: all names; the matrix has those that are not fast."""
+  return [
+    pytest.param(name, marks=() if name in fast else pytest.mark.slow)
+    for name in names
+  ]

@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec as P
 from jaxmodels.layers import MLPS
 from jaxmodels.mixers import GLA, MIXERS, Mamba2, SlidingAttention
 from jaxmodels.testing import relative_error
-from tests.mixers import slow_but
+from tests.mixers import slow_but, slow_in_matrix
 
 BATCH, LENGTH, WIDTH = 2, 4, 8
 # Token by token, which compiles fastest: the ops have tests of their forms.
@@ -168,7 +168,7 @@ def assert_types(results, given):
     assert leaf.sharding.spec[0] == "d"
 
 
-@pytest.mark.parametrize("name", MIXERS)
+@pytest.mark.parametrize("name", slow_in_matrix(MIXERS))
 def test_a_mixer_keeps_how_batch_and_heads_are_cut(mesh, name):
   """Types carry it, so tracing shows it, and finds what cannot be cut."""
   module, _, given = on_one_device_and_on(mesh, name)

@@ -12,6 +12,7 @@ from jaxmodels.ops import linear_attention
 from jaxmodels.ops.engine import checks
 from jaxmodels.testing import check_mixer
 from jaxmodels.testing.examples.mixers import gla
+from tests.mixers import slow_in_matrix
 
 X = np.random.default_rng(0).normal(size=(2, 6, 8)).astype(np.float32)
 
@@ -114,7 +115,7 @@ def test_a_zero_state_under_the_numeric_guards():
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", MIXERS)
+@pytest.mark.parametrize("name", slow_in_matrix(MIXERS))
 @pytest.mark.parametrize("length", [0, 3])
 def test_the_zero_state_has_the_dtype_of_wide_computations(name, length):
   """float64 states of float64 mixers, and of any length that entered."""

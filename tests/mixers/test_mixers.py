@@ -10,7 +10,13 @@ import pytest
 from jaxmodels import mixers
 from jaxmodels.testing import FORMS, check_mixer
 from jaxmodels.testing.examples import MIXERS
-from tests.mixers import ALL, EACH_OP, EACH_STATE, REPRESENTATIVE
+from tests.mixers import (
+  ALL,
+  EACH_OP,
+  EACH_STATE,
+  REPRESENTATIVE,
+  slow_in_matrix,
+)
 
 BATCH, LENGTH, WIDTH = 2, 20, 16
 # Two rows of documents, in a sequence of twice LENGTH tokens.
@@ -204,7 +210,7 @@ def test_retnet_has_the_parameters_of_its_paper():
   assert layer.init_state(1).state.shape == (1, 8, 256, 512)
 
 
-@every_case
+@pytest.mark.parametrize("case", slow_in_matrix(MIXERS))
 def test_wrong_inputs_are_named(case):
   layer, params, x = prepared(case)
   with pytest.raises(ValueError, match=r"x must be \[B, L, width\]"):

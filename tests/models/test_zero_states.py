@@ -8,6 +8,7 @@ import pytest
 
 from jaxmodels.mixers import MIXERS
 from jaxmodels.models import LanguageModel
+from tests.mixers import slow_in_matrix
 
 SMALL = {"head_width": 8, "state_width": 4}
 OPTIONS = {"mamba2": SMALL, "mamba3": SMALL}
@@ -23,7 +24,7 @@ def assert_distinct(state):
   assert len(set(found)) == len(found)
 
 
-@pytest.mark.parametrize("name", MIXERS)
+@pytest.mark.parametrize("name", slow_in_matrix(MIXERS))
 def test_no_two_leaves_of_a_zero_state_share_a_buffer(name):
   layer = MIXERS[name](width=16, **OPTIONS.get(name, {}))
   assert_distinct(layer.init_state(2))

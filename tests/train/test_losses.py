@@ -239,8 +239,8 @@ LAYOUTS = {
 
 
 # By default what a mesh changes: means and statistics over the batch and the
-# sequence, and chunks of a sequence that is cut.
-OFTEN = (("class mean", "pmap"), ("class mean", "all"), ("chunks", "all"))
+# sequence.
+OFTEN = (("class mean", "pmap"), ("class mean", "all"))
 
 
 @pytest.mark.parametrize(

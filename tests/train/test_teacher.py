@@ -123,6 +123,7 @@ def endless(optimizer):
   return dataclasses.replace(optimizer, schedule=schedule)
 
 
+@pytest.mark.slow
 def test_a_student_resumes_bit_for_bit_and_only_with_its_teacher(runs, capsys):
   folder, teaching, student = runs
   cut, uncut, teacher = (

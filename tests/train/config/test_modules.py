@@ -102,9 +102,8 @@ def test_a_mixer_of_a_config_is_found_by_later_commands(
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize(
-  "scan_layers", [False, pytest.param(True, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("scan_layers", [False, True])
 def test_a_mixer_of_a_config_may_be_a_module_without_a_name(
   folder, tmp_path, capsys, scan_layers
 ):

@@ -55,6 +55,7 @@ def test_every_token_is_predicted_once_in_one_split(
     assert sorted(np.concatenate(found)) == want
 
 
+@pytest.mark.slow
 def test_a_killed_command_continues_to_the_same_bytes(tmp_path):
   text = tmp_path / "text"
   text.mkdir()
