@@ -22,7 +22,10 @@ few = hypothesis.settings(
   database=None,
   suppress_health_check=list(hypothesis.HealthCheck),
 )
-both = pytest.mark.parametrize("name", ["linear_attention", "delta_rule"])
+both = pytest.mark.parametrize(
+  "name",
+  [pytest.param("linear_attention", marks=pytest.mark.slow), "delta_rule"],
+)
 pieces = st.lists(
   st.tuples(st.sampled_from(LENGTHS), st.sampled_from(CHUNKS)),
   min_size=1,
