@@ -6,7 +6,8 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from jaxmodels.models import without_lora
+from jaxmodels.interop.context import with_max_length
+from jaxmodels.models import LanguageModel, without_lora
 from jaxmodels.models.decode import (
   Decoder,
   DecodeState,
@@ -70,6 +71,8 @@ class Extras:
     load_state: A file to continue from, or None.
     save_state: A file for the state after the text, or None.
     owner: The run and step, for messages about such files.
+    max_length: Most tokens of a text, for layers of full attention: their
+      caches have room for so many. A lower bound of the model itself holds.
   """
 
   min_p: float | None = None
@@ -78,6 +81,7 @@ class Extras:
   load_state: str | None = None
   save_state: str | None = None
   owner: str = ""
+  max_length: int = 8192
 
 
 class Session:
@@ -106,6 +110,8 @@ class Session:
     known = getattr(self._codec, "vocab_size", vocab_size)
     # A model may have more tokens than its data: the rest are padding.
     model, variables = without_lora(config.model, variables)
+    if isinstance(model, LanguageModel):
+      model = with_max_length(model, extras.max_length)
     width = getattr(model, "vocab_size", None)
     allowed = None
     if isinstance(known, int) and isinstance(width, int) and 0 < known <= width:

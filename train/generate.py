@@ -172,6 +172,8 @@ class Options:
       after it.
     save_state: A file for the state after the text. With `--length=0` it is
       the state after the prompt.
+    max_length: Most tokens of a text, for layers of full attention: their
+      caches have room for so many. A lower bound of the model itself holds.
     trust: A module whose code the saved config may use: a dotted name, or the
       path of a Python file such as the config.
   """
@@ -191,6 +193,7 @@ class Options:
   seed: int | None = None
   load_state: str | None = None
   save_state: str | None = None
+  max_length: int = 8192
   trust: flags.Repeated = ()
 
 
@@ -229,6 +232,7 @@ def _standard_input() -> bytes:
 
 def _check(options: Options, sample: Sample) -> None:
   flags.in_range("--seed", options.seed, 0, MOST_SEED)
+  flags.in_range("--max-length", options.max_length, 1, 1 << 30)
   check_sample(sample, "--")
   if options.min_p is not None and not 0 <= options.min_p <= 1:
     raise UserError(f"--min-p is {options.min_p}, but must be 0 to 1")
@@ -267,6 +271,7 @@ def _run(argv: Sequence[str]) -> int:
     load_state=options.load_state,
     save_state=options.save_state,
     owner=f"{workdir}, step {snapshot.step}",
+    max_length=options.max_length,
   )
   settings = (
     sample,

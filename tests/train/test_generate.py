@@ -18,6 +18,7 @@ from train import generate as generate_lib
 from train.api import load
 from train.command import main_with_errors
 from train.config import Sample
+from train.continuing import Extras, Session
 from train.errors import UserError
 from train.generate import as_text, generate, sample_token
 from train.loop import run
@@ -342,3 +343,24 @@ def test_wrong_settings_end_in_one_line(
   assert generate_command(finished, "--prompt=a", *words) == 2
   error = capsys.readouterr().err
   assert part in error and error.count("\n") == 1
+
+
+def test_caches_have_room_for_the_text_and_not_for_all_that_a_model_allows():
+  model = LanguageModel(
+    vocab_size=257,
+    width=8,
+    depth=1,
+    mixers=(("softmax_attention", {"heads": 1, "max_length": 100_000}),),
+  )
+  config = dataclasses.replace(tiny.get_config(), model=model)
+  variables = jax.jit(model.init)(jax.random.key(0), np.zeros((1, 1), np.int32))
+
+  def session(most):
+    extras = Extras(max_length=most)
+    return Session(config, variables, Sample(length=4), None, extras)
+
+  (cache, _), _ = session(16)._decoder.shapes(1).model[0]
+  assert cache.k.shape[1] == 15  # The tokens before the last one.
+  with pytest.raises(ValueError, match=r"cannot read 23 tokens.*max_length"):
+    session(16).stream([b"x" * 19], 0)
+  session(23).stream([b"x" * 19], 0)
