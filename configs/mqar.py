@@ -2,7 +2,7 @@
 
 make train CONFIG=configs/mqar.py
 
-Expect 99.7% of the held-out queries right after 1,000 steps: one minute on two
+Expect 100% of the held-out queries right after 1,000 steps: one minute on two
 cores.
 """
 
