@@ -1,13 +1,13 @@
 """Rules of layers that many families have, under the names most of them use."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from jaxmodels.interop import rules as r
-from jaxmodels.interop.family import embedding_rules
+from jaxmodels.interop.family import embedding_rules, mixer_of
 from jaxmodels.layers import SparseMoE
 from jaxmodels.mixers import SoftmaxAttention
 from jaxmodels.models import LanguageModel
@@ -16,6 +16,7 @@ __all__ = [
   "attention",
   "convolutions",
   "gated_mlp",
+  "mixer_stack",
   "outside",
   "shortest",
   "sparse_moe",
@@ -122,6 +123,27 @@ def _fused(theirs: str, ours: Sequence[str]) -> r.Rule:
     lambda x: np.split(np.swapaxes(x[0], 1, 2), len(ours), 2),
     lambda x: [np.swapaxes(np.concatenate(x, 2), 1, 2)],
   )
+
+
+def mixer_stack(
+  model: LanguageModel,
+  mixer_rules: Callable[[str, str, Any], Iterable[r.Rule]],
+  table: str,
+) -> Iterator[r.Rule]:
+  """A Mamba or Mamba-2 of mixers alone.
+
+  Args:
+    model: The model.
+    mixer_rules: The rules of a mixer: of their name, our path, and the mixer.
+    table: The name of the embeddings.
+  """
+  yield from embedding_rules(model, table)
+  for i in range(model.depth):
+    theirs, ours = f"backbone.layers.{i}", f"backbone/layer_{i}"
+    yield r.same(f"{theirs}.norm.weight", f"{ours}/mixer_norm/scale")
+    mixer = mixer_of(model, i)
+    yield from mixer_rules(f"{theirs}.mixer", f"{ours}/mixer", mixer)
+  yield r.same("backbone.norm_f.weight", "backbone/norm/scale")
 
 
 def outside(

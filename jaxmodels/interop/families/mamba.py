@@ -7,10 +7,13 @@ the input and the gate, and those of `x_proj` are the step, B and C.
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+
+from jaxmodels.interop import parts
 from jaxmodels.interop import rules as r
 from jaxmodels.interop.activations import read_activation, written_activation
 from jaxmodels.interop.config import Config
-from jaxmodels.interop.family import Family, embedding_rules, mixer_of
+from jaxmodels.interop.family import Family, mixer_of
 from jaxmodels.mixers import Mamba
 from jaxmodels.models import LanguageModel
 
@@ -99,27 +102,29 @@ def rules(
   model: LanguageModel, table: str = "backbone.embeddings.weight"
 ) -> Iterator[r.Rule]:
   """The rules of the whole model; `table` is the name of the embeddings."""
-  yield from embedding_rules(model, table)
-  for i in range(model.depth):
-    theirs, ours = f"backbone.layers.{i}", f"backbone/layer_{i}"
-    yield r.same(f"{theirs}.norm.weight", f"{ours}/mixer_norm/scale")
-    mixer = mixer_of(model, i)
-    yield from mixer_rules(f"{theirs}.mixer", f"{ours}/mixer", mixer)
-  yield r.same("backbone.norm_f.weight", "backbone/norm/scale")
+  return parts.mixer_stack(model, mixer_rules, table)
+
+
+def input_rules(
+  theirs: str, ours: str, mixer: Mamba, order: np.ndarray | None = None
+) -> Iterator[r.Rule]:
+  """The rules up to the convolution; `order` is that of `rules.split`."""
+  sizes = (inner_width(mixer),) * 2
+  for kind, name in (("weight", "kernel"), ("bias", "bias")):
+    if kind == "weight" or mixer.use_bias:
+      both = (f"{ours}/input/{name}", f"{ours}/gate/{name}")
+      yield r.split(f"{theirs}.in_proj.{kind}", both, sizes, order)
+  yield from r.convolution(
+    f"{theirs}.conv1d", f"{ours}/convolution", mixer.convolution_bias
+  )
 
 
 def mixer_rules(theirs: str, ours: str, mixer: Mamba) -> Iterator[r.Rule]:
   """The rules of one mixer, which several families have."""
-  inner, rank, states = inner_width(mixer), step_rank(mixer), mixer.state_width
-  for kind, name in (("weight", "kernel"), ("bias", "bias")):
-    if kind == "weight" or mixer.use_bias:
-      both = (f"{ours}/input/{name}", f"{ours}/gate/{name}")
-      yield r.split(f"{theirs}.in_proj.{kind}", both, (inner, inner))
-  yield from r.convolution(
-    f"{theirs}.conv1d", f"{ours}/convolution", mixer.convolution_bias
-  )
-  parts = tuple(f"{ours}/{name}/kernel" for name in ("step_down", "B", "C"))
-  yield r.split(f"{theirs}.x_proj.weight", parts, (rank, states, states))
+  rank, states = step_rank(mixer), mixer.state_width
+  yield from input_rules(theirs, ours, mixer)
+  names = tuple(f"{ours}/{name}/kernel" for name in ("step_down", "B", "C"))
+  yield r.split(f"{theirs}.x_proj.weight", names, (rank, states, states))
   yield r.kernel(f"{theirs}.dt_proj.weight", f"{ours}/step_up/kernel")
   yield r.same(f"{theirs}.dt_proj.bias", f"{ours}/dt_bias")
   for name in ("A_log", "D"):

@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from jaxmodels.interop import mamba_keys as keys
+from jaxmodels.interop import parts
 from jaxmodels.interop import rules as r
 from jaxmodels.interop.activations import read_activation, written_activation
 from jaxmodels.interop.config import Config
-from jaxmodels.interop.family import Family, embedding_rules, mixer_of
+from jaxmodels.interop.family import Family, mixer_of
 from jaxmodels.mixers import Mamba2
 from jaxmodels.models import LanguageModel
 
@@ -77,13 +78,7 @@ def rules(
   model: LanguageModel, table: str = "backbone.embeddings.weight"
 ) -> Iterator[r.Rule]:
   """The rules of the whole model; `table` is the name of the embeddings."""
-  yield from embedding_rules(model, table)
-  for i in range(model.depth):
-    theirs, ours = f"backbone.layers.{i}", f"backbone/layer_{i}"
-    yield r.same(f"{theirs}.norm.weight", f"{ours}/mixer_norm/scale")
-    mixer = mixer_of(model, i)
-    yield from mixer_rules(f"{theirs}.mixer", f"{ours}/mixer", mixer)
-  yield r.same("backbone.norm_f.weight", "backbone/norm/scale")
+  return parts.mixer_stack(model, mixer_rules, table)
 
 
 def mixer_rules(theirs: str, ours: str, mixer: Mamba2) -> Iterator[r.Rule]:
@@ -96,8 +91,8 @@ def mixer_rules(theirs: str, ours: str, mixer: Mamba2) -> Iterator[r.Rule]:
     ("bias", "bias", mixer.input_bias),
   ):
     if biased:
-      parts = [f"{ours}/{name}/{our}" for name in ("gate", "input", "step")]
-      yield r.split(f"{theirs}.in_proj.{their}", parts, sizes)
+      names = [f"{ours}/{name}/{our}" for name in ("gate", "input", "step")]
+      yield r.split(f"{theirs}.in_proj.{their}", names, sizes)
   bias = mixer.convolution_bias
   yield from r.convolution(f"{theirs}.conv1d", f"{ours}/convolution", bias)
   for name in ("A_log", "D", "dt_bias"):

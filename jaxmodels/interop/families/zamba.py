@@ -131,13 +131,7 @@ def _shared(theirs: str, block: int) -> Iterator[r.Rule]:
 def _mamba_rules(theirs: str, ours: str, mixer: Mamba) -> Iterator[r.Rule]:
   inner, heads = plain.inner_width(mixer), mixer.heads
   order = np.arange(2 * inner).reshape(inner, 2).T.ravel()
-  for kind, name in (("weight", "kernel"), ("bias", "bias")):
-    if kind == "weight" or mixer.use_bias:
-      parts = (f"{ours}/input/{name}", f"{ours}/gate/{name}")
-      yield r.split(f"{theirs}.in_proj.{kind}", parts, (inner, inner), order)
-  yield from r.convolution(
-    f"{theirs}.conv1d", f"{ours}/convolution", mixer.convolution_bias
-  )
+  yield from plain.input_rules(theirs, ours, mixer, order)
   yield _projections(f"{theirs}.x_proj_weight", ours, mixer)
   ends = _ends(mixer)
   ups = tuple(f"{ours}/step_up{end}/kernel" for end in ends)

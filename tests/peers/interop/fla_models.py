@@ -16,7 +16,14 @@ import numpy as np
 from tests.peers.compare import load
 from tests.peers.interop.parity import at_least, check_family
 
-__all__ = ["check_fla", "model_of"]
+__all__ = ["SMALL", "check_fla", "model_of"]
+
+SMALL = {
+  "hidden_size": 24,
+  "intermediate_size": 40,
+  "num_hidden_layers": 2,
+  "vocab_size": 50,
+}
 
 
 def model_of(name: str, **config: Any) -> Any:

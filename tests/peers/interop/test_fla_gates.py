@@ -2,16 +2,10 @@
 
 import pytest
 
-from tests.peers.interop.fla_models import check_fla, model_of
+from tests.peers.interop.fla_models import SMALL, check_fla, model_of
 
 pytestmark = pytest.mark.slow
 
-SMALL = {
-  "hidden_size": 24,
-  "intermediate_size": 40,
-  "num_hidden_layers": 2,
-  "vocab_size": 50,
-}
 CASES = [
   ("GLA", {"num_heads": 3}),
   (
