@@ -10,6 +10,15 @@ import runpy
 import signal
 import threading
 
+from train.sweep.pool import CORES
+
+
+def _take_cores() -> None:
+  """Keeps to the cores that the sweep has given, before XLA counts them."""
+  cores = os.environ.pop(CORES, "")
+  if cores:
+    os.sched_setaffinity(0, map(int, cores.split(",")))
+
 
 def _watch() -> None:
   os.read(0, 1)
@@ -17,5 +26,6 @@ def _watch() -> None:
 
 
 if __name__ == "__main__":
+  _take_cores()
   threading.Thread(target=_watch, name="sweep", daemon=True).start()
   runpy.run_module("train", run_name="__main__", alter_sys=True)

@@ -59,6 +59,16 @@ class Run:
   config: Config
 
   @property
+  def steps(self) -> int:
+    """Steps of the run."""
+    return self.config.steps
+
+  @property
+  def metric(self) -> str:
+    """The metric that chooses its best checkpoint."""
+    return self.config.best_metric
+
+  @property
   def document(self) -> Any:
     """The config as JSON."""
     return json.loads(json.dumps(serialize.to_json(self.config)))

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
+from typing import Any, Protocol
 
 import tqdm
 
@@ -17,15 +18,51 @@ from train.errors import UserError
 from train.files import lock
 from train.streams import log
 from train.sweep import results
-from train.sweep.cells import Run
 from train.sweep.results import Outcome
 
 # The module that every child runs; tests put a quicker one here.
 MODULE = "train.sweep.cell"
+# The variable of the environment with the cores of a child, such as "0,1".
+CORES = "JAXMODELS_CORES"
 # Seconds between two looks at the children.
 _PAUSE = 0.1
 # Seconds in which the children of a killed sweep save and end.
 _PATIENCE = 60.0
+
+
+class Job(Protocol):
+  """What one process trains."""
+
+  @property
+  def name(self) -> str:
+    """Its folder in the folder of the sweep."""
+
+  @property
+  def words(self) -> tuple[str, ...]:
+    """Its arguments of `python -m train`, after those that all jobs share."""
+
+  @property
+  def steps(self) -> int:
+    """The steps that it takes in all."""
+
+  @property
+  def metric(self) -> str:
+    """The metric to print when it has ended."""
+
+
+class Reader(Protocol):
+  """How the folder of a job is read, such as `train.sweep.results`."""
+
+  def read(self, job: Any, folder: str) -> Outcome:
+    """What the job has reached, from its folder."""
+
+  def record(
+    self, job: Any, folder: str, code: int, spent: results.Spent
+  ) -> Outcome:
+    """Writes how a process of the job has ended, and returns it."""
+
+  def last_step(self, folder: str) -> int:
+    """The steps that the job has taken so far."""
 
 
 class Pool:
@@ -37,6 +74,9 @@ class Pool:
     command: The words before the flags of a run: the config, shared flags.
     processes: Most processes at a time.
     changed: Called with all outcomes when a run has ended.
+    reader: Reads the folders of the runs.
+    share_cores: Whether each process gets its own equal share of the cores.
+      Small steps are faster on one core than on several.
 
   Attributes:
     outcomes: How each run has ended, by its name.
@@ -45,22 +85,27 @@ class Pool:
 
   def __init__(
     self,
-    runs: Sequence[Run],
+    runs: Sequence[Job],
     folder: str,
     command: Sequence[str],
     processes: int,
     changed: Callable[[Mapping[str, Outcome]], object],
+    *,
+    reader: Reader = results,
+    share_cores: bool = False,
   ):
     self._runs, self._folder, self._command = runs, folder, command
     self._processes, self._changed = processes, changed
-    self.outcomes = {r.name: results.read(r, self._path(r)) for r in runs}
+    self._reader = reader
+    self._cores = _shares(processes) if share_cores else [""] * processes
+    self.outcomes = {r.name: reader.read(r, self._path(r)) for r in runs}
     self.signal: int | None = None
     self._received: list[int] = []
-    self._children: dict[Run, _Child] = {}
+    self._children: dict[Job, _Child] = {}
     self._waiting = [r for r in runs if self.outcomes[r.name].state != "done"]
-    self._progress = _Progress(self._waiting, self._path)
+    self._progress = _Progress(self._waiting, self._path, reader)
 
-  def _path(self, run: Run) -> str:
+  def _path(self, run: Job) -> str:
     return os.path.join(self._folder, run.name)
 
   def run(self) -> None:
@@ -77,7 +122,7 @@ class Pool:
           if self.signal is None:
             self._start(is_patient)
           for run, child in list(self._children.items()):
-            if child.process.poll() is not None:
+            if child.has_ended():
               self._end(run, child)
           self._progress.show()
           time.sleep(_PAUSE)
@@ -97,40 +142,42 @@ class Pool:
         continue
       self._waiting.remove(run)
       words = (*self._command, *run.words)
-      before = self.outcomes[run.name].seconds
+      before = self.outcomes[run.name].spent
+      taken = [child.cores for child in self._children.values()]
+      cores = next(c for c in self._cores if not c or c not in taken)
       self._children[run] = _Child(
-        self._path(run), words, self._processes, before
+        self._path(run), words, self._processes, before, cores
       )
 
-  def _end(self, run: Run, child: "_Child") -> None:
+  def _end(self, run: Job, child: "_Child") -> None:
     """Takes note of a process that has ended."""
     del self._children[run]
-    code, seconds = child.end()
-    outcome = results.record(run, self._path(run), code, seconds)
+    code, spent = child.end()
+    outcome = self._reader.record(run, self._path(run), code, spent)
     if outcome.state == "failed" and self.signal is not None:
       # It was asked to end; the same command resumes it.
-      self.outcomes[run.name] = Outcome(seconds=seconds)
+      self.outcomes[run.name] = Outcome(spent=spent)
       return
     self.outcomes[run.name] = outcome
     self._progress.ended(run)
     values = [
       f"{name} {value:.4g}"
       for name, value in outcome.metrics.items()
-      if name == run.config.best_metric
+      if name == run.metric
     ]
     reason = [f"failed: {outcome.reason}"] if outcome.reason else values
     count = sum(o.state != "not run" for o in self.outcomes.values())
     left = self._left(len(self._runs) - count)
     self._progress.text(
       f"{count}/{len(self._runs)}  {run.name}  {'  '.join(reason)}"
-      f"  {duration(seconds)}{left}"
+      f"  {duration(spent.seconds)}{left}"
     )
     self._changed(self.outcomes)
 
   def _left(self, count: int) -> str:
     """Says how long the last `count` runs take, at the speed of those done."""
-    found = [(r.config.steps, self.outcomes[r.name]) for r in self._runs]
-    done = [(s, o.seconds) for s, o in found if o.state == "done"]
+    found = [(r.steps, self.outcomes[r.name]) for r in self._runs]
+    done = [(s, o.spent.seconds) for s, o in found if o.state == "done"]
     steps, seconds = sum(s for s, _ in done), sum(t for _, t in done)
     if not count or not steps:
       return ""
@@ -171,12 +218,19 @@ class _Child:
   """One process, whose output goes to a file in the folder of its run."""
 
   def __init__(
-    self, folder: str, words: Sequence[str], processes: int, before: float
+    self,
+    folder: str,
+    words: Sequence[str],
+    processes: int,
+    before: results.Spent,
+    cores: str,
   ):
     os.makedirs(folder, exist_ok=True)
     words = (*words, f"--workdir={folder}")
     self._begun, self._before = time.monotonic(), before
-    env = dict(os.environ)
+    self._processor = 0.0
+    self.cores = cores
+    env = {**os.environ, CORES: cores}
     if processes > 1:
       # By default each process would take three quarters of a GPU's memory.
       share = f"{0.9 / processes:.3f}"
@@ -196,23 +250,35 @@ class _Child:
         start_new_session=True,
       )
 
-  def end(self) -> tuple[int, float]:
-    """Returns the exit code, and the seconds of all processes of the run."""
+  def has_ended(self) -> bool:
+    """Whether the process has ended; notes its processor time if so."""
+    before = _processor_seconds()
+    if self.process.poll() is None:
+      return False
+    self._processor = _processor_seconds() - before
+    return True
+
+  def end(self) -> tuple[int, results.Spent]:
+    """Returns the exit code, and the time of all processes of the run."""
     assert self.process.stdin is not None
     self.process.stdin.close()
-    seconds = self._before + time.monotonic() - self._begun
-    return self.process.wait(), seconds
+    spent = results.Spent(
+      self._before.seconds + time.monotonic() - self._begun,
+      self._before.processor_seconds + self._processor,
+    )
+    return self.process.wait(), spent
 
 
 class _Progress:
   """Steps of all runs: a bar on a terminal, and the time that is left."""
 
-  def __init__(self, runs: Sequence[Run], path: Callable[[Run], str]):
-    self._steps = {
-      r: min(results.last_step(path(r)), r.config.steps) for r in runs
-    }
-    self._path, self._ended = path, set[Run]()
-    self._total = sum(run.config.steps for run in runs)
+  def __init__(
+    self, runs: Sequence[Job], path: Callable[[Job], str], reader: Reader
+  ):
+    self._steps = {r: min(reader.last_step(path(r)), r.steps) for r in runs}
+    self._path, self._reader = path, reader
+    self._ended = set[Job]()
+    self._total = sum(run.steps for run in runs)
     self._first = sum(self._steps.values())
     self._looked = time.monotonic()
     self._bar: tqdm.tqdm | None = None
@@ -243,22 +309,37 @@ class _Progress:
       self._bar.n = self._now()
       self._bar.refresh()
 
-  def ended(self, run: Run) -> None:
+  def ended(self, run: Job) -> None:
     """Counts all steps of a run that has ended, also if it failed."""
     self._ended.add(run)
-    self._steps[run] = run.config.steps
+    self._steps[run] = run.steps
 
   def _now(self) -> int:
     for run in self._steps.keys() - self._ended:
-      self._steps[run] = min(
-        max(results.last_step(self._path(run)), self._steps[run]),
-        run.config.steps,
-      )
+      now = self._reader.last_step(self._path(run))
+      self._steps[run] = min(max(now, self._steps[run]), run.steps)
     return sum(self._steps.values())
 
   def remaining(self) -> int:
     """Returns the steps of all runs that are still to do."""
     return self._total - self._now()
+
+
+def _processor_seconds() -> float:
+  """The processor time of all children that have ended."""
+  times = os.times()
+  return times.children_user + times.children_system
+
+
+def _shares(processes: int) -> list[str]:
+  """The cores of each process; "" for all, where they cannot be shared out."""
+  if not hasattr(os, "sched_getaffinity"):
+    return [""] * processes
+  cores = sorted(os.sched_getaffinity(0))
+  if len(cores) < processes:
+    return [""] * processes
+  shares = [cores[i::processes] for i in range(processes)]
+  return [",".join(map(str, share)) for share in shares]
 
 
 def duration(seconds: float) -> str:

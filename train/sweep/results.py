@@ -24,20 +24,38 @@ _TAIL = 1 << 14
 
 
 @dataclasses.dataclass(frozen=True)
+class Spent:
+  """What the processes of a run have taken; a killed sweep counts nothing.
+
+  Attributes:
+    seconds: How long they ran.
+    processor_seconds: The time of all their cores.
+  """
+
+  seconds: float = 0.0
+  processor_seconds: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
 class Outcome:
   """The end of one run.
 
   Attributes:
     state: "done", "failed" or "not run".
     metrics: The metrics of the last validation.
-    seconds: How long its processes ran; a killed sweep does not count its own.
+    spent: The time of its processes.
     reason: Why it failed.
   """
 
   state: str = "not run"
   metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
-  seconds: float = 0.0
+  spent: Spent = Spent()
   reason: str = ""
+
+  @property
+  def seconds(self) -> float:
+    """How long its processes ran."""
+    return self.spent.seconds
 
 
 def read(run: Run, folder: str) -> Outcome:
@@ -53,36 +71,46 @@ def read(run: Run, folder: str) -> Outcome:
     return Outcome()
   if not isinstance(found, dict) or found.get("config") != run.document:
     return Outcome()
-  seconds = found.get("seconds")
-  seconds = float(seconds) if isinstance(seconds, int | float) else 0.0
-  metrics = _last_validation(run, folder) if found.get("done") else {}
-  return Outcome("done" if metrics else "not run", metrics, seconds)
+  metrics = last_validation(folder, run.steps) if found.get("done") else {}
+  return Outcome("done" if metrics else "not run", metrics, spent_of(found))
 
 
-def record(run: Run, folder: str, code: int, seconds: float) -> Outcome:
+def spent_of(found: Mapping[str, Any]) -> Spent:
+  """Returns the time in a record; 0 for what it does not have."""
+  values = {
+    field.name: found.get(field.name) for field in dataclasses.fields(Spent)
+  }
+  return Spent(
+    **{k: float(v) for k, v in values.items() if isinstance(v, int | float)}
+  )
+
+
+def record(run: Run, folder: str, code: int, spent: Spent) -> Outcome:
   """Writes how a process of a run has ended, and returns it.
 
   Args:
     run: The run.
     folder: Its folder.
     code: The exit code; the negative number of a signal that killed it.
-    seconds: How long its processes ran, those before included.
+    spent: The time of its processes, those before included.
   """
-  metrics = _last_validation(run, folder) if code == 0 else {}
-  document = {
-    "config": run.document,
-    "done": bool(metrics),
-    "seconds": round(seconds, 3),
-  }
-  content = json.dumps(document, indent=2).encode()
-  files.replace(os.path.join(folder, RECORD), content)
+  metrics = last_validation(folder, run.steps) if code == 0 else {}
+  document = {"config": run.document, "done": bool(metrics)}
+  write_record(os.path.join(folder, RECORD), document, spent)
   if metrics:
-    return Outcome("done", metrics, seconds)
-  return Outcome("failed", {}, seconds, _reason(folder, code))
+    return Outcome("done", metrics, spent)
+  return Outcome("failed", {}, spent, reason(folder, code))
 
 
-def _last_validation(run: Run, folder: str) -> dict[str, float]:
-  """The metrics of the validation after the last step; {} without one."""
+def write_record(path: str, document: Mapping[str, Any], spent: Spent) -> None:
+  """Writes a record of a sweep with the time of its processes."""
+  times = {k: round(v, 3) for k, v in dataclasses.asdict(spent).items()}
+  content = json.dumps({**document, **times}, indent=2).encode()
+  files.replace(path, content)
+
+
+def last_validation(folder: str, steps: int) -> dict[str, float]:
+  """Returns the metrics of the validation after all steps; {} without one."""
   last: dict[str, Any] = {}
   try:
     for line in iterate_metrics(folder):
@@ -90,7 +118,7 @@ def _last_validation(run: Run, folder: str) -> dict[str, float]:
         last = line
   except (OSError, UserError):
     return {}
-  if last.get("step") != run.config.steps:
+  if last.get("step") != steps:
     return {}
   return {k: v for k, v in last.items() if k not in _COUNTS}
 
@@ -107,8 +135,8 @@ def last_step(folder: str) -> int:
   return 0
 
 
-def _reason(folder: str, code: int) -> str:
-  """Why a process ended: its own error line, a signal, or its last words."""
+def reason(folder: str, code: int) -> str:
+  """Returns why a process ended: its error line, a signal, its last words."""
   lines = [x for x in _tail(os.path.join(folder, OUTPUT)) if x.strip()]
   # Lines before the command belong to earlier processes.
   starts = [i for i, line in enumerate(lines) if line.startswith("$ ")]

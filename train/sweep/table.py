@@ -159,7 +159,9 @@ def document(found: Sequence[Row], metric: str, config: str) -> dict[str, Any]:
           {
             "folder": run.name,
             "seed": run.config.seed,
-            **dataclasses.asdict(outcome),
+            "state": outcome.state,
+            "reason": outcome.reason,
+            **dataclasses.asdict(outcome.spent),
             "metrics": {k: _finite(v) for k, v in outcome.metrics.items()},
           }
           for run, outcome in zip(row.runs, row.outcomes, strict=True)

@@ -1,0 +1,182 @@
+r"""Trains the cells of a table of mixers and tasks, and writes its page.
+
+  python -m train.results --processes 2
+  python -m train.results --tasks parity s3 --mixers gla delta_net
+
+The table is a Python file with `get_table()`, by default `configs/results.py`.
+A cell is one mixer on one task: `python -m train CONFIG --model.mixers MIXER`
+with several seeds, and perhaps several learning rates, in a folder of its own.
+The same command again skips what is done, resumes what was interrupted, and
+tries again what failed. A cell is done if `results.json` has it with the same
+config and flags, so that a machine without the runs continues the table too.
+
+After each cell it writes `results.json`, `RESULTS.md` and `results.png`.
+"""
+
+import dataclasses
+import functools
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+
+import jax
+
+from train import flags
+from train.command import main_with_errors
+from train.errors import RunError, UserError
+from train.files import lock, paths
+from train.results import page, picture, record, table
+from train.results.cells import Cell, Reader, cells
+from train.streams import log
+from train.sweep.pool import Pool
+from train.sweep.results import OUTPUT, Outcome
+
+_USAGE = (
+  "python -m train.results [TABLE.py] [--tasks NAME ...] [--mixers NAME ...]"
+  " [--processes N] [--workdir DIR]"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """The flags of the command.
+
+  Attributes:
+    tasks: Names of columns to train; none for all.
+    mixers: Names of rows to train; none for all.
+    processes: Cells at the same time. Each gets an equal share of the cores.
+    workdir: The folder of the runs.
+    output: The folder of `results.json`, `RESULTS.md` and `results.png`.
+    page_only: Whether to write the page and the picture, and train nothing.
+  """
+
+  tasks: tuple[str, ...] = ()
+  mixers: tuple[str, ...] = ()
+  processes: int = 1
+  workdir: str = os.path.join("runs", "results")
+  output: str = "benchmarks"
+  page_only: bool = False
+
+
+def run(argv: Sequence[str]) -> int:
+  """Trains and writes; returns the exit code.
+
+  Args:
+    argv: The arguments, without the program's name.
+
+  Raises:
+    UserError: The command was wrong.
+    RunError: Cells failed; the others are done.
+  """
+  # The devices are for the children.
+  jax.config.update("jax_platforms", "cpu")
+  path = os.path.join("configs", "results.py")
+  if argv and not argv[0].startswith("-"):
+    path, *argv = argv
+  (options,), stray = flags.parse(
+    (Options(),), list(argv), usage=_USAGE, about=__doc__
+  )
+  flags.refuse(stray)
+  flags.in_range("--processes", options.processes, 1, 1024)
+  wanted = table.read(path)
+  output = _make("--output", options.output)
+  found = record.read(os.path.join(output, "results.json"))
+  if options.page_only:
+    _write(wanted, found, output)
+    return 0
+  chosen = [
+    cell
+    for cell in cells(wanted, options.tasks, options.mixers)
+    if not _is_done(cell, found)
+  ]
+  folder = _make("--workdir", options.workdir)
+  with lock.held(folder):
+    noted = functools.partial(_note, wanted, found, chosen, folder, output)
+    pool = Pool(
+      chosen,
+      folder,
+      (),
+      options.processes,
+      noted,
+      reader=Reader(),
+      share_cores=options.processes > 1,
+    )
+    noted(pool.outcomes)
+    pool.run()
+  return _finish(pool, output, folder)
+
+
+def _is_done(
+  cell: Cell, found: Mapping[tuple[str, str], record.Record]
+) -> bool:
+  old = found.get((cell.column.name, cell.row.name), {})
+  return old.get("fingerprint") == cell.fingerprint
+
+
+def _make(flag: str, folder: str) -> str:
+  folder = paths.local(flag, folder)
+  try:
+    os.makedirs(folder, exist_ok=True)
+  except OSError as error:
+    raise UserError(
+      f"cannot write to {flag}={folder}: {error.strerror}"
+    ) from error
+  return folder
+
+
+def _note(
+  wanted: table.Table,
+  found: dict[tuple[str, str], record.Record],
+  chosen: Sequence[Cell],
+  folder: str,
+  output: str,
+  outcomes: Mapping[str, Outcome],
+) -> None:
+  """Adds the cells that have ended to the records, and writes the page."""
+  for cell in chosen:
+    outcome = outcomes[cell.name]
+    if outcome.state != "done" or _is_done(cell, found):
+      continue
+    claims = [
+      claim
+      for claim in wanted.claims
+      if claim.column == cell.column.name and cell.row.name in claim.rows
+    ]
+    made = record.make(cell, os.path.join(folder, cell.name), outcome, claims)
+    found[record.key_of(made)] = made
+  _write(wanted, found, output)
+
+
+def _write(
+  wanted: table.Table,
+  found: Mapping[tuple[str, str], record.Record],
+  output: str,
+) -> None:
+  record.write(os.path.join(output, "results.json"), found)
+  page.write(os.path.join(output, "RESULTS.md"), wanted, found)
+  picture.write(os.path.join(output, "results.png"), wanted, found)
+
+
+def _finish(pool: Pool, output: str, folder: str) -> int:
+  """Says what is done; returns the exit code."""
+  states = [outcome.state for outcome in pool.outcomes.values()]
+  if pool.signal is not None:
+    name = signal.Signals(pool.signal).name
+    log(
+      f"{name}: {states.count('done')} of {len(states)} cells are done; the"
+      " same command continues"
+    )
+    return 128 + pool.signal
+  log(f"wrote {os.path.join(output, 'RESULTS.md')}")
+  failed = [name for name, x in pool.outcomes.items() if x.state == "failed"]
+  if failed:
+    raise RunError(
+      f"{len(failed)} of {len(states)} cells failed, {failed[0]} first; the"
+      f" output of each is in {os.path.join(folder, 'CELL', OUTPUT)}"
+    )
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main_with_errors(run, needs_output=False))

@@ -1,0 +1,228 @@
+"""The cells of the table: one command each, and what its runs have reached."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+
+from train.config import Config, command_line, serialize
+from train.errors import UserError
+from train.files import untrusted
+from train.replicas import replicas_of
+from train.results.table import Column, Row, Table
+from train.sweep import results
+from train.sweep.results import Outcome, Spent
+
+# In the folder of a cell: how its processes have ended.
+RECORD = "cell.json"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Cell:
+  """A mixer on a task: several seeds, perhaps at several learning rates.
+
+  Attributes:
+    row: The mixer.
+    column: The task.
+    config: The config of the task, with the mixer of its file.
+  """
+
+  row: Row
+  column: Column
+  config: Config
+
+  @property
+  def name(self) -> str:
+    """Its folder in the folder of all cells."""
+    parts = (self.column.name, self.row.name)
+    safe = (re.sub(r"[^\w.+-]+", "_", x, flags=re.ASCII) for x in parts)
+    return os.path.join(*safe)
+
+  @property
+  def seeds(self) -> int:
+    """The number of seeds."""
+    return self.column.seeds_of.get(self.row.name, self.column.seeds)
+
+  @property
+  def words(self) -> tuple[str, ...]:
+    """The arguments of `python -m train`."""
+    further = shlex.split(self.column.flags_of.get(self.row.name, ""))
+    words = (self.column.config, *self.row.words, *further)
+    # Trying vmap would compile once more, and CPUs rarely gain from it.
+    words = (*words, f"--replicas={self.seeds}", "--replica-mode=turn")
+    if self.column.rates:
+      words = (*words, "--replica-rates", *map(repr, self.column.rates))
+    return words
+
+  @property
+  def command(self) -> str:
+    """The command that trains its runs."""
+    return f"python -m train {shlex.join(self.words)}"
+
+  @property
+  def metric(self) -> str:
+    """The metric of the column."""
+    return self.column.metric
+
+  @property
+  def steps(self) -> int:
+    """Steps of all its runs."""
+    return self.config.steps * self.seeds * max(len(self.column.rates), 1)
+
+  @functools.cached_property
+  def fingerprint(self) -> str:
+    """Changes with the config of the task, and with the flags of the mixer."""
+    document = [serialize.to_json(self.config), *self.words]
+    content = json.dumps(document, sort_keys=True).encode()
+    return hashlib.sha256(content).hexdigest()[:16]
+
+  @functools.cached_property
+  def folders(self) -> dict[float | None, list[str]]:
+    """The folders of its runs, one per seed, by learning rate."""
+    found: dict[float | None, list[str]] = {}
+    for replica in replicas_of(self.config, self.seeds, self.column.rates):
+      rate = replica.config.optimizer.learning_rate
+      key = rate if self.column.rates else None
+      found.setdefault(key, []).append(replica.name)
+    return found
+
+
+def cells(
+  table: Table, tasks: Sequence[str] = (), mixers: Sequence[str] = ()
+) -> list[Cell]:
+  """Returns the cells of a table, row by row.
+
+  Args:
+    table: The table.
+    tasks: Names of columns; () for all.
+    mixers: Names of rows; () for all.
+
+  Raises:
+    UserError: A name is unknown, or a config cannot be read.
+  """
+  _check_known("--tasks", tasks, [column.name for column in table.columns])
+  _check_known("--mixers", mixers, [row.name for row in table.rows])
+  columns = [x for x in table.columns if not tasks or x.name in tasks]
+  configs = {x.name: _config(x) for x in columns}
+  return [
+    Cell(row, column, configs[column.name])
+    for row in table.rows
+    if not mixers or row.name in mixers
+    for column in columns
+    if row.name not in column.without
+  ]
+
+
+def _check_known(flag: str, names: Sequence[str], known: list[str]) -> None:
+  for name in names:
+    if name not in known:
+      raise UserError(f"{flag}={name}: there are {', '.join(known)}")
+
+
+def _config(column: Column) -> Config:
+  config = command_line.load(column.config)
+  if column.metric not in config.loss.best:
+    raise UserError(
+      f"column {column.name!r} has metric={column.metric!r}, but"
+      f" {column.config} has {', '.join(config.loss.best)}"
+    )
+  wanted = "min" if column.lower_is_better else "max"
+  if config.loss.best[column.metric] != wanted:
+    raise UserError(
+      f"column {column.name!r} has lower_is_better={column.lower_is_better},"
+      f" but {column.config} has the opposite for {column.metric}"
+    )
+  return config
+
+
+class Reader:
+  """Reads the folders of cells, for `train.sweep.pool.Pool`."""
+
+  def read(self, job: Cell, folder: str) -> Outcome:
+    """Returns "done" if all runs of the cell are complete."""
+    try:
+      found = untrusted.read_json(os.path.join(folder, RECORD))
+    except (OSError, ValueError):
+      return Outcome()
+    if not isinstance(found, dict):
+      return Outcome()
+    if found.get("fingerprint") != job.fingerprint or not found.get("done"):
+      return Outcome()
+    return _outcome(job, folder, results.spent_of(found))
+
+  def record(self, job: Cell, folder: str, code: int, spent: Spent) -> Outcome:
+    """Writes how a process of the cell has ended, and returns it."""
+    # A rate at which a seed diverges makes exit code 1; others may be complete.
+    outcome = _outcome(job, folder, spent) if code in (0, 1) else Outcome()
+    if outcome.state != "done":
+      reason = results.reason(folder, code)
+      outcome = Outcome("failed", {}, spent, reason)
+    results.write_record(
+      os.path.join(folder, RECORD),
+      {"fingerprint": job.fingerprint, "done": outcome.state == "done"},
+      spent,
+    )
+    return outcome
+
+  def last_step(self, folder: str) -> int:
+    """The steps of all runs of the cell so far."""
+    try:
+      names = os.listdir(folder)
+    except OSError:
+      return 0
+    return sum(results.last_step(os.path.join(folder, x)) for x in names)
+
+
+def by_rate(
+  cell: Cell, folder: str
+) -> dict[float | None, list[dict[str, float]]]:
+  """Returns the last metrics of each seed, by rate.
+
+  A rate is left out if one of its seeds has diverged.
+
+  Args:
+    cell: The cell.
+    folder: Its folder.
+  """
+  found = {
+    rate: [
+      results.last_validation(os.path.join(folder, name), cell.config.steps)
+      for name in names
+    ]
+    for rate, names in cell.folders.items()
+  }
+  return {
+    rate: metrics
+    for rate, metrics in found.items()
+    if all(cell.metric in one for one in metrics)
+  }
+
+
+def best_rate(
+  cell: Cell, rates: Mapping[float | None, list[dict[str, float]]]
+) -> float | None:
+  """Returns the rate with the best mean of the metric."""
+  sign = -1 if cell.column.lower_is_better else 1
+
+  def mean(rate: float | None) -> float:
+    return (
+      sign
+      * results.mean_and_range([one[cell.metric] for one in rates[rate]])[0]
+    )
+
+  return max(rates, key=mean)
+
+
+def _outcome(cell: Cell, folder: str, spent: Spent) -> Outcome:
+  rates = by_rate(cell, folder)
+  if not rates:
+    return Outcome("not run", {}, spent)
+  best = rates[best_rate(cell, rates)]
+  mean = results.mean_and_range([one[cell.metric] for one in best])[0]
+  return Outcome("done", {cell.metric: mean}, spent)
