@@ -7,7 +7,8 @@ and in the page on checkpoints.
 import dataclasses
 import pathlib
 import re
-from collections.abc import Callable
+import statistics
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -18,10 +19,16 @@ from jaxmodels.analysis import flops
 from jaxmodels.interop import FAMILIES
 from jaxmodels.ops.engine.platform import trace_for
 from jaxmodels.testing.examples import MIXERS, OPS, MixerExample
+from train.results import Table
+from train.results import record as results_record
+from train.results import table as results_table
 
-README = pathlib.Path(__file__).parents[1] / "README.md"
+ROOT = pathlib.Path(__file__).parents[1]
+README = ROOT / "README.md"
 CHECKPOINTS = README.parent / "jaxmodels" / "interop" / "README.md"
 WIDTH, LENGTH = 256, 1024
+# The tasks of `configs/results.py` that have a column.
+LEARNED = ("parity", "s3", "recall", "text")
 
 
 def ops_table() -> str:
@@ -45,16 +52,39 @@ def mixers_table() -> str:
 
 
 def costs_table() -> str:
-  """One row per mixer, with its defaults and a width of 256."""
+  """One row per mixer: its defaults, its cost, and what it has learnt."""
+  table = results_table.read(str(ROOT / "configs" / "results.py"))
+  records = results_record.read(str(ROOT / "benchmarks" / "results.json"))
   rows = [
     (
       f"`{config_line(record)}`",
       _state(record),
       f"{_flops(record) / 1e6:.2f}",
+      *(_learned(record.mixer, task, table, records) for task in LEARNED),
     )
     for record in _listed()
   ]
-  return _table(("in `mixers=`", "state", "Mflops"), rows, "lrr")
+  head = ("in `mixers=`", "state", "Mflops", *LEARNED)
+  return _table(head, rows, "lrrrrrr")
+
+
+def _learned(
+  mixer: str,
+  task: str,
+  table: Table,
+  records: Mapping[tuple[str, str], results_record.Record],
+) -> str:
+  """The mean of a mixer on a task; of its rows in the table, the best one."""
+  column = next((x for x in table.columns if x.name == task), None)
+  means = [
+    statistics.mean(records[task, row.name]["seeds"])
+    for row in table.rows
+    if (row.mixers or row.name) == mixer and (task, row.name) in records
+  ]
+  if column is None or not means:
+    return ""
+  best = min(means) if column.lower_is_better else max(means)
+  return f"{best:.2f}"
 
 
 def config_line(record: MixerExample) -> str:
