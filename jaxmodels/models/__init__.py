@@ -6,6 +6,7 @@ from jaxmodels.models.language_model import LanguageModel
 from jaxmodels.models.lora import LoRA, without_lora
 from jaxmodels.models.shared_block import SharedBlock
 from jaxmodels.models.sizing import count_parameters, equal_width
+from jaxmodels.models.vector_model import VectorModel
 
 __all__ = [
   "Backbone",
@@ -13,6 +14,7 @@ __all__ = [
   "LanguageModel",
   "LoRA",
   "SharedBlock",
+  "VectorModel",
   "count_parameters",
   "equal_width",
   "without_lora",
