@@ -5,7 +5,7 @@ from jaxmodels.models.classifier import Classifier
 from jaxmodels.models.language_model import LanguageModel
 from jaxmodels.models.lora import LoRA, without_lora
 from jaxmodels.models.shared_block import SharedBlock
-from jaxmodels.models.sizing import count_parameters, equal_width
+from jaxmodels.models.sizing import count_parameters, equal_width, state_bytes
 from jaxmodels.models.vector_model import VectorModel
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
   "VectorModel",
   "count_parameters",
   "equal_width",
+  "state_bytes",
   "without_lora",
 ]
 

@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -33,6 +33,18 @@ def count_parameters(module: nn.Module, inputs: Any = None) -> int:
   shapes = jax.eval_shape(module.init, jax.random.key(0), inputs)
   leaves = jax.tree.leaves(shapes.get("params", {}))
   return sum(math.prod(leaf.shape) for leaf in leaves)
+
+
+def state_bytes(model: nn.Module) -> int:
+  """Counts the bytes of the state of one sequence; nothing is computed.
+
+  Args:
+    model: A model or a mixer, with the method `init_state`. Caches of full
+      attention count with all their room.
+  """
+  shapes = jax.eval_shape(lambda: cast(Any, model).init_state(1))
+  leaves = jax.tree.leaves(shapes)
+  return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
 
 
 def _inputs(module: nn.Module) -> jax.ShapeDtypeStruct:
