@@ -47,6 +47,7 @@ from train.parts import (
   first_lines,
   make_parts,
   make_writer,
+  model_sizes,
   start_line,
 )
 from train.profile import Profiler
@@ -111,6 +112,7 @@ class Loop:
     self._pending: _Pending | None = None
     self._clock = Clock(parts.clocks)
     self._compiled = False
+    self._compile_seconds = parts.compile_seconds
     self._warned = False
     self._share_of_peak = parts.share_of_peak()
 
@@ -206,8 +208,9 @@ class Loop:
       raise CheckError(f"step {self._step + 1}: {error}; {where}") from error
     if not self._compiled:
       # The first call returns when the step is compiled and dispatched.
-      self._clock.compile_seconds = time.perf_counter() - begun
-      self._clock.leave_out(self._clock.compile_seconds)
+      seconds = time.perf_counter() - begun
+      self._clock.leave_out(seconds)
+      self._clock.compile_seconds = self._compile_seconds or seconds
       self._compiled = True
     self._step += 1
     return _Pending(self._step, metrics, batch)
@@ -339,6 +342,8 @@ def opened(
   reference = parts.baselines()
   if reference and prepared.snapshot is None:
     writer.write(0, "baseline", reference)
+  if prepared.snapshot is None:
+    writer.write(0, "model", model_sizes(config, parts.shared))
   checkpoints = Checkpoints(
     workdir,
     keep=config.keep,

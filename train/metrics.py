@@ -40,7 +40,9 @@ class MetricsWriter:
   step's batch, padding included, and "tokens_per_second" counts the same
   tokens. In validation lines, "tokens" counts the tokens of the examples.
   "targets" is the summed weight of all targets; "loss" (in nats),
-  "bits_per_token" and "accuracy" are means with these weights.
+  "bits_per_token" and "accuracy" are means with these weights. The first
+  training line has "compile_seconds". The line of the split "model", at step 0,
+  has "parameters", their number, and "state_bytes" of one sequence.
 
   On a terminal, training lines become a progress bar and other lines are
   printed above it. Otherwise every line is printed.
@@ -77,7 +79,7 @@ class MetricsWriter:
 
     Args:
       step: number of updates done.
-      split: "train", "validation" or "baseline".
+      split: "train", "validation", "baseline" or "model".
       values: numbers by name.
     """
     numbers = {name: float(value) for name, value in values.items()}

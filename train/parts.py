@@ -1,5 +1,6 @@
 """The parts that several runs may share, the writer, and lines at the start."""
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
@@ -8,6 +9,7 @@ import jax
 
 from jaxmodels.models.lora import FROZEN
 from jaxmodels.models.model_flops import share_of_peak
+from jaxmodels.models.sizing import state_bytes
 from train import trackers
 from train.clock import Clock
 from train.config import Config, Mesh, idle_line, serialize
@@ -29,12 +31,15 @@ class Parts:
     baselines: Returns the results of simple methods on the data, in bits.
     share_of_peak: See `jaxmodels.models.model_flops.share_of_peak`.
     clocks: The clocks of the runs that take turns.
+    compile_seconds: Seconds that the step was compiled in before the runs
+      started; None if their first steps compile it.
   """
 
   shared: Shared
   baselines: Callable[[], Mapping[str, float]]
   share_of_peak: Callable[[], float | None]
   clocks: list[Clock] = dataclasses.field(default_factory=list)
+  compile_seconds: float | None = None
 
 
 def make_parts(
@@ -63,6 +68,25 @@ def make_parts(
     lambda: baselines(shared.train, shared.validation)
   )
   return Parts(shared, reference, functools.cache(peak))
+
+
+def model_sizes(config: Config, shared: Shared) -> dict[str, float]:
+  """The sizes of a model, which are written at the start of a run.
+
+  Args:
+    config: The run.
+    shared: Its programs.
+
+  Returns:
+    "parameters", their number; and "state_bytes" of one sequence, where the
+    model has a state.
+  """
+  leaves = jax.tree.leaves(shared.shapes.params)
+  sizes = {"parameters": sum(x.size for x in leaves)}
+  # A user's own model may raise any error.
+  with contextlib.suppress(Exception):
+    sizes["state_bytes"] = state_bytes(config.model)
+  return sizes
 
 
 def make_writer(

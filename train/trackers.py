@@ -32,7 +32,7 @@ class Tracker(Protocol):
 
     Args:
       step: Number of updates done.
-      split: "train", "validation" or "baseline".
+      split: "train", "validation", "baseline" or "model".
       values: Numbers by name; they may be infinite or NaN.
     """
 

@@ -43,12 +43,15 @@ class Measured:
     turn: Seconds in turn.
     vmap: Seconds under `vmap`; None if that was not measured.
     why: Why `vmap` was not measured.
+    compile_seconds: Seconds of the first round of the chosen mode, which
+      compiles its program.
   """
 
   mode: str
   turn: float
   vmap: float | None = None
   why: str = ""
+  compile_seconds: float | None = None
 
   def line(self, count: int) -> str:
     """Returns what was found, as one line."""
@@ -88,20 +91,23 @@ def measure(
   seconds = min(next(run) for _ in range(_FIRST))
   why = "" if always else _refusal(config, seconds, len(turn), compile_seconds)
   if why:
-    return Measured("turn", seconds, why=why)
+    return Measured("turn", seconds, None, why, compile_seconds)
   try:
     stacked = _rounds(config, shared, stack.strategies(), stack.wait, clock)
-    next(stacked)
+    compile_stacked = next(stacked)
     # The modes alternate, so that other processes disturb both alike.
     both = [(next(run), next(stacked)) for _ in range(_ROUNDS)]
   # A user's own model may have code without a rule for `vmap`; memory may be
   # too small.
   except Exception as error:
-    return Measured("turn", seconds, why=f"it fails: {one_line(error, 200)}")
+    why = f"it fails: {one_line(error, 200)}"
+    return Measured("turn", seconds, None, why, compile_seconds)
   finally:
     stack.clear()
   seconds, other = (min(times) for times in zip(*both, strict=True))
-  return Measured("vmap" if other < seconds else "turn", seconds, other)
+  if other < seconds:
+    return Measured("vmap", seconds, other, "", compile_stacked)
+  return Measured("turn", seconds, other, "", compile_seconds)
 
 
 def _refusal(

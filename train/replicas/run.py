@@ -20,7 +20,7 @@ from train.parts import Parts, first_lines, make_parts, make_writer
 from train.replicas import choice
 from train.replicas.members import Replica, on_one_device, refuse
 from train.replicas.programs import Stack, check_rates, in_turn
-from train.setup import Shared, make_workdir, share
+from train.setup import make_workdir, share
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,10 +103,10 @@ def run(
     shared = share(config, mesh, {}, copies=len(replicas))
     for line in first_lines(config, mesh, shared):
       speaker.text(line)
-    mode, strategies, expect = _programs(
-      replicas, shared, mesh, workdir, mode, speaker.text
-    )
     parts = make_parts(config, shared, speaker.text)
+    mode, strategies, expect = _programs(
+      replicas, parts, mesh, workdir, mode, speaker.text
+    )
     options = {"source": source, "new_data": new_data}
     members: list[_Member] = []
     for replica, strategy in zip(replicas, strategies, strict=True):
@@ -136,7 +136,7 @@ def _refuse_single_run(workdir: str) -> None:
 
 def _programs(
   replicas: Sequence[Replica],
-  shared: Shared,
+  parts: Parts,
   mesh: Mesh,
   workdir: str,
   mode: str,
@@ -144,11 +144,13 @@ def _programs(
 ) -> tuple[str, list[Strategy], Callable[[Collection[int]], None]]:
   """Chooses the mode, and makes the programs.
 
+  If it measures the modes, it sets `parts.compile_seconds`.
+
   Returns:
     The mode, the strategy of each replica, and a function to call before each
     round with the places of the replicas that take a step in it.
   """
-  config, count = replicas[0].config, len(replicas)
+  config, shared, count = replicas[0].config, parts.shared, len(replicas)
   rates = [replica.rate for replica in replicas if replica.rate is not None]
   if rates:
     check_rates(config, shared, rates[0])
@@ -163,6 +165,7 @@ def _programs(
   if stack is not None and chosen == "auto":
     found = choice.measure(config, shared, turn, stack)
     chosen = found.mode
+    parts.compile_seconds = found.compile_seconds
     text(found.line(count))
   else:
     text(f"{count} replicas: mode {chosen}")

@@ -4,6 +4,7 @@
 also for tasks of your own.
 """
 
+from train.data.tasks.classes import Classes
 from train.data.tasks.digits import Digits
 from train.data.tasks.languages import AnBn, BracketedArithmetic, Dyck
 from train.data.tasks.listops import ListOps
@@ -26,6 +27,7 @@ from train.data.tasks.task import SequenceTask
 __all__ = [
   "AnBn",
   "BracketedArithmetic",
+  "Classes",
   "CycleNavigation",
   "Digits",
   "Dyck",
