@@ -15,6 +15,7 @@ from train.data.tasks.recall import (
   NoisyRecall,
   SelectiveCopying,
 )
+from train.data.tasks.regression import LinearRegression
 from train.data.tasks.state_tracking import (
   CycleNavigation,
   GroupWords,
@@ -32,6 +33,7 @@ __all__ = [
   "FuzzyRecall",
   "GroupWords",
   "InductionHeads",
+  "LinearRegression",
   "ListOps",
   "ModularArithmetic",
   "Mqar",
