@@ -19,6 +19,7 @@ from train.errors import UserError
 from train.losses import (
   Classification,
   Distillation,
+  Explained,
   Loss,
   NextToken,
   Regression,
@@ -123,6 +124,29 @@ def test_regression_weights_tokens_and_averages_channels(error):
       "absolute_error": (each["absolute"].mean(-1) * share).sum(),
     },
   )
+
+
+def test_explained_is_the_share_of_a_reference():
+  x = drawn(5)
+  reference = x["teacher_logits"]
+  share = (x["weights"] / x["weights"].sum())[..., None] / C
+  targets = reference + np.random.default_rng(6).normal(size=reference.shape)
+  batch = {
+    "targets": targets,
+    "reference": reference,
+    "weights": x["weights"],
+  }
+  excess = ((x["logits"] - reference) ** 2 * share).sum()
+  found = means(Explained(), x["logits"], batch)
+  expected = {
+    "loss": ((x["logits"] - targets) ** 2 * share).sum(),
+    "excess_error": excess,
+    "explained": 1 - excess / (reference**2 * share).sum(),
+  }
+  assert_means(found, expected)
+  assert set(Explained.best) < set(found)
+  assert means(Explained(), reference, batch)["explained"] == 1
+  assert means(Explained(), 0 * reference, batch)["explained"] == 0
 
 
 def test_distillation_mixes_the_divergence_from_the_teacher():

@@ -65,8 +65,11 @@ class Dataset(Codec, Protocol):
   """
 
   @property
-  def vocab_size(self) -> int:
-    """Number of different tokens; tokens are in `[0, vocab_size)`."""
+  def vocab_size(self) -> int | None:
+    """Number of different tokens; tokens are in `[0, vocab_size)`.
+
+    None for real numbers.
+    """
 
   def __len__(self) -> int: ...
 

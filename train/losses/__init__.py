@@ -14,13 +14,14 @@ arrays, whose first axis is that of the examples:
 
 from train.losses.base import Batch, Loss, Sums
 from train.losses.distillation import Distillation
-from train.losses.sequences import Classification, Regression
+from train.losses.sequences import Classification, Explained, Regression
 from train.losses.tokens import NextToken
 
 __all__ = [
   "Batch",
   "Classification",
   "Distillation",
+  "Explained",
   "Loss",
   "NextToken",
   "Regression",

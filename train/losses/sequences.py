@@ -161,3 +161,44 @@ class Regression(Loss):
     }
     found = {name: jnp.mean(x, axis=-1) for name, x in found.items()}
     return weighted(found, batch)
+
+
+@dataclasses.dataclass(frozen=True)
+class Explained(Regression):
+  """The loss of `Regression`, and how near the outputs are to a reference.
+
+  The batch holds "reference", predictions in the shape of the targets, such as
+  those of the best algorithm that is known. With f the outputs, r the reference
+  and E the weighted mean, the metrics are also
+
+    excess_error = E (f - r)^2,   explained = 1 - excess_error / E r^2
+
+  so "explained" is 1 for the reference and 0 for outputs of 0. Where r is the
+  mean of the targets given the inputs, "squared_error" is that of the reference
+  plus "excess_error", up to the noise of the mean.
+  """
+
+  best: ClassVar[Mapping[str, str]] = {
+    **Regression.best,
+    "excess_error": "min",
+    "explained": "max",
+  }
+
+  def sums(self, outputs: Any, batch: Batch) -> Sums:
+    """See `Loss.sums`; "reference_power" is the sum of r^2."""
+    reference = batch["reference"].astype(jnp.float32)
+    pooled = _pooled(outputs.astype(jnp.float32), batch, self.pooling)
+    found = super().sums(outputs, batch)
+    more = {
+      "excess_error": jnp.square(pooled - reference),
+      "reference_power": jnp.square(reference),
+    }
+    more = {name: jnp.mean(x, axis=-1) for name, x in more.items()}
+    return {**weighted(more, batch), **found}
+
+  def means(self, sums: Mapping[str, Any]) -> dict[str, Any]:
+    """See `Loss.means`; "explained" is 0 where the reference is 0."""
+    values = super().means(sums)
+    power = values.pop("reference_power")
+    explained = (power - values["excess_error"]) * inverse(power)
+    return {**values, "explained": explained}

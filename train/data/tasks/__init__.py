@@ -16,6 +16,7 @@ from train.data.tasks.recall import (
   NoisyRecall,
   SelectiveCopying,
 )
+from train.data.tasks.regression import LinearRegression
 from train.data.tasks.state_tracking import (
   CycleNavigation,
   GroupWords,
@@ -34,6 +35,7 @@ __all__ = [
   "FuzzyRecall",
   "GroupWords",
   "InductionHeads",
+  "LinearRegression",
   "ListOps",
   "ModularArithmetic",
   "Mqar",

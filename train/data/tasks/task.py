@@ -58,8 +58,11 @@ class SequenceTask:
   data_dir: str = "data"
 
   @property
-  def vocab_size(self) -> int:
-    """The number of different tokens of inputs and targets."""
+  def vocab_size(self) -> int | None:
+    """The number of different tokens of inputs and targets.
+
+    None for a task of real numbers.
+    """
     raise NotImplementedError
 
   def row(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -70,7 +73,8 @@ class SequenceTask:
 
     Returns:
       `inputs` int32 [L] and `targets` int32 [L]; and `weights` float32 [L],
-      without which all predictions count.
+      without which all predictions count. The inputs and targets of a task of
+      real numbers are float32 [L, ...].
     """
     raise NotImplementedError
 
@@ -80,9 +84,10 @@ class SequenceTask:
   def chance(self) -> float:
     """The accuracy of the most frequent target, counted over 1,000 rows.
 
-    It is the accuracy of the best guess that does not see the row.
+    It is the accuracy of the best guess that does not see the row. A task
+    without tokens overrides it.
     """
-    counts = np.zeros(self.vocab_size)
+    counts = np.zeros(self.vocab_size or 0)
     rows = dataclasses.replace(self, validation_examples=_COUNTED)
     for row in rows.generate("validation"):
       np.add.at(counts, row["targets"], row["weights"])
@@ -103,9 +108,9 @@ class SequenceTask:
 
     return Rows(builder.read(self, split), self.vocab_size)
 
-  def codec(self, vocab_size: int | None = None) -> NumberCodec:
-    """Returns the codec between tokens and decimal numbers."""
-    return NumberCodec(self.vocab_size)
+  def codec(self, vocab_size: int | None = None) -> NumberCodec | None:
+    """Returns the codec between tokens and decimal numbers, if any."""
+    return None if self.vocab_size is None else NumberCodec(self.vocab_size)
 
   def read_only(self) -> InMemory:
     """Returns settings that generate the rows in memory."""
@@ -166,14 +171,15 @@ class InMemory(NamedTuple):
 
 
 class Rows:
-  """Rows of a task, with one segment each."""
+  """Rows of a task, with one segment each; without a vocabulary no codec."""
 
-  def __init__(self, source: Sequence[dict[str, Any]], vocab_size: int):
+  def __init__(self, source: Sequence[dict[str, Any]], vocab_size: int | None):
     self._source = source
     self.vocab_size = vocab_size
-    codec = NumberCodec(vocab_size)
-    self.encode = codec.encode
-    self.decode = codec.decode
+    if vocab_size is not None:
+      codec = NumberCodec(vocab_size)
+      self.encode = codec.encode
+      self.decode = codec.decode
 
   def __len__(self) -> int:
     return len(self._source)
