@@ -22,11 +22,13 @@ from train.data.tasks.state_tracking import (
   Parity,
 )
 from train.data.tasks.task import SequenceTask
+from train.data.tasks.timescales import DelayedMatch, NParity
 
 __all__ = [
   "AnBn",
   "BracketedArithmetic",
   "CycleNavigation",
+  "DelayedMatch",
   "Digits",
   "Dyck",
   "FuzzyRecall",
@@ -35,6 +37,7 @@ __all__ = [
   "ListOps",
   "ModularArithmetic",
   "Mqar",
+  "NParity",
   "Needle",
   "NoisyRecall",
   "Parity",
