@@ -24,12 +24,14 @@ from train.data.tasks.state_tracking import (
   Parity,
 )
 from train.data.tasks.task import SequenceTask
+from train.data.tasks.timescales import DelayedMatch, NParity
 
 __all__ = [
   "AnBn",
   "BracketedArithmetic",
   "Classes",
   "CycleNavigation",
+  "DelayedMatch",
   "Digits",
   "Dyck",
   "FuzzyRecall",
@@ -39,6 +41,7 @@ __all__ = [
   "ListOps",
   "ModularArithmetic",
   "Mqar",
+  "NParity",
   "Needle",
   "NoisyRecall",
   "Parity",

@@ -77,6 +77,7 @@ class TaskBuilder(tfds.core.GeneratorBasedBuilder):
       builder=self,
       description=type(task).__doc__,
       features=tfds.features.FeaturesDict(features),
+      disable_shuffling=getattr(task, "in_order", False),
     )
 
   def _split_generators(self, dl_manager: object) -> dict[str, Iterator]:

@@ -49,6 +49,8 @@ class SequenceTask:
   name: ClassVar[str]
   # Increase it when the same settings give different rows.
   version: ClassVar[str] = "1.0.0"
+  # Whether files keep the rows in the order of generation; see `Curriculum`.
+  in_order: ClassVar[bool] = False
 
   length: int = 64
   validation_length: int | None = None
@@ -78,6 +80,22 @@ class SequenceTask:
     """
     raise NotImplementedError
 
+  def numbered_row(
+    self, split: str, index: int, rng: np.random.Generator
+  ) -> dict[str, np.ndarray]:
+    """Draws row `index` of a split; without a curriculum all are alike.
+
+    Args:
+      split: "train" or "validation".
+      index: The number of the row.
+      rng: The source of randomness, which depends on seed, split and index.
+
+    Returns:
+      See `row`.
+    """
+    del split, index
+    return self.row(rng)
+
   def check(self) -> None:
     """Raises a ValueError for a setting that is out of range."""
 
@@ -106,7 +124,17 @@ class SequenceTask:
     # tfds is slow to import, so it is imported only to open the data.
     from train.data.tasks import builder
 
-    return Rows(builder.read(self, split), self.vocab_size)
+    return self.dataset(builder.read(self, split), split)
+
+  def dataset(self, source: Sequence[dict[str, Any]], split: str) -> Rows:
+    """Returns the rows of a split as a data set.
+
+    Args:
+      source: What `generate` yields.
+      split: "train" or "validation".
+    """
+    del split
+    return Rows(source, self.vocab_size)
 
   def codec(self, vocab_size: int | None = None) -> NumberCodec | None:
     """Returns the codec between tokens and decimal numbers, if any."""
@@ -137,7 +165,7 @@ class SequenceTask:
       task = self.at_length(self.validation_length)
     for index in range(getattr(self, f"{split}_examples")):
       rng = np.random.default_rng([self.seed, SPLITS.index(split), index])
-      row = task.row(rng)
+      row = task.numbered_row(split, index, rng)
       ones = np.ones(np.shape(row["targets"])[:1], np.float32)
       yield {"weights": ones, **row}
 
@@ -159,7 +187,7 @@ class SequenceTask:
 class InMemory(NamedTuple):
   """Opens the rows of a task without files, in the order of generation.
 
-  Stored rows have another order, that of tfds.
+  Stored rows have another order, that of tfds, unless the task is `in_order`.
   """
 
   settings: SequenceTask
@@ -167,7 +195,8 @@ class InMemory(NamedTuple):
   def open(self, split: str) -> Dataset:
     """Opens a split, as the task does."""
     self.settings._check_all(split)
-    return Rows(list(self.settings.generate(split)), self.settings.vocab_size)
+    rows = list(self.settings.generate(split))
+    return self.settings.dataset(rows, split)
 
 
 class Rows:
