@@ -3,15 +3,25 @@
 from jaxmodels.models.backbone import Backbone
 from jaxmodels.models.language_model import LanguageModel
 from jaxmodels.models.lora import LoRA, without_lora
+from jaxmodels.models.policy import (
+  ActorCritic,
+  Feedback,
+  RecurrentPolicy,
+  episode_ids,
+)
 from jaxmodels.models.shared_block import SharedBlock
 from jaxmodels.models.sizing import count_parameters, equal_width
 
 __all__ = [
+  "ActorCritic",
   "Backbone",
+  "Feedback",
   "LanguageModel",
   "LoRA",
+  "RecurrentPolicy",
   "SharedBlock",
   "count_parameters",
+  "episode_ids",
   "equal_width",
   "without_lora",
 ]
