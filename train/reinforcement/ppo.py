@@ -10,7 +10,6 @@ from flax import linen as nn
 
 from jaxmodels.models.policy import ActorCritic, episode_ids
 from train.config.checks import Fields
-from train.optimizer import make_optimizer
 from train.reinforcement import rollout
 from train.reinforcement.environments import Environment
 from train.reinforcement.rollout import Actor, Rollout, log_probability
@@ -96,20 +95,6 @@ class State(NamedTuple):
   actor: Actor
   seed: jax.Array
   updates: jax.Array
-
-
-def make_learner(config: Any) -> Learner:
-  """Returns the learner of a `train.reinforcement.config.ReinforcementConfig`."""
-  ppo = config.algorithm
-  steps = config.updates * ppo.epochs * ppo.minibatches
-  return Learner(
-    config.model,
-    config.environment,
-    ppo,
-    make_optimizer(config.optimizer, steps),
-    config.environments,
-    config.rollout_steps,
-  )
 
 
 def initial_state(learner: Learner, seed: jax.Array) -> State:

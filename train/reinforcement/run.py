@@ -21,6 +21,7 @@ from train.devices.signals import Stop, stop_signals
 from train.errors import NonFiniteError, UserError
 from train.files import lock
 from train.metrics import MetricsWriter
+from train.optimizer import make_optimizer
 from train.parts import make_writer
 from train.reinforcement import ppo, rollout
 from train.reinforcement.config import ReinforcementConfig, validate
@@ -64,9 +65,23 @@ class Outcome:
   signal: int | None
 
 
+def make_learner(config: ReinforcementConfig) -> Learner:
+  """Returns the learner of a config."""
+  algorithm = config.algorithm
+  steps = config.updates * algorithm.epochs * algorithm.minibatches
+  return Learner(
+    config.model,
+    config.environment,
+    algorithm,
+    make_optimizer(config.optimizer, steps),
+    config.environments,
+    config.rollout_steps,
+  )
+
+
 def make_programs(config: ReinforcementConfig) -> Programs:
   """Returns the compiled functions of a config."""
-  learner = ppo.make_learner(config)
+  learner = make_learner(config)
   return Programs(
     jax.jit(lambda seed: ppo.initial_state(learner, seed)),
     jax.jit(lambda state: ppo.update(learner, state), donate_argnums=0),
