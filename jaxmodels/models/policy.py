@@ -1,7 +1,7 @@
 """A recurrent actor-critic: observations in, action logits and values out."""
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -87,7 +87,7 @@ class RecurrentPolicy(Backbone):
     *,
     segment_ids: jax.Array | None = None,
     feedback: Feedback | None = None,
-  ) -> tuple[ActorCritic, State]:
+  ) -> tuple[Any, State]:
     """Computes the distributions of the actions, and the values.
 
     Args:
@@ -101,7 +101,7 @@ class RecurrentPolicy(Backbone):
         them out of the input; the parameters depend on this choice.
 
     Returns:
-      The logits and values, and the state.
+      The logits and values, an `ActorCritic`, and the state.
 
     Raises:
       ValueError: An argument has a wrong shape, or a field is wrong.

@@ -79,8 +79,8 @@ def validate(config: ReinforcementConfig) -> None:
   """
   annotations.check(config, "config")
   counts = ("updates", "environments", "rollout_steps", "log_every")
-  counts += ("eval_every", "eval_episodes", "checkpoint_every", "keep")
-  for key in counts:
+  others = ("eval_every", "eval_episodes", "checkpoint_every", "keep")
+  for key in (*counts, *others):
     count = getattr(config, key)
     require(is_count(count), key, count, f"1 to {MOST}")
   require(

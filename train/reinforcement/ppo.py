@@ -10,6 +10,7 @@ from flax import linen as nn
 
 from jaxmodels.models.policy import ActorCritic, episode_ids
 from train.config.checks import Fields
+from train.norm import norm
 from train.reinforcement import rollout
 from train.reinforcement.environments import Environment
 from train.reinforcement.rollout import Actor, Rollout, log_probability
@@ -273,7 +274,7 @@ def _epochs(
     params, moments = carry
     chosen = jax.tree.map(lambda x: x[rows], data)
     slope, parts = gradient(learner, params, *chosen)
-    parts["grad_norm"] = optax.global_norm(slope)
+    parts["grad_norm"] = norm(slope)
     changes, moments = learner.optimizer.update(slope, moments, params)
     return (optax.apply_updates(params, changes), moments), parts
 

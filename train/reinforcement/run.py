@@ -29,8 +29,14 @@ from train.reinforcement.ppo import Learner, State
 from train.setup import make_workdir
 
 # Fields that may change when a run resumes: training does not depend on them.
-_FREE = ("log_every", "eval_every", "eval_episodes", "checkpoint_every")
-_FREE += ("keep", "trackers")
+_FREE = (
+  "log_every",
+  "eval_every",
+  "eval_episodes",
+  "checkpoint_every",
+  "keep",
+  "trackers",
+)
 
 
 class Programs(NamedTuple):
@@ -123,6 +129,11 @@ class Loop:
     snapshot = checkpoint.latest(workdir, log)
     if snapshot is not None:
       _refuse_changes(snapshot.config, self._config, workdir)
+      if self._config.updates < snapshot.step:
+        raise UserError(
+          f"config.updates is {self._config.updates}, but the run in {workdir}"
+          f" is already at update {snapshot.step}"
+        )
       shapes = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
         self.state,
@@ -212,9 +223,14 @@ class Loop:
 def _refuse_changes(
   old: Any, config: ReinforcementConfig, workdir: str
 ) -> None:
-  """Raises a UserError if the run was started with another config."""
+  """Raises a UserError if the run was started with another config.
+
+  `updates` may change where the learning rate does not depend on it.
+  """
   changed = serialize.difference(old, serialize.to_json(config))
-  free = tuple(f"config.{name}" for name in _FREE)
+  is_free = not config.optimizer.depends_on_steps()
+  names = (*_FREE, "updates") if is_free else _FREE
+  free = tuple(f"config.{name}" for name in names)
   changes = [
     f"{key} was {before!r} and is {now!r}"
     for key, (before, now) in changed.items()
