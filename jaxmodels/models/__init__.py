@@ -4,18 +4,28 @@ from jaxmodels.models.backbone import Backbone
 from jaxmodels.models.classifier import Classifier
 from jaxmodels.models.language_model import LanguageModel
 from jaxmodels.models.lora import LoRA, without_lora
+from jaxmodels.models.policy import (
+  ActorCritic,
+  Feedback,
+  RecurrentPolicy,
+  episode_ids,
+)
 from jaxmodels.models.shared_block import SharedBlock
 from jaxmodels.models.sizing import count_parameters, equal_width, state_bytes
 from jaxmodels.models.vector_model import VectorModel
 
 __all__ = [
+  "ActorCritic",
   "Backbone",
   "Classifier",
+  "Feedback",
   "LanguageModel",
   "LoRA",
+  "RecurrentPolicy",
   "SharedBlock",
   "VectorModel",
   "count_parameters",
+  "episode_ids",
   "equal_width",
   "state_bytes",
   "without_lora",

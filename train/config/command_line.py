@@ -100,8 +100,12 @@ def parse(
 
 
 def read(
-  argv: Sequence[str], options: Sequence[Any], usage: str, about: str
-) -> tuple[Config, list[Any]]:
+  argv: Sequence[str],
+  options: Sequence[Any],
+  usage: str,
+  about: str,
+  kind: type = Config,
+) -> tuple[Any, list[Any]]:
   """Reads a config file, which comes first, and flags over its fields.
 
   Args:
@@ -109,6 +113,7 @@ def read(
     options: Dataclasses with the other flags of the command.
     usage: How to call the command.
     about: What it does, for help.
+    kind: The class of the config.
 
   Returns:
     The config, and the dataclasses, with the values of the flags.
@@ -126,7 +131,7 @@ def read(
       f"the config file must come first: {usage}; {_known_configs('configs')}"
     )
   path, *rest = argv
-  defaults = (load(path), *options)
+  defaults = (load(path, kind), *options)
   (config, *values), stray = flags.parse(
     defaults, rest, usage=usage, about=about
   )
@@ -161,11 +166,12 @@ def _known_configs(folder: str) -> str:
   return f"there are {', '.join(names[:8])}{more}"
 
 
-def load(path: str) -> Config:
+def load(path: str, kind: type = Config) -> Any:
   """Imports a config file and calls its `get_config`.
 
   Args:
     path: The file; see `train.config.modules.import_file`.
+    kind: The class of the config.
 
   Raises:
     UserError: No such file, or it fails, or it has no `get_config` that
@@ -187,9 +193,11 @@ def load(path: str) -> Config:
   except (Exception, SystemExit) as error:
     reason = modules.explain(path, error)
     raise UserError(f"get_config() failed: {reason}") from error
-  if not isinstance(config, Config):
+  if not isinstance(config, kind):
     raise UserError(
-      f"{path}: get_config() must return a Config, not {type(config).__name__}"
+      f"{path}: get_config() must return a {kind.__name__}, not"
+      f" {type(config).__name__}"
     )
-  check_types(config)
+  if isinstance(config, Config):
+    check_types(config)
   return config
