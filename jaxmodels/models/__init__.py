@@ -1,6 +1,7 @@
 """Whole networks, made from lists of layers. Their state is one pytree."""
 
 from jaxmodels.models.backbone import Backbone
+from jaxmodels.models.gaussian_process import GaussianProcess
 from jaxmodels.models.language_model import LanguageModel
 from jaxmodels.models.lora import LoRA, without_lora
 from jaxmodels.models.shared_block import SharedBlock
@@ -8,6 +9,7 @@ from jaxmodels.models.sizing import count_parameters, equal_width
 
 __all__ = [
   "Backbone",
+  "GaussianProcess",
   "LanguageModel",
   "LoRA",
   "SharedBlock",
