@@ -2,6 +2,7 @@
 
 from jaxmodels.models.backbone import Backbone
 from jaxmodels.models.classifier import Classifier
+from jaxmodels.models.gaussian_process import GaussianProcess
 from jaxmodels.models.language_model import LanguageModel
 from jaxmodels.models.lora import LoRA, without_lora
 from jaxmodels.models.policy import (
@@ -19,6 +20,7 @@ __all__ = [
   "Backbone",
   "Classifier",
   "Feedback",
+  "GaussianProcess",
   "LanguageModel",
   "LoRA",
   "RecurrentPolicy",
