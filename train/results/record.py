@@ -7,11 +7,7 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import jax
-import numpy as np
-
 from train import files
-from train.config import Config, saved
 from train.errors import UserError, one_line
 from train.files import untrusted
 from train.metrics import iterate_metrics
@@ -92,18 +88,13 @@ def _chance(cell: Cell) -> float | None:
 
 def _sizes(folder: str) -> Record:
   """The parameters of the model, and the bytes of its state per sequence."""
-  document = untrusted.read_json(os.path.join(folder, "config.json"))
-  config: Config = saved.read_config(document)
-  model: Any = config.model
-  row = config.data.open("validation")[0]
-  inputs = jax.tree.map(lambda x: np.asarray(x)[None], row["inputs"])
-  variables = jax.eval_shape(model.init, jax.random.key(0), inputs)
-  found = {"parameters": sum(x.size for x in jax.tree.leaves(variables))}
-  if hasattr(model, "init_state"):
-    state = jax.eval_shape(lambda: model.init_state(1))
-    leaves = jax.tree.leaves(state)
-    found["state_bytes"] = sum(x.size * x.dtype.itemsize for x in leaves)
-  return found
+  lines = (x for x in iterate_metrics(folder) if x["split"] == "model")
+  sizes = next(lines, {})
+  return {
+    name: int(sizes[name])
+    for name in ("parameters", "state_bytes")
+    if name in sizes
+  }
 
 
 def _speed(folders: Iterable[str]) -> Record:
