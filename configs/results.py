@@ -10,13 +10,13 @@ ROWS = (
   Row(
     "delta_net, beta to 2",
     "delta_net",
-    "--model.mixers.0.negative-eigenvalues True",
+    {"negative_eigenvalues": True},
   ),
   Row("gated_deltanet"),
   Row(
     "gated_deltanet, beta to 2",
     "gated_deltanet",
-    "--model.mixers.0.negative-eigenvalues True",
+    {"negative_eigenvalues": True},
   ),
   Row("mamba"),
   Row("mamba2"),
@@ -43,13 +43,9 @@ ROWS = (
   Row("gated_slot"),
   Row("bilinear_rnn"),
   Row("ttt_linear"),
-  Row(
-    "mamba, -1 to 1", "mamba", "--model.mixers.0.negative-eigenvalues True"
-  ),
-  Row(
-    "mamba2, -1 to 1", "mamba2", "--model.mixers.0.negative-eigenvalues True"
-  ),
-  Row("sliding_attention", flags="--model.mixers.0.window 16"),
+  Row("mamba, -1 to 1", "mamba", {"negative_eigenvalues": True}),
+  Row("mamba2, -1 to 1", "mamba2", {"negative_eigenvalues": True}),
+  Row("sliding_attention", options={"window": 16}),
   Row("linoss"),
   Row("s4"),
   Row("rwkv4"),

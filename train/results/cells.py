@@ -53,7 +53,8 @@ class Cell:
   def words(self) -> tuple[str, ...]:
     """The arguments of `python -m train`."""
     further = shlex.split(self.column.flags_of.get(self.row.name, ""))
-    words = (self.column.config, *self.row.words, *further)
+    own = self.row.words(self.column.before)
+    words = (self.column.config, *own, *further)
     # Trying vmap would compile once more, and CPUs rarely gain from it.
     words = (*words, f"--replicas={self.seeds}", "--replica-mode=turn")
     if self.column.rates:

@@ -269,6 +269,6 @@ def _flags(table: Table) -> str:
       for column in table.columns
       if (flags := column.flags_of.get(row.name))
     ]
-    flags = [f"`{shlex.join(row.words)}`", *further]
+    flags = [f"`{shlex.join(row.words())}`", *further]
     rows.append([row.name, ", ".join(flags)])
   return _table(["row", "flags"], rows)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import shlex
 from collections.abc import Mapping
+from typing import Any
 
 from train.config import modules
 from train.errors import UserError
@@ -20,19 +20,30 @@ class Row:
 
   Attributes:
     name: Its name in the table.
-    mixers: The value of `--model.mixers`, by default the name.
-    flags: Its options as flags, such as "--model.mixers.0.heads 2".
+    mixers: Its names in `--model.mixers`, separated by commas; by default the
+      name.
+    options: Fields of the first of these mixers, other than its defaults.
   """
 
   name: str
   mixers: str = ""
-  flags: str = ""
+  options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
-  @property
-  def words(self) -> tuple[str, ...]:
-    """The flags of `python -m train`."""
-    mixers = f"--model.mixers={self.mixers or self.name}"
-    return mixers, *shlex.split(self.flags)
+  def words(self, before: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """Returns the flags of `python -m train`.
+
+    Args:
+      before: Mixers that come before its own in the pattern of layers.
+    """
+    pattern = ",".join((*before, self.mixers or self.name))
+    place = f"--model.mixers.{len(before)}"
+    return (
+      f"--model.mixers={pattern}",
+      *(
+        f"{place}.{name.replace('_', '-')}={value}"
+        for name, value in self.options.items()
+      ),
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +61,7 @@ class Column:
     seeds_of: The number of seeds of rows that have another, by name.
     chance: The value of `metric` without learning, or of a simple method.
     chance_is: What that method is.
+    before: Mixers before that of the row in the pattern of layers.
     flags_of: Further flags of rows, by name.
     without: Names of rows that have no cell.
     lower_is_better: Whether less of the metric is better.
@@ -65,6 +77,7 @@ class Column:
   seeds_of: Mapping[str, int] = dataclasses.field(default_factory=dict)
   chance: float | None = None
   chance_is: str = "chance"
+  before: tuple[str, ...] = ()
   flags_of: Mapping[str, str] = dataclasses.field(default_factory=dict)
   without: tuple[str, ...] = ()
   lower_is_better: bool = False
