@@ -3,10 +3,11 @@
   python -m train.evaluate runs/text --lengths 64 256 1024
 
 evaluates a checkpoint at several lengths, and prints one row per data set,
-split and length, then the metrics by position. `--data.news.path news/` adds a
-data set that is called "news": the run's own data with another value of the
-field `path`. `--data.recall configs/mqar.py` adds the data of a config file.
-Every number goes to `evaluation.json` in the run's directory. Nothing is
+split and length, then the metrics by position, or the accuracy by class.
+`--data.news.path news/` adds a data set that is called "news": the run's own
+data with another value of the field `path`. `--data.recall configs/mqar.py`
+adds the data of a config file. Every number goes to `evaluation.json` in the
+run's directory, with the confusion matrix of a classification. Nothing is
 downloaded.
 
 `--trust` works as in `train.generate`.
@@ -34,6 +35,7 @@ from train.devices import processes
 from train.devices.strategy import Strategy
 from train.errors import NonFiniteError, UserError
 from train.evaluation.cases import OWN, Case, divided, more_data, open_cases
+from train.evaluation.classes import CONFUSION
 from train.evaluation.positions import add_up, bucket_sums, edges, separated
 from train.evaluation.table import as_json, tables
 from train.files import paths
@@ -53,11 +55,13 @@ class Measured(NamedTuple):
     positions: The same metrics by position, `[L]`; None if the loss is not one
       per token.
     buckets: The same metrics in each bucket of `edges`.
+    confusion: The matrix [C, C] of `ByClass`; None if the loss has no classes.
   """
 
   values: dict[str, float]
   positions: dict[str, np.ndarray] | None = None
   buckets: list[dict[str, float]] | None = None
+  confusion: np.ndarray | None = None
 
 
 def evaluate(
@@ -107,14 +111,16 @@ def measure(
     name: np.sum([p[name] for p in jax.device_get(parts)], 0, np.float64)
     for name in parts[0]
   }
-  whole, per_position = separated(strategy.means(sums))
+  means = strategy.means(sums)
+  confusion = means.pop(CONFUSION, None)
+  whole, per_position = separated(means)
   # The padding rows of the last batch are not examples.
   examples = min(len(parts) * batch_size, len(dataset))
   length = sequence_length(dataset, example(dataset, 0))
   values = _with_bytes(dataset, examples, whole)
   values["tokens"] = float(examples * length)
   if not per_position or not add_up(sums):
-    return Measured(values)
+    return Measured(values, confusion=confusion)
   return Measured(values, per_position, _in_buckets(strategy, sums, length))
 
 

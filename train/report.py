@@ -75,9 +75,14 @@ class _Panel:
 _LOSS = (
   (BITS_PER_BYTE, "bits per byte"),
   (BITS, "bits per token"),
+  # Classes of sequences, and numbers.
+  ("loss", "loss"),
 )
+# Losses on a logarithmic axis that spans more than this factor have ticks at
+# powers of ten.
+_DECADE = 10
 _PANELS = (
-  _Panel("Accuracy", "accuracy", "share of tokens"),
+  _Panel("Accuracy", "accuracy", "share of targets"),
   _Panel("Learning rate", "learning_rate", "", splits=("train",)),
   _Panel("Gradient norm", "grad_norm", "", splits=("train",), noisy=True),
   _Panel(
@@ -195,7 +200,8 @@ def _draw(
     low, high = limits(heights, _draw_baselines(axes, panel, groups))
     if low > 0:  # A log scale, since a loss falls by little late in a run.
       axes.set_yscale("log")
-      axes.yaxis.set_major_locator(MaxNLocator(6, steps=(1, 2, 2.5, 5, 10)))
+      if high < _DECADE * low:
+        axes.yaxis.set_major_locator(MaxNLocator(6, steps=(1, 2, 2.5, 5, 10)))
       axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
       axes.yaxis.set_minor_locator(NullLocator())
     axes.set_ylim(low, high)
@@ -253,7 +259,8 @@ def _draw_baselines(
     (name, value)
     for group in groups
     for run in group.runs
-    if panel.metric == BITS_PER_BYTE or not run.has(BITS_PER_BYTE)
+    if panel.metric == BITS_PER_BYTE
+    or (panel.metric == BITS and not run.has(BITS_PER_BYTE))
     for name, value in run.baselines.items()
   }
   for name, value in sorted(lines):

@@ -9,7 +9,7 @@ import numpy as np
 from flax import linen as nn
 
 from jaxmodels.mixers import GLA
-from jaxmodels.models import LanguageModel
+from jaxmodels.models import Classifier, LanguageModel
 from tests.train import tiny
 from train.config import AdamW, Config, Sample
 from train.losses import Classification, Distillation, NextToken, Regression
@@ -97,8 +97,11 @@ class TaughtRows(tiny.Rows):
 def config_of(loss, kind, **fields):
   is_text = kind in ("tokens", "taught")
   tokens = Taught(length=L) if kind == "taught" else tiny.Data(length=L)
+  model = reader_of_text(tiny.VOCAB) if is_text else Reader()
+  if kind == "pooled":
+    model, kind = pooled_reader(), "class"
   return Config(
-    model=reader_of_text(tiny.VOCAB) if is_text else Reader(),
+    model=model,
     data=tokens if is_text else Series(kind),
     loss=loss,
     optimizer=AdamW(learning_rate=0.02, warmup_steps=2),
@@ -115,6 +118,7 @@ def config_of(loss, kind, **fields):
 TASKS = {
   "class mean": (Classification(), "class"),
   "class last": (Classification(pooling="last", label_smoothing=0.1), "class"),
+  "class pooled": (Classification(pooling="none"), "pooled"),
   "token": (Regression(error="huber"), "token"),
   "vector": (Regression(pooling="mean"), "vector"),
   "chunks": (NextToken(chunk_size=2, z_loss=1e-3), "tokens"),
@@ -124,6 +128,19 @@ TASKS = {
 
 def reader_of_text(vocab, width=8):
   return LanguageModel(vocab, width, 1, (("gla", {"heads": 2}),), mlp="none")
+
+
+def pooled_reader():
+  gla = ("gla", {"heads": 2})
+  return Classifier(
+    width=8,
+    depth=1,
+    mixers=(gla,),
+    mlp="none",
+    classes=C,
+    input_width=3,
+    pooling="attention",
+  )
 
 
 @functools.cache

@@ -13,7 +13,7 @@ import pytest
 
 from jaxmodels.models import LanguageModel
 from tests.train import tiny
-from tests.train.tasks import TASKS, B, L, config_of, language
+from tests.train.tasks import TASKS, B, C, L, config_of, language
 from train import evaluate
 from train.command import main_with_errors
 from train.config import Mesh, Sample
@@ -22,6 +22,7 @@ from train.data.dataset import at_length, sequence_arrays
 from train.devices.strategy import make_strategy
 from train.evaluation import cases, positions
 from train.evaluation.positions import ByPosition, edges, separated
+from train.evaluation.table import as_json, tables
 from train.loop import run
 from train.losses import Classification, Distillation, Loss, NextToken
 from train.setup import make_learner
@@ -153,6 +154,24 @@ def test_a_loss_that_is_not_per_token_has_none_per_position(loss):
   )
   assert math.isfinite(found.values["loss"])
   assert found.positions is None and found.buckets is None
+  if kind == "token":
+    assert found.confusion is None
+    return
+  expected = np.zeros((C, C))
+  variables = {"params": state.params, **state.variables}
+  for row in (rows[i] for i in range(B)):
+    outputs, _ = config.model.apply(variables, row["inputs"][None])
+    predicted = outputs[0][row["mask"]].mean(0).argmax()
+    expected[row["targets"], predicted] += 1
+  np.testing.assert_array_equal(found.confusion, expected)
+  share = np.trace(expected) / B
+  assert found.values["accuracy"] == pytest.approx(share)
+  text = tables([as_json("run", "validation", L, found, {})])
+  one = expected.sum(1).argmax()
+  share = expected[one, one] / expected[one].sum()
+  header, line = text.split("accuracy by class")[1].split("\n")[1:3]
+  place = header.split().index(str(one))
+  assert float(line.split()[place]) == pytest.approx(share, rel=1e-5)
 
 
 def test_buckets_grow_fourfold():

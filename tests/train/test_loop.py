@@ -21,7 +21,7 @@ from train.metrics import read_metrics
 
 def test_every_line_is_written_once_and_in_order(finished):
   found = [(line["step"], line["split"]) for line in lines(finished[0])]
-  expected = [(0, "validation")]
+  expected = [(0, "model"), (0, "validation")]
   for step in range(1, 13):
     expected.append((step, "train"))
     if step % 4 == 0:
@@ -131,6 +131,21 @@ def test_a_validation_of_a_stopped_run_is_written_once(
     with pytest.raises(RuntimeError, match="power cut"):
       run(tiny.get_config(), workdir)
   assert_same_run(workdir, run(tiny.get_config(), workdir), finished)
+
+
+def test_the_sizes_of_the_model_are_written_once(finished):
+  result = finished[1]
+  (line,) = (x for x in read_metrics(finished[0]) if x["split"] == "model")
+  leaves = jax.tree.leaves(result.params)
+  assert line["parameters"] == sum(x.size for x in leaves)
+  state = tiny.get_config().model.init_state(1)
+  assert line["state_bytes"] == sum(x.nbytes for x in jax.tree.leaves(state))
+  seconds = [
+    x["compile_seconds"]
+    for x in read_metrics(finished[0])
+    if "compile_seconds" in x
+  ]
+  assert len(seconds) == 1 and seconds[0] > 0
 
 
 def test_tokens_count_all_tokens_that_the_model_reads(finished):

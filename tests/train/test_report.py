@@ -12,6 +12,7 @@ import pytest
 from train import report
 from train.metrics import MetricsWriter
 from train.report import write_report
+from train.summary import final_values
 
 
 def write_run(folder, steps=200, offset=0.0, **baselines):
@@ -99,6 +100,21 @@ def test_tokens_seen_are_drawn_unchanged(tmp_path, drawing):
   write_report([tmp_path], tmp_path / "a.png")
   (training,) = drawing.curves("Loss by tokens seen")
   np.testing.assert_allclose(training[:, 0], [100, 400, 900])
+
+
+def test_a_loss_that_is_not_per_token_keeps_its_unit(tmp_path, drawing):
+  with MetricsWriter(tmp_path, total_steps=30) as writer:
+    writer.write(0, "model", {"parameters": 5, "state_bytes": 3})
+    for step in (10, 20, 30):
+      values = {"loss": 2.0 / step, "accuracy": 0.5, "tokens": 5}
+      writer.write(step, "train", values)
+      writer.write(step, "validation", values)
+  write_report([tmp_path], tmp_path / "a.png")
+  training, _ = drawing.curves("Loss by step")
+  np.testing.assert_allclose(training, [[10, 0.2], [20, 0.1], [30, 2 / 30]])
+  assert drawing.panels["Loss by step"].get_ylabel() == "loss"
+  (row,) = final_values([tmp_path])
+  assert set(row["metrics"]["validation"]) == {"loss", "accuracy"}
 
 
 def test_panels_without_numbers_are_left_out(tmp_path, drawing):

@@ -23,8 +23,9 @@ from train.data.dataset import (
 from train.data.opening import open_split, read_only
 from train.devices.strategy import Strategy, make_strategy
 from train.errors import UserError, one_line
+from train.evaluation.classes import ByClass
 from train.evaluation.positions import ByPosition
-from train.losses import Loss
+from train.losses import Classification, Loss
 from train.setup import make_learner
 from train.state import TrainState
 
@@ -52,7 +53,8 @@ class Case(NamedTuple):
     length: L of the examples.
     dataset: The examples.
     batch_size: Examples per batch.
-    strategy: Runs the model; the loss is `ByPosition` where it can be.
+    strategy: Runs the model; the loss is `ByPosition` or
+      `ByClass` where it can be.
     baselines: Scores of simple methods on the split.
   """
 
@@ -172,8 +174,9 @@ def make_case(
     # A user's loss may fail in any way; it then has no metrics by position.
     with contextlib.suppress(Exception):
       return made(ByPosition(config.loss))
+  loss = config.loss
   try:
-    return made(config.loss)
+    return made(ByClass(loss) if isinstance(loss, Classification) else loss)
   # `train.config.trust` explains this error: it names the mixer's module.
   except UnknownNameError:
     raise

@@ -32,7 +32,8 @@ def as_json(
     the metrics as arrays `[L]`, null where nothing is predicted; and "buckets",
     the metrics of positions "from" up to "to" (not included), where a bucket
     without predictions has only "targets". "positions" and "buckets" are null
-    if the loss is not one per token.
+    if the loss is not one per token. "confusion" is the matrix of `ByClass`, or
+    null.
   """
   buckets = found.buckets and [
     {"from": begin, "to": stop, **_where_predicted(values)}
@@ -57,6 +58,7 @@ def as_json(
     "baselines": dict(baselines),
     "positions": positions,
     "buckets": buckets,
+    "confusion": None if found.confusion is None else found.confusion.tolist(),
   }
 
 
@@ -74,7 +76,7 @@ def _number(value: float) -> float | None:
 
 
 def tables(rows: Sequence[Mapping[str, Any]]) -> str:
-  """Returns the table of metrics, and those of loss and accuracy by position.
+  """Returns the table of metrics, and those by position and by class.
 
   Args:
     rows: What `as_json` returned for each evaluation.
@@ -97,7 +99,21 @@ def tables(rows: Sequence[Mapping[str, Any]]) -> str:
     if any(cells):
       table = _table(known, list(labels.values()), cells)
       found.append(f"{metric} by position\n{table}")
+  known = [row for row in rows if row["confusion"]]
+  if known:
+    cells = [_by_class(row["confusion"]) for row in known]
+    names = list(dict.fromkeys(name for cell in cells for name in cell))
+    found.append(f"accuracy by class\n{_table(known, names, cells)}")
   return "\n".join(found)
+
+
+def _by_class(confusion: Sequence[Sequence[float]]) -> dict[str, float]:
+  """The share of each class that is predicted right, where there are any."""
+  return {
+    str(number): row[number] / sum(row)
+    for number, row in enumerate(confusion)
+    if sum(row)
+  }
 
 
 def _table(

@@ -91,9 +91,13 @@ class Classification(Loss):
 
   def sums(self, outputs: Any, batch: Batch) -> Sums:
     """See `Loss.sums`; the metric is "accuracy"."""
-    logits = _pooled(outputs.astype(jnp.float32), batch, self.pooling)
+    logits = self.logits(outputs, batch)
     found = classified(logits, batch["targets"])
     return weighted(smoothed(found, logits, self.label_smoothing), batch)
+
+  def logits(self, outputs: Any, batch: Batch) -> jax.Array:
+    """The logits of the classes `[B, C]`, in float32."""
+    return _pooled(outputs.astype(jnp.float32), batch, self.pooling)
 
 
 def _huber(error: jax.Array) -> jax.Array:

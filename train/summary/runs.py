@@ -59,6 +59,7 @@ class Run:
     self._last: dict[tuple[str, str], float] = {}
     # Tokens per byte of the validation; None until a line has it.
     self._tokens_per_byte: float | None = None
+    self._has_bits = False
     is_empty = True
     try:
       for line in iterate_metrics(self.path):
@@ -72,6 +73,11 @@ class Run:
       raise UserError(
         f"nothing to draw for {str(self.path)!r}: its {FILE_NAME} is empty"
       )
+    if not self._has_bits:
+      # The loss is not one per token.
+      for found in (self._curves, self._last):
+        for key in [key for key in found if key[1] == BITS]:
+          del found[key]
 
   def _add(self, line: dict[str, Any]) -> None:
     """Adds the finite numbers of a line to the curves and the last values."""
@@ -81,6 +87,7 @@ class Run:
     if split == "baseline":
       self.baselines |= finite
       return
+    self._has_bits |= BITS in line
     if BITS not in line and "loss" in finite:
       finite[BITS] = finite["loss"] / math.log(2)
     if finite.get(BITS) and BITS_PER_BYTE in finite:

@@ -40,8 +40,8 @@ def test_pmap_on_8_devices_gives_the_numbers_of_jit(tmp_path):
     )
     run(config, str(tmp_path / name))
   one, many = (read_metrics(tmp_path / name) for name in ("jit", "pmap"))
-  # Five of training, and validation at 0, 4 and 5.
-  assert len(one) == len(many) == 8
+  # The model, five of training, and validation at 0, 4 and 5.
+  assert len(one) == len(many) == 9
   for a, b in zip(one, many, strict=True):
     assert a.keys() == b.keys()
     for name in a.keys() - {"split"}:

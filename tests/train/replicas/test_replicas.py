@@ -252,6 +252,10 @@ def test_auto_measures_once_and_takes_the_quicker_mode(tmp_path, monkeypatch):
   assert one.mode == results.mode == ("vmap" if one.vmap < one.turn else "turn")
   assert trained(tmp_path, "auto", (2,), steps=2).mode == one.mode
   assert len(found) == 1
+  for name in ("seed=0", "seed=1"):
+    lines = read_metrics(tmp_path / name)
+    seconds = [x["compile_seconds"] for x in lines if "compile_seconds" in x]
+    assert seconds == [one.compile_seconds]
   # The states that were timed are not those that train.
   trained(tmp_path / "again", one.mode, (2,), steps=2)
   for name in ("seed=0", "seed=1"):

@@ -1,0 +1,28 @@
+"""ListOps."""
+
+from jaxmodels.models import Classifier
+from train.config import AdamW, Config, Sample
+from train.data.tasks import Classes, ListOps
+from train.losses import Classification
+
+
+def get_config() -> Config:
+  """An expression has 8 to 64 tokens."""
+  return Config(
+    model=Classifier(
+      vocab_size=16,
+      classes=11,
+      width=48,
+      depth=2,
+      mixers=(("gated_deltanet", {"heads": 2}),),
+    ),
+    data=Classes(task=ListOps(length=64, shortest=8, train_examples=20_000)),
+    loss=Classification(pooling="none"),
+    optimizer=AdamW(learning_rate=4e-3, warmup_steps=50),
+    batch_size=64,
+    steps=600,
+    eval_every=600,
+    checkpoint_every=600,
+    best_metric="accuracy",
+    sample=Sample(length=0),
+  )
