@@ -1,0 +1,1 @@
+"""Configs of synthetic tasks, one per file."""
