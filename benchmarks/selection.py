@@ -55,7 +55,7 @@ MIXERS: dict[str, tuple[str, ...]] = {
   ),
 }
 # Multiples of the training length.
-FACTORS = (1, 2, 4, 16, 64)
+FACTORS = (1, 4, 16, 64)
 # Tokens per call of the model.
 MOST_TOKENS = 16_384
 
@@ -160,7 +160,7 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument("--mixers", nargs="+", choices=MIXERS, default=[*MIXERS])
   parser.add_argument("--seeds", type=int, default=3)
-  parser.add_argument("--rows", type=int, default=96, help="per length")
+  parser.add_argument("--rows", type=int, default=48, help="per length")
   parser.add_argument("--workdir", default="runs/selection")
   parser.add_argument("--json", help="adds the records to this file")
   options = parser.parse_args()
