@@ -1,0 +1,263 @@
+"""Which algorithm has each mixer learned? Regression in context, by position.
+
+  python -m benchmarks.regression --train
+
+trains the runs of `RUNS` in `--folder`, three seeds each, and measures them.
+Without `--train`, it measures those that are there. A row of the task gives
+pairs of x and y = w^T x + noise, and each position predicts the next y; see
+`LinearRegression`. Each prediction of the best checkpoints is compared with
+those of the algorithms that papers say the mixers run:
+
+  ridge          the Bayes-optimal ridge regression, the "reference" of the data
+  delta rule     one gradient step per pair, with the best constant rate
+  gradient step  one step of gradient descent from w = 0 on all pairs, with the
+                 best rate of each position
+
+With f and a two predictions, the agreement of f with a is 1 - E (f - a)^2 /
+E a^2 over all positions of the validation rows; the metric "explained" is the
+agreement with ridge. Rates are those with the largest agreement of the
+algorithm with ridge on the same rows. `benchmarks/results/regression.json` gets
+a record per run, and `regression.png` the errors by position.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pathlib
+import subprocess
+import sys
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+import train
+from train.data.tasks import LinearRegression
+from train.data.tasks.regression import delta_rule, gradient_step
+
+CONFIG = "configs/tasks/regression.py"
+SEEDS = 3
+RESULTS = pathlib.Path("benchmarks/results")
+_RATES = np.arange(0.5, 1.01, 0.05)
+# The file with the processor minutes of a run's training.
+_MINUTES = "minutes.txt"
+
+
+class Case(NamedTuple):
+  """A mixer, and what a paper says about it.
+
+  Attributes:
+    mixer: Its name.
+    words: The flags that follow those of the config.
+    claim: What papers say of it, or "".
+    depth: The number of layers.
+  """
+
+  mixer: str
+  words: tuple[str, ...] = ()
+  claim: str = ""
+  depth: int = 1
+
+  def command(self, workdir: str) -> list[str]:
+    """Returns the arguments of `python` that train the run."""
+    entry = ["--model.mixers", self.mixer]
+    if self.mixer != "mamba2":
+      entry += ["--model.mixers.0.heads", "2"]
+    size = [] if self.depth == 1 else ["--model.depth", str(self.depth)]
+    replicas = ["--replicas", str(SEEDS), "--workdir", workdir]
+    return ["-m", "train", CONFIG, *entry, *self.words, *size, *replicas]
+
+
+_ONE_STEP = "One linear layer is one step of gradient descent from w = 0."
+_DEPTH = "Softmax attention approaches ridge regression with depth."
+RUNS = {
+  "mesa": Case("mesa", (), "One Mesa layer is ridge regression."),
+  "delta_net": Case("delta_net", (), "DeltaNet is one gradient step per pair."),
+  "gated_deltanet": Case("gated_deltanet"),
+  "ttt_linear": Case("ttt_linear", (), "TTT descends the error of its values."),
+  "linear_attention": Case(
+    "linear_attention",
+    (
+      "--model.mixers.0.feature-map",
+      "identity",
+      "--model.mixers.0.normalize",
+      "False",
+    ),
+    _ONE_STEP,
+  ),
+  "linear_attention_elu": Case("linear_attention"),
+  "mamba2": Case("mamba2"),
+  "softmax_1": Case("softmax_attention", (), _DEPTH),
+  "softmax_2": Case("softmax_attention", (), _DEPTH, 2),
+  "softmax_4": Case("softmax_attention", (), _DEPTH, 4),
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+  """Trains and measures the runs; returns the exit status."""
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+  )
+  parser.add_argument("--folder", default="runs/regression")
+  parser.add_argument("--train", action="store_true", help="train first")
+  parser.add_argument("--runs", nargs="*", choices=RUNS, default=list(RUNS))
+  options = parser.parse_args(argv)
+  folder = pathlib.Path(options.folder)
+  if options.train:
+    for name in options.runs:
+      train_run(RUNS[name], folder / name)
+  names = [name for name in options.runs if list((folder / name).glob("*/"))]
+  if not names:
+    print(f"no run in {folder}: add --train", file=sys.stderr)
+    return 1
+  records = {name: measure(RUNS[name], folder / name) for name in names}
+  RESULTS.mkdir(exist_ok=True)
+  text = json.dumps(list(records.values()), indent=1)
+  (RESULTS / "regression.json").write_text(text + "\n")
+  draw(records, str(RESULTS / "regression.png"))
+  print(table(records))
+  return 0
+
+
+def train_run(case: Case, workdir: pathlib.Path) -> None:
+  """Trains the seeds of a case, and writes their processor minutes."""
+  before = os.times()
+  command = [sys.executable, *case.command(str(workdir))]
+  subprocess.run(command, check=True)
+  after = os.times()
+  seconds = after.children_user - before.children_user
+  seconds += after.children_system - before.children_system
+  (workdir / _MINUTES).write_text(f"{seconds / 60:.2f}\n")
+
+
+def algorithms(rows: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+  """Returns the predictions [N, L] of each algorithm for N rows."""
+  task = LinearRegression(dims=(rows[0]["inputs"].shape[-1] - 1) // 2)
+  pairs = [task.pairs(row) for row in rows]
+  ridge = np.stack([row["reference"][:, 0] for row in rows]).astype(float)
+  steps = np.stack([gradient_step(x, y) for x, y in pairs])
+  power = np.sum(steps**2, 0)
+  rates = np.sum(steps * ridge, 0) / np.where(power > 0, power, 1)
+  deltas = [np.stack([delta_rule(x, y, r) for x, y in pairs]) for r in _RATES]
+  return {
+    "ridge": ridge,
+    "delta rule": max(deltas, key=lambda found: agreement(found, ridge)),
+    "gradient step": rates * steps,
+  }
+
+
+def agreement(found: np.ndarray, wanted: np.ndarray) -> float:
+  """1 - E (found - wanted)^2 / E wanted^2."""
+  return float(1 - np.sum((found - wanted) ** 2) / np.sum(wanted**2))
+
+
+def measure(case: Case, folder: pathlib.Path) -> dict[str, Any]:
+  """Returns the record of the finished seeds of a case.
+
+  Args:
+    case: The case.
+    folder: The workdir of its replicas.
+  """
+  seeds = [train.load(path, "best") for path in sorted(folder.glob("seed=*"))]
+  task = seeds[0].config.data
+  rows = list(task.generate("validation"))
+  inputs = np.stack([row["inputs"] for row in rows])
+  targets = np.stack([row["targets"][:, 0] for row in rows]).astype(float)
+  known = algorithms(rows)
+  apply = jax.jit(seeds[0].model.apply)
+  found = [
+    np.asarray(apply(own.variables, inputs)[0])[..., 0].astype(float)
+    for own in seeds
+  ]
+  minutes = folder / _MINUTES
+
+  def error(predictions: np.ndarray) -> list[float]:
+    return np.mean((predictions - targets) ** 2, 0).round(5).tolist()
+
+  return {
+    "mixer": case.mixer,
+    "task": task.name,
+    "metric": "explained",
+    "seeds": [round(agreement(f, known["ridge"]), 4) for f in found],
+    "chance": task.chance(),
+    "claim": case.claim,
+    "config": CONFIG,
+    "command": " ".join(["python", *case.command(f"runs/{folder.name}")]),
+    "minutes": float(minutes.read_text()) if minutes.exists() else None,
+    "depth": case.depth,
+    "agreement": {
+      name: round(float(np.mean([agreement(f, a) for f in found])), 4)
+      for name, a in known.items()
+    },
+    "squared_error_by_position": np.mean([error(f) for f in found], 0)
+    .round(5)
+    .tolist(),
+    "algorithms": {
+      name: {
+        "explained": round(agreement(a, known["ridge"]), 4),
+        "squared_error_by_position": error(a),
+      }
+      for name, a in known.items()
+    },
+  }
+
+
+def table(records: dict[str, dict[str, Any]]) -> str:
+  """Returns the records as a table in Markdown."""
+  names = list(next(iter(records.values()))["agreement"])[1:]
+  titles = ["run", "layers", "explained", "range", *names, "CPU minutes"]
+  lines = [titles, ["---", *["---:"] * (len(titles) - 1)]]
+  order = sorted(records, key=lambda name: -np.mean(records[name]["seeds"]))
+  for name in order:
+    record = records[name]
+    seeds, minutes = record["seeds"], record["minutes"]
+    lines.append(
+      [
+        f"`{name}`",
+        str(record["depth"]),
+        f"{np.mean(seeds):.3f}",
+        f"{min(seeds):.3f} to {max(seeds):.3f}",
+        *(f"{record['agreement'][a]:.3f}" for a in names),
+        "" if minutes is None else f"{minutes:.1f}",
+      ]
+    )
+  return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def draw(records: dict[str, dict[str, Any]], output: str) -> None:
+  """Draws errors by position: one layer of each mixer, and softmax by depth."""
+  figure = Figure(figsize=(11, 4.4), layout="constrained")
+  left, right = figure.subplots(1, 2, sharey=True)
+  for name, record in records.items():
+    curve = record["squared_error_by_position"]
+    for axes, is_shown in (
+      (left, record["depth"] == 1),
+      (right, name.startswith("softmax")),
+    ):
+      if is_shown:
+        axes.plot(curve, label=name, linewidth=1.3)
+  for axes in (left, right):
+    _algorithms(axes, next(iter(records.values()))["algorithms"])
+    axes.set_xlabel("pairs read")
+    axes.legend(fontsize=7)
+  left.set_yscale("log")
+  left.set_ylabel("mean squared error")
+  left.set_title("one layer")
+  right.set_title("softmax attention by depth")
+  figure.savefig(output, dpi=110)
+
+
+def _algorithms(axes: Axes, found: dict[str, Any]) -> None:
+  """Adds the curves of the algorithms, dashed."""
+  styles = ("--", ":", "-.")
+  for (name, own), style in zip(found.items(), styles, strict=True):
+    curve = own["squared_error_by_position"]
+    axes.plot(curve, label=name, color="black", linestyle=style, linewidth=1)
+
+
+if __name__ == "__main__":
+  sys.exit(main())
