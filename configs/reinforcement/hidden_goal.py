@@ -11,5 +11,6 @@ def get_config() -> ReinforcementConfig:
     model=RecurrentPolicy(actions=3, width=32, depth=1, mixers=("s5",)),
     environment=environment,
     rollout_steps=environment.horizon,
-    updates=100,
+    updates=60,
+    eval_every=10,
   )

@@ -9,5 +9,7 @@ def get_config() -> ReinforcementConfig:
   return ReinforcementConfig(
     model=RecurrentPolicy(actions=2, width=32, depth=1, mixers=("s5",)),
     environment=MemoryChain(shortest=2, longest=64),
+    rollout_steps=64,
     updates=100,
+    eval_every=10,
   )

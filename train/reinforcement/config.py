@@ -64,11 +64,6 @@ class ReinforcementConfig:
   keep: int = 1
   trackers: tuple[str, ...] = ()
 
-  @property
-  def steps(self) -> int:
-    """The updates in the run, as other parts of the trainer call them."""
-    return self.updates
-
 
 def validate(config: ReinforcementConfig) -> None:
   """Checks every value of a config that can be wrong.

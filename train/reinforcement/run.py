@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from train import checkpoint, files
+from train import checkpoint, files, trackers
 from train.checkpoint import Checkpoints, Snapshot
 from train.clock import Clock
 from train.config import serialize
@@ -22,7 +22,6 @@ from train.errors import NonFiniteError, UserError
 from train.files import lock
 from train.metrics import MetricsWriter
 from train.optimizer import make_optimizer
-from train.parts import make_writer
 from train.reinforcement import ppo, rollout
 from train.reinforcement.config import ReinforcementConfig, validate
 from train.reinforcement.ppo import Learner, State
@@ -265,10 +264,15 @@ def run(
   validate(config)
   programs = make_programs(config) if programs is None else programs
   make_workdir(workdir)
+  trackers.require(config.trackers)
+  document = serialize.to_json(config)
+  opened = trackers.openers(config.trackers, workdir, document)
   with (
     stop_signals() as stop,
     lock.held(workdir),
-    make_writer(config, workdir) as writer,
+    MetricsWriter(
+      workdir, total_steps=config.updates, trackers=opened
+    ) as writer,
     contextlib.closing(
       Checkpoints(workdir, keep=config.keep, best_metric="return", best="max")
     ) as checkpoints,

@@ -99,9 +99,9 @@ def small(**changes):
     model=RecurrentPolicy(
       actions=2, width=4, depth=1, mixers=("lru",), mlp="none"
     ),
-    environment=MemoryChain(shortest=2, longest=4),
     algorithm=Ppo(epochs=2, minibatches=2),
     **{
+      "environment": MemoryChain(shortest=2, longest=4),
       "updates": 4,
       "environments": 4,
       "rollout_steps": 6,

@@ -1,0 +1,340 @@
+"""Recurrent policies on two tasks: `python -m benchmarks.reinforcement`.
+
+Trains each mixer on `configs/reinforcement/memory_chain.py` and
+`hidden_goal.py`, with several seeds, and measures how much faster the gradient
+of a packed rollout is than that of single steps. Writes
+`benchmarks/results/reinforcement.json`, `.md` and `.png`. Runs that are
+complete in `--workdir` are not repeated.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.figure import Figure
+
+from jaxmodels.layers import GatedMLP
+from jaxmodels.models import RecurrentPolicy
+from train.config import command_line
+from train.metrics import read_metrics
+from train.reinforcement import (
+  MemoryChain,
+  ReinforcementConfig,
+  ppo,
+  rollout,
+)
+from train.reinforcement.run import make_learner, make_programs, run
+
+OUTPUT = os.path.join("benchmarks", "results", "reinforcement")
+CONFIGS = {
+  "memory_chain": "configs/reinforcement/memory_chain.py",
+  "hidden_goal": "configs/reinforcement/hidden_goal.py",
+}
+# The last one has no memory: a second channel mixer instead of a mixer.
+MIXERS: dict[str, Any] = {
+  "s5": "s5",
+  "lru": "lru",
+  "gla": ("gla", {"heads": 2}),
+  "mlstm": ("mlstm", {"heads": 2}),
+  "none": GatedMLP(width=0),
+}
+# Episodes of the memory chain that are longer than those of training.
+LONGER = 4
+CLAIMS = {
+  "memory_chain": "S5 solves the memory length task of bsuite (Lu et al. 2023,"
+  " arXiv:2303.03982)",
+  "hidden_goal": "a recurrent policy adapts to a hidden task within an episode"
+  " (Duan et al. 2016, arXiv:1611.02779)",
+  "speed": "a policy that resets inside its scan trains more than five times"
+  " faster than one that steps (Lu et al. 2023, arXiv:2303.03982)",
+}
+
+
+def config_of(task: str, mixer: str) -> ReinforcementConfig:
+  """The config of a task with another mixer."""
+  config = command_line.load(CONFIGS[task], ReinforcementConfig)
+  model = config.model.clone(mixers=(MIXERS[mixer],))
+  return dataclasses.replace(config, model=model)
+
+
+def train(
+  task: str, mixer: str, seeds: int, workdir: str
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+  """Trains all seeds of one mixer on one task.
+
+  Returns:
+    The records of the results, and the curve over updates with its updates.
+  """
+  begun = time.process_time()
+  config = config_of(task, mixer)
+  programs = make_programs(config)
+  folders = [os.path.join(workdir, f"{task}-{mixer}-{i}") for i in range(seeds)]
+  outcomes = [
+    run(dataclasses.replace(config, seed=i), folder, programs)
+    for i, folder in enumerate(folders)
+  ]
+  stopped = next((x.signal for x in outcomes if x.signal is not None), None)
+  if stopped is not None:
+    raise SystemExit(128 + stopped)
+  environment = config.environment.hardest()
+  common = {
+    "mixer": mixer,
+    "task": task,
+    "claim": CLAIMS[task],
+    "config": CONFIGS[task],
+    "command": f"python -m train.reinforcement {CONFIGS[task]}"
+    f" {_flags(mixer)}--seed SEED",
+    "processor_minutes": (time.process_time() - begun) / 60,
+  }
+  records = [
+    {
+      **common,
+      "metric": "return" if environment.pieces == 1 else f"return of trial {i}",
+      "seeds": [float(outcome.returns[i - 1]) for outcome in outcomes],
+      "chance": float(environment.chance()[i - 1]),
+      "optimum": float(environment.optimum()[i - 1]),
+    }
+    for i in range(1, environment.pieces + 1)
+  ]
+  if isinstance(environment, MemoryChain):
+    records.append({**common, **_longer(config, environment, outcomes)})
+  lines = [
+    [x for x in read_metrics(folder) if x["split"] == "validation"]
+    for folder in folders
+  ]
+  curve = {
+    "task": task,
+    "mixer": mixer,
+    "updates": [line["step"] for line in lines[0]],
+    "return": [[line["return"] for line in own] for own in lines],
+  }
+  return records, curve
+
+
+def _flags(mixer: str) -> str:
+  entry = MIXERS[mixer]
+  if isinstance(entry, tuple):
+    options = [f"--model.mixers.0.{k} {v} " for k, v in entry[1].items()]
+    return f"--model.mixers {entry[0]} {''.join(options)}"
+  return f"--model.mixers {entry} " if isinstance(entry, str) else ""
+
+
+def _longer(
+  config: ReinforcementConfig, environment: MemoryChain, outcomes: Sequence[Any]
+) -> dict[str, Any]:
+  """The return in episodes that are longer than those of training."""
+  length = LONGER * environment.longest
+  longer = MemoryChain(shortest=length, longest=length)
+
+  @jax.jit
+  def evaluate(params: Any) -> jax.Array:
+    key = jax.random.key(0)
+    return rollout.evaluate(
+      config.model, longer, params, key, config.eval_episodes
+    )
+
+  return {
+    "metric": f"return at length {length}",
+    "seeds": [float(evaluate(x.params).sum()) for x in outcomes],
+    "chance": 0.0,
+    "optimum": 1.0,
+  }
+
+
+def speed(mixer: str, rows: int, steps: int = 256) -> dict[str, Any]:
+  """Times the gradient of the loss of rollouts, packed and step by step.
+
+  Both ways compute the same gradient, which is checked.
+
+  Args:
+    mixer: The mixer of a policy of width 128 without channel mixers.
+    rows: The number of environments.
+    steps: The length of the rollouts.
+  """
+  config = config_of("memory_chain", mixer)
+  config = dataclasses.replace(
+    config,
+    model=config.model.clone(width=128, mlp="none"),
+    environments=rows,
+    rollout_steps=steps,
+  )
+  learner = make_learner(config)
+  state = jax.jit(lambda: ppo.initial_state(learner, jnp.uint32(0)))()
+  actor, taken = jax.jit(
+    lambda key: rollout.collect(
+      learner.model,
+      learner.environment,
+      state.params,
+      state.actor,
+      key,
+      steps,
+    )
+  )(jax.random.key(1))
+  del actor
+  policy, gain = state.actor.policy, taken.reward
+
+  def packed(params: Any) -> jax.Array:
+    return ppo.rollout_loss(learner, params, policy, taken, gain)[0]
+
+  def stepped(params: Any) -> jax.Array:
+    return ppo.loss(
+      _outputs_by_steps(learner.model, params, policy, taken),
+      taken,
+      gain,
+      learner.ppo,
+    )[0]
+
+  ways = {"packed": packed, "stepped": stepped}
+  gradients = {name: jax.jit(jax.grad(way)) for name, way in ways.items()}
+  found = [gradient(state.params) for gradient in gradients.values()]
+  ours, theirs = (
+    np.concatenate([x.ravel() for x in jax.tree.leaves(gradient)])
+    for gradient in found
+  )
+  error = np.abs(ours - theirs).max() / np.abs(theirs).max()
+  if error > 1e-3:
+    raise ValueError(f"{mixer}: the gradients differ by {error:.1e}")
+  seconds = _in_turns(gradients, state.params)
+  return {
+    "mixer": mixer,
+    "task": "gradient of rollouts",
+    "metric": f"packed is faster by, {rows} environments of {steps} steps",
+    "seeds": [seconds["stepped"] / seconds["packed"]],
+    "chance": 1.0,
+    "claim": CLAIMS["speed"],
+    "config": CONFIGS["memory_chain"],
+    "command": "python -m benchmarks.reinforcement",
+    "milliseconds": {name: 1000 * x for name, x in seconds.items()},
+  }
+
+
+def _outputs_by_steps(
+  model: RecurrentPolicy, params: Any, policy: Any, taken: rollout.Rollout
+) -> Any:
+  """The outputs of single steps, whose state is zero where episodes start."""
+  zero = model.init_state(taken.reward.shape[0])
+
+  def step(policy: Any, now: Any) -> tuple[Any, Any]:
+    observation, feedback = now
+
+    def reset(zero: jax.Array, own: jax.Array) -> jax.Array:
+      first = feedback.first.reshape(-1, *[1] * (own.ndim - 1))
+      return jnp.where(first, zero, own)
+
+    policy = jax.tree.map(reset, zero, policy)
+    observation, feedback = jax.tree.map(lambda x: x[:, None], now)
+    output, policy = model.apply(
+      {"params": params}, observation, policy, feedback=feedback
+    )
+    return policy, jax.tree.map(lambda x: x[:, 0], output)
+
+  def swapped(tree: Any) -> Any:
+    return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), tree)
+
+  rows = swapped((taken.observation, taken.feedback))
+  return swapped(jax.lax.scan(step, policy, rows)[1])
+
+
+def _in_turns(
+  functions: dict[str, Callable[[Any], Any]], argument: Any, rounds: int = 15
+) -> dict[str, float]:
+  """The least processor seconds of each function, which take turns."""
+  least = dict.fromkeys(functions, float("inf"))
+  for _ in range(rounds):
+    for name, function in functions.items():
+      begun = time.process_time()
+      jax.block_until_ready(function(argument))
+      least[name] = min(least[name], time.process_time() - begun)
+  return least
+
+
+def draw(
+  records: Sequence[dict[str, Any]], curves: Sequence[dict[str, Any]]
+) -> None:
+  """Draws the curves over updates, and over the trials of an episode."""
+  figure = Figure(figsize=(9, 3.4), layout="constrained")
+  left, right = figure.subplots(1, 2)
+  for curve in curves:
+    if curve["task"] == "memory_chain":
+      _band(left, curve["mixer"], curve["updates"], curve["return"])
+  trials = [r for r in records if r["task"] == "hidden_goal"]
+  for mixer in MIXERS:
+    own = [r["seeds"] for r in trials if r["mixer"] == mixer]
+    if own:
+      _band(right, mixer, range(1, len(own) + 1), np.transpose(own))
+  for axes, task, title, label in (
+    (left, "memory_chain", "Memory chain: answers", "updates"),
+    (right, "hidden_goal", "Hidden goal: within an episode", "trial"),
+  ):
+    of_mixer = [r for r in records if r["task"] == task]
+    of_mixer = [r for r in of_mixer if r["mixer"] == of_mixer[0]["mixer"]]
+    for name, style in (("chance", ":"), ("optimum", "--")):
+      values = [r[name] for r in of_mixer]
+      x = range(1, len(values) + 1)
+      if task == "memory_chain":
+        x, values = axes.get_xlim(), values[:1] * 2
+      axes.plot(x, values, style, color="#777777", label=name)
+    axes.set(title=title, xlabel=label, ylabel="mean return")
+  right.legend(frameon=False, fontsize=8)
+  figure.savefig(f"{OUTPUT}.png", dpi=130)
+
+
+def _band(axes: Any, name: str, x: Sequence[int], rows: Any) -> None:
+  """The mean of some rows over x, and a band from the least to the most."""
+  values = np.asarray(rows)
+  (line,) = axes.plot(x, values.mean(0), label=name)
+  axes.fill_between(
+    x, values.min(0), values.max(0), color=line.get_color(), alpha=0.15, lw=0
+  )
+
+
+def table(records: Sequence[dict[str, Any]]) -> str:
+  """The records as Markdown: mean and range over the seeds."""
+  lines = [
+    "| task | mixer | metric | mean (least to most) | chance | optimum |",
+    "|---|---|---|---|---|---|",
+  ]
+  for r in records:
+    values = np.asarray(r["seeds"])
+    if r["task"] == "hidden_goal" and r["metric"][-1] not in "126":
+      continue
+    found = f"{values.mean():.2f} ({values.min():.2f} to {values.max():.2f})"
+    optimum = r.get("optimum")
+    lines.append(
+      f"| {r['task']} | {r['mixer']} | {r['metric']} | {found} |"
+      f" {r['chance']:.2f} | {'' if optimum is None else f'{optimum:.2f}'} |"
+    )
+  return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+  """Trains, measures and writes."""
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument("--workdir", default="runs/reinforcement")
+  parser.add_argument("--seeds", type=int, default=3)
+  parser.add_argument("--tasks", nargs="*", default=list(CONFIGS))
+  parser.add_argument("--mixers", nargs="*", default=list(MIXERS))
+  options = parser.parse_args(argv)
+  records, curves = [], []
+  for task in options.tasks:
+    for mixer in options.mixers:
+      found, curve = train(task, mixer, options.seeds, options.workdir)
+      records += found
+      curves.append(curve)
+  records += [speed("s5", rows) for rows in (1, 4, 16)]
+  document = {"records": records, "curves": curves}
+  with open(f"{OUTPUT}.json", "w") as file:
+    json.dump(document, file, indent=1)
+  draw(records, curves)
+  print(table(records))
+
+
+if __name__ == "__main__":
+  main()
