@@ -5,6 +5,7 @@ from jaxmodels.models.classifier import Classifier
 from jaxmodels.models.gaussian_process import GaussianProcess
 from jaxmodels.models.language_model import LanguageModel
 from jaxmodels.models.lora import LoRA, without_lora
+from jaxmodels.models.operator import Operator
 from jaxmodels.models.policy import (
   ActorCritic,
   Feedback,
@@ -23,6 +24,7 @@ __all__ = [
   "GaussianProcess",
   "LanguageModel",
   "LoRA",
+  "Operator",
   "RecurrentPolicy",
   "SharedBlock",
   "VectorModel",

@@ -55,7 +55,8 @@ Arguments that ops share:
 
 Results that ops share:
   - y has the dtype of v; of b in `diagonal_recurrence` and `dense_recurrence`;
-    of x in `selective_scan`, `state_space` and the convolutions.
+    of dx in `signature`; of x in `selective_scan`, `state_space` and the
+    convolutions.
   - The state is float32 or wider (complex64 or wider if complex), and is
     exactly what the op takes back as `initial_state`. Sums are float32 or
     wider as well.
@@ -109,6 +110,7 @@ from jaxmodels.ops.long_convolution import long_convolution
 from jaxmodels.ops.mesa import Mesa, mesa
 from jaxmodels.ops.normalized import Normalized, normalized_linear_attention
 from jaxmodels.ops.selective_scan import selective_scan
+from jaxmodels.ops.signature import signature
 from jaxmodels.ops.state_space import state_space
 from jaxmodels.ops.ttt import TTT, ttt_linear
 
@@ -138,6 +140,7 @@ __all__ = [
   "normalized_linear_attention",
   "segments",
   "selective_scan",
+  "signature",
   "state_space",
   "ttt_linear",
 ]

@@ -30,6 +30,7 @@ mesa = by_length(lambda: draws.mesa)()
 normalized = by_length(draws.normalized)
 qkv = by_length(lambda: draws.qkv)()
 selective_scan = by_length(lambda: draws.selective_scan)()
+signature = by_length(lambda: draws.signature)()
 ttt = by_length(lambda: draws.ttt)()
 
 

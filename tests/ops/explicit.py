@@ -112,6 +112,12 @@ CASES = {
     {},
     (TOKENS, STATE),
   ),
+  "signature": (
+    ops.signature,
+    draws.signature,
+    {"dx": P("d"), "initial_state": P("d")},
+    (P("d"), P("d")),
+  ),
   "selective_scan": (
     ops.selective_scan,
     draws.selective_scan,

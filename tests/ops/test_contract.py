@@ -26,6 +26,8 @@ VARIANTS = (
   "_head_decay",
   "linear_attention",
   "delta_rule_key_decay",
+  # Its state is a vector, as that of `dense_recurrence`.
+  "signature",
 )
 each_op = pytest.mark.parametrize(
   "name",
@@ -130,7 +132,7 @@ def test_nothing_comes_from_the_future_or_another_document(name):
     reach = np.abs(gradient).reshape(2, LENGTH, -1).max(-1)
     assert not reach[0, 16:].any() and not reach[0, :10].any()
     assert not reach[1].any()
-  written = next(by_token[n] for n in ("v", "x", "b") if n in by_token)
+  written = next(by_token[n] for n in ("v", "x", "b", "dx") if n in by_token)
   assert np.abs(written)[0, 10:16].any()
   assert not np.abs(by_state).any()
 

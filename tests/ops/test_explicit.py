@@ -63,7 +63,14 @@ COMPARED = (
 )
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+  "name",
+  [
+    # As `dense_recurrence`, whose letters it has.
+    pytest.param(x, marks=pytest.mark.slow if x == "signature" else ())
+    for x in CASES
+  ],
+)
 def test_an_op_keeps_how_its_arguments_are_cut(name):
   check(name, values=name in COMPARED)
 

@@ -13,6 +13,7 @@ from jaxmodels.testing import relative_error, tolerance
 from tests.ops import draws
 
 BATCHES, LENGTH, LENGTHS = (1, 3), 6, (1, 6)
+LATE = ("kalman_smoother", "signature")
 FORMS = ("auto", "recurrent", "associative", "chunked", "chunk_parallel")
 
 
@@ -87,6 +88,7 @@ CASES = {
   "diagonal_recurrence": (draws.diagonal(), {}, FORMS),
   "dplr_recurrence": (draws.dplr("key"), {}, FORMS),
   "dense_recurrence": (draws.dense(), {}, FORMS),
+  "signature": (draws.signature, {}, FORMS),
   "householder_product": (draws.householder("head"), {}, FORMS),
   "normalized_linear_attention": (draws.normalized(gates=True), {}, FORMS),
   "selective_scan": (draws.selective_scan, {}, FORMS),
@@ -214,8 +216,8 @@ def check(function, case, lengths, adapt=lambda arguments: arguments):
 @pytest.mark.parametrize(
   "case",
   [
-    # As `kalman_filter`, and it takes as long.
-    pytest.param(x, marks=pytest.mark.slow if x == "kalman_smoother" else ())
+    # As `kalman_filter` and `dense_recurrence`, and they take as long.
+    pytest.param(x, marks=pytest.mark.slow if x in LATE else ())
     for x in CASES
   ],
 )

@@ -44,7 +44,14 @@ def check(name, *, forms=FORMS, **options):
   check_op(*functions, record.draw_length, **options)
 
 
-@each_op
+@pytest.mark.parametrize(
+  "name",
+  [
+    # `test_signature` compares its chunks with the integrals themselves.
+    pytest.param(x, marks=pytest.mark.slow if x == "signature" else ())
+    for x in RECORDS
+  ],
+)
 def test_chunked_forms(name):
   check(
     name, forms=("chunked", "chunk_parallel"), lengths=(LENGTH,), resets=GIVEN

@@ -149,6 +149,10 @@ AUTO = {
   "dense_recurrence": Row(
     value="recurrent", gradient="recurrent", chunk=_same(16)
   ),
+  # Of 4 channels to level 3, N = 84, one head, in CPU time because the machine
+  # was busy: 3 / 2 / 2, 3 / 5 / 6. Of 8 channels, N = 584: 9 / 9 / 13, 12 / 25
+  # / 33, in chunks of 64. No figure for a TPU or a GPU.
+  "signature": Row(value="recurrent", gradient="recurrent", chunk=_same(16)),
   # 69 / 57 / 258, 451 / 406 / 1,010; 224.9 / 336.5 and 65 / 14,698 MiB.
   "selective_scan": Row(tpu="chunked", gpu="chunked", chunk=_same(16)),
   # A complex diagonal of 32 numbers per channel, in CPU time because the

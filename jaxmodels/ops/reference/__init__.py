@@ -18,6 +18,7 @@ from jaxmodels.ops.reference.recurrences import (
   long_convolution,
   normalized_linear_attention,
   selective_scan,
+  signature,
   state_space,
   step_through,
 )
@@ -39,6 +40,7 @@ __all__ = [
   "mesa",
   "normalized_linear_attention",
   "selective_scan",
+  "signature",
   "state_space",
   "step_through",
   "ttt_linear",

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jaxmodels.ops.normalized import Normalized
@@ -203,6 +204,36 @@ def dense_recurrence(
   if initial_state is None:
     initial_state = jnp.zeros_like(b[:, 0])
   return step_through(step, initial_state, (A, b), segment_ids, reverse)
+
+
+def signature(
+  dx, initial_state=None, *, depth=3, segment_ids=None, reverse=False
+):
+  """Level n is `sum_{k <= n} S_k (x) dx^(x n - k) / (n - k)!`; S_0 is 1."""
+  batch, _, D = dx.shape
+  sizes = [D**n for n in range(1, depth + 1)]
+
+  def step(state, token):
+    (z,) = token
+    parts = jnp.split(state, np.cumsum(sizes)[:-1], axis=1)
+    before = [jnp.ones_like(z[:, :1]), *parts]
+    power, powers = before[0], [before[0]]
+    for n in range(1, depth + 1):
+      power = jnp.einsum("bi,bj->bij", power, z / n).reshape(batch, -1)
+      powers.append(power)  # z^(x n) / n!
+    after = [
+      sum(
+        jnp.einsum("bi,bj->bij", before[k], powers[n - k]).reshape(batch, -1)
+        for k in range(n + 1)
+      )
+      for n in range(1, depth + 1)
+    ]
+    state = jnp.concatenate(after, 1)
+    return state, state
+
+  if initial_state is None:
+    initial_state = jnp.zeros((batch, sum(sizes)), dx.dtype)
+  return step_through(step, initial_state, (dx,), segment_ids, reverse)
 
 
 def householder_product(

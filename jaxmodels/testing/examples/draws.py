@@ -198,6 +198,16 @@ def dense(blocks: bool = False) -> Draw:
   return draw
 
 
+def signature(rng: np.random.Generator, sizes: Sizes) -> Drawn:
+  """Increments of a path of N / 2 channels, and a state of 3 levels."""
+  width = sizes.small // 2
+  state = sizes.batch, width + width**2 + width**3
+  return {
+    "dx": rng.standard_normal((sizes.batch, sizes.length, width)) / 2,
+    "initial_state": rng.standard_normal(state),
+  }
+
+
 def householder(decay: str | None = None) -> Draw:
   """Arguments of the Householder products, with M steps per token."""
 

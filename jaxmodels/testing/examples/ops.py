@@ -283,6 +283,13 @@ _RECORDS = (
     draws.dense(),
   ),
   OpExample(
+    "signature",
+    ops.signature,
+    reference.signature,
+    draws.signature,
+    equation="`S_t = S_{t-1} (x) exp(dx_t)`: iterated integrals of a path",
+  ),
+  OpExample(
     "causal_convolution",
     ops.causal_convolution,
     reference.causal_convolution,

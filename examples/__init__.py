@@ -1,0 +1,1 @@
+"""Models on small real data, against simple baselines; one command each."""
