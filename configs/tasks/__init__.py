@@ -1,0 +1,1 @@
+"""Small tasks of the literature, one config each."""
