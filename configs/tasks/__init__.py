@@ -1,1 +1,1 @@
-"""Configs of synthetic tasks, one per file."""
+"""Configs of the literature's small tasks, one per file."""

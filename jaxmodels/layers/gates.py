@@ -157,9 +157,13 @@ def low_rank(
 
 
 def beta(
-  layer: nn.Module, x: jax.Array, heads: int, largest: float = 1.0
+  layer: nn.Module,
+  x: jax.Array,
+  heads: int,
+  largest: float = 1.0,
+  bias: float | None = None,
 ) -> jax.Array:
-  """The write strength `largest * sigmoid(W x)` of a delta rule.
+  """The write strength `largest * sigmoid(W x + b)` of a delta rule.
 
   Args:
     layer: The module that gets the projection "beta".
@@ -167,11 +171,17 @@ def beta(
     heads: H.
     largest: 1, or 2 for state transitions with negative eigenvalues (Grazzi
       et al. 2024, arXiv:2411.12537).
+    bias: The initial b of all heads; None for no b.
 
   Returns:
     [B, L, H].
   """
-  logits = projection(layer, heads, "beta", dtype=wide(layer.dtype))(x)
+  dtype = wide(layer.dtype)
+  logits = projection(layer, heads, "beta", dtype=dtype)(x)
+  if bias is not None:
+    init = nn.initializers.constant(bias)
+    b = layer.param("beta_bias", init, (heads,), layer.param_dtype)
+    logits = logits + b.astype(dtype)[None, None]
   return largest * nn.sigmoid(logits)
 
 

@@ -98,6 +98,10 @@ class DeltaNet(Mixer):
     decay_bound: The lowest log decay, below 0; None for no bound.
     write_strength: Whether beta depends on the token; if not, it is 1, or 2
       with `negative_eigenvalues`.
+    strength_bias: The initial bias of beta's logits; None for no bias. Without
+      one, beta is initially 1 (for `negative_eigenvalues`), and each step erases
+      what the state holds under its key. At 3 it is 1.9, and each step nearly
+      is a reflection, which erases nothing.
     qk_activation: The activation of queries and keys: "elu_plus_one",
       "identity", or a name of `jaxmodels.layers.mlp.ACTIVATIONS`.
     value_activation: The activation of values, one of the same names.
@@ -121,6 +125,7 @@ class DeltaNet(Mixer):
   key_heads: int | None = None
   decay_bound: float | None = None
   write_strength: bool = True
+  strength_bias: float | None = None
   qk_activation: str = "silu"
   value_activation: str = "silu"
   qk_norm: str = "l2"
@@ -196,7 +201,7 @@ class DeltaNet(Mixer):
   def _strength(self, x: jax.Array, heads: int) -> jax.Array:
     """The write strengths beta [B, L, heads]."""
     if self.write_strength:
-      return beta(self, x, heads, self._largest_beta)
+      return beta(self, x, heads, self._largest_beta, self.strength_bias)
     return jnp.full((*x.shape[:2], heads), self._largest_beta, self.wide)
 
   @nn.nowrap

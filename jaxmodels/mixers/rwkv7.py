@@ -61,6 +61,11 @@ class RWKV7(Mixer):
   initialisation of the other maps (there W_o starts at 0), and a norm whose
   scale starts at 1 in all layers.
 
+  The eigenvalues of diag(w_t) - (a_t * kappa_t) kappa_t^T are at least 0 where
+  w_t is 1. With `negative_eigenvalues` the first factor is 2 a_t * kappa_t, so
+  that a token may flip the sign of a direction: c = 2 in the paper's theorems
+  on state tracking. The published models have c = 1.
+
   The other fields are those of `Mixer`.
 
   Attributes:
@@ -71,6 +76,7 @@ class RWKV7(Mixer):
     gate_rank: The rank of W_g2 W_g1, by default about 5 sqrt(D).
     norm_epsilon: Added to the variance in the group norm.
     key_epsilon: Added inside the root of l2.
+    negative_eigenvalues: Whether a token removes with the rate 2 a_t, not a_t.
   """
 
   head_width: int | None = None
@@ -80,6 +86,7 @@ class RWKV7(Mixer):
   gate_rank: int | None = None
   norm_epsilon: float = dataclasses.field(default=64e-5, kw_only=True)
   key_epsilon: float = dataclasses.field(default=1e-6, kw_only=True)
+  negative_eigenvalues: bool = dataclasses.field(default=False, kw_only=True)
 
   def mix(
     self,
@@ -116,6 +123,8 @@ class RWKV7(Mixer):
     alpha = self._per_channel("alpha", nn.initializers.constant(1.02))
     kappa = l2_normalize(split_heads(k * xi, heads), self.key_epsilon)
     k = (k * (1 + (a - 1) * alpha[None, None])).astype(self.dtype)
+    if self.negative_eigenvalues:
+      a = 2 * a
     k, v, a, log_w = (split_heads(u, heads) for u in (k, v, a, log_w))
     y, last = self.run(
       dplr_recurrence,

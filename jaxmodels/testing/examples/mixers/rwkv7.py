@@ -35,12 +35,13 @@ def plain(p, x, layer, first_value=None):
   k = k * (1 + (a - 1) * p["alpha"])
   bonus = split(r * k * p["rho"]).sum(-1, keepdims=True) * split(v)
   r, k, v, w, a = (split(x) for x in (r, k, v, w, a))
+  rate = 2 * a if layer.negative_eigenvalues else a
   out = np.zeros(v.shape)
   for h in range(heads):
     # As in the paper: values by keys, the transpose of the layer's state.
     memory = np.zeros((width, width))
     for t in range(len(x)):
-      removal = np.outer(kappa[t, h], a[t, h] * kappa[t, h])
+      removal = np.outer(kappa[t, h], rate[t, h] * kappa[t, h])
       memory = memory @ (np.diag(w[t, h]) - removal)
       memory = memory + np.outer(v[t, h], k[t, h])
       out[t, h] = memory @ r[t, h]
@@ -59,5 +60,17 @@ EXAMPLES = (
     "of norm 1",
     transition="diagonal plus low rank: rank one",
     paper="Peng et al. 2025, arXiv:2503.14456",
+  ),
+  MixerExample(
+    "rwkv7_negative",
+    "rwkv7",
+    plain,
+    {
+      "head_width": 8,
+      "decay_rank": 2,
+      "rate_rank": 2,
+      "gate_rank": 2,
+      "negative_eigenvalues": True,
+    },
   ),
 )

@@ -23,6 +23,7 @@ TASKS = [
   ModularArithmetic(length=13),
   *[GroupWords(length=16, group=group) for group in GROUPS],
   GroupWords(length=9, group="S5", generators=3),
+  GroupWords(length=24, shortest=4),
   AnBn(length=60, most=9),
   Dyck(length=30, depth=3),
   BracketedArithmetic(length=30),
@@ -137,8 +138,21 @@ def test_tables_are_groups(group):
 
 
 def test_words_of_few_generators_use_no_other():
-  found = {int(x) for row in rows(TASKS[-4]) for x in row["inputs"]}
+  found = {int(x) for row in rows(TASKS[-5]) for x in row["inputs"]}
   assert len(found) == 3 and 0 not in found
+
+
+def test_documents_of_a_row_start_anew():
+  task = next(task for task in TASKS if getattr(task, "shortest", None))
+  sizes = []
+  for row in rows(task, 200):
+    edges = np.flatnonzero(np.diff(row["segment_ids"], prepend=-1))
+    assert (row["targets"][edges] == row["inputs"][edges]).all()
+    sizes += np.diff(edges).tolist()  # Without the last one, which is cut.
+  assert min(sizes) == 4 and max(sizes) > 18
+  validation = dataclasses.replace(task, validation_length=40)
+  for row in itertools.islice(validation.generate("validation"), 20):
+    assert len(row["inputs"]) == 40 and not row["segment_ids"].any()
 
 
 def test_words_of_a_and_b_are_complete():
@@ -201,6 +215,7 @@ def test_a_token_does_not_tell_its_target(task, chance):
     (GroupWords(generators=6), "generators must be below the 6 elements of S3"),
     (CycleNavigation(places=2), "places must be at least 3, got 2"),
     (ModularArithmetic(modulus=1), "modulus must be at least 2"),
+    (Parity(shortest=0), "shortest must be None or from 1 to length = 64"),
     (Parity(length=0), "length must be at least 1"),
     (AnBn(length=3), "length must be at least 4"),
     (Dyck(depth=0), "depth must be at least 1"),

@@ -1,0 +1,50 @@
+"""Words of up to 24 elements of the group S4, measured at 128, with DeltaProduct.
+
+python -m train configs/tasks/words.py --replicas 3 --workdir runs/words
+
+WORDSNUMBERS Chance is 0.04.
+"""
+
+from jaxmodels.models import LanguageModel
+from train.config import AdamW, Config, Sample
+from train.data.tasks import GroupWords
+from train.losses import NextToken
+
+
+def get_config() -> Config:
+  """One layer without a channel mixer, three reflections per token."""
+  mixer = {
+    "heads": 4,
+    "steps": 3,
+    "kernel_width": None,
+    "qk_activation": "identity",
+    "output_gate": False,
+    "strength_bias": 3.0,
+  }
+  return Config(
+    model=LanguageModel(
+      vocab_size=24,
+      width=64,
+      depth=1,
+      mixers=(("delta_product", mixer),),
+      mlp="none",
+      tie_embeddings=False,
+    ),
+    data=GroupWords(
+      group="S4",
+      length=24,
+      shortest=6,
+      validation_length=128,
+      train_examples=50_000,
+      validation_examples=128,
+    ),
+    loss=NextToken(label_smoothing=0.1),
+    optimizer=AdamW(learning_rate=1e-2, warmup_steps=50, weight_decay=0.01),
+    batch_size=64,
+    steps=800,
+    log_every=50,
+    eval_every=200,
+    checkpoint_every=800,
+    best_metric="accuracy",
+    sample=Sample(length=0),
+  )
