@@ -8,6 +8,7 @@ from train.losses import Classification
 
 def get_config() -> Config:
   """An expression has 8 to 64 tokens."""
+  task = ListOps(length=48, shortest=8, arguments=5, train_examples=20_000)
   return Config(
     model=Classifier(
       vocab_size=16,
@@ -16,7 +17,7 @@ def get_config() -> Config:
       depth=2,
       mixers=(("gated_deltanet", {"heads": 2}),),
     ),
-    data=Classes(task=ListOps(length=64, shortest=8, train_examples=20_000)),
+    data=Classes(task=task),
     loss=Classification(pooling="none"),
     optimizer=AdamW(learning_rate=4e-3, warmup_steps=50),
     batch_size=64,

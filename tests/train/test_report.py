@@ -107,7 +107,7 @@ def test_a_loss_that_is_not_per_token_keeps_its_unit(tmp_path, drawing):
     writer.write(0, "model", {"parameters": 5, "state_bytes": 3})
     for step in (10, 20, 30):
       values = {"loss": 2.0 / step, "accuracy": 0.5, "tokens": 5}
-      writer.write(step, "train", values)
+      writer.write(step, "train", {**values, "compile_seconds": 1.5})
       writer.write(step, "validation", values)
   write_report([tmp_path], tmp_path / "a.png")
   training, _ = drawing.curves("Loss by step")
@@ -115,6 +115,8 @@ def test_a_loss_that_is_not_per_token_keeps_its_unit(tmp_path, drawing):
   assert drawing.panels["Loss by step"].get_ylabel() == "loss"
   (row,) = final_values([tmp_path])
   assert set(row["metrics"]["validation"]) == {"loss", "accuracy"}
+  sizes = {name: x["mean"] for name, x in row["metrics"]["model"].items()}
+  assert sizes == {"parameters": 5, "state_bytes": 3, "compile_seconds": 1.5}
 
 
 def test_panels_without_numbers_are_left_out(tmp_path, drawing):

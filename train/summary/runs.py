@@ -132,7 +132,8 @@ class Run:
   def final(self) -> dict[str, dict[str, float]]:
     """Returns the last finite values to list, by split and name.
 
-    A run without validation lists its training loss instead.
+    A run without validation lists its training loss instead. The split "model"
+    has the sizes of the model and the seconds that its step was compiled in.
     """
     found: dict[str, dict[str, float]] = {"validation": {}, "train": {}}
     validated = any(split == "validation" for split, _ in self._last)
@@ -141,7 +142,9 @@ class Run:
       if split == "train":
         is_loss = not validated and name in ("loss", BITS, BITS_PER_BYTE)
         listed = name in OF_TRAINING or is_loss
-      if listed:
+      if name == "compile_seconds":
+        split, listed = "model", True
+      if listed or split == "model":
         found.setdefault(split, {})[name] = value
     return found
 

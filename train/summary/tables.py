@@ -23,7 +23,8 @@ def final_values(
     Rows with "name", "settings" (the fields in which the groups differ), "runs"
     (their directories), "steps" (the last step of each), "baselines" (in bits
     per byte), and "metrics": by split and name the "mean", "min", "max" and
-    "values" of the last finite values of the runs.
+    "values" of the last finite values of the runs. The split "model" has
+    "parameters", "state_bytes" and "compile_seconds", where they are known.
 
   Raises:
     UserError: See `Run`.
