@@ -64,39 +64,39 @@ def stepped(model, variables, x, feedback, state):
   return jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), outputs), state
 
 
-@pytest.mark.parametrize(
-  "name",
-  [
-    "s5",
-    "gated_deltanet",
-    *(pytest.param(n, marks=pytest.mark.slow) for n in ("mamba", "mlstm")),
-    pytest.param("rg_lru", marks=pytest.mark.slow),
-  ],
-)
-def test_resets_inside_the_scan_equal_resets_of_the_state(name):
+def compare(name, wrap):
+  """Compares a packed call and single steps, each wrapped in `wrap`."""
   model, variables, x, feedback, state = made(MIXERS[name])
 
   def packed(variables):
     ids = episode_ids(feedback.first)
     return model.apply(variables, x, state, segment_ids=ids, feedback=feedback)
 
-  def loss_and_rest(run):
+  def slowly(variables):
+    return stepped(model, variables, x, feedback, state)
+
+  fast, slow = (jax.jit(wrap(run))(variables) for run in (packed, slowly))
+  leaves = zip(jax.tree.leaves(fast), jax.tree.leaves(slow), strict=True)
+  for ours, theirs in leaves:
+    scale = float(jnp.abs(theirs).max(initial=1))
+    np.testing.assert_allclose(ours, theirs, atol=2e-5 * scale)
+
+
+def test_resets_inside_the_scan_equal_resets_of_the_state():
+  compare("s5", lambda run: run)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MIXERS)
+def test_gradients_through_resets_equal_those_through_single_steps(name):
+  def with_gradient(run):
     def loss(variables):
       output, state = run(variables)
       return sum(jnp.sum(jnp.sin(leaf)) for leaf in output), (output, state)
 
-    return jax.jit(jax.value_and_grad(loss, has_aux=True))(variables)
+    return jax.value_and_grad(loss, has_aux=True)
 
-  def slowly(variables):
-    return stepped(model, variables, x, feedback, state)
-
-  fast, slow = jax.tree.map(
-    np.asarray, (loss_and_rest(packed), loss_and_rest(slowly))
-  )
-  leaves = zip(jax.tree.leaves(fast), jax.tree.leaves(slow), strict=True)
-  for ours, theirs in leaves:
-    scale = np.abs(theirs).max(initial=1)
-    np.testing.assert_allclose(ours, theirs, atol=2e-5 * scale)
+  compare(name, with_gradient)
 
 
 def test_feedback_is_appended_to_the_observation():

@@ -119,7 +119,7 @@ class Loop:
     self.state: State = programs.draw(np.uint32(config.seed))
     self.step = 0
     self.returns = np.zeros(0)
-    self._saved = -1
+    self._evaluated = self._saved = -1
     self._is_compiled = False
 
   def resume(self, workdir: str) -> None:
@@ -146,15 +146,16 @@ class Loop:
     content = json.dumps(serialize.to_json(self._config), indent=2)
     files.replace(os.path.join(workdir, "config.json"), content.encode())
     self._writer.truncate(self.step, evaluated=False)
+    if snapshot is None:
+      self._write_baselines()
+
+  def _write_baselines(self) -> None:
     environment = self._config.environment.hardest()
-    self._writer.write(
-      self.step,
-      "baseline",
-      {
-        "chance": float(environment.chance().sum()),
-        "optimum": float(environment.optimum().sum()),
-      },
-    )
+    returns = {
+      "chance": float(environment.chance().sum()),
+      "optimum": float(environment.optimum().sum()),
+    }
+    self._writer.write(self.step, "baseline", returns)
 
   def run(self, stop: Stop) -> None:
     """Runs until the last update, or until asked to stop."""
@@ -199,12 +200,15 @@ class Loop:
   def _evaluate(self) -> None:
     begun = time.perf_counter()
     self.returns = np.asarray(self._programs.evaluate(self.state.params))
+    self._evaluated = self.step
     self._writer.write(self.step, "validation", self.metrics)
     self._clock.leave_out(time.perf_counter() - begun)
 
   @property
   def metrics(self) -> Mapping[str, float]:
-    """The returns of the last evaluation: of an episode and of its pieces."""
+    """The returns of an episode and of its pieces; empty if not evaluated."""
+    if self._evaluated != self.step:
+      return {}
     pieces = dict(enumerate(self.returns, 1)) if self.returns.size > 1 else {}
     each = {f"return_{i}": float(x) for i, x in pieces.items()}
     return {"return": float(self.returns.sum()), **each}
@@ -213,7 +217,7 @@ class Loop:
     begun = time.perf_counter()
     document = serialize.to_json(self._config)
     self._checkpoints.save(
-      Snapshot(self.step, self.state, 0, document, self.metrics, True)
+      Snapshot(self.step, self.state, 0, document, self.metrics, False)
     )
     self._saved = self.step
     self._clock.leave_out(time.perf_counter() - begun)

@@ -151,6 +151,7 @@ def test_a_rollout_packs_episodes_as_its_policy_saw_them():
 KEYS = jax.random.split(jax.random.key(1))
 
 
+@pytest.mark.slow
 def test_a_run_resumes_where_it_was_saved(tmp_path):
   config = small()
   programs = make_programs(config)
@@ -176,3 +177,13 @@ def test_wrong_configs_are_refused():
     validate(small(environment=HiddenGoal()))
   with pytest.raises(UserError, match="minibatches is 2, but must be a div"):
     validate(small(environments=3))
+
+
+@pytest.mark.slow
+def test_a_policy_learns_to_remember(tmp_path):
+  config = small(
+    updates=40, environments=32, rollout_steps=16, eval_episodes=128
+  )
+  outcome = run(dataclasses.replace(config, checkpoint_every=40), str(tmp_path))
+  # Chance is 0: a policy without memory cannot have more.
+  assert outcome.returns.sum() > 0.9
