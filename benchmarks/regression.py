@@ -12,6 +12,7 @@ those of the algorithms that papers say the mixers run:
   delta rule     one gradient step per pair, with the best constant rate
   gradient step  one step of gradient descent from w = 0 on all pairs, with the
                  best rate of each position
+  unit keys      the same, after each pair is divided by the length of its x
 
 With f and a two predictions, the agreement of f with a is 1 - E (f - a)^2 /
 E a^2 over all positions of the validation rows; the metric "explained" is the
@@ -28,6 +29,7 @@ import os
 import pathlib
 import subprocess
 import sys
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -40,6 +42,7 @@ from train.data.tasks import LinearRegression
 from train.data.tasks.regression import delta_rule, gradient_step
 
 CONFIG = "configs/tasks/regression.py"
+LONG = "configs/tasks/regression_long.py"
 SEEDS = 3
 RESULTS = pathlib.Path("benchmarks/results")
 _RATES = np.arange(0.5, 1.01, 0.05)
@@ -55,27 +58,31 @@ class Case(NamedTuple):
     words: The flags that follow those of the config.
     claim: What papers say of it, or "".
     depth: The number of layers.
+    config: The config file; that of `LONG` has its own mixer.
   """
 
   mixer: str
   words: tuple[str, ...] = ()
   claim: str = ""
   depth: int = 1
+  config: str = CONFIG
 
   def command(self, workdir: str) -> list[str]:
     """Returns the arguments of `python` that train the run."""
-    entry = ["--model.mixers", self.mixer]
-    if self.mixer != "mamba2":
+    entry = [] if self.config == LONG else ["--model.mixers", self.mixer]
+    if entry and self.mixer != "mamba2":
       entry += ["--model.mixers.0.heads", "2"]
     size = [] if self.depth == 1 else ["--model.depth", str(self.depth)]
     replicas = ["--replicas", str(SEEDS), "--workdir", workdir]
-    return ["-m", "train", CONFIG, *entry, *self.words, *size, *replicas]
+    return ["-m", "train", self.config, *entry, *self.words, *size, *replicas]
 
 
+_RIDGE = "One Mesa layer is ridge regression."
 _ONE_STEP = "One linear layer is one step of gradient descent from w = 0."
 _DEPTH = "Softmax attention approaches ridge regression with depth."
 RUNS = {
-  "mesa": Case("mesa", (), "One Mesa layer is ridge regression."),
+  "mesa": Case("mesa", (), _RIDGE),
+  "mesa_long": Case("mesa", (), _RIDGE, config=LONG),
   "delta_net": Case("delta_net", (), "DeltaNet is one gradient step per pair."),
   "gated_deltanet": Case("gated_deltanet"),
   "ttt_linear": Case("ttt_linear", (), "TTT descends the error of its values."),
@@ -139,15 +146,25 @@ def algorithms(rows: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
   task = LinearRegression(dims=(rows[0]["inputs"].shape[-1] - 1) // 2)
   pairs = [task.pairs(row) for row in rows]
   ridge = np.stack([row["reference"][:, 0] for row in rows]).astype(float)
-  steps = np.stack([gradient_step(x, y) for x, y in pairs])
-  power = np.sum(steps**2, 0)
-  rates = np.sum(steps * ridge, 0) / np.where(power > 0, power, 1)
+  sizes = [np.linalg.norm(x, axis=-1, keepdims=True) for x, _ in pairs]
+  unit = [
+    gradient_step(x / size, y / size[:, 0]) * size[:, 0]
+    for (x, y), size in zip(pairs, sizes, strict=True)
+  ]
+  steps = [gradient_step(x, y) for x, y in pairs]
   deltas = [np.stack([delta_rule(x, y, r) for x, y in pairs]) for r in _RATES]
   return {
     "ridge": ridge,
     "delta rule": max(deltas, key=lambda found: agreement(found, ridge)),
-    "gradient step": rates * steps,
+    "gradient step": _at_best_rates(np.stack(steps), ridge),
+    "unit keys": _at_best_rates(np.stack(unit), ridge),
   }
+
+
+def _at_best_rates(steps: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+  """Steps [N, L] times the rate of each position that is nearest `wanted`."""
+  power = np.sum(steps**2, 0)
+  return steps * np.sum(steps * wanted, 0) / np.where(power > 0, power, 1)
 
 
 def agreement(found: np.ndarray, wanted: np.ndarray) -> float:
@@ -165,51 +182,62 @@ def measure(case: Case, folder: pathlib.Path) -> dict[str, Any]:
   seeds = [train.load(path, "best") for path in sorted(folder.glob("seed=*"))]
   task = seeds[0].config.data
   rows = list(task.generate("validation"))
-  inputs = np.stack([row["inputs"] for row in rows])
   targets = np.stack([row["targets"][:, 0] for row in rows]).astype(float)
-  known = algorithms(rows)
-  apply = jax.jit(seeds[0].model.apply)
-  found = [
-    np.asarray(apply(own.variables, inputs)[0])[..., 0].astype(float)
-    for own in seeds
-  ]
+  known, found = algorithms(rows), predictions(seeds, rows)
+  longer = list(task.at_length(2 * task.length).generate("validation"))
+  reference = np.stack([row["reference"][:, 0] for row in longer])
   minutes = folder / _MINUTES
 
   def error(predictions: np.ndarray) -> list[float]:
     return np.mean((predictions - targets) ** 2, 0).round(5).tolist()
 
+  def explained(found: list[np.ndarray], wanted: np.ndarray) -> list[float]:
+    return [round(agreement(own, wanted), 4) for own in found]
+
   return {
     "mixer": case.mixer,
     "task": task.name,
     "metric": "explained",
-    "seeds": [round(agreement(f, known["ridge"]), 4) for f in found],
+    "seeds": explained(found, known["ridge"]),
     "chance": task.chance(),
     "claim": case.claim,
-    "config": CONFIG,
+    "config": case.config,
     "command": " ".join(["python", *case.command(f"runs/{folder.name}")]),
     "minutes": float(minutes.read_text()) if minutes.exists() else None,
     "depth": case.depth,
+    "at_twice_the_length": explained(predictions(seeds, longer), reference),
     "agreement": {
-      name: round(float(np.mean([agreement(f, a) for f in found])), 4)
-      for name, a in known.items()
+      name: round(float(np.mean(explained(found, own))), 4)
+      for name, own in known.items()
     },
     "squared_error_by_position": np.mean([error(f) for f in found], 0)
     .round(5)
     .tolist(),
     "algorithms": {
       name: {
-        "explained": round(agreement(a, known["ridge"]), 4),
-        "squared_error_by_position": error(a),
+        "explained": round(agreement(own, known["ridge"]), 4),
+        "squared_error_by_position": error(own),
       }
-      for name, a in known.items()
+      for name, own in known.items()
     },
   }
+
+
+def predictions(
+  seeds: Sequence[train.Run], rows: list[dict[str, np.ndarray]]
+) -> list[np.ndarray]:
+  """Returns the predictions [N, L] of each seed for N rows."""
+  inputs = np.stack([row["inputs"] for row in rows])
+  apply = jax.jit(seeds[0].model.apply)
+  outputs = [np.asarray(apply(own.variables, inputs)[0]) for own in seeds]
+  return [y[..., 0].astype(float) for y in outputs]
 
 
 def table(records: dict[str, dict[str, Any]]) -> str:
   """Returns the records as a table in Markdown."""
   names = list(next(iter(records.values()))["agreement"])[1:]
-  titles = ["run", "layers", "explained", "range", *names, "CPU minutes"]
+  titles = ["run", "layers", "explained", "range", "64 pairs", *names]
+  titles += ["CPU minutes"]
   lines = [titles, ["---", *["---:"] * (len(titles) - 1)]]
   order = sorted(records, key=lambda name: -np.mean(records[name]["seeds"]))
   for name in order:
@@ -221,6 +249,7 @@ def table(records: dict[str, dict[str, Any]]) -> str:
         str(record["depth"]),
         f"{np.mean(seeds):.3f}",
         f"{min(seeds):.3f} to {max(seeds):.3f}",
+        f"{np.mean(record['at_twice_the_length']):.3f}",
         *(f"{record['agreement'][a]:.3f}" for a in names),
         "" if minutes is None else f"{minutes:.1f}",
       ]
@@ -235,7 +264,7 @@ def draw(records: dict[str, dict[str, Any]], output: str) -> None:
   for name, record in records.items():
     curve = record["squared_error_by_position"]
     for axes, is_shown in (
-      (left, record["depth"] == 1),
+      (left, record["depth"] == 1 and record["config"] == CONFIG),
       (right, name.startswith("softmax")),
     ):
       if is_shown:
@@ -253,7 +282,7 @@ def draw(records: dict[str, dict[str, Any]], output: str) -> None:
 
 def _algorithms(axes: Axes, found: dict[str, Any]) -> None:
   """Adds the curves of the algorithms, dashed."""
-  styles = ("--", ":", "-.")
+  styles = ("--", ":", "-.", (0, (1, 4)))
   for (name, own), style in zip(found.items(), styles, strict=True):
     curve = own["squared_error_by_position"]
     axes.plot(curve, label=name, color="black", linestyle=style, linewidth=1)

@@ -41,11 +41,12 @@ def test_the_table_is_in_order():
       "depth": 1,
       "minutes": None,
       "agreement": {"ridge": 0.5, "delta rule": 0.25},
+      "at_twice_the_length": seeds,
     }
     for name, seeds in (("low", [0.1, 0.2]), ("high", [0.6, 0.8]))
   }
   lines = table(records).splitlines()
   assert lines[2:] == [
-    "| `high` | 1 | 0.700 | 0.600 to 0.800 | 0.250 |  |",
-    "| `low` | 1 | 0.150 | 0.100 to 0.200 | 0.250 |  |",
+    "| `high` | 1 | 0.700 | 0.600 to 0.800 | 0.700 | 0.250 |  |",
+    "| `low` | 1 | 0.150 | 0.100 to 0.200 | 0.150 | 0.250 |  |",
   ]
