@@ -52,9 +52,7 @@ class Cell:
   @property
   def words(self) -> tuple[str, ...]:
     """The arguments of `python -m train`."""
-    further = shlex.split(self.column.flags_of.get(self.row.name, ""))
-    own = self.row.words(self.column.before)
-    words = (self.column.config, *own, *further)
+    words = (self.column.config, *self.row.words(self.column))
     # Trying vmap would compile once more, and CPUs rarely gain from it.
     words = (*words, f"--replicas={self.seeds}", "--replica-mode=turn")
     if self.column.rates:

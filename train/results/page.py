@@ -264,11 +264,12 @@ def _tasks(table: Table, records: Records) -> str:
 def _flags(table: Table) -> str:
   rows = []
   for row in table.rows:
-    further = [
-      f"`{flags}` on {column.name}"
-      for column in table.columns
-      if (flags := column.flags_of.get(row.name))
-    ]
-    flags = [f"`{shlex.join(row.words())}`", *further]
-    rows.append([row.name, ", ".join(flags)])
+    own = shlex.join(row.words())
+    others: dict[str, list[str]] = {}
+    for column in table.columns:
+      flags = shlex.join(row.words(column))
+      if flags != own:
+        others.setdefault(flags, []).append(column.name)
+    texts = [f"`{flags}` on {', '.join(x)}" for flags, x in others.items()]
+    rows.append([row.name, "; ".join([f"`{own}`", *texts])])
   return _table(["row", "flags"], rows)

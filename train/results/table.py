@@ -29,19 +29,18 @@ class Row:
   mixers: str = ""
   options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
-  def words(self, before: tuple[str, ...] = ()) -> tuple[str, ...]:
+  def words(self, column: Column | None = None) -> tuple[str, ...]:
     """Returns the flags of `python -m train`.
 
     Args:
-      before: Mixers that come before its own in the pattern of layers.
+      column: The task, which may have further options.
     """
-    pattern = ",".join((*before, self.mixers or self.name))
-    place = f"--model.mixers.{len(before)}"
+    further = {} if column is None else column.options_of.get(self.name, {})
     return (
-      f"--model.mixers={pattern}",
+      f"--model.mixers={self.mixers or self.name}",
       *(
-        f"{place}.{name.replace('_', '-')}={value}"
-        for name, value in self.options.items()
+        f"--model.mixers.0.{name.replace('_', '-')}={value}"
+        for name, value in {**self.options, **further}.items()
       ),
     )
 
@@ -61,8 +60,7 @@ class Column:
     seeds_of: The number of seeds of rows that have another, by name.
     chance: The value of `metric` without learning, or of a simple method.
     chance_is: What that method is.
-    before: Mixers before that of the row in the pattern of layers.
-    flags_of: Further flags of rows, by name.
+    options_of: Further options of the mixers of rows, by the row's name.
     without: Names of rows that have no cell.
     lower_is_better: Whether less of the metric is better.
     shows_costs: Whether the page shows sizes and speeds on this task.
@@ -77,8 +75,9 @@ class Column:
   seeds_of: Mapping[str, int] = dataclasses.field(default_factory=dict)
   chance: float | None = None
   chance_is: str = "chance"
-  before: tuple[str, ...] = ()
-  flags_of: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  options_of: Mapping[str, Mapping[str, Any]] = dataclasses.field(
+    default_factory=dict
+  )
   without: tuple[str, ...] = ()
   lower_is_better: bool = False
   shows_costs: bool = False
@@ -134,7 +133,7 @@ class Table:
         if names.count(name) > 1:
           raise UserError(f"two {kind} of the table are named {name!r}")
     for column in self.columns:
-      named = (*column.seeds_of, *column.flags_of, *column.without)
+      named = (*column.seeds_of, *column.options_of, *column.without)
       self._check_rows(named, f"column {column.name!r}")
     for claim in self.claims:
       place = f"the claim {claim.text!r}"

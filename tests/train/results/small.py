@@ -18,7 +18,7 @@ def get_table():
         "loss",
         metric="loss",
         seeds=1,
-        flags_of={"good": "--model.width=4"},
+        options_of={"good": {"decay": 0.25}},
         lower_is_better=True,
         without=("diverges", "fails"),
       ),

@@ -51,7 +51,8 @@ def test_the_command_fills_the_table_and_continues_it(quick, tmp_path, capfd):
   )
   # A rate at which a seed diverges does not count.
   assert found["tiny", "diverges"]["rates"] == {"0.1": [0.1, 0.2]}
-  assert "--model.width=4" in found["loss", "good"]["command"]
+  flags = "--model.mixers=sum,sum --model.mixers.0.decay=0.25"
+  assert flags in found["loss", "good"]["command"]
   assert ("tiny", "fails") not in found
   text = (tmp_path / "RESULTS.md").read_text()
   assert "| good | **0.250 (0.200 to 0.300)** | **1.000** |" in text
