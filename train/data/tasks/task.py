@@ -69,8 +69,9 @@ class SequenceTask:
       rng: The source of randomness.
 
     Returns:
-      `inputs` int32 [L] and `targets` int32 [L]; and `weights` float32 [L],
-      without which all predictions count.
+      `inputs` int32 [L] and `targets` int32 [L]; `weights` float32 [L], without
+      which all predictions count; and `segment_ids` int32 [L], without which
+      the row is one document.
     """
     raise NotImplementedError
 
@@ -166,7 +167,7 @@ class InMemory(NamedTuple):
 
 
 class Rows:
-  """Rows of a task, with one segment each."""
+  """Rows of a task, with one segment each unless the task says otherwise."""
 
   def __init__(self, source: Sequence[dict[str, Any]], vocab_size: int):
     self._source = source
@@ -181,4 +182,4 @@ class Rows:
   def __getitem__(self, index: SupportsIndex) -> Example:
     row = self._source[check_index(index, len(self))]
     segments = np.zeros(len(row["inputs"]), np.int32)
-    return {**row, "segment_ids": segments}
+    return {"segment_ids": segments, **row}
