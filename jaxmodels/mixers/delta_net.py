@@ -99,9 +99,9 @@ class DeltaNet(Mixer):
     write_strength: Whether beta depends on the token; if not, it is 1, or 2
       with `negative_eigenvalues`.
     strength_bias: The initial bias of beta's logits; None for no bias. Without
-      one, beta is initially 1 (for `negative_eigenvalues`), and each step erases
-      what the state holds under its key. At 3 it is 1.9, and each step nearly
-      is a reflection, which erases nothing.
+      a bias, and with `negative_eigenvalues`, beta is initially 1: each step
+      erases what the state holds under its key. With a bias of 3 beta is 1.9:
+      each step is nearly a reflection, which erases nothing.
     qk_activation: The activation of queries and keys: "elu_plus_one",
       "identity", or a name of `jaxmodels.layers.mlp.ACTIVATIONS`.
     value_activation: The activation of values, one of the same names.
@@ -304,6 +304,11 @@ class DeltaNet(Mixer):
       f'{name}: gate_rank is used by decay "key" only, got gate_rank='
       f"{self.gate_rank} with decay={self.decay!r}",
     )
+    checks.require(
+      self.strength_bias is None or self.write_strength,
+      f"{name}: strength_bias needs write_strength=True, got "
+      f"{self.strength_bias}",
+    )
     bound = self.decay_bound
     checks.require(
       bound is None or (self.decay != "none" and -math.inf < bound < 0),
@@ -392,6 +397,11 @@ def channel_gates(
     layer.write_strength,
     f"{type(layer).__name__}: write_strength must be True, because erase and "
     "write gates are computed from the token",
+  )
+  checks.require(
+    layer.strength_bias is None,
+    f"{type(layer).__name__}: strength_bias must be None, because erase and "
+    f"write gates have no bias, got {layer.strength_bias}",
   )
 
   def gate(name, features):

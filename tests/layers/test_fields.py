@@ -67,6 +67,7 @@ CASES = [
   ("kda", {"qk_norm": "l1"}, "qk_norm must be one of .*, got 'l1'"),
   ("delta_net", {"output_gate_rank": 4}, "need output_gate=True"),
   ("gated_deltanet2", {"write_strength": False}, "write_strength must be True"),
+  ("gated_deltanet2", {"strength_bias": 3.0}, "strength_bias must be None"),
   ("sliding_attention", {"max_length": 9}, "max_length is for full attention"),
   ("softmax_attention", {"rotary_base": 0.0}, "rotary_base must be a number"),
   ("softmax_attention", {"width": 12}, "must make K even, got 3"),

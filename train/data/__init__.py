@@ -11,6 +11,7 @@ from train.data.batches import Batches
 from train.data.dataset import Codec, DataConfig, Dataset, Example, digest
 from train.data.mixture import Mixture
 from train.data.records import Records
+from train.data.stages import Stages
 from train.data.tasks.mqar import Mqar
 from train.data.text import Text
 from train.data.tfds import Tfds
@@ -26,6 +27,7 @@ __all__ = [
   "Mixture",
   "Mqar",
   "Records",
+  "Stages",
   "Text",
   "Tfds",
   "Tokens",

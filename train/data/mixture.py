@@ -80,7 +80,7 @@ class Mixture:
       )
     opened = [source.open(split) for source in self.sources]
     for number, dataset in enumerate(opened):
-      _check_fit(opened[0], dataset, number)
+      check_fit(opened[0], dataset, number)
     return Mixed(opened, weights)
 
   def codec(self, vocab_size: int | None = None) -> Any:
@@ -104,10 +104,12 @@ class Mixture:
     )
 
 
-def _check_fit(first: Dataset, other: Dataset, number: int) -> None:
+def check_fit(
+  first: Dataset, other: Dataset, number: int, whole: str = "the mixture"
+) -> None:
   """Raises a ValueError if examples of two sources cannot share a batch."""
   if not len(other):
-    raise ValueError(f"source {number} of the mixture has no examples")
+    raise ValueError(f"source {number} of {whole} has no examples")
   pair = first, other
   for what, values in (
     ("another vocabulary", [getattr(x, "vocab_size", None) for x in pair]),
@@ -116,7 +118,7 @@ def _check_fit(first: Dataset, other: Dataset, number: int) -> None:
   ):
     if values[0] != values[1]:
       raise ValueError(
-        f"source {number} of the mixture has {what} than source 0:"
+        f"source {number} of {whole} has {what} than source 0:"
         f" {values[1]} instead of {values[0]}; give all sources one tokenizer"
         " and one length"
       )

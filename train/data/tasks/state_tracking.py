@@ -31,15 +31,14 @@ class StateTracking(SequenceTask):
     every_prefix: Whether the state after every token is a target, as in
       Merrill et al. 2024 (arXiv:2404.08819), or that after the last token
       alone, as in Deletang et al. 2023 (arXiv:2207.02098).
-    shortest: Cuts rows into documents, each of which starts from the first
-      state. Their lengths are drawn from `shortest` to `length`,
-      log-uniformly, and the last one ends with the row. Short documents are
-      solved first, and the longer ones follow. None for one document per row;
-      rows of `validation_length` have one, too.
+    documents: The number of documents of equal length in a row of training,
+      each of which starts from the first state; it divides `length`. Short
+      words are learnt first (see `train.data.Stages`). Rows of
+      `validation_length` are one document.
   """
 
   every_prefix: bool = True
-  shortest: int | None = None
+  documents: int = 1
 
   def states(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Draws tokens [L], and the state after each of them, [L]."""
@@ -47,11 +46,11 @@ class StateTracking(SequenceTask):
 
   def row(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
     """Draws a row with "segment_ids"; see `SequenceTask.row`."""
-    lengths = self._lengths(rng)
-    if len(lengths) > 1:
-      rows = [self.at_length(length).row(rng) for length in lengths]
+    if self.documents > 1:
+      size = self.length // self.documents
+      rows = [self.at_length(size).row(rng) for _ in range(self.documents)]
       row = {key: np.concatenate([row[key] for row in rows]) for key in rows[0]}
-      ids = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
+      ids = np.repeat(np.arange(self.documents, dtype=np.int32), size)
       return {**row, "segment_ids": ids}
     inputs, targets = self.states(rng)
     weights = np.full(self.length, float(self.every_prefix), np.float32)
@@ -65,27 +64,17 @@ class StateTracking(SequenceTask):
 
   def check(self) -> None:
     """See `SequenceTask.check`."""
-    if self.shortest is not None and not 1 <= self.shortest <= self.length:
+    check_at_least(1, documents=self.documents)
+    if self.length % self.documents:
       raise ValueError(
-        f"shortest must be None or from 1 to length = {self.length}, got"
-        f" {self.shortest}"
+        f"documents must divide length = {self.length}, got {self.documents}"
       )
 
   def at_length(self, length: int) -> SequenceTask:
     """Returns the task with rows of one document of another length."""
     return dataclasses.replace(
-      self, length=length, validation_length=None, shortest=None
+      self, length=length, validation_length=None, documents=1
     )
-
-  def _lengths(self, rng: np.random.Generator) -> list[int]:
-    """Draws the lengths of the documents of a row."""
-    if self.shortest is None:
-      return [self.length]
-    lengths: list[int] = []
-    ratio = (self.length + 1) / self.shortest
-    while (rest := self.length - sum(lengths)) > 0:
-      lengths.append(min(int(self.shortest * ratio ** rng.random()), rest))
-    return lengths
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -74,9 +74,10 @@ class SequenceTask:
       rng: The source of randomness.
 
     Returns:
-      `inputs` int32 [L] and `targets` int32 [L]; and `weights` float32 [L],
-      without which all predictions count. The inputs and targets of a task of
-      real numbers are float32 [L, ...].
+      `inputs` int32 [L] and `targets` int32 [L]; `weights` float32 [L], without
+      which all predictions count; and `segment_ids` int32 [L], without which
+      the row is one document. The inputs and targets of a task of real numbers
+      are float32 [L, ...].
     """
     raise NotImplementedError
 
@@ -200,7 +201,10 @@ class InMemory(NamedTuple):
 
 
 class Rows:
-  """Rows of a task, with one segment each; without a vocabulary no codec."""
+  """Rows of a task, with one segment each unless the task says otherwise.
+
+  A task without a vocabulary has no codec.
+  """
 
   def __init__(self, source: Sequence[dict[str, Any]], vocab_size: int | None):
     self._source = source
@@ -216,4 +220,4 @@ class Rows:
   def __getitem__(self, index: SupportsIndex) -> Example:
     row = self._source[check_index(index, len(self))]
     segments = np.zeros(len(row["inputs"]), np.int32)
-    return {**row, "segment_ids": segments}
+    return {"segment_ids": segments, **row}

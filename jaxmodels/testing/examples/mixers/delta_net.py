@@ -88,7 +88,8 @@ def _gates(p, x, k, v, largest):
   if "erase" not in p:
     beta = np.array(largest)
     if "beta" in p:
-      beta = largest * sigmoid(dense(p["beta"], x))[:, :, None]
+      logits = dense(p["beta"], x) + p.get("beta_bias", 0)
+      beta = largest * sigmoid(logits)[:, :, None]
     return beta * np.ones(k.shape), beta * np.ones(v.shape)
   erase = largest * sigmoid(dense(p["erase"], x))
   return erase.reshape(k.shape), sigmoid(dense(p["write"], x)).reshape(v.shape)
@@ -110,6 +111,7 @@ EXAMPLES = (
     plain,
     {
       "negative_eigenvalues": True,
+      "strength_bias": 1.5,
       "value_width": 6,
       "key_width": 8,
       "norm_epsilon": 1e-2,

@@ -23,7 +23,7 @@ TASKS = [
   ModularArithmetic(length=13),
   *[GroupWords(length=16, group=group) for group in GROUPS],
   GroupWords(length=9, group="S5", generators=3),
-  GroupWords(length=24, shortest=4),
+  GroupWords(length=24, documents=4),
   AnBn(length=60, most=9),
   Dyck(length=30, depth=3),
   BracketedArithmetic(length=30),
@@ -143,16 +143,17 @@ def test_words_of_few_generators_use_no_other():
 
 
 def test_documents_of_a_row_start_anew():
-  task = next(task for task in TASKS if getattr(task, "shortest", None))
-  sizes = []
-  for row in rows(task, 200):
-    edges = np.flatnonzero(np.diff(row["segment_ids"], prepend=-1))
-    assert (row["targets"][edges] == row["inputs"][edges]).all()
-    sizes += np.diff(edges).tolist()  # Without the last one, which is cut.
-  assert min(sizes) == 4 and max(sizes) > 18
-  validation = dataclasses.replace(task, validation_length=40)
-  for row in itertools.islice(validation.generate("validation"), 20):
-    assert len(row["inputs"]) == 40 and not row["segment_ids"].any()
+  task = dataclasses.replace(TASKS[-4], validation_length=40)
+  task = dataclasses.replace(task, train_examples=50)
+  for row in task.read_only().open("train"):
+    np.testing.assert_array_equal(row["segment_ids"], np.arange(24) // 6)
+    for start in range(0, 24, 6):
+      state = 0
+      for place in range(start, start + 6):
+        state = table("S3")[row["inputs"][place], state]
+        assert row["targets"][place] == state
+  row = task.read_only().open("validation")[0]
+  assert len(row["inputs"]) == 40 and not row["segment_ids"].any()
 
 
 def test_words_of_a_and_b_are_complete():
@@ -215,7 +216,7 @@ def test_a_token_does_not_tell_its_target(task, chance):
     (GroupWords(generators=6), "generators must be below the 6 elements of S3"),
     (CycleNavigation(places=2), "places must be at least 3, got 2"),
     (ModularArithmetic(modulus=1), "modulus must be at least 2"),
-    (Parity(shortest=0), "shortest must be None or from 1 to length = 64"),
+    (Parity(length=9, documents=2), "documents must divide length = 9, got 2"),
     (Parity(length=0), "length must be at least 1"),
     (AnBn(length=3), "length must be at least 4"),
     (Dyck(depth=0), "depth must be at least 1"),
