@@ -147,6 +147,8 @@ def test_explained_is_the_share_of_a_reference():
   assert set(Explained.best) < set(found)
   assert means(Explained(), reference, batch)["explained"] == 1
   assert means(Explained(), 0 * reference, batch)["explained"] == 0
+  batch["reference"] = 0 * reference
+  assert means(Explained(), reference, batch)["explained"] == 0
 
 
 def test_distillation_mixes_the_divergence_from_the_teacher():

@@ -204,5 +204,6 @@ class Explained(Regression):
     """See `Loss.means`; "explained" is 0 where the reference is 0."""
     values = super().means(sums)
     power = values.pop("reference_power")
-    explained = (power - values["excess_error"]) * inverse(power)
-    return {**values, "explained": explained}
+    share = (power - values["excess_error"]) * inverse(power)
+    known = (power != 0).astype(power.dtype)
+    return {**values, "explained": share * known}
