@@ -8,7 +8,7 @@ from train.losses import Classification
 
 def get_config() -> Config:
   """An expression has 8 to 64 tokens."""
-  task = ListOps(length=48, shortest=8, arguments=5, train_examples=20_000)
+  task = ListOps(length=32, shortest=4, arguments=5, train_examples=20_000)
   return Config(
     model=Classifier(
       vocab_size=16,
@@ -21,9 +21,9 @@ def get_config() -> Config:
     loss=Classification(pooling="none"),
     optimizer=AdamW(learning_rate=4e-3, warmup_steps=50),
     batch_size=64,
-    steps=600,
-    eval_every=600,
-    checkpoint_every=600,
+    steps=1000,
+    eval_every=1000,
+    checkpoint_every=1000,
     best_metric="accuracy",
     sample=Sample(length=0),
   )
