@@ -1,9 +1,9 @@
 """Handwritten digits, read pixel by pixel, with S5.
 
-The 1,797 images of scikit-learn have 8 x 8 pixels; the model reads 64 pixels and
-then names the digit. It is the small form of sequential MNIST (Le et al. 2015,
-arXiv:1504.00941), which needs a memory that keeps what it has read and where.
-Claim: state spaces solve it (S5, Smith et al. 2023, arXiv:2208.04933, 99.65% on
+The 1,797 images of scikit-learn have 8 x 8 pixels. The model reads 64 pixels
+and then names the digit. This is the small form of sequential MNIST (Le et al.
+2015, arXiv:1504.00941), which needs a memory of what was read and where. Claim:
+state spaces solve it (S5, Smith et al. 2023, arXiv:2208.04933: 99.65% on
 sequential MNIST).
 
 python -m train configs/tasks/digits.py --replicas 3 --workdir runs/digits
@@ -13,7 +13,7 @@ It needs scikit-learn: the extra `tasks`.
 Expected accuracy on 360 held-out images: 0.969 (0.961 to 0.975 over 3 seeds).
 The most frequent digit of the training images is right for 0.08 of them,
 logistic regression on the 64 pixels for 0.967, and the nearest neighbour for
-0.992. Three seeds take 22 s of processor time. Another mixer is a flag:
+0.992. Three seeds take 22 s of processor time.
 """
 
 from jaxmodels.models import Classifier
