@@ -1,4 +1,16 @@
-"""Bytes."""
+"""Python's own sources, byte by byte: bits per byte at equal sizes, with GLA.
+
+Every mixer reads the same 614,400 bytes in the same order, in a model of
+0.25M parameters. `python -m train.equal_width` finds the width at which a model
+with another mixer has as many parameters:
+
+python -m train configs/tasks/byte_text.py --replicas 3 --workdir runs/bytes
+python -m train.equal_width configs/tasks/byte_text.py --model.mixers s5 \
+  --like configs/tasks/byte_text.py
+
+The models of language-modelling papers are compared in this way, at far more
+parameters and tokens (GLA, Yang et al. 2023, arXiv:2312.06635).
+"""
 
 from jaxmodels.models import LanguageModel
 from train.config import AdamW, Config, Sample
@@ -6,7 +18,7 @@ from train.data import Text
 
 
 def get_config() -> Config:
-  """614,400 tokens."""
+  """600 updates of 1,024 bytes."""
   return Config(
     model=LanguageModel(
       vocab_size=257,

@@ -1,4 +1,18 @@
-"""Permuted digits."""
+"""Handwritten digits, read pixel by pixel in one random order, with S5.
+
+All images have the same order of pixels, so neighbours in the image are far
+apart in the sequence: permuted sequential MNIST (Le et al. 2015,
+arXiv:1504.00941) on the images of `digits.py`.
+
+python -m train configs/tasks/digits_permuted.py --replicas 3 --workdir runs/p
+
+It needs scikit-learn: the extra `tasks`.
+
+Expected accuracy on 360 held-out images: 0.956 (0.950 to 0.961 over 3 seeds).
+The baselines are those of `digits.py`, which do not see the order: 0.08 for the
+most frequent digit, 0.967 for logistic regression. Three seeds take 22 s of
+processor time.
+"""
 
 import dataclasses
 
@@ -8,6 +22,6 @@ from train.data.tasks import Classes, Digits
 
 
 def get_config() -> Config:
-  """The run of `digits.py` on pixels in one random order."""
+  """The run of `digits.py`, with other data."""
   data = Classes(task=Digits(permuted=True))
   return dataclasses.replace(digits.get_config(), data=data)
