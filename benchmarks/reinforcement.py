@@ -76,6 +76,7 @@ def train(
   config = config_of(task, mixer)
   programs = make_programs(config)
   folders = [os.path.join(workdir, f"{task}-{mixer}-{i}") for i in range(seeds)]
+  is_new = not any(map(os.path.isdir, folders))
   outcomes = []
   for i, folder in enumerate(folders):
     outcome = run(dataclasses.replace(config, seed=i), folder, programs)
@@ -90,7 +91,8 @@ def train(
     "config": CONFIGS[task],
     "command": f"python -m train.reinforcement {CONFIGS[task]}"
     f" {_flags(mixer)}--seed SEED",
-    "processor_minutes": (time.process_time() - begun) / 60,
+    # Of all seeds with compilation; null where some runs were there before.
+    "minutes": (time.process_time() - begun) / 60 if is_new else None,
   }
   records = [
     {
