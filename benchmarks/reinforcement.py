@@ -3,8 +3,9 @@
 Trains each mixer on `configs/reinforcement/memory_chain.py` and
 `hidden_goal.py`, with several seeds, and measures how much faster the gradient
 of a packed rollout is than that of single steps. Writes
-`benchmarks/results/reinforcement.json`, `.md` and `.png`. Runs that are
-complete in `--workdir` are not repeated.
+`benchmarks/results/reinforcement.json` and `.png`, and prints the table of
+`reinforcement.md` there. Runs that are complete in `--workdir` are not
+repeated.
 """
 
 import argparse
