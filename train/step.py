@@ -118,7 +118,11 @@ def loss_sums(
   with jax.named_scope("loss"):
     pieces = 1
     if "sequence" in axes and not learner.loss.per_token:
-      outputs = _whole(outputs)
+      outputs = jax.tree.map(
+        # A model that pools has the same outputs on all of these devices.
+        lambda x: _whole(x) if "sequence" in _axes_of(x) else x,
+        outputs,
+      )
       batch = jax.tree_util.tree_map_with_path(
         lambda keys, x: (
           _whole(x) if is_sequence(path_of(keys), x, learner.sequence) else x
@@ -147,12 +151,16 @@ def changing(variables: Mapping[str, Any]) -> dict[str, Any]:
   return {name: x for name, x in variables.items() if name != FROZEN}
 
 
+def _axes_of(x: jax.Array) -> Container[str]:
+  """The mesh axes over which a value may differ, inside `shard_map`."""
+  return jax.typeof(x).manual_axis_type.varying
+
+
 def _varying(tree: Any, axes: tuple[str, ...]) -> Any:
   """Types values as different on every device, as sums over devices need."""
 
   def vary(x: jax.Array) -> jax.Array:
-    varies = jax.typeof(x).manual_axis_type.varying
-    missing = tuple(axis for axis in axes if axis not in varies)
+    missing = tuple(axis for axis in axes if axis not in _axes_of(x))
     return jax.lax.pcast(x, missing, to="varying") if missing else x
 
   return jax.tree.map(vary, tree)

@@ -23,7 +23,7 @@ def count_parameters(module: nn.Module, inputs: Any = None) -> int:
     module: A model or a mixer.
     inputs: What the module is called with, or its shape and dtype. By default
       tokens `[1, L]` for a module with a field `vocab_size`, and x `[1, L, D]`
-      for one with a field `width`.
+      for one with a field `width`, where D is `input_width` if it has that too.
 
   Raises:
     ValueError: The module rejects its fields, or it needs `inputs`.
@@ -36,10 +36,11 @@ def count_parameters(module: nn.Module, inputs: Any = None) -> int:
 
 
 def _inputs(module: nn.Module) -> jax.ShapeDtypeStruct:
-  if hasattr(module, "vocab_size"):
+  if getattr(module, "vocab_size", None) is not None:
     return jax.ShapeDtypeStruct((1, _LENGTH), np.int32)
   if hasattr(module, "width"):
-    return jax.ShapeDtypeStruct((1, _LENGTH, module.width), np.float32)
+    width = getattr(module, "input_width", module.width)
+    return jax.ShapeDtypeStruct((1, _LENGTH, width), np.float32)
   raise ValueError(
     f"{type(module).__name__} has neither vocab_size nor width: give inputs"
   )

@@ -1,12 +1,14 @@
 """Losses of whole sequences or of numbers: classification and regression."""
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 
+from jaxmodels.models.lora import LoRA
 from train.losses.base import (
   Batch,
   Loss,
@@ -51,10 +53,13 @@ def _check_pooling(pooling: str) -> None:
 class Classification(Loss):
   """Cross-entropy of one class per sequence, targets `[B]`.
 
+  With the pooling "none", targets may also be `[B, S]`, one per segment.
+
   Attributes:
     pooling: How logits `[B, L, C]` become `[B, C]`: "mean" over the sequence,
       or "last", those of its last token. A batch may have a "mask" `[B, L]` of
-      the positions that count. "none" for a model that returns `[B, C]`.
+      the positions that count. "none" for a model that returns `[B, C]`,
+      such as `jaxmodels.models.Classifier`, which takes the mask itself.
     label_smoothing: As in `NextToken`.
   """
 
@@ -74,6 +79,15 @@ class Classification(Loss):
   def __post_init__(self) -> None:
     _check_pooling(self.pooling)
     check_smoothing(self.label_smoothing)
+
+  def outputs(
+    self, model: Any, variables: Any, batch: Batch, **options: Any
+  ) -> tuple[Any, Any]:
+    """See `Loss.outputs`; a model whose call takes a mask gets that too."""
+    own = model.model if isinstance(model, LoRA) else model
+    if "mask" in batch and "mask" in inspect.signature(own.__call__).parameters:
+      options["mask"] = batch["mask"]
+    return super().outputs(model, variables, batch, **options)
 
   def sums(self, outputs: Any, batch: Batch) -> Sums:
     """See `Loss.sums`; the metric is "accuracy"."""
