@@ -49,7 +49,7 @@ class DepthwiseConvolution(nn.Module):
     Returns:
       [B, L, D].
     """
-    check_fields(self, "rows", "columns", "kernel_width")
+    check_fields(self, "columns", "kernel_width")
     checks.require(
       self.kernel_width % 2 == 1,
       f"DepthwiseConvolution: kernel_width must be odd, got "

@@ -7,10 +7,12 @@ from jaxmodels.models.lora import LoRA, without_lora
 from jaxmodels.models.shared_block import SharedBlock
 from jaxmodels.models.sizing import count_parameters, equal_width
 from jaxmodels.models.vector_model import VectorModel
+from jaxmodels.models.vision import ImageClassifier
 
 __all__ = [
   "Backbone",
   "Classifier",
+  "ImageClassifier",
   "LanguageModel",
   "LoRA",
   "SharedBlock",
