@@ -1,21 +1,26 @@
 """Whole networks, made from lists of layers. Their state is one pytree."""
 
+from jaxmodels.models.anomaly import AnomalyDetector
 from jaxmodels.models.backbone import Backbone
 from jaxmodels.models.classifier import Classifier
 from jaxmodels.models.language_model import LanguageModel
 from jaxmodels.models.lora import LoRA, without_lora
 from jaxmodels.models.shared_block import SharedBlock
 from jaxmodels.models.sizing import count_parameters, equal_width
+from jaxmodels.models.u_shape import Convolutions, UNet
 from jaxmodels.models.vector_model import VectorModel
 from jaxmodels.models.vision import ImageClassifier
 
 __all__ = [
+  "AnomalyDetector",
   "Backbone",
   "Classifier",
+  "Convolutions",
   "ImageClassifier",
   "LanguageModel",
   "LoRA",
   "SharedBlock",
+  "UNet",
   "VectorModel",
   "count_parameters",
   "equal_width",

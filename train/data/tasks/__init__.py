@@ -5,7 +5,7 @@ also for tasks of your own.
 """
 
 from train.data.tasks.digits import Digits
-from train.data.tasks.images import DigitImages
+from train.data.tasks.images import DigitImages, TexturedShapes
 from train.data.tasks.languages import AnBn, BracketedArithmetic, Dyck
 from train.data.tasks.listops import ListOps
 from train.data.tasks.mqar import Mqar
@@ -42,4 +42,5 @@ __all__ = [
   "Parity",
   "SelectiveCopying",
   "SequenceTask",
+  "TexturedShapes",
 ]
