@@ -14,9 +14,20 @@ def get_config() -> Config:
       widths=(24, 32),
       depth=1,
       bottleneck=8,
+      mixers=(
+        (
+          "selective_scan_2d",
+          {
+            "curve": "hilbert",
+            "directions": 8,
+            "expand": 1,
+            "state_width": 8,
+          },
+        ),
+      ),
       patch_size=2,
     ),
-    data=DigitImages(left_out=4, validation_examples=600),
+    data=DigitImages(left_out=9, validation_examples=600),
     loss=Reconstruction(),
     optimizer=AdamW(learning_rate=3e-3, warmup_steps=50),
     batch_size=60,
