@@ -43,7 +43,9 @@ ROWS = (
   Row("gated_slot"),
   Row("bilinear_rnn"),
   Row("ttt_linear"),
-  Row("mamba, -1 to 1", "mamba", "--model.mixers.0.negative-eigenvalues True"),
+  Row(
+    "mamba, -1 to 1", "mamba", "--model.mixers.0.negative-eigenvalues True"
+  ),
   Row(
     "mamba2, -1 to 1", "mamba2", "--model.mixers.0.negative-eigenvalues True"
   ),

@@ -7,22 +7,22 @@ from train.losses import Segmentation
 
 
 def get_config() -> Config:
-  """A U-shape of VMamba's blocks at three resolutions."""
+  """A U-shape of VMamba's blocks at two resolutions."""
   return Config(
     model=UNet(
       classes=3,
-      widths=(16, 24, 32),
+      widths=(24, 32),
       depth=1,
       mixers=(("selective_scan_2d", {"expand": 1, "state_width": 8}),),
-      patch_size=2,
+      patch_size=4,
     ),
-    data=TexturedShapes(),
+    data=TexturedShapes(validation_examples=160),
     loss=Segmentation(),
     optimizer=AdamW(learning_rate=5e-3, warmup_steps=50),
     batch_size=16,
-    steps=600,
-    eval_every=300,
-    checkpoint_every=600,
+    steps=400,
+    eval_every=400,
+    checkpoint_every=400,
     best_metric="dice",
     sample=Sample(length=0),
   )
