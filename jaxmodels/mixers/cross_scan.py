@@ -336,7 +336,7 @@ class _SelectiveScan(Mamba):
 
   def mix(
     self, x: jax.Array, state: Any, segment_ids: jax.Array | None
-  ) -> tuple[jax.Array, tuple[()]]:
+  ) -> tuple[jax.Array, Any]:
     """Maps u [B, L, E] to y [B, L, E]."""
     del state
     y, _ = self._scan(x, None, segment_ids)

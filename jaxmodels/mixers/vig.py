@@ -109,7 +109,8 @@ class ViG(GridMixer):
       return jnp.stack([x, jnp.flip(x, 1)])
 
     ahead, back = jnp.split(log_decay, 2, 2)
-    y, _ = linear_attention(
+    op: Any = linear_attention  # It checks the name of the method itself.
+    y, _ = op(
       both(q),
       both(k),
       both(v),

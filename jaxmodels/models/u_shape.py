@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jaxmodels.layers.common import check_fields, projection, wide
 from jaxmodels.mixers.cross_scan import GridMixer
-from jaxmodels.mixers.registry import Entry, is_pair, make_module
+from jaxmodels.mixers.registry import Entry, make_module
 from jaxmodels.models.backbone import Backbone
 from jaxmodels.models.vision import from_patches, to_patches
 from jaxmodels.ops.engine import checks
@@ -244,11 +244,11 @@ class UNet(nn.Module):
 
 def _on_grid(entry: Entry, width: int, columns: int) -> nn.Module:
   """The mixer of an entry of a stack, with its width and its columns."""
+  module: Any
   if isinstance(entry, nn.Module):
     module = entry.clone(parent=None, name=None, width=width)
   else:
-    name, options = entry if is_pair(entry) else (entry, {})
-    module = make_module("mixer", (name, options), {}, {"width": width})
+    module = make_module("mixer", entry, {}, {"width": width})
   if "columns" in module.__dataclass_fields__:
     module = module.clone(columns=columns)
   return module

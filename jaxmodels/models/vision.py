@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxmodels.layers.common import check_fields, projection, wide
+from jaxmodels.models.backbone import State
 from jaxmodels.models.classifier import Classifier
 from jaxmodels.ops.engine import checks
 
@@ -79,17 +80,17 @@ class ImageClassifier(Classifier, kw_only=True):
   def __call__(
     self,
     x: jax.Array,
-    state: None = None,
+    state: State = None,
     *,
-    segment_ids: None = None,
+    segment_ids: jax.Array | None = None,
     mask: jax.Array | None = None,
-  ) -> tuple[jax.Array, tuple]:
+  ) -> tuple[jax.Array, State]:
     """Classifies images.
 
     Args:
       x: Images [B, H, W, C], real floating point.
-      state: None, because images are not continued.
-      segment_ids: None.
+      state: As in `Classifier`. Mixers that read in all directions have none.
+      segment_ids: As in `Classifier`, [B, L] with L patches.
       mask: [B, L], nonzero where a patch counts in the pooling; None if all do.
 
     Returns:

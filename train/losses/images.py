@@ -140,4 +140,4 @@ def scores(pairs: Any) -> jax.Array:
     cosine = jnp.sum(a * b, -1) * jax.lax.rsqrt(norms + 1e-12)
     return jnp.mean(1 - cosine, -1)
 
-  return sum(distance(a, b) for a, b in pairs) / len(pairs)
+  return jnp.mean(jnp.stack([distance(a, b) for a, b in pairs]), 0)

@@ -100,8 +100,8 @@ class TexturedShapes:
 
   An example has "inputs" [size, size, 3], from 0 to 1, and "targets"
   [size, size]: 0 for the background, 1 for the disk and 2 for the square. It
-  depends on the seed, the split and its number alone. It needs scikit-learn and
-  Pillow: the extra `tasks`.
+  depends on the seed, the split and its number alone. It needs scikit-learn
+  (the extra `tasks`).
 
   Attributes:
     size: The number of pixels along a side of the image, at least 16.
@@ -179,7 +179,7 @@ def _shape(rng: np.random.Generator, size: int, kind: int) -> np.ndarray:
   """Which pixels [size, size] are in a disk (kind 1) or a square (2)."""
   radius = rng.uniform(size / 8, size / 4)
   center = rng.uniform(radius, size - radius, 2)
-  distance = np.abs(np.stack(np.indices((size, size)), -1) + 0.5 - center)
+  distance = np.abs(np.moveaxis(np.indices((size, size)), 0, -1) + 0.5 - center)
   if kind == 1:
     return (distance**2).sum(-1) < radius**2
   # A square with the area of the disk.
