@@ -20,9 +20,9 @@ def get_config() -> Config:
     loss=Segmentation(),
     optimizer=AdamW(learning_rate=5e-3, warmup_steps=50),
     batch_size=16,
-    steps=400,
-    eval_every=400,
-    checkpoint_every=400,
+    steps=1000,
+    eval_every=1000,
+    checkpoint_every=1000,
     best_metric="dice",
     sample=Sample(length=0),
   )

@@ -177,7 +177,7 @@ class ShapeImages:
 
 def _shape(rng: np.random.Generator, size: int, kind: int) -> np.ndarray:
   """Which pixels [size, size] are in a disk (kind 1) or a square (2)."""
-  radius = rng.uniform(size / 8, size / 4)
+  radius = rng.uniform(size / 6, size / 3)
   center = rng.uniform(radius, size - radius, 2)
   distance = np.abs(np.moveaxis(np.indices((size, size)), 0, -1) + 0.5 - center)
   if kind == 1:
