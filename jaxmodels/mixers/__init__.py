@@ -20,6 +20,7 @@ import flax.linen as nn
 
 from jaxmodels.mixers.bidirectional import LION, Bidirectional
 from jaxmodels.mixers.bilinear_rnn import BilinearRNN
+from jaxmodels.mixers.cross_scan import CrossScan, SelectiveScan2D
 from jaxmodels.mixers.delta_net import (
   KDA,
   DeltaNet,
@@ -68,6 +69,7 @@ from jaxmodels.mixers.softmax_attention import (
 )
 from jaxmodels.mixers.transnormer import DiagAttention, NormAttention
 from jaxmodels.mixers.ttt_linear import TTTLinear
+from jaxmodels.mixers.vig import ViG
 
 __all__ = [
   "FSMN",
@@ -89,6 +91,7 @@ __all__ = [
   "Based",
   "Bidirectional",
   "BilinearRNN",
+  "CrossScan",
   "DeltaNet",
   "DeltaProduct",
   "DiagAttention",
@@ -117,10 +120,12 @@ __all__ = [
   "Parallel",
   "PolylineAttention",
   "RetNet",
+  "SelectiveScan2D",
   "SlidingAttention",
   "Soft",
   "SoftmaxAttention",
   "TTTLinear",
+  "ViG",
 ]
 
 MIXERS: dict[str, Callable[..., nn.Module]] = {
@@ -169,6 +174,9 @@ MIXERS: dict[str, Callable[..., nn.Module]] = {
   "lion": LION,
   "polyline_attention": PolylineAttention,
   "bidirectional": Bidirectional,
+  "cross_scan": CrossScan,
+  "selective_scan_2d": SelectiveScan2D,
+  "vig": ViG,
   "parallel": Parallel,
   "softmax_attention": SoftmaxAttention,
   "latent_attention": LatentAttention,

@@ -1,5 +1,6 @@
 """Whole networks, made from lists of layers. Their state is one pytree."""
 
+from jaxmodels.models.anomaly import AnomalyDetector
 from jaxmodels.models.backbone import Backbone
 from jaxmodels.models.classifier import Classifier
 from jaxmodels.models.gaussian_process import GaussianProcess
@@ -14,19 +15,25 @@ from jaxmodels.models.policy import (
 )
 from jaxmodels.models.shared_block import SharedBlock
 from jaxmodels.models.sizing import count_parameters, equal_width, state_bytes
+from jaxmodels.models.u_shape import Convolutions, UNet
 from jaxmodels.models.vector_model import VectorModel
+from jaxmodels.models.vision import ImageClassifier
 
 __all__ = [
   "ActorCritic",
+  "AnomalyDetector",
   "Backbone",
   "Classifier",
+  "Convolutions",
   "Feedback",
   "GaussianProcess",
+  "ImageClassifier",
   "LanguageModel",
   "LoRA",
   "Operator",
   "RecurrentPolicy",
   "SharedBlock",
+  "UNet",
   "VectorModel",
   "count_parameters",
   "episode_ids",

@@ -48,6 +48,13 @@ OPTIONS = {
   "soft": {"heads": 2, "landmarks": 2, "max_segments": 3},
   "lion": {"heads": 2, **RECURRENT},
   "bidirectional": {"mixer": GLA(WIDTH, heads=2, gate_rank=2), **RECURRENT},
+  "cross_scan": {
+    "mixer": GLA(WIDTH, heads=2, gate_rank=2),
+    "columns": 2,
+    **RECURRENT,
+  },
+  "selective_scan_2d": {"columns": 2, "state_width": 4, **RECURRENT},
+  "vig": {"columns": 2, "gate_rank": 2, **RECURRENT},
   "parallel": {
     "mixers": (
       Mamba2(WIDTH, head_width=8, state_width=4, **RECURRENT),

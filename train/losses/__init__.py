@@ -14,6 +14,7 @@ arrays, whose first axis is that of the examples:
 
 from train.losses.base import Batch, Loss, Sums
 from train.losses.distillation import Distillation
+from train.losses.images import Reconstruction, Segmentation
 from train.losses.sequences import Classification, Explained, Regression
 from train.losses.tokens import NextToken
 
@@ -24,6 +25,8 @@ __all__ = [
   "Explained",
   "Loss",
   "NextToken",
+  "Reconstruction",
   "Regression",
+  "Segmentation",
   "Sums",
 ]

@@ -47,6 +47,7 @@ STATE_SPACE_PARAMETERS = {
   "s4": {"B", "frequency", "log_decay_rate", "log_step", "low_rank"},
   "s4d": {"frequency", "log_decay_rate", "log_step"},
   "s5": {"B", "frequency", "log_decay_rate", "log_step"},
+  "selective_scan_2d": {"scans/A_log", "scans/dt_bias"},
 }
 
 

@@ -6,6 +6,7 @@ also for tasks of your own.
 
 from train.data.tasks.classes import Classes
 from train.data.tasks.digits import Digits
+from train.data.tasks.images import DigitImages, TexturedShapes
 from train.data.tasks.languages import AnBn, BracketedArithmetic, Dyck
 from train.data.tasks.listops import ListOps
 from train.data.tasks.mqar import Mqar
@@ -32,6 +33,7 @@ __all__ = [
   "Classes",
   "CycleNavigation",
   "DelayedMatch",
+  "DigitImages",
   "Digits",
   "Dyck",
   "FuzzyRecall",
@@ -47,4 +49,5 @@ __all__ = [
   "Parity",
   "SelectiveCopying",
   "SequenceTask",
+  "TexturedShapes",
 ]

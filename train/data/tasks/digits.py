@@ -45,7 +45,7 @@ class Digits:
       ValueError: A setting is out of range, or scikit-learn is not installed.
     """
     check_split(split)
-    images, labels = _images()
+    images, labels = read_images()
     check_at_least(1, validation_examples=self.validation_examples)
     check_at_least(0, seed=self.seed)
     if self.validation_examples >= len(images):
@@ -65,7 +65,7 @@ class Digits:
     return rng.permutation(_PIXELS) if self.permuted else np.arange(_PIXELS)
 
 
-def _images() -> tuple[np.ndarray, np.ndarray]:
+def read_images() -> tuple[np.ndarray, np.ndarray]:
   """The images [n, 64] and their digits [n]."""
   try:
     from sklearn.datasets import load_digits

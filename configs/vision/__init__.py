@@ -1,0 +1,1 @@
+"""Configs of image tasks: classes, anomalies and segments."""
