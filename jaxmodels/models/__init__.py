@@ -4,6 +4,7 @@ from jaxmodels.models.backbone import Backbone
 from jaxmodels.models.gaussian_process import GaussianProcess
 from jaxmodels.models.language_model import LanguageModel
 from jaxmodels.models.lora import LoRA, without_lora
+from jaxmodels.models.matrix_product import MatrixProduct
 from jaxmodels.models.operator import Operator
 from jaxmodels.models.shared_block import SharedBlock
 from jaxmodels.models.sizing import count_parameters, equal_width
@@ -13,6 +14,7 @@ __all__ = [
   "GaussianProcess",
   "LanguageModel",
   "LoRA",
+  "MatrixProduct",
   "Operator",
   "SharedBlock",
   "count_parameters",
