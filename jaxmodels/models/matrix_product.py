@@ -38,28 +38,29 @@ class MatrixProductState(NamedTuple):
 class MatrixProduct(nn.Module):
   """A matrix product state with an index of classes.
 
-    h_0 = v,  h_t = A_{t, x_t} h_{t-1},  f = W h_L
-    p(class c) = f_c^2 / sum_c' f_c'^2,  logits = log(f_c^2 / |f|^2 + epsilon)
+    A_t = I + sum_s x_{t,s} W_{t,s},  h_t = A_t h_{t-1},  h_0 = v
+    f = U h_L,  p(class c) = f_c^2 / |f|^2,  logits = log(p + epsilon)
 
-  The token chooses the matrix. f is multilinear in the one-hot tokens, so it is
-  a tensor of S^L numbers per class, in L S N^2 parameters. It represents parity
-  of any length with N = 2 and shared matrices, which no function of single
-  tokens does. Norms are kept apart as logarithms, so records of any length
-  neither overflow nor underflow.
+  x_t is a one-hot token, or a vector of S features, such as `cos(pi g / 2)` and
+  `sin(pi g / 2)` of a grey level g. f is multilinear in x_1, ..., x_L: a tensor
+  of S^L numbers per class, made of L S N^2 parameters. With N = 2 and shared
+  matrices it represents the parity of records of any length, which no function
+  of single tokens does. Norms are kept apart as logarithms, so records of any
+  length neither overflow nor underflow.
 
   Stoudenmire & Schwab 2016, "Supervised learning with quantum-inspired tensor
-  networks", arXiv:1605.05775. Departures: tokens are one-hot (the paper has two
-  numbers per pixel); the class index is at the end, not in the middle; the loss
-  is that of the probabilities above (Glasser et al. 2018, arXiv:1806.05964),
-  not a squared error; gradients train all matrices at once, not sweeps with
-  singular values, so N is fixed. Matrices start near the identity.
+  networks", arXiv:1605.05775. Departures: the identity in A, so that weight
+  decay removes what a token does, not what came before it; the class index is
+  at the end, not in the middle; the loss is that of the probabilities above
+  (Glasser et al. 2018, arXiv:1806.05964), not a squared error; gradients train
+  all matrices at once, not sweeps with singular values, so N is fixed.
 
   Attributes:
-    vocab_size: S, the number of different tokens.
+    vocab_size: S, the number of different tokens, or of features.
     classes: The number of classes.
     width: N, the bond dimension.
     length: L, if each place has its own matrices; None to share them.
-    noise: Deviation of the initial matrices from the identity, times sqrt(N).
+    noise: Deviation of the initial numbers of W, times sqrt(N).
     epsilon: Least probability, which bounds the gradient where f_c = 0.
     dtype: Not used: products are in float32 or wider.
     param_dtype: The dtype of the parameters.
@@ -77,7 +78,7 @@ class MatrixProduct(nn.Module):
   @nn.compact
   def __call__(
     self,
-    tokens: jax.Array,
+    x: jax.Array,
     state: MatrixProductState | None = None,
     *,
     segment_ids: jax.Array | None = None,
@@ -85,7 +86,7 @@ class MatrixProduct(nn.Module):
     """Reads records.
 
     Args:
-      tokens: [B, L] integers in [0, vocab_size).
+      x: Tokens [B, L], integers in [0, vocab_size); or features [B, L, S].
       state: The state of an earlier call, which read the start of the records.
       segment_ids: Not used: all tokens of a row are one record.
 
@@ -94,54 +95,54 @@ class MatrixProduct(nn.Module):
       the state.
 
     Raises:
-      ValueError: A field or tokens is wrong, or more tokens than `length`.
+      ValueError: A field or x is wrong, or x has more tokens than `length`.
     """
     del segment_ids
     check_fields(self, "vocab_size", "classes", "length")
-    checks.shape("MatrixProduct", "tokens", tokens, (None, None), "[B, L]")
-    checks.integers("MatrixProduct", tokens=tokens)
-    batch, length = tokens.shape
-    checks.require(
-      self.length is None or length <= self.length,
-      f"MatrixProduct: tokens must be [B, L <= length = {self.length}], got L ="
-      f" {length}",
-    )
-    matrices, scales = self._matrices()
+    self._check(x)
+    batch, changes = x.shape[0], self._changes()
     if state is None:
       start = self.param(
         "start", nn.initializers.normal(1.0), (self.width,), self.param_dtype
       )
       vector = jnp.broadcast_to(
-        start.astype(matrices.dtype), (batch, self.width)
+        start.astype(changes.dtype), (batch, self.width)
       )
-      zero = jnp.zeros(batch, matrices.dtype)
+      zero = jnp.zeros(batch, changes.dtype)
       state = MatrixProductState(vector, zero, jnp.zeros(batch, jnp.int32))
       state = _normalized(state)
-    state = _advance(matrices, scales, tokens, state)
+    state = _advance(changes, x, state)
     out = self.param(
       "output",
       nn.initializers.normal(1.0),
       (self.classes, self.width),
       self.param_dtype,
     )
-    f = jnp.einsum("cn,bn->bc", out.astype(matrices.dtype), state.vector)
+    f = jnp.einsum("cn,bn->bc", out.astype(changes.dtype), state.vector)
     square = jnp.square(f)
     share = square / jnp.sum(square, 1, keepdims=True)
     return jnp.log(share + self.epsilon), state
 
-  def _matrices(self) -> tuple[jax.Array, jax.Array]:
-    """Matrices [T, S, N, N] of Frobenius norm 1, and logs of norms [T, S]."""
+  def _check(self, x: jax.Array) -> None:
+    name, rest = "MatrixProduct", (self.vocab_size,) * (len(x.shape) > 2)
+    words = "[B, L] or [B, L, vocab_size]"
+    checks.shape(name, "x", x, (None, None, *rest), words)
+    if rest:
+      checks.floating(name, x=x)
+    else:
+      checks.integers(name, x=x)
+    checks.require(
+      self.length is None or x.shape[1] <= self.length,
+      f"MatrixProduct: x must have at most length = {self.length} tokens per "
+      f"record, got {x.shape[1]}",
+    )
 
-    def init(key, shape, dtype):
-      spread = self.noise / self.width**0.5
-      noise = spread * jax.random.normal(key, shape, dtype)
-      return noise + jnp.broadcast_to(jnp.eye(self.width, dtype=dtype), shape)
-
+  def _changes(self) -> jax.Array:
+    """The matrices less the identity, [T, S, N, N]."""
     shape = (self.length or 1, self.vocab_size, self.width, self.width)
-    matrices = self.param("matrices", init, shape, self.param_dtype)
-    matrices = matrices.astype(jnp.promote_types(matrices.dtype, jnp.float32))
-    norms = jnp.sqrt(jnp.sum(jnp.square(matrices), (2, 3), keepdims=True))
-    return matrices / norms, jnp.log(norms[:, :, 0, 0])
+    init = nn.initializers.normal(self.noise / self.width**0.5)
+    changes = self.param("matrices", init, shape, self.param_dtype)
+    return changes.astype(jnp.promote_types(changes.dtype, jnp.float32))
 
 
 def _normalized(state: MatrixProductState) -> MatrixProductState:
@@ -154,39 +155,45 @@ def _normalized(state: MatrixProductState) -> MatrixProductState:
 
 
 def _advance(
-  matrices: jax.Array,
-  scales: jax.Array,
-  tokens: jax.Array,
-  state: MatrixProductState,
+  changes: jax.Array, x: jax.Array, state: MatrixProductState
 ) -> MatrixProductState:
   """Multiplies by the matrices of all tokens, in runs of a few tokens."""
-  batch, length = tokens.shape
+  length = x.shape[1]
+  if length == 0:
+    return state
   run = min(_RUN, length)
-  padding = -length % max(run, 1)
-  tokens = jnp.pad(tokens, ((0, 0), (0, padding)))
-  given = jnp.pad(jnp.ones((batch, length), bool), ((0, 0), (0, padding)))
-  offsets = jnp.arange(length + padding, dtype=jnp.int32)
-  place = state.position[:, None] + offsets[None]
-  place = place if matrices.shape[0] > 1 else jnp.zeros_like(place)
-  same = jnp.eye(matrices.shape[-1], dtype=matrices.dtype)[None, None]
+  same = jnp.eye(changes.shape[-1], dtype=changes.dtype)[None, None]
 
   def body(state, inputs):
-    tokens, place, given = inputs
-    # A token or a place that does not exist gives NaN.
-    A = matrices.at[place, tokens].get(mode="fill", fill_value=jnp.nan)
-    A = jnp.where(given[..., None, None], A, same)
-    scale = scales.at[place, tokens].get(mode="fill", fill_value=jnp.nan)
-    scale = jnp.sum(jnp.where(given, scale, 0), 1)
+    x, given = inputs
+    offsets = jnp.arange(run, dtype=jnp.int32)
+    place = state.position[:, None] + offsets[None]
+    A = same + _chosen(changes, x, place)
+    norm = jnp.sqrt(jnp.sum(jnp.square(A), (2, 3), keepdims=True))
+    given = given[..., None, None]
+    A = jnp.where(given, A / norm, same)
+    scale = jnp.sum(jnp.where(given, jnp.log(norm), 0), (1, 2, 3))
     _, vector = dense_recurrence(A, jnp.zeros_like(A[..., 0]), state.vector)
-    count = jnp.sum(given, 1, dtype=jnp.int32)
+    count = jnp.sum(given, (1, 2, 3), dtype=jnp.int32)
     moved = MatrixProductState(
       vector, state.log_norm + scale, state.position + count
     )
     return _normalized(moved), None
 
   def runs(x):
-    return jnp.moveaxis(x.reshape(batch, -1, run), 1, 0)
+    more = [(0, 0), (0, -length % run)] + [(0, 0)] * (x.ndim - 2)
+    x = jnp.pad(x, more)
+    return jnp.moveaxis(x.reshape(x.shape[0], -1, run, *x.shape[2:]), 1, 0)
 
-  if length == 0:
-    return state
-  return lax.scan(body, state, (runs(tokens), runs(place), runs(given)))[0]
+  given = jnp.ones(x.shape[:2], bool)
+  return lax.scan(body, state, (runs(x), runs(given)))[0]
+
+
+def _chosen(changes: jax.Array, x: jax.Array, place: jax.Array) -> jax.Array:
+  """The changes [B, C, N, N] of tokens x [B, C], or of features [B, C, S]."""
+  if changes.shape[0] == 1:
+    place = jnp.zeros_like(place)
+  if x.ndim == 2:  # A token or a place that does not exist gives NaN.
+    return changes.at[place, x].get(mode="fill", fill_value=jnp.nan)
+  own = changes.at[place].get(mode="fill", fill_value=jnp.nan)
+  return jnp.einsum("bcs,bcsij->bcij", x.astype(own.dtype), own)

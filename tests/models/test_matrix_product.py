@@ -31,11 +31,15 @@ def test_is_a_tensor_of_all_records():
   tensor = np.einsum(
     "cz,dzy,eyx,fxw,gwv,v->gfedc",
     params["output"],
-    *params["matrices"][::-1],
+    *(np.eye(WIDTH) + params["matrices"])[::-1],
     params["start"],
   ).reshape(-1, 2)
   share = tensor**2 / (tensor**2).sum(1, keepdims=True)
   np.testing.assert_allclose(logits, np.log(share + 1e-6), atol=2e-4)
+  # Features that are one-hot are tokens.
+  hot = np.eye(VOCAB, dtype=np.float32)[records]
+  same, _ = jax.jit(model.apply)(variables, hot)
+  np.testing.assert_allclose(same, logits, atol=2e-4)
   scaled = np.exp(state.log_norm)[:, None] * (state.vector @ params["output"].T)
   np.testing.assert_allclose(scaled, tensor, atol=2e-4 * np.abs(tensor).max())
 
@@ -48,7 +52,7 @@ def test_a_long_record_in_two_calls():
   run = jax.jit(model.apply)
   first, state = run(variables, tokens[:, :1990])
   logits, state = run(variables, tokens[:, 1990:], state)
-  matrices = np.float64(variables["params"]["matrices"][0])
+  matrices = np.eye(WIDTH) + np.float64(variables["params"]["matrices"][0])
   for row in range(2):
     vector, log_norm = np.float64(variables["params"]["start"]), 0.0
     for token in tokens[row]:
@@ -69,7 +73,7 @@ def test_parity_with_two_shared_matrices():
   model = MatrixProduct(2, 2, 2)
   tokens = RNG.integers(2, size=(8, 300))
   params = {
-    "matrices": np.array([[[1, 0], [0, 1]], [[0, 1], [1, 0]]], np.float32)[
+    "matrices": np.array([[[0, 0], [0, 0]], [[-1, 1], [1, -1]]], np.float32)[
       None
     ],
     "start": np.array([1, 0], np.float32),
@@ -79,8 +83,9 @@ def test_parity_with_two_shared_matrices():
   assert (np.argmax(logits, 1) == tokens.sum(1) % 2).all()
 
 
-def test_wrong_tokens_are_named():
+def test_a_wrong_x_is_named():
   model = MatrixProduct(2, 2, 2, length=3)
-  for tokens in (np.ones((2, 4), int), np.ones(3, int), np.ones((2, 3))):
-    with pytest.raises(ValueError, match="tokens must be"):
+  wrong = ((2, 4), int), (3, int), ((2, 3), float), ((2, 3, 4), float)
+  for tokens in (np.ones(*each) for each in wrong):
+    with pytest.raises(ValueError, match="x must"):
       jax.eval_shape(model.init, jax.random.key(0), tokens)
