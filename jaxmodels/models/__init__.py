@@ -6,6 +6,7 @@ from jaxmodels.models.classifier import Classifier
 from jaxmodels.models.gaussian_process import GaussianProcess
 from jaxmodels.models.language_model import LanguageModel
 from jaxmodels.models.lora import LoRA, without_lora
+from jaxmodels.models.matrix_product import MatrixProduct
 from jaxmodels.models.operator import Operator
 from jaxmodels.models.policy import (
   ActorCritic,
@@ -30,6 +31,7 @@ __all__ = [
   "ImageClassifier",
   "LanguageModel",
   "LoRA",
+  "MatrixProduct",
   "Operator",
   "RecurrentPolicy",
   "SharedBlock",
