@@ -21,7 +21,7 @@ def get_config() -> Config:
       train_examples=16_000,
       validation_examples=200,
     ),
-    optimizer=AdamW(learning_rate=5e-3, warmup_steps=50),
+    optimizer=AdamW(learning_rate=1e-2, warmup_steps=50),
     batch_size=32,
     steps=500,
     eval_every=500,
