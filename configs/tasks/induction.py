@@ -1,4 +1,17 @@
-"""X."""
+"""Recalling what followed a special token, at 8 times the training length.
+
+Gu & Dao 2023, "Mamba", arXiv:2312.00752, section 4.1.2: only a layer whose step
+depends on the token keeps its accuracy far beyond the training length. The
+paper trains at 256 tokens and tests up to a million; here training has 32
+tokens and validation 256.
+
+python -m train configs/tasks/induction.py --replicas 3
+python -m benchmarks.selection
+
+Accuracy at 256 tokens after 500 steps: 0.925 (0.780 to 1.000 over 3 seeds).
+Chance is 0.067. Three seeds take 58 s of processor time. The second
+command compares mixers at four lengths: see `benchmarks/results/selection.md`.
+"""
 
 from jaxmodels.models import LanguageModel
 from train.config import AdamW, Config, Sample
@@ -6,7 +19,7 @@ from train.data.tasks import InductionHeads
 
 
 def get_config() -> Config:
-  """X."""
+  """Two layers of Mamba without channel mixers."""
   return Config(
     model=LanguageModel(
       vocab_size=16,
