@@ -11,7 +11,6 @@ million, and no other one is beyond twice the training length.
 
 import argparse
 import dataclasses
-import functools
 import json
 import os
 import pathlib
@@ -92,27 +91,19 @@ def accuracies(runs: list[Any], length: int, rows: int) -> list[float]:
   inputs = np.stack([row["inputs"] for row in found])
   answers = np.array([row["targets"][-1] for row in found])
   size = max(min(rows, MOST_TOKENS // length), 1)
-  predict = functools.partial(_predict, runs[0].model)
-  return [
-    float(
-      np.mean(
-        np.concatenate(
-          [
-            predict(run.variables, inputs[start : start + size])
-            for start in range(0, rows, size)
-          ]
-        )
-        == answers
-      )
-    )
+  model = runs[0].model
+
+  @jax.jit
+  def predict(variables: Any, inputs: jax.Array) -> jax.Array:
+    logits, _ = model.apply(variables, inputs)
+    return logits[:, -1].argmax(-1)
+
+  starts = range(0, rows, size)
+  guesses = [
+    [predict(run.variables, inputs[start : start + size]) for start in starts]
     for run in runs
   ]
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _predict(model: Any, variables: Any, inputs: jax.Array) -> jax.Array:
-  logits, _ = model.apply(variables, inputs)
-  return logits[:, -1].argmax(-1)
+  return [float(np.mean(np.concatenate(x) == answers)) for x in guesses]
 
 
 def records(mixer: str, options: argparse.Namespace) -> list[dict[str, Any]]:
