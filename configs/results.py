@@ -85,6 +85,41 @@ TRACKING = {
 # As in the paper on delta products: the activation is on the values alone.
 REFLECTIONS = {"qk_activation": "identity", "output_gate": False}
 
+# Widths at which the models of `configs/tasks/byte_text.py` have about 250,000
+# parameters: `python -m train.equal_width`. Without a row: that of the config.
+EQUAL_WIDTHS = {
+  "gated_deltanet": 92,
+  "gated_deltanet, beta to 2": 92,
+  "mamba": 85,
+  "mamba, -1 to 1": 85,
+  "mamba2": 80,
+  "mamba2, -1 to 1": 80,
+  "mamba3": 80,
+  "rwkv7": 88,
+  "rwkv7, -1 to 1": 88,
+  "delta_product": 88,
+  "kda": 92,
+  "s4d": 99,
+  "s5": 104,
+  "based": 80,
+  "retnet": 88,
+  "rg_lru": 100,
+  "lru": 94,
+  "gated_deltanet2": 84,
+  "mixture_of_memories": 72,
+  "log_linear": 92,
+  "rwkv6": 78,
+  "gated_slot": 92,
+  "bilinear_rnn": 80,
+  "linoss": 99,
+  "s4": 94,
+  "lightning": 92,
+  "short_convolution": 97,
+}
+NARROW_HEADS = {
+  name: {"head_width": 32} for name in ("mamba2", "mamba2, -1 to 1", "mamba3")
+}
+
 COLUMNS = (
   Column(
     "parity",
@@ -100,6 +135,57 @@ COLUMNS = (
       row: {**options, **REFLECTIONS} if "delta" in row else options
       for row, options in TRACKING.items()
     },
+  ),
+  Column(
+    "recall",
+    "configs/tasks/recall.py",
+    "accuracy at the queries of 8 pairs",
+    rates=(3e-3, 1e-2),
+  ),
+  Column(
+    "copying",
+    "configs/tasks/selective_copying.py",
+    "accuracy at 4 symbols among 28 tokens of noise",
+  ),
+  Column(
+    "induction",
+    "configs/tasks/induction.py",
+    "accuracy at 256 tokens after training on 32",
+  ),
+  Column(
+    "digits",
+    "configs/tasks/digits.py",
+    "accuracy on 360 images, read pixel by pixel",
+    rates=(2e-3, 8e-3),
+    chance=0.967,
+    chance_is="logistic regression",
+  ),
+  Column(
+    "permuted",
+    "configs/tasks/digits_permuted.py",
+    "the same with the pixels in one random order",
+    rates=(2e-3, 8e-3),
+    chance=0.967,
+    chance_is="logistic regression",
+  ),
+  Column(
+    "listops",
+    "configs/tasks/listops.py",
+    "accuracy on 1,000 expressions of 4 to 32 tokens",
+  ),
+  Column(
+    "text",
+    "configs/tasks/byte_text.py",
+    "bits per byte after 614,400 bytes, at 0.25M parameters",
+    metric="bits_per_byte",
+    lower_is_better=True,
+    seeds=1,
+    seeds_of={"gla": 3, "gated_deltanet": 3, "mamba2": 3},
+    widths=EQUAL_WIDTHS,
+    options_of=NARROW_HEADS,
+    chance=2.23,
+    chance_is="gzip -9",
+    shows_costs=True,
   ),
 )
 

@@ -10,10 +10,12 @@ import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from train.config import Config, command_line, serialize
 from train.errors import UserError
 from train.files import untrusted
+from train.flags import kinds
 from train.replicas import replicas_of
 from train.results.table import Column, Row, Table
 from train.sweep import results
@@ -76,8 +78,11 @@ class Cell:
 
   @functools.cached_property
   def fingerprint(self) -> str:
-    """Changes with the config of the task, and with the flags of the mixer."""
-    document = [serialize.to_json(self.config), *self.words]
+    """Changes with the config of the task, and with the flags of the mixer.
+
+    New fields of the library with a default leave it as it is.
+    """
+    document = [_without_defaults(self.config), *self.words]
     content = json.dumps(document, sort_keys=True).encode()
     return hashlib.sha256(content).hexdigest()[:16]
 
@@ -126,18 +131,37 @@ def _check_known(flag: str, names: Sequence[str], known: list[str]) -> None:
 
 def _config(column: Column) -> Config:
   config = command_line.load(column.config)
-  if column.metric not in config.loss.best:
+  # The validation of text has it beside the metrics of the loss.
+  best = {**config.loss.best, "bits_per_byte": "min"}
+  if column.metric not in best:
     raise UserError(
       f"column {column.name!r} has metric={column.metric!r}, but"
-      f" {column.config} has {', '.join(config.loss.best)}"
+      f" {column.config} has {', '.join(best)}"
     )
   wanted = "min" if column.lower_is_better else "max"
-  if config.loss.best[column.metric] != wanted:
+  if best[column.metric] != wanted:
     raise UserError(
       f"column {column.name!r} has lower_is_better={column.lower_is_better},"
       f" but {column.config} has the opposite for {column.metric}"
     )
   return config
+
+
+def _without_defaults(value: Any) -> Any:
+  """A config as JSON, without the fields that have their defaults."""
+  if isinstance(value, Mapping):
+    return {str(k): _without_defaults(v) for k, v in value.items()}
+  if isinstance(value, list | tuple):
+    return [_without_defaults(entry) for entry in value]
+  if not kinds.is_config(value):
+    return serialize.to_json(value)
+  defaults = {f.name: f.default for f in dataclasses.fields(value)}
+  found = {
+    name: _without_defaults(entry)
+    for name, entry in kinds.config_fields(value).items()
+    if type(entry) is not type(defaults[name]) or entry != defaults[name]
+  }
+  return {"$class": type(value).__name__, **found}
 
 
 class Reader:

@@ -35,9 +35,14 @@ class Row:
     Args:
       column: The task, which may have further options.
     """
-    further = {} if column is None else column.options_of.get(self.name, {})
+    further: Mapping[str, Any] = {}
+    width = None
+    if column is not None:
+      further = column.options_of.get(self.name, {})
+      width = column.widths.get(self.name)
     return (
       f"--model.mixers={self.mixers or self.name}",
+      *([] if width is None else [f"--model.width={width}"]),
       *(
         f"--model.mixers.0.{name.replace('_', '-')}={value}"
         for name, value in {**self.options, **further}.items()
@@ -61,6 +66,8 @@ class Column:
     chance: The value of `metric` without learning, or of a simple method.
     chance_is: What that method is.
     options_of: Further options of the mixers of rows, by the row's name.
+    widths: The width of the model of rows, where that is not the config's; it
+      makes models equal in size, see `python -m train.equal_width`.
     without: Names of rows that have no cell.
     lower_is_better: Whether less of the metric is better.
     shows_costs: Whether the page shows sizes and speeds on this task.
@@ -78,6 +85,7 @@ class Column:
   options_of: Mapping[str, Mapping[str, Any]] = dataclasses.field(
     default_factory=dict
   )
+  widths: Mapping[str, int] = dataclasses.field(default_factory=dict)
   without: tuple[str, ...] = ()
   lower_is_better: bool = False
   shows_costs: bool = False
@@ -133,8 +141,8 @@ class Table:
         if names.count(name) > 1:
           raise UserError(f"two {kind} of the table are named {name!r}")
     for column in self.columns:
-      named = (*column.seeds_of, *column.options_of, *column.without)
-      self._check_rows(named, f"column {column.name!r}")
+      named = (*column.seeds_of, *column.widths, *column.options_of)
+      self._check_rows((*named, *column.without), f"column {column.name!r}")
     for claim in self.claims:
       place = f"the claim {claim.text!r}"
       self._check_rows((*claim.rows, *claim.above), place)

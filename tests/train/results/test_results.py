@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import pathlib
 
@@ -6,7 +7,7 @@ import pytest
 from tests.train.results import small
 from train.command import main_with_errors
 from train.errors import UserError
-from train.results import Claim, Column, Row, Table, page, record
+from train.results import Claim, Column, Row, Table, cells, page, record
 from train.results import __main__ as command
 from train.results import table as tables
 from train.sweep import pool
@@ -79,6 +80,27 @@ def test_the_file_alone_says_what_is_done(quick, tmp_path):
   path.write_text(json.dumps([{**old, "fingerprint": "other"}]))
   assert run(tmp_path, "--mixers", "good", "--tasks", "tiny") == 0
   assert starts(tmp_path, "tiny/good") == 1
+
+
+def test_a_fingerprint_has_what_differs_from_the_defaults():
+  table = small.get_table()
+  first = {cell.name: cell.fingerprint for cell in cells.cells(table)}
+  assert len(set(first.values())) == len(first)
+  (cell,) = cells.cells(table, ["tiny"], ["good"])
+  same = dataclasses.replace(cell.config, steps=cell.config.steps)
+  other = dataclasses.replace(cell.config, steps=cell.config.steps + 1)
+  width = cell.config.model.clone(width=9)
+  wider = dataclasses.replace(cell.config, model=width)
+  found = [
+    dataclasses.replace(cell, config=config).fingerprint
+    for config in (same, other, wider)
+  ]
+  assert found[0] == cell.fingerprint
+  assert len(set(found)) == 3
+  # The defaults of the model and of the optimizer are no part of it.
+  document = json.dumps(cells._without_defaults(cell.config))
+  assert "weight_decay" not in document
+  assert "param_dtype" not in document
 
 
 def means(**values):
