@@ -153,7 +153,16 @@ def check_scan_and_recurrence(notebook):
     assert 5 * chunked < recurrent
 
 
+def check_three_claims(notebook):
+  """Each claim compares two trained models."""
+  for name in ("parity", "s3", "recall"):
+    found = re.findall(r": accuracy (\d\.\d+)$", printed(notebook, name), re.M)
+    assert len(found) == 2
+    assert all(0 <= float(accuracy) <= 1 for accuracy in found)
+
+
 CHECKS = {
   "new_mixer": check_new_mixer,
   "scan_and_recurrence": check_scan_and_recurrence,
+  "three_claims": check_three_claims,
 }
