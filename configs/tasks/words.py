@@ -7,12 +7,13 @@ the words of S4, A5 and S5. Three reflections make each permutation of four.
 
 python -m train configs/tasks/words.py --replicas 3 --workdir runs/words
 
-Training reads words of 8 elements for 300 steps, then words of 24 for 200 steps.
+Training reads words of 8 elements for 300 steps, then words of 24 for 200.
 Validation reads words of 128. Expected accuracy: 0.998 (0.995 to 0.999 over 3
 seeds). Chance is 0.04. One seed takes about 25 s of one core, with compilation.
 
 Two things make it learn: words that are short at first, and a bias of beta's
-logits (`strength_bias`), with which steps are nearly reflections from the start.
+logits (`strength_bias`), with which all steps are nearly reflections from the
+start.
 """
 
 from jaxmodels.models import LanguageModel
