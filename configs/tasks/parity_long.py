@@ -1,4 +1,13 @@
-"""The training of `parity.py`, measured at 1,000 bits."""
+"""The training of `parity.py` on 40 bits, measured at 1,000 bits.
+
+Grazzi et al. 2024, arXiv:2411.12537. 1,000 bits are 25 times the length of
+training.
+
+python -m train configs/tasks/parity_long.py --replicas 3 --workdir runs/parity
+
+Expected accuracy: 1.000 for each of 3 seeds. Chance is 0.50. One seed takes
+about 13 s of one core, with compilation.
+"""
 
 import dataclasses
 

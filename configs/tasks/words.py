@@ -1,8 +1,19 @@
-"""Words of the group S4, from short to long, with DeltaProduct.
+"""Words of the group S4, first short and then long, with DeltaProduct.
+
+After each element the model names the product of the elements so far. Siems et
+al. 2025, "DeltaProduct: Improving State-Tracking in Linear RNNs via Householder
+Products", arXiv:2502.10297: with several reflections per token, a layer solves
+the words of S4, A5 and S5. Three reflections make each permutation of four.
 
 python -m train configs/tasks/words.py --replicas 3 --workdir runs/words
 
-WORDSNUMBERS Chance is 0.04.
+Training reads words of 8 elements for 300 steps, then words of 24 for 200.
+Validation reads words of 128. Expected accuracy: 0.998 (0.995 to 0.999 over 3
+seeds). Chance is 0.04. One seed takes about 25 s of one core, with compilation.
+
+Two things make it learn: words that are short at first, and a bias of beta's
+logits (`strength_bias`), with which all steps are nearly reflections from the
+start.
 """
 
 from jaxmodels.models import LanguageModel
@@ -12,23 +23,38 @@ from train.data.tasks import GroupWords
 from train.losses import NextToken
 
 
-def words(documents: int, examples: int) -> GroupWords:
-  """Rows of 24 elements that are cut into words."""
-  return GroupWords(
-    group="S4",
-    length=24,
-    documents=documents,
-    validation_length=128,
-    train_examples=examples,
-    validation_examples=128,
-  )
+def words_of(
+  group: str,
+  elements: int,
+  reflections: int,
+  documents: int,
+  stages: tuple[int, int] = (300, 200),
+  batch_size: int = 64,
+) -> Config:
+  """One layer without a channel mixer.
 
+  Args:
+    group: A key of `train.data.tasks.state_tracking.GROUPS`.
+    elements: Its number of elements.
+    reflections: Steps of the delta rule per token.
+    documents: Words per row of 24 elements in the first stage.
+    stages: Updates in the first stage and in the second.
+    batch_size: Rows per update.
+  """
 
-def get_config() -> Config:
-  """One layer without a channel mixer, three reflections per token."""
+  def words(documents: int, steps: int) -> GroupWords:
+    return GroupWords(
+      group=group,
+      length=24,
+      documents=documents,
+      validation_length=128,
+      train_examples=steps * batch_size,
+      validation_examples=128,
+    )
+
   mixer = {
     "heads": 4,
-    "steps": 3,
+    "steps": reflections,
     "kernel_width": None,
     "qk_activation": "identity",
     "output_gate": False,
@@ -36,21 +62,26 @@ def get_config() -> Config:
   }
   return Config(
     model=LanguageModel(
-      vocab_size=24,
+      vocab_size=elements,
       width=64,
       depth=1,
       mixers=(("delta_product", mixer),),
       mlp="none",
       tie_embeddings=False,
     ),
-    data=Stages(sources=(words(3, 19_200), words(1, 12_800))),
+    data=Stages(sources=(words(documents, stages[0]), words(1, stages[1]))),
     loss=NextToken(label_smoothing=0.1),
     optimizer=AdamW(learning_rate=1e-2, warmup_steps=50, weight_decay=0.01),
-    batch_size=64,
-    steps=500,
+    batch_size=batch_size,
+    steps=sum(stages),
     log_every=50,
-    eval_every=250,
-    checkpoint_every=500,
+    eval_every=stages[0],
+    checkpoint_every=sum(stages),
     best_metric="accuracy",
     sample=Sample(length=0),
   )
+
+
+def get_config() -> Config:
+  """Words of 8, then of 24; three reflections per token."""
+  return words_of("S4", 24, reflections=3, documents=3)
