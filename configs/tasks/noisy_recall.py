@@ -2,7 +2,7 @@
 
 from configs.tasks.recall import ConvolutionFirst
 from train.config import AdamW, Config, Sample
-from train.data import NoisyRecall
+from train.data.tasks import NoisyRecall
 
 
 def get_config() -> Config:

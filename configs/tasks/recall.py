@@ -41,7 +41,7 @@ def get_config() -> Config:
     ),
     optimizer=AdamW(learning_rate=5e-3, warmup_steps=50),
     batch_size=32,
-    steps=800,
+    steps=1600,
     eval_every=400,
     checkpoint_every=400,
     best_metric="accuracy",
