@@ -1,6 +1,6 @@
 """Recall of values by keys that return, with noise between the pairs.
 
-  python -m train configs/tasks/noisy_recall.py --replicas 3 --workdir runs/noisy
+  python -m train configs/tasks/noisy_recall.py --replicas 3
 
 In-context recall with noise of MAD (Poli et al. 2024, arXiv:2403.17844): a
 mixer has to keep pairs and leave noise out of its state. Rows of 64 tokens, 20%

@@ -13,7 +13,8 @@ benchmarks/results/recall.md).
 
 The first layer is a gated convolution for every mixer. Without it, two layers
 of softmax attention stayed at 0.11 for 800 steps (12 pairs); with it, one layer
-reached 1.00 after 200 (10 pairs). Guessing among the values of the row gives 0.125.
+reached 1.00 after 200 (10 pairs). Guessing among the values of the row gives
+0.125.
 
 Mixers with a SiLU output gate start to learn later, so the run is long: gated
 DeltaNet left 0.13 after 300 to 600 steps. Expect 0.997 after 1,600 steps
