@@ -3,12 +3,13 @@
   python -m benchmarks.recall --run     (trains what is not done)
   python -m benchmarks.recall           (reads the runs)
 
-Each line of configs/tasks/recall.cells is one point: a mixer with one size of
-its state. A point is trained with each learning rate of `RATES`, in one process
-that compiles once, and the best rate counts. The first command may be stopped
-at any time and repeated; with `--replicas 3` it adds seeds. Other flags, such
-as `--data.data-dir DIR`, are those of the config. The second command writes
-`recall.json`, `recall.png` and the table in `recall.md`, in benchmarks/results.
+Each line of configs/tasks/recall_frontier.cells is one point: a mixer with one
+size of its state. A point is trained with each learning rate of `--rates`, in
+one process that compiles once, and the best rate counts. The first command may
+be stopped at any time and repeated; with `--replicas 3` it adds seeds. Other
+flags, such as `--data.data-dir DIR`, are those of the config. The second
+command writes `recall.json`, `recall.png` and the table in `recall.md`, in
+benchmarks/results.
 """
 
 import argparse
@@ -34,8 +35,8 @@ from train.sweep import cells
 from train.sweep.cells import Cell
 
 CONFIG = "configs/tasks/recall.py"
-CELLS = "configs/tasks/recall.cells"
-RATES = "5e-3", "1.5e-2"
+CELLS = "configs/tasks/recall_frontier.cells"
+RATES = 2.5e-3, 5e-3, 1.5e-2
 RESULTS = pathlib.Path("benchmarks/results")
 CLAIM = "Delta rules recall more than additive rules with equal state"
 _SECONDS = "processor_seconds.json"
@@ -74,7 +75,7 @@ class Point:
   state_bytes: int
   rate: float
   seeds: tuple[float, ...]
-  others: dict[str, float]
+  others: dict[float, float]
   command: str
   minutes: float
 
@@ -97,6 +98,7 @@ def name_of(cell: Cell) -> str:
 def train(
   points: Sequence[Cell],
   folder: pathlib.Path,
+  rates: Sequence[float],
   replicas: int,
   shared: Sequence[str],
 ) -> None:
@@ -105,26 +107,31 @@ def train(
   Args:
     points: The points, the most important first.
     folder: Gets one folder per point.
+    rates: The learning rates.
     replicas: Seeds per point and rate.
     shared: Flags of the config for all points.
   """
+  config = command_line.load(CONFIG)
   for number, point in enumerate(points, 1):
     workdir = folder / name_of(point)
-    seconds = workdir / _SECONDS
-    known = json.loads(seconds.read_text()) if seconds.exists() else {}
-    if str(replicas) in known:
+    steps = command_line.override(config, point.words).steps
+    done = _accuracies(workdir, steps)
+    if all(len(done.get(rate, ())) >= replicas for rate in rates):
       continue
     print(f"{number}/{len(points)}  {workdir.name}", flush=True)
-    words = [*_words(point, replicas), *shared, "--workdir", str(workdir)]
+    words = [*_words(point, rates, replicas), *shared]
+    words += ["--workdir", str(workdir)]
     begun = _processor_seconds()
-    done = subprocess.run([sys.executable, "-m", "train", *words], check=False)
-    if done.returncode < 0 or done.returncode > 128:
+    code = subprocess.run([sys.executable, "-m", "train", *words]).returncode
+    if code < 0 or code > 128:
       return  # A signal stopped it.
-    if done.returncode:
+    if code:
       print(f"{workdir.name} failed", flush=True)
       continue
-    known[str(replicas)] = round(_processor_seconds() - begun, 1)
-    seconds.write_text(json.dumps(known) + "\n")
+    seconds = workdir / _SECONDS
+    before = json.loads(seconds.read_text()) if seconds.exists() else 0
+    spent = before + _processor_seconds() - begun
+    seconds.write_text(f"{spent:.1f}\n")
 
 
 def read(points: Sequence[Cell], folder: pathlib.Path) -> list[Point]:
@@ -134,32 +141,37 @@ def read(points: Sequence[Cell], folder: pathlib.Path) -> list[Point]:
   return [point for point in found if point is not None]
 
 
+def _accuracies(workdir: pathlib.Path, steps: int) -> dict[float, list[float]]:
+  """The accuracies of the complete seeds of a point, by learning rate."""
+  found: dict[float, list[float]] = {}
+  for path in sorted(workdir.glob("learning_rate=*,seed=*/metrics.jsonl")):
+    rate = re.match("learning_rate=([^,]*)", path.parent.name)
+    run = Run(path.parent, ("accuracy",))
+    at, values = run.curve("validation", "accuracy", "step")
+    if rate is not None and steps in at:
+      found.setdefault(float(rate[1]), []).append(float(values[-1]))
+  return found
+
+
 def _read(config: Config, cell: Cell, workdir: pathlib.Path) -> Point | None:
-  seconds = workdir / _SECONDS
-  if not seconds.exists():
-    return None
-  known = json.loads(seconds.read_text())
   config = command_line.override(config, cell.words)
-  by_rate: dict[str, list[float]] = {}
-  for path in sorted(workdir.glob("learning_rate=*,seed=*")):
-    rate = re.match("learning_rate=([^,]*)", path.name)
-    run = Run(path, ("accuracy",))
-    if rate is not None and run.step == config.steps:
-      accuracy = run.final()["validation"]["accuracy"]
-      by_rate.setdefault(rate[1], []).append(accuracy)
+  by_rate = _accuracies(workdir, config.steps)
+  seconds = workdir / _SECONDS
+  if not by_rate or not seconds.exists():
+    return None
   means = {rate: sum(x) / len(x) for rate, x in by_rate.items()}
   best = max(means, key=means.__getitem__)
   mixer, _, fields = name_of(cell).partition(",")
-  words = " ".join(_words(cell, len(by_rate[best])))
+  words = " ".join(_words(cell, sorted(by_rate), len(by_rate[best])))
   return Point(
     mixer,
     fields.replace(",", ", "),
     state_bytes(config),
-    float(best),
+    best,
     tuple(by_rate[best]),
     {rate: mean for rate, mean in means.items() if rate != best},
     f"python -m train {words}",
-    round(sum(known.values()) / 60, 2),
+    round(json.loads(seconds.read_text()) / 60, 2),
   )
 
 
@@ -207,13 +219,13 @@ def table(points: Sequence[Point]) -> str:
   """One row per point, by mixer and bytes, as Markdown."""
   order = list(dict.fromkeys(point.mixer for point in points))
   lines = [
-    "| mixer | fields | state, bytes | accuracy | rate | other rate |",
-    "|---|---|---:|---:|---:|---:|",
+    "| mixer | fields | state, bytes | accuracy | rate | other rates |",
+    "|---|---|---:|---:|---:|---|",
   ]
   for p in sorted(points, key=lambda p: (order.index(p.mixer), p.state_bytes)):
     low, high = min(p.seeds), max(p.seeds)
     spread = f" ({low:.3f} to {high:.3f})" if len(p.seeds) > 1 else ""
-    others = ", ".join(f"{mean:.3f}" for mean in p.others.values())
+    others = ", ".join(f"{x:.3f} at {rate:g}" for rate, x in p.others.items())
     lines.append(
       f"| `{p.mixer}` | {p.fields} | {p.state_bytes:,} |"
       f" {p.accuracy:.3f}{spread} | {p.rate:g} | {others} |"
@@ -249,9 +261,9 @@ def draw(points: Sequence[Point], output: pathlib.Path) -> None:
   figure.savefig(output, dpi=150)
 
 
-def _words(cell: Cell, replicas: int) -> list[str]:
+def _words(cell: Cell, rates: Sequence[float], replicas: int) -> list[str]:
   """The words of `python -m train` for a point, without its folder."""
-  seeds = ["--replicas", str(replicas), "--replica-rates", *RATES]
+  seeds = ["--replicas", str(replicas), "--replica-rates", *map(str, rates)]
   return [CONFIG, *cell.words, *seeds]
 
 
@@ -265,6 +277,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
   parser = argparse.ArgumentParser(prog="python -m benchmarks.recall")
   parser.add_argument("--run", action="store_true", help="train first")
   parser.add_argument("--replicas", type=int, default=1, help="seeds per rate")
+  parser.add_argument("--rates", type=float, nargs="+", default=RATES)
   parser.add_argument(
     "--workdir", type=pathlib.Path, default=pathlib.Path("runs/recall")
   )
@@ -272,7 +285,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
   options, shared = parser.parse_known_args(arguments)
   points = cells.read_file(options.cells)
   if options.run:
-    train(points, options.workdir, options.replicas, shared)
+    train(points, options.workdir, options.rates, options.replicas, shared)
   found = read(cells.read_file(CELLS), options.workdir)
   write(found, RESULTS)
   print(table(found))

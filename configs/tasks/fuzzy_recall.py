@@ -1,8 +1,20 @@
-"""Recall of values by keys of one to three tokens each."""
+"""Recall of values by keys, both one to three tokens long.
+
+  python -m train configs/tasks/fuzzy_recall.py --replicas 3
+
+Fuzzy in-context recall of MAD (Poli et al. 2024, arXiv:2403.17844): a mixer has
+to join the tokens of a key before it looks the key up. Rows of 64 tokens with
+six pairs; all tokens of a value count. The first layer is a gated convolution
+of width 3 for every mixer, as in recall.py.
+
+Expect 0.985 from DeltaNet after 400 steps (three seeds, 0.982 to 0.988), 0.130
+from the most frequent token. Three seeds took 56 s of processor time on a busy
+machine. Other mixers were not measured.
+"""
 
 from configs.tasks.recall import ConvolutionFirst
 from train.config import AdamW, Config, Sample
-from train.data import FuzzyRecall
+from train.data.tasks import FuzzyRecall
 
 
 def get_config() -> Config:

@@ -2,7 +2,7 @@
 
 from configs.tasks.recall import ConvolutionFirst
 from train.config import AdamW, Config, Sample
-from train.data import Needle
+from train.data.tasks import Needle
 
 
 def get_config() -> Config:

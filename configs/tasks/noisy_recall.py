@@ -1,8 +1,20 @@
-"""Recall of values by keys, with noise between the pairs."""
+"""Recall of values by keys that return, with noise between the pairs.
+
+  python -m train configs/tasks/noisy_recall.py --replicas 3
+
+In-context recall with noise of MAD (Poli et al. 2024, arXiv:2403.17844): a
+mixer has to keep pairs and leave noise out of its state. Rows of 64 tokens, 20%
+noise, 16 keys and 16 values. The first layer is a gated convolution for every
+mixer, as in recall.py.
+
+Expect 1.000 from DeltaNet after 400 steps (three seeds, 1.000 to 1.000), 0.069
+from the most frequent value. Three seeds took 57 s of processor time on a busy
+machine. Other mixers were not measured.
+"""
 
 from configs.tasks.recall import ConvolutionFirst
 from train.config import AdamW, Config, Sample
-from train.data import NoisyRecall
+from train.data.tasks import NoisyRecall
 
 
 def get_config() -> Config:
