@@ -24,6 +24,7 @@ a record per run, and `regression.png` the errors by position.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import pathlib
@@ -34,7 +35,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import train
@@ -67,13 +67,13 @@ class Case(NamedTuple):
   depth: int = 1
   config: str = CONFIG
 
-  def command(self, workdir: str) -> list[str]:
+  def command(self, workdir: str, seeds: int = SEEDS) -> list[str]:
     """Returns the arguments of `python` that train the run."""
     entry = [] if self.config == LONG else ["--model.mixers", self.mixer]
     if entry and self.mixer != "mamba2":
       entry += ["--model.mixers.0.heads", "2"]
     size = [] if self.depth == 1 else ["--model.depth", str(self.depth)]
-    replicas = ["--replicas", str(SEEDS), "--workdir", workdir]
+    replicas = ["--replicas", str(seeds), "--workdir", workdir]
     return ["-m", "train", self.config, *entry, *self.words, *size, *replicas]
 
 
@@ -123,9 +123,10 @@ def main(argv: list[str] | None = None) -> int:
     return 1
   records = {name: measure(RUNS[name], folder / name) for name in names}
   RESULTS.mkdir(exist_ok=True)
-  text = json.dumps(list(records.values()), indent=1)
-  (RESULTS / "regression.json").write_text(text + "\n")
-  draw(records, str(RESULTS / "regression.png"))
+  lines = ",\n".join(json.dumps(record) for record in records.values())
+  (RESULTS / "regression.json").write_text(f"[\n{lines}\n]\n")
+  task = train.load(next((folder / names[0]).glob("seed=*"))).config.data
+  draw(records, curves(task), str(RESULTS / "regression.png"))
   print(table(records))
   return 0
 
@@ -161,6 +162,15 @@ def algorithms(rows: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
   }
 
 
+@functools.cache
+def _measured(
+  task: LinearRegression,
+) -> tuple[list[dict[str, np.ndarray]], dict[str, np.ndarray]]:
+  """The validation rows of a task, and the algorithms' predictions of them."""
+  rows = list(task.generate("validation"))
+  return rows, algorithms(rows)
+
+
 def _at_best_rates(steps: np.ndarray, wanted: np.ndarray) -> np.ndarray:
   """Steps [N, L] times the rate of each position that is nearest `wanted`."""
   power = np.sum(steps**2, 0)
@@ -181,15 +191,10 @@ def measure(case: Case, folder: pathlib.Path) -> dict[str, Any]:
   """
   seeds = [train.load(path, "best") for path in sorted(folder.glob("seed=*"))]
   task = seeds[0].config.data
-  rows = list(task.generate("validation"))
-  targets = np.stack([row["targets"][:, 0] for row in rows]).astype(float)
-  known, found = algorithms(rows), predictions(seeds, rows)
-  longer = list(task.at_length(2 * task.length).generate("validation"))
-  reference = np.stack([row["reference"][:, 0] for row in longer])
+  rows, known = _measured(task)
+  found = predictions(seeds, rows)
+  longer, of_longer = _measured(task.at_length(2 * task.length))
   minutes = folder / _MINUTES
-
-  def error(predictions: np.ndarray) -> list[float]:
-    return np.mean((predictions - targets) ** 2, 0).round(5).tolist()
 
   def explained(found: list[np.ndarray], wanted: np.ndarray) -> list[float]:
     return [round(agreement(own, wanted), 4) for own in found]
@@ -202,25 +207,40 @@ def measure(case: Case, folder: pathlib.Path) -> dict[str, Any]:
     "chance": task.chance(),
     "claim": case.claim,
     "config": case.config,
-    "command": " ".join(["python", *case.command(f"runs/{folder.name}")]),
+    "command": " ".join(
+      ["python", *case.command(f"runs/{folder.name}", len(seeds))]
+    ),
     "minutes": float(minutes.read_text()) if minutes.exists() else None,
     "depth": case.depth,
-    "at_twice_the_length": explained(predictions(seeds, longer), reference),
+    "at_twice_the_length": explained(
+      predictions(seeds, longer), of_longer["ridge"]
+    ),
     "agreement": {
       name: round(float(np.mean(explained(found, own))), 4)
       for name, own in known.items()
     },
-    "squared_error_by_position": np.mean([error(f) for f in found], 0)
+    "algorithms": dict(
+      zip(known, explained(list(known.values()), known["ridge"]), strict=True)
+    ),
+    "squared_error_by_position": np.mean(
+      [_errors(rows, own) for own in found], 0
+    )
     .round(5)
     .tolist(),
-    "algorithms": {
-      name: {
-        "explained": round(agreement(own, known["ridge"]), 4),
-        "squared_error_by_position": error(own),
-      }
-      for name, own in known.items()
-    },
   }
+
+
+def curves(task: LinearRegression) -> dict[str, np.ndarray]:
+  """Returns the mean squared error by position of each algorithm, [L]."""
+  rows, known = _measured(task)
+  return {name: _errors(rows, own) for name, own in known.items()}
+
+
+def _errors(
+  rows: list[dict[str, np.ndarray]], predictions: np.ndarray
+) -> np.ndarray:
+  targets = np.stack([row["targets"][:, 0] for row in rows]).astype(float)
+  return np.mean((predictions - targets) ** 2, 0)
 
 
 def predictions(
@@ -257,8 +277,18 @@ def table(records: dict[str, dict[str, Any]]) -> str:
   return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def draw(records: dict[str, dict[str, Any]], output: str) -> None:
-  """Draws errors by position: one layer of each mixer, and softmax by depth."""
+def draw(
+  records: dict[str, dict[str, Any]],
+  known: dict[str, np.ndarray],
+  output: str,
+) -> None:
+  """Draws errors by position: one layer of each mixer, and softmax by depth.
+
+  Args:
+    records: What `measure` returned, by the name of the run.
+    known: What `curves` returned, drawn black.
+    output: The file of the picture.
+  """
   figure = Figure(figsize=(11, 4.4), layout="constrained")
   left, right = figure.subplots(1, 2, sharey=True)
   for name, record in records.items():
@@ -269,8 +299,10 @@ def draw(records: dict[str, dict[str, Any]], output: str) -> None:
     ):
       if is_shown:
         axes.plot(curve, label=name, linewidth=1.3)
+  styles: tuple[Any, ...] = ("--", ":", "-.", (0, (1, 4)))
   for axes in (left, right):
-    _algorithms(axes, next(iter(records.values()))["algorithms"])
+    for (name, curve), style in zip(known.items(), styles, strict=True):
+      axes.plot(curve, label=name, color="black", linestyle=style, linewidth=1)
     axes.set_xlabel("pairs read")
     axes.legend(fontsize=7)
   left.set_yscale("log")
@@ -278,14 +310,6 @@ def draw(records: dict[str, dict[str, Any]], output: str) -> None:
   left.set_title("one layer")
   right.set_title("softmax attention by depth")
   figure.savefig(output, dpi=110)
-
-
-def _algorithms(axes: Axes, found: dict[str, Any]) -> None:
-  """Adds the curves of the algorithms, dashed."""
-  styles = ("--", ":", "-.", (0, (1, 4)))
-  for (name, own), style in zip(found.items(), styles, strict=True):
-    curve = own["squared_error_by_position"]
-    axes.plot(curve, label=name, color="black", linestyle=style, linewidth=1)
 
 
 if __name__ == "__main__":
