@@ -5,10 +5,10 @@ Bowman 2018, arXiv:1804.06028). Long Range Arena has rows of up to 2,048 tokens
 (Tay et al. 2020, arXiv:2011.04006), where the best transformer there is right
 for 0.37 of them, and S5 for 0.62 (Smith et al. 2023, arXiv:2208.04933). Here an
 expression has 4 to 32 tokens and up to 5 arguments per list: half of them are
-one list, and 0.24 have lists of depth 3 or more. In longer rows, S5 does not
-get beyond logistic regression in 600 updates: it has 0.385 with 8 to 64 tokens
-and up to 10 arguments per list, where the counts of the tokens alone have
-0.369.
+one list, and 0.24 have lists of depth 3 or more. In longer rows S5 is hardly
+better than logistic regression after 600 updates: with 8 to 64 tokens and up to
+10 arguments per list it has 0.385, and the regression on the counts of the
+tokens 0.369.
 
 python -m train configs/tasks/listops.py --replicas 3 --workdir runs/listops
 
