@@ -5,13 +5,18 @@ Bowman 2018, arXiv:1804.06028). Long Range Arena has rows of up to 2,048 tokens
 (Tay et al. 2020, arXiv:2011.04006), where the best transformer there is right
 for 0.37 of them, and S5 for 0.62 (Smith et al. 2023, arXiv:2208.04933). Here an
 expression has 4 to 32 tokens and up to 5 arguments per list: half of them are
-one list, and 0.24 have lists of depth 3 or more. With 8 to 48 tokens, or up to
-10 arguments in 64 tokens, S5 stays at or below a logistic regression in this
-time.
+one list, and 0.24 have lists of depth 3 or more. In longer rows S5 is hardly
+better than logistic regression after 600 updates: with 8 to 64 tokens and up to
+10 arguments per list it has 0.385, and the regression on the counts of the
+tokens 0.369.
 
 python -m train configs/tasks/listops.py --replicas 3 --workdir runs/listops
 
-Expected accuracy on 1,000 held-out rows:
+Expected accuracy on 1,000 held-out rows, one seed: S5 0.479, and 0.594 with
+`--model.mixers gla --model.mixers.0.heads 2`. Chance is 0.12, the most frequent
+value. Logistic regression on the counts of all tokens has 0.446, and with the
+outermost operator and its products with the counts 0.518. A seed of S5 takes
+37 s of processor time, and of GLA 75 s on a machine that did other work too.
 """
 
 from jaxmodels.models import Classifier

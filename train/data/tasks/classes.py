@@ -42,6 +42,16 @@ class Classes:
     """
     return Classified(self.task.open(split), self.fill)
 
+  def chance(self) -> float:
+    """The accuracy of the most frequent class of the validation split.
+
+    It is the accuracy of the best guess that does not see the row.
+    """
+    rows = self.read_only().open("validation")
+    classes = [int(rows[number]["targets"]) for number in range(len(rows))]
+    counts = np.bincount(classes)
+    return float(counts.max() / counts.sum())
+
   def codec(self, vocab_size: int | None = None) -> NumberCodec | None:
     """Returns what reads and writes tokens as numbers."""
     return None if vocab_size is None else NumberCodec(vocab_size)

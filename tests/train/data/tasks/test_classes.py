@@ -17,6 +17,9 @@ def test_an_example_has_the_row_its_class_and_its_mask():
     np.testing.assert_array_equal(example["inputs"], row["inputs"])
     assert example["targets"] == row["targets"][-1]
     np.testing.assert_array_equal(example["mask"], row["inputs"] > 0)
+  values = [int(example["targets"]) for example in found]
+  chance = Classes(task).chance()
+  assert chance == max(map(values.count, values)) / len(values)
   assert sequence_arrays(found, found[0]) == ("inputs", "mask")
   assert sequence_length(found, found[0]) == 24
   longer = Classes(task).at_length(32).read_only().open("validation")
