@@ -44,7 +44,7 @@ MIXERS: dict[str, Any] = {
   "lru": "lru",
   "gla": ("gla", {"heads": 2}),
   "mlstm": ("mlstm", {"heads": 2}),
-  "none": GatedMLP(width=0),
+  "none": GatedMLP(width=32),
 }
 # Policies also act in memory chains that are up to this many times longer.
 LONGER = 4
@@ -63,6 +63,20 @@ def config_of(task: str, mixer: str) -> ReinforcementConfig:
   config = command_line.load(CONFIGS[task], ReinforcementConfig)
   model = config.model.clone(mixers=(MIXERS[mixer],))
   return dataclasses.replace(config, model=model)
+
+
+def results(
+  task: str, mixer: str, seeds: int, workdir: str
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+  """What `train` returns, from a file in `workdir` if it is there."""
+  path = os.path.join(workdir, f"{task}-{mixer}-{seeds}-seeds.json")
+  if not os.path.exists(path):
+    found = train(task, mixer, seeds, workdir)
+    with open(path, "w") as file:
+      json.dump(found, file)
+  with open(path) as file:
+    records, curve = json.load(file)
+  return records, curve
 
 
 def train(
@@ -328,7 +342,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   records, curves = [], []
   for task in options.tasks:
     for mixer in options.mixers:
-      found, curve = train(task, mixer, options.seeds, options.workdir)
+      found, curve = results(task, mixer, options.seeds, options.workdir)
       records += found
       curves.append(curve)
   records += [speed("s5", rows) for rows in (1, 4, 16)]
