@@ -23,20 +23,20 @@ from jaxmodels.models import Operator
 
 POINTS = 16
 _HARMONICS, _FINE = 4, 1024
-_VISCOSITY, _TIME = 0.01, 0.25
+VISCOSITY, TIME = 0.01, 0.25
 
 
 def solve(initial: np.ndarray) -> np.ndarray:
-  """The solution [n, _FINE] after `_TIME`, from initial values of mean 0."""
+  """The solution [n, _FINE] after `TIME`, from initial values of mean 0."""
   k = 2j * np.pi * np.fft.rfftfreq(_FINE, 1 / _FINE)
   spectrum = np.fft.rfft(initial)
   integral = np.fft.irfft(spectrum / np.where(k == 0, 1, k), _FINE)
   potential = np.exp(
-    (integral.min(1, keepdims=True) - integral) / (2 * _VISCOSITY)
+    (integral.min(1, keepdims=True) - integral) / (2 * VISCOSITY)
   )
-  later = np.fft.rfft(potential) * np.exp(_VISCOSITY * _TIME * k**2)
+  later = np.fft.rfft(potential) * np.exp(VISCOSITY * TIME * k**2)
   slope = np.fft.irfft(k * later, _FINE)
-  return -2 * _VISCOSITY * slope / np.fft.irfft(later, _FINE)
+  return -2 * VISCOSITY * slope / np.fft.irfft(later, _FINE)
 
 
 def draw(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
