@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from examples import burgers, matrix_products, signatures
+from examples import burgers, matrix_products, signatures, tucker
 
 
 @pytest.fixture(autouse=True)
@@ -44,6 +44,13 @@ def test_an_operator_beats_interpolation():
   for points in (2 * burgers.POINTS, 4 * burgers.POINTS):
     operator, linear = burgers.evaluate(apply, points)
     assert operator < linear
+
+
+@pytest.mark.slow
+def test_a_tensor_is_recovered_at_the_level_of_its_noise():
+  with jax.enable_x64(True):
+    errors = tucker.fit(0, 500)
+  assert errors["Tucker"] < 0.06 < errors["interpolation"] / 5
 
 
 @pytest.mark.slow

@@ -87,7 +87,8 @@ def levels(state: jax.Array, width: int) -> list[jax.Array]:
     state: [..., N].
     width: D.
   """
-  found, start, size = [], 0, width
+  found: list[jax.Array] = []
+  start, size = 0, width
   while start < state.shape[-1]:
     level = state[..., start : start + size]
     found.append(level.reshape(*state.shape[:-1], *(width,) * (len(found) + 1)))
