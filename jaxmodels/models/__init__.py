@@ -1,5 +1,6 @@
 """Whole networks, made from lists of layers. Their state is one pytree."""
 
+from jaxmodels.models import covariances
 from jaxmodels.models.backbone import Backbone
 from jaxmodels.models.gaussian_process import GaussianProcess
 from jaxmodels.models.language_model import LanguageModel
@@ -18,6 +19,7 @@ __all__ = [
   "Operator",
   "SharedBlock",
   "count_parameters",
+  "covariances",
   "equal_width",
   "without_lora",
 ]

@@ -54,8 +54,7 @@ def signature(
   dx is `jnp.diff` of the path along L. A path with time as a channel keeps its
   speed. If only the final state is used, `jit` drops y.
 
-  Cost: about 2 N D / (D - 1) multiplications and as many additions per token,
-  chunked forward.
+  Cost: about 2 N D / (D - 1) flops per token, chunked forward.
 
   `segment_ids` and the other options: see `jaxmodels.ops`.
 
