@@ -1,5 +1,6 @@
 """Whole networks, made from lists of layers. Their state is one pytree."""
 
+from jaxmodels.models import covariances
 from jaxmodels.models.anomaly import AnomalyDetector
 from jaxmodels.models.backbone import Backbone
 from jaxmodels.models.classifier import Classifier
@@ -38,6 +39,7 @@ __all__ = [
   "UNet",
   "VectorModel",
   "count_parameters",
+  "covariances",
   "episode_ids",
   "equal_width",
   "state_bytes",

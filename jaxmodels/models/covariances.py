@@ -17,7 +17,7 @@ positive numbers.
 import dataclasses
 import functools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -66,18 +66,13 @@ class Covariance:
     return Product(self, other)
 
 
-def _covariance(cls):
-  """A frozen dataclass, and a pytree of its parameters."""
-  return jax.tree_util.register_dataclass(
-    dataclasses.dataclass(frozen=True)(cls)
-  )
-
-
-def _constant(default):
+def _constant(default: Any) -> Any:
+  """A field that is not trained."""
   return dataclasses.field(default=default, metadata={"static": True})
 
 
-@_covariance
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class Matern(Covariance):
   """Matérn's covariance of half-integer smoothness; N = smoothness + 1/2.
 
@@ -172,7 +167,8 @@ def _moments(x: jax.Array, width: int) -> jax.Array:
   return jnp.stack(found[::-1])
 
 
-@_covariance
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class Cosine(Covariance):
   """`variance * cos(2 pi lag / period)`; N = 2.
 
@@ -209,7 +205,8 @@ def _rotation(angles: jax.Array) -> jax.Array:
   return jnp.cos(angles) * same + jnp.sin(angles) * turn.astype(angles.dtype)
 
 
-@_covariance
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class Periodic(Covariance):
   """The periodic covariance of MacKay (1998), as a sum of cosines.
 
@@ -274,7 +271,8 @@ class Periodic(Covariance):
     return weights * jnp.asarray(np.where(j[:, 0] == 0, 1, 2), dtype)
 
 
-@_covariance
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class Sum(Covariance):
   """The sum of two independent processes: their states side by side.
 
@@ -300,7 +298,8 @@ class Sum(Covariance):
     return Step(*(block_diag(a, b) for a, b in pair))
 
 
-@_covariance
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class Product(Covariance):
   """The product of two covariances: the Kronecker product of their states.
 

@@ -159,7 +159,7 @@ class GaussianProcess:
     """The parameters as arrays of one dtype."""
     return jax.tree.map(lambda p: jnp.asarray(p, dtype), self)
 
-  def _model(self, series: "_Series") -> dict[str, jax.Array]:
+  def _model(self, series: "_Series") -> dict[str, Any]:
     """The arguments of the Kalman ops."""
     dtype = series.y.dtype
     own = self._wide(dtype)

@@ -70,7 +70,7 @@ class MatrixProduct(nn.Module):
   classes: int
   width: int = 16
   length: int | None = None
-  noise: float = 0.1
+  noise: float = 0.02
   epsilon: float = 1e-6
   dtype: jnp.dtype = jnp.float32
   param_dtype: jnp.dtype = jnp.float32

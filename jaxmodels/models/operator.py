@@ -18,7 +18,7 @@ __all__ = ["Operator"]
 class Operator(nn.Module):
   """Maps a function to a function, both known by samples at L points.
 
-    h = W_i [values, coordinates, sin(2 pi j c), cos(2 pi j c)]
+    h = W_i [values, sin(2 pi j c), cos(2 pi j c)]
     y = W_o backbone(h)
 
   for every coordinate c and j = 1, ..., harmonics. Each layer is Galerkin
@@ -36,8 +36,8 @@ class Operator(nn.Module):
     width: D.
     depth: The number of layers.
     outputs: O, the number of values of y per point.
-    coordinates: P, how many of the last channels of x are coordinates. Their
-      domain is [0, 1); the sines make it periodic.
+    coordinates: P, how many of the last channels of x are coordinates. The
+      sines have the period 1; a domain that is not periodic fits in [0, 1/2].
     harmonics: Sines and cosines per coordinate.
     mixers: Of the layers, see `Backbone`. They must not depend on the number
       of points: `Galerkin`, or `Bidirectional` of a mixer with continuous time.
@@ -79,7 +79,7 @@ class Operator(nn.Module):
       ValueError: A field or x is wrong; the message names it.
     """
     check_fields(self, "width", "depth", "outputs", "coordinates", "harmonics")
-    checks.rank_at_least("Operator", "x", x, 3, "[B, L, C + P]")
+    checks.shape("Operator", "x", x, (None,) * 3, "[B, L, C + P]")
     checks.require(
       x.shape[-1] > self.coordinates,
       f"Operator: x must be [B, L, C + P] with C of at least 1 and P = "
@@ -87,9 +87,10 @@ class Operator(nn.Module):
     )
     place = x[..., x.shape[-1] - self.coordinates :]
     multiples = jnp.arange(1, self.harmonics + 1, dtype=place.dtype)
-    angles = 2 * math.pi * place[..., None] * multiples
+    angles = 2 * math.pi * place[..., None] * multiples[None, None, None]
     angles = angles.reshape(*place.shape[:-1], -1)
-    h = jnp.concatenate([x, jnp.sin(angles), jnp.cos(angles)], -1)
+    values = x[..., : x.shape[-1] - self.coordinates]
+    h = jnp.concatenate([values, jnp.sin(angles), jnp.cos(angles)], -1)
     h = projection(self, self.width, "input", use_bias=True)(h)
     h, state = Backbone(
       width=self.width,

@@ -54,8 +54,7 @@ def signature(
   dx is `jnp.diff` of the path along L. A path with time as a channel keeps its
   speed. If only the final state is used, `jit` drops y.
 
-  Cost: about 2 N D / (D - 1) multiplications and as many additions per token,
-  chunked forward.
+  Cost: about 2 N D / (D - 1) flops per token, chunked forward.
 
   `segment_ids` and the other options: see `jaxmodels.ops`.
 
@@ -87,7 +86,8 @@ def levels(state: jax.Array, width: int) -> list[jax.Array]:
     state: [..., N].
     width: D.
   """
-  found, start, size = [], 0, width
+  found: list[jax.Array] = []
+  start, size = 0, width
   while start < state.shape[-1]:
     level = state[..., start : start + size]
     found.append(level.reshape(*state.shape[:-1], *(width,) * (len(found) + 1)))
