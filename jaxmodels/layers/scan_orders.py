@@ -39,10 +39,11 @@ def scan_order(
   A direction is 2 v + r. The curve runs over a view of the grid: the grid
   itself (v = 0), its transpose (1), the grid turned clockwise by 90 degrees
   (2), or mirrored from left to right (3). With r = 1 it runs from the last
-  place to the first. So the eight orders of a square grid with an even side are
-  different, and they are those of all turned and mirrored grids. Departure from
-  the code of MambaAD: it turns anticlockwise, and transposes that as the last
-  view, so two of its eight orders along Hilbert's curve are there twice.
+  place to the first. So the eight orders of a square grid whose side is a power
+  of two are different, and they are those of all turned and mirrored grids.
+  Departure from the code of MambaAD: it turns anticlockwise, and its last view
+  is the transpose of that, so two of its eight orders along Hilbert's curve are
+  there twice.
 
   Args:
     curve: A name of `CURVES`.

@@ -218,8 +218,8 @@ class CrossScan(GridMixer):
   of the sum. `SelectiveScan2D` is the block of VMamba and MambaAD.
 
   With tied parameters and eight directions, turning or mirroring a square image
-  turns or mirrors y, because the reverse of each curve is the curve on a turned
-  or mirrored grid ("z_order" only where the side is a power of two).
+  whose side is a power of two turns or mirrors y, because the eight orders are
+  those of all turned and mirrored grids.
 
   The other fields are those of `Mixer`; `method` and `chunk_size` are those of
   the mixer inside.
@@ -275,8 +275,8 @@ class SelectiveScan2D(GridMixer):
 
   Liu et al. 2024, "VMamba: Visual State Space Model", arXiv:2401.10166: the
   curve "sweep" and K of 4. With the curve "hilbert" and K of 8 it is the hybrid
-  state-space block of MambaAD (He et al. 2024, arXiv:2404.06564), whose eight
-  directions are in another order there. Departure: LeCun initialisation.
+  state-space block of MambaAD (He et al. 2024, arXiv:2404.06564); `scan_order`
+  says how its directions differ. Departure: LeCun initialisation.
 
   The other fields are those of `Mixer`.
 
