@@ -33,7 +33,6 @@ ROOMS = {
   "jaxmodels.analysis": (),
   "train": ("jaxmodels", "train"),
   "configs": ("jaxmodels", "train"),
-  "examples": ("jaxmodels",),
 }
 # Which files may import a library; all others reach it through them.
 LIBRARIES = {
@@ -62,7 +61,7 @@ def name_of(file):
 
 MODULES = {
   name_of(file): file
-  for room in ("jaxmodels", "train", "configs", "examples")
+  for room in ("jaxmodels", "train", "configs")
   for file in files_of(room)
 }
 
@@ -84,7 +83,7 @@ def within(module, packages):
 
 @pytest.mark.parametrize("room", ROOMS)
 def test_rooms_import_one_way(room):
-  ours = ("jaxmodels", "train", "configs", "examples", "tests", "benchmarks")
+  ours = ("jaxmodels", "train", "configs", "tests", "benchmarks")
   wrong = [
     f"{name_of(file)} imports {module}"
     for file in files_of(room)

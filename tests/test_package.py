@@ -79,7 +79,7 @@ def test_the_version_has_one_source():
 def test_a_wheel_holds_the_library_alone():
   include = PROJECT["tool"]["setuptools"]["packages"]["find"]["include"]
   packages = {file.parent.name for file in ROOT.glob("*/__init__.py")}
-  ours = {"benchmarks", "configs", "examples", "jaxmodels", "tests", "train"}
+  ours = {"benchmarks", "configs", "jaxmodels", "tests", "train"}
   assert ours <= packages
   held = {p for p in packages if any(fnmatch.fnmatch(p, i) for i in include)}
   assert held == {"jaxmodels"}

@@ -173,7 +173,7 @@ def anchors(page):
   return {re.sub(r"[^\w\- ]", "", x.lower()).replace(" ", "-") for x in found}
 
 
-ROOMS = ("benchmarks", "configs", "examples", "jaxmodels", "tests", "train")
+ROOMS = ("benchmarks", "configs", "jaxmodels", "tests", "train")
 WITH_LINKS = sorted(
   [
     *ROOT.glob("*.md"),

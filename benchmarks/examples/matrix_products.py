@@ -1,6 +1,6 @@
 """Images as discrete records, by a matrix product state.
 
-python -m examples.matrix_products
+python -m benchmarks.examples.matrix_products
 
 The 1,797 digits of scikit-learn in 4 grey levels, 64 tokens per image; each
 place has its own matrices. The baseline is a logistic regression on the one-hot

@@ -1,6 +1,6 @@
 """Forecasts of the CO2 at Mauna Loa by a Gaussian process.
 
-python -m examples.co2
+python -m benchmarks.examples.co2
 
 The weekly measurements of 1958 to 2001 (Keeling et al.; they come with
 statsmodels: the extra `series`). The process is fitted to the years before a

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from examples import burgers, matrix_products, signatures, tucker
+from benchmarks.examples import burgers, matrix_products, signatures, tucker
 
 
 @pytest.fixture(autouse=True)
@@ -68,7 +68,7 @@ def test_a_matrix_product_reads_digits():
 @pytest.mark.slow
 def test_a_gaussian_process_forecasts_co2():
   pytest.importorskip("statsmodels")
-  from examples import co2
+  from benchmarks.examples import co2
 
   with jax.enable_x64(True):
     errors = co2.forecast(0, 60)

@@ -1,6 +1,6 @@
 """Ridge regression on signatures of series sampled at uneven times.
 
-python -m examples.signatures
+python -m benchmarks.examples.signatures
 
 "sunspots": the next yearly number from 60% of the 24 years before, a random
 choice for every series (the yearly means since 1700, which come with

@@ -1,6 +1,6 @@
 """A tensor with a continuous time mode, by Tucker and a Gaussian process.
 
-python -m examples.tucker
+python -m benchmarks.examples.tucker
 
     y(i, j, t) = sum_{r, a, b} core_{r a b} A_{i a} B_{j b} U_r(t) + noise
 

@@ -1,6 +1,6 @@
 """Super-resolution of Burgers' equation by Galerkin attention.
 
-python -m examples.burgers
+python -m benchmarks.examples.burgers
 
 The operator from the initial value to the solution of `u_t + u u_x = nu u_xx`
 at one time, periodic in x. It is trained on 16 points and applied, with the
