@@ -8,6 +8,10 @@ same weights, to 32 and 64 points. The initial values have 4 harmonics, so the
 finer samples of them hold nothing new. The solutions are exact: the transform
 of Cole and Hopf makes the equation linear, and Fourier series solve that. The
 baseline interpolates the exact solution at the 16 points linearly.
+
+Expect relative errors of 5.5% to 5.7% at 16 points and 5.6% to 5.7% at 32 and
+at 64 points for the seeds 0, 1 and 2. Interpolation has 11.0% at 32 points and
+11.7% at 64. A seed takes about a minute of CPU time.
 """
 
 import argparse
