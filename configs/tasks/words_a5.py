@@ -12,5 +12,5 @@ from train.config import Config
 def get_config() -> Config:
   """Words of 4, then of 24; four reflections per token."""
   return words_of(
-    "A5", 60, reflections=4, documents=6, stages=(350, 100), batch_size=80
+    "A5", 60, reflections=4, documents=6, stages=(500, 120), batch_size=80
   )
