@@ -7,8 +7,8 @@ cannot do this at all lengths, and one that reaches -1 can.
 
 python -m train configs/tasks/parity.py --replicas 3 --workdir runs/parity
 
-Expected accuracy: 1.000 for each of 3 seeds, also at 1,000 bits. Chance is 0.50.
-One seed takes about 13 s of one core, with compilation.
+Expected accuracy: 1.000 for each of 3 seeds, also at 1,000 bits. Chance is
+0.50. One seed takes about 13 s of one core, with compilation.
 
 A short convolution before the recurrence mixes each bit with its neighbours and
 hides the solution: give `kernel_width` None, or 1 for Mamba and Mamba-2. Label
