@@ -19,7 +19,8 @@ def plain(p, x, layer):
   q, k, v = convolved(p, x, layer.heads)
   k, v = k.reshape(*shape, -1), v.reshape(*shape, -1)
   q, k = unit(q) / np.sqrt(k.shape[-1]), unit(k)
-  beta = sigmoid(dense(p["beta"], x)) * (1 + layer.negative_eigenvalues)
+  logits = dense(p["beta"], x) + p.get("beta_bias", 0)
+  beta = sigmoid(logits) * (1 + layer.negative_eigenvalues)
   beta = beta.reshape(shape)
   a = np.ones(shape[:2])
   if layer.decay == "head":
@@ -50,6 +51,11 @@ EXAMPLES = (
     "gated_delta_product",
     "delta_product",
     plain,
-    {"heads": 2, "decay": "head", "output_gate": False},
+    {
+      "heads": 2,
+      "decay": "head",
+      "output_gate": False,
+      "strength_bias": 1.5,
+    },
   ),
 )
