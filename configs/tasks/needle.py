@@ -1,4 +1,16 @@
-"""Retrieval of a needle of four tokens from a haystack."""
+"""Retrieval of a needle of four tokens from a haystack, at twice the length.
+
+  python -m train configs/tasks/needle.py --replicas 3
+
+The passkey task of Mohtashami & Jaggi 2023 (arXiv:2305.16300): a state of any
+size can hold four tokens, if the mixer writes them and leaves the rest out.
+Rows of 64 tokens, held-out rows of 128. The first layer is a gated convolution
+for every mixer, as in recall.py.
+
+Expect 1.000 from DeltaNet after 400 steps (three seeds, 1.000 to 1.000), 0.075
+from the most frequent token. Three seeds took 42 s of processor time on a busy
+machine. Other mixers were not measured.
+"""
 
 from configs.tasks.recall import ConvolutionFirst
 from train.config import AdamW, Config, Sample
