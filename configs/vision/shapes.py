@@ -1,4 +1,19 @@
-"""Disks and squares in photographs, pixel by pixel."""
+"""Disks and squares in photographs, pixel by pixel.
+
+python -m train configs/vision/shapes.py --workdir runs/vision-shapes
+
+Expect a Dice coefficient of 0.598 on 160 held-out images (seeds 0 to 2: 0.582,
+0.607 and 0.604), after about one minute of one core. A U-net of convolutions of
+the same size, with `Convolutions(1)` as mixers, no channel mixers and the
+widths (23, 30), has 0.475 after as many steps (0.456, 0.501 and 0.467):
+
+  U-shape of         parameters   Dice  CPU seconds, the program being compiled
+  selective_scan_2d      44,088  0.598  42
+  Convolutions           43,724  0.475  12
+
+Both still improve after these 16,000 images, and convolutions see more images
+per second, so this does not compare the two at equal time.
+"""
 
 from jaxmodels.models import UNet
 from train.config import AdamW, Config, Sample
