@@ -294,7 +294,7 @@ def draw(
   for name, record in records.items():
     curve = record["squared_error_by_position"]
     for axes, is_shown in (
-      (left, record["depth"] == 1 and record["config"] == CONFIG),
+      (left, record["depth"] == 1),
       (right, name.startswith("softmax")),
     ):
       if is_shown:
