@@ -7,9 +7,9 @@ timescales if training asks for them step by step.
 python -m train configs/tasks/delayed_match.py --replicas 3
 
 Accuracy at 120 tokens on held-out rows after 500 steps: 1.000 (1.000 to 1.000
-over 3 seeds). Without the curriculum (`--data.stages 120`): 0.514 (all 3 seeds);
-such rows have one probe each, and those of the first stages up to 32. Chance is
-0.5. Three seeds take 30 s of processor time.
+over 3 seeds). Without the curriculum (`--data.stages 120`): 0.514 with each of
+3 seeds; such rows have one probe each, and those of the first stage 32. Chance
+is 0.5. Three seeds take 30 s of processor time.
 """
 
 from jaxmodels.models import LanguageModel
