@@ -103,7 +103,9 @@ def accuracies(runs: list[Any], length: int, rows: int) -> list[float]:
     [predict(run.variables, inputs[start : start + size]) for start in starts]
     for run in runs
   ]
-  return [float(np.mean(np.concatenate(x) == answers)) for x in guesses]
+  return [
+    round(float(np.mean(np.concatenate(x) == answers)), 4) for x in guesses
+  ]
 
 
 def records(mixer: str, options: argparse.Namespace) -> list[dict[str, Any]]:

@@ -6,7 +6,10 @@ timescales if training asks for them step by step.
 
 python -m train configs/tasks/delayed_match.py --replicas 3
 
-MEASURED_DM
+Accuracy at 120 tokens on held-out rows after 500 steps: 1.000 (1.000 to 1.000
+over 3 seeds). Without the curriculum (`--data.stages 120`): 0.514 with each of
+3 seeds; such rows have one probe each, and those of the first stage 32. Chance
+is 0.5. Three seeds take 30 s of processor time.
 """
 
 from jaxmodels.models import LanguageModel
@@ -15,7 +18,7 @@ from train.data.tasks import DelayedMatch
 
 
 def get_config() -> Config:
-  """Two layers of GLA; all stages have as many rows but the last, twice."""
+  """Two layers of GLA; the last delay has twice as many rows as others."""
   return Config(
     model=LanguageModel(
       vocab_size=12,

@@ -7,8 +7,8 @@ timescales if training asks for them step by step.
 python -m train configs/tasks/n_parity.py --replicas 3
 
 Accuracy on held-out rows with 8 bits, at every bit, after 1,000 steps: 0.963
-(0.929 to 0.994 over 3 seeds). NO_CURRICULUM
-Chance is 0.5. Three seeds take 74 s of processor time.
+(0.929 to 0.994 over 3 seeds). Without the curriculum (`--data.stages 8`): 0.502
+with each of 3 seeds. Chance is 0.5. Three seeds take 76 s of processor time.
 """
 
 from jaxmodels.models import LanguageModel

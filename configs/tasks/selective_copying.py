@@ -7,7 +7,7 @@ paper has 16 symbols at 4,096 places; here are 4 of an alphabet of 8 at 28.
 python -m train configs/tasks/selective_copying.py --replicas 3
 
 Accuracy on held-out rows after 600 steps: 0.976 (0.947 to 1.000 over 3 seeds).
-S4D_MEASURED
+The time-invariant S4D (`--model.mixers s4d`) has 0.749 with seed 0.
 Chance is 0.125. Three seeds take 61 s of processor time.
 """
 
