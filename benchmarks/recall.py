@@ -287,6 +287,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
   if options.run:
     train(points, options.workdir, options.rates, options.replicas, shared)
   found = read(cells.read_file(CELLS), options.workdir)
+  if not found:
+    raise SystemExit(f"no complete runs in {options.workdir}: add --run")
   write(found, RESULTS)
   print(table(found))
 
