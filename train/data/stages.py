@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from train.data.dataset import Dataset, at_length, check_split
+from train.data.dataset import at_length, check_split
 from train.data.mixture import Mixed, check_fit
 from train.data.order import Order, order_of
 
@@ -34,7 +34,7 @@ class Stages:
 
   sources: tuple[Any, ...] = ()
 
-  def open(self, split: str) -> Dataset:
+  def open(self, split: str) -> Any:
     """Opens the sources.
 
     Args:
