@@ -11,7 +11,7 @@ python -m train.equal_width configs/tasks/byte_text.py --model.mixers s5 \
 The models of language-modelling papers are compared in this way, at far more
 parameters and tokens (GLA, Yang et al. 2023, arXiv:2312.06635).
 
-Expected bits per byte of 100,000 held-out bytes: GLA 2.67 (one seed; 251,136
+Expected bits per byte of 100,000 held-out bytes: GLA 2.67 (2 seeds; 251,136
 parameters, 18,432 bytes of state), and S5 2.73 (2.65 to 2.82 over 3 seeds) at
 width 104 (250,624 parameters, 512 bytes). Chance, all bytes alike, is 8; a
 unigram model has 4.51 and gzip -9 2.23, which neither reaches after so few
