@@ -58,5 +58,5 @@ def test_two_steps_of_a_config(path, tmp_path):
   loop.run(config, str(tmp_path / "run"))
   lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
   values = [json.loads(line) for line in lines]
-  assert {line["split"] for line in values} == {"train", "validation"}
+  assert {line["split"] for line in values} >= {"train", "validation"}
   assert values[-1]["step"] == 2
