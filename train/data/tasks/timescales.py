@@ -88,7 +88,10 @@ class StagedRows(Rows):
   """
 
   def __init__(
-    self, source: Sequence[dict[str, Any]], vocab_size: int, last_stage: int
+    self,
+    source: Sequence[dict[str, Any]],
+    vocab_size: int | None,
+    last_stage: int,
   ):
     super().__init__(source, vocab_size)
     self._last_stage = last_stage
