@@ -19,8 +19,8 @@ reached 1.00 after 200 (10 pairs). Guessing among the values of the row gives
 The run is long, since gated DeltaNet learns late because of its output gate: it
 left 0.15 after 300 to 500 steps. Expect 0.997 after 1,600 steps
 (seed 1; the other seeds were not trained to the end). After 800 steps with a
-schedule of 800, the three seeds had 0.998, 0.280 and 0.147. The most frequent
-value gives 0.035.
+schedule of 800, the three seeds had 0.998, 0.280 and 0.147. Chance, the most
+frequent value, is 0.035.
 
 A run took 48 s of processor time on a busy machine. Sweep the rate:
 `--replicas 3 --replica-rates 2.5e-3 5e-3 1e-2`. At 1.5e-2 six of ten
