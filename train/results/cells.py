@@ -41,8 +41,8 @@ class Cell:
 
   @property
   def name(self) -> str:
-    """Its folder in the folder of all cells."""
-    parts = (self.column.name, self.row.name)
+    """Its folder in the folder of all cells, which a changed config changes."""
+    parts = (self.column.name, f"{self.row.name}-{self.fingerprint[:8]}")
     safe = (re.sub(r"[^\w.+-]+", "_", x, flags=re.ASCII) for x in parts)
     return os.path.join(*safe)
 
