@@ -3,7 +3,7 @@
 python -m train.results --processes 2
 """
 
-from train.results import Column, Row, Table
+from train.results import Claim, Column, Row, Table
 
 ROWS = (
   Row("delta_net"),
@@ -189,7 +189,109 @@ COLUMNS = (
   ),
 )
 
+CLAIMS = (
+  Claim(
+    "with eigenvalues from -1 a delta rule computes parity beyond the length of"
+    " its training, and from 0 it does not",
+    "Grazzi et al. 2024, arXiv:2411.12537",
+    "parity",
+    rows=("delta_net, beta to 2", "gated_deltanet, beta to 2"),
+    above=("delta_net", "gated_deltanet"),
+    bound=0.99,
+    worst=0.6,
+  ),
+  Claim(
+    "the same for Mamba",
+    "Grazzi et al. 2024, arXiv:2411.12537",
+    "parity",
+    rows=("mamba, -1 to 1",),
+    above=("mamba",),
+    bound=0.99,
+    worst=0.6,
+  ),
+  Claim(
+    "the same for RWKV-7",
+    "Peng et al. 2025, arXiv:2503.14456",
+    "parity",
+    rows=("rwkv7, -1 to 1",),
+    above=("rwkv7",),
+    bound=0.99,
+    worst=0.6,
+  ),
+  Claim(
+    "the rotations of Mamba-3 compute parity",
+    "Lahoti et al. 2026, arXiv:2603.15569",
+    "parity",
+    rows=("mamba3",),
+    bound=0.99,
+  ),
+  Claim(
+    "two reflections per token follow S3, and one does not",
+    "Siems et al. 2025, arXiv:2502.10297",
+    "s3",
+    rows=("delta_product",),
+    above=("delta_net, beta to 2", "gated_deltanet, beta to 2"),
+    bound=0.99,
+    worst=0.6,
+  ),
+  Claim(
+    "softmax attention recalls",
+    "Arora et al. 2023, arXiv:2312.04927",
+    "recall",
+    rows=("softmax_attention",),
+    bound=0.99,
+  ),
+  Claim(
+    "the delta rule recalls more than linear attention",
+    "Schlag et al. 2021, arXiv:2102.11174",
+    "recall",
+    rows=("delta_net",),
+    above=("linear_attention",),
+    margin=0.05,
+  ),
+  Claim(
+    "the gated delta rule recalls more than Mamba-2",
+    "Yang et al. 2024, arXiv:2412.06464",
+    "recall",
+    rows=("gated_deltanet",),
+    above=("mamba2",),
+  ),
+  Claim(
+    "layers whose step depends on the token copy selectively, and S4D does not",
+    "Gu and Dao 2023, arXiv:2312.00752",
+    "copying",
+    rows=("mamba", "mamba2"),
+    above=("s4d",),
+    bound=0.95,
+    worst=0.9,
+  ),
+  Claim(
+    "Mamba finds induction heads far beyond the length of its training, and"
+    " attention does not",
+    "Gu and Dao 2023, arXiv:2312.00752",
+    "induction",
+    rows=("mamba",),
+    above=("softmax_attention", "s4d"),
+    bound=0.9,
+    worst=0.7,
+  ),
+  Claim(
+    "state spaces classify images that are read pixel by pixel",
+    "Smith et al. 2023, arXiv:2208.04933",
+    "digits",
+    rows=("s5", "s4d"),
+    bound=0.95,
+  ),
+  Claim(
+    "gated linear attention models text better than linear attention",
+    "Yang et al. 2023, arXiv:2312.06635",
+    "text",
+    rows=("gla",),
+    above=("linear_attention",),
+  ),
+)
+
 
 def get_table() -> Table:
   """Rows from the most asked for to the least, and one column per task."""
-  return Table(rows=ROWS, columns=COLUMNS)
+  return Table(rows=ROWS, columns=COLUMNS, claims=CLAIMS)

@@ -138,12 +138,7 @@ def _note(
     outcome = outcomes[cell.name]
     if outcome.state != "done" or _is_done(cell, found):
       continue
-    claims = [
-      claim
-      for claim in wanted.claims
-      if claim.column == cell.column.name and cell.row.name in claim.rows
-    ]
-    made = record.make(cell, os.path.join(folder, cell.name), outcome, claims)
+    made = record.make(cell, os.path.join(folder, cell.name), outcome)
     found[record.key_of(made)] = made
   _write(wanted, found, output)
 
@@ -153,7 +148,8 @@ def _write(
   found: Mapping[tuple[str, str], record.Record],
   output: str,
 ) -> None:
-  record.write(os.path.join(output, "results.json"), found)
+  path = os.path.join(output, "results.json")
+  record.write(path, found, wanted.claims)
   page.write(os.path.join(output, "RESULTS.md"), wanted, found)
   picture.write(os.path.join(output, "results.png"), wanted, found)
 

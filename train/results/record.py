@@ -26,21 +26,18 @@ def key_of(record: Mapping[str, Any]) -> tuple[str, str]:
   return record["task"], record["mixer"]
 
 
-def make(
-  cell: Cell, folder: str, outcome: Outcome, claims: Iterable[Claim]
-) -> Record:
+def make(cell: Cell, folder: str, outcome: Outcome) -> Record:
   """Returns the record of a finished cell.
 
   Args:
     cell: The cell.
     folder: Its folder.
     outcome: How its runs have ended.
-    claims: What papers say about it.
 
   Returns:
     "task", "mixer", "metric", "seeds" (the metric of each seed at the best
     learning rate), "rate", "rates" (the metric of each seed by rate), "chance",
-    "claim", "config", "command", "minutes" and "processor_minutes" (of all
+    "config", "command", "minutes" and "processor_minutes" (of all
     seeds and rates), "parameters", "state_bytes" (per sequence),
     "tokens_per_second" (of all runs together), "compile_seconds", and
     "fingerprint".
@@ -62,7 +59,6 @@ def make(
     "rate": rate,
     "rates": {repr(k): v for k, v in values.items() if k is not None},
     "chance": _chance(cell),
-    "claim": "; ".join(f"{x.text} ({x.paper})" for x in claims) or None,
     "config": cell.column.config,
     "command": cell.command,
     "minutes": round(outcome.spent.seconds / 60, 2),
@@ -132,8 +128,28 @@ def read(path: str) -> dict[tuple[str, str], Record]:
     ) from error
 
 
-def write(path: str, records: Mapping[tuple[str, str], Record]) -> None:
-  """Writes records in the order of their keys, one line per entry."""
-  found = [records[key] for key in sorted(records)]
+def write(
+  path: str,
+  records: Mapping[tuple[str, str], Record],
+  claims: Iterable[Claim],
+) -> None:
+  """Writes records in the order of their keys, one line per entry.
+
+  Args:
+    path: The file.
+    records: The records.
+    claims: The entry "claim" of a record has those that praise its cell.
+  """
+
+  def claimed(record: Record) -> str | None:
+    texts = [
+      f"{claim.text} ({claim.paper})"
+      for claim in claims
+      if claim.column == record["task"] and record["mixer"] in claim.rows
+    ]
+    return "; ".join(texts) or None
+
+  ordered = [records[key] for key in sorted(records)]
+  found = [{**record, "claim": claimed(record)} for record in ordered]
   content = json.dumps(found, indent=1, allow_nan=False) + "\n"
   files.replace(path, content.encode())
