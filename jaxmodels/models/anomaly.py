@@ -10,9 +10,13 @@ from jax import lax
 
 from jaxmodels.layers.common import check_fields, projection, wide
 from jaxmodels.mixers.registry import Entry
-from jaxmodels.models.u_shape import Contracting, Convolutions, Expanding
+from jaxmodels.models.u_shape import (
+  Contracting,
+  Convolutions,
+  Expanding,
+  embedded_patches,
+)
 from jaxmodels.models.vision import from_patches, to_patches
-from jaxmodels.ops.engine import checks
 
 __all__ = ["AnomalyDetector"]
 
@@ -74,19 +78,8 @@ class AnomalyDetector(nn.Module):
       ValueError: A field or x is wrong; the message names it in one line.
     """
     check_fields(self, "classes", "depth", "bottleneck", "patch_size")
-    checks.shape("AnomalyDetector", "x", x, (None,) * 4, "[B, H, W, C]")
     coarsest, dtype = 2 ** (len(self.widths) - 1), wide(self.dtype)
-    for side, size in (("H", x.shape[1]), ("W", x.shape[2])):
-      checks.require(
-        size % (self.patch_size * coarsest) == 0,
-        f"AnomalyDetector: {side} must be a multiple of patch_size * "
-        f"2^(len(widths) - 1) = {self.patch_size * coarsest}, got {size}",
-      )
-    columns = x.shape[2] // self.patch_size
-    patches = to_patches(x.astype(dtype), self.patch_size)
-    first = projection(
-      self, self.widths[0], "embedding", use_bias=True, dtype=dtype
-    )(patches)
+    first, columns = embedded_patches(self, x)
     fields: Mapping[str, Any] = {
       "widths": self.widths,
       "depth": self.depth,

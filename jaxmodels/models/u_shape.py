@@ -158,6 +158,34 @@ class Expanding(_Stages):
     return found
 
 
+def embedded_patches(model: Any, x: jax.Array) -> tuple[jax.Array, int]:
+  """Returns the embedded patches [B, L, D] of images, and those per row.
+
+  Args:
+    model: A module with the fields `widths`, `patch_size` and `dtype`.
+    x: [B, H, W, C].
+
+  Raises:
+    ValueError: Names x, or the side that the coarsest grid does not divide.
+  """
+  name, unit = type(model).__name__, 2 ** (len(model.widths) - 1)
+  unit *= model.patch_size
+  checks.shape(name, "x", x, (None,) * 4, "[B, H, W, C]")
+  checks.dtype(name, "x", x, jnp.floating, "real floating point")
+  for side, size in (("H", x.shape[1]), ("W", x.shape[2])):
+    checks.require(
+      size % unit == 0,
+      f"{name}: {side} must be a multiple of patch_size * 2^(len(widths) - 1) "
+      f"= {unit}, got {size}",
+    )
+  dtype = wide(model.dtype)
+  patches = to_patches(x.astype(dtype), model.patch_size)
+  embed = projection(
+    model, model.widths[0], "embedding", use_bias=True, dtype=dtype
+  )
+  return embed(patches), x.shape[2] // model.patch_size
+
+
 class UNet(nn.Module):
   """The class of every pixel of an image: a U-shape of stacks of mixers.
 
@@ -207,20 +235,8 @@ class UNet(nn.Module):
       ValueError: A field or x is wrong; the message names it in one line.
     """
     check_fields(self, "classes", "depth", "patch_size")
-    checks.shape("UNet", "x", x, (None,) * 4, "[B, H, W, C]")
-    checks.dtype("UNet", "x", x, jnp.floating, "real floating point")
     dtype, coarsest = wide(self.dtype), 2 ** (len(self.widths) - 1)
-    for side, size in (("H", x.shape[1]), ("W", x.shape[2])):
-      checks.require(
-        size % (self.patch_size * coarsest) == 0,
-        f"UNet: {side} must be a multiple of patch_size * 2^(len(widths) - 1) "
-        f"= {self.patch_size * coarsest}, got {size}",
-      )
-    columns = x.shape[2] // self.patch_size
-    patches = to_patches(x.astype(dtype), self.patch_size)
-    first = projection(
-      self, self.widths[0], "embedding", use_bias=True, dtype=dtype
-    )(patches)
+    first, columns = embedded_patches(self, x)
     fields: Mapping[str, Any] = {
       "widths": self.widths,
       "depth": self.depth,

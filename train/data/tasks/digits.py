@@ -44,20 +44,10 @@ class Digits:
     Raises:
       ValueError: A setting is out of range, or scikit-learn is not installed.
     """
-    check_split(split)
-    images, labels = read_images()
-    check_at_least(1, validation_examples=self.validation_examples)
-    check_at_least(0, seed=self.seed)
-    if self.validation_examples >= len(images):
-      raise ValueError(
-        f"validation_examples must be below {len(images)}, the number of"
-        f" images, got {self.validation_examples}"
-      )
-    order = np.random.default_rng(self.seed).permutation(len(images))
+    images, labels = read_images(split, self.validation_examples, self.seed)
     pixels = self.pixels()
-    held_out, rest = np.split(order, [self.validation_examples])
-    chosen = rest if split == "train" else held_out
-    return Rows([_row(images[i][pixels], labels[i]) for i in chosen], _VOCAB)
+    rows = zip(images[:, pixels], labels, strict=True)
+    return Rows([_row(image, label) for image, label in rows], _VOCAB)
 
   def pixels(self) -> np.ndarray:
     """The order of the pixels of an image, [64]."""
@@ -65,8 +55,24 @@ class Digits:
     return rng.permutation(_PIXELS) if self.permuted else np.arange(_PIXELS)
 
 
-def read_images() -> tuple[np.ndarray, np.ndarray]:
-  """The images [n, 64] and their digits [n]."""
+def read_images(
+  split: str, validation_examples: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """Reads the images of a split.
+
+  Args:
+    split: "train" or "validation".
+    validation_examples: Number of images of the validation split; the others
+      are those of the training split.
+    seed: At least 0; determines the split.
+
+  Returns:
+    The images [n, 64] and their digits [n], both int32.
+
+  Raises:
+    ValueError: An argument is out of range, or scikit-learn is not installed.
+  """
+  check_split(split)
   try:
     from sklearn.datasets import load_digits
   except ImportError as error:
@@ -74,7 +80,18 @@ def read_images() -> tuple[np.ndarray, np.ndarray]:
       "Digits needs scikit-learn: python -m pip install scikit-learn"
     ) from error
   found = load_digits()
-  return found.data.astype(np.int32), found.target.astype(np.int32)
+  check_at_least(1, validation_examples=validation_examples)
+  check_at_least(0, seed=seed)
+  if validation_examples >= len(found.data):
+    raise ValueError(
+      f"validation_examples must be below {len(found.data)}, the number of"
+      f" images, got {validation_examples}"
+    )
+  order = np.random.default_rng(seed).permutation(len(found.data))
+  held_out, rest = np.split(order, [validation_examples])
+  chosen = rest if split == "train" else held_out
+  images, labels = found.data[chosen], found.target[chosen]
+  return images.astype(np.int32), labels.astype(np.int32)
 
 
 def _row(image: np.ndarray, label: int) -> dict[str, np.ndarray]:

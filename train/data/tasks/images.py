@@ -62,23 +62,16 @@ class DigitImages:
     Raises:
       ValueError: A setting is out of range, or scikit-learn is not installed.
     """
-    check_split(split)
-    images, labels = read_images()
-    check_at_least(1, validation_examples=self.validation_examples)
-    check_at_least(0, seed=self.seed)
-    if self.validation_examples >= len(images):
-      raise ValueError(
-        f"validation_examples must be below {len(images)}, the number of"
-        f" images, got {self.validation_examples}"
-      )
+    images, labels = read_images(split, self.validation_examples, self.seed)
     if self.left_out is not None and self.left_out not in range(10):
       raise ValueError(f"left_out must be a digit, got {self.left_out}")
-    order = np.random.default_rng(self.seed).permutation(len(images))
-    held_out, rest = np.split(order, [self.validation_examples])
-    chosen = rest if split == "train" else held_out
-    if split == "train" and self.left_out is not None:
-      chosen = chosen[labels[chosen] != self.left_out]
-    return Images([self._example(images[i], labels[i]) for i in chosen])
+    return Images(
+      [
+        self._example(image, label)
+        for image, label in zip(images, labels, strict=True)
+        if split == "validation" or label != self.left_out
+      ]
+    )
 
   def _example(self, image: np.ndarray, label: np.ndarray) -> Example:
     pixels = image.reshape(8, 8, 1).astype(np.float32) / 16
