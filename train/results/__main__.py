@@ -84,6 +84,7 @@ def run(argv: Sequence[str]) -> int:
   found = record.read(os.path.join(output, "results.json"))
   if options.page_only:
     _write(wanted, found, output)
+    log(f"wrote {os.path.join(output, 'RESULTS.md')}")
     return 0
   chosen = [
     cell
