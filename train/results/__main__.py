@@ -81,7 +81,7 @@ def run(argv: Sequence[str]) -> int:
   flags.in_range("--processes", options.processes, 1, 1024)
   wanted = table.read(path)
   output = _make("--output", options.output)
-  found = record.read(os.path.join(output, "results.json"))
+  found = _current(record.read(os.path.join(output, "results.json")), wanted)
   if options.page_only:
     _write(wanted, found, output)
     log(f"wrote {os.path.join(output, 'RESULTS.md')}")
@@ -106,6 +106,24 @@ def run(argv: Sequence[str]) -> int:
     noted(pool.outcomes)
     pool.run()
   return _finish(pool, output, folder)
+
+
+def _current(
+  found: Mapping[tuple[str, str], record.Record], wanted: table.Table
+) -> dict[tuple[str, str], record.Record]:
+  """Leaves out the records of cells that have another config by now."""
+  known = {(x.column.name, x.row.name): x.fingerprint for x in cells(wanted)}
+  kept = {
+    key: one
+    for key, one in found.items()
+    if known.get(key) == one["fingerprint"]
+  }
+  if len(kept) < len(found):
+    log(
+      f"{len(found) - len(kept)} cells of results.json are left out: their"
+      " config or flags have changed"
+    )
+  return kept
 
 
 def _is_done(

@@ -157,11 +157,10 @@ def test_the_page_is_that_of_its_records():
   assert found
   written = (folder / "RESULTS.md").read_text()
   assert written == page.markdown(table, found)
-  # Each record is of a cell of the table, with the keys that the page names.
-  columns = {column.name: column for column in table.columns}
-  names = {row.name for row in table.rows}
-  for one in found.values():
-    assert one["mixer"] in names
-    assert one["config"] == columns[one["task"]].config
-    assert one["seeds"]
+  # Each record is of a cell of the table as it is now.
+  known = {(x.column.name, x.row.name): x for x in cells.cells(table)}
+  for key, one in found.items():
+    assert one["fingerprint"] == known[key].fingerprint
+    assert one["command"] == known[key].command
+    assert len(one["seeds"]) == known[key].seeds
     assert one["processor_minutes"] > 0
