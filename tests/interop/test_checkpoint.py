@@ -279,6 +279,7 @@ def test_a_model_of_no_family_is_refused(saved, tmp_path):
   assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_compare_names_the_first_block_that_drifts(saved):
   _, model, variables = saved
   tokens = jnp.asarray(np.arange(12).reshape(2, 6))

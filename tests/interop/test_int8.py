@@ -27,6 +27,7 @@ def test_a_weight_is_off_by_half_a_step_at_most(shape):
   assert np.asarray(int8.scales).max() < 5.5 / 127
 
 
+@pytest.mark.slow
 def test_a_model_loads_in_int8(tmp_path):
   config = Config(TINY[0] | {"hidden_size": 64, "num_heads": 16})
   model = family_of(config).read(config)

@@ -44,6 +44,7 @@ def pair(sampling, **options):
   return large, Decoder(*model(("s5",), 1, 0.4), chunk_size=1)
 
 
+@pytest.mark.slow
 def test_greedy_tokens_are_those_of_the_large_model():
   large, small = pair(Sampling(temperature=0), stop_tokens=(3,))
   prompts = [[1], [2, 0, 3, 1, 2, 2, 1], [0, 2]]

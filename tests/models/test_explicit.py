@@ -62,6 +62,7 @@ def types(tree):
   return [jax.typeof(x) for x in jax.tree.leaves(tree)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("scan_layers", "params_spec", "context"),
   [

@@ -97,6 +97,7 @@ def model_of(**options):
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "scan_layers", [True, pytest.param(False, marks=pytest.mark.slow)]
 )

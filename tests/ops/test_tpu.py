@@ -42,6 +42,7 @@ def temp_bytes(chip, op, length, **options):
   return compiled.memory_analysis().temp_size_in_bytes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("op", "method"),
   [

@@ -70,6 +70,7 @@ def test_values_and_gradients_are_the_definition_s(window, softcap):
     assert_close(got, wanted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "window", [None, pytest.param(3, marks=pytest.mark.slow)]
 )

@@ -78,6 +78,7 @@ def test_is_the_definition(name, method, varying):
     assert relative_error(one, truth) < 1e-9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", EACH)
 def test_calls_no_lapack(method):
   """Two batches of its calls at once have waited for one another forever."""

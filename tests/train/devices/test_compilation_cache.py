@@ -35,6 +35,7 @@ def losses(workdir):
   return [line["loss"] for line in read_metrics(workdir) if "loss" in line]
 
 
+@pytest.mark.slow
 def test_a_second_start_compiles_nothing(tmp_path):
   runs = [tmp_path / "first", tmp_path / "second"]
   asked, hits, _ = trained(runs[0], tmp_path / "cache")
