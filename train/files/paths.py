@@ -6,7 +6,7 @@ import re
 import stat
 
 from train import files
-from train.errors import UserError, reason, shown
+from train.errors import UserError, is_disk_full, reason, shown
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
 
@@ -99,3 +99,26 @@ def write(flag: str, path: str, content: bytes, *, follow: bool = True) -> None:
     raise UserError(
       f"cannot write to {flag}={path}: {reason(error)}"
     ) from error
+
+
+def make_folder(flag: str, folder: str) -> str:
+  """Makes the folder that a flag names, if it is missing, and returns its path.
+
+  Args:
+    flag: The flag, for the message of an error.
+    folder: The folder, as the user named it.
+
+  Raises:
+    UserError: It is not on this machine, or cannot be made.
+    OSError: The disk is full.
+  """
+  folder = local(flag, folder)
+  try:
+    os.makedirs(folder, exist_ok=True)
+  except OSError as error:
+    if is_disk_full(error):
+      raise
+    raise UserError(
+      f"cannot write to {flag}={folder}: {error.strerror}"
+    ) from error
+  return folder

@@ -24,10 +24,10 @@ import jax
 
 from train import flags
 from train.command import main_with_errors
-from train.errors import RunError, UserError
+from train.errors import RunError
 from train.files import lock, paths
 from train.results import page, picture, record, table
-from train.results.cells import Cell, Reader, cells
+from train.results.cells import Cell, Reader, cells, chosen_cells
 from train.streams import log
 from train.sweep.pool import Pool
 from train.sweep.results import OUTPUT, Outcome
@@ -80,18 +80,19 @@ def run(argv: Sequence[str]) -> int:
   flags.refuse(stray)
   flags.in_range("--processes", options.processes, 1, 1024)
   wanted = table.read(path)
-  output = _make("--output", options.output)
-  found = _current(record.read(os.path.join(output, "results.json")), wanted)
+  output = paths.make_folder("--output", options.output)
+  every = cells(wanted)
+  found = _current(record.read(os.path.join(output, "results.json")), every)
   if options.page_only:
     _write(wanted, found, output)
     log(f"wrote {os.path.join(output, 'RESULTS.md')}")
     return 0
   chosen = [
     cell
-    for cell in cells(wanted, options.tasks, options.mixers)
-    if not _is_done(cell, found)
+    for cell in chosen_cells(every, options.tasks, options.mixers)
+    if cell.key not in found
   ]
-  folder = _make("--workdir", options.workdir)
+  folder = paths.make_folder("--workdir", options.workdir)
   with lock.held(folder):
     noted = functools.partial(_note, wanted, found, chosen, folder, output)
     pool = Pool(
@@ -109,10 +110,10 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _current(
-  found: Mapping[tuple[str, str], record.Record], wanted: table.Table
+  found: Mapping[tuple[str, str], record.Record], every: Sequence[Cell]
 ) -> dict[tuple[str, str], record.Record]:
   """Leaves out the records of cells that have another config by now."""
-  known = {(x.column.name, x.row.name): x.fingerprint for x in cells(wanted)}
+  known = {cell.key: cell.fingerprint for cell in every}
   kept = {
     key: one
     for key, one in found.items()
@@ -126,24 +127,6 @@ def _current(
   return kept
 
 
-def _is_done(
-  cell: Cell, found: Mapping[tuple[str, str], record.Record]
-) -> bool:
-  old = found.get((cell.column.name, cell.row.name), {})
-  return old.get("fingerprint") == cell.fingerprint
-
-
-def _make(flag: str, folder: str) -> str:
-  folder = paths.local(flag, folder)
-  try:
-    os.makedirs(folder, exist_ok=True)
-  except OSError as error:
-    raise UserError(
-      f"cannot write to {flag}={folder}: {error.strerror}"
-    ) from error
-  return folder
-
-
 def _note(
   wanted: table.Table,
   found: dict[tuple[str, str], record.Record],
@@ -155,10 +138,9 @@ def _note(
   """Adds the cells that have ended to the records, and writes the page."""
   for cell in chosen:
     outcome = outcomes[cell.name]
-    if outcome.state != "done" or _is_done(cell, found):
-      continue
-    made = record.make(cell, os.path.join(folder, cell.name), outcome)
-    found[record.key_of(made)] = made
+    if outcome.state == "done" and cell.key not in found:
+      place = os.path.join(folder, cell.name)
+      found[cell.key] = record.make(cell, place, outcome)
   _write(wanted, found, output)
 
 

@@ -47,6 +47,11 @@ class Cell:
     return os.path.join(*safe)
 
   @property
+  def key(self) -> tuple[str, str]:
+    """The names of its column and its row."""
+    return self.column.name, self.row.name
+
+  @property
   def seeds(self) -> int:
     """The number of seeds."""
     return self.column.seeds_of.get(self.row.name, self.column.seeds)
@@ -97,36 +102,49 @@ class Cell:
     return found
 
 
-def cells(
-  table: Table, tasks: Sequence[str] = (), mixers: Sequence[str] = ()
-) -> list[Cell]:
+def cells(table: Table) -> list[Cell]:
   """Returns the cells of a table, row by row.
 
+  Raises:
+    UserError: A config cannot be read.
+  """
+  configs = {column.name: _config(column) for column in table.columns}
+  return [
+    Cell(row, column, configs[column.name])
+    for row in table.rows
+    for column in table.columns
+    if row.name not in column.without
+  ]
+
+
+def chosen_cells(
+  every: Sequence[Cell], tasks: Sequence[str] = (), mixers: Sequence[str] = ()
+) -> list[Cell]:
+  """Returns some cells of a table.
+
   Args:
-    table: The table.
+    every: The cells of the table.
     tasks: Names of columns; () for all.
     mixers: Names of rows; () for all.
 
   Raises:
-    UserError: A name is unknown, or a config cannot be read.
+    UserError: A name is unknown.
   """
-  _check_known("--tasks", tasks, [column.name for column in table.columns])
-  _check_known("--mixers", mixers, [row.name for row in table.rows])
-  columns = [x for x in table.columns if not tasks or x.name in tasks]
-  configs = {x.name: _config(x) for x in columns}
+  _check_known("--tasks", tasks, [cell.column.name for cell in every])
+  _check_known("--mixers", mixers, [cell.row.name for cell in every])
   return [
-    Cell(row, column, configs[column.name])
-    for row in table.rows
-    if not mixers or row.name in mixers
-    for column in columns
-    if row.name not in column.without
+    cell
+    for cell in every
+    if (not tasks or cell.column.name in tasks)
+    and (not mixers or cell.row.name in mixers)
   ]
 
 
 def _check_known(flag: str, names: Sequence[str], known: list[str]) -> None:
   for name in names:
     if name not in known:
-      raise UserError(f"{flag}={name}: there are {', '.join(known)}")
+      there = ", ".join(dict.fromkeys(known))
+      raise UserError(f"{flag}={name}: there are {there}")
 
 
 def _config(column: Column) -> Config:

@@ -28,7 +28,7 @@ import jax
 from train import files, flags
 from train.command import main_with_errors
 from train.config import command_line
-from train.errors import RunError, UserError, is_disk_full
+from train.errors import RunError, UserError
 from train.files import lock, paths
 from train.streams import log
 from train.sweep import cells, plot, table
@@ -117,16 +117,7 @@ def _make_folder(workdir: str | None, source: str) -> str:
   if workdir is None:
     name = os.path.splitext(os.path.basename(source))[0]
     workdir = os.path.join("runs", f"{name}-sweep")
-  folder = paths.local("--workdir", workdir)
-  try:
-    os.makedirs(folder, exist_ok=True)
-  except OSError as error:
-    if is_disk_full(error):
-      raise
-    raise UserError(
-      f"cannot write to --workdir={folder}: {error.strerror}"
-    ) from error
-  return folder
+  return paths.make_folder("--workdir", workdir)
 
 
 def _finish(

@@ -86,7 +86,7 @@ def test_a_fingerprint_has_what_differs_from_the_defaults():
   table = small.get_table()
   first = {cell.name: cell.fingerprint for cell in cells.cells(table)}
   assert len(set(first.values())) == len(first)
-  (cell,) = cells.cells(table, ["tiny"], ["good"])
+  (cell,) = cells.chosen_cells(cells.cells(table), ["tiny"], ["good"])
   same = dataclasses.replace(cell.config, steps=cell.config.steps)
   other = dataclasses.replace(cell.config, steps=cell.config.steps + 1)
   width = cell.config.model.clone(width=9)
@@ -158,7 +158,7 @@ def test_the_page_is_that_of_its_records():
   written = (folder / "RESULTS.md").read_text()
   assert written == page.markdown(table, found)
   # Each record is of a cell of the table as it is now.
-  known = {(x.column.name, x.row.name): x for x in cells.cells(table)}
+  known = {cell.key: cell for cell in cells.cells(table)}
   for key, one in found.items():
     assert one["fingerprint"] == known[key].fingerprint
     assert one["command"] == known[key].command
