@@ -23,11 +23,10 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from jaxmodels.mixers import contract
+from jaxmodels import models
 from jaxmodels.mixers.registry import make_module
 from train.config import Config, command_line
 from train.summary import Run
@@ -181,8 +180,7 @@ def state_bytes(config: Config) -> int:
   mixer: Any = make_module(
     "mixer", model.mixers[0], model.mixer_options, {"width": model.width}
   )
-  state = jax.eval_shape(lambda: contract.zero_state(mixer, 1))
-  return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
+  return models.state_bytes(mixer)
 
 
 def write(points: Sequence[Point], folder: pathlib.Path) -> None:
