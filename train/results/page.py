@@ -221,13 +221,15 @@ def _claims(table: Table, records: Records) -> str:
   rows = []
   for claim in table.claims:
     verdict = judge(claim, table, records)
+    fails = verdict.text == "does not hold"
+    tried = f"; {claim.tried}" if fails and claim.tried else ""
     rows.append(
       [
         claim.text,
         claim.paper,
         claim.column,
         verdict.numbers,
-        f"**{verdict.text}**",
+        f"**{verdict.text}**{tried}",
       ]
     )
   return _table(["claim", "paper", "task", "means", "verdict"], rows)

@@ -107,6 +107,7 @@ class Claim:
     bound: The worst mean that confirms it.
     worst: The best mean of the rows of `above` that confirms it.
     margin: The least difference of means between `rows` and `above`.
+    tried: What else was tried; the page shows it if the claim does not hold.
   """
 
   text: str
@@ -117,6 +118,7 @@ class Claim:
   bound: float | None = None
   worst: float | None = None
   margin: float = 0.0
+  tried: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

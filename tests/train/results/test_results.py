@@ -132,6 +132,17 @@ def test_a_claim_is_judged_by_the_means(column, claim, verdict):
   assert page.judge(one, small.get_table(), found).text == verdict
 
 
+def test_a_claim_that_fails_says_what_else_was_tried():
+  claims = (
+    Claim("it", "A", "tiny", ("good",), bound=0.2, tried="once"),
+    Claim("that", "B", "tiny", ("good",), bound=0.95, tried="twice"),
+  )
+  table = dataclasses.replace(small.get_table(), claims=claims)
+  text = page._claims(table, means(good=0.9))
+  assert "**does not hold**; twice" in text
+  assert "once" not in text
+
+
 def test_a_wrong_table_ends_in_one_line():
   rows, column = (Row("gla"),), Column("mqar", "configs/mqar.py", "accuracy")
   wrong = {
