@@ -27,8 +27,7 @@ def words_of(
   group: str,
   elements: int,
   reflections: int,
-  documents: int,
-  stages: tuple[int, int] = (300, 200),
+  stages: tuple[tuple[int, int], ...],
   batch_size: int = 64,
 ) -> Config:
   """One layer without a channel mixer.
@@ -37,8 +36,7 @@ def words_of(
     group: A key of `train.data.tasks.state_tracking.GROUPS`.
     elements: Its number of elements.
     reflections: Steps of the delta rule per token.
-    documents: Words per row of 24 elements in the first stage.
-    stages: Updates in the first stage and in the second.
+    stages: Words per row of 24 elements, and updates, one pair per stage.
     batch_size: Rows per update.
   """
 
@@ -52,6 +50,7 @@ def words_of(
       validation_examples=128,
     )
 
+  total = sum(steps for _, steps in stages)
   mixer = {
     "heads": 4,
     "steps": reflections,
@@ -69,14 +68,14 @@ def words_of(
       mlp="none",
       tie_embeddings=False,
     ),
-    data=Stages(sources=(words(documents, stages[0]), words(1, stages[1]))),
+    data=Stages(sources=tuple(words(*stage) for stage in stages)),
     loss=NextToken(label_smoothing=0.1),
     optimizer=AdamW(learning_rate=1e-2, warmup_steps=50, weight_decay=0.01),
     batch_size=batch_size,
-    steps=sum(stages),
+    steps=total,
     log_every=50,
-    eval_every=stages[0],
-    checkpoint_every=sum(stages),
+    eval_every=total // 2,
+    checkpoint_every=total,
     best_metric="accuracy",
     sample=Sample(length=0),
   )
@@ -84,4 +83,4 @@ def words_of(
 
 def get_config() -> Config:
   """Words of 8, then of 24; three reflections per token."""
-  return words_of("S4", 24, reflections=3, documents=3)
+  return words_of("S4", 24, reflections=3, stages=((3, 300), (1, 200)))

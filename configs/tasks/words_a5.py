@@ -18,6 +18,5 @@ from train.config import Config
 
 def get_config() -> Config:
   """Words of 4, then of 24; four reflections per token."""
-  return words_of(
-    "A5", 60, reflections=4, documents=6, stages=(500, 120), batch_size=80
-  )
+  stages = ((6, 500), (1, 120))
+  return words_of("A5", 60, reflections=4, stages=stages, batch_size=80)

@@ -2,6 +2,7 @@ r"""Trains the cells of a table of mixers and tasks, and writes its page.
 
   python -m train.results --processes 2
   python -m train.results --tasks parity s3 --mixers gla delta_net
+  python -m train.results configs/recall_frontier.py --processes 2
 
 The table is a Python file with `get_table()`, by default `configs/results.py`.
 A cell is one mixer on one task: `python -m train CONFIG --model.mixers MIXER`
@@ -16,7 +17,6 @@ After each cell it writes `results.json`, `RESULTS.md` and `results.png`.
 import dataclasses
 import functools
 import os
-import signal
 import sys
 from collections.abc import Mapping, Sequence
 
@@ -47,7 +47,8 @@ class Options:
     mixers: Names of rows to train; none for all.
     processes: Cells at the same time. Each gets an equal share of the cores.
     workdir: The folder of the runs.
-    output: The folder of `results.json`, `RESULTS.md` and `results.png`.
+    output: The folder of `results.json`, `RESULTS.md` and `results.png`; by
+      default that of the table.
     page_only: Whether to write the page and the picture, and train nothing.
   """
 
@@ -55,7 +56,7 @@ class Options:
   mixers: tuple[str, ...] = ()
   processes: int = 1
   workdir: str = os.path.join("runs", "results")
-  output: str = "benchmarks"
+  output: str = ""
   page_only: bool = False
 
 
@@ -80,7 +81,7 @@ def run(argv: Sequence[str]) -> int:
   flags.refuse(stray)
   flags.in_range("--processes", options.processes, 1, 1024)
   wanted = table.read(path)
-  output = paths.make_folder("--output", options.output)
+  output = paths.make_folder("--output", options.output or wanted.output)
   every = cells(wanted)
   found = _current(record.read(os.path.join(output, "results.json")), every)
   if options.page_only:
@@ -157,20 +158,15 @@ def _write(
 
 def _finish(pool: Pool, output: str, folder: str) -> int:
   """Says what is done; returns the exit code."""
-  states = [outcome.state for outcome in pool.outcomes.values()]
-  if pool.signal is not None:
-    name = signal.Signals(pool.signal).name
-    log(
-      f"{name}: {states.count('done')} of {len(states)} cells are done; the"
-      " same command continues"
-    )
-    return 128 + pool.signal
+  code = pool.stopped("cells")
+  if code is not None:
+    return code
   log(f"wrote {os.path.join(output, 'RESULTS.md')}")
   failed = [name for name, x in pool.outcomes.items() if x.state == "failed"]
   if failed:
     raise RunError(
-      f"{len(failed)} of {len(states)} cells failed, {failed[0]} first; the"
-      f" output of each is in {os.path.join(folder, 'CELL', OUTPUT)}"
+      f"{len(failed)} of {len(pool.outcomes)} cells failed, {failed[0]} first;"
+      f" the output of each is in {os.path.join(folder, 'CELL', OUTPUT)}"
     )
   return 0
 

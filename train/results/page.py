@@ -17,11 +17,9 @@ __all__ = ["Verdict", "best", "judge", "markdown", "write"]
 # The records by task and mixer.
 Records = Mapping[tuple[str, str], Record]
 
-_HEAD = """# Mixers on small tasks
+_HEAD = """# {title}
 
-`python -m train.results --processes 2` trains what is missing in these tables
-and writes this page from `results.json`. {done} of {all} cells are done, in
-{hours:.1f} hours of processor time.
+{about}{done} of {all} cells are done, in {hours:.1f} hours of processor time.
 
 A cell is the mean over the seeds, with the lowest and the highest seed in
 brackets. The best mean of each column is bold, and so is every mean within a
@@ -73,7 +71,13 @@ def markdown(table: Table, records: Records) -> str:
   ]
   done = [records[key] for key in cells if key in records]
   minutes = sum(record["processor_minutes"] for record in done)
-  text = _HEAD.format(done=len(done), all=len(cells), hours=minutes / 60)
+  text = _HEAD.format(
+    title=table.title,
+    about=f"{table.about.strip()}\n\n" if table.about else "",
+    done=len(done),
+    all=len(cells),
+    hours=minutes / 60,
+  )
   parts = [text, "\n", _accuracies(table, records)]
   parts += [_costs(column, table, records) for column in table.columns]
   if table.claims:

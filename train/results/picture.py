@@ -1,4 +1,4 @@
-"""The table as a picture: one colour per cell."""
+"""The table as a picture: one colour per cell, or one line per mixer."""
 
 from __future__ import annotations
 
@@ -7,12 +7,18 @@ import math
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 
 from train.drawing import picture_of
 from train.files import paths
 from train.results.page import Records
+from train.results.record import Record
 from train.results.table import Column, Table
 from train.sweep.results import mean_and_range
+
+# One colour and marker per mixer.
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#e69f00", "#cc79a7", "#999933")
+_MARKERS = "osD^"
 
 
 def write(path: str, table: Table, records: Records) -> None:
@@ -31,12 +37,21 @@ def write(path: str, table: Table, records: Records) -> None:
   ]
   if not rows or not columns:
     return
+  if table.over_state:
+    figure = _over_state(table, records, columns[0])
+  else:
+    figure = _colours(rows, columns, records)
+  paths.write("--output", path, picture_of(figure, "png"), follow=False)
+
+
+def _colours(
+  rows: list[str], columns: list[Column], records: Records
+) -> Figure:
   means = np.full((len(rows), len(columns)), math.nan)
   for i, row in enumerate(rows):
     for j, column in enumerate(columns):
-      record = records.get((column.name, row))
-      if record is not None:
-        means[i, j] = mean_and_range(record["seeds"])[0]
+      if (column.name, row) in records:
+        means[i, j] = _mean(records[column.name, row])
   size = (1.6 + 0.9 * len(columns), 1.4 + 0.24 * len(rows))
   figure = Figure(figsize=size, layout="constrained")
   axes = figure.subplots()
@@ -45,7 +60,11 @@ def write(path: str, table: Table, records: Records) -> None:
   axes.xaxis.tick_top()
   axes.set_yticks(range(len(rows)), rows)
   axes.tick_params(length=0, labelsize=8)
-  paths.write("--output", path, picture_of(figure, "png"), follow=False)
+  return figure
+
+
+def _mean(record: Record) -> float:
+  return mean_and_range(record["seeds"])[0]
 
 
 def _draw(axes: Axes, means: np.ndarray, columns: list[Column]) -> None:
@@ -62,3 +81,33 @@ def _draw(axes: Axes, means: np.ndarray, columns: list[Column]) -> None:
   for (i, j), value in np.ndenumerate(means):
     if math.isfinite(value):
       axes.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=8)
+
+
+def _over_state(table: Table, records: Records, column: Column) -> Figure:
+  """The metric of a column over bytes of state, one line per mixer."""
+  lines: dict[str, list[tuple[float, float]]] = {}
+  for row in table.rows:
+    if (column.name, row.name) in records:
+      record = records[column.name, row.name]
+      point = record["state_bytes"] / 1024, _mean(record)
+      lines.setdefault(row.mixers or row.name, []).append(point)
+  figure = Figure(figsize=(7.4, 4.4), layout="constrained")
+  axes = figure.subplots()
+  for number, (mixer, points) in enumerate(lines.items()):
+    turn, place = divmod(number, len(_COLOURS))
+    axes.plot(
+      *zip(*sorted(points), strict=True),
+      f"{_MARKERS[turn % len(_MARKERS)]}-",
+      color=_COLOURS[place],
+      label=mixer,
+      markersize=4.5,
+      linewidth=1.4,
+    )
+  axes.set_xscale("log", base=2)
+  axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+  axes.set_xlabel("state per sequence, KiB")
+  axes.set_ylabel(column.title)
+  axes.grid(color="#e4e4e4", linewidth=0.7)
+  axes.spines[["top", "right"]].set_visible(False)
+  figure.legend(loc="outside right upper", frameon=False, fontsize=8)
+  return figure

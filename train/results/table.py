@@ -129,11 +129,21 @@ class Table:
     rows: The mixers.
     columns: The tasks.
     claims: The claims to check.
+    title: The heading of the page.
+    about: Its first lines, in Markdown.
+    output: The folder of `results.json`, `RESULTS.md` and `results.png`, if
+      `--output` does not name another one.
+    over_state: Whether the picture has one line per mixer, over the bytes of
+      its state, in place of one colour per cell.
   """
 
   rows: tuple[Row, ...]
   columns: tuple[Column, ...]
   claims: tuple[Claim, ...] = ()
+  title: str = "Mixers on small tasks"
+  about: str = ""
+  output: str = "benchmarks"
+  over_state: bool = False
 
   def check(self) -> None:
     """Raises a UserError that names what is given twice or unknown."""

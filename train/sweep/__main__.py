@@ -19,7 +19,6 @@ import dataclasses
 import functools
 import json
 import os
-import signal
 import sys
 from collections.abc import Mapping, Sequence
 
@@ -128,20 +127,16 @@ def _finish(
   runs: Sequence[cells.Run],
 ) -> int:
   """Prints the table and draws the plot; returns the exit code."""
-  states = [outcome.state for outcome in pool.outcomes.values()]
-  if pool.signal is not None:
-    name = signal.Signals(pool.signal).name
-    log(
-      f"{name}: {states.count('done')} of {len(states)} runs are done; the same"
-      " command continues"
-    )
-    return 128 + pool.signal
+  code = pool.stopped("runs")
+  if code is not None:
+    return code
   found = table.rows(runs, pool.outcomes)
   picture = os.path.join(folder, "sweep.png")
   has_plot = plot.write(found, metric, picture)
   log(f"\n{text}")
   names = ["sweep.md", "sweep.json", *["sweep.png"] * has_plot]
   log("wrote " + ", ".join(os.path.join(folder, name) for name in names))
+  states = [outcome.state for outcome in pool.outcomes.values()]
   failed = states.count("failed")
   if failed:
     raise RunError(

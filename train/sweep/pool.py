@@ -132,6 +132,24 @@ class Pool:
         for child in self._children.values():
           child.process.wait()
 
+  def stopped(self, things: str) -> int | None:
+    """Says what is done if a signal has stopped the jobs.
+
+    Args:
+      things: What the jobs are called, such as "runs".
+
+    Returns:
+      The exit code; None if there was no signal.
+    """
+    if self.signal is None:
+      return None
+    states = [outcome.state for outcome in self.outcomes.values()]
+    log(
+      f"{signal.Signals(self.signal).name}: {states.count('done')} of"
+      f" {len(states)} {things} are done; the same command continues"
+    )
+    return 128 + self.signal
+
   def _start(self, is_patient: bool) -> None:
     """Starts processes until enough of them run."""
     for run in list(self._waiting):

@@ -7,7 +7,16 @@ import pytest
 from tests.train.results import small
 from train.command import main_with_errors
 from train.errors import UserError
-from train.results import Claim, Column, Row, Table, cells, page, record
+from train.results import (
+  Claim,
+  Column,
+  Row,
+  Table,
+  cells,
+  page,
+  picture,
+  record,
+)
 from train.results import __main__ as command
 from train.results import table as tables
 from train.sweep import pool
@@ -161,9 +170,10 @@ def test_a_wrong_table_ends_in_one_line():
     tables.read("none.py")
 
 
-def test_the_page_is_that_of_its_records():
-  folder = ROOT / "benchmarks"
-  table = tables.read(str(ROOT / "configs" / "results.py"))
+@pytest.mark.parametrize("config", ["results", "recall_frontier"])
+def test_the_page_is_that_of_its_records(config):
+  table = tables.read(str(ROOT / "configs" / f"{config}.py"))
+  folder = ROOT / table.output
   found = record.read(str(folder / "results.json"))
   assert found
   written = (folder / "RESULTS.md").read_text()
@@ -175,3 +185,16 @@ def test_the_page_is_that_of_its_records():
     assert one["command"] == known[key].command
     assert len(one["seeds"]) == known[key].seeds
     assert one["processor_minutes"] > 0
+
+
+def test_the_picture_has_one_line_per_mixer_over_its_state():
+  rows = (Row("wide", "gla", {"heads": 4}), Row("narrow", "gla"), Row("kda"))
+  table = Table(rows, small.get_table().columns, over_state=True)
+  found = {
+    ("tiny", row.name): {"seeds": [value], "state_bytes": 1024 * (4 - value)}
+    for value, row in enumerate(rows)
+  }
+  figure = picture._over_state(table, found, table.columns[0])
+  lines = figure.axes[0].get_lines()
+  assert [line.get_label() for line in lines] == ["gla", "kda"]
+  assert lines[0].get_xydata().tolist() == [[3.0, 1.0], [4.0, 0.0]]
