@@ -55,7 +55,17 @@ ROWS = (
   Row("fsmn"),
   Row("short_convolution"),
   Row("latent_attention"),
+  Row("gated_deltanet + attention", "gated_deltanet,softmax_attention"),
+  Row("mamba2 + attention", "mamba2,softmax_attention", {"head_width": 16}),
+  Row("gla + attention", "gla,softmax_attention"),
+  Row("s5 + attention", "s5,softmax_attention"),
+  Row(
+    "window of 64 + gated_deltanet",
+    "sliding_attention,gated_deltanet",
+    {"window": 64},
+  ),
 )
+HYBRIDS = tuple(row.name for row in ROWS if "," in row.mixers)
 
 
 # A short convolution counts the last tokens without the state, and most layers
@@ -126,6 +136,8 @@ EQUAL_WIDTHS = {
   "s4": 94,
   "lightning": 92,
   "short_convolution": 97,
+  "mamba2 + attention": 88,
+  "s5 + attention": 104,
 }
 NARROW_HEADS = {
   name: {"head_width": 32} for name in ("mamba2", "mamba2, -1 to 1", "mamba3")
@@ -137,6 +149,7 @@ COLUMNS = (
     "configs/tasks/parity.py",
     "accuracy at 240 bits after training on 40",
     options_of=TRACKING,
+    without=HYBRIDS,
   ),
   Column(
     "s3",
@@ -146,12 +159,14 @@ COLUMNS = (
       row: {**options, **REFLECTIONS} if "delta" in row else options
       for row, options in TRACKING.items()
     },
+    without=HYBRIDS,
   ),
   Column(
     "recall",
     "configs/tasks/recall.py",
     "accuracy at the queries of 8 pairs",
     options_of=UNGATED,
+    without=HYBRIDS,
   ),
   Column(
     "copying",
@@ -170,6 +185,7 @@ COLUMNS = (
     rates=(2e-3, 8e-3),
     chance=0.967,
     chance_is="logistic regression",
+    without=HYBRIDS,
   ),
   Column(
     "permuted",
@@ -178,6 +194,7 @@ COLUMNS = (
     rates=(2e-3, 8e-3),
     chance=0.967,
     chance_is="logistic regression",
+    without=HYBRIDS,
   ),
   Column(
     "listops",

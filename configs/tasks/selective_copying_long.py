@@ -1,7 +1,8 @@
 """Copying 8 symbols that lie at random places in noise, in their order.
 
-The task of `selective_copying.py` with 64 tokens of noise, an alphabet of 16 and
-layers of width 64 (Gu & Dao 2023, "Mamba", arXiv:2312.00752, section 4.1.1).
+The task of `selective_copying.py` with 64 tokens of noise, an alphabet of 16
+and layers of width 64 (Gu & Dao 2023, "Mamba", arXiv:2312.00752, section
+4.1.1).
 
 python -m train configs/tasks/selective_copying_long.py --replicas 3
 """
