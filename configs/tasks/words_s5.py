@@ -3,7 +3,15 @@
 The task and the paper are those of `words.py` (Siems et al. 2025,
 arXiv:2502.10297). Four reflections make each permutation of five.
 
-python -m train configs/tasks/words_s5.py --workdir runs/words_s5
+python -m train configs/tasks/words_s5.py --replicas 3 --workdir runs/words_s5
+
+Expected accuracy at 128 elements: 0.696 (0.564 to 0.783 over 3 seeds), and
+0.958 to 1.000 on the words of 24 in training. Chance is 0.008. One seed takes
+about 3 minutes of one core.
+
+Words of two elements come first, for they alone show all 14,400 products. On
+words of 4 from the start, the layer still knew the first element alone after
+300 steps.
 """
 
 from configs.tasks.words import words_of
