@@ -58,6 +58,10 @@ class Stages:
     make = getattr(self.sources[-1], "codec", None) if self.sources else None
     return None if make is None else make(vocab_size)
 
+  def chance(self) -> float:
+    """The accuracy of the last source without learning; see `SequenceTask`."""
+    return self.sources[-1].chance()
+
   def at_length(self, length: int) -> Any:
     """Returns settings of the last source of another length."""
     return at_length(self.sources[-1], length)
