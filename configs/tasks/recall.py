@@ -7,9 +7,8 @@ what a linear-time mixer recalls depends on its state and its update. Yang et
 al. 2024 (arXiv:2412.06464) claim that the gated delta rule recalls well.
 
 Sizes: rows of 40 tokens, 8 of 31 keys and of 32 values, queries at power-law
-distances. Four pairs are too easy. With one head and a state of 4 KiB, DeltaNet
-recalled 0.995 after 400 steps and linear attention 0.504 (one seed; see
-benchmarks/results/recall.md).
+distances. Four pairs are too easy. `benchmarks/recall/RESULTS.md` has the
+accuracy of many mixers against the bytes of their state.
 
 The first layer is a gated convolution for every mixer. Without it, two layers
 of softmax attention stayed at 0.11 for 800 steps (12 pairs); with it, one layer
