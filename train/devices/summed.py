@@ -116,7 +116,9 @@ class OverMesh:
       dict(batch), on_mesh(self._mesh, specs)
     )
     if not self._axes:
-      return run(params, variables, batch, *rest)
+      # Kernels that the compiler cannot split read the mesh from here.
+      with jax.sharding.use_abstract_mesh(self._mesh.abstract_mesh):
+        return run(params, variables, batch, *rest)
     whole = PartitionSpec()
     lifted = jax.shard_map(
       run,

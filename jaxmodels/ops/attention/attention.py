@@ -1,6 +1,7 @@
 """Causal softmax attention, full or in a window; its state is a cache."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ from jax import lax
 from jaxmodels.ops.attention import cache as kv_cache
 from jaxmodels.ops.attention.cache import Cache
 from jaxmodels.ops.attention.fused import attend_fused, fits
+from jaxmodels.ops.attention.splash import attend_splash, fits_splash
 from jaxmodels.ops.attention.tiles import (
   Keys,
   Queries,
@@ -86,8 +88,12 @@ def attention(
   "chunked" above. On an NVIDIA GPU of this machine it is the fused kernel of
   cuDNN for bfloat16 and float16, if there are no segment ids, initial state,
   soft cap, sinks or `axis_name`, and heads have equal key and value widths that
-  are a multiple of 8, up to 256 (128 before Hopper). This form has no
-  forward-mode and no second derivatives: name "chunked" for them.
+  are a multiple of 8, up to 256 (128 before Hopper). On a TPU it is JAX's
+  splash attention for bfloat16 and at least 128 tokens, if there are no initial
+  state, sinks or `axis_name`, and either one device or a mesh in the context
+  (`jax.set_mesh`). No chip has run it here: `python -m benchmarks.chip` tests
+  it. These two kernels have no forward-mode and no second derivatives: name
+  "chunked" for them.
 
   Cost: about 2 L (K + V) flops per token and query head. "chunked" takes half
   of it, since it skips later keys; with a window, 2 (C + window) (K + V).
@@ -132,10 +138,10 @@ def attention(
     if reverse:
       q, k, v = (jnp.flip(a, -3) for a in (q, k, v))
       ids = None if ids is None else jnp.flip(ids, -1)
-    more = (ids, initial_state, softcap, sinks, axis_name)
-    if method == "auto" and all(x is None for x in more) and fits(q, k, v):
-      method = "fused"
     given = q, k, v
+    if method == "auto":
+      more = initial_state, sinks, axis_name
+      method = _of_platform(given, (ids, softcap), more)
     q, k, v = (jnp.asarray(a, wide) for a in given)
     sinks = None if sinks is None else jnp.asarray(sinks, wide)
     if initial_state is not None:
@@ -155,6 +161,8 @@ def attention(
       ids = _number(ids, None, reverse)
       if method == "fused":
         y = attend_fused(*given, near)
+      elif method == "splash":
+        y = attend_splash(*given, ids, near, softcap)
       else:
         y = _local(q, k, v, ids, cache, scoring, size)
       state = kv_cache.leaving(k, v, ids, cache, window)
@@ -167,6 +175,25 @@ def attention(
       y = jnp.flip(y, -3)
     checks.finite("attention", y=y, final_state=state[:2])
     return y.astype(out), state
+
+
+def _of_platform(
+  given: tuple[jax.Array, jax.Array, jax.Array],
+  some: tuple[Any, ...],
+  more: tuple[Any, ...],
+) -> str:
+  """The platform's own kernel if it takes these arrays and options.
+
+  Args:
+    given: q, k and v.
+    some: Options that only the kernel for TPUs takes.
+    more: Options that no kernel takes.
+  """
+  if any(x is not None for x in more):
+    return "auto"
+  if all(x is None for x in some) and fits(*given):
+    return "fused"
+  return "splash" if fits_splash(*given) else "auto"
 
 
 def _choose(
