@@ -248,22 +248,18 @@ def by_rate(
 def best_rate(
   cell: Cell, rates: Mapping[float | None, list[dict[str, float]]]
 ) -> float | None:
-  """Returns the rate with the best mean of the metric."""
-  sign = -1 if cell.column.lower_is_better else 1
+  """Returns the rate with the best value of the column."""
+  choose = min if cell.column.lower_is_better else max
+  return choose(rates, key=lambda rate: _value(cell, rates[rate]))
 
-  def mean(rate: float | None) -> float:
-    return (
-      sign
-      * results.mean_and_range([one[cell.metric] for one in rates[rate]])[0]
-    )
 
-  return max(rates, key=mean)
+def _value(cell: Cell, seeds: Sequence[Mapping[str, float]]) -> float:
+  return cell.column.value([metrics[cell.metric] for metrics in seeds])
 
 
 def _outcome(cell: Cell, folder: str, spent: Spent) -> Outcome:
   rates = by_rate(cell, folder)
   if not rates:
     return Outcome("not run", {}, spent)
-  best = rates[best_rate(cell, rates)]
-  mean = results.mean_and_range([one[cell.metric] for one in best])[0]
-  return Outcome("done", {cell.metric: mean}, spent)
+  value = _value(cell, rates[best_rate(cell, rates)])
+  return Outcome("done", {cell.metric: value}, spent)

@@ -21,10 +21,10 @@ _HEAD = """# {title}
 
 {about}{done} of {all} cells are done, in {hours:.1f} hours of processor time.
 
-A cell is the mean over the seeds, with the lowest and the highest seed in
-brackets. The best mean of each column is bold, and so is every mean within a
+A cell is {value}, with the lowest and the highest seed in
+brackets. The best cell of each column is bold, and so is every cell within a
 hundredth of it (for accuracies). Where a column has several learning rates, a
-cell shows the rate with the best mean. The command of a cell is
+cell shows the best one. The command of a cell is
 
     python -m train CONFIG FLAGS --replicas SEEDS
 
@@ -34,8 +34,8 @@ command in full, with the value of each seed, at each learning rate.
 _CLAIMS = """
 ## Claims of papers
 
-A claim is an inequality between cells of the table. It holds if the means of
-the cells satisfy it.
+A claim is an inequality between cells of the table. It holds if the cells
+satisfy it.
 
 """
 _CONFIGS = """
@@ -77,6 +77,9 @@ def markdown(table: Table, records: Records) -> str:
     done=len(done),
     all=len(cells),
     hours=minutes / 60,
+    value="the best seed"
+    if all(column.best_seed for column in table.columns)
+    else "the mean over the seeds",
   )
   parts = [text, "\n", _accuracies(table, records)]
   parts += [_costs(column, table, records) for column in table.columns]
@@ -105,8 +108,8 @@ def _cell(column: Column, row: Row, table: Table, records: Records) -> str:
   record = records.get((column.name, row.name))
   if record is None:
     return ""
-  mean, low, high = mean_and_range(record["seeds"])
-  text = _number(mean)
+  _, low, high = mean_and_range(record["seeds"])
+  text = _number(column.value(record["seeds"]))
   if _number(low) != _number(high):
     text = f"{text} ({_number(low)} to {_number(high)})"
   found = best(column, table, records)
@@ -118,7 +121,7 @@ def _number(value: float) -> str:
 
 
 def best(column: Column, table: Table, records: Records) -> list[str]:
-  """Returns the names of the rows with the best mean of a column."""
+  """Returns the names of the rows with the best cells of a column."""
   means = _means(column, table, records)
   if not means:
     return []
@@ -131,7 +134,7 @@ def best(column: Column, table: Table, records: Records) -> list[str]:
 
 def _means(column: Column, table: Table, records: Records) -> dict[str, float]:
   return {
-    row.name: mean_and_range(records[column.name, row.name]["seeds"])[0]
+    row.name: column.value(records[column.name, row.name]["seeds"])
     for row in table.rows
     if (column.name, row.name) in records
   }
@@ -162,7 +165,7 @@ def _costs(column: Column, table: Table, records: Records) -> str:
     rows.append(
       [
         row.name,
-        _number(mean_and_range(record["seeds"])[0]),
+        _number(column.value(record["seeds"])),
         f"{record['parameters']:,}",
         f"{record['state_bytes']:,}" if "state_bytes" in record else "",
         f"{record['tokens_per_second']:,.0f}",
@@ -236,7 +239,7 @@ def _claims(table: Table, records: Records) -> str:
         f"**{verdict.text}**{tried}",
       ]
     )
-  return _table(["claim", "paper", "task", "means", "verdict"], rows)
+  return _table(["claim", "paper", "task", "cells", "verdict"], rows)
 
 
 def _tasks(table: Table, records: Records) -> str:

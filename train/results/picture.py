@@ -12,9 +12,7 @@ from matplotlib.ticker import FuncFormatter
 from train.drawing import picture_of
 from train.files import paths
 from train.results.page import Records
-from train.results.record import Record
 from train.results.table import Column, Table
-from train.sweep.results import mean_and_range
 
 # One colour and marker per mixer.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#e69f00", "#cc79a7", "#999933")
@@ -51,7 +49,7 @@ def _colours(
   for i, row in enumerate(rows):
     for j, column in enumerate(columns):
       if (column.name, row) in records:
-        means[i, j] = _mean(records[column.name, row])
+        means[i, j] = column.value(records[column.name, row]["seeds"])
   size = (1.6 + 0.9 * len(columns), 1.4 + 0.24 * len(rows))
   figure = Figure(figsize=size, layout="constrained")
   axes = figure.subplots()
@@ -61,10 +59,6 @@ def _colours(
   axes.set_yticks(range(len(rows)), rows)
   axes.tick_params(length=0, labelsize=8)
   return figure
-
-
-def _mean(record: Record) -> float:
-  return mean_and_range(record["seeds"])[0]
 
 
 def _draw(axes: Axes, means: np.ndarray, columns: list[Column]) -> None:
@@ -89,7 +83,8 @@ def _over_state(table: Table, records: Records, column: Column) -> Figure:
   for row in table.rows:
     if (column.name, row.name) in records:
       record = records[column.name, row.name]
-      point = record["state_bytes"] / 1024, _mean(record)
+      value = column.value(record["seeds"])
+      point = record["state_bytes"] / 1024, value
       lines.setdefault(row.mixers or row.name, []).append(point)
   figure = Figure(figsize=(7.4, 4.4), layout="constrained")
   axes = figure.subplots()

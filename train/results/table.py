@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from train.config import modules
 from train.errors import UserError
 from train.files import paths
+from train.sweep.results import mean_and_range
 
 __all__ = ["Claim", "Column", "Row", "Table", "read"]
 
@@ -70,6 +71,8 @@ class Column:
       makes models equal in size, see `python -m train.equal_width`.
     without: Names of rows that have no cell.
     lower_is_better: Whether less of the metric is better.
+    best_seed: Whether the best seed of a cell counts, as for what a mixer can
+      reach at all, in place of the mean over the seeds.
     shows_costs: Whether the page shows sizes and speeds on this task.
   """
 
@@ -88,7 +91,14 @@ class Column:
   widths: Mapping[str, int] = dataclasses.field(default_factory=dict)
   without: tuple[str, ...] = ()
   lower_is_better: bool = False
+  best_seed: bool = False
   shows_costs: bool = False
+
+  def value(self, seeds: Sequence[float]) -> float:
+    """Returns the number of a cell, from the metric of each seed."""
+    if self.best_seed:
+      return min(seeds) if self.lower_is_better else max(seeds)
+    return mean_and_range(seeds)[0]
 
 
 @dataclasses.dataclass(frozen=True)

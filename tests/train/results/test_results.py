@@ -152,6 +152,24 @@ def test_a_claim_that_fails_says_what_else_was_tried():
   assert "once" not in text
 
 
+def test_the_best_seed_counts_where_a_column_says_so():
+  (tiny, loss) = small.get_table().columns
+  assert tiny.value([0.5, 0.75]) == 0.625
+  best = dataclasses.replace(tiny, best_seed=True)
+  assert best.value([0.5, 0.75]) == 0.75
+  assert dataclasses.replace(loss, best_seed=True).value([0.5, 0.75]) == 0.5
+  (cell,) = cells.chosen_cells(
+    cells.cells(small.get_table()), ["tiny"], ["good"]
+  )
+  rates = {
+    rate: [{"accuracy": x} for x in seeds]
+    for rate, seeds in ((0.1, (0.6, 0.6)), (0.2, (0.0, 0.9)))
+  }
+  assert cells.best_rate(cell, rates) == 0.1
+  cell = dataclasses.replace(cell, column=best)
+  assert cells.best_rate(cell, rates) == 0.2
+
+
 def test_a_wrong_table_ends_in_one_line():
   rows, column = (Row("gla"),), Column("mqar", "configs/mqar.py", "accuracy")
   wrong = {
