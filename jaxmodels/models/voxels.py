@@ -154,7 +154,7 @@ class VoxelClassifier(Backbone, kw_only=True):
     shared = self._initial_shared(blocks, x)
 
     def grouped(a: jax.Array, order: jax.Array) -> jax.Array:
-      if a.shape[:2] != (batch, size):
+      if a.ndim < 3 or a.shape[:2] != (batch, size):
         return a  # A shared value that does not belong to voxels.
       rest = a.shape[2:]
       a = take(a.reshape((batch, size, -1)), order)
@@ -162,7 +162,7 @@ class VoxelClassifier(Backbone, kw_only=True):
       return a.reshape((-1, group, *rest))
 
     def spread(a: jax.Array, order: jax.Array) -> jax.Array:
-      if a.shape[:2] != (batch * (size + short) // group, group):
+      if a.ndim < 3 or a.shape[1] != group:
         return a
       rest = a.shape[2:]
       a = a.reshape((batch, size + short, -1))

@@ -16,12 +16,15 @@ X = RNG.normal(size=(2, 7, 4)).astype(np.float32)
 
 
 def drawn(model, x):
-  """Random parameters, so that none has a special value."""
-  params = jax.jit(model.init)(jax.random.key(0), x)["params"]
+  """Random parameters without a special value; compiles no initialisation."""
+  shapes = jax.eval_shape(model.init, jax.random.key(0), x)["params"]
   rng = np.random.default_rng(1)
-  return jax.tree.map(
-    lambda p: p + 0.2 * rng.normal(size=p.shape).astype(p.dtype), params
-  )
+
+  def draw(path, leaf):
+    value = 0.4 * rng.normal(size=leaf.shape) + (path[-1].key == "scale")
+    return value.astype(np.float32)
+
+  return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
 def separator(**fields):
