@@ -178,7 +178,7 @@ class Backbone(nn.Module):
       after.append(state)
     return x, tuple(after)
 
-  def _layer(self, blocks: Sequence[Block], i: int) -> Block:
+  def _layer(self, blocks: Sequence[Block], i: int) -> nn.Module:
     """Layer i of an unrolled stack, in the scope of this module."""
     block = blocks[i % len(blocks)].clone(layer=i)
     return checkpointed(block, self.remat, f"layer_{i}", in_scan=False)

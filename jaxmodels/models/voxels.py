@@ -121,8 +121,8 @@ class VoxelClassifier(Backbone, kw_only=True):
       points = normalize_cloud(points)
     voxels, slots = occupied(voxel_numbers(points, self.side), self.side)
     own = self._embedded(points)
-    x = mean_by_slot(own, slots, voxels.shape[1])
-    x = self._stack(x.astype(wide(self.dtype)), voxels)
+    x = mean_by_slot(own.astype(wide(self.dtype)), slots, voxels.shape[1])
+    x = self._stack(x, voxels)
     if self.per_point:
       both = jnp.concatenate([take(x, slots), own], -1)
       hidden = projection(self, self.width, "hidden", use_bias=True)(both)

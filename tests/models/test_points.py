@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -233,6 +234,16 @@ def test_values_between_layers_follow_the_voxels(name):
   logits, _ = apply({"params": params}, CLOUDS)
   twice, _ = apply({"params": params}, np.concatenate([CLOUDS, CLOUDS], 1))
   np.testing.assert_allclose(twice, logits, atol=1e-4)
+
+
+@pytest.mark.parametrize("per_point", [False, True])
+def test_logits_are_float32_in_bfloat16(per_point):
+  for model in (classifier()[0], voxel_model(per_point=per_point)):
+    half = model.clone(dtype=jnp.bfloat16)
+    (logits, _), _ = jax.eval_shape(
+      half.init_with_output, jax.random.key(0), CLOUDS
+    )
+    assert logits.dtype == "float32"
 
 
 @pytest.mark.parametrize(

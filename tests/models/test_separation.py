@@ -152,6 +152,14 @@ def test_a_mixer_takes_the_place_of_the_attention():
   np.testing.assert_allclose(packed[0].reshape(2, 7, 4), y, atol=1e-5)
 
 
+def test_estimates_are_float32_in_bfloat16():
+  model = separator(mixers=(GatedAttention(4),), dtype=jnp.bfloat16)
+  (y, _), _ = jax.eval_shape(
+    model.init_with_output, jax.random.key(0), X[..., 0]
+  )
+  assert y.dtype == "float32"
+
+
 @pytest.mark.parametrize(
   ("fields", "x", "match"),
   [

@@ -10,7 +10,7 @@ import numpy as np
 from train.data.dataset import Example, check_at_least
 from train.data.tasks.drawn import DrawnTask
 
-__all__ = ["SURFACES", "SceneClouds", "ShapeClouds", "surface"]
+__all__ = ["SURFACES", "SceneClouds", "ShapeClouds", "rotation", "surface"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -118,6 +118,21 @@ def surface(rng: np.random.Generator, kind: int, points: int) -> np.ndarray:
   return SURFACES[kind][1](rng, points)
 
 
+def rotation(rng: np.random.Generator, upright: bool) -> np.ndarray:
+  """A uniformly random rotation [3, 3], of a random unit quaternion.
+
+  Args:
+    rng: The source of randomness.
+    upright: Whether its axis is the vertical z.
+  """
+  q = rng.normal(size=4)
+  if upright:
+    q[1:3] = 0
+  w, x, y, z = q / np.linalg.norm(q)
+  cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
+  return np.eye(3) + 2 * w * cross + 2 * cross @ cross
+
+
 def _check_shape(task: ShapeClouds | SceneClouds) -> None:
   if not 1 <= task.kinds <= len(SURFACES):
     raise ValueError(
@@ -140,7 +155,7 @@ def _placed(
   """A stretched and turned surface, with its centroid at 0 and radius 1."""
   x = surface(rng, kind, points)
   x = x * task.stretch ** rng.uniform(-1, 1, 3)
-  x = x @ _rotation(rng, task.upright)
+  x = x @ rotation(rng, task.upright)
   x = x - x.mean(0)
   return x / np.linalg.norm(x, axis=1).max()
 
@@ -148,16 +163,6 @@ def _placed(
 def _noisy(rng: np.random.Generator, x: np.ndarray, noise: float) -> np.ndarray:
   radius = np.linalg.norm(x - x.mean(0), axis=1).max()
   return x + noise * radius * rng.normal(size=x.shape)
-
-
-def _rotation(rng: np.random.Generator, upright: bool) -> np.ndarray:
-  """A uniformly random rotation [3, 3], of a random unit quaternion."""
-  q = rng.normal(size=4)
-  if upright:
-    q[1:3] = 0  # The axis is then vertical, and the angle uniform.
-  w, x, y, z = q / np.linalg.norm(q)
-  cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
-  return np.eye(3) + 2 * w * cross + 2 * cross @ cross
 
 
 Sampler = Callable[[np.random.Generator, int], np.ndarray]

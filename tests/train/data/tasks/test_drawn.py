@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from train.data.tasks import SceneClouds, ShapeClouds, VoiceMixtures
-from train.data.tasks.clouds import SURFACES, surface
+from train.data.tasks.clouds import SURFACES, rotation, surface
 from train.data.tasks.voices import voice
 
 NAMES = [name for name, _ in SURFACES]
@@ -66,6 +66,18 @@ def test_points_are_uniform_over_the_area():
   np.testing.assert_allclose(radius.mean(), 1 + tube**2 / 2, atol=0.01)
 
 
+def test_rotations_are_rotations():
+  rng = np.random.default_rng(0)
+  for upright in (False, True):
+    turns = np.stack([rotation(rng, upright) for _ in range(2000)])
+    products = turns @ turns.transpose(0, 2, 1)
+    np.testing.assert_allclose(products - np.eye(3), 0, atol=1e-12)
+    np.testing.assert_allclose(np.linalg.det(turns), 1)
+    # All directions are alike; upright ones keep the vertical.
+    wanted = np.diag([0, 0, 1]) if upright else np.zeros((3, 3))
+    np.testing.assert_allclose(turns.mean(0), wanted, atol=0.06)
+
+
 def test_clouds_have_all_surfaces_and_scenes_several():
   shapes = TASKS[0].open("train")
   assert {int(shapes[i]["targets"]) for i in range(100)} == set(range(10))
@@ -99,6 +111,8 @@ def test_the_power_of_a_voice_is_at_the_harmonics_of_its_pitch():
 def test_mistakes_are_named():
   with pytest.raises(ValueError, match="points must be a multiple of shapes"):
     SceneClouds(points=31).open("train")
+  with pytest.raises(ValueError, match="kinds must be from 1 to 10, got 11"):
+    ShapeClouds(kinds=11).open("train")
   with pytest.raises(ValueError, match="stretch must be at least 1"):
     ShapeClouds(stretch=0.5).open("train")
   with pytest.raises(ValueError, match="rate must be at least 4000"):
