@@ -56,7 +56,9 @@ class TokenChannel(Bidirectional):
     del state
     inner = self._inner()
     first = inner.copy(parent=self, name="both" if self.tied else "token")
-    extras = {"layer": layer, "depth": depth, "shared": shared or {}}
+    extras = {"layer": layer, "depth": depth}
+    if shared is not None:
+      extras["shared"] = shared
     y, _, values = contract.mix_in_stack(first, x, None, segment_ids, extras)
     if self.tied:
       # The same scope, so the same parameters.

@@ -1,5 +1,6 @@
 """Separation of mixed sources: masks on the features of a learned encoder."""
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -69,21 +70,49 @@ class GatedAttention(Mixer):
     *,
     layer: Any = 0,
     depth: int = 1,
-  ) -> tuple[jax.Array, tuple[()]]:
+    shared: Any = None,
+  ) -> tuple[Any, ...]:
     """The equation above."""
     del state
     check_fields(self, "expand", "group_size", "key_width", "kernel_width")
-    inner = self.expand * self.width
-    both = self._convolved("hidden", 2 * inner, x, segment_ids)
+    both = self._convolved("hidden", self._channels, x, segment_ids)
+    extras = {"layer": layer, "depth": depth}
+    if shared is not None:
+      extras["shared"] = shared
+    values = shared
     if self.mixer is None:
       z = self._convolved("key", self.key_width, x, segment_ids)
       read = self._joint(both, z, segment_ids)
     else:
-      given = {"layer": layer, "depth": depth}
-      mixer = self._inner(2 * inner)
-      read, _, _ = contract.mix_in_stack(mixer, both, None, segment_ids, given)
+      inner = self._inner().copy(parent=self, name="attention")
+      read, _, values = contract.mix_in_stack(
+        inner, both, None, segment_ids, extras
+      )
     (v, u), (w, r) = (jnp.split(a, 2, -1) for a in (both, read))
-    return self.project_out(r * v * nn.sigmoid(w * u)), ()
+    y = self.project_out(r * v * nn.sigmoid(w * u))
+    return (y, ()) if shared is None else (y, (), values)
+
+  @nn.nowrap
+  def init_state(self, batch_size: int) -> tuple[()]:
+    """(), the state of a mixer that reads all tokens."""
+    del batch_size
+    return ()
+
+  @nn.nowrap
+  def init_shared(
+    self, x: jax.Array, depth: int, param: Callable[..., jax.Array]
+  ) -> Mapping[str, jax.Array]:
+    """The shared values of the mixer inside, if it has any."""
+    inner: Any = None if self.mixer is None else self._inner()
+    if not hasattr(inner, "init_shared"):
+      return {}
+    wide_x = jnp.zeros((*x.shape[:2], self._channels), x.dtype)
+    return inner.init_shared(wide_x, depth, param)
+
+  @property
+  def _channels(self) -> int:
+    """2 E D."""
+    return 2 * self.expand * self.width
 
   @nn.nowrap
   def _convolved(
@@ -143,13 +172,13 @@ class GatedAttention(Mixer):
     return near + jnp.einsum("blk,bke->ble", far_q, far)
 
   @nn.nowrap
-  def _inner(self, width: int) -> nn.Module:
-    """The mixer inside, in the scope of this one."""
+  def _inner(self) -> nn.Module:
+    """The mixer inside with the fields of this one, bound to no scope."""
     mixer: Any = self.mixer
     names = ("axis_name", "dtype", "param_dtype")
     known = mixer.__dataclass_fields__
     own = {name: getattr(self, name) for name in names if name in known}
-    return mixer.copy(parent=self, name="attention", width=width, **own)
+    return mixer.copy(parent=None, name=None, width=self._channels, **own)
 
 
 class Separator(Backbone, kw_only=True):
