@@ -9,8 +9,8 @@ transform (64 ms windows):
   one voice, and the rest is the other. It knows that voices are harmonic, but
   does not follow a voice from window to window;
 - "ideal": each bin in proportion to the voices' true magnitudes, the ideal
-  ratio mask. It needs the voices themselves, so it is an upper bound for masks
-  of magnitudes.
+  ratio mask. It needs the voices themselves, and is the usual reference for
+  what masks of magnitudes can reach.
 
 The measure is the improvement of SI-SDR over the mixture, whose own is 0. The
 docstring of the config has the figures. It takes about half a minute of one

@@ -3,7 +3,8 @@
 python -m train configs/points/shapes.py --workdir runs/points-shapes
 
 Expect 89.2% of 500 held-out clouds right (seed 0 alone), after two minutes of
-one core. On the same clouds (`python -m benchmarks.points`), with chance at 10%:
+one core. On the same clouds (`python -m benchmarks.points`), with chance at
+10%:
 
   classifier                                                     accuracy
   logistic regression of moments and histograms of distances        85.4%

@@ -12,7 +12,7 @@ mixtures (`python -m benchmarks.voices`):
   this config, 77,664 parameters                                     7.2 dB
   the ideal ratio mask of the true voices                           11.4 dB
 
-The last one knows the voices, and bounds what masks of magnitudes can do. The
+The last one knows the voices, and shows what masks of magnitudes can reach. The
 comb finds harmonics, but not which voice they belong to in the next window.
 After half of the steps it is 6.3 dB.
 """
