@@ -139,7 +139,9 @@ class Bidirectional(Mixer):
     del state
     inner = self._inner()
     ahead = inner.copy(parent=self, name="both" if self.tied else "ahead")
-    extras = {"layer": layer, "depth": depth, "shared": shared or {}}
+    extras = {"layer": layer, "depth": depth}
+    if shared is not None:
+      extras["shared"] = shared
     y, _, values = contract.mix_in_stack(ahead, x, None, segment_ids, extras)
     if self.tied:
       # The same scope, so the same parameters.
@@ -149,6 +151,12 @@ class Bidirectional(Mixer):
       back = inner.copy(parent=self, name="back", reverse=True)
     other, _, _ = contract.mix_in_stack(back, x, None, segment_ids, extras)
     return (y + other, ()) if shared is None else (y + other, (), values)
+
+  @nn.nowrap
+  def init_state(self, batch_size: int) -> tuple[()]:
+    """(), the state of a mixer that reads all tokens."""
+    del batch_size
+    return ()
 
   @nn.nowrap
   def init_shared(

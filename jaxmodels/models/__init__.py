@@ -9,17 +9,24 @@ from jaxmodels.models.language_model import LanguageModel
 from jaxmodels.models.lora import LoRA, without_lora
 from jaxmodels.models.matrix_product import MatrixProduct
 from jaxmodels.models.operator import Operator
+from jaxmodels.models.points import (
+  LocalNormPooling,
+  PointClassifier,
+  TokenChannel,
+)
 from jaxmodels.models.policy import (
   ActorCritic,
   Feedback,
   RecurrentPolicy,
   episode_ids,
 )
+from jaxmodels.models.separation import GatedAttention, Separator
 from jaxmodels.models.shared_block import SharedBlock
 from jaxmodels.models.sizing import count_parameters, equal_width, state_bytes
 from jaxmodels.models.u_shape import Convolutions, UNet
 from jaxmodels.models.vector_model import VectorModel
 from jaxmodels.models.vision import ImageClassifier
+from jaxmodels.models.voxels import SpatialDescriptor, VoxelClassifier
 
 __all__ = [
   "ActorCritic",
@@ -28,16 +35,23 @@ __all__ = [
   "Classifier",
   "Convolutions",
   "Feedback",
+  "GatedAttention",
   "GaussianProcess",
   "ImageClassifier",
   "LanguageModel",
   "LoRA",
+  "LocalNormPooling",
   "MatrixProduct",
   "Operator",
+  "PointClassifier",
   "RecurrentPolicy",
+  "Separator",
   "SharedBlock",
+  "SpatialDescriptor",
+  "TokenChannel",
   "UNet",
   "VectorModel",
+  "VoxelClassifier",
   "count_parameters",
   "covariances",
   "episode_ids",

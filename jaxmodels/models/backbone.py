@@ -152,8 +152,7 @@ class Backbone(nn.Module):
     x = x.astype(wide(self.dtype))
     if self.input_norm:
       x = make_norm(self, "input_norm", x.dtype)(x)
-    modules = _modules(blocks[: self.depth])
-    shared = contract.initial_shared(modules, x, self.depth, self._memo())
+    shared = self._initial_shared(blocks, x)
     run = self._scan if self.scan_layers else self._unrolled
     x, state = run(blocks, x, state, segment_ids, shared)
     if blocks[(self.depth - 1) % len(blocks)].layout == "post_norm":
@@ -173,12 +172,23 @@ class Backbone(nn.Module):
     _check_entries(states, self.depth)
     after = []
     for i in range(self.depth):
-      block = blocks[i % len(blocks)].clone(layer=i)
-      own = checkpointed(block, self.remat, f"layer_{i}", in_scan=False)
       before = None if states is None else states[i]
+      own = self._layer(blocks, i)
       x, state, shared = own(x, before, segment_ids, shared)
       after.append(state)
     return x, tuple(after)
+
+  def _layer(self, blocks: Sequence[Block], i: int) -> nn.Module:
+    """Layer i of an unrolled stack, in the scope of this module."""
+    block = blocks[i % len(blocks)].clone(layer=i)
+    return checkpointed(block, self.remat, f"layer_{i}", in_scan=False)
+
+  def _initial_shared(
+    self, blocks: Sequence[Block], x: jax.Array
+  ) -> dict[str, jax.Array]:
+    """The values that pass from layer to layer, before the first one."""
+    modules = _modules(blocks[: self.depth])
+    return contract.initial_shared(modules, x, self.depth, self._memo())
 
   def _scan(
     self,

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxmodels.mixers import Mixer
+from jaxmodels.mixers import HGRN2, RWKV7, Bidirectional, Mixer
 from jaxmodels.mixers.contract import ContractError
-from jaxmodels.models import Backbone
+from jaxmodels.models import Backbone, GatedAttention, TokenChannel
 from tests.models.stacks import (
   BATCH,
   IDS,
@@ -266,3 +266,24 @@ def test_shared_values_work_with_a_batch_sharded_over_devices(
     )
     got = jax.jit(sharded)({"params": params}, X)
   close(jax.tree.map(np.asarray, got), wanted)
+
+
+@pytest.mark.parametrize(
+  "around", [Bidirectional, TokenChannel, GatedAttention]
+)
+@pytest.mark.parametrize(
+  ("inner", "name"),
+  [
+    (HGRN2(8, heads=2), "['shared_lower_bounds']"),
+    # Only later layers mix the values of the first one into theirs.
+    (RWKV7(8, head_width=4), "['value_bias']"),
+  ],
+  ids=["hgrn2", "rwkv7"],
+)
+def test_a_mixer_inside_another_shares_its_values(around, inner, name):
+  model = Backbone(8, 2, (around(8, mixer=inner),), mlp="none")
+  x = jax.ShapeDtypeStruct((2, 5, 8), jnp.float32)
+  shapes = jax.eval_shape(model.init, jax.random.key(0), x)["params"]
+  leaves = jax.tree_util.tree_leaves_with_path(shapes)
+  found = [jax.tree_util.keystr(path) for path, _ in leaves]
+  assert any(name in path for path in found), found

@@ -15,6 +15,7 @@ arrays, whose first axis is that of the examples:
 from train.losses.base import Batch, Loss, Sums
 from train.losses.distillation import Distillation
 from train.losses.images import Reconstruction, Segmentation
+from train.losses.separation import Separation
 from train.losses.sequences import Classification, Explained, Regression
 from train.losses.tokens import NextToken
 
@@ -28,5 +29,6 @@ __all__ = [
   "Reconstruction",
   "Regression",
   "Segmentation",
+  "Separation",
   "Sums",
 ]

@@ -5,7 +5,9 @@ also for tasks of your own.
 """
 
 from train.data.tasks.classes import Classes
+from train.data.tasks.clouds import SceneClouds, ShapeClouds
 from train.data.tasks.digits import Digits
+from train.data.tasks.drawn import DrawnTask
 from train.data.tasks.images import DigitImages, TexturedShapes
 from train.data.tasks.languages import AnBn, BracketedArithmetic, Dyck
 from train.data.tasks.listops import ListOps
@@ -26,6 +28,7 @@ from train.data.tasks.state_tracking import (
 )
 from train.data.tasks.task import SequenceTask
 from train.data.tasks.timescales import DelayedMatch, NParity
+from train.data.tasks.voices import VoiceMixtures
 
 __all__ = [
   "AnBn",
@@ -35,6 +38,7 @@ __all__ = [
   "DelayedMatch",
   "DigitImages",
   "Digits",
+  "DrawnTask",
   "Dyck",
   "FuzzyRecall",
   "GroupWords",
@@ -47,7 +51,10 @@ __all__ = [
   "Needle",
   "NoisyRecall",
   "Parity",
+  "SceneClouds",
   "SelectiveCopying",
   "SequenceTask",
+  "ShapeClouds",
   "TexturedShapes",
+  "VoiceMixtures",
 ]

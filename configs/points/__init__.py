@@ -1,0 +1,1 @@
+"""Configs of point clouds: classes of clouds and of points."""

@@ -1,0 +1,46 @@
+"""Which of ten surfaces is a cloud of 256 points on?
+
+python -m train configs/points/shapes.py --workdir runs/points-shapes
+
+Expect 89.2% of 500 held-out clouds right (seed 0 alone), after two minutes of
+one core. On the same clouds (`python -m benchmarks.points`), with chance at
+10%:
+
+  classifier                                                     accuracy
+  logistic regression of moments and histograms of distances        85.4%
+  nearest of 4,000 training clouds, by the same descriptors         90.4%
+  this config, 58,210 parameters, 16,000 clouds                     89.2%
+
+So it does not reach the nearest neighbour, for which the descriptors of 4,000
+clouds must be stored. These do not depend on the rotation of a cloud, which the
+model has to learn. Accuracy still rises: 85.4% after three quarters of the
+steps.
+"""
+
+from jaxmodels.mixers import Mamba
+from jaxmodels.models import PointClassifier, TokenChannel
+from train.config import AdamW, Config, Sample
+from train.data.tasks import ShapeClouds
+from train.losses import Classification
+
+
+def get_config() -> Config:
+  """Two layers of Mamba3D on 32 groups of 16 points."""
+  return Config(
+    model=PointClassifier(
+      classes=10,
+      width=48,
+      depth=2,
+      mixers=(TokenChannel(48, mixer=Mamba(48, state_width=8)),),
+      mlp="none",
+    ),
+    data=ShapeClouds(),
+    loss=Classification(pooling="none"),
+    optimizer=AdamW(learning_rate=2e-3, warmup_steps=50),
+    batch_size=16,
+    steps=1000,
+    eval_every=250,
+    checkpoint_every=1000,
+    best_metric="accuracy",
+    sample=Sample(length=0),
+  )

@@ -1,0 +1,1 @@
+"""Configs of speech: separation of voices."""
