@@ -44,9 +44,10 @@ class OneBitDense(nn.Dense):
   a sign is one bit.
 
   The parameters are kernel V [D, F], scale [D], shift [D], and with `use_bias`
-  b [F]. The kernel may also be the bits of `pack_signs`: each call then unpacks
-  them, so that a model holds the weights of one map at a time. W is the same,
-  bit for bit. The fields are those of `flax.linen.Dense`.
+  b [F]. The kernel may also be the bits of `pack_signs`, which each call
+  unpacks; W is the same, bit for bit. With `scan_layers` a model holds the
+  unpacked weights of one layer at a time. Without it, XLA may unpack those of
+  all layers first. The fields are those of `flax.linen.Dense`.
   """
 
   @nn.compact
@@ -77,9 +78,11 @@ class OneBitDense(nn.Dense):
     bias = None
     if self.use_bias:
       bias = self.param("bias", self.bias_init, shape[1:], self.param_dtype)
-    x, kernel, bias = self.promote_dtype(x, kernel, bias, dtype=self.dtype)
+    arrays: Any = self.promote_dtype(x, kernel, bias, dtype=self.dtype)
+    x, kernel, bias = arrays
     product = self.dot_general or lax.dot_general
-    y = product(x, kernel, (((x.ndim - 1,), (0,)), ((), ())))
+    axes = (((x.ndim - 1,), (0,)), ((), ()))
+    y = product(x, kernel, axes, precision=self.precision)
     return y if bias is None else y + jnp.expand_dims(bias, range(y.ndim - 1))
 
 
@@ -155,10 +158,13 @@ def binarized(variables: Any, like: Any) -> dict[str, Any]:
     for name, value in zip(("scale", "shift"), _fitted(v), strict=True)
   }
   found = given | fitted
-  other = found.keys() ^ wanted.keys()
+  shapes, known = (
+    {path: x.shape for path, x in tree.items()} for tree in (found, wanted)
+  )
+  others = {path for path, _ in shapes.items() ^ known.items()}
   checks.require(
-    not other,
-    "binarized: the models must differ in one_bit alone, but only one has"
-    f" {'/'.join(min(other, default=()))}",
+    not others,
+    "binarized: the models must differ in one_bit alone, but they differ in"
+    f" {'/'.join(min(others, default=()))}",
   )
   return traverse_util.unflatten_dict(found)

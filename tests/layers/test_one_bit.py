@@ -139,6 +139,22 @@ def test_a_packed_model_has_the_same_logits():
   assert jax.tree.all(jax.tree.map(np.array_equal, packed(bits), bits))
 
 
+@pytest.mark.slow
+def test_a_scan_unpacks_one_layer_at_a_time():
+  options = {"mamba2": {"one_bit": True}}
+  model = LanguageModel(
+    11, 128, 8, ("mamba2",), options, mlp="none", scan_layers=True
+  )
+  bits = jax.eval_shape(packed, shapes_of(model))
+  token = jax.ShapeDtypeStruct((1, 1), np.int32)
+  found = jax.jit(model.apply).lower(bits, token).compile().memory_analysis()
+  signs = sum(
+    x.size for x in jax.tree.leaves(bits) if x.dtype == np.dtype(np.uint8)
+  )
+  # 32 times as many bytes as bits, in eight layers.
+  assert found.temp_size_in_bytes < 1.5 * 32 * signs / 8
+
+
 @pytest.mark.parametrize(
   "name",
   [
@@ -185,8 +201,9 @@ def test_a_trained_model_becomes_one_of_one_bit():
   flat = flatten_dict(found["params"]["backbone"]["layer_0"]["mixer"], sep="/")
   v = np.float64(flat["key/kernel"])
   np.testing.assert_allclose(flat["key/shift"], v.mean(1), rtol=1e-4, atol=1e-7)
-  with pytest.raises(ValueError, match=r"only one has params/.*/layer_1/"):
-    binarized(variables, shapes_of(small.clone(depth=2)))
+  for fields, match in (({"depth": 2}, "layer_1"), ({"width": 8}, "layer_0")):
+    with pytest.raises(ValueError, match=f"they differ in params/.*{match}"):
+      binarized(variables, shapes_of(small.clone(**fields)))
   with pytest.raises(ValueError, match="has no weights of one bit: set one_bi"):
     packed(variables)
   wrong = {"params": {**drawn()[0], "kernel": np.zeros((3, F), np.uint8)}}
