@@ -1,10 +1,11 @@
 """Draws the curves of one or more runs: `python -m train.report RUNDIR...`.
 
-The numbers come from `metrics.jsonl` of each run; panels without numbers are
-left out. Runs that differ only in their seeds become one curve, their mean,
-with a band from the least to the most. Colours follow the config field that
-was swept. `--table FILE.md` and `--json FILE.json` write the final values.
-The directory of replicas, or of a sweep, stands for all runs in it.
+The numbers come from `metrics.jsonl` of each run, also of a run of
+`train.reinforcement`. Every metric of the validation has a panel; panels
+without numbers are left out. Runs that differ only in their seeds become one
+curve, their mean, with a band from the least to the most. Colours follow the
+config field that was swept. `--table FILE.md` and `--json FILE.json` write the
+final values. The directory of replicas, or of a sweep, stands for all its runs.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ from train.streams import emit, log
 from train.summary import (
   BITS,
   BITS_PER_BYTE,
+  RETURN,
   Group,
   Run,
   final_values,
@@ -100,6 +102,17 @@ _READ = {panel.metric for panel in _PANELS} | {name for name, _ in _LOSS}
 _READ |= {"tokens", "tokens_seen"}
 
 
+def _of_validation(runs: Sequence[Run]) -> list[_Panel]:
+  """Returns panels for the metrics of validations that no other panel has."""
+  names = dict.fromkeys(name for run in runs for name in run.validated())
+  return [
+    _Panel(plain(name.replace("_", " ").capitalize()), name, "")
+    for name in names
+    # A return has one for each piece of an episode: return_1, return_2, ...
+    if name not in _READ and name.rpartition("_")[0] not in names
+  ]
+
+
 def _panels(runs: Sequence[Run]) -> list[_Panel]:
   """Returns the panels that have numbers; the loss in one unit for all runs."""
   for metric, unit in _LOSS:
@@ -109,7 +122,7 @@ def _panels(runs: Sequence[Run]) -> list[_Panel]:
     ]
     if all(_has(run, loss[0]) for run in runs):
       break
-  every = [*loss, *_PANELS]
+  every = [*loss, *_of_validation(runs), *_PANELS]
   return [panel for panel in every if any(_has(run, panel) for run in runs)]
 
 
@@ -148,10 +161,10 @@ def write_report(
   figure = Figure(
     figsize=(4.6 * columns, 2.8 * rows + 0.6), layout="constrained"
   )
-  grid = figure.subplots(rows, columns, squeeze=False).flat
+  grid = list(figure.subplots(rows, columns, squeeze=False).flat)
   for axes, panel in zip(grid, panels, strict=False):
     _draw(axes, panel, groups, styles)
-  for axes in list(grid)[len(panels) :]:
+  for axes in grid[len(panels) :]:
     axes.remove()
   _legend(figure, groups, styles, panels)
   try:
@@ -196,8 +209,9 @@ def _draw(
       elif len(x):
         _draw_training(axes, x, y, style, panel)
       heights.append(y)
+  baselines = _draw_baselines(axes, panel, groups)
   if panel.metric in dict(_LOSS):
-    low, high = limits(heights, _draw_baselines(axes, panel, groups))
+    low, high = limits(heights, baselines)
     if low > 0:  # A log scale, since a loss falls by little late in a run.
       axes.set_yscale("log")
       if high < _DECADE * low:
@@ -251,7 +265,7 @@ def _draw_band(
 def _draw_baselines(
   axes: Axes, panel: _Panel, groups: Sequence[Group]
 ) -> list[float]:
-  """Draws one labelled line per distinct baseline, which are in bits per byte.
+  """Draws a labelled line per distinct baseline: returns, or bits per byte.
 
   A run without "bits_per_byte" has one token per byte.
   """
@@ -259,7 +273,7 @@ def _draw_baselines(
     (name, value)
     for group in groups
     for run in group.runs
-    if panel.metric == BITS_PER_BYTE
+    if panel.metric in (BITS_PER_BYTE, RETURN)
     or (panel.metric == BITS and not run.has(BITS_PER_BYTE))
     for name, value in run.baselines.items()
   }

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxmodels.layers.one_bit import OneBitDense
 from jaxmodels.ops.engine import checks
 from jaxmodels.ops.engine.explicit import run_by_letters
 
@@ -43,7 +44,8 @@ def projection(
   deviation (0.02) or Xavier's initialisation, which keep it at one width only.
 
   Args:
-    layer: A module with fields `dtype` and `param_dtype`.
+    layer: A module with fields `dtype` and `param_dtype`. If it has the field
+      `one_bit` and that is true, the map is a `OneBitDense`.
     features: The width of the result.
     name: The name of the submodule.
     scale: Factor on the initial weights.
@@ -52,7 +54,8 @@ def projection(
       and write strengths pass `wide(layer.dtype)`, because rounding them to
       bfloat16 changes how long a state remembers.
   """
-  return nn.Dense(
+  kind = OneBitDense if getattr(layer, "one_bit", False) else nn.Dense
+  return kind(
     features,
     use_bias=use_bias,
     dtype=dtype or layer.dtype,

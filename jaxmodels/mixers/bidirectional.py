@@ -178,9 +178,10 @@ class Bidirectional(Mixer):
       f"Bidirectional: mixer must have a field reverse, got "
       f"{type(inner).__name__}",
     )
-    names = (
+    names = [
       "width", "output_scale", "axis_name", "dtype", "param_dtype", "method",
       "chunk_size",
-    )  # fmt: skip
+    ]  # fmt: skip
+    names += ["one_bit"] if self.one_bit else []
     own = {name: getattr(self, name) for name in names if name in known}
     return inner.copy(parent=None, name=None, reverse=False, **own)

@@ -50,6 +50,9 @@ class Mixer(nn.Module):
     dtype: The dtype of the computation; decays, write strengths and states are
       float32 or wider.
     param_dtype: The dtype of the parameters.
+    one_bit: Whether the dense maps of the mixer have weights of one bit, as in
+      Bi-Mamba: see `jaxmodels.layers.one_bit.OneBitDense`. Biases, norms,
+      convolutions, and matrices of another form do not change.
   """
 
   width: int
@@ -62,6 +65,7 @@ class Mixer(nn.Module):
   axis_name: str | None = None
   dtype: jnp.dtype = jnp.float32
   param_dtype: jnp.dtype = jnp.float32
+  one_bit: bool = False
 
   @nn.compact
   def __call__(

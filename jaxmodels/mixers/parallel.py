@@ -90,6 +90,7 @@ class Parallel(Mixer):
     )
     names = ["width", "output_scale", "axis_name", "dtype", "param_dtype"]
     names += ["reverse"] if self.reverse else []
+    names += ["one_bit"] if self.one_bit else []
     names += ["method"] if self.method != "auto" else []
     names += ["chunk_size"] if self.chunk_size is not None else []
 

@@ -94,6 +94,7 @@ def linear(model: LanguageModel, features: int | None = None) -> LanguageModel:
       rotary_fraction=layer.rotary_fraction,
       rotary_base=layer.rotary_base,
       reverse=layer.reverse,
+      one_bit=layer.one_bit,
       parent=None,
     )
 

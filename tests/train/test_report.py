@@ -12,7 +12,7 @@ import pytest
 from train import report
 from train.metrics import MetricsWriter
 from train.report import write_report
-from train.summary import final_values
+from train.summary import final_values, markdown
 
 
 def write_run(folder, steps=200, offset=0.0, **baselines):
@@ -125,6 +125,27 @@ def test_panels_without_numbers_are_left_out(tmp_path, drawing):
       writer.write(step, "train", {"learning_rate": 1.0, "grad_norm": math.nan})
   write_report([tmp_path], tmp_path / "a.png")
   assert list(drawing.panels) == ["Learning rate"]
+
+
+def test_every_metric_of_the_validation_has_a_panel(tmp_path, drawing):
+  """Here those of a run of reinforcement learning; pieces have no panel."""
+  with MetricsWriter(tmp_path, total_steps=30) as writer:
+    writer.write(0, "baseline", {"chance": 0.25, "optimum": 2.0})
+    for step in (0, 10, 20, 30):
+      pieces = {"return": step / 20, "return_1": 1.0, "own_score": 4.0}
+      writer.write(step, "validation", {**pieces, "tokens": 3})
+      writer.write(step, "train", {"return": step / 25, "loss": 1.0})
+  write_report([tmp_path], tmp_path / "a.png")
+  assert list(drawing.panels) == ["Loss by step", "Return", "Own score"]
+  training, validation = drawing.curves("Return")
+  steps = np.array([0, 10, 20, 30])
+  np.testing.assert_array_equal(training, np.stack([steps, steps / 25], 1))
+  np.testing.assert_array_equal(validation, np.stack([steps, steps / 20], 1))
+  labels = [text.get_text() for text in drawing.panels["Return"].texts]
+  assert labels == ["chance 0.25", "optimum 2.00"]
+  table = markdown(final_values([tmp_path]))
+  assert "| return | return_1 | own_score |" in table
+  assert "| optimum |  |  | 2 |  |  |" in table
 
 
 def test_values_that_are_not_finite_are_left_out(tmp_path, drawing):

@@ -17,6 +17,8 @@ from train.metrics import FILE_NAME, iterate_metrics
 
 BITS = "bits_per_token"
 BITS_PER_BYTE = "bits_per_byte"
+# Of an episode of reinforcement learning.
+RETURN = "return"
 
 # Entries of a saved config that are no setting of it.
 BESIDE = ("$source",)
@@ -31,7 +33,8 @@ class Run:
 
   Attributes:
     path: The run's directory.
-    baselines: Scores of simple methods, in bits per byte.
+    baselines: Scores of simple methods, in bits per byte; returns of a run of
+      reinforcement learning.
     config: The saved config as a flat dictionary by dotted path; None if the
       directory has no readable `config.json`.
     step: The last step with metrics.
@@ -44,7 +47,8 @@ class Run:
 
     Args:
       workdir: The run's directory.
-      names: The metrics whose curves are kept; None for all.
+      names: The metrics whose curves are kept, beside those of validations;
+        None for all.
 
     Raises:
       UserError: The run is missing, empty, or has lines that are not metrics.
@@ -97,7 +101,12 @@ class Run:
       finite[BITS_PER_BYTE] = finite[BITS] * self._tokens_per_byte
     for name, value in finite.items():
       self._last[split, name] = value
-      if self._names is None or name in self._names:
+      if (
+        self._names is None
+        or name in self._names
+        or split == "validation"
+        or ("validation", name) in self._curves
+      ):
         if (split, name) not in self._curves:
           self._curves[split, name] = array("d"), array("d")
         steps, values = self._curves[split, name]
@@ -124,6 +133,11 @@ class Run:
     if not len(known):
       return np.full_like(steps, math.nan)
     return np.interp(steps, [0, *known], [0, *seen])
+
+  def validated(self) -> list[str]:
+    """The names of the metrics of validations, without counts."""
+    names = (name for split, name in self._last if split == "validation")
+    return [name for name in names if name not in NOT_LISTED]
 
   def has(self, metric: str) -> bool:
     """Whether any line has a metric."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from train.errors import one_line
 from train.summary.groups import group_runs
-from train.summary.runs import BITS, BITS_PER_BYTE, OF_TRAINING, Run
+from train.summary.runs import BITS, BITS_PER_BYTE, OF_TRAINING, RETURN, Run
 
 
 def final_values(
@@ -22,9 +22,9 @@ def final_values(
   Returns:
     Rows with "name", "settings" (the fields in which the groups differ), "runs"
     (their directories), "steps" (the last step of each), "baselines" (in bits
-    per byte), and "metrics": by split and name the "mean", "min", "max" and
-    "values" of the last finite values of the runs. The split "model" has
-    "parameters", "state_bytes" and "compile_seconds", where they are known.
+    per byte, or returns), and "metrics": by split and name the "mean", "min",
+    "max" and "values" of the last finite values of the runs. The split "model"
+    has "parameters", "state_bytes" and "compile_seconds", where they are known.
 
   Raises:
     UserError: See `Run`.
@@ -61,10 +61,11 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
       cells[2] = f"{steps[0]} to {steps[-1]}"
     lines.append([*cells, *map(_cell, values)])
   names = [name for _, name in columns]
-  bits = next((x for x in (BITS_PER_BYTE, BITS) if x in names), None)
+  units = (BITS_PER_BYTE, BITS, RETURN)
+  unit = next((x for x in units if x in names), None)
   scores = {(k, v): None for row in rows for k, v in row["baselines"].items()}
-  for name, value in sorted(scores) if bits else ():
-    own = [f"{value:.4g}" if x == bits else "" for x in names]
+  for name, value in sorted(scores) if unit else ():
+    own = [f"{value:.4g}" if x == unit else "" for x in names]
     lines.append([name, "", "", *own])
   lines.insert(1, ["---", *["---:"] * (len(lines[0]) - 1)])
   return "".join(map(markdown_row, lines))
