@@ -57,6 +57,19 @@ ENTRY %main (x: f32[2,8]) -> f32[2,8] {{
      "collective-permute-start(%a), source_target_pairs={{0,1}}",
      "collective-permute", 24),
     ("%g = (f32[2]{0}, f32[16]{0}) all-gather-start(%a)", "all-gather", 64),
+    # By a GPU's compiler: of several arrays, and of one.
+    ("%g = ((f32[16,16]{1,0}, f32[4,128]{1,0}), (f32[64,16]{1,0}, "
+     "/*index=3*/f32[16,128]{1,0})) all-gather-start(%a, %b), "
+     "replica_groups={{0,1,2,3}}", "all-gather", 4 * (64 * 16 + 16 * 128)),
+    ("%s = ((f32[32,64]{1,0}, f32[32,128]{1,0}), (f32[8,64]{1,0}, "
+     "f32[8,128]{1,0})) reduce-scatter-start(%a, %b), "
+     "replica_groups={{0,1,2,3}}", "reduce-scatter", 4 * 32 * (64 + 128)),
+    ("%s = (f32[64]{0}, f32[16]{0}) reduce-scatter-start(%a), "
+     "replica_groups=[2,4]<=[8]", "reduce-scatter", 4 * 64),
+    ("%r = (f32[33]{0}, bf16[8]{0}) all-reduce-start(%a, %b), to_apply=%add",
+     "all-reduce", 4 * 33 + 2 * 8),
+    ("%t = ((bf16[4,8]{1,0:T(8,128)}), bf16[4,8]{1,0}) "
+     "all-to-all-start(%a), dimensions={0}", "all-to-all", 64),
     ("%t = f8e4m3fn[4,4]{1,0} all-to-all(%a)", "all-to-all", 16),
   ],
 )  # fmt: skip
