@@ -1,7 +1,12 @@
-"""Collectives read from text, as compilers for TPUs write it."""
+"""Collectives read from text, as compilers for TPUs and GPUs write it."""
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxmodels.analysis import chips
 from jaxmodels.analysis.collectives import Collective, collectives
 
 FUSED = '"async_collective_fusion_config":{"flag_start":"%s"}'
@@ -95,3 +100,44 @@ def test_rounds_that_are_not_told_count_once():
     "body=%body", 'body=%body, backend_config={"known_trip_count":{"n":"7"}}'
   )
   assert collectives(told)[0].times == 7
+
+
+@pytest.mark.gpu_aot
+@pytest.mark.skipif(not chips.is_there("gpu"), reason=chips.MISSING_GPU)
+def test_a_program_for_gpus_counts_as_by_hand():
+  """Two arrays are gathered, and two reduced, in one collective each."""
+  mesh = Mesh(np.array(chips.slice_devices("h100:2x2")), ("i",))
+  rows = PartitionSpec("i")
+
+  def array(*shape, dtype=jnp.float32):
+    where = NamedSharding(mesh, rows)
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=where)
+
+  def exchange(x, left, right, small):
+    left, right = (jax.lax.all_gather(w, "i", tiled=True) for w in (left, right))
+    parts = [
+      jax.lax.psum_scatter(product, "i", tiled=True)
+      for product in (x.T @ left.T, x.T @ right)
+    ]
+    sums = jax.lax.psum(jnp.sum(x, 0), "i")
+    passed = jax.lax.ppermute(small, "i", [(i, (i + 1) % 4) for i in range(4)])
+    return *parts, sums, passed, jax.lax.all_to_all(small, "i", 0, 1, tiled=True)
+
+  step = jax.shard_map(
+    exchange,
+    mesh=mesh,
+    in_specs=(rows,) * 4,
+    out_specs=(rows, rows, PartitionSpec(), rows, rows),
+    check_vma=False,
+  )
+  arrays = (array(64, 32), array(64, 16), array(16, 128))
+  lowered = jax.jit(step).lower(*arrays, array(16, 8, dtype=jnp.bfloat16))
+  found = collectives(lowered.compile().as_text())
+  # Per device: `x` is [16, 32], and the products [32, 64] and [32, 128].
+  assert sorted(one[:3] for one in found) == [
+    ("all-gather", 4 * (64 * 16 + 16 * 128), 1),
+    ("all-reduce", 4 * 32, 1),
+    ("all-to-all", 2 * 4 * 8, 1),
+    ("collective-permute", 2 * 4 * 8, 1),
+    ("reduce-scatter", 4 * 32 * (64 + 128), 1),
+  ]
