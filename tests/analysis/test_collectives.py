@@ -114,14 +114,15 @@ def test_a_program_for_gpus_counts_as_by_hand():
     return jax.ShapeDtypeStruct(shape, dtype, sharding=where)
 
   def exchange(x, left, right, small):
-    left, right = (jax.lax.all_gather(w, "i", tiled=True) for w in (left, right))
+    weights = [jax.lax.all_gather(w, "i", tiled=True) for w in (left, right)]
     parts = [
       jax.lax.psum_scatter(product, "i", tiled=True)
-      for product in (x.T @ left.T, x.T @ right)
+      for product in (x.T @ weights[0].T, x.T @ weights[1])
     ]
     sums = jax.lax.psum(jnp.sum(x, 0), "i")
     passed = jax.lax.ppermute(small, "i", [(i, (i + 1) % 4) for i in range(4)])
-    return *parts, sums, passed, jax.lax.all_to_all(small, "i", 0, 1, tiled=True)
+    turned = jax.lax.all_to_all(small, "i", 0, 1, tiled=True)
+    return *parts, sums, passed, turned
 
   step = jax.shard_map(
     exchange,

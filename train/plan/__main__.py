@@ -4,20 +4,20 @@
   python -m train.plan configs/NAME.py --topology h100:4x8
 
 compiles the training step of the config for a TPU v5e, v5p or v6e slice of any
-shape (`pip install jaxmodels[aot]`), or for NVIDIA A100, H100, H200 or B200 GPUs,
-of one host (h100:8) or several (hosts x GPUs per host; `jaxmodels[gpu-aot]`).
-`--FIELD VALUE` overrides a field. The command prints the bytes per chip,
-whether they fit, the collectives between chips, the flops, and on GPUs the
-kernels that a step launches. `--json=FILE`
-also writes these as JSON; `--json=-` prints only the JSON. If the step does not
-fit, the command tries other layouts of the same run, prints the flags of the
-first that fits, and exits with code 1. A config with the default mesh is
-planned for the whole slice, as with `--mesh.data=-1`.
+shape (`pip install jaxmodels[aot]`), or for NVIDIA A100, H100, H200 or B200
+GPUs of one host (h100:8) or several (hosts x GPUs per host); these need
+`jaxmodels[gpu-aot]`. `--FIELD VALUE` overrides a field. The command prints the
+bytes per chip, whether they fit, the collectives between chips, the flops, and
+on GPUs the kernels that a step launches. `--json=FILE` also writes these as
+JSON; `--json=-` prints only the JSON. If the step does not fit, the command
+tries other layouts of the same run, prints the flags of the first that fits,
+and exits with code 1. A config with the default mesh is planned for the whole
+slice, as with `--mesh.data=-1`.
 
 Collectives are counted per execution: one that a step runs three times counts
-three times, each time with the bytes of the whole array that is gathered,
-reduced or passed on. A collective in a loop counts once if the compiled program
-does not give the loop's number of iterations.
+three times, each time with the bytes of all arrays that are gathered, reduced
+or passed on. A collective in a loop counts once if the compiled program does
+not give the loop's number of iterations.
 """
 
 import dataclasses
@@ -103,8 +103,9 @@ def _memory_lines(made: Plan) -> list[str]:
     ("program", memory.program),
     ("total", memory.total),
     ("chip", memory.chip),
-    *([("JAX's default", memory.default)] if memory.default < memory.chip else []),
   ]
+  if memory.default < memory.chip:
+    rows.append(("JAX's default", memory.default))
   lines = [f"{name:34} {readable(size):>12}" for name, size in rows]
   return [f"{'memory per chip':34}", *lines, _verdict(made)]
 
@@ -125,7 +126,8 @@ def _verdict(made: Plan) -> str:
 def _collective_lines(made: Plan) -> list[str]:
   kinds = document(made)["collectives_per_step"]
   if not kinds:
-    return ["no collectives" if made.fits else "collectives unknown"]
+    known = made.fits or made.launches is not None
+    return ["no collectives" if known else "collectives unknown"]
   return [
     f"{'collectives per step':34} {'count':>12} {'bytes':>12}",
     *(

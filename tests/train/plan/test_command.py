@@ -72,7 +72,7 @@ def test_the_mildest_change_that_fits_is_suggested(
   ("total", "fits", "verdict"),
   [
     (75, True, "it fits"),
-    (76, True, r"it fits, but not .* set XLA_CLIENT_MEM_FRACTION=0\.76 or more"),
+    (76, True, r"it fits, but not .* XLA_CLIENT_MEM_FRACTION=0\.76 or more"),
     (101, False, "it does NOT fit"),
   ],
 )
