@@ -139,7 +139,7 @@ def test_a_linear_layer_needs_one_collective_at_any_length(lengths, function):
   scope="module",
   params=[
     pytest.param("v5e:2x2", marks=compiles),
-    pytest.param("h100:2x2", marks=compiles_for_gpu),
+    pytest.param("h100:2x2", marks=[*compiles_for_gpu, pytest.mark.slow]),
   ],
 )
 def planned(request, tmp_path_factory):
@@ -199,11 +199,18 @@ def test_flops_collectives_and_mesh(planned):
 @pytest.mark.gpu_aot
 @pytest.mark.skipif(not chips.is_there("gpu"), reason=chips.MISSING_GPU)
 def test_gpus_that_share_the_batch_add_up_gradients_and_losses_alone():
-  config = dataclasses.replace(tiny.get_config(), mesh=Mesh(data=4))
+  config = dataclasses.replace(
+    tiny.get_config(), mesh=Mesh(data=4), optimizer=SGD()
+  )
   made = compile.plan(config, "h100:2x2")
   # In one collective: the gradients, and the sums of three losses and weights.
   (found,) = made.collectives
   assert found[:3] == ("all-reduce", 4 * (made.parameters + 3), 1)
+  assert made.launches > 20 and made.cycles is None
+  memory, chip = made.memory, chips.SLICES["h100"]
+  assert made.fits and memory.temporary > 4 * made.parameters
+  assert (memory.chip, memory.default) == (chip.memory, chip.default_memory)
+  assert memory.parameters == 4 * made.parameters
 
 
 def test_the_table_names_primitives_of_unknown_flops_once():
