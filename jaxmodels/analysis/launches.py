@@ -3,9 +3,9 @@
 No GPU is needed. Each instruction outside of a fusion is one launch: a fusion,
 a sort, a copy, a collective, or a call of a library. These are not launches:
 names for memory that exists already, and the end of what a start has begun. A
-call of a library counts once, but may launch several kernels. A loop counts by
-its iterations. All branches of a condition count, and a loop of unknown length
-counts once, without its test.
+call of a library, and a sort with the copy before it, count once, but may be
+several kernels. A loop counts by its iterations. All branches of a condition
+count, and a loop of unknown length counts once, without its test.
 """
 
 import re
