@@ -102,8 +102,9 @@ def row(
     return programs.directions(op, shapes)[direction]
 
   try:
-    function, arguments = program(lengths[-1])
-    counted = flops.count(function, *arguments)
+    with trace_for(_counted_for(platforms)):
+      function, arguments = program(lengths[-1])
+      counted = flops.count(function, *arguments)
   except ValueError as error:  # An op raises it if a method cannot run.
     made.skipped = str(error)
     return made
@@ -131,6 +132,11 @@ def row(
   return made
 
 
+def _counted_for(platforms: Sequence[str]) -> str:
+  """The platform by whose chunks flops are counted: the only one, or a CPU."""
+  return platforms[0] if len(platforms) == 1 else "cpu"
+
+
 def _build(function: Any, arguments: Any, platform: str) -> programs.Program:
   """Compiles for a platform."""
   if platform in _CHIPS:
@@ -140,18 +146,25 @@ def _build(function: Any, arguments: Any, platform: str) -> programs.Program:
 
 # The page.
 
+_NOTES = {
+  "tpu": " On a TPU, ops with a matrix state take chunks of 128; kernels run"
+  " only there. Cycles are the estimate of the TPU's compiler per token, at the"
+  " longer length.",
+  "gpu": " On a GPU, launches are those of kernels, copies and libraries at the"
+  " longer length, counted from the program; nothing is autotuned.",
+}
+
 
 def page(rows: Sequence[Row], sizes: Sizes, lengths, platforms) -> str:
   """The tables, in markdown."""
+  measured = " and ".join(map(str, lengths))
   lines = [
     f"jax {jax.__version__}; batch {sizes.batch}, {sizes.heads} heads of "
-    f"{sizes.width}x{sizes.width}, lengths {' and '.join(map(str, lengths))}. "
-    "Flops are per token, for all heads, with the chunks of a CPU. MiB is the "
-    "temporary memory at the longer length, and B/token the memory per "
-    "additional token. On a TPU, ops with a matrix state take chunks of 128; "
-    "kernels run only there. Cycles are the estimate of the TPU's compiler per "
-    "token, at the longer length. On a GPU, launches are those of kernels, "
-    "copies and libraries at the longer length, counted from the program.",
+    f"{sizes.width}x{sizes.width}, lengths {measured}. "
+    "Flops are per token, for all heads, with the chunks of a "
+    f"{_counted_for(platforms).upper()}. MiB is the temporary memory at the "
+    "longer length, and B/token the memory per additional token."
+    + "".join(text for name, text in _NOTES.items() if name in platforms),
   ]
   for direction in dict.fromkeys(row.direction for row in rows):
     lines += ["", f"## {direction.capitalize()}", "", *_head(platforms)]
