@@ -10,7 +10,7 @@ ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 FILES := pyproject.toml constraints.txt
-EXTRAS := test,lint,aot,docs
+EXTRAS := test,lint,aot,gpu-aot,docs
 # The public packages, and what those read who extend them.
 DOCUMENTED := jaxmodels jaxmodels.ops.engine jaxmodels.ops.kernels \
   jaxmodels.ops.reference jaxmodels.testing.sizes

@@ -1,7 +1,8 @@
 """Measures the cost of every op by compiling it: `python -m benchmarks.cost`.
 
 Counts flops per token, temporary memory on the CPU and on a TPU v5e chip, and
-the cycles that the TPU's compiler estimates; no TPU is needed.
+the cycles that the TPU's compiler estimates; no TPU is needed. With
+`--platforms gpu`: memory and launches on an NVIDIA H100; no GPU is needed.
 `benchmarks/README.md` explains the columns.
 """
 
@@ -20,11 +21,14 @@ from benchmarks import programs, tpu
 from benchmarks.cases import CASES, Case, Sizes
 from jaxmodels.analysis import chips, flops
 from jaxmodels.analysis.cycles import expected_cycles
+from jaxmodels.analysis.launches import launches
 from jaxmodels.ops.engine.platform import trace_for
 
 _DTYPES = ("float32", "bfloat16")
 _DIRECTIONS = ("forward", "gradient")
-_PLATFORMS = ("cpu", "tpu")
+_PLATFORMS = ("cpu", "tpu")  # By default.
+_MISSING = {"tpu": chips.MISSING, "gpu": chips.MISSING_GPU}
+_CHIPS = {"tpu": "v5e:2x2", "gpu": "h100:1"}
 
 
 @dataclasses.dataclass
@@ -33,7 +37,7 @@ class Memory:
 
   Attributes:
     bytes: at the longest length.
-    per_token: bytes per additional token, from the two lengths.
+    per_token: bytes per additional token, if there are two lengths.
     failed: the error, if it does not compile.
   """
 
@@ -55,6 +59,7 @@ class Row:
     memory: by platform.
     cycles_per_token: on a TPU, see `jaxmodels.analysis.cycles`; without
       kernels.
+    launches: on a GPU at the longest length, see `jaxmodels.analysis.launches`.
     skipped: the reason, if there are no figures.
   """
 
@@ -65,6 +70,7 @@ class Row:
   flops_per_token: float | None = None
   memory: dict[str, Memory] = dataclasses.field(default_factory=dict)
   cycles_per_token: float | None = None
+  launches: int | None = None
   skipped: str | None = None
 
 
@@ -85,8 +91,8 @@ def row(
     dtype: of all inputs.
     method: of the op.
     sizes: all sizes except the length.
-    lengths: two, the shorter first.
-    platforms: the platforms to compile for: "cpu", "tpu" or both.
+    lengths: one, or two, the shorter first.
+    platforms: the platforms to compile for: "cpu", "tpu" or "gpu".
   """
   made = Row(case.name, direction, dtype, method)
 
@@ -96,50 +102,69 @@ def row(
     return programs.directions(op, shapes)[direction]
 
   try:
-    function, arguments = program(lengths[-1])
-    counted = flops.count(function, *arguments)
+    with trace_for(_counted_for(platforms)):
+      function, arguments = program(lengths[-1])
+      counted = flops.count(function, *arguments)
   except ValueError as error:  # An op raises it if a method cannot run.
     made.skipped = str(error)
     return made
   tokens = sizes.batch * lengths[-1]
   made.flops_per_token = counted.total / tokens
   for platform in platforms:
-    if method == "pallas" and platform == "cpu":
-      continue  # A CPU interprets kernels: its memory is no indication.
+    if method == "pallas" and platform != "tpu":
+      # A CPU interprets kernels: its memory is no indication. None is for GPUs.
+      continue
     try:
       with trace_for(platform):
-        short, long = (_build(*program(n), platform) for n in lengths)
+        built = [_build(*program(n), platform) for n in lengths]
     except jax.errors.JaxRuntimeError as error:
       made.memory[platform] = Memory(failed=str(error).splitlines()[0])
       continue
-    grown = long.temp_bytes - short.temp_bytes
+    long = built[-1]
+    grown = long.temp_bytes - built[0].temp_bytes
     more = tokens - sizes.batch * lengths[0]
-    made.memory[platform] = Memory(long.temp_bytes, grown / more)
+    slope = grown / more if more else None
+    made.memory[platform] = Memory(long.temp_bytes, slope)
     if platform == "tpu" and method != "pallas":
       made.cycles_per_token = expected_cycles(long.text) / tokens
+    if platform == "gpu":
+      made.launches = launches(long.text)
   return made
+
+
+def _counted_for(platforms: Sequence[str]) -> str:
+  """The platform by whose chunks flops are counted: the only one, or a CPU."""
+  return platforms[0] if len(platforms) == 1 else "cpu"
 
 
 def _build(function: Any, arguments: Any, platform: str) -> programs.Program:
   """Compiles for a platform."""
-  if platform == "tpu":
-    arguments = tpu.place(arguments, tpu.chip())
+  if platform in _CHIPS:
+    arguments = tpu.place(arguments, tpu.chip(_CHIPS[platform]))
   return programs.build(programs.lower(function, *arguments))
 
 
 # The page.
 
+_NOTES = {
+  "tpu": " On a TPU, ops with a matrix state take chunks of 128; kernels run"
+  " only there. Cycles are the estimate of the TPU's compiler per token, at the"
+  " longer length.",
+  "gpu": " On a GPU, launches are those of kernels, copies and libraries at the"
+  " longer length, counted from the program; nothing is autotuned.",
+}
+
 
 def page(rows: Sequence[Row], sizes: Sizes, lengths, platforms) -> str:
   """The tables, in markdown."""
+  measured = " and ".join(map(str, lengths))
   lines = [
     f"jax {jax.__version__}; batch {sizes.batch}, {sizes.heads} heads of "
-    f"{sizes.width}x{sizes.width}, lengths {lengths[0]} and {lengths[-1]}. "
-    "Flops are per token, for all heads, with the chunks of a CPU. MiB is the "
-    "temporary memory at the longer length, and B/token the memory per "
-    "additional token. On a TPU, ops with a matrix state take chunks of 128; "
-    "kernels run only there. Cycles are the estimate of the TPU's compiler per "
-    "token, at the longer length.",
+    f"{sizes.width}x{sizes.width}, lengths {measured}. "
+    "Flops are per token, for all heads, with the chunks of a "
+    f"{_counted_for(platforms).upper()}. MiB is the temporary memory at the "
+    "longer length, and B/token the memory per additional token."
+    + "".join(text for name, text in _NOTES.items() if name in platforms),
   ]
   for direction in dict.fromkeys(row.direction for row in rows):
     lines += ["", f"## {direction.capitalize()}", "", *_head(platforms)]
@@ -158,6 +183,8 @@ def _head(platforms: Sequence[str]) -> list[str]:
   names = [f"{p.upper()} {unit}" for p in platforms for unit in _UNITS]
   if "tpu" in platforms:
     names.append("TPU cycles/token")
+  if "gpu" in platforms:
+    names.append("GPU launches")
   cells = ["op", "dtype", "method", "flops/token", *names]
   rule = ["---"] * 3 + ["---:"] * (len(cells) - 3)
   return [_join(cells), _join(rule)]
@@ -175,10 +202,16 @@ def _line(row: Row, platforms: Sequence[str]) -> str:
     elif memory.failed:
       cells += ["does not fit" if _is_full(memory) else "fails", ""]
     else:
-      cells += [f"{memory.bytes / 2**20:.1f}", f"{memory.per_token:,.0f}"]
+      slope = memory.per_token
+      cells += [
+        f"{memory.bytes / 2**20:.1f}",
+        "" if slope is None else f"{slope:,.0f}",
+      ]
   if "tpu" in platforms:
     cycles = row.cycles_per_token
     cells.append("" if cycles is None else f"{cycles:,.0f}")
+  if "gpu" in platforms:
+    cells.append("" if row.launches is None else f"{row.launches:,}")
   return _join(cells)
 
 
@@ -204,13 +237,21 @@ def parser() -> argparse.ArgumentParser:
     nargs="+",
     help='by default all except "auto", which equals one of them',
   )
-  for name, all_ in (
-    ("dtypes", _DTYPES),
-    ("directions", _DIRECTIONS),
-    ("platforms", _PLATFORMS),
-  ):
+  for name, all_ in (("dtypes", _DTYPES), ("directions", _DIRECTIONS)):
     flags.add_argument(f"--{name}", nargs="+", choices=all_, default=all_)
-  flags.add_argument("--lengths", nargs=2, type=int, default=(4096, 8192))
+  flags.add_argument(
+    "--platforms",
+    nargs="+",
+    choices=(*_PLATFORMS, "gpu"),
+    default=_PLATFORMS,
+  )
+  flags.add_argument(
+    "--lengths",
+    nargs="+",
+    type=int,
+    default=(4096, 8192),
+    help="two, or one: then without the memory per additional token",
+  )
   flags.add_argument("--batch", type=int, default=2)
   flags.add_argument("--heads", type=int, default=4)
   flags.add_argument("--width", type=int, default=64)
@@ -232,11 +273,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:]
   options = parser().parse_args(arguments)
   platforms = list(options.platforms)
-  if "tpu" in platforms and not chips.is_there():
-    print(chips.MISSING, file=sys.stderr)
-    platforms.remove("tpu")
+  for platform, missing in _MISSING.items():
+    if platform in platforms and not chips.is_there(platform):
+      print(missing, file=sys.stderr)
+      platforms.remove(platform)
   sizes = Sizes(options.batch, 0, options.heads, options.width)
-  lengths = sorted(options.lengths)
+  lengths = sorted(set(options.lengths))
+  if len(lengths) > 2:
+    parser().error("--lengths takes one length or two")
   command = shlex.join(["python", "-m", "benchmarks.cost", *arguments])
   had = {_key(one): one for file in options.have for one in read(file)}
   rows: list[Row] = []

@@ -1,4 +1,4 @@
-"""A TPU chip to compile for, on a machine without a TPU."""
+"""A TPU or a GPU to compile for, on a machine without one."""
 
 import functools
 from typing import Any
@@ -10,9 +10,9 @@ from jaxmodels.analysis.chips import slice_devices
 
 
 @functools.cache
-def chip() -> SingleDeviceSharding:
-  """The sharding that puts all arrays on one TPU v5e chip."""
-  return SingleDeviceSharding(slice_devices("v5e:2x2")[0])
+def chip(name: str = "v5e:2x2") -> SingleDeviceSharding:
+  """The sharding that puts all arrays on the first chip of a slice."""
+  return SingleDeviceSharding(slice_devices(name)[0])
 
 
 def place(shapes: Any, where: SingleDeviceSharding) -> Any:

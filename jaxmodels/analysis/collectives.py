@@ -4,6 +4,9 @@ The TPU compiler splits a collective that overlaps with computation into pieces,
 and the first piece starts it; the pieces count as one collective. The compiler
 writes a reduce-scatter as an all-reduce after which each device keeps its part;
 this counts as a reduce-scatter.
+
+The GPU compiler combines collectives of several arrays into one and writes all
+of them as a start and an end. The start returns its operands, then its results.
 """
 
 import math
@@ -31,7 +34,7 @@ class Collective(NamedTuple):
 
   Attributes:
     kind: One of `KINDS`.
-    size: Bytes of the whole array that is gathered, reduced or sent.
+    size: Bytes of the whole arrays that are gathered, reduced or sent.
     times: Runs per step.
     scope: JAX's name of the operation that caused it.
   """
@@ -65,15 +68,34 @@ def _collective(
   found: re.Match[str], computation: str, line: str, times: int
 ) -> Collective:
   result, kind, started = found.groups()
-  sizes = [_bytes(*array) for array in _ARRAY.findall(result)]
-  # An asynchronous start returns its operands beside its results.
-  size = max(sizes) if started else sum(sizes)
+  # The start of an all-reduce returns its results alone.
+  is_pair = started and kind != "all-reduce"
+  operands, results = _parts(result)[:2] if is_pair else ("", result)
+  size = _sum(results)
   if kind == "all-reduce" and computation.startswith("all-reduce-scatter"):
     kind = "reduce-scatter"
   elif kind == "reduce-scatter":
-    size *= _group(line)  # The result is one device's part.
+    # The result is one device's part.
+    size = _sum(operands) if started else size * _group(line)
   scope = re.search(r'op_name="([^"]*)"', line)
   return Collective(kind, size, times, scope[1] if scope else "")
+
+
+def _parts(tuple_: str) -> list[str]:
+  """The members of a tuple of types, which may be tuples."""
+  parts, depth = [""], 0
+  for letter in tuple_.strip()[1:-1]:
+    depth += (letter in "([{") - (letter in ")]}")
+    if letter == "," and not depth:
+      parts.append("")
+    else:
+      parts[-1] += letter
+  return parts
+
+
+def _sum(types: str) -> int:
+  """The bytes of all arrays in a type."""
+  return sum(_bytes(*array) for array in _ARRAY.findall(types))
 
 
 def _bytes(letter: str, bits: str, shape: str) -> int:

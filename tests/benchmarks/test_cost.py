@@ -178,7 +178,7 @@ def test_a_method_that_cannot_run_is_left_out_with_the_reason():
 def test_without_libtpu_only_the_cpu_is_compiled_for(
   monkeypatch, tmp_path, capsys
 ):
-  monkeypatch.setattr(chips, "is_there", lambda: False)
+  monkeypatch.setattr(chips, "is_there", lambda _: False)
   files = tmp_path / "COST.md", tmp_path / "cost.json"
   cost.main(
     "--ops causal_convolution --methods chunk_parallel --dtypes bfloat16"
@@ -211,6 +211,31 @@ def test_rows_that_are_there_are_not_made_again(monkeypatch, tmp_path):
   cost.main([*arguments, "--have", *parts, "--out", str(whole[1])])
   one, other = (page.read_text().splitlines()[3:] for page in whole)
   assert one == other and len(one) > 5
+
+
+@pytest.mark.slow
+@pytest.mark.gpu_aot
+@pytest.mark.skipif(not chips.is_there("gpu"), reason=chips.MISSING_GPU)
+def test_a_gpu_launches_as_often_as_it_walks_over_chunks():
+  """A form with loops over chunks launches in proportion to the length."""
+  sizes, launches = Sizes(2, 0, 4, 64), []
+  for length in (2048, 4096, 6144):
+    row = cost.row(
+      CASES["linear_attention"],
+      "gradient",
+      "float32",
+      "chunked",
+      sizes,
+      (length,),
+      ["gpu"],
+    )
+    assert row.memory["gpu"].bytes > 0 and row.memory["gpu"].per_token is None
+    launches.append(row.launches)
+  page = cost.page([row], sizes, (length,), ["gpu"])
+  assert "length" in page and page.splitlines()[-1].endswith(
+    f"|  | {row.launches:,} |"
+  )
+  assert launches[1] - launches[0] == launches[2] - launches[1] > 100
 
 
 @pytest.mark.slow

@@ -1,25 +1,29 @@
-"""Plans a run on a TPU slice without the slice.
+"""Plans a run on TPUs or GPUs that are not there.
 
   python -m train.plan configs/NAME.py --topology v5e:16x16
+  python -m train.plan configs/NAME.py --topology h100:4x8
 
 compiles the training step of the config for a TPU v5e, v5p or v6e slice of any
-shape. It needs `libtpu` (`pip install jaxmodels[aot]`) but no TPU.
-`--FIELD VALUE` overrides a field. The command prints the bytes per chip,
-whether they fit, the collectives between chips, and the flops. `--json=FILE`
-also writes these as JSON; `--json=-` prints only the JSON. If the step does not
-fit, the command tries other layouts of the same run, prints the flags of the
-first that fits, and exits with code 1. A config with the default mesh is
-planned for the whole slice, as with `--mesh.data=-1`.
+shape (`pip install jaxmodels[aot]`), or for NVIDIA A100, H100, H200 or B200
+GPUs of one host (h100:8) or several (hosts x GPUs per host); these need
+`jaxmodels[gpu-aot]`. `--FIELD VALUE` overrides a field. The command prints the
+bytes per chip, whether they fit, the collectives between chips, the flops, and
+on GPUs the kernels that a step launches. `--json=FILE` also writes these as
+JSON; `--json=-` prints only the JSON. If the step does not fit, the command
+tries other layouts of the same run, prints the flags of the first that fits,
+and exits with code 1. A config with the default mesh is planned for the whole
+slice, as with `--mesh.data=-1`.
 
 Collectives are counted per execution: one that a step runs three times counts
-three times, each time with the bytes of the whole array that is gathered,
-reduced or passed on. A collective in a loop counts once if the compiled program
-does not give the loop's number of iterations.
+three times, each time with the bytes of all arrays that are gathered, reduced
+or passed on. A collective in a loop counts once if the compiled program does
+not give the loop's number of iterations.
 """
 
 import dataclasses
 import itertools
 import json
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -63,6 +67,7 @@ def document(made: Plan) -> dict[str, Any]:
     "collectives_per_step": kinds,
     "flops_per_step": dataclasses.asdict(made.flops),
     "expected_cycles_per_step": made.cycles,
+    "launches_per_step": made.launches,
     "compile_seconds": made.compile_seconds,
   }
 
@@ -81,7 +86,7 @@ def table(made: Plan) -> str:
     "",
     *_flops_lines(made),
     "",
-    *_cycle_lines(made),
+    *_compiler_lines(made),
     f"compiled in {made.compile_seconds:.0f} s",
   ]
   return "\n".join(lines)
@@ -99,15 +104,30 @@ def _memory_lines(made: Plan) -> list[str]:
     ("total", memory.total),
     ("chip", memory.chip),
   ]
-  verdict = "it fits" if made.fits else "it does NOT fit"
+  if memory.default < memory.chip:
+    rows.append(("JAX's default", memory.default))
   lines = [f"{name:34} {readable(size):>12}" for name, size in rows]
-  return [f"{'memory per chip':34}", *lines, verdict]
+  return [f"{'memory per chip':34}", *lines, _verdict(made)]
+
+
+def _verdict(made: Plan) -> str:
+  memory = made.memory
+  if not made.fits or memory.total is None:
+    return "it does NOT fit"
+  if memory.total <= memory.default:
+    return "it fits"
+  share = math.ceil(100 * memory.total / memory.chip) / 100
+  return (
+    "it fits, but not into the memory that JAX takes by default: set"
+    f" XLA_CLIENT_MEM_FRACTION={share:.2f} or more"
+  )
 
 
 def _collective_lines(made: Plan) -> list[str]:
   kinds = document(made)["collectives_per_step"]
   if not kinds:
-    return ["no collectives" if made.fits else "collectives unknown"]
+    known = made.fits or made.launches is not None
+    return ["no collectives" if known else "collectives unknown"]
   return [
     f"{'collectives per step':34} {'count':>12} {'bytes':>12}",
     *(
@@ -132,16 +152,19 @@ def _flops_lines(made: Plan) -> list[str]:
   return lines
 
 
-def _cycle_lines(made: Plan) -> list[str]:
-  """Returns the line of the compiler's estimate of cycles.
+def _compiler_lines(made: Plan) -> list[str]:
+  """Returns the line of what the compiler tells of a chip's work.
 
   Cycles are not converted to seconds: the estimate only compares plans for the
   same chip.
   """
-  if made.cycles is None:
-    return []
-  name = "cycles per step, by the compiler"
-  return [f"{name:34} {made.cycles:12.3e}", ""]
+  lines = []
+  if made.cycles is not None:
+    name = "cycles per step, by the compiler"
+    lines += [f"{name:34} {made.cycles:12.3e}", ""]
+  if made.launches is not None:
+    lines += [f"{'launches per step and GPU':34} {made.launches:12,}", ""]
+  return lines
 
 
 def changes(config: Config, made: Plan) -> Iterator[list[str]]:
@@ -219,7 +242,7 @@ class Options:
   """The flags of the command that are not part of the config.
 
   Attributes:
-    topology: The slice, such as v5e:16x16.
+    topology: The slice, such as v5e:16x16 or h100:4x8.
     json: The file for the plan as JSON; "-" prints the JSON alone.
   """
 
@@ -241,7 +264,7 @@ def _run(argv: Sequence[str]) -> int:
   is_default = not given and config.mesh == Mesh() and config.strategy == "jit"
   if is_default:
     config = dataclasses.replace(config, mesh=Mesh(data=-1))
-  # Programs for a TPU are traced on the CPU, also on a machine with a GPU.
+  # Programs for other machines are traced on the CPU, also on one with a GPU.
   jax.config.update("jax_platforms", "cpu")
   try:
     made = plan(config, topology)

@@ -12,9 +12,10 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from jaxmodels.analysis import flops
-from jaxmodels.analysis.chips import SLICES, slice_devices
+from jaxmodels.analysis.chips import SLICES, Chip, slice_devices
 from jaxmodels.analysis.collectives import Collective, collectives
 from jaxmodels.analysis.cycles import expected_cycles
+from jaxmodels.analysis.launches import launches
 from jaxmodels.models.model_flops import model_flops
 from jaxmodels.ops.engine.platform import trace_for
 from train import teacher as teachers
@@ -57,6 +58,7 @@ class Memory:
       compiler's number; None if the compiler gave none.
     program: The code, and results that do not reuse an argument's memory.
     chip: Memory of the chip that a program may use.
+    default: The part of `chip` that JAX uses by default.
     teacher: The chip's shards of the variables of a loss's teacher.
   """
 
@@ -66,6 +68,7 @@ class Memory:
   temporary: int | None
   program: int
   chip: int
+  default: int
   teacher: int = 0
 
   @property
@@ -111,8 +114,10 @@ class Plan:
     fits: Whether the total is at most the memory of a chip.
     collectives: Collectives per step; empty if the step does not compile.
     flops: Flops per step.
-    cycles: Cycles per chip and step that the compiler estimates: see
+    cycles: Cycles per chip and step that the compiler for TPUs estimates: see
       `jaxmodels.analysis.cycles`; None if the step does not compile.
+    launches: Launches per GPU and step, see `jaxmodels.analysis.launches`; None
+      on a TPU, or if the step does not compile.
     compile_seconds: Seconds until the compiler finished or refused.
   """
 
@@ -125,18 +130,19 @@ class Plan:
   collectives: Sequence[Collective]
   flops: Flops
   cycles: int | None
+  launches: int | None
   compile_seconds: float
 
 
 def plan(config: Config, topology: str) -> Plan:
-  """Compiles the step that training runs, without arrays, for a TPU slice.
+  """Compiles the step that training runs, without arrays, for a slice.
 
   Args:
     config: The run. Only the sequence length is read from its data.
-    topology: The slice, such as "v5e:16x16".
+    topology: The slice, such as "v5e:16x16" or "h100:4x8".
 
   Raises:
-    UserError: The config or the topology is wrong, or libtpu is missing.
+    UserError: The config or the topology is wrong, or the compiler is missing.
     RunError: The compiler refuses the step for another reason than memory.
   """
   try:
@@ -155,7 +161,7 @@ def plan(config: Config, topology: str) -> Plan:
       f"config.strategy is {config.strategy!r}, but only 'jit' can be planned"
     )
   learner = make_learner(config)._replace(sequence=sequence)
-  with trace_for("tpu"):
+  with trace_for(chip.platform):
     draw, state = new_state(config, learner, first)
     learner = learner._replace(layers=layer_axes(draw, np.uint32(0)))
     if learner.teacher is not None:
@@ -180,11 +186,12 @@ def plan(config: Config, topology: str) -> Plan:
   if _bytes((arguments, teacher)) <= chip.memory:
     compiled, needed = _compile(traced.lower())
   seconds = time.perf_counter() - begun
-  memory = _memory(arguments, compiled, needed, chip.memory)
+  memory = _memory(arguments, compiled, needed, chip)
   memory = dataclasses.replace(memory, teacher=_bytes(teacher))
   total = memory.total
   used = math.prod(dataclasses.astuple(mesh))
-  text = compiled.as_text() if compiled else None
+  text = compiled.as_text() if compiled else ""
+  is_gpu = chip.platform == "gpu"
   return Plan(
     topology=topology,
     mesh=mesh,
@@ -194,7 +201,8 @@ def plan(config: Config, topology: str) -> Plan:
     fits=compiled is not None and total is not None and total <= chip.memory,
     collectives=collectives(text) if text else [],
     flops=_flops(config, state, first, length, traced, chip.peak * used),
-    cycles=expected_cycles(text) if text else None,
+    cycles=expected_cycles(text) if text and not is_gpu else None,
+    launches=launches(text) if text and is_gpu else None,
     compile_seconds=seconds,
   )
 
@@ -268,7 +276,7 @@ def _compile(lowered: Any) -> tuple[Any, int | None]:
 
 
 def _memory(
-  arguments: tuple[Any, Any], compiled: Any, needed: int | None, chip: float
+  arguments: tuple[Any, Any], compiled: Any, needed: int | None, chip: Chip
 ) -> Memory:
   state, batch = arguments
   parameters = _bytes(state.params)
@@ -284,7 +292,8 @@ def _memory(
     batch=_bytes(batch),
     temporary=temporary,
     program=program,
-    chip=int(chip),
+    chip=int(chip.memory),
+    default=int(chip.default_memory),
   )
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+from types import SimpleNamespace
 
 import pytest
 
@@ -48,10 +49,10 @@ def test_the_mildest_change_that_fits_is_suggested(
     rows = config.batch_size // (mesh.data * mesh.fsdp * config.accumulation)
     kept = {"none": 4, "dots": 2, "full": 1}[config.model.remat]
     size = rows * kept * 100 // mesh.sequence
-    memory = compile.Memory(0, 0, 0, size, 0, room)
+    memory = compile.Memory(0, 0, 0, size, 0, room, room)
     none = compile.Flops(1.0, 1.0, 1.0, 1.0)
     return compile.Plan(
-      name, mesh, 1, 1, memory, size <= room, [], none, 1, 0.0
+      name, mesh, 1, 1, memory, size <= room, [], none, 1, None, 0.0
     )
 
   monkeypatch.setattr(plan, "plan", planned)
@@ -65,6 +66,21 @@ def test_the_mildest_change_that_fits_is_suggested(
   # The flags lead to what was planned.
   assert len(asked) == 1 + tries
   assert not found or command_line.override(config, found[0]) == asked[-1]
+
+
+@pytest.mark.parametrize(
+  ("total", "fits", "verdict"),
+  [
+    (75, True, "it fits"),
+    (76, True, r"it fits, but not .* XLA_CLIENT_MEM_FRACTION=0\.76 or more"),
+    (101, False, "it does NOT fit"),
+  ],
+)
+def test_what_jax_does_not_take_by_default_is_said(total, fits, verdict):
+  memory = compile.Memory(1, 2, 3, total - 6, 0, 100, 75)
+  lines = plan._memory_lines(SimpleNamespace(memory=memory, fits=fits))
+  assert re.fullmatch(verdict, lines[-1])
+  assert any(re.fullmatch("JAX's default +75 B", line) for line in lines)
 
 
 @pytest.mark.tpu_aot
@@ -93,6 +109,7 @@ def test_a_step_that_does_not_compile_gets_a_layout_that_does(capsys):
   [
     ((TINY,), r"--topology=SLICE is missing, such as v5e:16x16"),
     ((TINY, "--topology=v9:2x2"), r"v9:2x2 is unknown: .* v5e, v5p, v6e"),
+    ((TINY, "--topology=h100:2x2x2"), r"h100:2x2x2 is unknown: .*h100:4x8"),
     ((TINY, "--topology=v5e"), r"--topology=v5e is unknown: .* v5p:2x2x4"),
     (("--topology=v5e:2x2",), r"the config file must come first"),
     ((TINY, "--topolgy=v5e:2x2"), r"unknown flag --topolgy"),
@@ -128,11 +145,16 @@ def test_a_wrong_command_is_one_line(words, message, capsys):
   assert re.search(message, line) and "\n" not in line
 
 
-def test_without_libtpu_one_line_says_what_to_install(monkeypatch, capsys):
-  monkeypatch.setattr(chips, "is_there", lambda: False)
-  assert command(TINY, "--topology=v5e:2x2") == 2
+@pytest.mark.parametrize(
+  ("slice_", "extra"), [("v5e:2x2", "aot"), ("h100:8", "gpu-aot")]
+)
+def test_without_a_compiler_one_line_says_what_to_install(
+  slice_, extra, monkeypatch, capsys
+):
+  monkeypatch.setattr(chips, "is_there", lambda *_: False)
+  assert command(TINY, f"--topology={slice_}") == 2
   line = capsys.readouterr().err.strip()
-  assert line.endswith("pip install jaxmodels[aot]") and "\n" not in line
+  assert line.endswith(f"pip install jaxmodels[{extra}]") and "\n" not in line
 
 
 # The mesh of a config that does not say it.
@@ -151,10 +173,10 @@ def test_a_default_mesh_is_the_whole_slice(words, mesh, monkeypatch, capsys):
   def planned(config, name):
     assert config.mesh == mesh
     memory, none = (
-      compile.Memory(0, 0, 0, 0, 0, 1),
+      compile.Memory(0, 0, 0, 0, 0, 1, 1),
       compile.Flops(1.0, 1.0, 1.0, 1.0),
     )
-    return compile.Plan(name, mesh, 1, 1, memory, True, [], none, 1, 0.0)
+    return compile.Plan(name, mesh, 1, 1, memory, True, [], none, 1, None, 0.0)
 
   monkeypatch.setattr(plan, "plan", planned)
   assert command(TINY, "--topology=v5e:2x4", *words) == 0

@@ -1,4 +1,4 @@
-"""Plans for TPU slices, compiled ahead of time without a TPU."""
+"""Plans for TPUs and GPUs, compiled ahead of time without them."""
 
 import dataclasses
 import json
@@ -34,6 +34,10 @@ LARGE = "configs/hybrid_1b.py"
 compiles = [
   pytest.mark.tpu_aot,
   pytest.mark.skipif(not chips.is_there(), reason=chips.MISSING),
+]
+compiles_for_gpu = [
+  pytest.mark.gpu_aot,
+  pytest.mark.skipif(not chips.is_there("gpu"), reason=chips.MISSING_GPU),
 ]
 
 
@@ -131,21 +135,26 @@ def test_a_linear_layer_needs_one_collective_at_any_length(lengths, function):
 # What a plan says.
 
 
-@pytest.fixture(scope="module")
-def planned(tmp_path_factory):
-  """Returns the JSON of a tiny run over four chips, and the printed text."""
-  if not chips.is_there():
-    pytest.skip(chips.MISSING)
+@pytest.fixture(
+  scope="module",
+  params=[
+    pytest.param("v5e:2x2", marks=compiles),
+    pytest.param("h100:2x2", marks=[*compiles_for_gpu, pytest.mark.slow]),
+  ],
+)
+def planned(request, tmp_path_factory):
+  """Returns the chip, and the JSON of a tiny run over four of them."""
   path = tmp_path_factory.mktemp("plan") / "plan.json"
-  words = (TINY, "--topology=v5e:2x2", "--mesh.data=-1")
+  words = (TINY, f"--topology={request.param}", "--mesh.data=-1")
   words += ("--mesh.fsdp=2", f"--json={path}")
   assert command(*words) == 0
-  return json.loads(path.read_text())
+  chip = chips.SLICES[request.param.partition(":")[0]]
+  return chip, json.loads(path.read_text())
 
 
-@pytest.mark.tpu_aot
 def test_bytes_are_those_of_the_shards(planned):
-  memory = planned["bytes_per_chip"]
+  chip, made = planned
+  memory = made["bytes_per_chip"]
   vocab, width = tiny.VOCAB, tiny.Model().width
   # The table and the kernel in halves; the decay and the bias whole.
   table, kernel = vocab * width // 2, width * vocab // 2
@@ -158,28 +167,50 @@ def test_bytes_are_those_of_the_shards(planned):
   parts = ("parameters", "optimizer", "batch", "temporary", "program")
   assert memory["total"] == sum(memory[part] for part in parts)
   assert memory["temporary"] > parameters, "the gradients, if nothing else"
-  assert memory["chip"] == 15.75 * 2**30 and planned["fits"]
+  assert memory["chip"] == chip.memory and made["fits"]
+  assert memory["default"] == chip.default_memory
 
 
-@pytest.mark.tpu_aot
 def test_flops_collectives_and_mesh(planned):
-  assert planned["mesh"] == {"data": 2, "fsdp": 2, "sequence": 1}
-  assert planned["expected_cycles_per_step"] > 0
+  chip, made = planned
+  assert made["mesh"] == {"data": 2, "fsdp": 2, "sequence": 1}
+  # A compiler tells one of the two.
+  told = {"tpu": "expected_cycles_per_step", "gpu": "launches_per_step"}
+  assert made.pop(told.pop(chip.platform)) > 0
+  (other,) = told.values()
+  assert made[other] is None
   tokens = tiny.get_config().batch_size * tiny.Data().length
-  assert planned["tokens_per_step"] == tokens
-  flops, count = planned["flops_per_step"], planned["parameters"]
+  assert made["tokens_per_step"] == tokens
+  flops, count = made["flops_per_step"], made["parameters"]
   assert count == 2 * tiny.VOCAB * 8 + 8 + tiny.VOCAB
   assert flops["six_n"] == 6 * count * tokens
   # Of the products with weights, the read-out alone.
   assert flops["model"] == 3 * 2 * 8 * tiny.VOCAB * tokens
   assert flops["program"] > flops["model"]
-  assert flops["peak"] == 4 * 197e12
+  assert flops["peak"] == 4 * chip.peak
   assert flops["unknown"] == []
-  assert planned["compile_seconds"] > 0
-  kinds = planned["collectives_per_step"]
+  assert made["compile_seconds"] > 0
+  kinds = made["collectives_per_step"]
   # The losses and gradients are added up, at least.
   assert kinds["all-reduce"]["count"] >= 1
   assert kinds["all-reduce"]["bytes"] >= 4 * 3
+
+
+@pytest.mark.gpu_aot
+@pytest.mark.skipif(not chips.is_there("gpu"), reason=chips.MISSING_GPU)
+def test_gpus_that_share_the_batch_add_up_gradients_and_losses_alone():
+  config = dataclasses.replace(
+    tiny.get_config(), mesh=Mesh(data=4), optimizer=SGD()
+  )
+  made = compile.plan(config, "h100:2x2")
+  # In one collective: the gradients, and the sums of three losses and weights.
+  (found,) = made.collectives
+  assert found[:3] == ("all-reduce", 4 * (made.parameters + 3), 1)
+  assert made.launches > 20 and made.cycles is None
+  memory, chip = made.memory, chips.SLICES["h100"]
+  assert made.fits and memory.temporary > 4 * made.parameters
+  assert (memory.chip, memory.default) == (chip.memory, chip.default_memory)
+  assert memory.parameters == 4 * made.parameters
 
 
 def test_the_table_names_primitives_of_unknown_flops_once():
