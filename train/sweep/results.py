@@ -5,7 +5,7 @@ import json
 import math
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from train import files
@@ -166,6 +166,6 @@ def _tail(path: str) -> list[str]:
     return []
 
 
-def mean_and_range(values: list[float]) -> tuple[float, float, float]:
+def mean_and_range(values: Sequence[float]) -> tuple[float, float, float]:
   """Returns the mean, the lowest and the highest of some numbers."""
   return math.fsum(values) / len(values), min(values), max(values)
