@@ -15,8 +15,11 @@ from jaxmodels.models.policy import (
   RecurrentPolicy,
   episode_ids,
 )
+from jaxmodels.models.series import Forecaster, InvertedForecaster
+from jaxmodels.models.series_classifier import SeriesClassifier
 from jaxmodels.models.shared_block import SharedBlock
 from jaxmodels.models.sizing import count_parameters, equal_width, state_bytes
+from jaxmodels.models.tabular import TabularModel
 from jaxmodels.models.u_shape import Convolutions, UNet
 from jaxmodels.models.vector_model import VectorModel
 from jaxmodels.models.vision import ImageClassifier
@@ -28,14 +31,18 @@ __all__ = [
   "Classifier",
   "Convolutions",
   "Feedback",
+  "Forecaster",
   "GaussianProcess",
   "ImageClassifier",
+  "InvertedForecaster",
   "LanguageModel",
   "LoRA",
   "MatrixProduct",
   "Operator",
   "RecurrentPolicy",
+  "SeriesClassifier",
   "SharedBlock",
+  "TabularModel",
   "UNet",
   "VectorModel",
   "count_parameters",

@@ -18,12 +18,14 @@ from train.data.tasks.recall import (
   SelectiveCopying,
 )
 from train.data.tasks.regression import LinearRegression
+from train.data.tasks.series import Forecasts, SpokenVowels
 from train.data.tasks.state_tracking import (
   CycleNavigation,
   GroupWords,
   ModularArithmetic,
   Parity,
 )
+from train.data.tasks.tables import Table
 from train.data.tasks.task import SequenceTask
 from train.data.tasks.timescales import DelayedMatch, NParity
 
@@ -36,6 +38,7 @@ __all__ = [
   "DigitImages",
   "Digits",
   "Dyck",
+  "Forecasts",
   "FuzzyRecall",
   "GroupWords",
   "InductionHeads",
@@ -49,5 +52,7 @@ __all__ = [
   "Parity",
   "SelectiveCopying",
   "SequenceTask",
+  "SpokenVowels",
+  "Table",
   "TexturedShapes",
 ]
