@@ -18,6 +18,7 @@ __all__ = ["SeriesClassifier", "tango"]
 
 VIEWS = ("convolutions", "line", "both")
 FUSIONS = ("sum", "product")
+POOLINGS = ("mean", "flat")
 
 
 def tango(read: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
@@ -48,14 +49,18 @@ class SeriesClassifier(nn.Module):
     f = gelu(a t + (2 - a) w), or gelu(a t * (2 - a) w)
     z = norm([w, f, t])                                         [C, 3 X]
     y = tango(stack_1, z) + tango(stack_2, z^T)^T
-    logits = V_2 (V_1 mean_c y_c + b_1) + b_2
+    logits = V_2 (V_1 pool_c y_c + b_1) + b_2
 
   stack_1 reads the variates as tokens, and stack_2 the 3 X numbers as tokens of
-  width C; `tango` reads them in both orders with the same weights. Ahamed &
-  Cheng 2024, arXiv:2406.04419. Departures: layers have an RMS norm before the
-  mixer, and stacks one at their end; the wavelets are complex, computed in the
-  model and not resized; kernels are trained, where ROCKET's are random and its
-  features are chosen (with `train_kernels=False` they stay as they are drawn).
+  width C; `tango` reads them in both orders with the same weights. The pooling
+  is the mean over the variates, or "flat", all of them side by side, which
+  knows which variate is which. Wavelets and kernels do not see the level of a
+  series, and a line does.
+
+  Ahamed & Cheng 2024, arXiv:2406.04419. Departures: layers have an RMS norm
+  before the mixer, and stacks one at their end; the wavelets are complex,
+  computed in the model and not resized; kernels are trained, where ROCKET's are
+  random (with `train_kernels=False` they stay as they are drawn); "flat".
 
   Initial logits are near zero. There is no state.
 
@@ -67,6 +72,7 @@ class SeriesClassifier(nn.Module):
     feature_mixers: Of stack_2, whose width is C; () for no stack_2.
     view: The second view: "convolutions", "line" or "both".
     fusion: "sum" or "product".
+    pooling: "mean" or "flat".
     scales: S, whose periods are from 2 steps to the length of the series.
     patch_size: P.
     kernels: The number of kernels per dilation.
@@ -82,6 +88,7 @@ class SeriesClassifier(nn.Module):
   feature_mixers: tuple[Entry, ...] = ("mamba",)
   view: str = "convolutions"
   fusion: str = "sum"
+  pooling: str = "mean"
   scales: int = 16
   patch_size: int = 4
   kernels: int = 32
@@ -107,6 +114,7 @@ class SeriesClassifier(nn.Module):
     check_fields(self, *sizes)
     pick("view", self.view, dict.fromkeys(VIEWS))
     pick("fusion", self.fusion, dict.fromkeys(FUSIONS))
+    pick("pooling", self.pooling, dict.fromkeys(POOLINGS))
     name = type(self).__name__
     checks.shape(name, "x", x, (None,) * 3, "[B, L, C]")
     checks.dtype(name, "x", x, jnp.floating, "real floating point")
@@ -123,7 +131,9 @@ class SeriesClassifier(nn.Module):
     if self.feature_mixers:
       read = self._stack("features", self.feature_mixers)
       y = y + jnp.swapaxes(tango(read, jnp.swapaxes(z, 1, 2)), 1, 2)
-    y = self._dense(y.shape[-1] // 2, "hidden")(jnp.mean(y, 1))
+    hidden = self._dense(y.shape[-1] // 2, "hidden")
+    flat = self.pooling == "flat"
+    y = hidden(y.reshape((len(y), -1)) if flat else jnp.mean(y, 1))
     return self._dense(self.classes, "head", 0.1)(y)
 
   def _fused(self, w: jax.Array, t: jax.Array) -> jax.Array:

@@ -25,9 +25,10 @@ MODEL = SeriesClassifier(
 
 
 @functools.cache
-def drawn():
+def drawn(pooling="mean"):
   rng = np.random.default_rng(1)
-  params = jax.eval_shape(MODEL.init, jax.random.key(0), X)["params"]
+  model = MODEL.clone(pooling=pooling)
+  params = jax.eval_shape(model.init, jax.random.key(0), X)["params"]
   return jax.tree.map(
     lambda p: 0.5 * rng.normal(size=p.shape).astype(p.dtype), params
   )
@@ -74,8 +75,11 @@ def wavelets(p, x):
   return dense(p["wavelets"], np.stack(parts, -1))
 
 
-def test_logits_follow_the_equation():
-  p = drawn()
+@pytest.mark.parametrize(
+  "pooling", ["flat", pytest.param("mean", marks=pytest.mark.slow)]
+)
+def test_logits_follow_the_equation(pooling):
+  p = drawn(pooling)
   x = np.swapaxes(X, 1, 2)
   w, t = wavelets(p, x), second_view(p, x)
   a = p["share"]
@@ -90,8 +94,10 @@ def test_logits_follow_the_equation():
 
   y = both("variates", z)
   y = y + both("features", np.swapaxes(z, 1, 2).copy()).swapaxes(1, 2)
-  wanted = dense(p["head"], dense(p["hidden"], y.mean(1)))
-  logits = jax.jit(MODEL.apply)({"params": p}, X)
+  y = y.reshape(2, -1) if pooling == "flat" else y.mean(1)
+  wanted = dense(p["head"], dense(p["hidden"], y))
+  model = MODEL.clone(pooling=pooling)
+  logits = jax.jit(model.apply)({"params": p}, X)
   np.testing.assert_allclose(logits, wanted, atol=2e-4)
 
 
@@ -105,6 +111,7 @@ def test_a_sequence_and_its_inversion_have_the_same_tango():
   assert np.abs(one(params, X)[0] - one(params, back)[0]).max() > 1e-2
 
 
+@pytest.mark.slow
 def test_kernels_that_are_not_trained_have_no_gradient():
   frozen = MODEL.clone(train_kernels=False)
 

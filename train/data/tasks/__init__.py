@@ -25,7 +25,7 @@ from train.data.tasks.state_tracking import (
   ModularArithmetic,
   Parity,
 )
-from train.data.tasks.tables import Table
+from train.data.tasks.tables import Columns, Table
 from train.data.tasks.task import SequenceTask
 from train.data.tasks.timescales import DelayedMatch, NParity
 
@@ -33,6 +33,7 @@ __all__ = [
   "AnBn",
   "BracketedArithmetic",
   "Classes",
+  "Columns",
   "CycleNavigation",
   "DelayedMatch",
   "DigitImages",
