@@ -1,13 +1,15 @@
 """Forecasters of time series: variates one by one, and variates as tokens."""
 
-from typing import Any
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxmodels.layers.common import check_fields, check_positive, projection
-from jaxmodels.layers.common import wide as wide_of
+from jaxmodels.layers.common import (
+  check_fields,
+  check_positive,
+  projection,
+  wide,
+)
 from jaxmodels.mixers.mamba import Mamba
 from jaxmodels.mixers.registry import Entry, pick
 from jaxmodels.models.backbone import Backbone, State
@@ -37,12 +39,12 @@ class _Normalized(Backbone, kw_only=True):
 
     Args:
       x: The look-back windows [B, L, C], real floating point.
-      state: None. The state of a call is that of the stack at the end of the
-        window, which does not know the normalisation of another window.
+      state: None: a window does not continue another one.
       segment_ids: None: a window is one sequence.
 
     Returns:
-      The next steps [B, H, C] in float32 or wider, and the state.
+      The next steps [B, H, C] in float32 or wider, and the state of the stack
+      at the end of the window.
 
     Raises:
       ValueError: A field or an argument is wrong; the message names it in one
@@ -62,7 +64,7 @@ class _Normalized(Backbone, kw_only=True):
       f"{name}: windows cannot be sharded along their steps: use a mesh "
       "without the axis sequence",
     )
-    x = x.astype(wide_of(self.dtype))
+    x = x.astype(wide(self.dtype))
     if not self.normalize:
       return self._forecast(x)
     mean = jnp.mean(x, 1, keepdims=True)
@@ -89,7 +91,7 @@ class _Normalized(Backbone, kw_only=True):
       name,
       scale=scale,
       use_bias=True,
-      dtype=wide_of(self.dtype),
+      dtype=wide(self.dtype),
     )
 
 
@@ -191,5 +193,5 @@ class InvertedForecaster(_Normalized, kw_only=True):
     """See `_Normalized`."""
     tokens = jnp.swapaxes(x, 1, 2)
     h, state = self._stack(self._dense(self.width, "input")(tokens))
-    y: Any = self._dense(self.horizon, "output", 0.1)(h.astype(x.dtype))
+    y = self._dense(self.horizon, "output", 0.1)(h.astype(x.dtype))
     return jnp.swapaxes(y, 1, 2), state
