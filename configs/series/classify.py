@@ -17,7 +17,8 @@ held-out speakers, is 24%.
 The settings differ from the paper's: no scan over the features, and the
 variates side by side. With both scans, the mean over the variates and
 convolutions alone, three seeds had 85% after 100 updates: a mean of variates
-does not know which is which, and kernels do not see the level of a series.
+does not know which is which, and centred kernels do not see the level of a
+series.
 """
 
 from jaxmodels.models import SeriesClassifier
