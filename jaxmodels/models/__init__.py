@@ -21,8 +21,11 @@ from jaxmodels.models.policy import (
   episode_ids,
 )
 from jaxmodels.models.separation import GatedAttention, Separator
+from jaxmodels.models.series import Forecaster, InvertedForecaster
+from jaxmodels.models.series_classifier import SeriesClassifier
 from jaxmodels.models.shared_block import SharedBlock
 from jaxmodels.models.sizing import count_parameters, equal_width, state_bytes
+from jaxmodels.models.tabular import TabularModel
 from jaxmodels.models.u_shape import Convolutions, UNet
 from jaxmodels.models.vector_model import VectorModel
 from jaxmodels.models.vision import ImageClassifier
@@ -35,9 +38,11 @@ __all__ = [
   "Classifier",
   "Convolutions",
   "Feedback",
+  "Forecaster",
   "GatedAttention",
   "GaussianProcess",
   "ImageClassifier",
+  "InvertedForecaster",
   "LanguageModel",
   "LoRA",
   "LocalNormPooling",
@@ -46,8 +51,10 @@ __all__ = [
   "PointClassifier",
   "RecurrentPolicy",
   "Separator",
+  "SeriesClassifier",
   "SharedBlock",
   "SpatialDescriptor",
+  "TabularModel",
   "TokenChannel",
   "UNet",
   "VectorModel",

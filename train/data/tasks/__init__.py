@@ -20,12 +20,14 @@ from train.data.tasks.recall import (
   SelectiveCopying,
 )
 from train.data.tasks.regression import LinearRegression
+from train.data.tasks.series import Forecasts, SpokenVowels
 from train.data.tasks.state_tracking import (
   CycleNavigation,
   GroupWords,
   ModularArithmetic,
   Parity,
 )
+from train.data.tasks.tables import Columns, Table
 from train.data.tasks.task import SequenceTask
 from train.data.tasks.timescales import DelayedMatch, NParity
 from train.data.tasks.voices import VoiceMixtures
@@ -34,12 +36,14 @@ __all__ = [
   "AnBn",
   "BracketedArithmetic",
   "Classes",
+  "Columns",
   "CycleNavigation",
   "DelayedMatch",
   "DigitImages",
   "Digits",
   "DrawnTask",
   "Dyck",
+  "Forecasts",
   "FuzzyRecall",
   "GroupWords",
   "InductionHeads",
@@ -55,6 +59,8 @@ __all__ = [
   "SelectiveCopying",
   "SequenceTask",
   "ShapeClouds",
+  "SpokenVowels",
+  "Table",
   "TexturedShapes",
   "VoiceMixtures",
 ]

@@ -1,0 +1,1 @@
+"""Configs of time series: forecasts and classes."""
