@@ -72,6 +72,7 @@ def check(model, read_ids):
     )
 
 
+@pytest.mark.slow
 def test_an_exported_hybrid_reads_and_decodes_any_batch():
   check(build("gla", "s5", "sliding_attention"), read_ids=False)
 

@@ -32,6 +32,7 @@ def test_the_loss_is_the_cross_entropy_of_the_weights():
   np.testing.assert_allclose(got, np.mean(total), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_distilled_weights_are_spiky_and_grow_with_the_product():
   """Of one head, as in figures 2 and 3 of the paper."""
   rng = np.random.default_rng(1)

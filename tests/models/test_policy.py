@@ -82,6 +82,7 @@ def compare(name, wrap):
     np.testing.assert_allclose(ours, theirs, atol=2e-5 * scale)
 
 
+@pytest.mark.slow
 def test_resets_inside_the_scan_equal_resets_of_the_state():
   compare("s5", lambda run: run)
 

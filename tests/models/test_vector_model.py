@@ -37,6 +37,7 @@ def drawn():
   )
 
 
+@pytest.mark.slow
 def test_it_is_the_stack_between_two_dense_maps():
   model, params = drawn()
   own = dict(params["params"])

@@ -141,6 +141,7 @@ def test_every_mesh_finds_the_same_per_position(name, layout):
     np.testing.assert_allclose(found[key], value, rtol=2e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", [Squared(), Classification()])
 def test_a_loss_that_is_not_per_token_has_none_per_position(loss):
   kind = "class" if isinstance(loss, Classification) else "token"

@@ -139,6 +139,7 @@ def test_a_line_that_is_no_flag_is_named(tmp_path):
     cells.read_file(str(path))
 
 
+@pytest.mark.slow
 def test_runs_are_those_of_the_trainer_and_a_failed_cell_says_why(
   finished, tmp_path, capfd
 ):

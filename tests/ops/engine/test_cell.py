@@ -87,7 +87,9 @@ def drawn(length, **left_out):
   }
 
 
-@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize(
+  "reverse", [False, pytest.param(True, marks=pytest.mark.slow)]
+)
 def test_a_nonlinear_cell_equals_its_definition(reverse):
   """With lengths that are multiples of the chunk size 4, and others."""
   check_op(

@@ -79,6 +79,7 @@ def forget(folder):
   sys.path[:] = [path for path in sys.path if str(folder) not in path]
 
 
+@pytest.mark.slow
 def test_a_mixer_of_a_config_is_found_by_later_commands(
   folder, tmp_path, capsys
 ):

@@ -114,6 +114,7 @@ def small(**changes):
   )
 
 
+@pytest.mark.slow
 def test_a_rollout_packs_episodes_as_its_policy_saw_them():
   learner = make_learner(small())
 

@@ -142,6 +142,7 @@ def train(*words):
   return main_with_errors(command._run, ("tests/train/tiny.py", *words))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "mode", ["vmap", pytest.param("turn", marks=pytest.mark.slow)]
 )
