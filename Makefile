@@ -56,11 +56,12 @@ test: $(VENV)/.test ## The tests, on all cores.
 
 # Every form, length and kind of segment, and the mixers of `EACH_OP`. Reverse
 # runs, more shards and what is marked `exhaustive` are left to `test-all`.
-test-matrix: $(VENV)/.test ## The slow tests of ops, mixers and checkpoints, most of them, and notebooks.
+test-matrix: $(VENV)/.test ## The slow tests of ops, mixers, checkpoints and meshes, most of them, pages and notebooks.
 	$(BIN)/python -m pytest --numprocesses=auto --dist=worksteal \
 	  -m 'slow and not exhaustive' \
 	  -k 'not few_and_many and not True-' \
-	  tests/ops tests/mixers tests/interop tests/test_notebooks.py $(ARGS)
+	  tests/ops tests/mixers tests/interop tests/train/devices \
+	  tests/test_pages.py tests/test_notebooks.py $(ARGS)
 
 test-all: $(VENV)/.test ## The slow tests too.
 	$(BIN)/python -m pytest --numprocesses=auto --dist=worksteal \

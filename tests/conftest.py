@@ -20,6 +20,7 @@ os.environ.setdefault(
 )
 
 import logging
+import pathlib
 
 import chex
 import jax
@@ -55,6 +56,24 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 # JAX makes many objects and few cycles of them. Python's usual thresholds make
 # its collector look at all of them so often that it takes a sixth of the time.
 gc.set_threshold(100_000, 20, 20)
+
+
+SLOWER = pathlib.Path(__file__).with_name("slower.txt")
+
+
+def slower():
+  """The ids of cases that are marked slow by their time alone."""
+  lines = SLOWER.read_text().splitlines()
+  return {line for line in lines if not line.startswith("#")}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+  """Marks these cases before pytest selects by marks."""
+  marked = slower()
+  for item in items:
+    if item.nodeid in marked:
+      item.add_marker(pytest.mark.slow)
 
 
 class _Inspected(logging.Filter):
