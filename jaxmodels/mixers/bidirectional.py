@@ -1,7 +1,7 @@
 """Both directions: LION, and any causal mixer from both ends."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -125,6 +125,10 @@ class Bidirectional(Mixer):
   mixer: nn.Module | None = None
   tied: bool = False
 
+  # The names of the two, and what differs in the fields of the second.
+  _names: ClassVar[tuple[str, str]] = ("ahead", "back")
+  _of_second: ClassVar[Mapping[str, Any]] = {"reverse": True}
+
   def mix(
     self,
     x: jax.Array,
@@ -138,19 +142,27 @@ class Bidirectional(Mixer):
     """The equation above."""
     del state
     inner = self._inner()
-    ahead = inner.copy(parent=self, name="both" if self.tied else "ahead")
+    one, other = self._names
+    first = inner.copy(parent=self, name="both" if self.tied else one)
     extras = {"layer": layer, "depth": depth}
     if shared is not None:
       extras["shared"] = shared
-    y, _, values = contract.mix_in_stack(ahead, x, None, segment_ids, extras)
+    y, _, values = contract.mix_in_stack(first, x, None, segment_ids, extras)
     if self.tied:
       # The same scope, so the same parameters.
-      place: Any = ahead.scope
-      back = inner.copy(parent=place.rewound(), reverse=True)
+      place: Any = first.scope
+      second = inner.copy(parent=place.rewound(), **self._of_second)
     else:
-      back = inner.copy(parent=self, name="back", reverse=True)
-    other, _, _ = contract.mix_in_stack(back, x, None, segment_ids, extras)
-    return (y + other, ()) if shared is None else (y + other, (), values)
+      second = inner.copy(parent=self, name=other, **self._of_second)
+    turned = self._turned(x)
+    z, _, _ = contract.mix_in_stack(second, turned, None, segment_ids, extras)
+    y = y + self._turned(z)
+    return (y, ()) if shared is None else (y, (), values)
+
+  @nn.nowrap
+  def _turned(self, x: jax.Array) -> jax.Array:
+    """What the second one reads in place of x; for its output, the inverse."""
+    return x
 
   @nn.nowrap
   def init_state(self, batch_size: int) -> tuple[()]:
@@ -172,16 +184,14 @@ class Bidirectional(Mixer):
   def _inner(self) -> nn.Module:
     """The mixer inside with the fields of this one, bound to no scope."""
     inner = GLA(self.width) if self.mixer is None else self.mixer
-    known = inner.__dataclass_fields__
     checks.require(
-      "reverse" in known,
+      "reverse" in inner.__dataclass_fields__,
       f"Bidirectional: mixer must have a field reverse, got "
       f"{type(inner).__name__}",
     )
-    names = [
+    names = (
       "width", "output_scale", "axis_name", "dtype", "param_dtype", "method",
       "chunk_size",
-    ]  # fmt: skip
-    names += ["one_bit"] if self.one_bit else []
-    own = {name: getattr(self, name) for name in names if name in known}
+    )  # fmt: skip
+    own = self.given_to(inner, names)
     return inner.copy(parent=None, name=None, reverse=False, **own)

@@ -255,12 +255,10 @@ class CrossScan(GridMixer):
   def _inner(self) -> nn.Module:
     """The mixer inside with the fields of this one, bound to no scope."""
     inner = GLA(self.width) if self.mixer is None else self.mixer
-    names = [
+    names = (
       "width", "output_scale", "dtype", "param_dtype", "method", "chunk_size",
-    ]  # fmt: skip
-    names += ["one_bit"] if self.one_bit else []
-    known = inner.__dataclass_fields__
-    own = {name: getattr(self, name) for name in names if name in known}
+    )  # fmt: skip
+    own = self.given_to(inner, names)
     return inner.copy(parent=None, name=None, **own)
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -156,6 +156,20 @@ class Mixer(nn.Module):
   ) -> jax.Array:
     """A parameter of `param_dtype`, converted to float32 or wider."""
     return self.param(name, init, shape, self.param_dtype).astype(self.wide)
+
+  @nn.nowrap
+  def given_to(self, mixer: nn.Module, names: Sequence[str]) -> dict[str, Any]:
+    """Fields of this mixer for one inside of it, as far as that has them.
+
+    Args:
+      mixer: The mixer inside.
+      names: The fields. `one_bit` is among them wherever it is true, so that a
+        mixer inside may also have it alone.
+    """
+    if self.one_bit:
+      names = (*names, "one_bit")
+    known = mixer.__dataclass_fields__
+    return {name: getattr(self, name) for name in names if name in known}
 
   @nn.nowrap
   def new_norm(

@@ -90,7 +90,6 @@ class Parallel(Mixer):
     )
     names = ["width", "output_scale", "axis_name", "dtype", "param_dtype"]
     names += ["reverse"] if self.reverse else []
-    names += ["one_bit"] if self.one_bit else []
     names += ["method"] if self.method != "auto" else []
     names += ["chunk_size"] if self.chunk_size is not None else []
 
@@ -101,7 +100,7 @@ class Parallel(Mixer):
           name in known or not getattr(self, name),
           f"Parallel: {type(mixer).__name__} has no field {name}",
         )
-      own = {name: getattr(self, name) for name in names if name in known}
+      own = self.given_to(mixer, names)
       return mixer.copy(parent=None, name=None, **own)
 
     return tuple(made(mixer) for mixer in mixers)

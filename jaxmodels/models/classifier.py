@@ -1,6 +1,7 @@
 """The classifier: tokens or vectors in, the logits of a class out."""
 
 import math
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -95,14 +96,7 @@ class Classifier(Backbone, kw_only=True):
       counts = mask.astype(bool)
       ids = self._without_padding(counts, segment_ids)
     y, state = super().__call__(x, state, segment_ids=ids)
-    head = nn.Dense(
-      self.classes,
-      dtype=wide(self.dtype),
-      param_dtype=self.param_dtype,
-      kernel_init=nn.initializers.normal(0.02),
-      name="head",
-    )
-    return head(self._pooled(y, counts, segment_ids)), state
+    return class_head(self, self._pooled(y, counts, segment_ids)), state
 
   def _embedded(self, inputs: jax.Array) -> jax.Array:
     """Tokens or vectors as [B, L, D]; also checks the fields."""
@@ -201,3 +195,15 @@ class Classifier(Backbone, kw_only=True):
     most = self._most(lax.stop_gradient(scores))
     # A segment without a position has no largest score.
     return jnp.exp(scores - jnp.where(jnp.isfinite(most), most, 0))
+
+
+def class_head(model: Any, x: jax.Array) -> jax.Array:
+  """Logits [..., classes], near zero at first, in float32 or wider."""
+  head = nn.Dense(
+    model.classes,
+    dtype=wide(model.dtype),
+    param_dtype=model.param_dtype,
+    kernel_init=nn.initializers.normal(0.02),
+    name="head",
+  )
+  return head(x)

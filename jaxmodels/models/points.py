@@ -1,7 +1,8 @@
 """Point clouds: groups of neighbours as tokens, as in Mamba3D."""
 
 import math
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -14,10 +15,10 @@ from jaxmodels.layers.point_groups import (
   normalize_cloud,
   take,
 )
-from jaxmodels.mixers import contract
 from jaxmodels.mixers.bidirectional import Bidirectional
 from jaxmodels.models.backbone import Backbone, State
 from jaxmodels.models.block import make_norm
+from jaxmodels.models.classifier import class_head
 from jaxmodels.ops.engine import checks
 
 __all__ = ["LocalNormPooling", "PointClassifier", "TokenChannel"]
@@ -42,34 +43,13 @@ class TokenChannel(Bidirectional):
 
   tied: bool = True
 
-  def mix(
-    self,
-    x: jax.Array,
-    state: None,
-    segment_ids: jax.Array | None,
-    *,
-    layer: Any = 0,
-    depth: int = 1,
-    shared: Any = None,
-  ) -> tuple[Any, ...]:
-    """The equation above."""
-    del state
-    inner = self._inner()
-    first = inner.copy(parent=self, name="both" if self.tied else "token")
-    extras = {"layer": layer, "depth": depth}
-    if shared is not None:
-      extras["shared"] = shared
-    y, _, values = contract.mix_in_stack(first, x, None, segment_ids, extras)
-    if self.tied:
-      # The same scope, so the same parameters.
-      place: Any = first.scope
-      second = inner.copy(parent=place.rewound())
-    else:
-      second = inner.copy(parent=self, name="channel")
-    flipped = x[..., ::-1]
-    z, _, _ = contract.mix_in_stack(second, flipped, None, segment_ids, extras)
-    y = y + z[..., ::-1]
-    return (y, ()) if shared is None else (y, (), values)
+  _names = ("token", "channel")
+  _of_second: ClassVar[Mapping[str, Any]] = {}
+
+  @nn.nowrap
+  def _turned(self, x: jax.Array) -> jax.Array:
+    """The channels of x, backwards."""
+    return x[..., ::-1]
 
 
 class LocalNormPooling(nn.Module):
@@ -248,14 +228,3 @@ def checked_points(
   checks.shape(name, "x", x, (None, None, 3), "[B, N, 3]")
   checks.dtype(name, "x", x, jnp.floating, "real floating point")
   return x.astype(wide(model.dtype))
-
-
-def class_head(model: Any, x: jax.Array) -> jax.Array:
-  """Logits [..., classes], near zero at first, in float32 or wider."""
-  return nn.Dense(
-    model.classes,
-    dtype=wide(model.dtype),
-    param_dtype=model.param_dtype,
-    kernel_init=nn.initializers.normal(0.02),
-    name="head",
-  )(x)

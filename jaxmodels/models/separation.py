@@ -175,9 +175,7 @@ class GatedAttention(Mixer):
   def _inner(self) -> nn.Module:
     """The mixer inside with the fields of this one, bound to no scope."""
     mixer: Any = self.mixer
-    names = ("axis_name", "dtype", "param_dtype")
-    known = mixer.__dataclass_fields__
-    own = {name: getattr(self, name) for name in names if name in known}
+    own = self.given_to(mixer, ("axis_name", "dtype", "param_dtype"))
     return mixer.copy(parent=None, name=None, width=self._channels, **own)
 
 

@@ -16,7 +16,8 @@ from jaxmodels.layers.voxels import (
 )
 from jaxmodels.models.backbone import Backbone, State
 from jaxmodels.models.block import make_norm
-from jaxmodels.models.points import checked_points, class_head
+from jaxmodels.models.classifier import class_head
+from jaxmodels.models.points import checked_points
 
 __all__ = ["SpatialDescriptor", "VoxelClassifier"]
 

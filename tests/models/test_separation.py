@@ -181,3 +181,10 @@ def test_joint_attention_takes_no_packed_rows():
     jax.eval_shape(
       lambda x: layer.init(jax.random.key(0), x, segment_ids=ids), X
     )
+
+
+def test_the_mixer_inside_has_weights_of_one_bit_too():
+  outside = GatedAttention(8, mixer=GLA(16), one_bit=True)
+  assert outside._inner().one_bit
+  alone = GatedAttention(8, mixer=GLA(16, one_bit=True))
+  assert alone._inner().one_bit and not alone.one_bit
