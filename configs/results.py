@@ -200,6 +200,7 @@ COLUMNS = (
     "listops",
     "configs/tasks/listops.py",
     "accuracy on 1,000 expressions of 4 to 32 tokens",
+    options_of=NARROW_HEADS,
   ),
   Column(
     "text",
