@@ -35,7 +35,7 @@ from jaxmodels.ops.engine.decay import (
 )
 from jaxmodels.ops.engine.make_op import Op, Recurrence
 from jaxmodels.ops.engine.method import Options, choose
-from jaxmodels.ops.engine.recurrence import Family, Kernel, Method, Summary
+from jaxmodels.ops.engine.recurrence import Factored, Family, Method, Summary
 from jaxmodels.ops.engine.triangular import solve_unit_lower
 from jaxmodels.ops.kernels import DeltaFactors, scan_delta
 
@@ -181,11 +181,21 @@ def factor(chunk, masks):
 
 
 def summarize(chunk, masks):
+  """The summary of the factors."""
+  return summarize_factors(factor(chunk, masks))
+
+
+def summarize_factors(factors):
   """The state after the chunk, `through S + k^T u`, is affine in S too."""
-  through, from_v, from_k, k = factor(chunk, masks)
+  through, from_v, from_k, k = factors
   same = np.eye(k.shape[1], dtype=bool)
   through = jnp.where(same, through[:, None], 0)
   return Summary(through - k.T @ from_k, k.T @ from_v)
+
+
+def enter(factors, state):
+  """The state before the chunk, and the writes `u` [C, V] that it leads to."""
+  return state, factors.from_v - factors.from_k @ state
 
 
 def compose(earlier, later):
@@ -255,7 +265,9 @@ FAMILY = Family(
   read,
   read_and_advance,
   step,
-  kernel=Kernel(factor, scan_delta, read_writes),
+  factored=Factored(factor, summarize_factors, enter, read_writes),
+  kernel=scan_delta,
+  linear=True,
   zero=zero_matrix,
 )
 OP = Op(

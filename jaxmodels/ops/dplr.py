@@ -33,6 +33,7 @@ from jaxmodels.ops.engine.make_op import Op, Recurrence
 from jaxmodels.ops.engine.method import NARROW_KEYS, Options, choose
 from jaxmodels.ops.engine.platform import platform
 from jaxmodels.ops.engine.recurrence import (
+  Factored,
   Family,
   Method,
   Summary,
@@ -116,44 +117,69 @@ def _recurrence(k, q, v, a, b, log_decay):
   )
 
 
-class _Scores(NamedTuple):
-  """Scores [C, C] of q, and of b before each token, with k and with a."""
+class Factors(NamedTuple):
+  """The update of a state by a chunk: `S' = diag(through) S + written + a^T u`.
 
-  q_k: jax.Array
-  q_a: jax.Array
-  b_k: jax.Array
-  b_a: jax.Array
+  Attributes:
+    through: [K] or [1], the decay over the chunk.
+    written: [K, V], what the chunk's own keys write.
+    from_v: [C, V], `u` if S is zero.
+    from_state: [C, K], the factor on S in `u`.
+    a: [C, K], decayed to the end of the chunk.
+  """
+
+  through: jax.Array
+  written: jax.Array
+  from_v: jax.Array
+  from_state: jax.Array
+  a: jax.Array
 
 
-def _scores(chunk, masks) -> _Scores:
-  """All four scores; those of b leave out the decay of their own token."""
-  decay = pair_decay(chunk.log_decay)
-  return _Scores(
-    scores(chunk.q, chunk.k, decay, masks),
-    scores(chunk.q, chunk.a, decay, masks),
-    strict_scores(chunk.b, chunk.k, decay, masks),
-    strict_scores(chunk.b, chunk.a, decay, masks),
+def _system(chunk, decay, masks):
+  """`b_k`, `b_a` [C, C] and b [C, K], without the decay of their own token.
+
+  The system is `(I - b_a) u = b_k v + b S`.
+  """
+  between = pair_decay(chunk.log_decay)
+  return (
+    strict_scores(chunk.b, chunk.k, between, masks),
+    strict_scores(chunk.b, chunk.a, between, masks),
+    chunk.b * strict_entry(decay, masks),
   )
 
 
-def _entering(chunk, decay, masks) -> jax.Array:
-  """Decays b [C, K] from the chunk's start through token i - 1."""
-  return chunk.b * strict_entry(decay, masks)
+def factor(chunk, masks):
+  """`u` is affine in the state, `u = from_v + from_state S`."""
+  decay = boundary_decay(chunk.log_decay, chunk.k, masks)
+  b_k, b_a, entering = _system(chunk, decay, masks)
+  met = jnp.concatenate([b_k @ chunk.v, entering], axis=1)
+  solved = solve_unit_lower(-b_a, met)
+  from_v, from_state = jnp.split(solved, [chunk.v.shape[1]], axis=1)
+  return Factors(
+    decay.through,
+    (chunk.k * decay.exit).T @ chunk.v,
+    from_v,
+    from_state,
+    chunk.a * decay.exit,
+  )
+
+
+def summarize_factors(factors):
+  """The state after the chunk is affine in S too."""
+  through, written, from_v, from_state, a = factors
+  same = np.eye(a.shape[1], dtype=bool)
+  through = jnp.where(same, through[:, None], 0)
+  return Summary(through + a.T @ from_state, written + a.T @ from_v)
 
 
 def summarize(chunk, masks):
-  """`u` is affine in the state, and so is the state after the chunk."""
-  decay = boundary_decay(chunk.log_decay, chunk.k, masks)
-  scores = _scores(chunk, masks)
-  met = jnp.concatenate(
-    [scores.b_k @ chunk.v, _entering(chunk, decay, masks)], axis=1
-  )
-  solved = solve_unit_lower(-scores.b_a, met)
-  from_v, from_state = jnp.split(solved, [chunk.v.shape[1]], axis=1)
-  k, a = chunk.k * decay.exit, chunk.a * decay.exit
-  same = np.eye(chunk.k.shape[1], dtype=bool)
-  through = jnp.where(same, decay.through[:, None], 0)
-  return Summary(through + a.T @ from_state, k.T @ chunk.v + a.T @ from_v)
+  """The summary of the factors."""
+  return summarize_factors(factor(chunk, masks))
+
+
+def enter(factors, state):
+  """The state before the chunk, and the `u` [C, V] that it leads to."""
+  return state, factors.from_v + factors.from_state @ state
 
 
 def read(chunk, masks, state):
@@ -164,18 +190,30 @@ def read(chunk, masks, state):
 def read_and_advance(chunk, masks, state):
   """Solves for the `u` of this state, without the transition."""
   decay = boundary_decay(chunk.log_decay, chunk.k, masks)
-  scores = _scores(chunk, masks)
-  met = scores.b_k @ chunk.v + _entering(chunk, decay, masks) @ state
-  u = solve_unit_lower(-scores.b_a, met)
-  y = scores.q_k @ chunk.v + scores.q_a @ u
-  y = y + (chunk.q * decay.entry) @ state
+  b_k, b_a, entering = _system(chunk, decay, masks)
+  u = solve_unit_lower(-b_a, b_k @ chunk.v + entering @ state)
+  y = _outputs(chunk, masks, decay, state, u)
   return y, _leaving(chunk, decay, state, u)
+
+
+def read_entered(chunk, masks, state_and_u):
+  """As `read`, given the `u` [C, V] of the chunk too."""
+  decay = boundary_decay(chunk.log_decay, chunk.k, masks)
+  return _outputs(chunk, masks, decay, *state_and_u)
+
+
+def _outputs(chunk, masks, decay, state, u):
+  """The queries read what the chunk wrote, and the state before it."""
+  between = pair_decay(chunk.log_decay)
+  y = scores(chunk.q, chunk.k, between, masks) @ chunk.v
+  y += scores(chunk.q, chunk.a, between, masks) @ u
+  return y + (chunk.q * decay.entry) @ state
 
 
 def step(token, masks, state):
   """One token needs no scores and no triangular system."""
   decay = boundary_decay(token.log_decay, token.k, masks)
-  u = _entering(token, decay, masks) @ state
+  u = (token.b * strict_entry(decay, masks)) @ state
   state = _leaving(token, decay, state, u)
   return token.q @ state, state
 
@@ -187,7 +225,15 @@ def _leaving(chunk, decay, state, u):
 
 
 FAMILY = Family(
-  summarize, compose, advance, read, read_and_advance, step, zero=zero_matrix
+  summarize,
+  compose,
+  advance,
+  read,
+  read_and_advance,
+  step,
+  factored=Factored(factor, summarize_factors, enter, read_entered),
+  linear=True,
+  zero=zero_matrix,
 )
 BY_TOKEN = FAMILY._replace(read_and_advance=scan_tokens(read_and_advance))
 OP = Op(

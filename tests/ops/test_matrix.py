@@ -8,6 +8,7 @@ import functools
 
 import pytest
 
+from jaxmodels.ops.engine.platform import trace_for
 from jaxmodels.testing import check_op
 from jaxmodels.testing.cases import FORMS, SHARDED
 from jaxmodels.testing.examples import OPS
@@ -78,6 +79,24 @@ def test_other_forms(name):
 @pytest.mark.parametrize("reverse", [False, True])
 def test_every_form_and_length(name, reverse):
   check(name, reverse=reverse)
+
+
+@pytest.mark.parametrize(
+  "name",
+  [
+    pytest.param(x, marks=() if x == "delta_rule" else pytest.mark.slow)
+    for x in RECORDS
+  ],
+)
+def test_walks_in_blocks(name):
+  """As programs for a GPU walk through chunks; see `engine.walk`."""
+  with trace_for("gpu"):
+    check(
+      name,
+      forms=("chunk_parallel",),
+      lengths=(LENGTH,),
+      resets=("none", "inside a chunk"),
+    )
 
 
 def test_short_lengths():

@@ -16,8 +16,8 @@ From these functions `run` makes the forms
   recurrent    one token after another under `lax.scan`: the definition
   associative  `lax.associative_scan` over the summaries of single tokens
   chunked      one chunk after another under `lax.scan`, rematerialised
-  chunk_parallel  all chunks at once; a scan takes the state through them
-  pallas       the same, with the scan in a TPU kernel
+  chunk_parallel  all chunks at once; a walk takes the state through them
+  pallas       the same, with the walk in a TPU kernel
 
 Each form runs forwards or in reverse, on packed sequences, from any state, on
 one device or with the sequence sharded over a mesh axis. "recurrent" is
@@ -48,6 +48,7 @@ from jaxmodels.ops.engine.chunks import (
 )
 from jaxmodels.ops.engine.gradients import tangent_scan, with_gradient_of
 from jaxmodels.ops.engine.segments import Masks
+from jaxmodels.ops.engine.walk import associate, walk
 
 Method = Literal[
   "auto", "recurrent", "associative", "chunked", "chunk_parallel", "pallas"
@@ -65,23 +66,29 @@ class Summary(NamedTuple):
   update: Tree
 
 
-class Kernel(NamedTuple):
-  """The form of a family in which a kernel takes the state through all chunks.
+class Factored(NamedTuple):
+  """What the summary of a chunk and its outputs share, computed once.
+
+  Used where all chunks are summarised before any is read.
 
   Attributes:
-    factor: `(chunk, masks) -> factors`, the input of the scan for one chunk.
-    scan_states: `(factors, state) -> (entering, last)`, over all chunks.
-      factors are [n, B, H, ...], state and last are [B, H, ...], and entering
-      [n, B, H, ...] is the result of the scan that `read` uses.
+    factor: `(chunk, masks) -> factors`.
+    summarize: `factors -> Summary`.
+    enter: `(factors, state) -> entering`, what `read` takes of the state before
+      the chunk.
     read: `(chunk, masks, entering) -> y` [C, ...].
   """
 
   factor: Callable[[Tree, Masks], Tree]
-  scan_states: Callable[[Tree, Tree], tuple[Tree, Tree]]
+  summarize: Callable[[Tree], Summary]
+  enter: Callable[[Tree, Tree], Tree]
   read: Callable[[Tree, Masks, Tree], jax.Array]
 
 
 _ABSENT: Any = None  # A family has all of the four functions, or none.
+
+
+_CHEAPER = ("read_and_advance", "step", "tangent", "factored", "kernel")
 
 
 class _Functions(NamedTuple):
@@ -97,7 +104,9 @@ class _Functions(NamedTuple):
   step: Callable[[Tree, Masks, Tree], tuple[jax.Array, Tree]] | None = None
   tangent: Callable[[Tree, Tree, Tree], Tree] | None = None
   neutral: Tree = 0
-  kernel: Kernel | None = None
+  factored: Factored | None = None
+  kernel: Callable[[Tree, Tree], tuple[Tree, Tree]] | None = None
+  linear: bool = False
   zero: Callable[[Tree], Tree] | None = None
 
 
@@ -128,7 +137,14 @@ class Family(_Functions):
     neutral: the token that leaves every state unchanged, with which the last
       chunk is padded: a pytree of scalars like a chunk, or one scalar for all
       leaves. None if there is no such token: the last chunk is then shorter.
-    kernel: optional, the form "pallas".
+    factored: optional, `summarize` and `read` with their common part in a
+      function of its own.
+    kernel: optional, the walk of the form "pallas": `(factors, state) ->
+      (entering, last)` over all chunks. factors [n, B, H, ...] are those of
+      `factored`, or else summaries; entering is what `read` takes.
+    linear: whether `advance` is `transition . state + update` and linear in the
+      state and the update together. Then the gradient of a walk through the
+      chunks is cheaper.
     zero: optional, `token -> state`: the default initial state, from a chunk of
       one token. By default, zeros like the update of that token.
   """
@@ -143,14 +159,13 @@ class Family(_Functions):
   def _replace(self, /, **changes: Any) -> "Family":
     """Another family, with some functions replaced.
 
-    `read_and_advance`, `step`, `tangent` and `kernel` are cheaper ways to
-    compute the recurrence that `summarize`, `advance` and `read` define. If one
-    of these three is replaced, the cheaper ways are dropped unless they are
-    replaced too, because they would compute the old recurrence.
+    `read_and_advance`, `step`, `tangent`, `factored` and `kernel` are cheaper
+    ways to compute the recurrence that `summarize`, `advance` and `read`
+    define. If one of these three is replaced, the cheaper ways are dropped
+    unless they are replaced too, because they would compute the old recurrence.
     """
     if {"summarize", "advance", "read"} & changes.keys():
-      other_ways = ("read_and_advance", "step", "tangent", "kernel")
-      changes = dict.fromkeys(other_ways) | changes
+      changes = dict.fromkeys(_CHEAPER) | changes
     return super()._replace(**changes)
 
   __replace__ = _replace  # For `copy.replace`.
@@ -286,43 +301,31 @@ def _chunked(family, size, dtype, inputs, state):
 
 
 def _chunk_parallel(family, size, method, dtype, inputs, state):
-  """Summarises all chunks, scans the states between them, reads all chunks."""
+  """Summarises all chunks, walks through them, reads all chunks."""
   heads = jax.tree.leaves(state)[0].shape[1]
   chunks = widen(repeat_heads(inputs.chunks, heads, 2))
   masks = masks_from(inputs.ids, size)
-  if method == "pallas":
-    form = family.kernel
-  else:
-    states = _associate if method == "associative" else _advance_through
-    scan_states = functools.partial(states, family)
-    form = Kernel(family.summarize, scan_states, family.read)
+  form = family.factored or _factored(family)
   factors = over_heads(form.factor, masks, chunks=True)(chunks, masks)
-  entering, last = form.scan_states(factors, state)
+  if method == "pallas":
+    entering, last = family.kernel(factors, state)
+  else:
+    states = associate if method == "associative" else walk
+    summaries = jax.vmap(over_heads(form.summarize))(factors)
+    before, last = states(family, summaries, state)
+    entering = jax.vmap(over_heads(form.enter))(factors, before)
   y = over_heads(form.read, masks, chunks=True)(chunks, masks, entering)
   return y.astype(dtype or y.dtype), last
 
 
-def _advance_through(family, summaries, state):
-  """The states [n, ...] before each of n spans, and the one after the last."""
-
-  def body(state, summary):
-    return over_heads(family.advance)(summary, state), state
-
-  last, entering = lax.scan(body, state, summaries)
-  return entering, last
-
-
-def _associate(family, summaries, state):
-  """As `_advance_through`, from an associative scan over the summaries."""
-  prefix = lax.associative_scan(jax.vmap(over_heads(family.compose)), summaries)
-  advance = jax.vmap(over_heads(family.advance), in_axes=(0, None))
-  leaving = advance(prefix, state)
-  entering = jax.tree.map(
-    lambda first, rest: jnp.concatenate([first[None], rest[:-1]]),
-    state,
-    leaving,
+def _factored(family):
+  """The functions of a family in which summary and outputs share nothing."""
+  return Factored(
+    family.summarize,
+    lambda summary: summary,
+    lambda summary, state: state,
+    family.read,
   )
-  return entering, jax.tree.map(lambda x: x[-1], leaving)
 
 
 def _fold(family, inputs, size, heads):
