@@ -35,7 +35,12 @@ from jaxmodels.ops.engine.decay import (
 )
 from jaxmodels.ops.engine.make_op import Op, Recurrence
 from jaxmodels.ops.engine.method import Options, choose
-from jaxmodels.ops.engine.recurrence import Family, Kernel, Method, Summary
+from jaxmodels.ops.engine.recurrence import (
+  Family,
+  Method,
+  Summary,
+  around_scan,
+)
 from jaxmodels.ops.engine.triangular import solve_unit_lower
 from jaxmodels.ops.kernels import DeltaFactors, scan_delta
 
@@ -255,7 +260,7 @@ FAMILY = Family(
   read,
   read_and_advance,
   step,
-  kernel=Kernel(factor, scan_delta, read_writes),
+  kernel=around_scan(factor, scan_delta, read_writes),
   zero=zero_matrix,
 )
 OP = Op(

@@ -27,7 +27,12 @@ from jaxmodels.ops.engine.decay import (
 from jaxmodels.ops.engine.make_op import Op, Recurrence
 from jaxmodels.ops.engine.method import Options, choose
 from jaxmodels.ops.engine.platform import wide
-from jaxmodels.ops.engine.recurrence import Family, Kernel, Method, Summary
+from jaxmodels.ops.engine.recurrence import (
+  Family,
+  Method,
+  Summary,
+  around_scan,
+)
 from jaxmodels.ops.kernels import scan_decayed
 
 
@@ -239,18 +244,18 @@ FAMILY = Family(
   advance,
   read,
   step=step,
-  kernel=Kernel(summarize, scan_decayed, read),
+  kernel=around_scan(summarize, scan_decayed, read),
   zero=zero_matrix,
 )
 # No `step`: strict scores of a single token are 0, so it would save nothing.
 WITH_BONUS = FAMILY._replace(
-  read=read_before, kernel=Kernel(summarize, scan_decayed, read_before)
+  read=read_before, kernel=around_scan(summarize, scan_decayed, read_before)
 )
 SIGNED = FAMILY._replace(
   summarize=summarize_signed,
   read=read_signed,
   step=step_signed,
-  kernel=Kernel(summarize_signed, scan_decayed, read_signed),
+  kernel=around_scan(summarize_signed, scan_decayed, read_signed),
 )
 OP = Op(
   "linear_attention",

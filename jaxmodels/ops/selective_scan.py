@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxmodels.ops import diagonal
+from jaxmodels.ops import diagonal, kernels
 from jaxmodels.ops.engine import checks
 from jaxmodels.ops.engine.make_op import Op, Recurrence
 from jaxmodels.ops.engine.method import Options, choose
@@ -139,6 +139,18 @@ def _family(A, D, negative) -> Family:
     last, y = lax.scan(body, state, (chunk, masks.previous))
     return skip(chunk, y), last
 
+  def kernel(chunks, masks, state):
+    """Gets all chunks [n, B, 1, C, ...]."""
+    by_row = jax.tree.map(lambda x: jnp.swapaxes(x[:, :, 0], 0, 1), chunks)
+    joined = None
+    if not masks.constant:
+      joined = jax.vmap(jax.vmap(lambda one: one.previous))(masks)
+      joined = jnp.swapaxes(joined, 0, 1)
+    y, last = kernels.selective_scan(
+      by_row, A, D, joined, state[:, 0], negative
+    )
+    return jnp.swapaxes(y, 0, 1)[:, :, None], last[:, None]
+
   return Family(
     summarize,
     diagonal.compose,
@@ -147,6 +159,7 @@ def _family(A, D, negative) -> Family:
     # On a CPU, half the time of a scan of depth log C. On an accelerator one
     # token is too little work per step.
     scan_by_token if platform() == "cpu" else read_and_advance,
+    kernel=kernel,
     zero=lambda token: jnp.zeros(A.shape, wide(*token, A)),
   )
 

@@ -17,7 +17,7 @@ From these functions `run` makes the forms
   associative  `lax.associative_scan` over the summaries of single tokens
   chunked      one chunk after another under `lax.scan`, rematerialised
   chunk_parallel  all chunks at once; a scan takes the state through them
-  pallas       the same, with the scan in a TPU kernel
+  pallas       all chunks in a TPU kernel, or the scan of chunk_parallel in one
 
 Each form runs forwards or in reverse, on packed sequences, from any state, on
 one device or with the sequence sharded over a mesh axis. "recurrent" is
@@ -65,20 +65,9 @@ class Summary(NamedTuple):
   update: Tree
 
 
-class Kernel(NamedTuple):
-  """The form of a family in which a kernel takes the state through all chunks.
-
-  Attributes:
-    factor: `(chunk, masks) -> factors`, the input of the scan for one chunk.
-    scan_states: `(factors, state) -> (entering, last)`, over all chunks.
-      factors are [n, B, H, ...], state and last are [B, H, ...], and entering
-      [n, B, H, ...] is the result of the scan that `read` uses.
-    read: `(chunk, masks, entering) -> y` [C, ...].
-  """
-
-  factor: Callable[[Tree, Masks], Tree]
-  scan_states: Callable[[Tree, Tree], tuple[Tree, Tree]]
-  read: Callable[[Tree, Masks, Tree], jax.Array]
+# The form "pallas" of a family: `(chunks, masks, state) -> (y, last)` runs all
+# chunks [n, B, H, C, ...] from the state [B, H, ...], to y [n, B, H, C, ...].
+Kernel = Callable[[Tree, Masks, Tree], tuple[jax.Array, Tree]]
 
 
 _ABSENT: Any = None  # A family has all of the four functions, or none.
@@ -286,20 +275,42 @@ def _chunked(family, size, dtype, inputs, state):
 
 
 def _chunk_parallel(family, size, method, dtype, inputs, state):
-  """Summarises all chunks, scans the states between them, reads all chunks."""
+  """Runs all chunks at once, in the family's kernel or around a scan."""
   heads = jax.tree.leaves(state)[0].shape[1]
-  chunks = widen(repeat_heads(inputs.chunks, heads, 2))
-  masks = masks_from(inputs.ids, size)
+  chunks = repeat_heads(inputs.chunks, heads, 2)
   if method == "pallas":
     form = family.kernel
   else:
     states = _associate if method == "associative" else _advance_through
     scan_states = functools.partial(states, family)
-    form = Kernel(family.summarize, scan_states, family.read)
-  factors = over_heads(form.factor, masks, chunks=True)(chunks, masks)
-  entering, last = form.scan_states(factors, state)
-  y = over_heads(form.read, masks, chunks=True)(chunks, masks, entering)
+    form = around_scan(family.summarize, scan_states, family.read)
+  y, last = form(chunks, masks_from(inputs.ids, size), state)
   return y.astype(dtype or y.dtype), last
+
+
+def around_scan(
+  factor: Callable[[Tree, Masks], Tree],
+  scan_states: Callable[[Tree, Tree], tuple[Tree, Tree]],
+  read: Callable[[Tree, Masks, Tree], jax.Array],
+) -> Kernel:
+  """Summarises all chunks, scans the states between them, reads all chunks.
+
+  Args:
+    factor: `(chunk, masks) -> factors`, the input of the scan for one chunk.
+    scan_states: `(factors, state) -> (entering, last)`, over all chunks.
+      factors are [n, B, H, ...], state and last are [B, H, ...], and entering
+      [n, B, H, ...] is the result of the scan that `read` uses.
+    read: `(chunk, masks, entering) -> y` [C, ...].
+  """
+
+  def run(chunks, masks, state):
+    chunks = widen(chunks)
+    factors = over_heads(factor, masks, chunks=True)(chunks, masks)
+    entering, last = scan_states(factors, state)
+    y = over_heads(read, masks, chunks=True)(chunks, masks, entering)
+    return y, last
+
+  return run
 
 
 def _advance_through(family, summaries, state):

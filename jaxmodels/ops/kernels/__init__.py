@@ -1,4 +1,8 @@
-"""Pallas kernels for TPU: the scan of a matrix state through all chunks.
+"""Pallas kernels for TPU.
+
+`selective` has the whole selective scan in one kernel. The rest of this page is
+about `scans`: the scan of a matrix state through all chunks, for linear
+attention and the delta rule.
 
 XLA computes the parallel work inside the chunks. A kernel only takes the state
 from chunk to chunk. The state stays in the chip's vector memory for the whole
@@ -33,5 +37,6 @@ from jaxmodels.ops.kernels.scans import (
   scan_decayed,
   scan_delta,
 )
+from jaxmodels.ops.kernels.selective import selective_scan
 
-__all__ = ["DeltaFactors", "scan_decayed", "scan_delta"]
+__all__ = ["DeltaFactors", "scan_decayed", "scan_delta", "selective_scan"]
