@@ -99,7 +99,9 @@ def _recurrence(negative, x, dt, A, B, C, D):
   dtype = wide(*tokens, A)
   skip = None if D is None else D.astype(dtype)
   family = _family(A.astype(dtype), skip, negative)
-  return Recurrence(family, tokens, choose("selective_scan"))
+  fits = kernels.fits_selective_scan(tokens, A)
+  kind = "selective_scan, kernel" if fits else "selective_scan"
+  return Recurrence(family, tokens, choose(kind))
 
 
 def _family(A, D, negative) -> Family:

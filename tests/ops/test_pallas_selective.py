@@ -6,9 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType
 
 from jaxmodels import ops
 from jaxmodels.ops import reference
+from jaxmodels.ops.engine.platform import trace_for
 from jaxmodels.ops.kernels import selective
 from jaxmodels.testing import examples
 from jaxmodels.testing.examples import OPS
@@ -48,8 +50,6 @@ def test_channels_in_blocks(channels):
 def test_blocks_take_what_fits():
   assert selective.tokens_per_block(64, 16, 8) == 64
   assert selective.tokens_per_block(64, 32, 8) == 32
-  assert selective.fits(1024, 64)
-  assert not selective.fits(1024, 256)
   with pytest.raises(ValueError, match=r"N = 256, more than 15 MiB; use"):
     selective.tokens_per_block(64, 256, 8)
 
@@ -77,3 +77,42 @@ def test_without_skip_or_state():
       for f in (KERNEL, reference.selective_scan)
     )
   )
+
+
+# Two rows on two devices, where four devices share the channels or none do, and
+# one row.
+@pytest.mark.parametrize(
+  ("batch", "channels"),
+  [
+    (2, 4 * 128),
+    pytest.param(2, 8, marks=pytest.mark.slow),
+    pytest.param(1, 256, marks=pytest.mark.slow),
+  ],
+)
+def test_devices_share_rows_and_channels(batch, channels):
+  arguments = drawn(channels, batch, 8)
+  mesh = jax.make_mesh((2, 4), ("data", "other"), (AxisType.Auto,) * 2)
+  with jax.set_mesh(mesh):
+    found = results(KERNEL, arguments)
+  equal(found, results(reference.selective_scan, arguments))
+
+
+def test_auto_takes_the_kernel_where_it_can_be_split(monkeypatch):
+  arguments = drawn(16)
+  mesh = jax.make_mesh((8,), ("data",), (AxisType.Auto,))
+
+  def takes(**others):
+    jaxpr = jax.make_jaxpr(lambda: ops.selective_scan(**arguments | others))()
+    return "pallas_call" in str(jaxpr)
+
+  assert not takes()  # On a CPU.
+  with trace_for("tpu"):
+    assert not takes()  # On eight devices without a mesh.
+    with jax.set_mesh(mesh):
+      assert takes()
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    assert takes()
+    assert not takes(method="chunked")
+    many = {n: jnp.zeros((2, LENGTH, 256)) for n in "BC"}
+    many |= {"A": jnp.zeros((16, 256)), "initial_state": None}
+    assert not takes(**many)

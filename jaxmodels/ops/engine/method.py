@@ -108,6 +108,9 @@ _PER_KEY = Chunk(cpu=32)
 # times the cycles of "chunk_parallel".
 _DELTA = Row(narrow="recurrent", tpu="chunked", chunk=_HEAD)
 _DELTA_PER_KEY = _DELTA._replace(chunk=_PER_KEY)
+_SELECTIVE = Row(
+  tpu="chunked", gpu="chunked", chunk=_same(16)._replace(pallas=64)
+)
 
 AUTO = {
   # Families of ops that users make.
@@ -163,9 +166,8 @@ AUTO = {
   # / 33, in chunks of 64. No figure for a TPU or a GPU.
   "signature": Row(value="recurrent", gradient="recurrent", chunk=_same(16)),
   # 69 / 57 / 258, 451 / 406 / 1,010; 224.9 / 336.5 and 65 / 14,698 MiB.
-  "selective_scan": Row(
-    tpu="chunked", gpu="chunked", chunk=_same(16)._replace(pallas=64)
-  ),
+  "selective_scan": _SELECTIVE,
+  "selective_scan, kernel": _SELECTIVE._replace(tpu="pallas"),
   # A complex diagonal of 32 numbers per channel, in CPU time because the
   # machine was busy: 127 / 85 / 103, 888 / 297 / 234, in chunks of 32. Chunks
   # of 64 take 289 and 677. "chunk_parallel" stores the summaries of all chunks,

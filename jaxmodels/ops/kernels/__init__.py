@@ -37,6 +37,15 @@ from jaxmodels.ops.kernels.scans import (
   scan_decayed,
   scan_delta,
 )
-from jaxmodels.ops.kernels.selective import selective_scan
+from jaxmodels.ops.kernels.selective import (
+  fits_selective_scan,
+  selective_scan,
+)
 
-__all__ = ["DeltaFactors", "scan_decayed", "scan_delta", "selective_scan"]
+__all__ = [
+  "DeltaFactors",
+  "fits_selective_scan",
+  "scan_decayed",
+  "scan_delta",
+  "selective_scan",
+]

@@ -29,6 +29,8 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from jaxmodels.ops.engine.over_mesh import can_split, over_mesh
+from jaxmodels.ops.engine.platform import platform, wide
 from jaxmodels.ops.kernels.grid import LANES, TILE, for_platform, vary_alike
 from jaxmodels.ops.kernels.selective_block import Grid, backward, forward
 
@@ -49,6 +51,9 @@ def selective_scan(
 ) -> tuple[jax.Array, jax.Array]:
   """Runs the selective scan over n chunks.
 
+  Under `jit` with a mesh, the devices share the rows of the batch as far as
+  they divide, and then the channels.
+
   Args:
     tokens: x, dt [B, n, C, D] and B, C [B, n, C, N].
     A: [D, N].
@@ -62,11 +67,22 @@ def selective_scan(
     y [B, n, C, D] in the dtype of x, and the state [B, D, N] after the last
     chunk.
   """
-  x, dt, B, C = tokens
+  return over_mesh(
+    functools.partial(_on_one_device, negative),
+    [*tokens, A, D, joined, state],
+    ["B n C D"] * 2 + ["B n C N"] * 2 + ["D N", "D", "B n C", "B D N"],
+    ("B n C D", "B D N"),
+    {"B": 1, "D": LANES},
+  )
+
+
+def _on_one_device(negative, x, dt, B, C, A, D, joined, state):
   batch, count, size, channels = x.shape
   tiles = _tiles(channels)
   grid = Grid(
-    tokens_per_block(size, A.shape[1], tiles),
+    tokens_per_block(
+      size if count == 1 else max(size, TILE), A.shape[1], tiles
+    ),
     channels,
     A.shape[1],
     tiles,
@@ -74,31 +90,53 @@ def selective_scan(
     negative,
     joined is not None,
   )
+  length = count * size
+  blocks = -(-length // grid.size)
 
-  def scalars(x):  # [B, L / C, 1, C N]
-    x = x.astype(state.dtype)
-    return x.reshape(batch, count * size // grid.size, 1, -1)
+  def sequence(x, fill=0):  # [B, L, ...]; more tokens change no state.
+    pad = [(0, 0), (0, blocks * grid.size - length)] + [(0, 0)] * (x.ndim - 3)
+    x = x.reshape(batch, length, *x.shape[3:])
+    return jnp.pad(x, pad, constant_values=fill)
+
+  def scalars(x, fill=0):  # [B, L / C, 1, C N]
+    x = sequence(x.astype(state.dtype), fill)
+    return x.reshape(batch, blocks, 1, -1)
 
   skip = jnp.zeros(channels, state.dtype) if D is None else D
   y, last = _scan(
     grid,
     *vary_alike(
-      x.reshape(batch, count * size, channels),
-      dt.reshape(batch, count * size, channels),
+      sequence(x),
+      sequence(dt),
       scalars(B),
       scalars(C),
-      scalars(jnp.ones((batch, count, size)) if joined is None else joined),
+      scalars(x[..., 0] if joined is None else joined, 1),
       _by_tile(A.T.astype(state.dtype) / math.log(2), grid),
       _by_tile(skip.astype(state.dtype), grid),
       _by_tile(state.mT, grid),
     ),
   )
-  return y.reshape(x.shape), _by_channel(last, grid).mT
+  return y[:, :length].reshape(x.shape), _by_channel(last, grid).mT
 
 
-def fits(channels: int, state: int) -> bool:
-  """Whether the states of `LEAST` tokens fit in a chip's vector memory."""
-  return _bytes(LEAST, state, _tiles(channels)) <= ROOM
+def fits_selective_scan(tokens: Any, A: jax.Array) -> bool:
+  """Whether the kernel takes these arrays on the target platform.
+
+  It needs a TPU, float32 states, sizes known while tracing, the states of
+  `LEAST` tokens in vector memory, and one device or a mesh in the context.
+
+  Args:
+    tokens: x, dt [..., D] and B, C [..., N].
+    A: [D, N].
+  """
+  sizes = [n for x in (*tokens, A) for n in x.shape]
+  return (
+    platform() == "tpu"
+    and wide(*tokens, A) == jnp.float32
+    and all(isinstance(n, int) for n in sizes)
+    and can_split()
+    and _bytes(LEAST, A.shape[1], _tiles(A.shape[0])) <= ROOM
+  )
 
 
 def tokens_per_block(size: int, state: int, tiles: int) -> int:
