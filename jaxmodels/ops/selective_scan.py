@@ -65,6 +65,12 @@ def selective_scan(
   "chunk_parallel" and "associative" store all states, so they suit checks and
   short sequences. The gradient of "recurrent" stores all states too.
 
+  "pallas" is a kernel for TPUs, which no chip has run yet
+  (`jaxmodels.ops.kernels.selective`). "auto" takes it on a TPU for N up to
+  about 100, on one device or with a mesh in the context, by `jax.set_mesh` or
+  inside `jax.shard_map`. It has gradients of the first order in reverse mode
+  only.
+
   Cost: about 7 D N flops per token, chunked forward, on a CPU; 16 D N
   elsewhere, where a chunk is a scan of depth log C.
 
@@ -79,7 +85,8 @@ def selective_scan(
     D: [D], or None for no skip.
     initial_state: [..., D, N].
     negative_eigenvalues: Whether transitions reach from -1 to 1.
-    chunk_size: 16 by default.
+    chunk_size: by default 16, or 64 with "pallas", which takes fewer at a time
+      if N is large.
 
   Returns:
     y [..., L, D], and the final state [..., D, N].

@@ -19,8 +19,8 @@ from tests.ops.test_pallas import equal, value_and_gradients
 LENGTH = 16
 
 
-def drawn(channels, batch=2, length=LENGTH):
-  sizes = examples.Sizes(batch=batch, heads=1, width=channels, small=3)
+def drawn(channels, batch=2, length=LENGTH, small=3):
+  sizes = examples.Sizes(batch=batch, heads=1, width=channels, small=small)
   arguments = OPS["selective_scan"].arguments(length, sizes=sizes)
   return {n: jnp.asarray(x, jnp.float32) for n, x in arguments.items()}
 
@@ -90,7 +90,7 @@ def test_without_skip_or_state():
   ],
 )
 def test_devices_share_rows_and_channels(batch, channels):
-  arguments = drawn(channels, batch, 8)
+  arguments = drawn(channels, batch, 8, small=1)
   mesh = jax.make_mesh((2, 4), ("data", "other"), (AxisType.Auto,) * 2)
   with jax.set_mesh(mesh):
     found = results(KERNEL, arguments)

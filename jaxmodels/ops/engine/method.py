@@ -14,11 +14,14 @@
   "chunk_parallel" is a guess there, and so is the chunk of 64.
 `benchmarks/NOTES.md` describes what else was tried.
 
-"auto" never takes "pallas", which the caller has to name: `jit` cannot split a
-kernel over several chips, and no chip has run the kernels yet. By the bytes
-that XLA counts for a gradient on a TPU v5e, "pallas" moves less memory than
-"chunk_parallel" for wide heads of the delta rule. But "chunked", the choice of
-"auto" there, needs a fourteenth of the memory of either.
+"auto" takes the "pallas" of the selective scan on a TPU, where the kernel fits,
+and no other: that one takes a fortieth of the cycles of "chunked", and
+`engine.over_mesh` splits it over the mesh of the context. It has gradients of
+the first order in reverse mode only; for others name "chunked". The kernels of
+linear attention and the delta rule lose: by the bytes that XLA counts for a
+gradient on a TPU v5e, they move less memory than "chunk_parallel" for wide
+heads of the delta rule, but "chunked", the choice of "auto" there, needs a
+fourteenth of the memory of either. No chip has run any of these kernels.
 """
 
 import math
@@ -167,6 +170,9 @@ AUTO = {
   "signature": Row(value="recurrent", gradient="recurrent", chunk=_same(16)),
   # 69 / 57 / 258, 451 / 406 / 1,010; 224.9 / 336.5 and 65 / 14,698 MiB.
   "selective_scan": _SELECTIVE,
+  # Where its kernel fits. "chunked" / "pallas" in bfloat16, with the bundles
+  # of the kernel as its cycles: 224.9 / 4.9 and 65 / 0.4 MiB; with B = 8, 925.4
+  # / 20.3 and 397 / 192 MiB.
   "selective_scan, kernel": _SELECTIVE._replace(tpu="pallas"),
   # A complex diagonal of 32 numbers per channel, in CPU time because the
   # machine was busy: 127 / 85 / 103, 888 / 297 / 234, in chunks of 32. Chunks
