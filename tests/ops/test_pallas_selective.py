@@ -50,6 +50,10 @@ def test_channels_in_blocks(channels):
 def test_blocks_take_what_fits():
   assert selective.tokens_per_block(64, 16, 8) == 64
   assert selective.tokens_per_block(64, 32, 8) == 32
+  # 12 tiles fill a register and a half.
+  assert selective.tiles_per_block(12 * 128, 16) == 12
+  assert selective.tiles_per_block(12 * 128, 64) == 8
+  assert selective.tiles_per_block(20 * 128, 16) == 8
   with pytest.raises(ValueError, match=r"N = 256, more than 15 MiB; use"):
     selective.tokens_per_block(64, 256, 8)
 

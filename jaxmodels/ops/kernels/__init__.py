@@ -25,7 +25,8 @@ twice.
   Inside `shard_map` the interpreter needs `check_vma=False`; a TPU does not.
 - No chip has run the kernels yet. Tests compile them for TPU v5e and v6e, on
   one chip and with the sequence sharded over four.
-- `jit` cannot split the kernels over several chips: call the op inside
+- `jit` cannot split the kernels over several chips. The devices of the mesh in
+  the context share the work of `selective`; call the other ops inside
   `shard_map` there.
 - The kernels have first-order gradients, in reverse mode.
 - float64 works only in the interpreter. A TPU takes float32 states, and tokens

@@ -78,7 +78,7 @@ def selective_scan(
 
 def _on_one_device(negative, x, dt, B, C, A, D, joined, state):
   batch, count, size, channels = x.shape
-  tiles = _tiles(channels)
+  tiles = tiles_per_block(channels, A.shape[1])
   grid = Grid(
     tokens_per_block(
       size if count == 1 else max(size, TILE), A.shape[1], tiles
@@ -110,7 +110,7 @@ def _on_one_device(negative, x, dt, B, C, A, D, joined, state):
       sequence(dt),
       scalars(B),
       scalars(C),
-      scalars(x[..., 0] if joined is None else joined, 1),
+      scalars(jnp.ones((batch, count, size)) if joined is None else joined, 1),
       _by_tile(A.T.astype(state.dtype) / math.log(2), grid),
       _by_tile(skip.astype(state.dtype), grid),
       _by_tile(state.mT, grid),
@@ -135,8 +135,20 @@ def fits_selective_scan(tokens: Any, A: jax.Array) -> bool:
     and wide(*tokens, A) == jnp.float32
     and all(isinstance(n, int) for n in sizes)
     and can_split()
-    and _bytes(LEAST, A.shape[1], _tiles(A.shape[0])) <= ROOM
+    and _bytes(LEAST, A.shape[1], TILE) <= ROOM
   )
+
+
+def tiles_per_block(channels: int, state: int) -> int:
+  """The tiles of 128 channels per block: all, or as many as fill a register.
+
+  Args:
+    channels: D.
+    state: N.
+  """
+  tiles = -(-channels // LANES)
+  whole = tiles % TILE == 0 or tiles >= 2 * TILE
+  return TILE if whole or _bytes(LEAST, state, tiles) > ROOM else tiles
 
 
 def tokens_per_block(size: int, state: int, tiles: int) -> int:
@@ -169,12 +181,6 @@ def _bytes(size: int, state: int, tiles: int) -> int:
   blocks = 2 * (5 * size * tiles + 5 * one)
   scratch = size * one + one + 5 * size * rows + 2 * size * state
   return 4 * LANES * (blocks + scratch)
-
-
-def _tiles(channels: int) -> int:
-  """The tiles of 128 channels per block: as many as fill registers."""
-  tiles = -(-channels // LANES)
-  return TILE if tiles >= 2 * TILE or tiles % TILE == 0 else tiles
 
 
 def _by_tile(x: jax.Array, grid: Grid) -> jax.Array:
