@@ -40,11 +40,11 @@ Arguments that ops share:
   - `method`: the form of the computation. All forms give the same results up
     to rounding; `jaxmodels.ops.engine.recurrence` describes them:
     "recurrent", "associative", "chunked", "chunk_parallel", and, for
-    `linear_attention`, `delta_rule` and `householder_product`, "pallas" (see
-    `jaxmodels.ops.kernels`). "auto", the default, is "recurrent" for one
-    token. For more tokens it is a row of the table `AUTO` in
-    `jaxmodels.ops.engine.method`, which depends on the platform, on the key
-    width, and on whether a gradient is computed.
+    `linear_attention`, `delta_rule`, `householder_product` and
+    `selective_scan`, "pallas" (see `jaxmodels.ops.kernels`). "auto", the
+    default, is "recurrent" for one token. For more tokens it is a row of the
+    table `AUTO` in `jaxmodels.ops.engine.method`, which depends on the
+    platform, on the key width, and on whether a gradient is computed.
   - `chunk_size`: tokens per chunk, a power of two. None, the default, takes
     the size from the same table. "recurrent" and "associative" do not use it.
   - `axis_name`: the mesh axis over which L is sharded; None by default. Call

@@ -35,7 +35,13 @@ from jaxmodels.ops.engine.decay import (
 )
 from jaxmodels.ops.engine.make_op import Op, Recurrence
 from jaxmodels.ops.engine.method import Options, choose
-from jaxmodels.ops.engine.recurrence import Factored, Family, Method, Summary
+from jaxmodels.ops.engine.recurrence import (
+  Factored,
+  Family,
+  Method,
+  Summary,
+  around_walk,
+)
 from jaxmodels.ops.engine.triangular import solve_unit_lower
 from jaxmodels.ops.kernels import DeltaFactors, scan_delta
 
@@ -266,7 +272,7 @@ FAMILY = Family(
   read_and_advance,
   step,
   factored=Factored(factor, summarize_factors, enter, read_writes),
-  kernel=scan_delta,
+  kernel=around_walk(factor, scan_delta, read_writes),
   linear=True,
   zero=zero_matrix,
 )

@@ -27,7 +27,7 @@ from jaxmodels.ops.engine.decay import (
 from jaxmodels.ops.engine.make_op import Op, Recurrence
 from jaxmodels.ops.engine.method import Options, choose
 from jaxmodels.ops.engine.platform import wide
-from jaxmodels.ops.engine.recurrence import Family, Method, Summary
+from jaxmodels.ops.engine.recurrence import Family, Method, Summary, around_walk
 from jaxmodels.ops.kernels import scan_decayed
 
 
@@ -239,17 +239,19 @@ FAMILY = Family(
   advance,
   read,
   step=step,
-  kernel=scan_decayed,
+  kernel=around_walk(summarize, scan_decayed, read),
   linear=True,
   zero=zero_matrix,
 )
 # No `step`: strict scores of a single token are 0, so it would save nothing.
-WITH_BONUS = FAMILY._replace(read=read_before, kernel=scan_decayed)
+WITH_BONUS = FAMILY._replace(
+  read=read_before, kernel=around_walk(summarize, scan_decayed, read_before)
+)
 SIGNED = FAMILY._replace(
   summarize=summarize_signed,
   read=read_signed,
   step=step_signed,
-  kernel=scan_decayed,
+  kernel=around_walk(summarize_signed, scan_decayed, read_signed),
 )
 OP = Op(
   "linear_attention",

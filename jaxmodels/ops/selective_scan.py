@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxmodels.ops import diagonal
+from jaxmodels.ops import diagonal, kernels
 from jaxmodels.ops.engine import checks
 from jaxmodels.ops.engine.make_op import Op, Recurrence
 from jaxmodels.ops.engine.method import Options, choose
@@ -65,6 +65,12 @@ def selective_scan(
   "chunk_parallel" and "associative" store all states, so they suit checks and
   short sequences. The gradient of "recurrent" stores all states too.
 
+  "pallas" is a kernel for TPUs, which no chip has run yet
+  (`jaxmodels.ops.kernels.selective`). "auto" takes it on a TPU for N up to
+  about 100, on one device or with a mesh in the context, by `jax.set_mesh` or
+  inside `jax.shard_map`. It has gradients of the first order in reverse mode
+  only.
+
   Cost: about 7 D N flops per token, chunked forward, on a CPU; 16 D N
   elsewhere, where a chunk is a scan of depth log C.
 
@@ -79,7 +85,8 @@ def selective_scan(
     D: [D], or None for no skip.
     initial_state: [..., D, N].
     negative_eigenvalues: Whether transitions reach from -1 to 1.
-    chunk_size: 16 by default.
+    chunk_size: by default 16, or 64 with "pallas", which takes fewer at a time
+      if N is large.
 
   Returns:
     y [..., L, D], and the final state [..., D, N].
@@ -99,7 +106,9 @@ def _recurrence(negative, x, dt, A, B, C, D):
   dtype = wide(*tokens, A)
   skip = None if D is None else D.astype(dtype)
   family = _family(A.astype(dtype), skip, negative)
-  return Recurrence(family, tokens, choose("selective_scan"))
+  fits = kernels.fits_selective_scan(tokens, A)
+  kind = "selective_scan, kernel" if fits else "selective_scan"
+  return Recurrence(family, tokens, choose(kind))
 
 
 def _family(A, D, negative) -> Family:
@@ -139,6 +148,18 @@ def _family(A, D, negative) -> Family:
     last, y = lax.scan(body, state, (chunk, masks.previous))
     return skip(chunk, y), last
 
+  def kernel(chunks, masks, state):
+    """Gets all chunks [n, B, 1, C, ...]."""
+    by_row = jax.tree.map(lambda x: jnp.swapaxes(x[:, :, 0], 0, 1), chunks)
+    joined = None
+    if not masks.constant:
+      joined = jax.vmap(jax.vmap(lambda one: one.previous))(masks)
+      joined = jnp.swapaxes(joined, 0, 1)
+    y, last = kernels.selective_scan(
+      by_row, A, D, joined, state[:, 0], negative
+    )
+    return jnp.swapaxes(y, 0, 1)[:, :, None], last[:, None]
+
   return Family(
     summarize,
     diagonal.compose,
@@ -147,6 +168,7 @@ def _family(A, D, negative) -> Family:
     # On a CPU, half the time of a scan of depth log C. On an accelerator one
     # token is too little work per step.
     scan_by_token if platform() == "cpu" else read_and_advance,
+    kernel=kernel,
     zero=lambda token: jnp.zeros(A.shape, wide(*token, A)),
   )
 

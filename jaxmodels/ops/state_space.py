@@ -89,7 +89,7 @@ def state_space(
   length = x.shape[-2] if x.ndim > 1 else 1
   options = Options(reverse, method, chunk_size, axis_name)
   choice = choose(_NAME)
-  form, size = resolve(_NAME, options, length, choice.value, choice.chunk)
+  form, size = resolve(_NAME, options, length, choice.value, choice)
   size = 1 if form in ("recurrent", "associative") else size
   padded = size > 1 and (is_open(length) or length % size > 0)
   recurrence = functools.partial(_recurrence, size=size, padded=padded)

@@ -1,12 +1,11 @@
 """Softmax attention by JAX's splash attention kernel, on TPUs."""
 
-import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
+from jaxmodels.ops.engine.over_mesh import can_split, over_mesh
 from jaxmodels.ops.engine.platform import platform
 
 __all__ = ["attend_splash", "fits_splash"]
@@ -35,7 +34,7 @@ def fits_splash(q: jax.Array, k: jax.Array, v: jax.Array) -> bool:
     and q.dtype == k.dtype == v.dtype == DTYPE
     and all(isinstance(n, int) and n > 0 for n in (*q.shape, *v.shape))
     and q.shape[-3] >= TILES[-1]
-    and (jax.device_count() == 1 or not _mesh().empty)
+    and can_split()
   )
 
 
@@ -99,39 +98,7 @@ def attend_splash(
   def rows(q, k, v, *ids):
     return kernel(q, k, v, *(splash.SegmentIds(x, x) for x in ids))
 
-  y = _over_mesh(jax.vmap(rows), arrays)
+  y = over_mesh(jax.vmap(rows), arrays, ["B"] * len(arrays), "B", {"B": 1})
   return jnp.swapaxes(y[:, :, :length], 1, 2).reshape(
     (*q.shape[:-1], v.shape[-1])
   )
-
-
-def _mesh() -> AbstractMesh:
-  """The mesh of the context, also the one of a surrounding `shard_map`."""
-  return jax.sharding.get_abstract_mesh()
-
-
-def _over_mesh(function: Any, arrays: list[jax.Array]) -> jax.Array:
-  """Runs a function of rows with the rows split over the mesh's Auto axes."""
-  mesh = _mesh()
-  auto = [
-    name
-    for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True)
-    if kind == AxisType.Auto
-  ]
-  if not auto:
-    return function(*arrays)
-  split: list[str] = []
-  for name in auto:
-    count = math.prod(mesh.shape[x] for x in (*split, name))
-    if arrays[0].shape[0] % count == 0:
-      split.append(name)
-  specs = PartitionSpec(tuple(split))
-  # A kernel does not say over which axes its result varies.
-  run = jax.shard_map(
-    function,
-    in_specs=specs,
-    out_specs=specs,
-    axis_names=set(auto),
-    check_vma=False,
-  )
-  return run(*arrays)

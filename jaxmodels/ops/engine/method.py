@@ -14,11 +14,13 @@
   "chunk_parallel" is a guess there, and so is the chunk of 64.
 `benchmarks/NOTES.md` describes what else was tried.
 
-"auto" never takes "pallas", which the caller has to name: `jit` cannot split a
-kernel over several chips, and no chip has run the kernels yet. By the bytes
-that XLA counts for a gradient on a TPU v5e, "pallas" moves less memory than
-"chunk_parallel" for wide heads of the delta rule. But "chunked", the choice of
-"auto" there, needs a fourteenth of the memory of either.
+"auto" takes the "pallas" of the selective scan on a TPU, where the kernel fits,
+and no other: that one takes a fortieth of the cycles of "chunked", and
+`engine.over_mesh` splits it over the mesh of the context. It has gradients of
+the first order in reverse mode only; for others name "chunked". The kernels of
+linear attention and the delta rule lose in memory, and `jit` cannot split them:
+for the gradient of the delta rule above in bfloat16 they need 564 MiB (a decay
+per key: 1,924), and "chunked" 0.7 (65). No chip has run any of these kernels.
 """
 
 import math
@@ -53,6 +55,7 @@ class Chunk(NamedTuple):
   narrow: int = 32  # On a CPU, for keys up to NARROW_KEYS.
   tpu: int = 128  # Fills the matrix unit.
   gpu: int = 64
+  pallas: int = 128  # The form "pallas", which only a TPU has.
 
 
 class Row(NamedTuple):
@@ -79,15 +82,23 @@ class Row(NamedTuple):
 
 
 class Choice(NamedTuple):
-  """The forms and the chunk size of "auto" on the target platform."""
+  """The forms of "auto" and the default chunk sizes on the target platform.
+
+  Attributes:
+    value: the form without a gradient.
+    gradient: the form with a gradient.
+    chunk: the chunk size.
+    pallas: the chunk size of the form "pallas".
+  """
 
   value: str
   gradient: str
   chunk: int
+  pallas: int = Chunk().pallas
 
 
 def _same(size: int) -> Chunk:
-  return Chunk(size, size, size, size)
+  return Chunk(size, size, size, size, size)
 
 
 # A GPU takes 0.6 to 0.9 of the time of chunks of 64, and less memory.
@@ -99,6 +110,9 @@ _PER_KEY = Chunk(cpu=32)
 # times the cycles of "chunk_parallel".
 _DELTA = Row(narrow="recurrent", tpu="chunked", chunk=_HEAD)
 _DELTA_PER_KEY = _DELTA._replace(chunk=_PER_KEY)
+_SELECTIVE = Row(
+  tpu="chunked", gpu="chunked", chunk=_same(16)._replace(pallas=64)
+)
 
 AUTO = {
   # Families of ops that users make.
@@ -154,7 +168,11 @@ AUTO = {
   # / 33, in chunks of 64. No figure for a TPU or a GPU.
   "signature": Row(value="recurrent", gradient="recurrent", chunk=_same(16)),
   # 69 / 57 / 258, 451 / 406 / 1,010; 224.9 / 336.5 and 65 / 14,698 MiB.
-  "selective_scan": Row(tpu="chunked", gpu="chunked", chunk=_same(16)),
+  "selective_scan": _SELECTIVE,
+  # Where its kernel fits. "chunked" / "pallas" in bfloat16, with the bundles
+  # of the kernel as its cycles: 224.9 / 4.9 and 65 / 0.4 MiB; with B = 8, 925.4
+  # / 20.3 and 397 / 192 MiB.
+  "selective_scan, kernel": _SELECTIVE._replace(tpu="pallas"),
   # A complex diagonal of 32 numbers per channel, in CPU time because the
   # machine was busy: 127 / 85 / 103, 888 / 297 / 234, in chunks of 32. Chunks
   # of 64 take 289 and 677. "chunk_parallel" stores the summaries of all chunks,
@@ -182,13 +200,14 @@ def choose(kind: str | Row, keys: Any = None, values: Any = None) -> Choice:
     form, chunk = (
       (row.tpu, row.chunk.tpu) if name == "tpu" else (row.gpu, row.chunk.gpu)
     )
-    return Choice(form, form, chunk)
+    return Choice(form, form, chunk, row.chunk.pallas)
   narrow = keys is not None and keys.shape[-1] <= NARROW_KEYS
   cached = keys is not None and at_most(_elements(keys, values), row.cached)
   return Choice(
     value=row.narrow if narrow and row.narrow else row.value,
     gradient="chunk_parallel" if cached else row.gradient,
     chunk=row.chunk.narrow if narrow else row.chunk.cpu,
+    pallas=row.chunk.pallas,
   )
 
 
@@ -230,13 +249,13 @@ def run(
     state: as for `recurrence.run`.
     segment_ids: as for `recurrence.run`.
     options: of the call.
-    choice: the forms of "auto", and the default chunk size.
+    choice: the forms of "auto", and the default chunk sizes.
     dtype: as for `recurrence.run`.
   """
   length = jax.tree.leaves(tokens)[0].shape[1]
   _check_family(op, family, options)
   (value, size), (gradient, _) = (
-    resolve(op, options, length, auto, choice.chunk)
+    resolve(op, options, length, auto, choice)
     for auto in _forms(family, choice, length)
   )
   if family.neutral is None and value == "chunked":
@@ -268,7 +287,7 @@ def run(
 
 
 def resolve(
-  op: str, options: Options, length: Any, auto: str, default: int
+  op: str, options: Options, length: Any, auto: str, choice: Choice
 ) -> tuple[str, int]:
   """The method and chunk size of a call.
 
@@ -280,20 +299,22 @@ def resolve(
     length: L.
     auto: the form of "auto" for more than one token; for one token it is
       "recurrent".
-    default: the default chunk size.
+    choice: the default chunk sizes.
   """
   method: str = options.method
-  size = default if options.chunk_size is None else options.chunk_size
   require(
     method in (*METHODS, "pallas"),
     f"{op}: method must be one of {', '.join(METHODS)}, got {method!r}",
   )
+  if method == "auto":
+    method = "recurrent" if length == 1 else auto
+  size = options.chunk_size
+  if size is None:
+    size = choice.pallas if method == "pallas" else choice.chunk
   require(
     size > 0 and size & (size - 1) == 0,
     f"{op}: chunk_size must be a power of two, got {size}",
   )
-  if method == "auto":
-    method = "recurrent" if length == 1 else auto
   if method == "associative":
     instead = '"recurrent", "chunked" or "chunk_parallel"'
     require_length(op, length, 'method "associative"', instead)

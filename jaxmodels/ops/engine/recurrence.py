@@ -17,7 +17,7 @@ From these functions `run` makes the forms
   associative  `lax.associative_scan` over the summaries of single tokens
   chunked      one chunk after another under `lax.scan`, rematerialised
   chunk_parallel  all chunks at once; a walk takes the state through them
-  pallas       the same, with the walk in a TPU kernel
+  pallas       all chunks in a TPU kernel, or that walk in one
 
 Each form runs forwards or in reverse, on packed sequences, from any state, on
 one device or with the sequence sharded over a mesh axis. "recurrent" is
@@ -66,6 +66,11 @@ class Summary(NamedTuple):
   update: Tree
 
 
+# The form "pallas" of a family: `(chunks, masks, state) -> (y, last)` runs all
+# chunks [n, B, H, C, ...] from the state [B, H, ...], to y [n, B, H, C, ...].
+Kernel = Callable[[Tree, Masks, Tree], tuple[jax.Array, Tree]]
+
+
 class Factored(NamedTuple):
   """What the summary of a chunk and its outputs share, computed once.
 
@@ -105,7 +110,7 @@ class _Functions(NamedTuple):
   tangent: Callable[[Tree, Tree, Tree], Tree] | None = None
   neutral: Tree = 0
   factored: Factored | None = None
-  kernel: Callable[[Tree, Tree], tuple[Tree, Tree]] | None = None
+  kernel: Kernel | None = None
   linear: bool = False
   zero: Callable[[Tree], Tree] | None = None
 
@@ -139,9 +144,7 @@ class Family(_Functions):
       leaves. None if there is no such token: the last chunk is then shorter.
     factored: optional, `summarize` and `read` with their common part in a
       function of its own.
-    kernel: optional, the walk of the form "pallas": `(factors, state) ->
-      (entering, last)` over all chunks. factors [n, B, H, ...] are those of
-      `factored`, or else summaries; entering is what `read` takes.
+    kernel: optional, the form "pallas".
     linear: whether `advance` is `transition . state + update` and linear in the
       state and the update together. Then the gradient of a walk through the
       chunks is cheaper.
@@ -301,21 +304,50 @@ def _chunked(family, size, dtype, inputs, state):
 
 
 def _chunk_parallel(family, size, method, dtype, inputs, state):
-  """Summarises all chunks, walks through them, reads all chunks."""
+  """Runs all chunks at once, in the family's kernel or around a walk."""
   heads = jax.tree.leaves(state)[0].shape[1]
-  chunks = widen(repeat_heads(inputs.chunks, heads, 2))
-  masks = masks_from(inputs.ids, size)
+  chunks = repeat_heads(inputs.chunks, heads, 2)
+  form = family.kernel if method == "pallas" else _walked(family, method)
+  y, last = form(chunks, masks_from(inputs.ids, size), state)
+  return y.astype(dtype or y.dtype), last
+
+
+def around_walk(
+  factor: Callable[[Tree, Masks], Tree],
+  through: Callable[[Tree, Tree], tuple[Tree, Tree]],
+  read: Callable[[Tree, Masks, Tree], jax.Array],
+) -> Kernel:
+  """Factors all chunks, walks through them, reads all chunks.
+
+  Args:
+    factor: `(chunk, masks) -> factors`, of one chunk.
+    through: `(factors, state) -> (entering, last)`, of all chunks. factors are
+      [n, B, H, ...], state and last are [B, H, ...], and entering [n, B, H,
+      ...] is what `read` takes.
+    read: `(chunk, masks, entering) -> y` [C, ...].
+  """
+
+  def run(chunks, masks, state):
+    chunks = widen(chunks)
+    factors = over_heads(factor, masks, chunks=True)(chunks, masks)
+    entering, last = through(factors, state)
+    y = over_heads(read, masks, chunks=True)(chunks, masks, entering)
+    return y, last
+
+  return run
+
+
+def _walked(family, method):
+  """The form "chunk_parallel" or "associative" of a family."""
   form = family.factored or _factored(family)
-  factors = over_heads(form.factor, masks, chunks=True)(chunks, masks)
-  if method == "pallas":
-    entering, last = family.kernel(factors, state)
-  else:
-    states = associate if method == "associative" else walk
+  states = associate if method == "associative" else walk
+
+  def through(factors, state):
     summaries = jax.vmap(over_heads(form.summarize))(factors)
     before, last = states(family, summaries, state)
-    entering = jax.vmap(over_heads(form.enter))(factors, before)
-  y = over_heads(form.read, masks, chunks=True)(chunks, masks, entering)
-  return y.astype(dtype or y.dtype), last
+    return jax.vmap(over_heads(form.enter))(factors, before), last
+
+  return around_walk(form.factor, through, form.read)
 
 
 def _factored(family):

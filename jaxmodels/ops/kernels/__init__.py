@@ -1,4 +1,8 @@
-"""Pallas kernels for TPU: the scan of a matrix state through all chunks.
+"""Pallas kernels for TPU.
+
+`selective` has the whole selective scan in one kernel. The rest of this page is
+about `scans`: the scan of a matrix state through all chunks, for linear
+attention and the delta rule.
 
 XLA computes the parallel work inside the chunks. A kernel only takes the state
 from chunk to chunk. The state stays in the chip's vector memory for the whole
@@ -21,7 +25,8 @@ twice.
   Inside `shard_map` the interpreter needs `check_vma=False`; a TPU does not.
 - No chip has run the kernels yet. Tests compile them for TPU v5e and v6e, on
   one chip and with the sequence sharded over four.
-- `jit` cannot split the kernels over several chips: call the op inside
+- `jit` cannot split the kernels over several chips. The devices of the mesh in
+  the context share the work of `selective`; call the other ops inside
   `shard_map` there.
 - The kernels have first-order gradients, in reverse mode.
 - float64 works only in the interpreter. A TPU takes float32 states, and tokens
@@ -33,5 +38,15 @@ from jaxmodels.ops.kernels.scans import (
   scan_decayed,
   scan_delta,
 )
+from jaxmodels.ops.kernels.selective import (
+  fits_selective_scan,
+  selective_scan,
+)
 
-__all__ = ["DeltaFactors", "scan_decayed", "scan_delta"]
+__all__ = [
+  "DeltaFactors",
+  "fits_selective_scan",
+  "scan_decayed",
+  "scan_delta",
+  "selective_scan",
+]

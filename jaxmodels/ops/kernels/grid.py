@@ -3,6 +3,7 @@
 import functools
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -63,14 +64,36 @@ def scan_chunks(
       name=body.__name__.strip("_"),
     )
 
-  # The target platform of the compilation, which may differ from this one.
-  outputs = lax.platform_dependent(
-    *(x for _, x in operands), tpu=call(False), cpu=call(True)
-  )
+  outputs = for_platform(call, *(x for _, x in operands))
   return tuple(
     jnp.sum(x, 0) if kind == KEYS else x
     for (kind, _), x in zip(results, outputs, strict=True)
   )
+
+
+def for_platform(
+  call: Callable[[bool], Callable[..., Any]], *arrays: jax.Array
+) -> Any:
+  """Runs `call(interpret)` on arrays: compiled on a TPU, interpreted on a CPU.
+
+  The platform is that of the compilation, which may differ from this one.
+  """
+  return lax.platform_dependent(*arrays, tpu=call(False), cpu=call(True))
+
+
+def vary_alike(*arrays: jax.Array) -> list[jax.Array]:
+  """Gives arrays the same varying mesh axes.
+
+  Inside `shard_map`, some may be replicated and others vary by device.
+  """
+  varying = [jax.typeof(x).manual_axis_type.varying for x in arrays]
+  axes = frozenset().union(*varying)
+
+  def cast(x, own):
+    missing = tuple(axes - own)
+    return lax.pcast(x, missing, to="varying") if missing else x
+
+  return [cast(x, own) for x, own in zip(arrays, varying, strict=True)]
 
 
 def blocks(

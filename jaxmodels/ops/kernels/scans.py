@@ -7,7 +7,14 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
 
-from jaxmodels.ops.kernels.grid import KEYS, STATE, TILE, VALUES, scan_chunks
+from jaxmodels.ops.kernels.grid import (
+  KEYS,
+  STATE,
+  TILE,
+  VALUES,
+  scan_chunks,
+  vary_alike,
+)
 
 
 class DeltaFactors(NamedTuple):
@@ -258,16 +265,5 @@ def _by_key(x, state, axis):
 
 
 def _alike(*arrays):
-  """Gives arrays the dtype of the last one and the same varying mesh axes.
-
-  Inside `shard_map`, some may be replicated and others vary by device.
-  """
-  varying = [jax.typeof(x).manual_axis_type.varying for x in arrays]
-  axes = frozenset().union(*varying)
-
-  def cast(x, own):
-    missing = tuple(axes - own)
-    x = x.astype(arrays[-1].dtype)
-    return lax.pcast(x, missing, to="varying") if missing else x
-
-  return [cast(x, own) for x, own in zip(arrays, varying, strict=True)]
+  """Gives arrays the dtype of the last one and the same varying mesh axes."""
+  return vary_alike(*(x.astype(arrays[-1].dtype) for x in arrays))

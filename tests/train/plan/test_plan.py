@@ -80,8 +80,13 @@ def cut(mixer, length, function):
   model = LanguageModel(
     tiny.VOCAB, 16, 2, (mixer,), {mixer: {"heads": 1}}, mlp="none"
   )
+  return collectives(over_four(model, Mesh(sequence=4), 1, length, function))
+
+
+def over_four(model, mesh, batch_size, length, function="step"):
+  """Returns the program for four chips of a v5e."""
   config = dataclasses.replace(
-    tiny.get_config(), model=model, batch_size=1, mesh=Mesh(sequence=4)
+    tiny.get_config(), model=model, batch_size=batch_size, mesh=mesh
   )
   learner, devices = make_learner(config), chips.slice_devices("v5e:2x2")
   with trace_for("tpu"):
@@ -93,7 +98,7 @@ def cut(mixer, length, function):
     }
     arguments = compile.lay_out(strategy, state, batch)
     lowered = getattr(strategy, function).lower(*arguments)
-  return collectives(lowered.compile().as_text())
+  return lowered.compile().as_text()
 
 
 def of_segments(found):
@@ -130,6 +135,25 @@ def test_a_linear_layer_needs_one_collective_at_any_length(lengths, function):
     if function == "evaluate":
       rest = [(x.kind, x.size) for x in found if "all_gather" not in x.scope]
       assert sorted(rest) == [SUMS, IDS]
+
+
+@pytest.mark.slow
+@pytest.mark.tpu_aot
+@pytest.mark.skipif(not chips.is_there(), reason=chips.MISSING)
+@pytest.mark.parametrize("mesh", [Mesh(fsdp=4), Mesh(data=2, fsdp=2)])
+def test_chips_share_the_rows_of_the_kernel_of_mamba(mesh):
+  width, rows, length = 64, 8, 512
+  model = LanguageModel(tiny.VOCAB, width, 1, ("mamba",), mlp="none")
+  text = over_four(model, mesh, rows, length)
+  # The scan forth and back.
+  assert text.count('"tpu_custom_call"') == 2
+  # Gradients are added up and parameters gathered, but no chip's tokens, which
+  # are larger than the largest parameter.
+  moved = [x for x in collectives(text) if "reduce" not in x.kind]
+  assert not any(x.kind == "all-to-all" for x in moved)
+  largest = 4 * width * tiny.VOCAB
+  tokens = 4 * 2 * width * length * rows // 4
+  assert max((x.size for x in moved), default=0) <= largest < tokens
 
 
 # What a plan says.
