@@ -135,12 +135,11 @@ class Factors(NamedTuple):
   a: jax.Array
 
 
-def _system(chunk, decay, masks):
+def _system(chunk, decay, between, masks):
   """`b_k`, `b_a` [C, C] and b [C, K], without the decay of their own token.
 
   The system is `(I - b_a) u = b_k v + b S`.
   """
-  between = pair_decay(chunk.log_decay)
   return (
     strict_scores(chunk.b, chunk.k, between, masks),
     strict_scores(chunk.b, chunk.a, between, masks),
@@ -151,7 +150,8 @@ def _system(chunk, decay, masks):
 def factor(chunk, masks):
   """`u` is affine in the state, `u = from_v + from_state S`."""
   decay = boundary_decay(chunk.log_decay, chunk.k, masks)
-  b_k, b_a, entering = _system(chunk, decay, masks)
+  between = pair_decay(chunk.log_decay)
+  b_k, b_a, entering = _system(chunk, decay, between, masks)
   met = jnp.concatenate([b_k @ chunk.v, entering], axis=1)
   solved = solve_unit_lower(-b_a, met)
   from_v, from_state = jnp.split(solved, [chunk.v.shape[1]], axis=1)
@@ -190,21 +190,22 @@ def read(chunk, masks, state):
 def read_and_advance(chunk, masks, state):
   """Solves for the `u` of this state, without the transition."""
   decay = boundary_decay(chunk.log_decay, chunk.k, masks)
-  b_k, b_a, entering = _system(chunk, decay, masks)
+  between = pair_decay(chunk.log_decay)
+  b_k, b_a, entering = _system(chunk, decay, between, masks)
   u = solve_unit_lower(-b_a, b_k @ chunk.v + entering @ state)
-  y = _outputs(chunk, masks, decay, state, u)
+  y = _outputs(chunk, masks, decay, between, state, u)
   return y, _leaving(chunk, decay, state, u)
 
 
 def read_entered(chunk, masks, state_and_u):
   """As `read`, given the `u` [C, V] of the chunk too."""
   decay = boundary_decay(chunk.log_decay, chunk.k, masks)
-  return _outputs(chunk, masks, decay, *state_and_u)
-
-
-def _outputs(chunk, masks, decay, state, u):
-  """The queries read what the chunk wrote, and the state before it."""
   between = pair_decay(chunk.log_decay)
+  return _outputs(chunk, masks, decay, between, *state_and_u)
+
+
+def _outputs(chunk, masks, decay, between, state, u):
+  """The queries read what the chunk wrote, and the state before it."""
   y = scores(chunk.q, chunk.k, between, masks) @ chunk.v
   y += scores(chunk.q, chunk.a, between, masks) @ u
   return y + (chunk.q * decay.entry) @ state

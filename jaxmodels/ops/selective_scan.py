@@ -85,8 +85,8 @@ def selective_scan(
     D: [D], or None for no skip.
     initial_state: [..., D, N].
     negative_eigenvalues: Whether transitions reach from -1 to 1.
-    chunk_size: by default 16, or 64 with "pallas", which takes fewer at a time
-      if N is large.
+    chunk_size: by default 16 (256 on a GPU), or 64 with "pallas", which takes
+      fewer at a time if N is large.
 
   Returns:
     y [..., L, D], and the final state [..., D, N].

@@ -8,10 +8,12 @@
 - Then the cycles, in millions, that the compiler for a TPU v5e predicts for a
   gradient of 2 x 4,096 tokens and 8 heads of 128 x 128, by "chunked" /
   "chunk_parallel", and the temporary memory. No chip has run these programs.
-- Of a GPU, `benchmarks/NOTES.md` has the milliseconds on an H200 for linear
-  attention and the delta rule: "chunk_parallel" takes half to a third of the
-  time of "chunked", which starts several kernels per chunk. For the other ops
-  "chunk_parallel" is a guess there, and so is the chunk of 64.
+- A GPU launches several kernels per step of a loop, and launches take most of
+  its time (`benchmarks/NOTES.md` has the milliseconds of linear attention and
+  the delta rule on an H200). So the form is the one with the fewest launches in
+  a program compiled for an H100, unless it needs many times the memory
+  (`benchmarks/GPU.md`): "chunk_parallel", which walks in blocks there, and for
+  the selective scan "chunked". Other GPU forms were not compiled.
 `benchmarks/NOTES.md` describes what else was tried.
 
 "auto" takes the "pallas" of the selective scan on a TPU, where the kernel fits,
@@ -111,7 +113,7 @@ _PER_KEY = Chunk(cpu=32)
 _DELTA = Row(narrow="recurrent", tpu="chunked", chunk=_HEAD)
 _DELTA_PER_KEY = _DELTA._replace(chunk=_PER_KEY)
 _SELECTIVE = Row(
-  tpu="chunked", gpu="chunked", chunk=_same(16)._replace(pallas=64)
+  tpu="chunked", gpu="chunked", chunk=_same(16)._replace(gpu=256, pallas=64)
 )
 
 AUTO = {

@@ -271,9 +271,6 @@ def _with_short_chunk(family, size, dtype, tokens, ordered, state):
   return jnp.concatenate(outputs, 1), state
 
 
-# The two ways to run all chunks: one after another, and all at once.
-
-
 def _chunked(family, size, dtype, inputs, state):
   """Scans over chunks, with the state as the carry."""
 
@@ -321,9 +318,8 @@ def around_walk(
 
   Args:
     factor: `(chunk, masks) -> factors`, of one chunk.
-    through: `(factors, state) -> (entering, last)`, of all chunks. factors are
-      [n, B, H, ...], state and last are [B, H, ...], and entering [n, B, H,
-      ...] is what `read` takes.
+    through: `(factors, state) -> (entering, last)`, of all chunks: factors and
+      entering, which `read` takes, are [n, B, H, ...].
     read: `(chunk, masks, entering) -> y` [C, ...].
   """
 
