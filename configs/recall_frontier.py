@@ -21,7 +21,7 @@ def sizes(
     **options: Its other fields.
   """
   return tuple(
-    Row(f"{mixer}, {field} {value}", mixer, {**options, field: value})
+    Row(f"{mixer} ({field} {value})", mixer, {**options, field: value})
     for value in values
   )
 
@@ -68,74 +68,74 @@ CLAIMS = (
   claim(
     "softmax attention recalls all pairs",
     "Arora et al. 2023, arXiv:2312.04927",
-    "softmax_attention, max_length 40",
+    "softmax_attention (max_length 40)",
     bound=0.99,
   ),
   claim(
     "the delta rule recalls more than linear attention of a larger state",
     "Schlag et al. 2021, arXiv:2102.11174",
-    "delta_net, key_width 8",
-    above=("linear_attention, key_width 16",),
+    "delta_net (key_width 8)",
+    above=("linear_attention (key_width 16)",),
     margin=0.05,
   ),
   claim(
     "linear attention recalls more with a larger state",
     "Arora et al. 2024, arXiv:2402.18668",
-    "linear_attention, key_width 64",
-    above=("linear_attention, key_width 16",),
+    "linear_attention (key_width 64)",
+    above=("linear_attention (key_width 16)",),
     margin=0.05,
   ),
   claim(
     "Based's feature map recalls more than linear attention of a larger state",
     "Arora et al. 2024, arXiv:2402.18668",
-    "based, key_width 3",
-    above=("linear_attention, key_width 16",),
+    "based (key_width 3)",
+    above=("linear_attention (key_width 16)",),
     margin=0.05,
   ),
   claim(
     "a gate leaves the delta rule its recall",
     "Yang et al. 2024, arXiv:2412.06464",
-    "gated_deltanet, key_width 8",
-    above=("delta_net, key_width 8",),
+    "gated_deltanet (key_width 8)",
+    above=("delta_net (key_width 8)",),
     margin=-0.03,
   ),
   claim(
     "the delta rule recalls more than Mamba-2 of the same size",
     "Yang et al. 2024, arXiv:2412.06464",
-    "gated_deltanet, key_width 8",
-    above=("mamba2, state_width 8",),
+    "gated_deltanet (key_width 8)",
+    above=("mamba2 (state_width 8)",),
   ),
   claim(
     "a decay per channel of the key recalls more than one per head",
     "Kimi Team 2025, arXiv:2510.26692",
-    "kda, key_width 8",
-    above=("gated_deltanet, key_width 8",),
+    "kda (key_width 8)",
+    above=("gated_deltanet (key_width 8)",),
   ),
   claim(
     "gates of their own for erasing and writing recall more than one",
     "Hatamizadeh et al. 2026, arXiv:2605.22791",
-    "gated_deltanet2, key_width 8",
-    above=("kda, key_width 8",),
+    "gated_deltanet2 (key_width 8)",
+    above=("kda (key_width 8)",),
   ),
   claim(
     "least squares recall more than the delta rule of the same size",
     "von Oswald et al. 2025, arXiv:2506.05233",
-    "mesa, key_width 4",
-    above=("delta_net, key_width 4",),
+    "mesa (key_width 4)",
+    above=("delta_net (key_width 4)",),
     margin=0.02,
   ),
   claim(
     "several memories recall more than one",
     "Du et al. 2025, arXiv:2502.13685",
-    "mixture_of_memories, key_width 8",
-    above=("gla, key_width 8",),
+    "mixture_of_memories (key_width 8)",
+    above=("gla (key_width 8)",),
     margin=0.02,
   ),
   claim(
     "one state per level recalls more than a single one",
     "Guo et al. 2025, arXiv:2506.04761",
-    "log_linear, key_width 8",
-    above=("gla, key_width 8",),
+    "log_linear (key_width 8)",
+    above=("gla (key_width 8)",),
     margin=0.02,
   ),
 )

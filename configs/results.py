@@ -8,13 +8,13 @@ from train.results import Claim, Column, Row, Table
 ROWS = (
   Row("delta_net"),
   Row(
-    "delta_net, beta to 2",
+    "delta_net (beta to 2)",
     "delta_net",
     {"negative_eigenvalues": True},
   ),
   Row("gated_deltanet"),
   Row(
-    "gated_deltanet, beta to 2",
+    "gated_deltanet (beta to 2)",
     "gated_deltanet",
     {"negative_eigenvalues": True},
   ),
@@ -43,9 +43,9 @@ ROWS = (
   Row("gated_slot"),
   Row("bilinear_rnn"),
   Row("ttt_linear"),
-  Row("mamba, -1 to 1", "mamba", {"negative_eigenvalues": True}),
-  Row("mamba2, -1 to 1", "mamba2", {"negative_eigenvalues": True}),
-  Row("rwkv7, -1 to 1", "rwkv7", {"negative_eigenvalues": True}),
+  Row("mamba (-1 to 1)", "mamba", {"negative_eigenvalues": True}),
+  Row("mamba2 (-1 to 1)", "mamba2", {"negative_eigenvalues": True}),
+  Row("rwkv7 (-1 to 1)", "rwkv7", {"negative_eigenvalues": True}),
   Row("sliding_attention", options={"window": 16}),
   Row("linoss"),
   Row("s4"),
@@ -75,7 +75,7 @@ TRACKING = {
   **{
     name: {"kernel_width": None}
     for name in (
-      *(row for rule in DELTA for row in (rule, f"{rule}, beta to 2")),
+      *(row for rule in DELTA for row in (rule, f"{rule} (beta to 2)")),
       *("gated_deltanet2", "kda", "delta_product", "mixture_of_memories"),
       "log_linear",
     )
@@ -86,7 +86,7 @@ TRACKING = {
       *(
         row
         for rule in ("mamba", "mamba2")
-        for row in (rule, f"{rule}, -1 to 1")
+        for row in (rule, f"{rule} (-1 to 1)")
       ),
       *("mesa", "rg_lru"),
     )
@@ -100,7 +100,7 @@ REFLECTIONS = {"qk_activation": "identity", "output_gate": False}
 UNGATED = {
   name: {"output_gate": False}
   for name in (
-    *("gated_deltanet", "gated_deltanet, beta to 2", "gated_deltanet2"),
+    *("gated_deltanet", "gated_deltanet (beta to 2)", "gated_deltanet2"),
     *("gla", "delta_product", "kda", "retnet", "mixture_of_memories"),
     "log_linear",
   )
@@ -110,14 +110,14 @@ UNGATED = {
 # parameters: `python -m train.equal_width`. Without a row: that of the config.
 EQUAL_WIDTHS = {
   "gated_deltanet": 92,
-  "gated_deltanet, beta to 2": 92,
+  "gated_deltanet (beta to 2)": 92,
   "mamba": 85,
-  "mamba, -1 to 1": 85,
+  "mamba (-1 to 1)": 85,
   "mamba2": 80,
-  "mamba2, -1 to 1": 80,
+  "mamba2 (-1 to 1)": 80,
   "mamba3": 80,
   "rwkv7": 88,
-  "rwkv7, -1 to 1": 88,
+  "rwkv7 (-1 to 1)": 88,
   "delta_product": 88,
   "kda": 92,
   "s4d": 99,
@@ -140,7 +140,7 @@ EQUAL_WIDTHS = {
   "s5 + attention": 104,
 }
 NARROW_HEADS = {
-  name: {"head_width": 32} for name in ("mamba2", "mamba2, -1 to 1", "mamba3")
+  name: {"head_width": 32} for name in ("mamba2", "mamba2 (-1 to 1)", "mamba3")
 }
 
 COLUMNS = (
@@ -224,7 +224,7 @@ CLAIMS = (
     " its training, and from 0 it does not",
     "Grazzi et al. 2024, arXiv:2411.12537",
     "parity",
-    rows=("delta_net, beta to 2", "gated_deltanet, beta to 2"),
+    rows=("delta_net (beta to 2)", "gated_deltanet (beta to 2)"),
     above=("delta_net", "gated_deltanet"),
     bound=0.99,
     worst=0.6,
@@ -233,7 +233,7 @@ CLAIMS = (
     "the same for Mamba",
     "Grazzi et al. 2024, arXiv:2411.12537",
     "parity",
-    rows=("mamba, -1 to 1",),
+    rows=("mamba (-1 to 1)",),
     above=("mamba",),
     bound=0.99,
     worst=0.6,
@@ -242,7 +242,7 @@ CLAIMS = (
     "the same for RWKV-7",
     "Peng et al. 2025, arXiv:2503.14456",
     "parity",
-    rows=("rwkv7, -1 to 1",),
+    rows=("rwkv7 (-1 to 1)",),
     above=("rwkv7",),
     bound=0.99,
     worst=0.6,
@@ -261,7 +261,7 @@ CLAIMS = (
     "Siems et al. 2025, arXiv:2502.10297",
     "s3",
     rows=("delta_product",),
-    above=("delta_net, beta to 2", "gated_deltanet, beta to 2"),
+    above=("delta_net (beta to 2)", "gated_deltanet (beta to 2)"),
     bound=0.99,
     worst=0.6,
   ),

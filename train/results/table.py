@@ -24,11 +24,19 @@ class Row:
     mixers: Its names in `--model.mixers`, separated by commas; by default the
       name.
     options: Fields of the first of these mixers, other than its defaults.
+
+  Raises:
+    ValueError: The name has a comma, at which `--mixers` would split it.
   """
 
   name: str
   mixers: str = ""
   options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+  def __post_init__(self) -> None:
+    """Checks the name."""
+    if "," in self.name:
+      raise ValueError(f"the name of a row must have no comma: {self.name!r}")
 
   def words(self, column: Column | None = None) -> tuple[str, ...]:
     """Returns the flags of `python -m train`.

@@ -216,3 +216,9 @@ def test_the_picture_has_one_line_per_mixer_over_its_state():
   lines = figure.axes[0].get_lines()
   assert [line.get_label() for line in lines] == ["gla", "kda"]
   assert lines[0].get_xydata().tolist() == [[3.0, 1.0], [4.0, 0.0]]
+
+
+def test_a_name_with_a_comma_is_refused():
+  """`--mixers` would take it for two names."""
+  with pytest.raises(ValueError, match="no comma: 'gla, wide'"):
+    Row("gla, wide", "gla")
