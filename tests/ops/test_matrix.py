@@ -15,6 +15,19 @@ from jaxmodels.testing.examples import OPS
 
 RECORDS = [name for name, record in OPS.items() if record.has_state]
 each_op = pytest.mark.parametrize("name", RECORDS)
+# Records that differ from another one by an option that every form treats
+# alike: all their forms and lengths are left to `make test-all`.
+VARIANTS = (
+  "delta_rule_no_decay",
+  "delta_rule_gates_head_decay",
+  "dplr_recurrence_head_decay",
+  "linear_attention_no_decay",
+  "linear_attention_bonus_head_decay",
+  "normalized_linear_attention_bonus",
+  "normalized_linear_attention_epsilon",
+  "normalized_linear_attention_no_gates",
+  "selective_scan_negative",
+)
 # Five chunks of 8 and a rest; over four devices one and a rest on each.
 LENGTH = 44
 # Segment ids given, whether or not a segment starts: one program for all.
@@ -75,7 +88,13 @@ def test_other_forms(name):
 
 
 @pytest.mark.slow
-@each_op
+@pytest.mark.parametrize(
+  "name",
+  [
+    pytest.param(x, marks=pytest.mark.exhaustive if x in VARIANTS else ())
+    for x in RECORDS
+  ],
+)
 @pytest.mark.parametrize("reverse", [False, True])
 def test_every_form_and_length(name, reverse):
   check(name, reverse=reverse)
@@ -84,8 +103,17 @@ def test_every_form_and_length(name, reverse):
 @pytest.mark.parametrize(
   "name",
   [
-    pytest.param(x, marks=() if x == "delta_rule" else pytest.mark.slow)
-    for x in RECORDS
+    "delta_rule",
+    *(
+      pytest.param(
+        x,
+        marks=(pytest.mark.slow, pytest.mark.exhaustive)
+        if x in VARIANTS
+        else pytest.mark.slow,
+      )
+      for x in RECORDS
+      if x != "delta_rule"
+    ),
   ],
 )
 def test_walks_in_blocks(name):

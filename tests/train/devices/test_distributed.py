@@ -59,8 +59,13 @@ def test_two_processes_one_is_killed_and_one_process_resumes(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", ["SIGKILL", "SIGSTOP"])
-@pytest.mark.parametrize("lost", [0, 1])
+@pytest.mark.parametrize(
+  "number",
+  ["SIGKILL", pytest.param("SIGSTOP", marks=pytest.mark.exhaustive)],
+)
+@pytest.mark.parametrize(
+  "lost", [0, pytest.param(1, marks=pytest.mark.exhaustive)]
+)
 def test_a_lost_process_ends_the_others_and_two_resume(
   tmp_path, finished, lost, number
 ):
@@ -102,7 +107,9 @@ def test_a_run_moves_between_processes_and_meshes(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("target", [0, 1])
+@pytest.mark.parametrize(
+  "target", [pytest.param(0, marks=pytest.mark.exhaustive), 1]
+)
 def test_a_signal_to_one_process_stops_all_at_one_step(
   tmp_path, finished, target
 ):
@@ -151,7 +158,14 @@ def test_killed_while_a_checkpoint_is_written(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-  "mesh", [("data",), ("fsdp",), ("data", "sequence"), ("sequence",)]
+  "mesh",
+  [
+    ("data", "sequence"),
+    *(
+      pytest.param((axis,), marks=pytest.mark.exhaustive)
+      for axis in ("data", "fsdp", "sequence")
+    ),
+  ],
 )
 def test_each_process_reads_the_rows_of_its_devices(tmp_path, mesh):
   size = 4 // len(mesh)

@@ -147,7 +147,14 @@ def test_what_an_optimizer_keeps_is_cut_like_the_parameters(name):
       pytest.param(name, tiny.Model(), marks=marks)
       for name, marks in ON_LAYOUTS
     ),
-    *(pytest.param(name, scanned(), marks=SLOW) for name in OPTIMIZERS),
+    *(
+      pytest.param(
+        name,
+        scanned(),
+        marks=SLOW if name == "adamw" else (SLOW, pytest.mark.exhaustive),
+      )
+      for name in OPTIMIZERS
+    ),
   ],
 )
 def test_an_optimizer_trains_alike_on_every_layout(name, model):
