@@ -15,9 +15,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxmodels.ops.delta_rule import advance, compose
+from jaxmodels.ops.delta_rule import enter as enter_erased
+from jaxmodels.ops.delta_rule import summarize_factors as summarize_erased
 from jaxmodels.ops.engine.cells import scan_tokens
 from jaxmodels.ops.engine.chunks import zero_matrix
 from jaxmodels.ops.engine.decay import (
@@ -39,6 +40,7 @@ from jaxmodels.ops.engine.recurrence import (
   Summary,
 )
 from jaxmodels.ops.engine.triangular import solve_unit_lower
+from jaxmodels.ops.kernels import DeltaFactors
 
 
 class Tokens(NamedTuple):
@@ -118,21 +120,16 @@ def _recurrence(k, q, v, a, b, log_decay):
 
 
 class Factors(NamedTuple):
-  """The update of a state by a chunk: `S' = diag(through) S + written + a^T u`.
+  """The update of a state by a chunk: that of a delta rule, and `written`.
 
   Attributes:
-    through: [K] or [1], the decay over the chunk.
+    erased: `S' = diag(through) S + a^T u` with `u = from_v - from_k S`, where a
+      is in the place of the delta rule's k.
     written: [K, V], what the chunk's own keys write.
-    from_v: [C, V], `u` if S is zero.
-    from_state: [C, K], the factor on S in `u`.
-    a: [C, K], decayed to the end of the chunk.
   """
 
-  through: jax.Array
+  erased: DeltaFactors
   written: jax.Array
-  from_v: jax.Array
-  from_state: jax.Array
-  a: jax.Array
 
 
 def _system(chunk, decay, between, masks):
@@ -148,28 +145,23 @@ def _system(chunk, decay, between, masks):
 
 
 def factor(chunk, masks):
-  """`u` is affine in the state, `u = from_v + from_state S`."""
+  """`u` is affine in the state, `u = from_v - from_k S`."""
   decay = boundary_decay(chunk.log_decay, chunk.k, masks)
   between = pair_decay(chunk.log_decay)
   b_k, b_a, entering = _system(chunk, decay, between, masks)
-  met = jnp.concatenate([b_k @ chunk.v, entering], axis=1)
+  met = jnp.concatenate([b_k @ chunk.v, -entering], axis=1)
   solved = solve_unit_lower(-b_a, met)
-  from_v, from_state = jnp.split(solved, [chunk.v.shape[1]], axis=1)
+  from_v, from_k = jnp.split(solved, [chunk.v.shape[1]], axis=1)
   return Factors(
-    decay.through,
+    DeltaFactors(decay.through, from_v, from_k, chunk.a * decay.exit),
     (chunk.k * decay.exit).T @ chunk.v,
-    from_v,
-    from_state,
-    chunk.a * decay.exit,
   )
 
 
 def summarize_factors(factors):
   """The state after the chunk is affine in S too."""
-  through, written, from_v, from_state, a = factors
-  same = np.eye(a.shape[1], dtype=bool)
-  through = jnp.where(same, through[:, None], 0)
-  return Summary(through + a.T @ from_state, written + a.T @ from_v)
+  transition, update = summarize_erased(factors.erased)
+  return Summary(transition, factors.written + update)
 
 
 def summarize(chunk, masks):
@@ -179,7 +171,7 @@ def summarize(chunk, masks):
 
 def enter(factors, state):
   """The state before the chunk, and the `u` [C, V] that it leads to."""
-  return state, factors.from_v + factors.from_state @ state
+  return enter_erased(factors.erased, state)
 
 
 def read(chunk, masks, state):
