@@ -40,10 +40,9 @@ from jaxmodels.ops.engine.recurrence import (
   Family,
   Method,
   Summary,
-  around_walk,
 )
 from jaxmodels.ops.engine.triangular import solve_unit_lower
-from jaxmodels.ops.kernels import DeltaFactors, scan_delta
+from jaxmodels.ops.kernels import chunk_kernel, fits_chunk_kernel
 
 
 class Tokens(NamedTuple):
@@ -138,7 +137,12 @@ def _recurrence(k, q, v, beta, log_decay, write_gate):
   return Recurrence(
     FAMILY,
     Tokens(q, k, v, beta, gate, write_gate),
-    choose("delta_rule" + decays(log_decay, k), k, v),
+    choose(
+      "delta_rule" + decays(log_decay, k),
+      k,
+      v,
+      fits=fits_chunk_kernel(k, v, q, beta, log_decay, write_gate),
+    ),
   )
 
 
@@ -173,6 +177,24 @@ def _system(chunk, between, masks) -> jax.Array:
   return jnp.where(earlier, edit.rate[:, None] * overlap, 0)
 
 
+class Factors(NamedTuple):
+  """The update of a state by a chunk: `S' = diag(through) S + k^T u`.
+
+  The writes of the chunk are `u = from_v - from_k S`.
+
+  Attributes:
+    through: [K] or [1], the decay over the chunk.
+    from_v: [C, V], the writes if S is zero.
+    from_k: [C, K], the factor on S in the writes.
+    k: [C, K], the keys, decayed to the end of the chunk.
+  """
+
+  through: jax.Array
+  from_v: jax.Array
+  from_k: jax.Array
+  k: jax.Array
+
+
 def factor(chunk, masks):
   """The writes are affine in the state, `u = from_v - from_k S`."""
   decay = boundary_decay(chunk.log_decay, chunk.k, masks)
@@ -183,7 +205,7 @@ def factor(chunk, masks):
     edit.rate[:, None] * met,
   )
   from_v, from_k = jnp.split(solved, [chunk.v.shape[1]], axis=1)
-  return DeltaFactors(decay.through, from_v, from_k, chunk.k * decay.exit)
+  return Factors(decay.through, from_v, from_k, chunk.k * decay.exit)
 
 
 def summarize(chunk, masks):
@@ -272,7 +294,7 @@ FAMILY = Family(
   read_and_advance,
   step,
   factored=Factored(factor, summarize_factors, enter, read_writes),
-  kernel=around_walk(factor, scan_delta, read_writes),
+  kernel=chunk_kernel(read_and_advance),
   linear=True,
   zero=zero_matrix,
 )

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxmodels.ops.delta_rule import Factors as ErasedFactors
 from jaxmodels.ops.delta_rule import advance, compose
 from jaxmodels.ops.delta_rule import enter as enter_erased
 from jaxmodels.ops.delta_rule import summarize_factors as summarize_erased
@@ -40,7 +41,7 @@ from jaxmodels.ops.engine.recurrence import (
   Summary,
 )
 from jaxmodels.ops.engine.triangular import solve_unit_lower
-from jaxmodels.ops.kernels import DeltaFactors
+from jaxmodels.ops.kernels import chunk_kernel, fits_chunk_kernel
 
 
 class Tokens(NamedTuple):
@@ -109,7 +110,12 @@ def dplr_recurrence(
 
 
 def _recurrence(k, q, v, a, b, log_decay):
-  choice = choose("dplr_recurrence" + decays(log_decay, k), k, v)
+  choice = choose(
+    "dplr_recurrence" + decays(log_decay, k),
+    k,
+    v,
+    fits=fits_chunk_kernel(k, v, q, a, b, log_decay),
+  )
   per_key = log_decay is not None and log_decay.ndim == k.ndim
   narrow = platform() == "cpu" and k.shape[-1] <= NARROW_KEYS
   return Recurrence(
@@ -128,7 +134,7 @@ class Factors(NamedTuple):
     written: [K, V], what the chunk's own keys write.
   """
 
-  erased: DeltaFactors
+  erased: ErasedFactors
   written: jax.Array
 
 
@@ -153,7 +159,7 @@ def factor(chunk, masks):
   solved = solve_unit_lower(-b_a, met)
   from_v, from_k = jnp.split(solved, [chunk.v.shape[1]], axis=1)
   return Factors(
-    DeltaFactors(decay.through, from_v, from_k, chunk.a * decay.exit),
+    ErasedFactors(decay.through, from_v, from_k, chunk.a * decay.exit),
     (chunk.k * decay.exit).T @ chunk.v,
   )
 
@@ -225,6 +231,7 @@ FAMILY = Family(
   read_and_advance,
   step,
   factored=Factored(factor, summarize_factors, enter, read_entered),
+  kernel=chunk_kernel(read_and_advance),
   linear=True,
   zero=zero_matrix,
 )

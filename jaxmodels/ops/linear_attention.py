@@ -21,14 +21,20 @@ from jaxmodels.ops.engine.decay import (
   decays,
   pair_decay,
   per_channel,
+  so_far,
   strict_entry,
   strict_scores,
 )
 from jaxmodels.ops.engine.make_op import Op, Recurrence
 from jaxmodels.ops.engine.method import Options, choose
 from jaxmodels.ops.engine.platform import wide
-from jaxmodels.ops.engine.recurrence import Family, Method, Summary, around_walk
-from jaxmodels.ops.kernels import scan_decayed
+from jaxmodels.ops.engine.recurrence import (
+  Family,
+  Method,
+  Summary,
+  read_then_advance,
+)
+from jaxmodels.ops.kernels import chunk_kernel, fits_chunk_kernel
 
 
 class Tokens(NamedTuple):
@@ -145,7 +151,12 @@ def _check_sign(sign, log_decay, bonus) -> None:
 
 
 def _recurrence(k, q, v, log_decay, bonus, decay_sign):
-  choice = choose("linear_attention" + decays(log_decay, k), k, v)
+  choice = choose(
+    "linear_attention" + decays(log_decay, k),
+    k,
+    v,
+    fits=fits_chunk_kernel(k, v, q, log_decay),
+  )
   tokens = Tokens(q, k, v, per_channel(log_decay, k))
   if decay_sign is not None:
     decay: Any = tokens.log_decay
@@ -210,7 +221,8 @@ def _unsigned(chunk) -> tuple[Tokens, jax.Array]:
   Returns:
     the tokens, and the product of all signs [K | 1].
   """
-  sign = 1 - 2 * (jnp.cumsum(chunk.flip, axis=0) % 2)
+  flips = so_far(chunk.flip)
+  sign = 1 - 2 * (flips - 2 * jnp.floor(flips / 2))
   tokens = Tokens(chunk.q * sign, chunk.k * sign, chunk.v, chunk.log_decay)
   return tokens, sign[-1]
 
@@ -233,25 +245,27 @@ def step_signed(token, masks, state):
   return token.q @ state, state
 
 
-FAMILY = Family(
-  summarize,
-  compose,
-  advance,
-  read,
-  step=step,
-  kernel=around_walk(summarize, scan_decayed, read),
-  linear=True,
-  zero=zero_matrix,
+def _with_kernel(family):
+  return family._replace(kernel=chunk_kernel(read_then_advance(family)))
+
+
+FAMILY = _with_kernel(
+  Family(
+    summarize,
+    compose,
+    advance,
+    read,
+    step=step,
+    linear=True,
+    zero=zero_matrix,
+  )
 )
 # No `step`: strict scores of a single token are 0, so it would save nothing.
-WITH_BONUS = FAMILY._replace(
-  read=read_before, kernel=around_walk(summarize, scan_decayed, read_before)
-)
-SIGNED = FAMILY._replace(
-  summarize=summarize_signed,
-  read=read_signed,
-  step=step_signed,
-  kernel=around_walk(summarize_signed, scan_decayed, read_signed),
+WITH_BONUS = _with_kernel(FAMILY._replace(read=read_before))
+SIGNED = _with_kernel(
+  FAMILY._replace(
+    summarize=summarize_signed, read=read_signed, step=step_signed
+  )
 )
 OP = Op(
   "linear_attention",

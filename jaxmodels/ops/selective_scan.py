@@ -107,8 +107,7 @@ def _recurrence(negative, x, dt, A, B, C, D):
   skip = None if D is None else D.astype(dtype)
   family = _family(A.astype(dtype), skip, negative)
   fits = kernels.fits_selective_scan(tokens, A)
-  kind = "selective_scan, kernel" if fits else "selective_scan"
-  return Recurrence(family, tokens, choose(kind))
+  return Recurrence(family, tokens, choose("selective_scan", fits=fits))
 
 
 def _family(A, D, negative) -> Family:
@@ -148,7 +147,7 @@ def _family(A, D, negative) -> Family:
     last, y = lax.scan(body, state, (chunk, masks.previous))
     return skip(chunk, y), last
 
-  def kernel(chunks, masks, state):
+  def kernel(chunks, masks, state, dtype):
     """Gets all chunks [n, B, 1, C, ...]."""
     by_row = jax.tree.map(lambda x: jnp.swapaxes(x[:, :, 0], 0, 1), chunks)
     joined = None
@@ -158,7 +157,8 @@ def _family(A, D, negative) -> Family:
     y, last = kernels.selective_scan(
       by_row, A, D, joined, state[:, 0], negative
     )
-    return jnp.swapaxes(y, 0, 1)[:, :, None], last[:, None]
+    y = jnp.swapaxes(y, 0, 1)[:, :, None]
+    return y.astype(dtype or state.dtype), last[:, None]
 
   return Family(
     summarize,

@@ -10,19 +10,19 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxmodels import ops
 from jaxmodels.analysis import chips
-from jaxmodels.ops import kernels
 from jaxmodels.ops.engine import method
 from jaxmodels.ops.engine.platform import trace_for
-from jaxmodels.ops.kernels import grid
+from jaxmodels.ops.kernels import chunked
+from jaxmodels.ops.kernels.chunk_block import Leaf
 from jaxmodels.testing import check_op, relative_error, tolerance
 from jaxmodels.testing.examples import OPS
 from tests.ops.test_matrix import GIVEN
 
-# What a bonus or gates change is in the chunks: the kernels are the same.
+MATRICES = (ops.linear_attention, ops.delta_rule, ops.dplr_recurrence)
 NAMES = [
   name
   for name, record in OPS.items()
-  if record.op in (ops.linear_attention, ops.delta_rule, ops.selective_scan)
+  if record.op in (*MATRICES, ops.selective_scan)
 ]
 each_op = pytest.mark.parametrize("name", NAMES)
 one_of_each = pytest.mark.parametrize(
@@ -82,80 +82,6 @@ def value_and_gradients(function, arguments):
 def equal(results, expected):
   errors = jax.tree.map(relative_error, results, expected)
   assert max(jax.tree.leaves(errors)) < tolerance("float32"), errors
-
-
-# The scans alone, against their equation.
-
-
-def decayed(summaries, state):
-  def step(state, summary):
-    through, update = summary
-    return through[..., None] * state + update, state
-
-  last, entering = jax.lax.scan(step, state, summaries)
-  return entering, last
-
-
-def delta(factors, state):
-  def step(state, chunk):
-    through, from_v, from_k, k = chunk
-    u = from_v - from_k @ state
-    return through[..., None] * state + k.mT @ u, (state, u)
-
-  last, entering = jax.lax.scan(step, state, tuple(factors))
-  return entering, last
-
-
-@pytest.mark.parametrize(
-  ("scan", "definition", "room", "block"),
-  [
-    pytest.param(
-      *(kernels.scan_decayed, decayed, 8 << 20, (4, 16)), marks=pytest.mark.slow
-    ),
-    (kernels.scan_decayed, decayed, 200_000, (2, 16)),
-    (kernels.scan_decayed, decayed, 60_000, (1, 8)),
-    pytest.param(
-      *(kernels.scan_delta, delta, 8 << 20, (4, 16)), marks=pytest.mark.slow
-    ),
-    (kernels.scan_delta, delta, 120_000, (1, 8)),
-  ],
-)
-def test_heads_and_values_in_blocks(monkeypatch, scan, definition, room, block):
-  monkeypatch.setattr(grid, "ROOM", room)
-  taken, blocks = [], grid.blocks
-  monkeypatch.setattr(
-    grid, "blocks", lambda *args: taken.append(blocks(*args)) or taken[-1]
-  )
-  chunks, batch, heads, size, keys, values = 3, 2, 2, 4, 5, 12
-  rng = np.random.default_rng(0)
-
-  def draw(*shape):
-    drawn = rng.standard_normal((batch, heads, *shape))
-    return jnp.asarray(drawn / np.sqrt(keys), jnp.float32)
-
-  def stack(*shape):
-    return jnp.stack([draw(*shape) for _ in range(chunks)])
-
-  if scan is kernels.scan_decayed:
-    factors = stack(keys), stack(keys, values)
-  else:
-    factors = kernels.DeltaFactors(
-      stack(keys), stack(size, values), stack(size, keys), stack(size, keys)
-    )
-  arguments = factors, draw(keys, values)
-  equal(
-    value_and_gradients(scan, arguments),
-    value_and_gradients(definition, arguments),
-  )
-  assert taken[-1] == block  # Of the gradient.
-
-
-def test_blocks_take_what_fits(monkeypatch):
-  # In tiles of 8 x 128 float32, everything twice.
-  state = jax.ShapeDtypeStruct((6, 16, 9), jnp.float32)
-  for tiles, block in [(12, (6, 16)), (11, (3, 16)), (2, (1, 16)), (1, (1, 8))]:
-    monkeypatch.setattr(grid, "ROOM", tiles * 2 * 8 * 128 * 4)
-    assert grid.blocks([(grid.STATE, state)], 6, 16) == block
 
 
 # Under transformations.
@@ -226,10 +152,28 @@ def test_interpreter_refuses_types_of_shard_map():
     sharded("linear_attention", check_vma=True)
 
 
-def test_auto_leaves_kernels_alone():
-  for kind in ("linear_attention", "delta_rule"):
-    forms = {field for field in method.AUTO[kind] if isinstance(field, str)}
-    assert "pallas" not in forms
+@pytest.mark.parametrize("name", ["linear_attention", "delta_rule"])
+def test_auto_takes_kernels_where_they_fit(monkeypatch, name):
+  op, arguments = drawn(name)
+  mesh = jax.make_mesh((8,), ("data",), (AxisType.Auto,))
+
+  def takes(**others):
+    jaxpr = jax.make_jaxpr(lambda: op(**arguments | others))()
+    return "pallas_call" in str(jaxpr)
+
+  assert not takes()  # On a CPU.
+  with trace_for("tpu"):
+    assert not takes()  # On eight devices without a mesh.
+    with jax.set_mesh(mesh):
+      assert takes()
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    assert takes()
+    assert not takes(method="chunked")
+    q, k = (jnp.zeros((2, 20, 1, 4096)) for _ in "qk")
+    assert not takes(q=q, k=k, initial_state=None)
+
+
+def test_the_rest_of_auto():
   narrow, wide = jnp.zeros((1, 32)), jnp.zeros((1, 128))
   with trace_for("tpu"):
     assert method.choose("linear_attention").value == "chunk_parallel"
@@ -242,6 +186,80 @@ def test_auto_leaves_kernels_alone():
     64,
   )
   assert method.choose("delta_rule", narrow)[:3] == ("recurrent", "chunked", 32)
+
+
+# Heads, and blocks of them.
+
+
+def random(**shapes):
+  rng = np.random.default_rng(0)
+  arguments = {
+    n: jnp.asarray(rng.standard_normal(s) / np.sqrt(s[-1]), jnp.float32)
+    for n, s in shapes.items()
+  }
+  return arguments | {"beta": jax.nn.sigmoid(arguments["beta"])}
+
+
+@pytest.mark.parametrize(
+  ("shared", "heads", "block"),
+  [
+    (1, 3, 3),
+    pytest.param(2, 4, 4, marks=pytest.mark.slow),
+    pytest.param(16, 16, 8, marks=pytest.mark.slow),
+    pytest.param(16, 32, 16, marks=pytest.mark.slow),
+  ],
+)
+def test_heads_in_blocks(monkeypatch, shared, heads, block):
+  batch, length, keys, values = 2, 12, 5, 130  # In two parts of 128 lanes.
+  arguments = random(
+    q=(batch, length, shared, keys),
+    k=(batch, length, shared, keys),
+    v=(batch, length, heads, values),
+    beta=(batch, length, heads),
+  )
+  taken, of = [], chunked._heads_per_block
+  monkeypatch.setattr(
+    chunked, "_heads_per_block", lambda *x: taken.append(of(*x)) or taken[-1]
+  )
+  if block < heads:
+    q, v = (Leaf((8, n), block) for n in (keys, values))
+    q = q._replace(heads=block * shared // heads)
+    leaves, state = [q, q, v, Leaf((8,), block)], (keys, values)
+    monkeypatch.setattr(chunked, "ROOM", chunked._bytes(leaves, block, state))
+  run = functools.partial(ops.delta_rule, chunk_size=8)
+
+  def of_form(form):
+    return value_and_gradients(lambda a: run(**a, method=form), (arguments,))
+
+  equal(of_form("pallas"), of_form("chunked"))
+  assert taken[-1] == block
+
+
+@pytest.mark.parametrize(
+  ("shared", "batch"),
+  [(4, 2), pytest.param(2, 2, marks=pytest.mark.slow), (4, 1)],
+)
+def test_devices_share_rows_and_heads(shared, batch):
+  arguments = random(
+    q=(batch, 8, shared, 3),
+    k=(batch, 8, shared, 3),
+    v=(batch, 8, 4, 3),
+    beta=(batch, 8, 4),
+  )
+
+  def of_form(form):
+    return jax.jit(
+      functools.partial(
+        value_and_gradients,
+        lambda a: ops.delta_rule(**a, method=form, chunk_size=8),
+      )
+    )((arguments,))
+
+  expected = of_form("chunked")
+  mesh = jax.make_mesh((2, 4), ("data", "other"), (AxisType.Auto,) * 2)
+  with jax.set_mesh(mesh):
+    found = of_form("pallas")
+  equal(found, expected)
 
 
 # What cannot run says so.
@@ -257,7 +275,7 @@ def test_other_platforms_are_named(monkeypatch):
 def test_states_without_room_are_named():
   like = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
   wide = like((1, 1, 1, 100_000))
-  with pytest.raises(ValueError, match=r"K = 100000 need .* more than 8 MiB"):
+  with pytest.raises(ValueError, match=r"1 heads of 100000 x 8 need more than"):
     jax.eval_shape(
       functools.partial(ops.linear_attention, method="pallas"),
       wide,
@@ -280,6 +298,8 @@ def compiled(name, slice_, count):
   On one chip as it is, on several with the sequence over them.
   """
   op, arguments = drawn(name, 64)
+  first = next(iter(arguments.values()))
+  arguments["segment_ids"] = np.zeros(first.shape[:2], np.int32)
   devices = chips.slice_devices(slice_)
   mesh = Mesh(np.array(devices[:count]), ("s",))
   along, whole = PartitionSpec(None, "s"), PartitionSpec()
@@ -304,7 +324,8 @@ def compiled(name, slice_, count):
     )
     for n, x in arguments.items()
   }
-  return jax.jit(jax.grad(loss)).lower(shapes).compile().as_text()
+  gradient = jax.grad(loss, allow_int=True)
+  return jax.jit(gradient).lower(shapes).compile().as_text()
 
 
 @pytest.mark.parametrize(
@@ -318,40 +339,9 @@ def compiled(name, slice_, count):
 @one_of_each
 def test_compiles(name, slice_, count):
   text = compiled(name, slice_, count)
-  kernel = name.split("_")[0].replace("linear", "decayed")
+  kernel = "selective" if name == "selective_scan" else "chunk"
   calls = [x for x in text.splitlines() if '"tpu_custom_call"' in x]
   # One scan forth and one back.
   assert len(calls) == 2
   for way in ("forward", "backward"):
     assert any(f"{kernel}_{way}" in call for call in calls)
-
-
-@pytest.mark.parametrize(
-  ("slice_", "widths"),
-  [
-    pytest.param("v5e:2x2", (128, 128), marks=aot),
-    pytest.param("v6e:2x2", (5, 7), marks=[*aot, pytest.mark.slow]),
-    pytest.param("v6e:2x2", (273, 1024), marks=[*aot, pytest.mark.slow]),
-  ],
-)
-def test_kernels_compile_for_any_width(slice_, widths):
-  keys, values = widths
-  devices = chips.slice_devices(slice_)
-  chip = NamedSharding(Mesh(np.array(devices[:1]), ("s",)), PartitionSpec())
-
-  def like(*shape):
-    shape = (2, 1, 8, *shape)
-    return jax.ShapeDtypeStruct(shape, jnp.float32, sharding=chip)
-
-  size = 128
-  factors = kernels.DeltaFactors(
-    like(keys), like(size, values), like(size, keys), like(size, keys)
-  )
-
-  def loss(factors, state):
-    (entering, u), last = kernels.scan_delta(factors, state[0])
-    return jnp.sum(entering**2) + jnp.sum(u**2) + jnp.sum(last**2)
-
-  gradient = jax.jit(jax.grad(loss, argnums=(0, 1)))
-  lowered = gradient.lower(factors, like(keys, values))
-  assert lowered.compile().as_text().count('"tpu_custom_call"') == 2

@@ -7,7 +7,7 @@ of longer sums, which would lose digits and need `exp(-sum)`, which overflows.
 Every exponential is at most 1, and a decay of zero (log decay -inf) is exact.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -73,10 +73,17 @@ def boundary_decay(
     entry = jnp.exp(_sum(_through(log_decay.shape[0]), log_decay))
     behind = jnp.exp(_sum(_behind(log_decay.shape[0]), log_decay))
   return Decay(
-    entry=jnp.where(masks.entry[:, None], entry, 0),
-    exit=jnp.where(masks.exit[:, None], behind, 0),
+    entry=jnp.where(_column(masks.entry), entry, 0),
+    exit=jnp.where(_column(masks.exit), behind, 0),
     through=jnp.where(masks.through, entry[-1], 0),
   )
+
+
+def _column(mask: jax.Array | np.ndarray) -> Any:
+  """A mask [C] as [C, 1]; the compiler of kernels turns numbers alone."""
+  if isinstance(mask, np.ndarray):
+    return mask[:, None]
+  return mask.astype(jnp.float32)[:, None] > 0
 
 
 class Ladder(NamedTuple):
@@ -197,7 +204,7 @@ def strict_entry(decay: Decay, masks: Masks) -> jax.Array:
   before = jnp.roll(decay.entry, 1, axis=0)
   first = np.arange(before.shape[0])[:, None] == 0
   before = jnp.where(first, 1, before)
-  return jnp.where(masks.entry[:, None], before, 0)
+  return jnp.where(_column(masks.entry), before, 0)
 
 
 def between(log_decay: jax.Array) -> jax.Array:
@@ -285,10 +292,20 @@ def clip(log_decay: jax.Array) -> jax.Array:
 
 def _sum(mask: np.ndarray, log_decay: jax.Array) -> jax.Array:
   """Sums log decays [..., C, K] over the tokens of a mask [..., C]."""
-  return jnp.matmul(
-    mask.astype(log_decay.dtype),
+  rows = mask.reshape(-1, mask.shape[-1])  # Of all masks in one product.
+  total = jnp.matmul(
+    rows.astype(log_decay.dtype),
     clip(log_decay),
     precision=lax.Precision.HIGHEST,  # Else a TPU rounds to bfloat16.
+  )
+  *batch, _, width = total.shape
+  return total.reshape(*batch, *mask.shape[:-1], width)
+
+
+def so_far(x: jax.Array) -> jax.Array:
+  """Sums x [C, K] from the start of the chunk through each token."""
+  return jnp.matmul(
+    _through(x.shape[0]).astype(x.dtype), x, precision=lax.Precision.HIGHEST
   )
 
 

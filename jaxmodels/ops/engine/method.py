@@ -16,13 +16,12 @@
   the selective scan "chunked". Other GPU forms were not compiled.
 `benchmarks/NOTES.md` describes what else was tried.
 
-"auto" takes the "pallas" of the selective scan on a TPU, where the kernel fits,
-and no other: that one takes a fortieth of the cycles of "chunked", and
-`engine.over_mesh` splits it over the mesh of the context. It has gradients of
-the first order in reverse mode only; for others name "chunked". The kernels of
-linear attention and the delta rule lose in memory, and `jit` cannot split them:
-for the gradient of the delta rule above in bfloat16 they need 564 MiB (a decay
-per key: 1,924), and "chunked" 0.7 (65). No chip has run any of these kernels.
+"auto" on a TPU takes "pallas" where a row has `kernel` and the kernel fits
+(`fits_chunk_kernel`, `fits_selective_scan`). It takes a fortieth of the cycles
+of "chunked" for the selective scan, and a third to a half for the others
+(`benchmarks/NOTES.md`); `engine.over_mesh` splits it over the mesh of the
+context. It has gradients of the first order in reverse mode only; for others
+name "chunked". No chip has run any of these kernels.
 """
 
 import math
@@ -70,6 +69,7 @@ class Row(NamedTuple):
     cached: the largest k, in elements, for which the form with a gradient is
       "chunk_parallel", because all chunks stay in a CPU's cache.
     tpu: the form on a TPU.
+    kernel: whether a TPU takes "pallas" in its place where the kernel fits.
     gpu: the form on a GPU, and on any other platform.
     chunk: the default chunk sizes.
   """
@@ -79,6 +79,7 @@ class Row(NamedTuple):
   gradient: str = "chunked"
   cached: int = 0
   tpu: str = "chunk_parallel"
+  kernel: bool = False
   gpu: str = "chunk_parallel"
   chunk: Chunk = Chunk()
 
@@ -110,26 +111,26 @@ _PER_KEY = Chunk(cpu=32)
 # "chunk_parallel" would build the transitions [K, K] of all chunks, in 1.5 to 3
 # times the time on a CPU. On a TPU with few narrow heads, "chunked" takes 1.5
 # times the cycles of "chunk_parallel".
-_DELTA = Row(narrow="recurrent", tpu="chunked", chunk=_HEAD)
+_DELTA = Row(narrow="recurrent", tpu="chunked", kernel=True, chunk=_HEAD)
 _DELTA_PER_KEY = _DELTA._replace(chunk=_PER_KEY)
-_SELECTIVE = Row(
-  tpu="chunked", gpu="chunked", chunk=_same(16)._replace(gpu=256, pallas=64)
-)
 
 AUTO = {
   # Families of ops that users make.
   "default": Row(),
   # 22 / 21 / 31, 318 / 66 / 86; 4.2 / 3.7 and 0.2 / 48 MiB.
-  "linear_attention": Row(cached=2 * CPU_CACHE_ELEMENTS, chunk=_HEAD),
+  "linear_attention": Row(
+    cached=2 * CPU_CACHE_ELEMENTS, kernel=True, chunk=_HEAD
+  ),
   # 24 / 25 / 68, 362 / 78 / 91; 5.5 / 5.1 and 0.3 / 147 MiB.
   "linear_attention, decay per head": Row(
-    narrow="recurrent", cached=CPU_CACHE_ELEMENTS, chunk=_HEAD
+    narrow="recurrent", cached=CPU_CACHE_ELEMENTS, kernel=True, chunk=_HEAD
   ),
   # 29 / 58 / 143, 376 / 221 / 238; 14.6 / 20.8 and 33 / 1,666 MiB.
   "linear_attention, decay per key": Row(
     narrow="recurrent",
     cached=CPU_CACHE_ELEMENTS // 2,
     tpu="chunked",
+    kernel=True,
     chunk=_PER_KEY,
   ),
   # 28 / 30 / 90, 334 / 107 / 197.
@@ -170,11 +171,12 @@ AUTO = {
   # / 33, in chunks of 64. No figure for a TPU or a GPU.
   "signature": Row(value="recurrent", gradient="recurrent", chunk=_same(16)),
   # 69 / 57 / 258, 451 / 406 / 1,010; 224.9 / 336.5 and 65 / 14,698 MiB.
-  "selective_scan": _SELECTIVE,
-  # Where its kernel fits. "chunked" / "pallas" in bfloat16, with the bundles
-  # of the kernel as its cycles: 224.9 / 4.9 and 65 / 0.4 MiB; with B = 8, 925.4
-  # / 20.3 and 397 / 192 MiB.
-  "selective_scan, kernel": _SELECTIVE._replace(tpu="pallas"),
+  "selective_scan": Row(
+    tpu="chunked",
+    kernel=True,
+    gpu="chunked",
+    chunk=_same(16)._replace(gpu=256, pallas=64),
+  ),
   # A complex diagonal of 32 numbers per channel, in CPU time because the
   # machine was busy: 127 / 85 / 103, 888 / 297 / 234, in chunks of 32. Chunks
   # of 64 take 289 and 677. "chunk_parallel" stores the summaries of all chunks,
@@ -188,13 +190,16 @@ AUTO = {
 }
 
 
-def choose(kind: str | Row, keys: Any = None, values: Any = None) -> Choice:
+def choose(
+  kind: str | Row, keys: Any = None, values: Any = None, fits: bool = False
+) -> Choice:
   """The choice of a row on the target platform.
 
   Args:
     kind: a row, or its name in `AUTO`.
     keys: k [..., h, K], if the row depends on the width or number of keys.
     values: v [..., H, V], of which H / h heads share each head of k.
+    fits: whether the kernel takes the tokens.
   """
   row = AUTO[kind] if isinstance(kind, str) else kind
   name = platform()
@@ -202,6 +207,8 @@ def choose(kind: str | Row, keys: Any = None, values: Any = None) -> Choice:
     form, chunk = (
       (row.tpu, row.chunk.tpu) if name == "tpu" else (row.gpu, row.chunk.gpu)
     )
+    if name == "tpu" and row.kernel and fits:
+      form, chunk = "pallas", row.chunk.pallas
     return Choice(form, form, chunk, row.chunk.pallas)
   narrow = keys is not None and keys.shape[-1] <= NARROW_KEYS
   cached = keys is not None and at_most(_elements(keys, values), row.cached)
@@ -322,7 +329,9 @@ def resolve(
     require_length(op, length, 'method "associative"', instead)
   if is_open(length):
     return method, size
-  return method, min(size, 1 << max(length - 1, 0).bit_length())
+  size = min(size, 1 << max(length - 1, 0).bit_length())
+  # A tile of a TPU has 8 rows. More tokens than the length are neutral.
+  return method, max(size, 8) if method == "pallas" else size
 
 
 def _forms(family: Family, choice: Choice, length: Any) -> tuple[str, str]:

@@ -15,6 +15,9 @@ import jax.numpy as jnp
 _TRACED_FOR: contextvars.ContextVar[str | None] = contextvars.ContextVar(
   "traced_for", default=None
 )
+_IN_KERNEL: contextvars.ContextVar[bool] = contextvars.ContextVar(
+  "in_kernel", default=False
+)
 
 
 def platform() -> str:
@@ -52,8 +55,13 @@ def cudnn_head_width() -> int:
   return {8: 128}.get(generation, 256 if generation > 8 else 0)
 
 
+def in_kernel() -> bool:
+  """Whether this is the body of a Pallas kernel, whose compiler knows less."""
+  return _IN_KERNEL.get()
+
+
 @contextlib.contextmanager
-def trace_for(name: str) -> Iterator[None]:
+def trace_for(name: str, in_kernel: bool = False) -> Iterator[None]:
   """Traces for another platform than JAX's default.
 
   JAX's cache of traced functions does not distinguish these platforms: lower a
@@ -61,12 +69,14 @@ def trace_for(name: str) -> Iterator[None]:
 
   Args:
     name: "cpu", "gpu" or "tpu".
+    in_kernel: see the function of this name.
   """
-  token = _TRACED_FOR.set(name)
+  tokens = _TRACED_FOR.set(name), _IN_KERNEL.set(in_kernel)
   try:
     yield
   finally:
-    _TRACED_FOR.reset(token)
+    _TRACED_FOR.reset(tokens[0])
+    _IN_KERNEL.reset(tokens[1])
 
 
 def wide(*arrays: Any) -> Any:

@@ -17,7 +17,7 @@ From these functions `run` makes the forms
   associative  `lax.associative_scan` over the summaries of single tokens
   chunked      one chunk after another under `lax.scan`, rematerialised
   chunk_parallel  all chunks at once; a walk takes the state through them
-  pallas       all chunks in a TPU kernel, or that walk in one
+  pallas       all chunks in a TPU kernel
 
 Each form runs forwards or in reverse, on packed sequences, from any state, on
 one device or with the sequence sharded over a mesh axis. "recurrent" is
@@ -66,9 +66,10 @@ class Summary(NamedTuple):
   update: Tree
 
 
-# The form "pallas" of a family: `(chunks, masks, state) -> (y, last)` runs all
-# chunks [n, B, H, C, ...] from the state [B, H, ...], to y [n, B, H, C, ...].
-Kernel = Callable[[Tree, Masks, Tree], tuple[jax.Array, Tree]]
+# The form "pallas" of a family: `(chunks, masks, state, dtype) -> (y, last)`
+# runs all chunks [n, B, h, C, ...] from the state [B, H, ...], to y
+# [n, B, H, C, ...] of that dtype.
+Kernel = Callable[[Tree, Masks, Tree, Any], tuple[jax.Array, Tree]]
 
 
 class Factored(NamedTuple):
@@ -284,7 +285,7 @@ def _chunked(family, size, dtype, inputs, state):
 
     return body
 
-  body = by(family.read_and_advance or _read_and_advance(family))
+  body = by(family.read_and_advance or read_then_advance(family))
   if size == 1 and family.step is not None:
     body = with_gradient_of(by(family.step), body)
   count = jax.tree.leaves(inputs)[0].shape[0]
@@ -302,48 +303,19 @@ def _chunked(family, size, dtype, inputs, state):
 
 def _chunk_parallel(family, size, method, dtype, inputs, state):
   """Runs all chunks at once, in the family's kernel or around a walk."""
+  masks = masks_from(inputs.ids, size)
+  if method == "pallas":
+    return family.kernel(inputs.chunks, masks, state, dtype)
   heads = jax.tree.leaves(state)[0].shape[1]
-  chunks = repeat_heads(inputs.chunks, heads, 2)
-  form = family.kernel if method == "pallas" else _walked(family, method)
-  y, last = form(chunks, masks_from(inputs.ids, size), state)
-  return y.astype(dtype or y.dtype), last
-
-
-def around_walk(
-  factor: Callable[[Tree, Masks], Tree],
-  through: Callable[[Tree, Tree], tuple[Tree, Tree]],
-  read: Callable[[Tree, Masks, Tree], jax.Array],
-) -> Kernel:
-  """Factors all chunks, walks through them, reads all chunks.
-
-  Args:
-    factor: `(chunk, masks) -> factors`, of one chunk.
-    through: `(factors, state) -> (entering, last)`, of all chunks: factors and
-      entering, which `read` takes, are [n, B, H, ...].
-    read: `(chunk, masks, entering) -> y` [C, ...].
-  """
-
-  def run(chunks, masks, state):
-    chunks = widen(chunks)
-    factors = over_heads(factor, masks, chunks=True)(chunks, masks)
-    entering, last = through(factors, state)
-    y = over_heads(read, masks, chunks=True)(chunks, masks, entering)
-    return y, last
-
-  return run
-
-
-def _walked(family, method):
-  """The form "chunk_parallel" or "associative" of a family."""
+  chunks = widen(repeat_heads(inputs.chunks, heads, 2))
   form = family.factored or _factored(family)
   states = associate if method == "associative" else walk
-
-  def through(factors, state):
-    summaries = jax.vmap(over_heads(form.summarize))(factors)
-    before, last = states(family, summaries, state)
-    return jax.vmap(over_heads(form.enter))(factors, before), last
-
-  return around_walk(form.factor, through, form.read)
+  factors = over_heads(form.factor, masks, chunks=True)(chunks, masks)
+  summaries = jax.vmap(over_heads(form.summarize))(factors)
+  before, last = states(family, summaries, state)
+  entering = jax.vmap(over_heads(form.enter))(factors, before)
+  y = over_heads(form.read, masks, chunks=True)(chunks, masks, entering)
+  return y.astype(dtype or y.dtype), last
 
 
 def _factored(family):
@@ -373,8 +345,8 @@ def _fold(family, inputs, size, heads):
   return whole
 
 
-def _read_and_advance(family):
-  """Makes `read_and_advance` from the four functions."""
+def read_then_advance(family):
+  """Makes a `read_and_advance` from `summarize`, `read` and `advance`."""
 
   def read_and_advance(chunk, masks, state):
     summary = family.summarize(chunk, masks)

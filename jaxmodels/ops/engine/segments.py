@@ -156,7 +156,11 @@ def count_changes(ids: jax.Array, before: jax.Array) -> jax.Array:
 
 def segment_masks(ids: jax.Array, before: jax.Array) -> Masks:
   """Masks of one chunk from its segment ids [C] and the id [] before it."""
-  changes = count_changes(ids, jnp.reshape(before, 1))
+  return masks_of(count_changes(ids, jnp.reshape(before, 1)))
+
+
+def masks_of(changes: jax.Array) -> Masks:
+  """Masks of one chunk from its `count_changes` [C], in any dtype."""
   causal = np.tri(changes.shape[0], dtype=bool)
   return Masks(
     pair=causal & (changes[:, None] == changes[None, :]),

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxmodels.ops.engine.platform import masked_block, platform
+from jaxmodels.ops.engine.platform import in_kernel, masked_block, platform
 
 
 def _matmul(a: jax.Array, b: jax.Array) -> jax.Array:
@@ -27,8 +27,24 @@ def _matmul(a: jax.Array, b: jax.Array) -> jax.Array:
   settings: Any = jax.config
   asked = settings.jax_default_matmul_precision
   three = platform() == "tpu" and asked not in ("float32", "highest")
+  if three and in_kernel():
+    return _three_products(a, b)
   precision = lax.Precision.HIGH if three else lax.Precision.HIGHEST
   return jnp.matmul(a, b, precision=precision)
+
+
+def _three_products(a: jax.Array, b: jax.Array) -> jax.Array:
+  """As `Precision.HIGH`, which the compiler of kernels does not have."""
+
+  def halves(x):
+    high = x.astype(jnp.bfloat16)
+    return high, (x - high.astype(x.dtype)).astype(jnp.bfloat16)
+
+  def product(a, b):
+    return jnp.matmul(a, b, preferred_element_type=jnp.float32)
+
+  (a, a_low), (b, b_low) = halves(a), halves(b)
+  return product(a, b) + (product(a, b_low) + product(a_low, b))
 
 
 @jax.custom_jvp
