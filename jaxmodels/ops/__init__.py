@@ -23,7 +23,8 @@ Arguments that ops share:
     and head i of v reads head `i // (H / h)` of q and k. These are the groups
     of Mamba-2 and of grouped value attention. "recurrent" and "chunked" repeat
     shared heads one chunk at a time, so that no repeated sequence is stored;
-    the forms that compute all chunks at once repeat the heads of all chunks.
+    "pallas" reads them where they are; the forms that compute all chunks at
+    once repeat the heads of all chunks.
     All other arguments, and the state, have H heads.
   - `initial_state`: the state before the first token, in the shape that the
     op's docstring gives. None, the default, is zero.
@@ -40,8 +41,8 @@ Arguments that ops share:
   - `method`: the form of the computation. All forms give the same results up
     to rounding; `jaxmodels.ops.engine.recurrence` describes them:
     "recurrent", "associative", "chunked", "chunk_parallel", and, for
-    `linear_attention`, `delta_rule`, `householder_product` and
-    `selective_scan`, "pallas" (see `jaxmodels.ops.kernels`). "auto", the
+    `linear_attention`, `delta_rule`, `householder_product`, `dplr_recurrence`
+    and `selective_scan`, "pallas" (see `jaxmodels.ops.kernels`). "auto", the
     default, is "recurrent" for one token. For more tokens it is a row of the
     table `AUTO` in `jaxmodels.ops.engine.method`, which depends on the
     platform, on the key width, and on whether a gradient is computed.

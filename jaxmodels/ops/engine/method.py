@@ -7,7 +7,8 @@
   "chunk_parallel". `benchmarks/ops.json` has all lengths.
 - Then the cycles, in millions, that the compiler for a TPU v5e predicts for a
   gradient of 2 x 4,096 tokens and 8 heads of 128 x 128, by "chunked" /
-  "chunk_parallel", and the temporary memory. No chip has run these programs.
+  "chunk_parallel", and the temporary memory in MiB; then both by the kernels.
+  No chip has run these programs.
 - A GPU launches several kernels per step of a loop, and launches take most of
   its time (`benchmarks/NOTES.md` has the milliseconds of linear attention and
   the delta rule on an H200). So the form is the one with the fewest launches in
@@ -18,7 +19,7 @@
 
 "auto" on a TPU takes "pallas" where a row has `kernel` and the kernel fits
 (`fits_chunk_kernel`, `fits_selective_scan`). It takes a fortieth of the cycles
-of "chunked" for the selective scan, and a third to a half for the others
+of "chunked" for the selective scan, and a fifth to a half for the others
 (`benchmarks/NOTES.md`); `engine.over_mesh` splits it over the mesh of the
 context. It has gradients of the first order in reverse mode only; for others
 name "chunked". No chip has run any of these kernels.
@@ -117,15 +118,16 @@ _DELTA_PER_KEY = _DELTA._replace(chunk=_PER_KEY)
 AUTO = {
   # Families of ops that users make.
   "default": Row(),
-  # 22 / 21 / 31, 318 / 66 / 86; 4.2 / 3.7 and 0.2 / 48 MiB.
+  # 22 / 21 / 31, 318 / 66 / 86; 4.2 / 3.7 and 0.2 / 48 MiB, kernel 0.8 and 33.
   "linear_attention": Row(
     cached=2 * CPU_CACHE_ELEMENTS, kernel=True, chunk=_HEAD
   ),
-  # 24 / 25 / 68, 362 / 78 / 91; 5.5 / 5.1 and 0.3 / 147 MiB.
+  # 24 / 25 / 68, 362 / 78 / 91; 5.5 / 5.1 and 0.3 / 147 MiB, kernel 2.1 and 33.
   "linear_attention, decay per head": Row(
     narrow="recurrent", cached=CPU_CACHE_ELEMENTS, kernel=True, chunk=_HEAD
   ),
-  # 29 / 58 / 143, 376 / 221 / 238; 14.6 / 20.8 and 33 / 1,666 MiB.
+  # 29 / 58 / 143, 376 / 221 / 238; 14.6 / 20.8 and 33 / 1,666 MiB, kernel 6.3
+  # and 33.
   "linear_attention, decay per key": Row(
     narrow="recurrent",
     cached=CPU_CACHE_ELEMENTS // 2,
@@ -135,14 +137,17 @@ AUTO = {
   ),
   # 28 / 30 / 90, 334 / 107 / 197.
   "delta_rule": _DELTA,
-  # 32 / 31 / 73, 388 / 128 / 201; 9.0 / 11.3 and 1 / 547 MiB.
+  # 32 / 31 / 73, 388 / 128 / 201; 9.0 / 11.3 and 1 / 547 MiB, kernel 3.9 and
+  # 33.
   "delta_rule, decay per head": _DELTA,
-  # 36 / 73 / 147, 427 / 341 / 605; 22.9 / 48.8 and 65 / 2,805 MiB.
+  # 36 / 73 / 147, 427 / 341 / 605; 22.9 / 48.8 and 65 / 2,805 MiB, kernel 8.7
+  # and 33.
   "delta_rule, decay per key": _DELTA_PER_KEY,
   # Like the delta rule; not measured without a decay or with one per head.
   "dplr_recurrence": _DELTA,
   "dplr_recurrence, decay per head": _DELTA,
-  # 47 / 88 / 393, 496 / 468 / 688; 33.8 / 82.4 and 100 / 4,040 MiB.
+  # 47 / 88 / 393, 496 / 468 / 688; 33.8 / 82.4 and 100 / 4,040 MiB, kernel 10.0
+  # and 33.
   "dplr_recurrence, decay per key": _DELTA_PER_KEY,
   # 45 / 28 / 40, 913 / 119 / 127; 8.8 / 7.9 and 1 / 375 MiB.
   "normalized_linear_attention": Row(
@@ -170,7 +175,8 @@ AUTO = {
   # was busy: 3 / 2 / 2, 3 / 5 / 6. Of 8 channels, N = 584: 9 / 9 / 13, 12 / 25
   # / 33, in chunks of 64. No figure for a TPU or a GPU.
   "signature": Row(value="recurrent", gradient="recurrent", chunk=_same(16)),
-  # 69 / 57 / 258, 451 / 406 / 1,010; 224.9 / 336.5 and 65 / 14,698 MiB.
+  # 69 / 57 / 258, 451 / 406 / 1,010; 224.9 / 336.5 and 65 / 14,698 MiB, kernel
+  # 4.9 and 0.4.
   "selective_scan": Row(
     tpu="chunked",
     kernel=True,

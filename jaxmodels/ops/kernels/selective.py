@@ -80,9 +80,7 @@ def _on_one_device(negative, x, dt, B, C, A, D, joined, state):
   batch, count, size, channels = x.shape
   tiles = tiles_per_block(channels, A.shape[1])
   grid = Grid(
-    tokens_per_block(
-      size if count == 1 else max(size, TILE), A.shape[1], tiles
-    ),
+    tokens_per_block(size, A.shape[1], tiles),
     channels,
     A.shape[1],
     tiles,
