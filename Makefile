@@ -54,7 +54,7 @@ train: $(VENV)/.train ## Train CONFIG into WORKDIR; ARGS go to the trainer.
 test: $(VENV)/.test ## The tests, on all cores.
 	$(BIN)/python -m pytest --numprocesses=auto --dist=worksteal $(ARGS)
 
-# Every form, length and kind of segment, and the mixers of `EACH_OP`. Reverse
+# Every form and kind of segment, and the mixers of `EACH_OP`. More lengths, reverse
 # runs, more shards and what is marked `exhaustive` are left to `test-all`.
 test-matrix: $(VENV)/.test ## The slow tests of ops, mixers, checkpoints and meshes, most of them, pages and notebooks.
 	$(BIN)/python -m pytest --numprocesses=auto --dist=worksteal \

@@ -95,9 +95,16 @@ def test_other_forms(name):
     for x in RECORDS
   ],
 )
+@pytest.mark.parametrize(
+  "lengths",
+  [
+    pytest.param((1, 7, 8, 9, LENGTH), id="edges"),
+    pytest.param((2, 29, 63), id="others", marks=pytest.mark.exhaustive),
+  ],
+)
 @pytest.mark.parametrize("reverse", [False, True])
-def test_every_form_and_length(name, reverse):
-  check(name, reverse=reverse)
+def test_every_form_and_length(name, reverse, lengths):
+  check(name, reverse=reverse, lengths=lengths)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +135,7 @@ def test_walks_in_blocks(name):
 
 
 def test_short_lengths():
-  # 44 is in the tests above, 29 and 63 are in the slow one.
+  # 44 is in the tests above, longer ones are in the slow one.
   lengths = (1, 2, 7, 8, 9)
   check(
     "diagonal_recurrence", forms=("chunked",), lengths=lengths, resets=GIVEN

@@ -58,9 +58,16 @@ def test_equals_the_definition(name):
 
 @pytest.mark.slow
 @each_op
+@pytest.mark.parametrize(
+  "lengths",
+  [
+    pytest.param((7, 44), id="two"),
+    pytest.param((1, 8, 9, 29, 63), id="others", marks=pytest.mark.exhaustive),
+  ],
+)
 @pytest.mark.parametrize("reverse", [False, True])
-def test_every_length(name, reverse):
-  check(name, reverse=reverse)
+def test_every_length(name, reverse, lengths):
+  check(name, reverse=reverse, lengths=lengths)
 
 
 @pytest.mark.slow

@@ -272,8 +272,19 @@ def check_empty(name, sizes, method):
       assert not np.asarray(y).any()
 
 
+# By default all are traced, see below.
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [n for n in NAMES if n not in KALMAN])
+@pytest.mark.parametrize(
+  "name",
+  [
+    pytest.param(
+      n,
+      marks=() if n in ("delta_rule", "attention") else pytest.mark.exhaustive,
+    )
+    for n in NAMES
+    if n not in KALMAN
+  ],
+)
 def test_axes_of_length_zero_give_values_and_gradients(name):
   for sizes in EMPTY:
     for method in METHODS.get(name, FORMS):

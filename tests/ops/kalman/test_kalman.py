@@ -191,7 +191,10 @@ def test_wrong_arguments_are_named():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", OPS)
-@pytest.mark.parametrize("devices", [2, 4, 8])
+@pytest.mark.parametrize(
+  "devices",
+  [4, *(pytest.param(n, marks=pytest.mark.exhaustive) for n in (2, 8))],
+)
 @pytest.mark.parametrize("method", METHODS)
 def test_sharded_is_whole(name, devices, method):
   """Values and gradients, with nothing observed around a cut."""

@@ -1,0 +1,39 @@
+"""The place on a cycle of five after many steps, with DeltaProduct.
+
+Each token stays, goes forward or goes back; the model names the place after
+each. Deletang et al. 2023, "Neural Networks and the Chomsky Hierarchy",
+arXiv:2207.02098. A step is a rotation, which two reflections make (Siems et al.
+2025, arXiv:2502.10297); a diagonal transition of real numbers is none.
+
+python -m train configs/tasks/cycle.py --replicas 3 --workdir runs/cycle
+
+Training reads rows of three walks of 8 steps for 300 steps, then walks of 24 for 200.
+Validation reads walks of 128. Expected accuracy: 0.0 (over 3 seeds).
+Chance is 0.2. One seed takes about 0 s of one core, with compilation.
+"""
+
+import dataclasses
+
+from configs.tasks import words
+from train.config import Config
+from train.data import Stages
+from train.data.tasks import CycleNavigation
+
+
+def get_config() -> Config:
+  """The layer and the optimizer of `words.py`, with two reflections."""
+  stages = ((3, 300), (1, 200))
+  config = words.words_of("S3", 5, reflections=2, stages=stages)
+
+  def walks(documents: int, steps: int) -> CycleNavigation:
+    return CycleNavigation(
+      length=24,
+      documents=documents,
+      validation_length=128,
+      train_examples=steps * config.batch_size,
+      validation_examples=128,
+    )
+
+  return dataclasses.replace(
+    config, data=Stages(sources=tuple(walks(*stage) for stage in stages))
+  )
