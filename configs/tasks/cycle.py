@@ -22,7 +22,7 @@ from train.data.tasks import CycleNavigation
 
 def get_config() -> Config:
   """The layer and the optimizer of `words.py`, with two reflections."""
-  stages = ((3, 300), (1, 200))
+  stages = ((3, 400), (1, 400))
   config = words.words_of("S3", 5, reflections=2, stages=stages)
 
   def walks(documents: int, steps: int) -> CycleNavigation:

@@ -128,7 +128,7 @@ def test_walks_in_blocks(name):
   with trace_for("gpu"):
     check(
       name,
-      forms=("chunk_parallel",),
+      forms=("chunk_parallel", SHARDED),
       lengths=(LENGTH,),
       resets=("none", "inside a chunk"),
     )

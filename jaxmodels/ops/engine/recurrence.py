@@ -48,7 +48,12 @@ from jaxmodels.ops.engine.chunks import (
 )
 from jaxmodels.ops.engine.gradients import tangent_scan, with_gradient_of
 from jaxmodels.ops.engine.segments import Masks
-from jaxmodels.ops.engine.walk import associate, walk
+from jaxmodels.ops.engine.walk import (
+  associate,
+  compose_all,
+  walk,
+  walks_in_blocks,
+)
 
 Method = Literal[
   "auto", "recurrent", "associative", "chunked", "chunk_parallel", "pallas"
@@ -329,12 +334,18 @@ def _factored(family):
 
 
 def _fold(family, inputs, size, heads):
-  """Composes all chunks in one summary."""
+  """Composes all chunks in one summary, on a GPU in few large steps."""
 
   def summarize(one):
     masks = masks_from(one.ids, size)
     chunk = widen(repeat_heads(one.chunks, heads, 1))
     return over_heads(family.summarize, masks)(chunk, masks)
+
+  if walks_in_blocks(inputs):
+    masks = masks_from(inputs.ids, size)
+    chunks = widen(repeat_heads(inputs.chunks, heads, 2))
+    every = over_heads(family.summarize, masks, chunks=True)(chunks, masks)
+    return compose_all(family, every)
 
   def body(earlier, one):
     return over_heads(family.compose)(earlier, summarize(one)), None

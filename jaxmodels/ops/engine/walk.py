@@ -25,7 +25,14 @@ from jaxmodels.ops.engine.checks import is_open
 from jaxmodels.ops.engine.chunks import Tree, over_heads
 from jaxmodels.ops.engine.platform import platform
 
-__all__ = ["associate", "in_blocks", "in_order", "walk"]
+__all__ = [
+  "associate",
+  "compose_all",
+  "in_blocks",
+  "in_order",
+  "walk",
+  "walks_in_blocks",
+]
 
 BLOCK = 4  # Chunks per block.
 
@@ -38,11 +45,20 @@ def walk(family: Any, summaries: Any, state: Tree) -> tuple[Tree, Tree]:
     summaries: of the chunks, [n, B, H, ...].
     state: [B, H, ...], before the first chunk.
   """
-  if platform() in ("cpu", "tpu") or is_open(_count(summaries)):
+  if not walks_in_blocks(summaries):
     return in_order(family, summaries, state)
   if family.linear:
     return _with_linear_tangent(family)(summaries, state)
   return in_blocks(family, summaries, state)
+
+
+def walks_in_blocks(chunks: Any) -> bool:
+  """Whether the target platform takes few large steps through the chunks.
+
+  Args:
+    chunks: a pytree of arrays [n, ...].
+  """
+  return platform() not in ("cpu", "tpu") and not is_open(_count(chunks))
 
 
 def in_order(family: Any, summaries: Any, state: Tree) -> tuple[Tree, Tree]:
@@ -92,6 +108,29 @@ def in_blocks(family: Any, summaries: Any, state: Tree) -> tuple[Tree, Tree]:
     more, last = _one_by_one(family, others, last)
     entering = _map(lambda *x: jnp.concatenate(x), entering, more)
   return entering, last
+
+
+def compose_all(family: Any, summaries: Any) -> Any:
+  """The summary of n chunks in a row, from pairs of neighbours.
+
+  Args:
+    family: as for `walk`.
+    summaries: of the chunks, [n, B, H, ...].
+  """
+  compose = jax.vmap(over_heads(family.compose))
+  while (count := _count(summaries)) > 1:
+    pairs = count // 2
+    first, second, rest = (
+      _map(lambda x, part=part: x[part], summaries)
+      for part in (
+        slice(0, 2 * pairs, 2),
+        slice(1, 2 * pairs, 2),
+        slice(2 * pairs, None),
+      )
+    )
+    joined = compose(first, second)
+    summaries = _map(lambda *x: jnp.concatenate(x), joined, rest)
+  return _map(lambda x: x[0], summaries)
 
 
 def _one_by_one(family, summaries, state):
