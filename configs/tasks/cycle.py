@@ -7,9 +7,10 @@ arXiv:2207.02098. A step is a rotation, which two reflections make (Siems et al.
 
 python -m train configs/tasks/cycle.py --replicas 3 --workdir runs/cycle
 
-Training reads rows of three walks of 8 steps for 300 steps, then walks of 24 for 200.
-Validation reads walks of 128. Expected accuracy: 0.0 (over 3 seeds).
-Chance is 0.2. One seed takes about 0 s of one core, with compilation.
+Training reads walks of 8 steps for 400 updates, then walks of 24 for 400.
+Validation reads walks of 128. Expected accuracy: 0.991 (0.973 to 1.000 over 3
+seeds); after 300 and 200 updates it was 0.969, and 0.555 after the 400 of
+`s3.py`. Chance is 0.2. Three seeds take 170 s of one core, with compilation.
 """
 
 import dataclasses

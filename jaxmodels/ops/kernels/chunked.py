@@ -261,6 +261,7 @@ def _call(plan, body, function_of, operands, results, scratch, reverse=False):
   state = next(x for kind, x in operands if kind == "state")
   x = next(x for kind, x in operands if kind == "rows")
   count, parts = x.shape[1] // plan.size, state.shape[1] // plan.y.heads
+  varying = jax.typeof(state).manual_axis_type
 
   def spec(kind, shape):
     block, index = _BLOCKS[kind](plan, shape)
@@ -274,34 +275,24 @@ def _call(plan, body, function_of, operands, results, scratch, reverse=False):
     with trace_for("tpu", in_kernel=not interpret):
       traced = jax.make_jaxpr(function_of(plan))(*_shapes(plan, state, reverse))
     constants = [_stored(x, state.dtype) for x in traced.consts]
-    everything = [*(("constant", x) for x in constants), *operands]
-
-    def run(*arrays):
-      return pl.pallas_call(
-        functools.partial(body, plan, traced),
-        [
-          jax.ShapeDtypeStruct(
-            shape, dtype, manual_axis_type=jax.typeof(state).manual_axis_type
-          )
-          for _, shape, dtype in results
-        ],
-        grid=(state.shape[0], parts, count),
-        in_specs=[spec(kind, x.shape) for kind, x in everything],
-        out_specs=[spec(kind, shape) for kind, shape, _ in results],
-        scratch_shapes=[
-          pltpu.VMEM(part, state.dtype)
-          for leaf in scratch
-          for part in leaf.scratch
-        ],
-        compiler_params=pltpu.CompilerParams(
-          dimension_semantics=("parallel", "parallel", "arbitrary"),
-          vmem_limit_bytes=LIMIT,
-        ),
-        interpret=interpret,
-        name=f"chunk_{body.__name__}",
-      )(*constants, *arrays)
-
-    return run
+    given = [*(("constant", x) for x in constants), *operands]
+    kernel = pl.pallas_call(
+      functools.partial(body, plan, traced),
+      [jax.ShapeDtypeStruct(*x, manual_axis_type=varying) for _, *x in results],
+      grid=(state.shape[0], parts, count),
+      in_specs=[spec(kind, x.shape) for kind, x in given],
+      out_specs=[spec(kind, shape) for kind, shape, _ in results],
+      scratch_shapes=[
+        pltpu.VMEM(part, state.dtype) for x in scratch for part in x.scratch
+      ],
+      compiler_params=pltpu.CompilerParams(
+        dimension_semantics=("parallel", "parallel", "arbitrary"),
+        vmem_limit_bytes=LIMIT,
+      ),
+      interpret=interpret,
+      name=f"chunk_{body.__name__}",
+    )
+    return functools.partial(kernel, *constants)
 
   return for_platform(call, *(x for _, x in operands))
 
