@@ -45,7 +45,9 @@ Arguments that ops share:
     and `selective_scan`, "pallas" (see `jaxmodels.ops.kernels`). "auto", the
     default, is "recurrent" for one token. For more tokens it is a row of the
     table `AUTO` in `jaxmodels.ops.engine.method`, which depends on the
-    platform, on the key width, and on whether a gradient is computed.
+    platform, on the key width, and on whether a gradient is computed. On a
+    TPU it is "pallas" for these ops; kernels have gradients of the first
+    order in reverse mode only, so name "chunked" for others.
   - `chunk_size`: tokens per chunk, a power of two. None, the default, takes
     the size from the same table. "recurrent" and "associative" do not use it.
   - `axis_name`: the mesh axis over which L is sharded; None by default. Call
