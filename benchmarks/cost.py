@@ -148,8 +148,8 @@ def _build(function: Any, arguments: Any, platform: str) -> programs.Program:
 
 _NOTES = {
   "tpu": " On a TPU, ops with a matrix state take chunks of 128; kernels run"
-  " only there, and their flops are those of its ladders. Cycles are the"
-  " estimate of the TPU's compiler per token, at the longer length.",
+  " only there, and their flops are counted as a TPU computes them. Cycles are"
+  " the estimate of the TPU's compiler per token, at the longer length.",
   "gpu": " On a GPU, launches are those of kernels, copies and libraries at the"
   " longer length, counted from the program; nothing is autotuned.",
 }
