@@ -3,7 +3,7 @@
 python -m train configs/points/voxels.py --workdir runs/points-voxels
 
 A scene has three upright surfaces of 100 points each, which may touch. Expect
-71.0% of the points of 500 held-out scenes right (seeds 0 and 1: 70.4 and 71.5),
+71.0% of the points of 500 held-out scenes right (70.4 to 71.5 over 3 seeds),
 after two minutes of one core. Baselines, on the first 200 of these scenes
 (`python -m benchmarks.points`), with chance at 20%:
 

@@ -89,7 +89,8 @@ class Plan(NamedTuple):
 
   def shared(self, leaf: Leaf, h: Any) -> Any:
     """The head of a leaf that head h of the state reads."""
-    return lax.div(h, self.y.heads // leaf.heads)  # `//` also asks for a sign.
+    # `//` also takes a sign, which is compiled only for a TPU at hand.
+    return lax.div(h, self.y.heads // leaf.heads)
 
 
 def value_of(plan: Plan) -> Callable[..., Any]:
