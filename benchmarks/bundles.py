@@ -17,6 +17,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
+from concurrent import futures
 from typing import Any
 
 import jax
@@ -65,8 +66,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for kernels in (False, True):
       # libtpu reads its flags once per process. With them, all other programs
       # would compile for minutes.
-      with multiprocessing.get_context("spawn").Pool(1) as pool:
-        found |= pool.apply(_of_slice, (name, options, kernels))
+      context = multiprocessing.get_context("spawn")
+      with futures.ProcessPoolExecutor(1, context) as pool:
+        found |= pool.submit(_of_slice, name, options, kernels).result()
   words = shlex.join(sys.argv[1:] if arguments is None else arguments)
   lines = (found[key] for key in sorted(found, key=_order(options)))
   text = "\n".join([*_head(options, words), *lines]) + "\n"

@@ -19,8 +19,8 @@
 
 "auto" on a TPU takes "pallas" where a row has `kernel` and the kernel fits
 (`fits_chunk_kernel`, `fits_selective_scan`). It takes a fortieth of the cycles
-of "chunked" for the selective scan, and a fifth to a half for the others
-(`benchmarks/NOTES.md`); `engine.over_mesh` splits it over the mesh of the
+of "chunked" for the selective scan, and a quarter to a half for the others
+(`benchmarks/TPU.md`); `engine.over_mesh` splits it over the mesh of the
 context. It has gradients of the first order in reverse mode only; for others
 name "chunked". No chip has run any of these kernels.
 """
@@ -118,15 +118,15 @@ _DELTA_PER_KEY = _DELTA._replace(chunk=_PER_KEY)
 AUTO = {
   # Families of ops that users make.
   "default": Row(),
-  # 22 / 21 / 31, 318 / 66 / 86; 4.2 / 3.7 and 0.2 / 48 MiB, kernel 0.8 and 33.
+  # 22 / 21 / 31, 318 / 66 / 86; 4.2 / 3.7 and 0.2 / 48 MiB, kernel 0.9 and 33.
   "linear_attention": Row(
     cached=2 * CPU_CACHE_ELEMENTS, kernel=True, chunk=_HEAD
   ),
-  # 24 / 25 / 68, 362 / 78 / 91; 5.5 / 5.1 and 0.3 / 147 MiB, kernel 2.1 and 33.
+  # 24 / 25 / 68, 362 / 78 / 91; 5.5 / 5.1 and 0.3 / 147 MiB, kernel 2.2 and 33.
   "linear_attention, decay per head": Row(
     narrow="recurrent", cached=CPU_CACHE_ELEMENTS, kernel=True, chunk=_HEAD
   ),
-  # 29 / 58 / 143, 376 / 221 / 238; 14.6 / 20.8 and 33 / 1,666 MiB, kernel 6.3
+  # 29 / 58 / 143, 376 / 221 / 238; 12.9 / 20.8 and 32 / 1,666 MiB, kernel 6.3
   # and 33.
   "linear_attention, decay per key": Row(
     narrow="recurrent",
@@ -137,16 +137,16 @@ AUTO = {
   ),
   # 28 / 30 / 90, 334 / 107 / 197.
   "delta_rule": _DELTA,
-  # 32 / 31 / 73, 388 / 128 / 201; 9.0 / 11.3 and 1 / 547 MiB, kernel 3.9 and
+  # 32 / 31 / 73, 388 / 128 / 201; 9.0 / 11.3 and 1 / 547 MiB, kernel 4.0 and
   # 33.
   "delta_rule, decay per head": _DELTA,
-  # 36 / 73 / 147, 427 / 341 / 605; 22.9 / 48.8 and 65 / 2,805 MiB, kernel 8.7
+  # 36 / 73 / 147, 427 / 341 / 605; 18.5 / 48.8 and 65 / 2,805 MiB, kernel 8.8
   # and 33.
   "delta_rule, decay per key": _DELTA_PER_KEY,
   # Like the delta rule; not measured without a decay or with one per head.
   "dplr_recurrence": _DELTA,
   "dplr_recurrence, decay per head": _DELTA,
-  # 47 / 88 / 393, 496 / 468 / 688; 33.8 / 82.4 and 100 / 4,040 MiB, kernel 10.0
+  # 47 / 88 / 393, 496 / 468 / 688; 27.0 / 82.4 and 82 / 4,040 MiB, kernel 10.0
   # and 33.
   "dplr_recurrence, decay per key": _DELTA_PER_KEY,
   # 45 / 28 / 40, 913 / 119 / 127; 8.8 / 7.9 and 1 / 375 MiB.
