@@ -244,7 +244,10 @@ def test_heads_in_blocks(monkeypatch, shared, heads, block):
 
 @pytest.mark.parametrize(
   ("shared", "batch"),
-  [(4, 2), pytest.param(2, 2, marks=pytest.mark.slow), (4, 1)],
+  [
+    (4, 2),
+    *(pytest.param(*x, marks=pytest.mark.slow) for x in ((2, 2), (4, 1))),
+  ],
 )
 def test_devices_share_rows_and_heads(shared, batch):
   arguments = random(
