@@ -119,7 +119,8 @@ class RWKV6(Mixer):
     power = {"receptance": left / 2, "output_gate": left / 2}
     mixed = {}
     for i, name in enumerate(NAMES):
-      init = falling(power.get(name, left), 0.3 * done * (name == "value"))
+      more = 0.3 * done if name == "value" else 0.0
+      init = falling(power.get(name, left), more)
       mu = self.wide_param(f"mix_{name}", init, (self.width,))
       share = shares[i] + mu.astype(self.dtype)[None, None]
       mixed[name] = blend(x, before, share)
