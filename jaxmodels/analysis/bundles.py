@@ -2,7 +2,7 @@
 
 The compiler's estimate of cycles (`jaxmodels.analysis.cycles`) leaves Pallas
 kernels out. A TPU starts one bundle of instructions per cycle, and the compiler
-writes the bundles that it scheduled to a folder, if `FLAGS` are in the
+writes the bundles that it scheduled to a folder, if `flags` are in the
 environment before libtpu is loaded. Waits for memory are not in them.
 """
 

@@ -21,6 +21,7 @@ from jaxmodels.ops.engine.make_op import Op, Recurrence
 from jaxmodels.ops.engine.method import Options, choose
 from jaxmodels.ops.engine.platform import platform, wide
 from jaxmodels.ops.engine.recurrence import Family, Method
+from jaxmodels.ops.engine.segments import joined_by_row
 
 
 class Tokens(NamedTuple):
@@ -150,10 +151,7 @@ def _family(A, D, negative) -> Family:
   def kernel(chunks, masks, state, dtype):
     """Gets all chunks [n, B, 1, C, ...]."""
     by_row = jax.tree.map(lambda x: jnp.swapaxes(x[:, :, 0], 0, 1), chunks)
-    joined = None
-    if not masks.constant:
-      joined = jax.vmap(jax.vmap(lambda one: one.previous))(masks)
-      joined = jnp.swapaxes(joined, 0, 1)
+    joined = None if masks.constant else joined_by_row(masks)
     y, last = kernels.selective_scan(
       by_row, A, D, joined, state[:, 0], negative
     )

@@ -162,6 +162,12 @@ def test_interpreter_refuses_types_of_shard_map():
 @pytest.mark.parametrize("name", ["linear_attention", "delta_rule"])
 def test_auto_takes_kernels_where_they_fit(monkeypatch, name):
   op, arguments = drawn(name)
+  q, k = (jnp.zeros((2, 20, 1, 4096)) for _ in "qk")
+  check_auto(monkeypatch, op, arguments, {"q": q, "k": k})
+
+
+def check_auto(monkeypatch, op, arguments, too_large):
+  """Where "auto" takes a kernel; not for the arguments `too_large`."""
   mesh = jax.make_mesh((8,), ("data",), (AxisType.Auto,))
 
   def takes(**others):
@@ -176,8 +182,7 @@ def test_auto_takes_kernels_where_they_fit(monkeypatch, name):
     monkeypatch.setattr(jax, "device_count", lambda: 1)
     assert takes()
     assert not takes(method="chunked")
-    q, k = (jnp.zeros((2, 20, 1, 4096)) for _ in "qk")
-    assert not takes(q=q, k=k, initial_state=None)
+    assert not takes(**too_large, initial_state=None)
 
 
 def test_the_rest_of_auto():

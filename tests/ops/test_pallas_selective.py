@@ -10,11 +10,10 @@ from jax.sharding import AxisType
 
 from jaxmodels import ops
 from jaxmodels.ops import reference
-from jaxmodels.ops.engine.platform import trace_for
 from jaxmodels.ops.kernels import selective
 from jaxmodels.testing import examples
 from jaxmodels.testing.examples import OPS
-from tests.ops.test_pallas import equal, value_and_gradients
+from tests.ops.test_pallas import check_auto, equal, value_and_gradients
 
 LENGTH = 16
 
@@ -102,21 +101,6 @@ def test_devices_share_rows_and_channels(batch, channels):
 
 
 def test_auto_takes_the_kernel_where_it_can_be_split(monkeypatch):
-  arguments = drawn(16)
-  mesh = jax.make_mesh((8,), ("data",), (AxisType.Auto,))
-
-  def takes(**others):
-    jaxpr = jax.make_jaxpr(lambda: ops.selective_scan(**arguments | others))()
-    return "pallas_call" in str(jaxpr)
-
-  assert not takes()  # On a CPU.
-  with trace_for("tpu"):
-    assert not takes()  # On eight devices without a mesh.
-    with jax.set_mesh(mesh):
-      assert takes()
-    monkeypatch.setattr(jax, "device_count", lambda: 1)
-    assert takes()
-    assert not takes(method="chunked")
-    many = {n: jnp.zeros((2, LENGTH, 256)) for n in "BC"}
-    many |= {"A": jnp.zeros((16, 256)), "initial_state": None}
-    assert not takes(**many)
+  many = {n: jnp.zeros((2, LENGTH, 256)) for n in "BC"}
+  many |= {"A": jnp.zeros((16, 256))}
+  check_auto(monkeypatch, ops.selective_scan, drawn(16), many)

@@ -176,6 +176,12 @@ def causal_masks(size: int) -> Masks:
   return Masks(np.tri(size, dtype=bool), joined, joined, np.array(True))
 
 
+def joined_by_row(masks: Masks) -> jax.Array:
+  """`previous` of all chunks, [B, n, C], from masks [n, B, ...] of ids."""
+  joined = jax.vmap(jax.vmap(lambda one: one.previous))(masks)
+  return jnp.swapaxes(joined, 0, 1)
+
+
 def token_masks(masks: Masks) -> Callable[[jax.Array], Masks]:
   """Makes the masks of a single token, from its entry in `masks.previous`."""
   if masks.constant:

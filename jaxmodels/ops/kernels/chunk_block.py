@@ -5,7 +5,7 @@ number per token and head; h divides the G heads of the block, which share
 them. States are [G, K, V].
 
 A head of [C, h, W] is every h-th row of [C h, W]. Loads with a stride take
-float32 alone, from at most 128 lanes, so `_Rows` copies tokens to scratch
+float32 alone, from at most 128 lanes, so `_Tokens` copies tokens to scratch
 memory, in parts of 128 lanes, with h rounded up to a whole tile.
 """
 
@@ -40,6 +40,11 @@ class Leaf(NamedTuple):
   def flat(self) -> bool:
     """Whether there is one number per token and head."""
     return self.shape[1:] in ((), (1,))
+
+  @property
+  def kind(self) -> str:
+    """How its blocks are read: "flat", or the "rows" of all heads."""
+    return "flat" if self.flat else "rows"
 
   @property
   def rows(self) -> int:

@@ -31,7 +31,7 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxmodels.ops.engine.chunks import Tree, merge
 from jaxmodels.ops.engine.over_mesh import can_split, over_mesh
 from jaxmodels.ops.engine.platform import platform, trace_for, wide
-from jaxmodels.ops.engine.segments import Masks
+from jaxmodels.ops.engine.segments import Masks, joined_by_row
 from jaxmodels.ops.kernels.chunk_block import (
   Function,
   Leaf,
@@ -70,9 +70,8 @@ def chunk_kernel(function: Function) -> Callable[..., Any]:
     count, size = leaves[0].shape[0], leaves[0].shape[3]
     changes = None
     if not masks.constant:
-      joined = jax.vmap(jax.vmap(lambda one: one.previous))(masks)
-      changes = jnp.cumsum(~joined, axis=-1).astype(state.dtype)
-      changes = jnp.swapaxes(changes, 0, 1)[:, :, None]
+      changes = jnp.cumsum(~joined_by_row(masks), axis=-1)
+      changes = changes.astype(state.dtype)[:, :, None]
     alike = all(x.shape[2] == state.shape[1] for x in leaves)
     y, last = over_mesh(
       functools.partial(_on_one_device, function, tree, size, dtype),
@@ -217,7 +216,7 @@ def _forward(plan, dtype, tokens, changes, state):
 def _run_backward(plan, dtype, saved, cotangents):
   (tokens, changes, entering), (dy, d_last) = saved, cotangents
   results = [
-    ("flat" if leaf.flat else "rows", x.shape, x.dtype)
+    (leaf.kind, x.shape, x.dtype)
     for leaf, x in zip(plan.leaves, tokens, strict=True)
   ]
   *d_tokens, d_state = _call(
@@ -241,7 +240,7 @@ _run.defvjp(_run_forward, _run_backward)
 
 
 def _operands(plan, tokens, changes):
-  kinds = ["flat" if leaf.flat else "rows" for leaf in plan.leaves]
+  kinds = [leaf.kind for leaf in plan.leaves]
   kinds += ["changes"] * plan.packed
   return list(zip(kinds, (*tokens, *changes), strict=True))
 

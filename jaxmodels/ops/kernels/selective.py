@@ -31,7 +31,13 @@ from jax.experimental.pallas import tpu as pltpu
 
 from jaxmodels.ops.engine.over_mesh import can_split, over_mesh
 from jaxmodels.ops.engine.platform import platform, wide
-from jaxmodels.ops.kernels.grid import LANES, TILE, for_platform, vary_alike
+from jaxmodels.ops.kernels.grid import (
+  LANES,
+  TILE,
+  for_platform,
+  round_up,
+  vary_alike,
+)
 from jaxmodels.ops.kernels.selective_block import Grid, backward, forward
 
 # Bytes of vector memory, of the 16 MiB that a kernel has on any chip. The
@@ -84,7 +90,7 @@ def _on_one_device(negative, x, dt, B, C, A, D, joined, state):
     channels,
     A.shape[1],
     tiles,
-    -(-tiles // TILE) * TILE,
+    round_up(tiles, TILE),
     negative,
     joined is not None,
   )
@@ -174,7 +180,7 @@ def tokens_per_block(size: int, state: int, tiles: int) -> int:
 
 def _bytes(size: int, state: int, tiles: int) -> int:
   """Vector memory of the gradient; blocks are there twice."""
-  rows = -(-tiles // TILE) * TILE
+  rows = round_up(tiles, TILE)
   one = state * rows
   blocks = 2 * (5 * size * tiles + 5 * one)
   scratch = size * one + one + 5 * size * rows + 2 * size * state
