@@ -13,28 +13,11 @@ seeds); after 300 and 200 updates it was 0.969, and 0.555 after the 400 of
 `s3.py`. Chance is 0.2. Three seeds take 170 s of one core, with compilation.
 """
 
-import dataclasses
-
-from configs.tasks import words
+from configs.tasks.words import staged
 from train.config import Config
-from train.data import Stages
 from train.data.tasks import CycleNavigation
 
 
 def get_config() -> Config:
   """The layer and the optimizer of `words.py`, with two reflections."""
-  stages = ((3, 400), (1, 400))
-  config = words.words_of("S3", 5, reflections=2, stages=stages)
-
-  def walks(documents: int, steps: int) -> CycleNavigation:
-    return CycleNavigation(
-      length=24,
-      documents=documents,
-      validation_length=128,
-      train_examples=steps * config.batch_size,
-      validation_examples=128,
-    )
-
-  return dataclasses.replace(
-    config, data=Stages(sources=tuple(walks(*stage) for stage in stages))
-  )
+  return staged(CycleNavigation, 5, reflections=2, stages=((3, 400), (1, 400)))

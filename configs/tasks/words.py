@@ -16,6 +16,10 @@ logits (`strength_bias`), with which all steps are nearly reflections from the
 start.
 """
 
+import functools
+from collections.abc import Callable
+from typing import Any
+
 from jaxmodels.models import LanguageModel
 from train.config import AdamW, Config, Sample
 from train.data import Stages
@@ -30,19 +34,38 @@ def words_of(
   stages: tuple[tuple[int, int], ...],
   batch_size: int = 64,
 ) -> Config:
-  """One layer without a channel mixer.
+  """`staged` words of a group.
 
   Args:
     group: A key of `train.data.tasks.state_tracking.GROUPS`.
     elements: Its number of elements.
+    reflections: See `staged`.
+    stages: See `staged`.
+    batch_size: Rows per update.
+  """
+  task = functools.partial(GroupWords, group=group)
+  return staged(task, elements, reflections, stages, batch_size)
+
+
+def staged(
+  task: Callable[..., Any],
+  elements: int,
+  reflections: int,
+  stages: tuple[tuple[int, int], ...],
+  batch_size: int = 64,
+) -> Config:
+  """One layer without a channel mixer, on short words and then on long ones.
+
+  Args:
+    task: A task of state tracking.
+    elements: Its number of tokens.
     reflections: Steps of the delta rule per token.
     stages: Words per row of 24 elements, and updates, one pair per stage.
     batch_size: Rows per update.
   """
 
-  def words(documents: int, steps: int) -> GroupWords:
-    return GroupWords(
-      group=group,
+  def words(documents: int, steps: int) -> Any:
+    return task(
       length=24,
       documents=documents,
       validation_length=128,
