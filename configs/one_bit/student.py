@@ -11,14 +11,14 @@ Bi-Mamba (Tang et al. 2024, arXiv:2411.11843): the projections of Mamba-2 have
 one bit per weight; embeddings, which are also the head, norms, convolutions and
 the parameters of the state space do not. `python -m benchmarks.examples.one_bit
 runs/one_bit/*` prints the table. Expect, on 100,000 held-out bytes (means of
-seeds 0 and 1, which differ by 0.006 to 0.03; seconds of processor time, with
+seeds 0 to 2, which differ by 0.008 to 0.042; seconds of processor time, with
 compilation, on a busy machine):
 
   model                                 updates  bits per byte    bytes  seconds
   teacher, float32                        1,200          2.072  1,004,128    173
-  teacher, binarised after training       1,200          2.934    185,056
-  student (this config)                     600          2.429    185,056    110
-  student, distilled (distilled.py)         600          2.364    185,056    133
+  teacher, binarised after training       1,200          2.923    185,056
+  student (this config)                     600          2.434    185,056    110
+  student, distilled (distilled.py)         600          2.360    185,056    133
 
 gzip -9 has 2.235 and a unigram model 4.512. The students are 0.36 and 0.29 bits
 per byte behind the teacher, which also has more updates. Bytes are those of all
