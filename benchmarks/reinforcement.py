@@ -1,11 +1,10 @@
 """Recurrent policies on two tasks: `python -m benchmarks.reinforcement`.
 
 Trains each mixer on `configs/reinforcement/memory_chain.py` and
-`hidden_goal.py`, with several seeds, and measures how much faster the gradient
-of a packed rollout is than that of single steps. Writes
+`hidden_goal.py`, with several seeds. Writes
 `benchmarks/results/reinforcement.json` and `.png`, and prints the table of
 `reinforcement.md` there. Runs that are complete in `--workdir` are not
-repeated.
+repeated. `python -m benchmarks.rollouts` measures the speed.
 """
 
 import argparse
@@ -53,8 +52,6 @@ CLAIMS = {
   " arXiv:2303.03982)",
   "hidden_goal": "a recurrent policy adapts to a hidden task within an episode"
   " (Duan et al. 2016, arXiv:1611.02779)",
-  "speed": "a policy that resets inside its scan trains more than five times"
-  " faster than one that steps (Lu et al. 2023, arXiv:2303.03982)",
 }
 
 
@@ -165,113 +162,6 @@ def _at_lengths(
   }
 
 
-def speed(mixer: str, rows: int, steps: int = 256) -> dict[str, Any]:
-  """Times the gradient of the loss of rollouts, packed and step by step.
-
-  Both ways compute the same gradient, which is checked.
-
-  Args:
-    mixer: The mixer of a policy of width 128 without channel mixers.
-    rows: The number of environments.
-    steps: The length of the rollouts.
-  """
-  config = config_of("memory_chain", mixer)
-  config = dataclasses.replace(
-    config,
-    model=config.model.clone(width=128, mlp="none"),
-    environments=rows,
-    rollout_steps=steps,
-  )
-  learner = make_learner(config)
-  state = jax.jit(lambda: ppo.initial_state(learner, jnp.uint32(0)))()
-  actor, taken = jax.jit(
-    lambda key: rollout.collect(
-      learner.model,
-      learner.environment,
-      state.params,
-      state.actor,
-      key,
-      steps,
-    )
-  )(jax.random.key(1))
-  del actor
-  policy, gain = state.actor.policy, taken.reward
-
-  def packed(params: Any) -> jax.Array:
-    return ppo.rollout_loss(learner, params, policy, taken, gain)[0]
-
-  def stepped(params: Any) -> jax.Array:
-    return ppo.loss(
-      _outputs_by_steps(learner.model, params, policy, taken),
-      taken,
-      gain,
-      learner.ppo,
-    )[0]
-
-  ways = {"packed": packed, "stepped": stepped}
-  gradients = {name: jax.jit(jax.grad(way)) for name, way in ways.items()}
-  found = [gradient(state.params) for gradient in gradients.values()]
-  ours, theirs = (
-    np.concatenate([x.ravel() for x in jax.tree.leaves(gradient)])
-    for gradient in found
-  )
-  error = np.abs(ours - theirs).max() / np.abs(theirs).max()
-  if error > 1e-3:
-    raise ValueError(f"{mixer}: the gradients differ by {error:.1e}")
-  seconds = _in_turns(gradients, state.params)
-  return {
-    "mixer": mixer,
-    "task": "gradient of rollouts",
-    "metric": f"packed is faster by, {rows} environments of {steps} steps",
-    "seeds": [seconds["stepped"] / seconds["packed"]],
-    "chance": 1.0,
-    "claim": CLAIMS["speed"],
-    "config": CONFIGS["memory_chain"],
-    "command": "python -m benchmarks.reinforcement",
-    "milliseconds": {name: 1000 * x for name, x in seconds.items()},
-  }
-
-
-def _outputs_by_steps(
-  model: RecurrentPolicy, params: Any, policy: Any, taken: rollout.Rollout
-) -> Any:
-  """The outputs of single steps, whose state is zero where episodes start."""
-  zero = model.init_state(taken.reward.shape[0])
-
-  def step(policy: Any, now: Any) -> tuple[Any, Any]:
-    observation, feedback = now
-
-    def reset(zero: jax.Array, own: jax.Array) -> jax.Array:
-      first = feedback.first.reshape(-1, *[1] * (own.ndim - 1))
-      return jnp.where(first, zero, own)
-
-    policy = jax.tree.map(reset, zero, policy)
-    observation, feedback = jax.tree.map(lambda x: x[:, None], now)
-    output, policy = model.apply(
-      {"params": params}, observation, policy, feedback=feedback
-    )
-    return policy, jax.tree.map(lambda x: x[:, 0], output)
-
-  def swapped(tree: Any) -> Any:
-    return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), tree)
-
-  rows = swapped((taken.observation, taken.feedback))
-  return swapped(jax.lax.scan(step, policy, rows)[1])
-
-
-def _in_turns(
-  functions: dict[str, Callable[[Any], Any]], argument: Any, rounds: int = 15
-) -> dict[str, float]:
-  """The least processor seconds of each function, which take turns."""
-  least = dict.fromkeys(functions, float("inf"))
-  for _ in range(rounds):
-    for name, function in functions.items():
-      begun = time.process_time()
-      jax.block_until_ready(function(argument))
-      least[name] = min(least[name], time.process_time() - begun)
-  return least
-
-
 def draw(
   records: Sequence[dict[str, Any]], curves: Sequence[dict[str, Any]]
 ) -> None:
@@ -345,7 +235,6 @@ def main(argv: Sequence[str] | None = None) -> None:
       found, curve = results(task, mixer, options.seeds, options.workdir)
       records += found
       curves.append(curve)
-  records += [speed("s5", rows) for rows in (1, 4, 16)]
   document = {"records": records, "curves": curves}
   with open(f"{OUTPUT}.json", "w") as file:
     json.dump(document, file, indent=1)
