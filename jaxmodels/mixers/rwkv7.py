@@ -62,9 +62,11 @@ class RWKV7(Mixer):
   scale starts at 1 in all layers.
 
   The eigenvalues of diag(w_t) - (a_t * kappa_t) kappa_t^T are at least 0 where
-  w_t is 1. With `negative_eigenvalues` the first factor is 2 a_t * kappa_t, so
-  that a token may flip the sign of a direction: c = 2 in the paper's theorems
-  on state tracking. The published models have c = 1.
+  w_t is 1. With `negative_eigenvalues` the first factor is
+  (1 + w_t) * a_t * kappa_t, so that a token may flip the sign of a direction.
+  Where w_t is 1 this is c = 2 in the paper's theorems on state tracking. With
+  c = 2 and a smaller w_t, eigenvalues would reach w_t - 2, below -1, and the
+  state would grow without bound. The published models have c = 1.
 
   The other fields are those of `Mixer`.
 
@@ -76,7 +78,8 @@ class RWKV7(Mixer):
     gate_rank: The rank of W_g2 W_g1, by default about 5 sqrt(D).
     norm_epsilon: Added to the variance in the group norm.
     key_epsilon: Added inside the root of l2.
-    negative_eigenvalues: Whether a token removes with the rate 2 a_t, not a_t.
+    negative_eigenvalues: Whether a token removes with the rate (1 + w_t) a_t,
+      not a_t.
   """
 
   head_width: int | None = None
@@ -124,7 +127,7 @@ class RWKV7(Mixer):
     kappa = l2_normalize(split_heads(k * xi, heads), self.key_epsilon)
     k = (k * (1 + (a - 1) * alpha[None, None])).astype(self.dtype)
     if self.negative_eigenvalues:
-      a = 2 * a
+      a = (1 + jnp.exp(log_w)) * a
     k, v, a, log_w = (split_heads(u, heads) for u in (k, v, a, log_w))
     y, last = self.run(
       dplr_recurrence,

@@ -7,6 +7,7 @@ import pytest
 
 from jaxmodels.mixers import RWKV7
 from jaxmodels.models import Backbone, LanguageModel
+from jaxmodels.ops import dplr_recurrence
 from jaxmodels.testing.examples.mixers.parts import dense, rms
 from jaxmodels.testing.examples.mixers.rwkv7 import plain
 
@@ -88,3 +89,27 @@ def test_the_parameters_of_rwkv7_191m():
   shapes = jax.eval_shape(model.init, jax.random.key(0), tokens)
   count = sum(leaf.size for leaf in jax.tree.leaves(shapes))
   assert count == 191_034_624
+
+
+def test_negative_eigenvalues_stay_above_minus_one(monkeypatch):
+  # With the rate 2 a_t the state of a trained layer grew by a fifth per token.
+  given = {}
+
+  def spy(r, k, v, a, b, log_w, **options):
+    given.update(a=a, b=b, w=jnp.exp(log_w))
+    return dplr_recurrence(r, k, v, a, b, log_w, **options)
+
+  monkeypatch.setattr("jaxmodels.mixers.rwkv7.dplr_recurrence", spy)
+  mixer = RWKV7(width=8, head_width=4, negative_eigenvalues=True)
+  x = jax.random.normal(jax.random.key(0), (2, 9, 8))
+  variables = mixer.init(jax.random.key(1), x)
+  # Removal at the full rate, and decays of all sizes.
+  bias = jnp.full(8, 20.0)
+  params = {**variables["params"], "rate_bias": bias}
+  params["decay_bias"] = jnp.linspace(-9.0, 9.0, 8)
+  mixer.apply({"params": params}, x)
+  a, b, w = (np.asarray(given[name], np.float64) for name in "abw")
+  transitions = w[..., None] * np.eye(4) + a[..., None] * b[..., None, :]
+  eigenvalues = np.linalg.eigvals(transitions)
+  assert np.abs(eigenvalues).max() <= 1 + 1e-5
+  assert eigenvalues.real.min() < -0.99

@@ -35,7 +35,7 @@ def plain(p, x, layer, first_value=None):
   k = k * (1 + (a - 1) * p["alpha"])
   bonus = split(r * k * p["rho"]).sum(-1, keepdims=True) * split(v)
   r, k, v, w, a = (split(x) for x in (r, k, v, w, a))
-  rate = 2 * a if layer.negative_eigenvalues else a
+  rate = (1 + w) * a if layer.negative_eigenvalues else a
   out = np.zeros(v.shape)
   for h in range(heads):
     # As in the paper: values by keys, the transpose of the layer's state.
