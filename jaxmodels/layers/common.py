@@ -8,9 +8,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from jaxmodels.layers.one_bit import OneBitDense
+from jaxmodels.layers.products import dense_product
 from jaxmodels.ops.engine import checks
 from jaxmodels.ops.engine.explicit import run_by_letters
 
@@ -68,13 +68,14 @@ def projection(
   )
 
 
-def _product(x: jax.Array, kernel: jax.Array, *args, **options) -> jax.Array:
-  """`lax.dot_general` of x [..., D] and a kernel [D, F]."""
+def _product(
+  x: jax.Array, kernel: jax.Array, axes: Any, **options: Any
+) -> jax.Array:
+  """`lax.dot_general` of x [..., D] and a kernel [D, F], over D."""
+  del axes
   return run_by_letters(
     "projection",
-    lambda arrays: lax.dot_general(
-      arrays["x"], arrays["kernel"], *args, **options
-    ),
+    lambda arrays: dense_product(arrays["x"], arrays["kernel"], **options),
     {"x": x, "kernel": kernel},
     {"x": "... D", "kernel": "D F"},
     "... F",

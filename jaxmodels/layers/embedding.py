@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxmodels.layers.common import check_fields, check_positive, wide
+from jaxmodels.layers.products import dense_product
 from jaxmodels.ops.engine import checks
 from jaxmodels.ops.engine.explicit import by_letters
 
@@ -29,9 +30,7 @@ def _look_up(table: jax.Array, tokens: jax.Array) -> jax.Array:
 
 @by_letters("B L V", x="B L D", table="V D")
 def _read_out(x: jax.Array, table: jax.Array) -> jax.Array:
-  return jnp.einsum(
-    "bld,vd->blv", x, table, preferred_element_type=wide(x.dtype)
-  )
+  return dense_product(x, table.T, preferred_element_type=wide(x.dtype))
 
 
 class TokenEmbedding(nn.Module):

@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmodels.layers.products import dense_product
+
 __all__ = [
   "bilinear",
   "bilinear_dense",
@@ -29,8 +31,7 @@ def complex_inputs(u: jax.Array, weights: jax.Array) -> jax.Array:
     [B, L, N] complex.
   """
   return jax.lax.complex(
-    jnp.einsum("bld,nd->bln", u, weights.real),
-    jnp.einsum("bld,nd->bln", u, weights.imag),
+    dense_product(u, weights.real.T), dense_product(u, weights.imag.T)
   )
 
 
@@ -44,8 +45,8 @@ def real_outputs(h: jax.Array, weights: jax.Array) -> jax.Array:
   Returns:
     [B, L, D] real.
   """
-  y = jnp.einsum("bln,dn->bld", h.real, weights.real)
-  return y - jnp.einsum("bln,dn->bld", h.imag, weights.imag)
+  y = dense_product(h.real, weights.real.T)
+  return y - dense_product(h.imag, weights.imag.T)
 
 
 def zero_order_hold(

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from jaxmodels.layers.common import check_fields, wide
 from jaxmodels.layers.mlp import ChannelMixer
+from jaxmodels.layers.products import dense_product
 from jaxmodels.ops.engine.explicit import run_by_letters
 
 __all__ = ["TokenFormer", "grow"]
@@ -63,11 +64,11 @@ class TokenFormer(ChannelMixer):
 
 
 def _attend(x, key, value, *, root, dtype):
-  scores = (x @ key.astype(dtype).T).astype(wide(dtype))
+  scores = dense_product(x, key.astype(dtype).T).astype(wide(dtype))
   square = jnp.sum(scores * scores, -1, keepdims=True)
   # The scores of x = 0 are 0.
   scores = nn.gelu(scores * jax.lax.rsqrt(square + 1e-12) * root)
-  return scores.astype(dtype) @ value.astype(dtype)
+  return dense_product(scores.astype(dtype), value.astype(dtype))
 
 
 def grow(

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxmodels.layers.common import check_fields
+from jaxmodels.layers.products import dense_product
 from jaxmodels.mixers.mixer import Mixer
 from jaxmodels.ops import dense_recurrence
 from jaxmodels.ops.engine import checks
@@ -62,7 +63,7 @@ class LinOSS(Mixer):
     matrix, force = self._step()
     b = self.wide_param("B", _uniform(width**-0.5), (size, width))
     c = self.wide_param("C", _uniform(size**-0.5), (width, size))
-    write = jnp.einsum("bld,pd->blp", u, b)[..., None] * force[None, None]
+    write = dense_product(u, b.T)[..., None] * force[None, None]
     states, last = self.run(
       _blocks,
       jnp.broadcast_to(matrix[None, None], (*x.shape[:2], *matrix.shape)),
@@ -70,7 +71,7 @@ class LinOSS(Mixer):
       state=None if state is None else state.state,
       segment_ids=segment_ids,
     )
-    y = jnp.einsum("blp,dp->bld", states[..., 1], c)
+    y = dense_product(states[..., 1], c.T)
     return self.skip_and_gate(y, u), LinOSSState(last)
 
   def _step(self) -> tuple[jax.Array, jax.Array]:

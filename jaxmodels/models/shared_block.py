@@ -11,6 +11,7 @@ from jaxmodels.layers.common import check_fields, divide
 from jaxmodels.layers.gates import low_rank
 from jaxmodels.layers.mlp import activation_of
 from jaxmodels.layers.norms import RMSNorm
+from jaxmodels.layers.products import dense_product
 from jaxmodels.mixers import contract
 from jaxmodels.mixers.mixer import Mixer
 from jaxmodels.mixers.registry import Entry, make_module
@@ -264,7 +265,7 @@ def _product(x: jax.Array, weights: Arrays, name: str) -> jax.Array:
   """The product of x [B, L, F] and a shared kernel, plus its bias if any."""
   y = run_by_letters(
     "shared_block",
-    lambda arrays: arrays["x"] @ arrays["kernel"],
+    lambda arrays: dense_product(arrays["x"], arrays["kernel"]),
     {"x": x, "kernel": weights[name].astype(x.dtype)},
     {"x": "B L D", "kernel": "D F"},
     "B L F",
