@@ -36,6 +36,7 @@ def projection(
   scale: float = 1.0,
   use_bias: bool = False,
   dtype: jnp.dtype | None = None,
+  kernel_init: nn.initializers.Initializer | None = None,
 ) -> nn.Dense:
   """A dense map in the compute dtype of `layer`, in the scope of its caller.
 
@@ -53,6 +54,7 @@ def projection(
     dtype: The dtype of the computation, by default that of the layer. Decays
       and write strengths pass `wide(layer.dtype)`, because rounding them to
       bfloat16 changes how long a state remembers.
+    kernel_init: Draws the weights in place of the above.
   """
   kind = OneBitDense if getattr(layer, "one_bit", False) else nn.Dense
   return kind(
@@ -60,9 +62,8 @@ def projection(
     use_bias=use_bias,
     dtype=dtype or layer.dtype,
     param_dtype=layer.param_dtype,
-    kernel_init=nn.initializers.variance_scaling(
-      scale**2, "fan_in", "truncated_normal"
-    ),
+    kernel_init=kernel_init
+    or nn.initializers.variance_scaling(scale**2, "fan_in", "truncated_normal"),
     dot_general=_product,
     name=name,
   )

@@ -199,11 +199,12 @@ class Classifier(Backbone, kw_only=True):
 
 def class_head(model: Any, x: jax.Array) -> jax.Array:
   """Logits [..., classes], near zero at first, in float32 or wider."""
-  head = nn.Dense(
+  head = projection(
+    model,
     model.classes,
+    "head",
+    use_bias=True,
     dtype=wide(model.dtype),
-    param_dtype=model.param_dtype,
     kernel_init=nn.initializers.normal(0.02),
-    name="head",
   )
   return head(x)

@@ -134,10 +134,11 @@ class RecurrentPolicy(Backbone):
 
   def _head(self, name: str, features: int, scale: float) -> nn.Dense:
     """A dense map in float32 or wider."""
-    return nn.Dense(
+    return projection(
+      self,
       features,
+      name,
+      use_bias=True,
       dtype=wide(self.dtype),
-      param_dtype=self.param_dtype,
       kernel_init=nn.initializers.orthogonal(scale),
-      name=name,
     )
