@@ -20,6 +20,7 @@ from jaxmodels.ops.delta_rule import Factors as ErasedFactors
 from jaxmodels.ops.delta_rule import advance, compose
 from jaxmodels.ops.delta_rule import enter as enter_erased
 from jaxmodels.ops.delta_rule import summarize_factors as summarize_erased
+from jaxmodels.ops.delta_rule import walk as walk_erased
 from jaxmodels.ops.engine.cells import scan_tokens
 from jaxmodels.ops.engine.chunks import zero_matrix
 from jaxmodels.ops.engine.decay import (
@@ -180,6 +181,11 @@ def enter(factors, state):
   return enter_erased(factors.erased, state)
 
 
+def walk(factors, state):
+  """The walk of the delta rule, with what the chunk's own keys write."""
+  return walk_erased(factors.erased, state, factors.written)
+
+
 def read(chunk, masks, state):
   """Reads the writes of the chunk and the state before it."""
   return read_and_advance(chunk, masks, state)[0]
@@ -230,7 +236,7 @@ FAMILY = Family(
   read,
   read_and_advance,
   step,
-  factored=Factored(factor, summarize_factors, enter, read_entered),
+  factored=Factored(factor, summarize_factors, enter, read_entered, walk),
   kernel=chunk_kernel(read_and_advance),
   linear=True,
   zero=zero_matrix,

@@ -17,6 +17,7 @@ has those of the selective scan.
 """
 
 from jaxmodels.ops.kernels.chunked import chunk_kernel, fits_chunk_kernel
+from jaxmodels.ops.kernels.gpu_walk import fits_walk, walk_edits
 from jaxmodels.ops.kernels.selective import (
   fits_selective_scan,
   selective_scan,
@@ -26,5 +27,7 @@ __all__ = [
   "chunk_kernel",
   "fits_chunk_kernel",
   "fits_selective_scan",
+  "fits_walk",
   "selective_scan",
+  "walk_edits",
 ]
