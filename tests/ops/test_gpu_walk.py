@@ -1,5 +1,6 @@
 """The walk in a kernel: interpreted on a CPU, and compiled for an H100."""
 
+import collections
 import functools
 import re
 
@@ -12,7 +13,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from benchmarks import tpu
 from jaxmodels import ops
-from jaxmodels.analysis import chips
+from jaxmodels.analysis import chips, flops
 from jaxmodels.ops.engine.platform import trace_for
 from jaxmodels.ops.kernels import fits_walk, gpu_walk, walk_edits
 from jaxmodels.testing import check_op, relative_error, tolerance
@@ -241,6 +242,14 @@ def test_chunk_parallel_takes_the_kernel(monkeypatch):
     assert "walk_edits" not in traced()
 
 
+def test_flops_are_those_of_the_equations():
+  shapes = narrow(drawn(3, 64, 128, 32, False))
+  counted = flops.count(walk_edits, *shapes)
+  # Two products per chunk, of two heads.
+  assert counted.products == 3 * 2 * 2 * (2 * 64 * 128 * 32)
+  assert not counted.unknown
+
+
 # Compiled.
 
 
@@ -250,6 +259,12 @@ def placed(shapes, mesh, spec):
     name: jax.ShapeDtypeStruct(shape, jnp.float32, sharding=sharding)
     for name, shape in shapes.items()
   }
+
+
+def exchanges(text):
+  """The kinds of collectives of a program, and how many there are of each."""
+  kinds = "all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter"
+  return collections.Counter(re.findall(rf" ({kinds})(?:-start)?\(", text))
 
 
 class TestForAnH100:
@@ -278,33 +293,39 @@ class TestForAnH100:
     assert set(re.findall(r"(\d+) bytes spill", text)) == {"0"}
 
   @pytest.mark.slow
-  def test_devices_share_it(self):
-    """Rows of a batch without a word; a cut sequence with one gather."""
-    devices = np.array(chips.slice_devices("h100:2"))
-    mesh = Mesh(devices, ("x",), axis_types=(AxisType.Auto,))
-    few, wide = (2, 1024, 2, 64), (2, 1024, 4, 64)
+  @pytest.mark.parametrize("is_cut", [False, True])
+  def test_devices_share_it(self, is_cut):
+    """They exchange what they do without it: for a batch alone, nothing."""
+    devices = np.array(chips.slice_devices("h100:4")).reshape(2, 2)
+    mesh = Mesh(devices, ("x", "y"), axis_types=(AxisType.Auto,) * 2)
+    few, wide = (4, 256, 2, 64), (4, 256, 4, 64)
     shapes = {"q": few, "k": few, "v": wide, "beta": wide[:3]}
+    spec, along = PartitionSpec(("x", "y")), PartitionSpec(None, "x")
     run = functools.partial(
       ops.delta_rule, method="chunk_parallel", chunk_size=64
     )
-    along, whole = PartitionSpec(None, "x"), PartitionSpec()
-    cut = jax.shard_map(
-      lambda given: run(**given, axis_name="x"),
-      mesh=mesh,
-      in_specs=(along,),
-      out_specs=(along, whole),
-    )
-    for function, spec, gathers in (
-      (lambda given: run(**given), PartitionSpec("x"), 0),
-      (cut, along, 1),
-    ):
+    call = lambda given: run(**given)  # noqa: E731
+    if is_cut:
+      spec = PartitionSpec("y", "x")
+      call = jax.shard_map(
+        lambda given: run(**given, axis_name="x"),
+        mesh=mesh,
+        in_specs=(along,),
+        out_specs=(along, PartitionSpec()),
+        axis_names={"x"},
+      )
 
-      def slope(given, function=function):
-        return jax.grad(lambda x: sum(map(jnp.sum, function(x))))(given)
+    def compiled(capability):
+      def loss(given):  # A new function: JAX remembers what it has traced.
+        return sum(map(jnp.sum, call(given)))
 
-      with on_hopper(), jax.set_mesh(mesh):
-        lowered = jax.jit(slope).lower(placed(shapes, mesh, spec))
-      text = lowered.compile().as_text()
-      # Forwards and backwards.
-      assert len(re.findall(r"custom_call_target=\"mosaic_gpu", text)) == 2
-      assert len(re.findall(r" all-gather(?:-start)?\(", text)) == gathers
+      with trace_for("gpu", capability=capability), jax.set_mesh(mesh):
+        lowered = jax.jit(jax.grad(loss)).lower(placed(shapes, mesh, spec))
+      return lowered.compile().as_text()
+
+    without, text = compiled(0), compiled(9)
+    calls = re.compile(r'custom_call_target="mosaic_gpu')
+    assert not calls.findall(without)
+    assert len(calls.findall(text)) == 2  # Forwards and backwards.
+    assert exchanges(text) == exchanges(without)
+    assert is_cut or not exchanges(text)

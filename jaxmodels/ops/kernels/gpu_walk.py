@@ -93,14 +93,7 @@ def walk_edits(
   """
   more = [] if w is None else [w]
   d, a, g, b, state, *more = vary_alike(d, a, g, b, state, *more)
-  w = more[0] if more else None
-  return over_mesh(
-    functools.partial(_walk, False),
-    [d, a, g, b, w, state],
-    [*["n B H"] * 5, "B H"],
-    ("n B H", "n B H", "B H"),
-    {"B": 1, "H": 1},
-  )
+  return _walk(False, d, a, g, b, more[0] if more else None, state)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -137,7 +130,7 @@ def _run(reverse, *arrays):
   """In the kernel; in a program for another platform, chunk after chunk."""
   return lax.platform_dependent(
     *arrays,
-    cuda=functools.partial(_in_kernel, reverse),
+    cuda=functools.partial(_in_kernels, reverse),
     default=functools.partial(_in_order, reverse),
   )
 
@@ -160,6 +153,19 @@ def _halves(x):
   # The compiler may leave out a conversion to bfloat16 and back, but not this.
   high = lax.reduce_precision(x, exponent_bits=8, mantissa_bits=7)
   return high.astype(jnp.bfloat16), (x - high).astype(jnp.bfloat16)
+
+
+def _in_kernels(reverse, *arrays):
+  """In a kernel per device of the mesh, which share the rows and heads."""
+  results = over_mesh(
+    functools.partial(_in_kernel, reverse),
+    arrays,
+    [*["n B H"] * 5, "B H"],
+    ("n B H", "n B H", "B H"),
+    {"B": 1, "H": 1},
+  )
+  # A kernel does not say over which axes of a mesh its results vary.
+  return tuple(vary_alike(arrays[-1], *results)[1:])
 
 
 def _in_kernel(reverse, d, a, g, b, w, state):
@@ -210,8 +216,6 @@ def _in_kernel(reverse, d, a, g, b, w, state):
     ),
     kernel_name="walk_edits",
   )
-  results = kernel(*map(flat, given), flat(state))
-  # A kernel does not say over which axes of a mesh its results vary.
-  before, u, last = vary_alike(b, *results)[1:]
+  before, u, last = kernel(*map(flat, given), flat(state))
   before = before.reshape(b.shape[0], *state.shape)
   return before, u.reshape(b.shape), last.reshape(state.shape)
