@@ -145,10 +145,20 @@ def _system(chunk, decay, between, masks):
   The system is `(I - b_a) u = b_k v + b S`.
   """
   return (
-    strict_scores(chunk.b, chunk.k, between, masks),
-    strict_scores(chunk.b, chunk.a, between, masks),
+    *_with_both(strict_scores, chunk.b, chunk, between, masks),
     chunk.b * strict_entry(decay, masks),
   )
+
+
+def _with_both(function, query, chunk, between, masks):
+  """Scores of k and of a, for a GPU in one launch per product."""
+
+  def of(keys):
+    return function(query, keys, between, masks)
+
+  if platform() == "gpu":
+    return jax.vmap(of)(jnp.stack([chunk.k, chunk.a]))
+  return of(chunk.k), of(chunk.a)
 
 
 def factor(chunk, masks):
@@ -210,8 +220,9 @@ def read_entered(chunk, masks, state_and_u):
 
 def _outputs(chunk, masks, decay, between, state, u):
   """The queries read what the chunk wrote, and the state before it."""
-  y = scores(chunk.q, chunk.k, between, masks) @ chunk.v
-  y += scores(chunk.q, chunk.a, between, masks) @ u
+  q_k, q_a = _with_both(scores, chunk.q, chunk, between, masks)
+  y = q_k @ chunk.v
+  y += q_a @ u
   return y + (chunk.q * decay.entry) @ state
 
 
