@@ -7,6 +7,7 @@ the cycles that the TPU's compiler estimates; no TPU is needed. With
 """
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import shlex
@@ -102,7 +103,7 @@ def row(
     return programs.directions(op, shapes)[direction]
 
   try:
-    with trace_for(_counted_for(platforms)):
+    with _traced_for(_counted_for(platforms)):
       function, arguments = program(lengths[-1])
       counted = flops.count(function, *arguments)
   except ValueError as error:  # An op raises it if a method cannot run.
@@ -115,7 +116,7 @@ def row(
       # A CPU interprets kernels: its memory is no indication. None is for GPUs.
       continue
     try:
-      with trace_for(platform):
+      with _traced_for(platform):
         built = [_build(*program(n), platform) for n in lengths]
     except jax.errors.JaxRuntimeError as error:
       made.memory[platform] = Memory(failed=str(error).splitlines()[0])
@@ -135,6 +136,12 @@ def row(
 def _counted_for(platforms: Sequence[str]) -> str:
   """The platform by whose chunks flops are counted: the only one, or a CPU."""
   return platforms[0] if len(platforms) == 1 else "cpu"
+
+
+def _traced_for(platform: str) -> contextlib.AbstractContextManager[None]:
+  """Traces for the chip that programs of a platform are compiled for."""
+  chip = chips.SLICES.get(_CHIPS.get(platform, "").partition(":")[0])
+  return trace_for(platform, capability=chip.capability if chip else 0)
 
 
 def _build(function: Any, arguments: Any, platform: str) -> programs.Program:

@@ -44,11 +44,13 @@ class Chip(NamedTuple):
       all memory.
     peak: Floating-point operations per second, bfloat16 operands, dense.
     platform: "tpu" or "gpu".
+    capability: The compute capability of an NVIDIA GPU, such as 9.
   """
 
   memory: float
   peak: float
   platform: str = "tpu"
+  capability: int = 0
 
   @property
   def default_memory(self) -> float:
@@ -62,10 +64,10 @@ class Chip(NamedTuple):
 _V5E = Chip(15.75 * _GIB, 197e12)
 _V5P = Chip(95.73 * _GIB, 459e12)
 _V6E = Chip(31.24 * _GIB, 918e12)
-_A100 = Chip(85100068864, 312e12, "gpu")
-_H100 = Chip(84942979072, 989e12, "gpu")
-_H200 = Chip(151397597184, 989e12, "gpu")
-_B200 = Chip(191514411008, 2250e12, "gpu")
+_A100 = Chip(85100068864, 312e12, "gpu", 8)
+_H100 = Chip(84942979072, 989e12, "gpu", 9)
+_H200 = Chip(151397597184, 989e12, "gpu", 9)
+_B200 = Chip(191514411008, 2250e12, "gpu", 10)
 SLICES = {
   "v5e": _V5E,
   "v5p": _V5P,
@@ -86,12 +88,12 @@ CHIPS = {
   "TPU v5p": _V5P,
   "TPU v6 lite": _V6E,
   "TPU v6e": _V6E,
-  "NVIDIA A100-SXM4-40GB": Chip(40e9, 312e12, "gpu"),
+  "NVIDIA A100-SXM4-40GB": Chip(40e9, 312e12, "gpu", 8),
   "NVIDIA A100-SXM4-80GB": _A100,
-  "NVIDIA A100-PCIE-40GB": Chip(40e9, 312e12, "gpu"),
-  "NVIDIA A100 80GB PCIe": Chip(80e9, 312e12, "gpu"),
+  "NVIDIA A100-PCIE-40GB": Chip(40e9, 312e12, "gpu", 8),
+  "NVIDIA A100 80GB PCIe": Chip(80e9, 312e12, "gpu", 8),
   "NVIDIA H100 80GB HBM3": _H100,
-  "NVIDIA H100 PCIe": Chip(80e9, 756e12, "gpu"),
+  "NVIDIA H100 PCIe": Chip(80e9, 756e12, "gpu", 9),
   "NVIDIA H200": _H200,
   "NVIDIA B200": _B200,
 }

@@ -118,6 +118,8 @@ def _equation(equation: Any) -> Flops:
   if name == "cond":
     branches = [_count(branch.jaxpr) for branch in params["branches"]]
     longest = max(branches, key=lambda flops: flops.total)
+    if params.get("branches_platforms"):  # All compute the same.
+      return longest
     return longest._replace(unknown=_sum(branches).unknown)
   if name == "custom_linear_solve":  # The others are for its derivatives.
     return _count(params["jaxprs"].solve.jaxpr)

@@ -42,7 +42,12 @@ from jaxmodels.ops.engine.recurrence import (
   Summary,
 )
 from jaxmodels.ops.engine.triangular import solve_unit_lower
-from jaxmodels.ops.kernels import chunk_kernel, fits_chunk_kernel
+from jaxmodels.ops.kernels import (
+  chunk_kernel,
+  fits_chunk_kernel,
+  fits_walk,
+  walk_edits,
+)
 
 
 class Tokens(NamedTuple):
@@ -226,6 +231,25 @@ def enter(factors, state):
   return state, factors.from_v - factors.from_k @ state
 
 
+def walk(factors, state, written=None):
+  """Enters all chunks [n, B, H, ...] in one kernel, where a GPU has it.
+
+  Args:
+    factors: of all chunks.
+    state: [B, H, K, V], before the first chunk.
+    written: [n, B, H, K, V], more that the chunks write; None for zeros.
+
+  Returns:
+    what all chunks enter with, and the state after the last one; or None.
+  """
+  through, from_v, from_k, k = factors
+  if not fits_walk(k, from_v, state):
+    return None
+  through = jnp.broadcast_to(through, (*k.shape[:3], k.shape[4]))
+  before, u, last = walk_edits(through, k, -from_k, from_v, written, state)
+  return (before, u), last
+
+
 def compose(earlier, later):
   """Composes two affine maps."""
   return Summary(
@@ -293,7 +317,7 @@ FAMILY = Family(
   read,
   read_and_advance,
   step,
-  factored=Factored(factor, summarize_factors, enter, read_writes),
+  factored=Factored(factor, summarize_factors, enter, read_writes, walk),
   kernel=chunk_kernel(read_and_advance),
   linear=True,
   zero=zero_matrix,

@@ -20,6 +20,7 @@ from jaxmodels.ops.delta_rule import Factors as ErasedFactors
 from jaxmodels.ops.delta_rule import advance, compose
 from jaxmodels.ops.delta_rule import enter as enter_erased
 from jaxmodels.ops.delta_rule import summarize_factors as summarize_erased
+from jaxmodels.ops.delta_rule import walk as walk_erased
 from jaxmodels.ops.engine.cells import scan_tokens
 from jaxmodels.ops.engine.chunks import zero_matrix
 from jaxmodels.ops.engine.decay import (
@@ -144,10 +145,20 @@ def _system(chunk, decay, between, masks):
   The system is `(I - b_a) u = b_k v + b S`.
   """
   return (
-    strict_scores(chunk.b, chunk.k, between, masks),
-    strict_scores(chunk.b, chunk.a, between, masks),
+    *_with_both(strict_scores, chunk.b, chunk, between, masks),
     chunk.b * strict_entry(decay, masks),
   )
+
+
+def _with_both(function, query, chunk, between, masks):
+  """Scores of k and of a, for a GPU in one launch per product."""
+
+  def of(keys):
+    return function(query, keys, between, masks)
+
+  if platform() == "gpu":
+    return jax.vmap(of)(jnp.stack([chunk.k, chunk.a]))
+  return of(chunk.k), of(chunk.a)
 
 
 def factor(chunk, masks):
@@ -180,6 +191,11 @@ def enter(factors, state):
   return enter_erased(factors.erased, state)
 
 
+def walk(factors, state):
+  """The walk of the delta rule, with what the chunk's own keys write."""
+  return walk_erased(factors.erased, state, factors.written)
+
+
 def read(chunk, masks, state):
   """Reads the writes of the chunk and the state before it."""
   return read_and_advance(chunk, masks, state)[0]
@@ -204,8 +220,9 @@ def read_entered(chunk, masks, state_and_u):
 
 def _outputs(chunk, masks, decay, between, state, u):
   """The queries read what the chunk wrote, and the state before it."""
-  y = scores(chunk.q, chunk.k, between, masks) @ chunk.v
-  y += scores(chunk.q, chunk.a, between, masks) @ u
+  q_k, q_a = _with_both(scores, chunk.q, chunk, between, masks)
+  y = q_k @ chunk.v
+  y += q_a @ u
   return y + (chunk.q * decay.entry) @ state
 
 
@@ -230,7 +247,7 @@ FAMILY = Family(
   read,
   read_and_advance,
   step,
-  factored=Factored(factor, summarize_factors, enter, read_entered),
+  factored=Factored(factor, summarize_factors, enter, read_entered, walk),
   kernel=chunk_kernel(read_and_advance),
   linear=True,
   zero=zero_matrix,

@@ -161,7 +161,7 @@ def plan(config: Config, topology: str) -> Plan:
       f"config.strategy is {config.strategy!r}, but only 'jit' can be planned"
     )
   learner = make_learner(config)._replace(sequence=sequence)
-  with trace_for(chip.platform):
+  with trace_for(chip.platform, capability=chip.capability):
     draw, state = new_state(config, learner, first)
     learner = learner._replace(layers=layer_axes(draw, np.uint32(0)))
     if learner.teacher is not None:

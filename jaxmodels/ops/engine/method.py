@@ -13,8 +13,9 @@
   its time (`benchmarks/NOTES.md` has the milliseconds of linear attention and
   the delta rule on an H200). So the form is the one with the fewest launches in
   a program compiled for an H100, unless it needs many times the memory
-  (`benchmarks/GPU.md`): "chunk_parallel", which walks in blocks there, and for
-  the selective scan "chunked". Other GPU forms were not compiled.
+  (`benchmarks/GPU.md`): "chunk_parallel", which walks in blocks there, or on an
+  H100 in one kernel where there is one and it fits (`fits_walk`), and for the
+  selective scan "chunked". Other GPU forms were not compiled.
 `benchmarks/NOTES.md` describes what else was tried.
 
 "auto" on a TPU takes "pallas" where a row has `kernel` and the kernel fits

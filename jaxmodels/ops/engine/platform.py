@@ -15,6 +15,9 @@ import jax.numpy as jnp
 _TRACED_FOR: contextvars.ContextVar[str | None] = contextvars.ContextVar(
   "traced_for", default=None
 )
+_CAPABILITY: contextvars.ContextVar[int] = contextvars.ContextVar(
+  "capability", default=0
+)
 _IN_KERNEL: contextvars.ContextVar[bool] = contextvars.ContextVar(
   "in_kernel", default=False
 )
@@ -44,15 +47,30 @@ def cudnn_head_width() -> int:
   JAX needs the GPU to check what its cuDNN can do, so a program that is
   compiled ahead of time for a GPU has no call of cuDNN.
   """
+  generation = _capability_here() if platform() == "gpu" else 0
+  return {8: 128}.get(generation, 256 if generation > 8 else 0)
+
+
+def has_wgmma() -> bool:
+  """Whether the program is for an NVIDIA GPU with wgmma: H100, H200.
+
+  That is the GPU of this machine, or the one that `trace_for` names.
+  """
+  if _TRACED_FOR.get():
+    return _CAPABILITY.get() == 9
+  return _capability_here() == 9
+
+
+def _capability_here() -> int:
+  """The compute capability of this machine's NVIDIA GPU, such as 9, or 0."""
   here: Any = jax.config.values["jax_default_device"]
   other = here is not None and getattr(here, "platform", here) != "gpu"
-  if platform() != "gpu" or jax.default_backend() != "gpu" or other:
+  if jax.default_backend() != "gpu" or other:
     return 0
   device = jax.local_devices()[0]
   if "cuda" not in device.client.platform_version:
     return 0
-  generation = int(device.compute_capability.split(".")[0])
-  return {8: 128}.get(generation, 256 if generation > 8 else 0)
+  return int(device.compute_capability.split(".")[0])
 
 
 def in_kernel() -> bool:
@@ -61,7 +79,9 @@ def in_kernel() -> bool:
 
 
 @contextlib.contextmanager
-def trace_for(name: str, in_kernel: bool = False) -> Iterator[None]:
+def trace_for(
+  name: str, in_kernel: bool = False, capability: int = 0
+) -> Iterator[None]:
   """Traces for another platform than JAX's default.
 
   JAX's cache of traced functions does not distinguish these platforms: lower a
@@ -70,13 +90,20 @@ def trace_for(name: str, in_kernel: bool = False) -> Iterator[None]:
   Args:
     name: "cpu", "gpu" or "tpu".
     in_kernel: see the function of this name.
+    capability: the compute capability of an NVIDIA GPU, such as 9 of an H100.
+      With 0 the program suits any GPU.
   """
-  tokens = _TRACED_FOR.set(name), _IN_KERNEL.set(in_kernel)
+  tokens = (
+    _TRACED_FOR.set(name),
+    _IN_KERNEL.set(in_kernel),
+    _CAPABILITY.set(capability),
+  )
   try:
     yield
   finally:
     _TRACED_FOR.reset(tokens[0])
     _IN_KERNEL.reset(tokens[1])
+    _CAPABILITY.reset(tokens[2])
 
 
 def wide(*arrays: Any) -> Any:

@@ -88,12 +88,16 @@ class Factored(NamedTuple):
     enter: `(factors, state) -> entering`, what `read` takes of the state before
       the chunk.
     read: `(chunk, masks, entering) -> y` [C, ...].
+    walk: optional, `(factors, state) -> (entering, last)` of all chunks
+      [n, B, H, ...] in a kernel of the target platform. None in place of the
+      result where there is no kernel, or it does not fit.
   """
 
   factor: Callable[[Tree, Masks], Tree]
   summarize: Callable[[Tree], Summary]
   enter: Callable[[Tree, Tree], Tree]
   read: Callable[[Tree, Masks, Tree], jax.Array]
+  walk: Callable[[Tree, Tree], tuple[Tree, Tree] | None] | None = None
 
 
 _ABSENT: Any = None  # A family has all of the four functions, or none.
@@ -316,9 +320,13 @@ def _chunk_parallel(family, size, method, dtype, inputs, state):
   form = family.factored or _factored(family)
   states = associate if method == "associative" else walk
   factors = over_heads(form.factor, masks, chunks=True)(chunks, masks)
-  summaries = jax.vmap(over_heads(form.summarize))(factors)
-  before, last = states(family, summaries, state)
-  entering = jax.vmap(over_heads(form.enter))(factors, before)
+  own = form.walk and states is walk and form.walk(factors, state)
+  if own:
+    entering, last = own
+  else:
+    summaries = jax.vmap(over_heads(form.summarize))(factors)
+    before, last = states(family, summaries, state)
+    entering = jax.vmap(over_heads(form.enter))(factors, before)
   y = over_heads(form.read, masks, chunks=True)(chunks, masks, entering)
   return y.astype(dtype or y.dtype), last
 

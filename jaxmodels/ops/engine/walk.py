@@ -9,7 +9,8 @@ three ways return the same; they differ in the size and number of their steps:
   associate  `lax.associative_scan` over all summaries
 
 A GPU starts several kernels per step, and a step of one chunk is too small for
-it, so it walks in blocks.
+it, so it walks in blocks. Families with a `Factored.walk` do not come here on
+a Hopper GPU: they walk in one kernel (`jaxmodels.ops.kernels.gpu_walk`).
 """
 
 import functools

@@ -1,8 +1,10 @@
-"""Pallas kernels for TPU, one for the value and one for the gradient.
+"""Pallas kernels: for a TPU whole ops, for a Hopper GPU a walk.
 
-`chunked` makes the kernels of a recurrence whose state is a matrix, from its
-function of one chunk: of linear attention, the delta rule and DPLR. `selective`
-has those of the selective scan.
+For a TPU there is one kernel for the value and one for the gradient. `chunked`
+makes those of a recurrence whose state is a matrix, from its function of one
+chunk: of linear attention, the delta rule and DPLR. `selective` has those of
+the selective scan. `gpu_walk` is for NVIDIA GPUs, and says itself how it is
+checked. Of the kernels for a TPU:
 
 - On CPU the kernels are interpreted, which is slow and only for checking.
   Inside `shard_map` the interpreter needs `check_vma=False`; a TPU does not.
@@ -17,6 +19,7 @@ has those of the selective scan.
 """
 
 from jaxmodels.ops.kernels.chunked import chunk_kernel, fits_chunk_kernel
+from jaxmodels.ops.kernels.gpu_walk import fits_walk, walk_edits
 from jaxmodels.ops.kernels.selective import (
   fits_selective_scan,
   selective_scan,
@@ -26,5 +29,7 @@ __all__ = [
   "chunk_kernel",
   "fits_chunk_kernel",
   "fits_selective_scan",
+  "fits_walk",
   "selective_scan",
+  "walk_edits",
 ]
