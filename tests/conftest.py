@@ -29,21 +29,29 @@ import pytest
 _MAPS = "/proc/self/maps"
 
 
-def _start_quickly():
-  """Starts JAX with two flags that make XLA compile much faster.
+def quick_flags():
+  """Returns two flags that make XLA compile much faster for a CPU.
 
   One chooses XLA's older code for loops. The other gives LLVM each program as
   a whole: the usual 32 parts are 32 compilations. An XLA that does not know a
-  flag aborts. Later versions do not know the first, and neither does libtpu,
-  which reads the variable when it is loaded: the flags are there only while
-  the CPU's XLA reads them.
+  flag aborts, and later versions do not know the first.
+  """
+  if not importlib.metadata.version("jaxlib").startswith("0.10."):
+    return ""
+  return (
+    " --xla_cpu_use_fusion_emitters=false"
+    " --xla_cpu_parallel_codegen_split_count=1"
+  )
+
+
+def _start_quickly():
+  """Starts JAX with `quick_flags`.
+
+  libtpu does not know them, and reads the variable when it is loaded: they are
+  there only while the CPU's XLA reads them.
   """
   flags = os.environ["XLA_FLAGS"]
-  if importlib.metadata.version("jaxlib").startswith("0.10."):
-    os.environ["XLA_FLAGS"] = (
-      f"{flags} --xla_cpu_use_fusion_emitters=false"
-      " --xla_cpu_parallel_codegen_split_count=1"
-    )
+  os.environ["XLA_FLAGS"] = flags + quick_flags()
   jax.devices()
   os.environ["XLA_FLAGS"] = flags
 

@@ -9,6 +9,7 @@ import nbformat
 import pytest
 
 from jaxmodels.testing import tolerance
+from tests.conftest import quick_flags
 
 ROOT = pathlib.Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -34,7 +35,7 @@ def execute(tmp_path, monkeypatch):
   monkeypatch.setenv("JAXMODELS_NOTEBOOK_STEPS", str(STEPS))
   # One device: the eight of the other tests would share two cores.
   flags = re.sub(r"--xla_force_\S+", "", os.environ.get("XLA_FLAGS", ""))
-  monkeypatch.setenv("XLA_FLAGS", flags)
+  monkeypatch.setenv("XLA_FLAGS", flags + quick_flags())
   # Kernel and client keep their files and settings here, not at home.
   for name in ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR", "MPLCONFIGDIR"):
     monkeypatch.setenv(name, str(tmp_path / name.lower()))
@@ -161,7 +162,39 @@ def check_three_claims(notebook):
     assert all(0 <= float(accuracy) <= 1 for accuracy in found)
 
 
+def check_beyond_text(notebook):
+  """Each section has a picture and, beside it, the metric of its task.
+
+  The cells assert that this is the metric of the trainer.
+  """
+  pictures = {
+    cell.id
+    for cell in notebook.cells
+    if any("image/png" in o.get("data", {}) for o in cell.get("outputs", ()))
+  }
+  expected = {"orders", "operator-picture", "process-picture"}
+  sections = {
+    "segments": "dice",
+    "anomalies": "auroc",
+    "points": "accuracy",
+    "voices": "si_sdr_improvement",
+    "forecast": "squared_error",
+  }
+  if "skipped" in printed(notebook, "forecast"):  # Without statsmodels.
+    del sections["forecast"]
+  for section, metric in sections.items():
+    expected.add(f"{section}-picture")
+    found = printed(notebook, f"{section}-picture")
+    assert re.search(rf"^{metric} -?\d+\.\d+$", found, re.MULTILINE)
+    losses = re.search(r"data (\S+), then (\S+)", printed(notebook, section))
+    # A few steps lower it, or hardly change it.
+    first, last = map(float, losses.groups())
+    assert last < first + 0.05
+  assert pictures == expected
+
+
 CHECKS = {
+  "beyond_text": check_beyond_text,
   "new_mixer": check_new_mixer,
   "scan_and_recurrence": check_scan_and_recurrence,
   "three_claims": check_three_claims,

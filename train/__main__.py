@@ -34,7 +34,7 @@ from train.replicas import choice
 from train.report import write_report
 from train.result import Result
 from train.streams import log
-from train.summary import final_values, markdown
+from train.summary import NOT_LISTED, final_values, markdown
 
 
 def _run(argv: Sequence[str]) -> int:
@@ -131,7 +131,9 @@ def _summarize(result: Result) -> None:
     for name, value in result.baselines.items():
       log(f"  {name:12} {value:.3f}")
   else:
-    log(f"  loss         {metrics['loss']:.4g}")
+    for name in metrics:
+      if name not in (*NOT_LISTED, "accuracy"):
+        log(f"  {name.replace('_', ' '):12} {metrics[name]:.4g}")
   if "accuracy" in metrics:
     log(f"  accuracy     {metrics['accuracy']:.2%}")
 

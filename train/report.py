@@ -46,6 +46,7 @@ from train.drawing import (
 from train.errors import UserError, one_line
 from train.files import paths
 from train.files.runs import runs_in
+from train.panels import LOSS, PANELS, READ, Panel, panels_of
 from train.streams import emit, log
 from train.summary import (
   BITS,
@@ -60,70 +61,9 @@ from train.summary import (
 
 _GREY = "#666666"
 _LINE_WIDTH = 1.8
-
-
-@dataclasses.dataclass(frozen=True)
-class _Panel:
-  """One set of axes: a metric against steps or tokens."""
-
-  title: str
-  metric: str
-  unit: str
-  against: str = "step"
-  splits: tuple[str, ...] = ("train", "validation")
-  noisy: bool = False
-
-
-_LOSS = (
-  (BITS_PER_BYTE, "bits per byte"),
-  (BITS, "bits per token"),
-  # Classes of sequences, and numbers.
-  ("loss", "loss"),
-)
 # Losses on a logarithmic axis that spans more than this factor have ticks at
 # powers of ten.
 _DECADE = 10
-_PANELS = (
-  _Panel("Accuracy", "accuracy", "share of targets"),
-  _Panel("Learning rate", "learning_rate", "", splits=("train",)),
-  _Panel("Gradient norm", "grad_norm", "", splits=("train",), noisy=True),
-  _Panel(
-    "Speed",
-    "tokens_per_second",
-    "tokens per second",
-    splits=("train",),
-    noisy=True,
-  ),
-)
-
-
-# Metrics to read: those of the panels, and the counts of tokens.
-_READ = {panel.metric for panel in _PANELS} | {name for name, _ in _LOSS}
-_READ |= {"tokens", "tokens_seen"}
-
-
-def _of_validation(runs: Sequence[Run]) -> list[_Panel]:
-  """Returns panels for the metrics of validations that no other panel has."""
-  names = dict.fromkeys(name for run in runs for name in run.validated())
-  return [
-    _Panel(plain(name.replace("_", " ").capitalize()), name, "")
-    for name in names
-    # A return has one for each piece of an episode: return_1, return_2, ...
-    if name not in _READ and name.rpartition("_")[0] not in names
-  ]
-
-
-def _panels(runs: Sequence[Run]) -> list[_Panel]:
-  """Returns the panels that have numbers; the loss in one unit for all runs."""
-  for metric, unit in _LOSS:
-    loss = [
-      _Panel("Loss by step", metric, unit),
-      _Panel("Loss by tokens seen", metric, unit, against="tokens"),
-    ]
-    if all(_has(run, loss[0]) for run in runs):
-      break
-  every = [*loss, *_of_validation(runs), *_PANELS]
-  return [panel for panel in every if any(_has(run, panel) for run in runs)]
 
 
 def write_report(
@@ -146,10 +86,10 @@ def write_report(
     raise UserError(
       f"--output={output} must end in one of .{', .'.join(sorted(kinds))}"
     )
-  runs = [Run(workdir, _READ) for workdir in workdirs]
-  panels = _panels(runs)
+  runs = [Run(workdir, READ) for workdir in workdirs]
+  panels = panels_of(runs)
   if not panels:
-    known = sorted({*(panel.metric for panel in _PANELS), *dict(_LOSS)})
+    known = sorted({*(panel.metric for panel in PANELS), *dict(LOSS)})
     raise UserError(
       f"nothing to draw for {', '.join(map(str, workdirs))}: the metrics have"
       f" none of {', '.join(known)}"
@@ -177,14 +117,9 @@ def write_report(
   paths.write("--output", output, picture, follow=not own)
 
 
-def _has(run: Run, panel: _Panel) -> bool:
-  curves = (run.curve(s, panel.metric, panel.against) for s in panel.splits)
-  return any(np.isfinite(x).any() for x, _ in curves)
-
-
 def _draw(
   axes: Axes,
-  panel: _Panel,
+  panel: Panel,
   groups: Sequence[Group],
   styles: Sequence[Style],
 ) -> None:
@@ -210,7 +145,7 @@ def _draw(
         _draw_training(axes, x, y, style, panel)
       heights.append(y)
   baselines = _draw_baselines(axes, panel, groups)
-  if panel.metric in dict(_LOSS):
+  if panel.metric in dict(LOSS):
     low, high = limits(heights, baselines)
     if low > 0:  # A log scale, since a loss falls by little late in a run.
       axes.set_yscale("log")
@@ -222,6 +157,8 @@ def _draw(
   dress(axes, panel.title)
   axes.set_xlabel("step" if panel.against == "step" else "tokens")
   axes.set_ylabel(panel.unit)
+  steps = MaxNLocator("auto", steps=(1, 2, 2.5, 5, 10), integer=True)
+  axes.xaxis.set_major_locator(steps)
   axes.xaxis.set_major_formatter(EngFormatter(sep=""))
   if panel.metric == "tokens_per_second":
     axes.yaxis.set_major_formatter(EngFormatter(sep=""))
@@ -230,7 +167,7 @@ def _draw(
 
 
 def _draw_training(
-  axes: Axes, x: np.ndarray, y: np.ndarray, style: Style, panel: _Panel
+  axes: Axes, x: np.ndarray, y: np.ndarray, style: Style, panel: Panel
 ) -> None:
   """Draws a training curve; a long noisy curve also gets its running mean."""
   if panel.noisy and len(y) >= 80:
@@ -247,6 +184,8 @@ def _draw_training(
     *thin(x, y),
     color=style.color,
     linestyle=style.line,
+    marker="o" if len(y) == 1 else "",  # A line through one point is none.
+    markersize=3.5,
     alpha=1 if alone else 0.45,
     linewidth=_LINE_WIDTH if alone else 1,
   )
@@ -263,7 +202,7 @@ def _draw_band(
 
 
 def _draw_baselines(
-  axes: Axes, panel: _Panel, groups: Sequence[Group]
+  axes: Axes, panel: Panel, groups: Sequence[Group]
 ) -> list[float]:
   """Draws a labelled line per distinct baseline: returns, or bits per byte.
 
@@ -298,7 +237,7 @@ def _legend(
   figure: Figure,
   groups: Sequence[Group],
   styles: Sequence[Style],
-  panels: Sequence[_Panel],
+  panels: Sequence[Panel],
 ) -> None:
   """Draws one legend for all panels: groups by colour, splits by line."""
   entries = [

@@ -9,9 +9,11 @@ import matplotlib.image
 import numpy as np
 import pytest
 
+from train import __main__ as command
 from train import report
 from train.metrics import MetricsWriter
 from train.report import write_report
+from train.result import Result
 from train.summary import final_values, markdown
 
 
@@ -146,6 +148,45 @@ def test_every_metric_of_the_validation_has_a_panel(tmp_path, drawing):
   table = markdown(final_values([tmp_path]))
   assert "| return | return_1 | own_score |" in table
   assert "| optimum |  |  | 2 |  |  |" in table
+
+
+def test_a_metric_may_have_the_name_of_another_and_a_word(tmp_path, drawing):
+  with MetricsWriter(tmp_path, total_steps=3) as writer:
+    for step in (0, 1, 2, 3):
+      values = {"si_sdr": step - 9.0, "si_sdr_improvement": step - 4.0}
+      writer.write(step, "validation", {"loss": 9.0 - step, **values})
+  write_report([tmp_path], tmp_path / "a.png")
+  assert list(drawing.panels)[1:] == ["SI-SDR", "SI-SDR improvement"]
+  (curve,) = drawing.curves("SI-SDR improvement")
+  np.testing.assert_array_equal(curve, [[x, x - 4.0] for x in range(4)])
+  axes = drawing.panels["SI-SDR improvement"]
+  assert axes.get_ylabel() == "dB"
+  drawing.figure.canvas.draw()
+  steps = [text.get_text() for text in axes.get_xticklabels()]
+  assert steps[:2] == ["0", "1"]  # No parts of a step.
+
+
+def test_the_end_of_a_run_lists_the_metrics_of_its_task(capfd):
+  counts = {"targets": 40.0, "tokens": 40.0}
+  metrics = {"loss": 1.25, "accuracy": 0.5, "dice": 0.75, **counts}
+  command._summarize(Result(7, None, metrics, {}, None))
+  lines = "".join(capfd.readouterr()).split("\n")
+  assert lines[1:] == [
+    "validation after 7 steps:",
+    "  loss         1.25",
+    "  dice         0.75",
+    "  accuracy     50.00%",
+    "",
+  ]
+
+
+def test_a_single_line_of_metrics_is_a_mark(tmp_path, drawing):
+  with MetricsWriter(tmp_path, total_steps=2) as writer:
+    writer.write(2, "train", {"learning_rate": 1e-3})
+  write_report([tmp_path], tmp_path / "a.png")
+  (line,) = drawing.panels["Learning rate"].lines
+  assert line.get_marker() == "o"
+  np.testing.assert_array_equal(line.get_xydata(), [[2, 1e-3]])
 
 
 def test_values_that_are_not_finite_are_left_out(tmp_path, drawing):

@@ -5,7 +5,7 @@ mean of a group and gives its final values as mean, least and most.
 """
 
 from train.summary.groups import MOST_NAMED, Group, group_runs, short_names
-from train.summary.runs import BITS, BITS_PER_BYTE, RETURN, Run
+from train.summary.runs import BITS, BITS_PER_BYTE, NOT_LISTED, RETURN, Run
 from train.summary.tables import (
   final_values,
   markdown,
@@ -17,6 +17,7 @@ __all__ = [
   "BITS",
   "BITS_PER_BYTE",
   "MOST_NAMED",
+  "NOT_LISTED",
   "RETURN",
   "Group",
   "Run",
