@@ -12,25 +12,22 @@ import dataclasses
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
 from jaxmodels.layers import GatedMLP
-from jaxmodels.models import RecurrentPolicy
 from train.config import command_line
 from train.metrics import read_metrics
 from train.reinforcement import (
   MemoryChain,
   ReinforcementConfig,
-  ppo,
   rollout,
 )
-from train.reinforcement.run import make_learner, make_programs, run
+from train.reinforcement.run import make_programs, run
 
 OUTPUT = os.path.join("benchmarks", "results", "reinforcement")
 CONFIGS = {

@@ -2,8 +2,8 @@
 
 python -m train configs/points/shapes.py --workdir runs/points-shapes
 
-Expect 93.6% of 500 held-out clouds right (93.4 to 94.0 over 3 seeds), after four
-minutes of one core. On the same clouds (`python -m benchmarks.points`),
+Expect 93.6% of 500 held-out clouds right (93.4 to 94.0 over 3 seeds), after
+four minutes of one core. On the same clouds (`python -m benchmarks.points`),
 with chance at 10%:
 
   classifier                                                     accuracy
