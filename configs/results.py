@@ -246,6 +246,8 @@ CLAIMS = (
     above=("rwkv7",),
     bound=0.99,
     worst=0.6,
+    tried="with heads of 16 channels it reaches 0.971 (0.920 to 1.000) at 1,000"
+    " bits, and 0.874 (0.800 to 1.000) after twice the steps",
   ),
   Claim(
     "the rotations of Mamba-3 compute parity",

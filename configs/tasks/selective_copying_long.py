@@ -22,7 +22,6 @@ def get_config() -> Config:
     config,
     model=model,
     data=data,
-    optimizer=dataclasses.replace(config.optimizer, learning_rate=3e-3),
     steps=1500,
     eval_every=500,
     checkpoint_every=1500,
