@@ -205,13 +205,13 @@ def _by_chunk(tables: Tables, padded: bool) -> Family:
 
   def written(chunk, masks):
     """The state after the chunk from zero."""
-    reach = tables.reach
-    if padded:
-      shifted = jnp.concatenate([reach, jnp.zeros_like(reach)])
-      start = size - tokens_of(chunk)
-      reach = lax.dynamic_slice_in_dim(shifted, start, size)
     x = jnp.where(masks.exit[:, None], chunk.x, 0)
-    return _over_complex("jdn,jd->dn", reach, x)
+    if padded:
+      # The tokens move to the end, since the table, which is much larger than
+      # x and the same for all rows, cannot move for each row.
+      shifted = jnp.concatenate([jnp.zeros_like(x), x])
+      x = lax.dynamic_slice_in_dim(shifted, tokens_of(chunk), x.shape[0])
+    return _over_complex("jdn,jd->dn", tables.reach, x)
 
   def summarize(chunk, masks):
     kept = jnp.where(masks.through, transition(chunk), 0)
