@@ -3,7 +3,7 @@
 python -m train configs/quickstart.py --workdir runs/quickstart
 
 Expect 2.13 bits per byte on the held-out files, where gzip -9 has 2.23 and a
-unigram model 4.64, after two to four minutes on two cores.
+unigram model 4.64, after two to three minutes on two cores.
 """
 
 from jaxmodels.models import LanguageModel
