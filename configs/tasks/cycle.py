@@ -20,4 +20,4 @@ from train.data.tasks import CycleNavigation
 
 def get_config() -> Config:
   """The layer and the optimizer of `words.py`, with two reflections."""
-  return staged(CycleNavigation, 5, reflections=2, stages=((3, 400), (1, 400)))
+  return staged(CycleNavigation, reflections=2, stages=((3, 400), (1, 400)))

@@ -27,29 +27,8 @@ from train.data.tasks import GroupWords
 from train.losses import NextToken
 
 
-def words_of(
-  group: str,
-  elements: int,
-  reflections: int,
-  stages: tuple[tuple[int, int], ...],
-  batch_size: int = 64,
-) -> Config:
-  """`staged` words of a group.
-
-  Args:
-    group: A key of `train.data.tasks.state_tracking.GROUPS`.
-    elements: Its number of elements.
-    reflections: See `staged`.
-    stages: See `staged`.
-    batch_size: Rows per update.
-  """
-  task = functools.partial(GroupWords, group=group)
-  return staged(task, elements, reflections, stages, batch_size)
-
-
 def staged(
   task: Callable[..., Any],
-  elements: int,
   reflections: int,
   stages: tuple[tuple[int, int], ...],
   batch_size: int = 64,
@@ -58,7 +37,6 @@ def staged(
 
   Args:
     task: A task of state tracking.
-    elements: Its number of tokens.
     reflections: Steps of the delta rule per token.
     stages: Words per row of 24 elements, and updates, one pair per stage.
     batch_size: Rows per update.
@@ -73,6 +51,7 @@ def staged(
       validation_examples=128,
     )
 
+  sources = tuple(words(*stage) for stage in stages)
   total = sum(steps for _, steps in stages)
   mixer = {
     "heads": 4,
@@ -84,14 +63,14 @@ def staged(
   }
   return Config(
     model=LanguageModel(
-      vocab_size=elements,
+      vocab_size=sources[0].vocab_size,
       width=64,
       depth=1,
       mixers=(("delta_product", mixer),),
       mlp="none",
       tie_embeddings=False,
     ),
-    data=Stages(sources=tuple(words(*stage) for stage in stages)),
+    data=Stages(sources=sources),
     loss=NextToken(label_smoothing=0.1),
     optimizer=AdamW(learning_rate=1e-2, warmup_steps=50, weight_decay=0.01),
     batch_size=batch_size,
@@ -106,4 +85,5 @@ def staged(
 
 def get_config() -> Config:
   """Words of 8, then of 24; three reflections per token."""
-  return words_of("S4", 24, reflections=3, stages=((3, 300), (1, 200)))
+  task = functools.partial(GroupWords, group="S4")
+  return staged(task, reflections=3, stages=((3, 300), (1, 200)))

@@ -12,11 +12,15 @@ Training reads words of 4 elements for 500 steps, then words of 8 for 150 and of
 0.79 (one seed). Chance is 0.017. One seed takes about two minutes of one core.
 """
 
-from configs.tasks.words import words_of
+import functools
+
+from configs.tasks.words import staged
 from train.config import Config
+from train.data.tasks import GroupWords
 
 
 def get_config() -> Config:
   """Words of 4, of 8, and of 24; four reflections per token."""
   stages = ((6, 500), (3, 150), (1, 250))
-  return words_of("A5", 60, reflections=4, stages=stages, batch_size=80)
+  task = functools.partial(GroupWords, group="A5")
+  return staged(task, reflections=4, stages=stages, batch_size=80)

@@ -15,11 +15,15 @@ words of 4 from the start, the layer still knew the first element alone after
 300 steps.
 """
 
-from configs.tasks.words import words_of
+import functools
+
+from configs.tasks.words import staged
 from train.config import Config
+from train.data.tasks import GroupWords
 
 
 def get_config() -> Config:
   """Words of 2, 4, 8 and 24; four reflections per token."""
   stages = ((12, 500), (6, 200), (3, 200), (1, 1100))
-  return words_of("S5", 120, reflections=4, stages=stages, batch_size=96)
+  task = functools.partial(GroupWords, group="S5")
+  return staged(task, reflections=4, stages=stages, batch_size=96)
