@@ -140,8 +140,9 @@ def _counted_for(platforms: Sequence[str]) -> str:
 
 def _traced_for(platform: str) -> contextlib.AbstractContextManager[None]:
   """Traces for the chip that programs of a platform are compiled for."""
-  chip = chips.SLICES.get(_CHIPS.get(platform, "").partition(":")[0])
-  return trace_for(platform, capability=chip.capability if chip else 0)
+  if platform in _CHIPS:
+    return tpu.traced_for(_CHIPS[platform])
+  return trace_for(platform)
 
 
 def _build(function: Any, arguments: Any, platform: str) -> programs.Program:

@@ -9,7 +9,6 @@ import argparse
 import dataclasses
 import json
 import sys
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import lm, programs
+from benchmarks.measure import least_processor_seconds
 from jaxmodels.analysis import flops
 from jaxmodels.mixers import MIXERS
 
@@ -134,11 +134,10 @@ def measure(
     )
     if rounds:
       calls.append(program._replace(arguments=_drawn(shapes)).run)
-  taken = np.array(
-    [[_processor(call) for call in calls] for _ in range(rounds)]
-  )
-  for i, point in enumerate(points if rounds else ()):
-    point.processor = float(np.min(taken[:, i])) / point.length
+  if rounds:
+    taken = least_processor_seconds(calls, rounds)
+    for point, processor in zip(points, taken, strict=True):
+      point.processor = float(processor) / point.length
   return points
 
 
@@ -152,13 +151,6 @@ def _drawn(shapes: Any) -> Any:
     return jnp.asarray(0.1 * rng.standard_normal(x.shape), x.dtype)
 
   return jax.tree.map(draw, shapes)
-
-
-def _processor(call: Callable[[], Any]) -> float:
-  """Processor time of all threads of this process in one call."""
-  start = time.process_time()
-  jax.block_until_ready(call())
-  return time.process_time() - start
 
 
 def compilation(mixer: str, width: int, length: int) -> Compilation:

@@ -3,7 +3,7 @@
 import math
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -55,6 +55,23 @@ def interleave(
     order = draw.sample(list(calls), len(calls))
     rounds.append({name: seconds(calls[name]) for name in order})
   return {n: np.array([one[n] for one in rounds]) for n in calls}, slow
+
+
+def least_processor_seconds(calls: Sequence[Call], rounds: int) -> np.ndarray:
+  """The least processor time of each call, of all threads; calls take turns.
+
+  Args:
+    calls: the functions to time.
+    rounds: at least 1.
+  """
+
+  def processor(call: Call) -> float:
+    start = time.process_time()
+    jax.block_until_ready(call())
+    return time.process_time() - start
+
+  taken = [[processor(call) for call in calls] for _ in range(rounds)]
+  return np.min(taken, axis=0)
 
 
 def ratio(a: np.ndarray, b: np.ndarray) -> float:

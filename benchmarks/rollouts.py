@@ -1,4 +1,6 @@
-"""Packed rollouts against single steps: `python -m benchmarks.rollouts`.
+"""Packed rollouts against single steps.
+
+NPROC=1 python -m benchmarks.rollouts
 
 A policy learns from rollouts that hold several episodes each. Packed, one call
 reads a whole rollout, and the state starts anew inside the scan of the mixer.
@@ -8,7 +10,7 @@ that packed rollouts train more than five times faster.
 
 Writes `benchmarks/results/rollouts.json` and prints its table:
 
-- the processor time of both gradients on one core of this machine;
+- the processor time of both gradients; with NPROC=1, XLA has one thread;
 - the floor: the time of the packed gradient's products alone, at the rate of a
   product of all observations with a square matrix in the same run. Stepping
   computes the same products;
@@ -17,9 +19,9 @@ Writes `benchmarks/results/rollouts.json` and prints its table:
 """
 
 import dataclasses
+import functools
 import json
 import os
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -28,10 +30,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import tpu
+from benchmarks.measure import least_processor_seconds
 from jaxmodels.analysis import chips
 from jaxmodels.analysis.launches import launches
 from jaxmodels.models import RecurrentPolicy
-from jaxmodels.ops.engine.platform import trace_for
 from train.config import command_line
 from train.reinforcement import ReinforcementConfig, ppo, rollout
 from train.reinforcement.run import make_learner
@@ -41,6 +43,8 @@ OUTPUT = os.path.join("benchmarks", "results", "rollouts.json")
 STEPS = 256
 WIDTH = 128
 ENVIRONMENTS = (1, 4, 16, 64)
+ROUNDS = 15
+GPU = "h100:1"
 Losses = dict[str, Callable[[Any], jax.Array]]
 
 
@@ -117,22 +121,22 @@ def measure(environments: int) -> dict[str, Any]:
   rows = jnp.ones((environments * STEPS, WIDTH))
   square = jnp.ones((WIDTH, WIDTH))
   product = jax.jit(jnp.matmul)
-  calls = {
-    name: lambda gradient=gradient: gradient(params)
-    for name, gradient in gradients.items()
-  }
-  seconds = _in_turns({**calls, "product": lambda: product(rows, square)})
-  rate = 2 * rows.size * WIDTH / seconds.pop("product")
+  calls = [functools.partial(way, params) for way in gradients.values()]
+  calls.append(functools.partial(product, rows, square))
+  *seconds, alone = least_processor_seconds(calls, ROUNDS).tolist()
+  rate = 2 * rows.size * WIDTH / alone
   compiled = gradients["packed"].lower(params).compile()
   record = {
     "mixer": "s5",
     "environments": environments,
     "steps": STEPS,
     "width": WIDTH,
-    "milliseconds": {name: 1e3 * x for name, x in seconds.items()},
+    "milliseconds": {
+      name: 1e3 * x for name, x in zip(gradients, seconds, strict=True)
+    },
     "floor_milliseconds": 1e3 * compiled.cost_analysis()["flops"] / rate,
     "config": CONFIG,
-    "command": "python -m benchmarks.rollouts",
+    "command": "NPROC=1 python -m benchmarks.rollouts",
   }
   if chips.is_there("gpu"):
     counts = {name: _launches(way, params) for name, way in ways.items()}
@@ -150,24 +154,11 @@ def _check_equal(packed: Any, stepped: Any) -> None:
     raise ValueError(f"the gradients differ by {error:.1e}")
 
 
-def _in_turns(
-  calls: dict[str, Callable[[], Any]], rounds: int = 15
-) -> dict[str, float]:
-  """The least processor seconds of each call; the calls take turns."""
-  least = dict.fromkeys(calls, float("inf"))
-  for _ in range(rounds):
-    for name, call in calls.items():
-      begun = time.process_time()
-      jax.block_until_ready(call())
-      least[name] = min(least[name], time.process_time() - begun)
-  return least
-
-
 def _launches(loss: Callable[[Any], jax.Array], params: Any) -> int:
-  with trace_for("gpu"):
+  with tpu.traced_for(GPU):
     # A new function: those traced before were traced for a CPU.
     gradient = jax.jit(jax.grad(lambda params: loss(params)))
-    lowered = gradient.lower(tpu.place(params, tpu.chip("h100:1")))
+    lowered = gradient.lower(tpu.place(params, tpu.chip(GPU)))
   return launches(lowered.compile().as_text())
 
 
