@@ -107,7 +107,8 @@ CASES = [
 
 
 @pytest.mark.parametrize(("page", "section"), CASES)
-def test_the_code_of_a_section_runs(page, section):
+def test_the_code_of_a_section_runs(page, section, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)  # What it writes is not left in the checkout.
   opening = sections(page)[0]
   run(page, [*filter(is_whole, opening.blocks + section.blocks)])
 
