@@ -71,10 +71,10 @@ def partition(
       time: see `train.devices.parameter_use.layer_axes`.
 
   Returns:
-    "fsdp" along one of the last two axes: the larger one that is divisible by
-    the number of "fsdp" devices (the first if both are equal). Vectors and
-    arrays that are not divisible are replicated. Leading axes, such as the
-    layers of a scan, are never sharded.
+    "fsdp" along one of the last two axes: the last if it is divisible by the
+    number of "fsdp" devices, or else the one before. Vectors and arrays that
+    are not divisible are replicated. Leading axes, such as the layers of a
+    scan, are never sharded.
   """
   lead = max(len(shape) - 2, layers)
   if len(shape) - lead < 2:
@@ -82,7 +82,9 @@ def partition(
   axes = [i for i in range(lead, len(shape)) if not shape[i] % sizes["fsdp"]]
   if not axes:
     return PartitionSpec()
-  cut = max(axes, key=lambda i: shape[i])
+  # Of a kernel [inputs, outputs]: outputs. If inputs were cut, the compiler would
+  # cut the features of activations, and gather their batch, in place of kernels.
+  cut = axes[-1]
   return PartitionSpec(
     *("fsdp" if i == cut else None for i in range(len(shape)))
   )

@@ -52,7 +52,7 @@ _DEFAULT = (
 def document(made: Plan) -> dict[str, Any]:
   """Returns a plan as JSON: bytes, seconds, and flops per step of all chips."""
   kinds: dict[str, dict[str, int]] = {}
-  for one in made.collectives:
+  for one in made.collectives or ():
     sums = kinds.setdefault(one.kind, {"count": 0, "bytes": 0})
     sums["count"] += one.times
     sums["bytes"] += one.times * one.size
@@ -64,7 +64,7 @@ def document(made: Plan) -> dict[str, Any]:
     "tokens_per_step": made.tokens,
     "bytes_per_chip": memory,
     "fits": made.fits,
-    "collectives_per_step": kinds,
+    "collectives_per_step": None if made.collectives is None else kinds,
     "flops_per_step": dataclasses.asdict(made.flops),
     "expected_cycles_per_step": made.cycles,
     "launches_per_step": made.launches,
@@ -125,9 +125,10 @@ def _verdict(made: Plan) -> str:
 
 def _collective_lines(made: Plan) -> list[str]:
   kinds = document(made)["collectives_per_step"]
+  if kinds is None:
+    return ["collectives unknown"]
   if not kinds:
-    known = made.fits or made.launches is not None
-    return ["no collectives" if known else "collectives unknown"]
+    return ["no collectives"]
   return [
     f"{'collectives per step':34} {'count':>12} {'bytes':>12}",
     *(

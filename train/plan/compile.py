@@ -112,12 +112,13 @@ class Plan:
     parameters: Number of parameters.
     memory: Bytes per chip.
     fits: Whether the total is at most the memory of a chip.
-    collectives: Collectives per step; empty if the step does not compile.
+    collectives: Collectives per step; None if the step does not compile, or its
+      text cannot be read.
     flops: Flops per step.
     cycles: Cycles per chip and step that the compiler for TPUs estimates: see
-      `jaxmodels.analysis.cycles`; None if the step does not compile.
+      `jaxmodels.analysis.cycles`; None on a GPU, or as `collectives`.
     launches: Launches per GPU and step, see `jaxmodels.analysis.launches`; None
-      on a TPU, or if the step does not compile.
+      on a TPU, or as `collectives`.
     compile_seconds: Seconds until the compiler finished or refused.
   """
 
@@ -127,7 +128,7 @@ class Plan:
   parameters: int
   memory: Memory
   fits: bool
-  collectives: Sequence[Collective]
+  collectives: Sequence[Collective] | None
   flops: Flops
   cycles: int | None
   launches: int | None
@@ -190,7 +191,7 @@ def plan(config: Config, topology: str) -> Plan:
   memory = dataclasses.replace(memory, teacher=_bytes(teacher))
   total = memory.total
   used = math.prod(dataclasses.astuple(mesh))
-  text = compiled.as_text() if compiled else ""
+  text = _text(compiled) if compiled else ""
   is_gpu = chip.platform == "gpu"
   return Plan(
     topology=topology,
@@ -199,7 +200,7 @@ def plan(config: Config, topology: str) -> Plan:
     parameters=_count(state.params),
     memory=memory,
     fits=compiled is not None and total is not None and total <= chip.memory,
-    collectives=collectives(text) if text else [],
+    collectives=collectives(text) if text else None,
     flops=_flops(config, state, first, length, traced, chip.peak * used),
     cycles=expected_cycles(text) if text and not is_gpu else None,
     launches=launches(text) if text and is_gpu else None,
@@ -273,6 +274,17 @@ def _compile(lowered: Any) -> tuple[Any, int | None]:
       raise RunError(f"the step does not compile: {text[:500]}") from error
   found = _NEEDED.search(text)
   return None, found and round(float(found[1]) * _UNITS[found[2]])
+
+
+def _text(compiled: Any) -> str:
+  """A program's text; "" where this version of XLA fails to write it.
+
+  It fails for some programs of a v5p: collectives that its sparse cores run.
+  """
+  try:
+    return compiled.as_text()
+  except jax.errors.JaxRuntimeError:
+    return ""
 
 
 def _memory(

@@ -60,7 +60,7 @@ def test_large_parameters_and_their_moments_are_sharded_alike(scan_layers):
   else:
     delta, mamba = (layers[f"layer_{i}"]["mixer"] for i in (0, 1))
     lead = ()
-  assert delta["query"]["kernel"] == PartitionSpec(*lead, "fsdp", None)
+  assert delta["query"]["kernel"] == PartitionSpec(*lead, None, "fsdp")
   convolution = mamba["convolution"]["kernel"]
   assert convolution == PartitionSpec(*lead, None, "fsdp")
   assert delta["A_log"] == PartitionSpec()
@@ -222,19 +222,19 @@ def test_debug_names_what_is_wrong_on_a_mesh_too(sizes):
 @pytest.mark.parametrize(
   ("shape", "layers", "spec"),
   [
-    ((4096, 64), 0, ("fsdp", None)),
+    ((4096, 64), 0, (None, "fsdp")),
     ((64, 4096), 0, (None, "fsdp")),
-    ((64, 64), 0, ("fsdp", None)),
-    # The larger axis is cut that the devices divide.
+    # The last axis is cut that the devices divide.
+    ((4096, 63), 0, ("fsdp", None)),
     ((4095, 64), 0, (None, "fsdp")),
     ((4095, 63), 0, ()),
     ((4096,), 0, ()),
     ((8, 12, 64), 0, (None, None, "fsdp")),
     # Layers under a scan are never cut.
-    ((64, 8, 4), 1, (None, "fsdp", None)),
+    ((64, 8, 4), 1, (None, None, "fsdp")),
     ((64, 8), 1, ()),
     ((64, 8, 8), 2, ()),
-    ((64, 8), 0, ("fsdp", None)),
+    ((64, 8), 0, (None, "fsdp")),
   ],
 )
 def test_parameters_are_sharded_by_shape(shape, layers, spec):

@@ -95,7 +95,7 @@ def test_a_step_that_does_not_compile_gets_a_layout_that_does(capsys):
   # The logits of all rows at once, in float32.
   logits = 4 * rows * tiny.Data().length * tiny.VOCAB
   assert memory["temporary"] > logits > memory["chip"]
-  assert not made["fits"] and made["collectives_per_step"] == {}
+  assert not made["fits"] and made["collectives_per_step"] is None
   other = made["suggestion"]
   assert other["flags"] == [f"--accumulation={rows}"]
   assert other["fits"] and other["bytes_per_chip"]["total"] < memory["chip"]
