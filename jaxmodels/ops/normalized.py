@@ -35,6 +35,8 @@ from jaxmodels.ops.engine.method import Options, choose
 from jaxmodels.ops.engine.platform import wide
 from jaxmodels.ops.engine.recurrence import Family, Method, Summary
 from jaxmodels.ops.engine.segments import Masks
+from jaxmodels.ops.kernels import fits_chunk_kernel
+from jaxmodels.ops.normalized_kernel import normalized_kernel, with_one
 
 # The m of an empty state and of an input gate of zero. It is finite, so that
 # differences of two m are finite too.
@@ -189,13 +191,15 @@ def _recurrence(
   # no upper bound, so only a forget gate of zero may erase every write.
   log_i = jnp.maximum(log_i, EMPTY)
   tokens = Tokens(q, k, v, log_i, jnp.maximum(log_f, _CUT))
-  choice = choose("normalized_linear_attention", k, v)
+  Sz = jax.ShapeDtypeStruct((*v.shape[:-1], v.shape[-1] + 1), v.dtype)
+  fits = log_bonus is None and fits_chunk_kernel(k, Sz, q, v, log_f, log_i)
+  choice = choose("normalized_linear_attention", k, v, fits)
   if log_bonus is None:
     return Recurrence(_family(floor, epsilon), tokens, choice)
   log_own = log_i + log_bonus.astype(log_i.dtype)[None, None]
   return Recurrence(
     _family(floor, weights_of=_weights_before)._replace(
-      neutral=BonusTokens(0, 0, 0, EMPTY, 0, EMPTY)
+      neutral=BonusTokens(0, 0, 0, EMPTY, 0, EMPTY), kernel=None
     ),
     BonusTokens(*tokens, log_own),
     choice,
@@ -267,7 +271,7 @@ def summarize(chunk, masks):
   m = jnp.max(writes)
   k = chunk.k * jnp.exp(writes - m)[:, None]
   return Summary(
-    jnp.where(masks.through, log_f, _CUT), _State(k.T @ _with_one(chunk.v), m)
+    jnp.where(masks.through, log_f, _CUT), _State(k.T @ with_one(chunk.v), m)
   )
 
 
@@ -296,29 +300,35 @@ def _family(
     """Reads the chunk and the state before it, divided by the normaliser."""
     weights = weights_of(chunk, masks, state.m)
     scores = (chunk.q @ chunk.k.T) * weights.pair
-    y = scores @ _with_one(chunk.v)
+    y = scores @ with_one(chunk.v)
     y = y + weights.entry[:, None] * (chunk.q @ state.Sz)
-    # e^m y / max(|e^m z.q|, floor), with numerator and denominator divided by
-    # max(e^m, floor), so that no exponent is above 0.
-    m = weights.m - math.log(floor)
+    return finish(y, weights.m[:, None])
+
+  def finish(y, m):
+    """`e^m y / max(|e^m z.q|, floor)`, of y with z.q as the last column."""
+    # Numerator and denominator are divided by max(e^m, floor), so that no
+    # exponent is above 0.
+    m = m - math.log(floor)
     scale = jnp.exp(jnp.minimum(m, 0))
-    y = y * scale[:, None]
+    y = y * scale
     lowest = jnp.exp(-jnp.maximum(m, 0))
     # Well above the smallest normal number, so that a gradient divided by it is
     # finite.
     lowest = jnp.maximum(lowest, 64 * jnp.finfo(y.dtype).tiny)
-    norm = jnp.maximum(jnp.abs(y[:, -1]), lowest)
+    norm = jnp.maximum(jnp.abs(y[:, -1:]), lowest)
     if epsilon:
       norm = norm + epsilon * scale
-    return divide(y[:, :-1], norm[:, None])
+    return divide(y[:, :-1], norm)
 
-  neutral = Tokens(0, 0, 0, EMPTY, 0)
-  return Family(summarize, compose, advance, read, neutral=neutral, zero=_zero)
-
-
-def _with_one(v):
-  """Appends a column of ones to v, which makes the normaliser."""
-  return jnp.concatenate([v, jnp.ones_like(v, shape=(v.shape[0], 1))], axis=1)
+  return Family(
+    summarize,
+    compose,
+    advance,
+    read,
+    neutral=Tokens(0, 0, 0, EMPTY, 0),
+    kernel=normalized_kernel(finish, _CUT),
+    zero=_zero,
+  )
 
 
 OP = Op(

@@ -18,15 +18,28 @@ from jaxmodels.testing import check_op, relative_error, tolerance
 from jaxmodels.testing.examples import OPS
 from tests.ops.test_matrix import GIVEN
 
-MATRICES = (ops.linear_attention, ops.delta_rule, ops.dplr_recurrence)
+WITH_KERNELS = (
+  ops.linear_attention,
+  ops.normalized_linear_attention,
+  ops.delta_rule,
+  ops.dplr_recurrence,
+  ops.selective_scan,
+)
+WITHOUT = ("normalized_linear_attention_bonus",)
 NAMES = [
   name
   for name, record in OPS.items()
-  if record.op in (*MATRICES, ops.selective_scan)
+  if record.op in WITH_KERNELS and name not in WITHOUT
 ]
 each_op = pytest.mark.parametrize("name", NAMES)
 one_of_each = pytest.mark.parametrize(
-  "name", ["linear_attention_key_decay", "delta_rule", "selective_scan"]
+  "name",
+  [
+    "linear_attention_key_decay",
+    "normalized_linear_attention",
+    "delta_rule",
+    "selective_scan",
+  ],
 )
 
 
@@ -41,9 +54,11 @@ def specs_of(name, arguments):
 
 def check(name, **options):
   record = OPS[name]
+  functions = record.op, record.definition
+  if record.options:  # Else as they are: `check_op` knows a definition again.
+    functions = (functools.partial(f, **record.options) for f in functions)
   check_op(
-    record.op,
-    record.definition,
+    *functions,
     record.draw_length,
     forms=("pallas",),
     whole=record.whole,
@@ -96,7 +111,8 @@ def equal(results, expected):
 
 def drawn(name, length=20, dtype=jnp.float32):
   arguments = OPS[name].arguments(length)
-  return OPS[name].op, {n: x.astype(dtype) for n, x in arguments.items()}
+  op = functools.partial(OPS[name].op, **OPS[name].options)
+  return op, jax.tree.map(lambda x: x.astype(dtype), arguments)
 
 
 @pytest.mark.slow
@@ -106,7 +122,9 @@ def test_vmap_remat_and_more_batch_axes(name):
   run = functools.partial(op, chunk_size=8)
   axes = {n: None if n in OPS[name].whole else 0 for n in arguments}
   stacked = {
-    n: x if axes[n] is None else np.stack([x, 0.5 * x])
+    n: x
+    if axes[n] is None
+    else jax.tree.map(lambda x: np.stack([x, 0.5 * x]), x)
     for n, x in arguments.items()
   }
 
@@ -313,7 +331,7 @@ def compiled(name, slice_, count):
   On one chip as it is, on several with the sequence over them.
   """
   op, arguments = drawn(name, 64)
-  first = next(iter(arguments.values()))
+  first = next(x for n, x in arguments.items() if n != "initial_state")
   arguments["segment_ids"] = np.zeros(first.shape[:2], np.int32)
   devices = chips.slice_devices(slice_)
   mesh = Mesh(np.array(devices[:count]), ("s",))
@@ -331,12 +349,14 @@ def compiled(name, slice_, count):
 
   def loss(arguments):
     y, state = run(arguments)
-    return jnp.sum(y**2) + jnp.sum(state**2)
+    return sum(jnp.sum(x**2) for x in jax.tree.leaves((y, state)))
+
+  def placed(x, spec):
+    where = NamedSharding(mesh, spec)
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
 
   shapes = {
-    n: jax.ShapeDtypeStruct(
-      x.shape, x.dtype, sharding=NamedSharding(mesh, specs[n])
-    )
+    n: jax.tree.map(functools.partial(placed, spec=specs[n]), x)
     for n, x in arguments.items()
   }
   gradient = jax.grad(loss, allow_int=True)

@@ -51,13 +51,14 @@ LIMIT = 60 << 20
 _TOO_OLD = ("v2", "v3", "v4")
 
 
-def chunk_kernel(function: Function) -> Callable[..., Any]:
+def chunk_kernel(function: Function, extra: int = 0) -> Callable[..., Any]:
   """Makes the form "pallas" of a family.
 
   Args:
     function: `(chunk, masks, state) -> (y, state)` of one head and one chunk:
       leaves of the chunk are [C], [C, 1] or [C, W], the state is [K, V], and y
-      is [C, V].
+      is [C, V - extra].
+    extra: columns of the state that are not in y.
 
   Returns:
     a `Family.kernel`.
@@ -74,7 +75,7 @@ def chunk_kernel(function: Function) -> Callable[..., Any]:
       changes = changes.astype(state.dtype)[:, :, None]
     alike = all(x.shape[2] == state.shape[1] for x in leaves)
     y, last = over_mesh(
-      functools.partial(_on_one_device, function, tree, size, dtype),
+      functools.partial(_on_one_device, function, extra, tree, size, dtype),
       [*(merge(x, count * size) for x in leaves), changes, state],
       [*(["B L H"] * len(leaves)), "B", "B H"],
       ("B L H", "B H"),
@@ -114,7 +115,7 @@ def fits_chunk_kernel(k: jax.Array, v: jax.Array, *more: Any) -> bool:
 _SIZE = 128  # Tokens per chunk, for the estimate of memory.
 
 
-def _on_one_device(function, tree, size, dtype, *given):
+def _on_one_device(function, extra, tree, size, dtype, *given):
   *tokens, changes, state = given
   batch, heads, *widths = state.shape
   whole = [Leaf((size, *x.shape[3:]), x.shape[2]) for x in tokens]
@@ -127,7 +128,7 @@ def _on_one_device(function, tree, size, dtype, *given):
     )
   parts = heads // block
   leaves = tuple(x._replace(heads=x.heads // parts) for x in whole)
-  y = Leaf((size, widths[1]), block)
+  y = Leaf((size, widths[1] - extra), block)
   packed = changes is not None
   plan = Plan(function, tree, leaves, y, tuple(widths), heads, packed)
 
@@ -197,7 +198,7 @@ def _forward(plan, dtype, tokens, changes, state):
   batch, *per_head = state.shape
   length = tokens[0].shape[2 if plan.leaves[0].flat else 1]
   results = [
-    ("rows", (batch, length, plan.heads, plan.state[1]), dtype),
+    ("rows", (batch, length, plan.heads, plan.y.shape[1]), dtype),
     ("state", state.shape, state.dtype),
   ]
   if plan.stores:
