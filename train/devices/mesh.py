@@ -10,7 +10,7 @@ The mesh has three axes:
 
 import math
 import types
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -71,10 +71,10 @@ def partition(
       time: see `train.devices.parameter_use.layer_axes`.
 
   Returns:
-    "fsdp" along one of the last two axes: the last if it is divisible by the
-    number of "fsdp" devices, or else the one before. Vectors and arrays that
-    are not divisible are replicated. Leading axes, such as the layers of a
-    scan, are never sharded.
+    "fsdp" along one of the last two axes: the larger one that is divisible by
+    the number of "fsdp" devices (the first if both are equal). Vectors and
+    arrays that are not divisible are replicated. Leading axes, such as the
+    layers of a scan, are never sharded.
   """
   lead = max(len(shape) - 2, layers)
   if len(shape) - lead < 2:
@@ -82,9 +82,7 @@ def partition(
   axes = [i for i in range(lead, len(shape)) if not shape[i] % sizes["fsdp"]]
   if not axes:
     return PartitionSpec()
-  # Of a kernel [inputs, outputs]: outputs. If inputs were cut, the compiler would
-  # cut the features of activations, and gather their batch, in place of kernels.
-  cut = axes[-1]
+  cut = max(axes, key=lambda i: shape[i])
   return PartitionSpec(
     *("fsdp" if i == cut else None for i in range(len(shape)))
   )
@@ -209,6 +207,32 @@ def gather_tables(mesh: jax.sharding.Mesh, tree: Any, is_table: Any) -> Any:
     tree,
     is_table,
   )
+
+
+def by_example(mesh: jax.sharding.Mesh, size: int) -> Callable[..., Any]:
+  """Shards what each method of a module returns like the batch.
+
+  Otherwise the compiler may cut the features of activations as the parameters
+  are cut, and gather the batch in place of the parameters.
+
+  Args:
+    mesh: The mesh.
+    size: The number of examples.
+
+  Returns:
+    An interceptor for `flax.linen.intercept_methods`.
+  """
+  place = NamedSharding(mesh, PartitionSpec(EXAMPLES))
+
+  def shard(x: Any) -> Any:
+    if isinstance(x, jax.Array) and x.ndim > 1 and x.shape[0] == size:
+      return jax.lax.with_sharding_constraint(x, place)
+    return x
+
+  def intercept(method: Any, args: Any, kwargs: Any, context: Any) -> Any:
+    return jax.tree.map(shard, method(*args, **kwargs))
+
+  return intercept
 
 
 def cut_model(model: nn.Module) -> nn.Module:

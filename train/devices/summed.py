@@ -4,12 +4,14 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+from flax import linen as nn
 from jax.sharding import PartitionSpec
 
 from train.devices import parameter_use
 from train.devices.mesh import (
   AXES,
   batch_specs,
+  by_example,
   cut_model,
   gather_tables,
   on_mesh,
@@ -116,8 +118,12 @@ class OverMesh:
       dict(batch), on_mesh(self._mesh, specs)
     )
     if not self._axes:
+      size = jax.tree.leaves(batch)[0].shape[0]
       # Kernels that the compiler cannot split read the mesh from here.
-      with jax.sharding.use_abstract_mesh(self._mesh.abstract_mesh):
+      with (
+        jax.sharding.use_abstract_mesh(self._mesh.abstract_mesh),
+        nn.intercept_methods(by_example(self._mesh, size)),
+      ):
         return run(params, variables, batch, *rest)
     whole = PartitionSpec()
     lifted = jax.shard_map(

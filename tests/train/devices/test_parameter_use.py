@@ -65,13 +65,13 @@ def test_a_model_of_any_names_is_sharded_like_ours():
   placed = shardings(mesh, state, learner.layers)
   for tree in (placed.params, placed.opt_state[0].mu):
     assert jax.tree.map(lambda x: x.spec, tree) == {
-      "words": PartitionSpec(None, "fsdp"),
-      "answers": PartitionSpec(None, "fsdp"),
+      "words": PartitionSpec("fsdp", None),
+      "answers": PartitionSpec("fsdp", None),
       "floors": {
         "push": PartitionSpec(),
         "turn": {
           "bias": PartitionSpec(),
-          "kernel": PartitionSpec(None, None, "fsdp"),
+          "kernel": PartitionSpec(None, "fsdp", None),
         },
       },
     }
