@@ -41,8 +41,9 @@ Arguments that ops share:
   - `method`: the form of the computation. All forms give the same results up
     to rounding; `jaxmodels.ops.engine.recurrence` describes them:
     "recurrent", "associative", "chunked", "chunk_parallel", and, for
-    `linear_attention`, `delta_rule`, `householder_product`, `dplr_recurrence`
-    and `selective_scan`, "pallas" (see `jaxmodels.ops.kernels`). "auto", the
+    `linear_attention`, `normalized_linear_attention` without a bonus,
+    `delta_rule`, `householder_product`, `dplr_recurrence` and
+    `selective_scan`, "pallas" (see `jaxmodels.ops.kernels`). "auto", the
     default, is "recurrent" for one token. For more tokens it is a row of the
     table `AUTO` in `jaxmodels.ops.engine.method`, which depends on the
     platform, on the key width, and on whether a gradient is computed. On a

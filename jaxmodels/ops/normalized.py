@@ -36,7 +36,7 @@ from jaxmodels.ops.engine.platform import wide
 from jaxmodels.ops.engine.recurrence import Family, Method, Summary
 from jaxmodels.ops.engine.segments import Masks
 from jaxmodels.ops.kernels import fits_chunk_kernel
-from jaxmodels.ops.normalized_kernel import normalized_kernel, with_one
+from jaxmodels.ops.known_maxima import family_of, known_maxima, with_one
 
 # The m of an empty state and of an input gate of zero. It is finite, so that
 # differences of two m are finite too.
@@ -191,15 +191,18 @@ def _recurrence(
   # no upper bound, so only a forget gate of zero may erase every write.
   log_i = jnp.maximum(log_i, EMPTY)
   tokens = Tokens(q, k, v, log_i, jnp.maximum(log_f, _CUT))
-  Sz = jax.ShapeDtypeStruct((*v.shape[:-1], v.shape[-1] + 1), v.dtype)
-  fits = log_bonus is None and fits_chunk_kernel(k, Sz, q, v, log_f, log_i)
+  # The values of the kernel have one more column.
+  wider = jax.ShapeDtypeStruct((*v.shape[:-1], v.shape[-1] + 1), v.dtype)
+  fits = log_bonus is None and fits_chunk_kernel(k, wider, q, log_f, log_i)
   choice = choose("normalized_linear_attention", k, v, fits)
   if log_bonus is None:
     return Recurrence(_family(floor, epsilon), tokens, choice)
   log_own = log_i + log_bonus.astype(log_i.dtype)[None, None]
   return Recurrence(
     _family(floor, weights_of=_weights_before)._replace(
-      neutral=BonusTokens(0, 0, 0, EMPTY, 0, EMPTY), kernel=None
+      neutral=BonusTokens(0, 0, 0, EMPTY, 0, EMPTY),
+      prepare=None,
+      kernel=None,
     ),
     BonusTokens(*tokens, log_own),
     choice,
@@ -320,13 +323,15 @@ def _family(
       norm = norm + epsilon * scale
     return divide(y[:, :-1], norm)
 
+  known = family_of(finish)
   return Family(
     summarize,
     compose,
     advance,
     read,
     neutral=Tokens(0, 0, 0, EMPTY, 0),
-    kernel=normalized_kernel(finish, _CUT),
+    prepare=functools.partial(known_maxima, known, _CUT),
+    kernel=known.kernel,
     zero=_zero,
   )
 

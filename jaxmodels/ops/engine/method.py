@@ -150,9 +150,11 @@ AUTO = {
   # 47 / 88 / 393, 496 / 468 / 688; 27.0 / 82.4 and 82 / 4,040 MiB, kernel 10.0
   # and 33.
   "dplr_recurrence, decay per key": _DELTA_PER_KEY,
-  # 45 / 28 / 40, 913 / 119 / 127; 8.8 / 7.9 and 1 / 375 MiB.
+  # 45 / 28 / 40, 913 / 119 / 127; 8.3 / 7.1 and 1 / 306 MiB, kernel 3.7 and 83.
   "normalized_linear_attention": Row(
-    cached=2 * CPU_CACHE_ELEMENTS, chunk=Chunk(narrow=64)
+    cached=2 * CPU_CACHE_ELEMENTS,
+    kernel=True,
+    chunk=_HEAD._replace(narrow=64),
   ),
   # With a decay per head and 3 levels, in CPU time because the machine was
   # busy: 183 / 52 / 129, 4,765 / 244 / 367, in chunks of 64. Gradients in

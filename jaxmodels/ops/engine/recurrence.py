@@ -101,9 +101,7 @@ class Factored(NamedTuple):
 
 
 _ABSENT: Any = None  # A family has all of the four functions, or none.
-
-
-_CHEAPER = ("read_and_advance", "step", "tangent", "factored", "kernel")
+_CHEAPER = "read_and_advance step tangent factored prepare kernel".split()
 
 
 class _Functions(NamedTuple):
@@ -120,6 +118,7 @@ class _Functions(NamedTuple):
   tangent: Callable[[Tree, Tree, Tree], Tree] | None = None
   neutral: Tree = 0
   factored: Factored | None = None
+  prepare: Callable[..., Any] | None = None
   kernel: Kernel | None = None
   linear: bool = False
   zero: Callable[[Tree], Tree] | None = None
@@ -154,7 +153,11 @@ class Family(_Functions):
       leaves. None if there is no such token: the last chunk is then shorter.
     factored: optional, `summarize` and `read` with their common part in a
       function of its own.
-    kernel: optional, the form "pallas".
+    prepare: optional, `(chunks, masks, state) -> (family, chunks, state,
+      restore)`, where all chunks [n, B, h, C, ...] are at hand: a family whose
+      states walk at a lower cost, its chunks and its state. `restore` maps the
+      last state back. y is the same.
+    kernel: optional, the form "pallas"; with `prepare`, that of its family.
     linear: whether `advance` is `transition . state + update` and linear in the
       state and the update together. Then the gradient of a walk through the
       chunks is cheaper.
@@ -172,10 +175,11 @@ class Family(_Functions):
   def _replace(self, /, **changes: Any) -> "Family":
     """Another family, with some functions replaced.
 
-    `read_and_advance`, `step`, `tangent`, `factored` and `kernel` are cheaper
-    ways to compute the recurrence that `summarize`, `advance` and `read`
-    define. If one of these three is replaced, the cheaper ways are dropped
-    unless they are replaced too, because they would compute the old recurrence.
+    `read_and_advance`, `step`, `tangent`, `factored`, `prepare` and `kernel`
+    are cheaper ways to compute the recurrence that `summarize`, `advance` and
+    `read` define. If one of these three is replaced, the cheaper ways are
+    dropped unless they are replaced too, because they would compute the old
+    recurrence.
     """
     if {"summarize", "advance", "read"} & changes.keys():
       changes = dict.fromkeys(_CHEAPER) | changes
@@ -313,6 +317,11 @@ def _chunked(family, size, dtype, inputs, state):
 def _chunk_parallel(family, size, method, dtype, inputs, state):
   """Runs all chunks at once, in the family's kernel or around a walk."""
   masks = masks_from(inputs.ids, size)
+  if family.prepare is not None and method != "associative":
+    own, chunks, state, restore = family.prepare(inputs.chunks, masks, state)
+    inputs = inputs._replace(chunks=chunks)
+    y, last = _chunk_parallel(own, size, method, dtype, inputs, state)
+    return y, restore(last)
   if method == "pallas":
     return family.kernel(inputs.chunks, masks, state, dtype)
   heads = jax.tree.leaves(state)[0].shape[1]

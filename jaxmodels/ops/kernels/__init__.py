@@ -2,9 +2,9 @@
 
 For a TPU there is one kernel for the value and one for the gradient. `chunked`
 makes those of a recurrence whose state is a matrix, from its function of one
-chunk: of linear attention, the delta rule and DPLR. `selective` has those of
-the selective scan. `gpu_walk` is for NVIDIA GPUs, and says itself how it is
-checked. Of the kernels for a TPU:
+chunk: of linear attention, the normalised one, the delta rule and DPLR.
+`selective` has those of the selective scan. `gpu_walk` is for NVIDIA GPUs, and
+says itself how it is checked. Of the kernels for a TPU:
 
 - On CPU the kernels are interpreted, which is slow and only for checking.
   Inside `shard_map` the interpreter needs `check_vma=False`; a TPU does not.

@@ -87,7 +87,7 @@ def chunk_kernel(function: Function, extra: int = 0) -> Callable[..., Any]:
   return run
 
 
-def fits_chunk_kernel(k: jax.Array, v: jax.Array, *more: Any) -> bool:
+def fits_chunk_kernel(k: Any, v: Any, *more: Any) -> bool:
   """Whether "auto" may take the kernel on the target platform.
 
   It needs a TPU of the fifth generation or later, float32 states, sizes known
@@ -95,7 +95,7 @@ def fits_chunk_kernel(k: jax.Array, v: jax.Array, *more: Any) -> bool:
   the context.
 
   Args:
-    k: [B, L, h, K].
+    k: [B, L, h, K], or its shape and dtype, as all of these.
     v: [B, L, H, V].
     *more: the other tokens, [B, L, h, W], [B, L, H] or None.
   """
