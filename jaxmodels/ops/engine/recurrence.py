@@ -101,7 +101,8 @@ class Factored(NamedTuple):
 
 
 _ABSENT: Any = None  # A family has all of the four functions, or none.
-_CHEAPER = "read_and_advance step tangent factored prepare kernel".split()
+_CHEAPER = ["read_and_advance", "step", "tangent"]
+_CHEAPER += ["factored", "prepare", "kernel"]
 
 
 class _Functions(NamedTuple):
