@@ -24,11 +24,13 @@ from jaxmodels.ops.delta_rule import walk as walk_erased
 from jaxmodels.ops.engine.cells import scan_tokens
 from jaxmodels.ops.engine.chunks import zero_matrix
 from jaxmodels.ops.engine.decay import (
+  before_own,
   boundary_decay,
   decays,
   pair_decay,
   per_channel,
   scores,
+  strict,
   strict_entry,
   strict_scores,
 )
@@ -133,45 +135,56 @@ class Factors(NamedTuple):
     erased: `S' = diag(through) S + a^T u` with `u = from_v - from_k S`, where a
       is in the place of the delta rule's k.
     written: [K, V], what the chunk's own keys write.
+    met: the scores, which outputs need too.
   """
 
   erased: ErasedFactors
   written: jax.Array
+  met: "_Scores"
 
 
-def _system(chunk, decay, between, masks):
-  """`b_k`, `b_a` [C, C] and b [C, K], without the decay of their own token.
+class _Scores(NamedTuple):
+  """Scores [C, C] of b, strict, and of q with the keys k and a."""
 
-  The system is `(I - b_a) u = b_k v + b S`.
-  """
-  return (
-    *_with_both(strict_scores, chunk.b, chunk, between, masks),
-    chunk.b * strict_entry(decay, masks),
+  b_k: jax.Array
+  b_a: jax.Array
+  q_k: jax.Array
+  q_a: jax.Array
+
+
+def _scores(chunk, masks):
+  """All four scores: for a GPU, one launch per product."""
+  between = pair_decay(chunk.log_decay)
+  if platform() != "gpu":
+    return _Scores(
+      strict_scores(chunk.b, chunk.k, between, masks),
+      strict_scores(chunk.b, chunk.a, between, masks),
+      scores(chunk.q, chunk.k, between, masks),
+      scores(chunk.q, chunk.a, between, masks),
+    )
+  keys = jnp.stack([chunk.k, chunk.a])
+
+  def of(query):
+    return jax.vmap(lambda key: scores(query, key, between, masks))(keys)
+
+  (b_k, b_a), (q_k, q_a) = jax.vmap(of)(
+    jnp.stack([before_own(chunk.b), chunk.q])
   )
-
-
-def _with_both(function, query, chunk, between, masks):
-  """Scores of k and of a, for a GPU in one launch per product."""
-
-  def of(keys):
-    return function(query, keys, between, masks)
-
-  if platform() == "gpu":
-    return jax.vmap(of)(jnp.stack([chunk.k, chunk.a]))
-  return of(chunk.k), of(chunk.a)
+  return _Scores(strict(b_k, masks), strict(b_a, masks), q_k, q_a)
 
 
 def factor(chunk, masks):
-  """`u` is affine in the state, `u = from_v - from_k S`."""
+  """`u` is affine in the state: `(I - b_a) u = b_k v + b S`."""
   decay = boundary_decay(chunk.log_decay, chunk.k, masks)
-  between = pair_decay(chunk.log_decay)
-  b_k, b_a, entering = _system(chunk, decay, between, masks)
-  met = jnp.concatenate([b_k @ chunk.v, -entering], axis=1)
-  solved = solve_unit_lower(-b_a, met)
+  met = _scores(chunk, masks)
+  entering = chunk.b * strict_entry(decay, masks)
+  known = jnp.concatenate([met.b_k @ chunk.v, -entering], axis=1)
+  solved = solve_unit_lower(-met.b_a, known)
   from_v, from_k = jnp.split(solved, [chunk.v.shape[1]], axis=1)
   return Factors(
     ErasedFactors(decay.through, from_v, from_k, chunk.a * decay.exit),
     (chunk.k * decay.exit).T @ chunk.v,
+    met,
   )
 
 
@@ -187,13 +200,14 @@ def summarize(chunk, masks):
 
 
 def enter(factors, state):
-  """The state before the chunk, and the `u` [C, V] that it leads to."""
-  return enter_erased(factors.erased, state)
+  """The state before the chunk, the `u` [C, V] that it leads to, and scores."""
+  return enter_erased(factors.erased, state), factors.met
 
 
 def walk(factors, state):
   """The walk of the delta rule, with what the chunk's own keys write."""
-  return walk_erased(factors.erased, state, factors.written)
+  walked = walk_erased(factors.erased, state, factors.written)
+  return walked and ((walked[0], factors.met), walked[1])
 
 
 def read(chunk, masks, state):
@@ -204,25 +218,24 @@ def read(chunk, masks, state):
 def read_and_advance(chunk, masks, state):
   """Solves for the `u` of this state, without the transition."""
   decay = boundary_decay(chunk.log_decay, chunk.k, masks)
-  between = pair_decay(chunk.log_decay)
-  b_k, b_a, entering = _system(chunk, decay, between, masks)
-  u = solve_unit_lower(-b_a, b_k @ chunk.v + entering @ state)
-  y = _outputs(chunk, masks, decay, between, state, u)
+  met = _scores(chunk, masks)
+  entering = chunk.b * strict_entry(decay, masks)
+  u = solve_unit_lower(-met.b_a, met.b_k @ chunk.v + entering @ state)
+  y = _outputs(chunk, decay, met, state, u)
   return y, _leaving(chunk, decay, state, u)
 
 
-def read_entered(chunk, masks, state_and_u):
-  """As `read`, given the `u` [C, V] of the chunk too."""
+def read_entered(chunk, masks, entering):
+  """As `read`, given the `u` [C, V] of the chunk and its scores too."""
   decay = boundary_decay(chunk.log_decay, chunk.k, masks)
-  between = pair_decay(chunk.log_decay)
-  return _outputs(chunk, masks, decay, between, *state_and_u)
+  (state, u), met = entering
+  return _outputs(chunk, decay, met, state, u)
 
 
-def _outputs(chunk, masks, decay, between, state, u):
+def _outputs(chunk, decay, met, state, u):
   """The queries read what the chunk wrote, and the state before it."""
-  q_k, q_a = _with_both(scores, chunk.q, chunk, between, masks)
-  y = q_k @ chunk.v
-  y += q_a @ u
+  y = met.q_k @ chunk.v
+  y += met.q_a @ u
   return y + (chunk.q * decay.entry) @ state
 
 

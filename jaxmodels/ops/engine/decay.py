@@ -185,9 +185,18 @@ def strict_scores(
   Returns:
     [C, C], 0 where j >= i or token j is not joined to token i.
   """
-  # Token i reads here what token i - 1 would read with the query of token i.
-  met = scores(jnp.roll(q, -1, axis=0), k, decay, masks)
-  earlier = np.tri(q.shape[0], k=-1, dtype=bool) & masks.pair
+  return strict(scores(before_own(q), k, decay, masks), masks)
+
+
+def before_own(q: jax.Array) -> jax.Array:
+  """Queries [C, K] whose `scores` become strict by `strict`."""
+  # Token i reads what token i - 1 would read with the query of token i.
+  return jnp.roll(q, -1, axis=0)
+
+
+def strict(met: jax.Array, masks: Masks) -> jax.Array:
+  """The strict scores [C, C] of q, from the scores of `before_own(q)`."""
+  earlier = np.tri(met.shape[0], k=-1, dtype=bool) & masks.pair
   return jnp.where(earlier, jnp.roll(met, 1, axis=0), 0)
 
 
