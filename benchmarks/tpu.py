@@ -91,7 +91,7 @@ class Compiler:
   writing those of a whole program takes minutes.
   """
 
-  def __init__(self, limit: float | None = None):
+  def __init__(self, limit: float = 600):
     """Makes the processes when they are needed.
 
     Args:

@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import pytest
 
 from benchmarks import bundles, tpu, tpu_mixers
@@ -72,7 +73,7 @@ def test_without_libtpu_the_command_says_what_to_install(monkeypatch, capsys):
 )
 def test_the_gradient_of_a_mixer_has_its_sizes(mixer, params):
   _, (shapes, x, _) = tpu_mixers.gradient(mixer, 2, 16, 64, 8)
-  sizes = [leaf.size for leaf in tpu.jax.tree.leaves(shapes)]
+  sizes = [leaf.size for leaf in jax.tree.leaves(shapes)]
   assert x.shape == (2, 16, 64) and x.dtype == "bfloat16"
   assert params <= sum(sizes) < 1.5 * params
 
@@ -93,7 +94,7 @@ def test_a_program_and_its_kernels_are_compiled():
     )
   assert one.kernels == two.kernels == 2 and not one.failed
   assert 1.9 * one.kernel_cycles < two.kernel_cycles < 2 * one.kernel_cycles
-  assert not plain.kernels and plain.cycles > 0 and plain.temp_bytes > 0
+  assert not plain.kernels and plain.cycles > 0
   with tpu.Compiler(limit=0.1) as compiler:
     slow = compiler.cost("v5e:2x2", *op, Sizes(1, 256, 8, 128), "bfloat16")
   assert slow.failed == "compiles for more than 0 s"
