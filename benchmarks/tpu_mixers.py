@@ -189,8 +189,8 @@ def page(rows: Sequence[Row], options: Any, words: str) -> str:
     "estimates, and for kernels the bundles of instructions that it "
     "scheduled; all branches of a condition count, and waits for memory do "
     'not. A row without kernels has the forms that "auto" takes where no '
-    "kernel fits. Sorted by cycles with kernels. No chip has run these "
-    "programs.",
+    "kernel fits. Empty cells were not compiled. Sorted by cycles with "
+    "kernels. No chip has run these programs.",
     "",
     _join(cells),
     _join(["---"] * 2 + ["---:"] * (len(cells) - 2)),
