@@ -4,29 +4,20 @@
 
 compiles the gradient of each op by each form for chips that are not there, and
 writes temporary memory and expected cycles: those that the compiler estimates,
-and for kernels the bundles that it scheduled. The chips come one after another,
-each in a process of its own.
+and for kernels the bundles that it scheduled.
 """
 
 import argparse
 import itertools
-import multiprocessing
-import os
 import shlex
-import shutil
 import sys
-import tempfile
 from collections.abc import Sequence
-from concurrent import futures
 from typing import Any
 
 import jax
 
 from benchmarks import programs, tpu
 from benchmarks.cases import CASES, Sizes
-from jaxmodels.analysis import bundles
-from jaxmodels.analysis.cycles import expected_cycles
-from jaxmodels.ops.engine.platform import trace_for
 
 OPS = {
   "linear_attention_no_decay": ("chunk_parallel",),
@@ -62,13 +53,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
   """Runs the command."""
   options = parser().parse_args(arguments)
   found: dict[tuple[Any, ...], str] = {}
-  for name in options.slices:
-    for kernels in (False, True):
-      # libtpu reads its flags once per process. With them, all other programs
-      # would compile for minutes.
-      context = multiprocessing.get_context("spawn")
-      with futures.ProcessPoolExecutor(1, context) as pool:
-        found |= pool.submit(_of_slice, name, options, kernels).result()
+  with tpu.Compiler() as compiler:
+    for key in itertools.product(options.slices, options.ops, options.batches):
+      for method in (*OPS[key[1]], "pallas"):
+        found[*key, method] = _line(compiler, options, *key, method)
   words = shlex.join(sys.argv[1:] if arguments is None else arguments)
   lines = (found[key] for key in sorted(found, key=_order(options)))
   text = "\n".join([*_head(options, words), *lines]) + "\n"
@@ -84,7 +72,7 @@ def _order(options):
   """By op, chip and rows, in the order of the flags, kernels last."""
 
   def key(one):
-    op, name, batch, method = one
+    name, op, batch, method = one
     places = options.ops.index(op), options.slices.index(name)
     return *places, options.batches.index(batch), method == "pallas", method
 
@@ -110,45 +98,29 @@ def _head(options: argparse.Namespace, words: str) -> list[str]:
   ]
 
 
-def _of_slice(name, options, kernels):
-  """The lines of one chip, by op, chip, rows and method."""
-  folder = tempfile.mkdtemp()
-  if kernels:
-    os.environ["LIBTPU_INIT_ARGS"] = bundles.flags(folder)
-  lines = {}
-  for op, batch in itertools.product(options.ops, options.batches):
-    sizes = Sizes(batch, options.length, options.heads, options.width)
-    for method in ("pallas",) if kernels else OPS[op]:
-      shutil.rmtree(folder, ignore_errors=True)
-      mib, cycles = _cost(op, method, sizes, options.dtype, name, folder)
-      line = (
-        f"| {op} | {name.split(':')[0]} | {batch} | {method} | {mib:,.1f} | "
-        f"{cycles / 1e6:,.2f} |"
-      )
-      print(line, file=sys.stderr, flush=True)
-      lines[op, name, batch, method] = line
-  shutil.rmtree(folder, ignore_errors=True)
-  return lines
+def _line(compiler, options, name, op, batch, method):
+  """The row of a gradient."""
+  sizes = Sizes(batch, options.length, options.heads, options.width)
+  cost = compiler.cost(name, gradient, op, method, sizes, options.dtype)
+  cells = "fails", cost.failed
+  if not cost.failed:
+    cycles = cost.cycles + cost.kernel_cycles
+    cells = f"{cost.temp_bytes / 2**20:,.1f}", f"{cycles / 1e6:,.2f}"
+  row = op, name.split(":")[0], str(batch), method, *cells
+  line = f"| {' | '.join(row)} |"
+  print(line, file=sys.stderr, flush=True)
+  return line
 
 
-def _cost(op, method, sizes, dtype, name, folder):
-  """Temporary memory in MiB, and cycles, of a gradient."""
+def gradient(op: str, method: str, sizes: Sizes, dtype: str) -> Any:
+  """The gradient of an op, and the shapes of its arguments."""
   case = CASES[op]
 
   def call(**inputs):
     options = {"chunk_size": _CHUNK} if method == "pallas" else {}
     return case.op(**inputs, method=method, **options)
 
-  with trace_for("tpu"):
-    function, arguments = programs.directions(call, case.shapes(sizes, dtype))[
-      "gradient"
-    ]
-    lowered = programs.lower(function, *tpu.place(arguments, tpu.chip(name)))
-    built = programs.build(lowered)
-  rounds = sizes.batch * sizes.length // _CHUNK, sizes.heads
-  cycles = expected_cycles(built.text)
-  cycles += bundles.kernel_cycles(folder, "chunk_", rounds)
-  return built.temp_bytes / 2**20, cycles
+  return programs.directions(call, case.shapes(sizes, dtype))["gradient"]
 
 
 if __name__ == "__main__":

@@ -7,13 +7,11 @@ the cycles that the TPU's compiler estimates; no TPU is needed. With
 """
 
 import argparse
-import contextlib
 import dataclasses
 import json
 import shlex
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +21,6 @@ from benchmarks.cases import CASES, Case, Sizes
 from jaxmodels.analysis import chips, flops
 from jaxmodels.analysis.cycles import expected_cycles
 from jaxmodels.analysis.launches import launches
-from jaxmodels.ops.engine.platform import trace_for
 
 _DTYPES = ("float32", "bfloat16")
 _DIRECTIONS = ("forward", "gradient")
@@ -103,7 +100,7 @@ def row(
     return programs.directions(op, shapes)[direction]
 
   try:
-    with _traced_for(_counted_for(platforms)):
+    with tpu.traced_for(_CHIPS.get(_counted_for(platforms))):
       function, arguments = program(lengths[-1])
       counted = flops.count(function, *arguments)
   except ValueError as error:  # An op raises it if a method cannot run.
@@ -116,8 +113,9 @@ def row(
       # A CPU interprets kernels: its memory is no indication. None is for GPUs.
       continue
     try:
-      with _traced_for(platform):
-        built = [_build(*program(n), platform) for n in lengths]
+      where = _CHIPS.get(platform)
+      with tpu.traced_for(where):
+        built = [tpu.build(where, *program(n)) for n in lengths]
     except jax.errors.JaxRuntimeError as error:
       made.memory[platform] = Memory(failed=str(error).splitlines()[0])
       continue
@@ -136,20 +134,6 @@ def row(
 def _counted_for(platforms: Sequence[str]) -> str:
   """The platform by whose chunks flops are counted: the only one, or a CPU."""
   return platforms[0] if len(platforms) == 1 else "cpu"
-
-
-def _traced_for(platform: str) -> contextlib.AbstractContextManager[None]:
-  """Traces for the chip that programs of a platform are compiled for."""
-  if platform in _CHIPS:
-    return tpu.traced_for(_CHIPS[platform])
-  return trace_for(platform)
-
-
-def _build(function: Any, arguments: Any, platform: str) -> programs.Program:
-  """Compiles for a platform."""
-  if platform in _CHIPS:
-    arguments = tpu.place(arguments, tpu.chip(_CHIPS[platform]))
-  return programs.build(programs.lower(function, *arguments))
 
 
 # The page.

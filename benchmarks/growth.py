@@ -70,7 +70,12 @@ class Compilation:
 
 
 def gradient(
-  mixer: str, length: int, width: int
+  mixer: str,
+  length: int,
+  width: int,
+  batch: int = 1,
+  dtype: Any = jnp.float32,
+  **options: Any,
 ) -> tuple[Callable[..., Any], tuple[Any, ...]]:
   """The gradient of a mixer by its parameters and x, and its arguments' shapes.
 
@@ -78,17 +83,21 @@ def gradient(
     mixer: a name in `jaxmodels.mixers.MIXERS`.
     length: L.
     width: D.
+    batch: B.
+    dtype: of x and of the computation; parameters are float32.
+    **options: other fields of the mixer.
   """
   make = MIXERS[mixer]
-  layer: Any = make(width=width, **_cache(make, mixer, length))
-  x = jax.ShapeDtypeStruct((1, length, width), jnp.float32)
+  cache = _cache(make, mixer, length)
+  layer: Any = make(width=width, dtype=dtype, **(cache | options))
+  x = jax.ShapeDtypeStruct((batch, length, width), dtype)
   variables = jax.eval_shape(layer.init, jax.random.key(0), x)
   fixed, params = dict(variables), variables["params"]
   del fixed["params"]
 
   def loss(params: Any, x: jax.Array, fixed: Any) -> jax.Array:
     y, _ = layer.apply({"params": params, **fixed}, x)
-    return jnp.sum(jnp.sin(y))
+    return jnp.sum(jnp.sin(y.astype(jnp.float32)))
 
   return jax.grad(loss, (0, 1)), (params, x, fixed)
 

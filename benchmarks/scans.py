@@ -45,8 +45,10 @@ def _read(q: jax.Array, S: jax.Array) -> jax.Array:
   return jnp.einsum("bhk,bhkv->bhv", q, S)
 
 
-def linear_attention(q, k, v, log_decay=None, bonus=None):
+def linear_attention(q, k, v, log_decay=None, bonus=None, value_log_decay=None):
   """`S_t = decay_t S_{t-1} + k_t v_t^T`; with a bonus, q reads `S_{t-1}`."""
+  if value_log_decay is not None:
+    return _decayed_by_value(q, k, v, value_log_decay)
 
   def step(S, g, q, k, v):
     write = k[..., :, None] * v[..., None, :]
@@ -57,6 +59,16 @@ def linear_attention(q, k, v, log_decay=None, bonus=None):
     return S, _read(q, before + own)
 
   return _scan(step, _matrix(k, v), _per_key(log_decay, k), q, k, v)
+
+
+def _decayed_by_value(q, k, v, log_decay):
+  """`S_t = S_{t-1} diag(decay_t) + k_t v_t^T`, read by q."""
+
+  def step(S, g, q, k, v):
+    S = jnp.exp(g)[..., None, :] * S + k[..., :, None] * v[..., None, :]
+    return S, _read(q, S)
+
+  return _scan(step, _matrix(k, v), log_decay, q, k, v)
 
 
 def delta_rule(q, k, v, beta, log_decay=None, write_gate=None):

@@ -1,6 +1,7 @@
 """Gated slot attention: a softmax over a fixed number of slots."""
 
-from typing import Any, NamedTuple
+import functools
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -14,7 +15,7 @@ from jaxmodels.layers.common import (
 )
 from jaxmodels.layers.gates import sigmoid_decay
 from jaxmodels.mixers.mixer import Mixer
-from jaxmodels.ops import linear_attention, selective_scan
+from jaxmodels.ops import linear_attention
 from jaxmodels.ops.engine.exporting import serializable
 
 __all__ = ["GatedSlotAttention", "GatedSlotState"]
@@ -45,8 +46,7 @@ class GatedSlotAttention(Mixer):
   scores. As in the authors' code, queries have no scale, and the norm is over
   all heads. Departure: LeCun initialisation.
 
-  The other fields are those of `Mixer`; `method` and `chunk_size` are for the
-  second recurrence.
+  The other fields are those of `Mixer`.
 
   Attributes:
     heads: H.
@@ -100,24 +100,14 @@ class GatedSlotAttention(Mixer):
   ) -> tuple[jax.Array, jax.Array]:
     """K_t q_t [B, L, H, M], and the keys of the slots.
 
-    Each slot has a decay, and q multiplies the channels of its key. The op
-    `linear_attention` has decays for the channels that q multiplies, so this is
-    a selective scan instead, with the step -log(a) and the rate -1. The
-    channels of the scan are the slots.
+    The slots are the values of this recurrence, each with its decay.
     """
-    step = -decay
-    # (1 - a) / step, which the scan multiplies by the step again.
-    tiny = step < 1e-6
-    gate = jnp.where(tiny, 1, -jnp.expm1(decay) / jnp.where(tiny, 1, step))
-    gate, step, q, k = (
-      jnp.moveaxis(u.astype(self.wide), 1, 2) for u in (gate, step, q, k)
+    scores, last = self.run(
+      functools.partial(linear_attention, value_log_decay=decay),
+      q,
+      k,
+      -jnp.expm1(decay),
+      state=None if state is None else state.mT,
+      segment_ids=segment_ids,
     )
-    if segment_ids is not None:
-      segment_ids = jnp.broadcast_to(segment_ids[:, None], gate.shape[:3])
-    rate = jnp.full((gate.shape[-1], k.shape[-1]), -1, self.wide)
-    run: Any = selective_scan
-    scores, last = run(
-      gate, step, rate, k, q, None, state,
-      segment_ids=segment_ids, reverse=self.reverse, axis_name=self.axis_name,
-    )  # fmt: skip
-    return jnp.moveaxis(scores, 2, 1), last
+    return scores, last.mT

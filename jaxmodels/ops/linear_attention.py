@@ -2,9 +2,11 @@
 
 Without decay (Katharopoulos et al. 2020, arXiv:2006.16236), with one decay
 per head (RetNet, Sun et al. 2023, arXiv:2307.08621; Mamba-2, Dao & Gu 2024,
-arXiv:2405.21060) or one per key channel (GLA, Yang et al. 2023,
-arXiv:2312.06635). With a bonus, y reads the state before the token plus the
-bonus times the token's own write (RWKV-6, Peng et al. 2024, arXiv:2404.05892).
+arXiv:2405.21060), one per key channel (GLA, Yang et al. 2023,
+arXiv:2312.06635) or one per value channel (the keys of slots, Zhang et al.
+2024, arXiv:2409.07146). With a bonus, y reads the state before the token plus
+the bonus times the token's own write (RWKV-6, Peng et al. 2024,
+arXiv:2404.05892).
 """
 
 from typing import Any, NamedTuple
@@ -18,6 +20,7 @@ from jaxmodels.ops.engine.chunks import repeat_heads, zero_matrix
 from jaxmodels.ops.engine.decay import (
   boundary_decay,
   decayed_scores,
+  decayed_values,
   decays,
   pair_decay,
   per_channel,
@@ -44,6 +47,15 @@ class Tokens(NamedTuple):
   k: jax.Array
   v: jax.Array
   log_decay: jax.Array | None
+
+
+class ValueTokens(NamedTuple):
+  """As `Tokens`, but log_decay [C, V]."""
+
+  q: jax.Array
+  k: jax.Array
+  v: jax.Array
+  log_decay: jax.Array
 
 
 class BonusTokens(NamedTuple):
@@ -75,13 +87,14 @@ def linear_attention(
   *,
   bonus: jax.Array | None = None,
   decay_sign: jax.Array | None = None,
+  value_log_decay: jax.Array | None = None,
   segment_ids: jax.Array | None = None,
   reverse: bool = False,
   method: Method = "auto",
   chunk_size: int | None = None,
   axis_name: str | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-  """Linear attention with no decay, one per head, or one per key channel.
+  """Linear attention with no decay, or one per head, key or value channel.
 
       S_t = diag(exp(log_decay_t)) S_{t-1} + k_t v_t^T
       y_t = S_t^T q_t
@@ -101,9 +114,14 @@ def linear_attention(
   product of the signs so far in their chunk, so that the decays stay positive
   and their logarithms are still added up.
 
+  With `value_log_decay` each value channel has a decay:
+
+      S_t = S_{t-1} diag(exp(value_log_decay_t)) + k_t v_t^T
+
   Cost: about 2 C (K + V) + 4 K V flops per token and head, chunked forward. A
   decay per head adds 2 C^2, a decay per key channel (4 C + 160) K, or on a TPU
-  6 C K log2(C) in matrix products. A bonus adds 3 K + 2 V, and signs 2 K.
+  6 C K log2(C) in matrix products, and one per value channel the same of V. A
+  bonus adds 3 K + 2 V, and signs 2 K.
 
   `segment_ids`, shared heads and the other options: see `jaxmodels.ops`.
 
@@ -116,12 +134,20 @@ def linear_attention(
     bonus: None or [H, K], of any sign.
     decay_sign: None or 1 and -1 in the shape of log_decay; has no gradient. Not
       with a bonus.
+    value_log_decay: None or [..., L, H, V]; at most 0, -inf allowed. Not with
+      log_decay, a bonus or decay_sign.
 
   Returns:
     y [..., L, H, V], and the final state [..., H, K, V].
   """
   if decay_sign is not None:
     _check_sign(decay_sign, log_decay, bonus)
+  alone = log_decay is None and bonus is None
+  checks.require(
+    value_log_decay is None or alone,
+    "linear_attention: value_log_decay is not supported with log_decay, "
+    "decay_sign or a bonus; leave them out",
+  )
   return OP(
     {
       "k": k,
@@ -130,6 +156,7 @@ def linear_attention(
       "log_decay": log_decay,
       "bonus": bonus,
       "decay_sign": decay_sign,
+      "value_log_decay": value_log_decay,
     },
     initial_state,
     segment_ids,
@@ -150,13 +177,19 @@ def _check_sign(sign, log_decay, bonus) -> None:
   )
 
 
-def _recurrence(k, q, v, log_decay, bonus, decay_sign):
+def _recurrence(k, q, v, log_decay, bonus, decay_sign, value_log_decay):
+  # Decays per value take as much as decays per key.
+  per_value = value_log_decay is not None
+  kind = ", decay per key" if per_value else decays(log_decay, k)
   choice = choose(
-    "linear_attention" + decays(log_decay, k),
+    "linear_attention" + kind,
     k,
     v,
-    fits=fits_chunk_kernel(k, v, q, log_decay),
+    fits=fits_chunk_kernel(k, v, q, log_decay, value_log_decay),
   )
+  if value_log_decay is not None:
+    by_value = ValueTokens(q, k, v, value_log_decay)
+    return Recurrence(BY_VALUE, by_value, choice)
   tokens = Tokens(q, k, v, per_channel(log_decay, k))
   if decay_sign is not None:
     decay: Any = tokens.log_decay
@@ -245,6 +278,39 @@ def step_signed(token, masks, state):
   return token.q @ state, state
 
 
+def summarize_by_value(chunk, masks):
+  """The chunk decays the state and adds `sum_j k_j (exit_j v_j)^T`."""
+  decay = boundary_decay(chunk.log_decay, chunk.v, masks)
+  return Summary(decay.through, chunk.k.T @ (chunk.v * decay.exit))
+
+
+def compose_by_value(earlier, later):
+  """As `compose`."""
+  return Summary(
+    later.transition * earlier.transition,
+    advance_by_value(later, earlier.update),
+  )
+
+
+def advance_by_value(summary, state):
+  """`S diag(transition) + update`."""
+  return state * summary.transition[None] + summary.update
+
+
+def read_by_value(chunk, masks, state):
+  """As `read`."""
+  decay = boundary_decay(chunk.log_decay, chunk.v, masks)
+  between = pair_decay(chunk.log_decay)
+  y = decayed_values(chunk.q, chunk.k, chunk.v, between, masks)
+  return y + (chunk.q @ state) * decay.entry
+
+
+def step_by_value(token, masks, state):
+  """One token needs no scores."""
+  state = advance_by_value(summarize_by_value(token, masks), state)
+  return token.q @ state, state
+
+
 def _with_kernel(family):
   return family._replace(kernel=chunk_kernel(read_then_advance(family)))
 
@@ -267,6 +333,15 @@ SIGNED = _with_kernel(
     summarize=summarize_signed, read=read_signed, step=step_signed
   )
 )
+BY_VALUE = _with_kernel(
+  FAMILY._replace(
+    summarize=summarize_by_value,
+    compose=compose_by_value,
+    advance=advance_by_value,
+    read=read_by_value,
+    step=step_by_value,
+  )
+)
 OP = Op(
   "linear_attention",
   _recurrence,
@@ -277,6 +352,7 @@ OP = Op(
     "log_decay": "... L H | ... L H K",
     "bonus": "H K",
     "decay_sign": "... L H | ... L H K",
+    "value_log_decay": "... L H V",
   },
   y="... L H V",
   state="... H K V",

@@ -112,7 +112,7 @@ def test_a_wrong_formula_is_noticed():
 
 @pytest.mark.parametrize("name", FORMULAS)
 def test_every_formula_is_stated(name):
-  op = re.sub("_((no|key)_decay|bonus|gates)$", "", name)
+  op = re.sub("_((no|key|value)_decay|bonus|gates)$", "", name)
   assert "Cost: " in getattr(ops, op).__doc__
 
 

@@ -201,6 +201,8 @@ def check_auto(monkeypatch, op, arguments, too_large):
     assert takes()
     assert not takes(method="chunked")
     assert not takes(**too_large, initial_state=None)
+  with trace_for("tpu", kernels=False):
+    assert not takes()
 
 
 def test_the_rest_of_auto():

@@ -26,7 +26,8 @@ def linear_op(**faults):
   def op(initial_state, *, segment_ids, axis_name=None, **given):
     options = {n: given.pop(n) for n in Options._fields if n in given}
     options = Options(axis_name=axis_name, **options)
-    given = {"bonus": None, "decay_sign": None, **given}
+    others = ("bonus", "decay_sign", "value_log_decay")
+    given = dict.fromkeys(others) | given
     return changed(given, initial_state, segment_ids, options)
 
   return op

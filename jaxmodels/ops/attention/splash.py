@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxmodels.ops.engine.over_mesh import can_split, over_mesh
-from jaxmodels.ops.engine.platform import platform
+from jaxmodels.ops.engine.platform import takes_kernels
 
 __all__ = ["attend_splash", "fits_splash"]
 
@@ -30,7 +30,7 @@ def fits_splash(q: jax.Array, k: jax.Array, v: jax.Array) -> bool:
     v: [..., L, Hkv, V].
   """
   return (
-    platform() == "tpu"
+    takes_kernels()
     and q.dtype == k.dtype == v.dtype == DTYPE
     and all(isinstance(n, int) and n > 0 for n in (*q.shape, *v.shape))
     and q.shape[-3] >= TILES[-1]

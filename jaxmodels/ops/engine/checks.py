@@ -340,10 +340,10 @@ def finite(op: str, **arrays: Any) -> None:
       _all(x, jnp.isfinite, f"{op}: {name} must be finite")
 
 
-def log_decay(op: str, x: Any) -> None:
+def log_decay(op: str, x: Any, name: str = "log_decay") -> None:
   """Checks log decays: at most 0 and not NaN; -inf is a decay of 0."""
   # NaN <= 0 is False.
-  _all(x, lambda x: x <= 0, f"{op}: log_decay must be at most 0")
+  _all(x, lambda x: x <= 0, f"{op}: {name} must be at most 0")
 
 
 def between(op: str, name: str, x: Any, low: float, high: float) -> None:

@@ -114,8 +114,8 @@ class Blocks(NamedTuple):
   within: Ladder
 
 
-# Decays between any two tokens: none, one for all keys [C, C], or one per key
-# channel.
+# Decays between any two tokens: none, one for all channels [C, C], or one per
+# key or value channel.
 PairDecay = None | jax.Array | Ladder | Blocks
 
 
@@ -166,6 +166,29 @@ def decayed_scores(
 ) -> jax.Array:
   """`scores`, for a single call with these decays."""
   return scores(q, k, pair_decay(log_decay), masks)
+
+
+def decayed_values(
+  q: jax.Array, k: jax.Array, v: jax.Array, decay: PairDecay, masks: Masks
+) -> jax.Array:
+  """`sum_j q_i . k_j v_jn exp(sum_{j<t<=i} log_decay_tn)`, for joined j <= i.
+
+  Args:
+    q: [C, K].
+    k: [C, K].
+    v: [C, V].
+    decay: `pair_decay(log_decay)` of log decays [C, V] per value channel.
+    masks: of the chunk.
+
+  Returns:
+    [C, V].
+  """
+  met = jnp.where(masks.pair, q @ k.T, 0)
+  if isinstance(decay, Ladder):
+    return _values_within(met, v, decay)
+  if isinstance(decay, Blocks):
+    return _values_of_blocks(met, v, decay)
+  return (met if decay is None else met * decay) @ v
 
 
 def strict_scores(
@@ -254,6 +277,15 @@ def _scores_within(q, k, decay: Ladder):
   return met + jnp.diag(jnp.sum(q * k, axis=-1))
 
 
+def _values_within(met, v, decay: Ladder):
+  """Sums decayed values [C, V] of one block by their scores [C, C]."""
+  size = v.shape[0]
+  halves, _, _ = _ladder(size)
+  own = jnp.sum(jnp.where(np.eye(size, dtype=bool), met, 0), -1, keepdims=True)
+  met = jnp.where(halves, met[None], 0)
+  return jnp.sum((met @ (v[None] * decay.end)) * decay.start, axis=0) + own * v
+
+
 def _block_decay(log_decay, block: int) -> Blocks:
   """Decays between blocks of `block` tokens, which divides C.
 
@@ -288,6 +320,19 @@ def _scores_of_blocks(q, k, decay: Blocks):
   within = jax.vmap(_scores_within)(q, k, decay.within)
   same = np.eye(count, dtype=bool)[:, None, :, None]
   return jnp.where(same, within[:, :, None], met).reshape(size, size)
+
+
+def _values_of_blocks(met, v, decay: Blocks):
+  """Sums decayed values [C, V] by scores [C, C] that are 0 for j > i."""
+  size, (count, block, _) = v.shape[0], decay.start.shape
+  met = met.reshape(count, block, count, block)
+  same = np.eye(count, dtype=bool)[:, None, :, None]
+  earlier = jnp.where(same, 0, met).reshape(count, block, size)
+  y = (earlier @ (v[None] * decay.end)) * decay.start
+  own = jnp.sum(jnp.where(same, met, 0), axis=2)
+  within = jax.vmap(_values_within)
+  y = y + within(own, v.reshape(count, block, -1), decay.within)
+  return y.reshape(size, -1)
 
 
 def clip(log_decay: jax.Array) -> jax.Array:

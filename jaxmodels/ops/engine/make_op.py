@@ -168,8 +168,8 @@ class Op:
     everything = {**given, "initial_state": state}
     self._check_dtypes(everything, segment_ids)
     for name, x in everything.items():
-      if name == "log_decay":
-        checks.log_decay(self.name, x)
+      if name.endswith("log_decay"):
+        checks.log_decay(self.name, x, name)
       elif name in self.within:
         checks.between(self.name, name, x, *self.within[name])
       else:

@@ -20,10 +20,11 @@
 
 "auto" on a TPU takes "pallas" where a row has `kernel` and the kernel fits
 (`fits_chunk_kernel`, `fits_selective_scan`). It takes a fortieth of the cycles
-of "chunked" for the selective scan, and a quarter to a half for the others
-(`benchmarks/TPU.md`); `engine.over_mesh` splits it over the mesh of the
-context. It has gradients of the first order in reverse mode only; for others
-name "chunked". No chip has run any of these kernels.
+of "chunked" for the selective scan, and a quarter to a half for the others, up
+to three quarters on v5p and v6e (`benchmarks/TPU.md`). `engine.over_mesh`
+splits it over the mesh of the context. It has gradients of the first order in
+reverse mode only; for others name "chunked". No chip has run any of these
+kernels.
 """
 
 import math

@@ -18,6 +18,9 @@ _TRACED_FOR: contextvars.ContextVar[str | None] = contextvars.ContextVar(
 _CAPABILITY: contextvars.ContextVar[int] = contextvars.ContextVar(
   "capability", default=0
 )
+_KERNELS: contextvars.ContextVar[bool] = contextvars.ContextVar(
+  "kernels", default=True
+)
 _IN_KERNEL: contextvars.ContextVar[bool] = contextvars.ContextVar(
   "in_kernel", default=False
 )
@@ -73,6 +76,11 @@ def _capability_here() -> int:
   return int(device.compute_capability.split(".")[0])
 
 
+def takes_kernels() -> bool:
+  """Whether "auto" may take kernels for TPUs: on a TPU, see `trace_for`."""
+  return platform() == "tpu" and _KERNELS.get()
+
+
 def in_kernel() -> bool:
   """Whether this is the body of a Pallas kernel, whose compiler knows less."""
   return _IN_KERNEL.get()
@@ -80,7 +88,10 @@ def in_kernel() -> bool:
 
 @contextlib.contextmanager
 def trace_for(
-  name: str, in_kernel: bool = False, capability: int = 0
+  name: str,
+  in_kernel: bool = False,
+  capability: int = 0,
+  kernels: bool = True,
 ) -> Iterator[None]:
   """Traces for another platform than JAX's default.
 
@@ -92,18 +103,20 @@ def trace_for(
     in_kernel: see the function of this name.
     capability: the compute capability of an NVIDIA GPU, such as 9 of an H100.
       With 0 the program suits any GPU.
+    kernels: whether "auto" may take kernels for TPUs.
   """
-  tokens = (
-    _TRACED_FOR.set(name),
-    _IN_KERNEL.set(in_kernel),
-    _CAPABILITY.set(capability),
-  )
+  values: dict[contextvars.ContextVar[Any], Any] = {
+    _TRACED_FOR: name,
+    _IN_KERNEL: in_kernel,
+    _CAPABILITY: capability,
+    _KERNELS: kernels,
+  }
+  tokens = [(variable, variable.set(x)) for variable, x in values.items()]
   try:
     yield
   finally:
-    _TRACED_FOR.reset(tokens[0])
-    _IN_KERNEL.reset(tokens[1])
-    _CAPABILITY.reset(tokens[2])
+    for variable, token in tokens:
+      variable.reset(token)
 
 
 def wide(*arrays: Any) -> Any:

@@ -30,7 +30,7 @@ from jax.experimental.pallas import tpu as pltpu
 
 from jaxmodels.ops.engine.chunks import Tree, merge
 from jaxmodels.ops.engine.over_mesh import can_split, over_mesh
-from jaxmodels.ops.engine.platform import platform, trace_for, wide
+from jaxmodels.ops.engine.platform import takes_kernels, trace_for, wide
 from jaxmodels.ops.engine.segments import Masks, joined_by_row
 from jaxmodels.ops.kernels.chunk_block import (
   Function,
@@ -100,7 +100,7 @@ def fits_chunk_kernel(k: Any, v: Any, *more: Any) -> bool:
     *more: the other tokens, [B, L, h, W], [B, L, H] or None.
   """
   tokens = [k, v, *(x for x in more if x is not None)]
-  if platform() != "tpu" or wide(*tokens) != jnp.float32 or not can_split():
+  if not (takes_kernels() and wide(*tokens) == jnp.float32 and can_split()):
     return False
   if not all(isinstance(n, int) for x in tokens for n in x.shape):
     return False

@@ -30,7 +30,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from jaxmodels.ops.engine.over_mesh import can_split, over_mesh
-from jaxmodels.ops.engine.platform import platform, wide
+from jaxmodels.ops.engine.platform import takes_kernels, wide
 from jaxmodels.ops.kernels.grid import (
   LANES,
   TILE,
@@ -135,7 +135,7 @@ def fits_selective_scan(tokens: Any, A: jax.Array) -> bool:
   """
   sizes = [n for x in (*tokens, A) for n in x.shape]
   return (
-    platform() == "tpu"
+    takes_kernels()
     and wide(*tokens, A) == jnp.float32
     and all(isinstance(n, int) for n in sizes)
     and can_split()

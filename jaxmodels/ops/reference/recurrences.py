@@ -68,17 +68,19 @@ def step_through(
 
 def linear_attention(
   q, k, v, log_decay=None, initial_state=None, *, bonus=None, decay_sign=None,
-  segment_ids=None, reverse=False,
+  value_log_decay=None, segment_ids=None, reverse=False,
 ):  # fmt: skip
   """`S_t = diag(exp(log_decay_t)) S_{t-1} + k_t v_t^T; y_t = S_t^T q_t`.
 
   With a bonus `y_t = (S_{t-1} + diag(bonus) k_t v_t^T)^T q_t`. With signs the
-  decay is `decay_sign_t exp(log_decay_t)`.
+  decay is `decay_sign_t exp(log_decay_t)`. With decays of values
+  `S_t = S_{t-1} diag(exp(value_log_decay_t)) + k_t v_t^T`.
   """
 
   def step(S, token):
-    q, k, v, log_decay, sign = token
+    q, k, v, log_decay, sign, of_values = token
     write = k[..., :, None] * v[..., None, :]
+    S = S * jnp.exp(of_values)[..., None, :]
     before, S = S, (sign * jnp.exp(log_decay))[..., None] * S + write
     read = S if bonus is None else before + bonus[None, :, :, None] * write
     return S, jnp.einsum("bhk,bhkv->bhv", q, read)
@@ -87,7 +89,8 @@ def linear_attention(
     sign = jnp.ones_like(k)
   else:
     sign = lax.stop_gradient(_per_key(decay_sign, k))
-  tokens = q, k, v, _per_key(log_decay, k), sign
+  of_values = _per_key(value_log_decay, v)
+  tokens = q, k, v, _per_key(log_decay, k), sign, of_values
   state = _matrix_state(initial_state, k, v)
   return step_through(step, state, tokens, segment_ids, reverse)
 

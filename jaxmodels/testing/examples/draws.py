@@ -41,11 +41,14 @@ def log_decay(
 def linear_attention(
   decay: str | None = None, bonus: bool = False, signed: bool = False
 ) -> Draw:
-  """Arguments of linear attention, with a decay per "head" or "key"."""
+  """Arguments of linear attention, a decay per "head", "key" or "value"."""
 
   def draw(rng: np.random.Generator, sizes: Sizes) -> Drawn:
     drawn = qkv(rng, sizes)
-    if decay is not None:
+    if decay == "value":
+      drawn_decay = rng.exponential(size=drawn["v"].shape)
+      drawn["value_log_decay"] = -sizes.decay * drawn_decay
+    elif decay is not None:
       drawn["log_decay"] = log_decay(rng, sizes, per_key=decay == "key")
     if bonus:
       drawn["bonus"] = rng.standard_normal((sizes.heads, sizes.width))

@@ -18,7 +18,7 @@ def linear_attention(decay: str | None) -> Formula:
 
   def flops(sizes: Sizes, C: int) -> float:
     K = V = sizes.width
-    more = {None: 0, "head": 2 * C**2, "key": (4 * C + 160) * K}[decay]
+    more = {None: 0, "head": 2 * C**2}.get(decay, (4 * C + 160) * K)
     return sizes.heads * (2 * C * (K + V) + 4 * K * V + more)
 
   return flops

@@ -53,8 +53,8 @@ _RECORDS = (
     reference.linear_attention,
     draws.linear_attention("head"),
     flops=flops.linear_attention("head"),
-    equation="`S_t = decay_t S_{t-1} + k_t v_t^T`; no decay, one per head, or "
-    "one per key channel; with `bonus`, `y_t` reads `S_{t-1}` (RWKV-6)",
+    equation="`S_t = decay_t S_{t-1} + k_t v_t^T`; no decay, or one per head, "
+    "key or value channel; with `bonus`, `y_t` reads `S_{t-1}` (RWKV-6)",
   ),
   OpExample(
     "linear_attention_no_decay",
@@ -69,6 +69,14 @@ _RECORDS = (
     reference.linear_attention,
     draws.linear_attention("key"),
     flops=flops.linear_attention("key"),
+    flops_on_tpu=flops.linear_attention_on_tpu,
+  ),
+  OpExample(
+    "linear_attention_value_decay",
+    ops.linear_attention,
+    reference.linear_attention,
+    draws.linear_attention("value"),
+    flops=flops.linear_attention("value"),
     flops_on_tpu=flops.linear_attention_on_tpu,
   ),
   OpExample(
