@@ -19,6 +19,8 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 
+import jax
+
 from benchmarks.peers.cases import CASES, Case
 from benchmarks.peers.contest import Row, measure
 from benchmarks.peers.page import page, table
@@ -74,4 +76,6 @@ def main(
 
 
 if __name__ == "__main__":
+  # ejkernel switches it on, and the seconds to compile would be those to read.
+  jax.config.update("jax_enable_compilation_cache", False)
   main()

@@ -1,7 +1,8 @@
-"""The cases of `benchmarks.peers`: an op or a mixer, its inputs and its peers."""
+"""The cases of `benchmarks.peers`: an op or a mixer, its inputs, its peers."""
 
 import functools
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +12,7 @@ from jaxmodels import ops
 from jaxmodels.ops import reference
 
 Inputs = Callable[[np.random.Generator, int, int], dict[str, np.ndarray]]
-Peers = dict[str, Callable[[], Callable]]
+Peers = Mapping[str, Callable[[], Callable]]
 JLA, DNT = "jax-linear-attention", "deltanet-tpu, plain JAX"
 
 
@@ -29,8 +30,8 @@ class Case(NamedTuple):
 
   op: Callable[..., Any]
   inputs: Inputs
-  jax_peers: Peers = {}
-  torch_peers: Peers = {}
+  jax_peers: Peers = types.MappingProxyType({})
+  torch_peers: Peers = types.MappingProxyType({})
   definition: Callable[..., Any] | None = None
 
   def defined(self, **inputs: Any) -> Any:

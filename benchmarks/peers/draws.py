@@ -92,7 +92,7 @@ def rwkv6(rng, batch, length):
 
 
 def rwkv7(rng, batch, length):
-  """a and b of RWKV-7: the key that is forgotten, and its negative, gated."""
+  """The key that RWKV-7 forgets is -b, and gated it is a."""
   drawn = decay_per_key(rng, batch, length)
   a = qkv(rng, batch, length)["k"]
   gate = rng.uniform(size=a.shape)

@@ -57,11 +57,11 @@ def ejkernel_duality():
 def mamba2_jax_duality():
   """The state is the transpose of ours."""
   ssd = importlib.import_module("mamba2_jax.modeling").ssd_forward
+  none = jnp.zeros(draws.HEADS)  # No bias of dt, and no skip.
 
   def run(x, dt, A, B, C):
     y, state = ssd(
-      x, dt, A, B, C, CHUNK, jnp.zeros(draws.HEADS), jnp.zeros(draws.HEADS), 0.0, jnp.inf,
-      return_final_states=True,
+      x, dt, A, B, C, CHUNK, none, none, 0.0, jnp.inf, return_final_states=True
     )  # fmt: skip
     return y, state.mT
 
@@ -124,8 +124,8 @@ def mamba3_jax():
   return run
 
 
-def deltanet_tpu(kind):
-  """Its plain JAX, in float32; it has heads of 128 only."""
+def deltanet_tpu(kind, fallback_scan=True):
+  """Its plain JAX in float32, or its kernel; it has heads of 128 only."""
 
   def load():
     rule = getattr(importlib.import_module("deltanet_tpu"), f"chunk_{kind}")
@@ -137,7 +137,8 @@ def deltanet_tpu(kind):
       gates = {names.get(name, name): x for name, x in gates.items()}
       return rule(
         q, k, v, **gates, scale=1.0, output_final_state=True,
-        fallback_scan=True, precision="fp32",
+        fallback_scan=fallback_scan,
+        precision="fp32" if fallback_scan else "bf16",
       )  # fmt: skip
 
     return run

@@ -32,7 +32,7 @@ def op(kind, **names):
 
 
 def mamba1():
-  """q is C and k is B."""
+  """Takes C for q and B for k."""
   scan = op("mamba1")()
   return lambda x, dt, A, B, C, D: scan(C, B, x, dt=dt, a=A, d=D)
 
@@ -133,14 +133,9 @@ def delta_product():
 
 
 def log_linear():
-  """Token 0 of the next range is one more level of its state."""
-  rule = op("log_linear_simple_gla", scale="level_scales")
-
-  def load():
-    run = rule()
-    return lambda **inputs: run(**inputs)[0]
-
-  return load()
+  """Without the state: it merges the levels before the next token, we after."""
+  rule = op("log_linear_simple_gla", scale="level_scales")()
+  return lambda **inputs: rule(**inputs)[0]
 
 
 def test_time():

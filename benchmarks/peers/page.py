@@ -10,6 +10,8 @@ import jax
 from benchmarks.peers.contest import OURS, Row
 
 AIM_TIMES, AIM_MEMORY = 3, 1 / 3
+# Without them the threads of others' libraries spin, and hold each other up.
+SETTINGS = "OPENBLAS_NUM_THREADS", "OMP_WAIT_POLICY"
 PACKAGES = (
   "jax-linear-attention", "deltanet-tpu", "tokamax", "ejkernel", "mamba2-jax",
   "mamba3-jax", "mlstm_kernels", "recurrentgemma", "discretax", "torch",
@@ -113,16 +115,16 @@ def _head(words):
       found.append(f"{name} {importlib.metadata.version(name)}")
     except importlib.metadata.PackageNotFoundError:
       found.append(f"{name} not installed")
-  threads = os.environ.get("OPENBLAS_NUM_THREADS", "not set")
+  settings = "; ".join(
+    f"{name}: {os.environ.get(name, 'not set')}" for name in SETTINGS
+  )
   return [
     "# Against other implementations",
     "",
     f"Written by `python -m benchmarks.peers {words}`.",
     "",
     f"Python {platform.python_version()}, jax {jax.__version__}, "
-    f"{os.cpu_count()} cores, float32; OPENBLAS_NUM_THREADS: {threads}. "
-    + ", ".join(found)
-    + ".",
+    f"{os.cpu_count()} cores, float32; {settings}. " + ", ".join(found) + ".",
     "",
     "All programs of a case get the same inputs and cotangents, and run once "
     "per round in one process, in a random order. A peer whose results differ "
@@ -150,8 +152,8 @@ def _aims(rows):
     "fastest peer's) over the larger of both limits: below 1, no program with "
     "these flops or arrays could meet the aim on this machine.",
     "",
-    "| case, length | fastest peer | times faster, processor | our memory / its "
-    "| aim | products | arrays | room |",
+    "| case, length | fastest peer | times faster, processor "
+    "| our memory / its | aim | products | arrays | room |",
     "|---|---|---:|---:|---|---:|---:|---:|",
   ]
   for ours, peers in groups(rows):
