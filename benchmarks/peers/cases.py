@@ -202,3 +202,27 @@ CASES = {
     ours.all_scores,
   ),
 }
+
+
+def _hard(names, words, change):
+  """Cases by name whose errors are measured with other inputs."""
+  return {
+    f"{name}, {words}": CASES[name]._replace(
+      inputs=change(CASES[name].inputs), torch_peers={}
+    )
+    for name in names
+  }
+
+
+# Only their errors are measured. Short, because they grow with equal keys.
+HARD_LENGTH = 512
+_DELTA = "gated delta rule", "KDA, 128 wide"
+HARD = _hard(
+  (*_DELTA, "gated delta rule 2, 128 wide", "GLA", "RWKV-7", "mLSTM"),
+  "log decays of -20 or -0.01",
+  draws.mixed_decays,
+) | _hard(
+  _DELTA,
+  "equal keys, beta 2",
+  draws.equal_keys,
+)

@@ -180,6 +180,7 @@ def measure(
   length: int,
   rounds: int,
   limit: float,
+  allowed: float = ALLOWED,
 ) -> list[Row]:
   """Measures one case at one length: our op first, then its peers.
 
@@ -188,8 +189,9 @@ def measure(
     case: its op, inputs and peers.
     batch: B.
     length: L.
-    rounds: number of rounds.
+    rounds: number of rounds; with 0, nothing is timed.
     limit: seconds per call; a slower program is left out.
+    allowed: the difference from ours above which a peer is left out.
   """
   inputs = draw(case, batch, length)
   row = Row(name, batch, length, OURS)
@@ -204,18 +206,19 @@ def measure(
   exact = definition(case, inputs, cotangents)
   row.output_error = exact.output_error(ours.outputs)
   row.gradient_error = exact.gradient_error(ours.gradients)
-  contest, rows = [(row, program)], [row]
+  contest, rows, bounds = [(row, program)], [row], (allowed, limit)
   kinds = (JaxProgram, case.jax_peers), (TorchProgram, case.torch_peers)
   for kind, peers in kinds:
     for peer, load in peers.items():
       row = Row(name, batch, length, peer)
       rows.append(row)
-      other = _enter(row, kind, load, inputs, ours, exact, limit)
+      other = _enter(row, kind, load, inputs, ours, exact, bounds)
       if other is not None:
-        _enter_gradient(row, other, cotangents, ours, exact, limit)
+        _enter_gradient(row, other, cotangents, ours, exact, bounds)
         contest.append((row, other))
-  arrays = [*inputs.values(), *inputs.values(), *cotangents]
-  _time(contest, rounds, sum(x.nbytes for x in arrays))
+  if rounds:
+    arrays = [*inputs.values(), *inputs.values(), *cotangents]
+    _time(contest, rounds, sum(x.nbytes for x in arrays))
   return rows
 
 
@@ -231,7 +234,7 @@ def definition(
     return Results(outputs, program.gradient())
 
 
-def _enter(row, kind, load, inputs, ours, exact, limit):
+def _enter(row, kind, load, inputs, ours, exact, bounds):
   """The peer's program, or None with the reason in its row."""
   try:
     with warnings.catch_warnings():
@@ -248,14 +251,15 @@ def _enter(row, kind, load, inputs, ours, exact, limit):
   outputs = jax.tree.leaves(outputs)
   row.output_difference = ours.output_error(outputs)
   row.output_error = exact.output_error(outputs)
-  if not row.output_difference < ALLOWED:
+  allowed, limit = bounds
+  if not row.output_difference < allowed:
     row.left_out = f"MISMATCH: outputs differ by {row.output_difference:.1e}"
   elif taken > limit:
     row.left_out = f"one call took {taken:.0f} s"
   return program if row.left_out is None else None
 
 
-def _enter_gradient(row, program, cotangents, ours, exact, limit):
+def _enter_gradient(row, program, cotangents, ours, exact, bounds):
   """Compares the peer's gradients; writes any problem into its row."""
   try:
     program.prepare(cotangents)
@@ -265,7 +269,8 @@ def _enter_gradient(row, program, cotangents, ours, exact, limit):
     return
   off = row.gradient_difference = ours.gradient_error(gradients)
   row.gradient_error = exact.gradient_error(gradients)
-  if not off < ALLOWED:
+  allowed, limit = bounds
+  if not off < allowed:
     row.no_gradient = f"MISMATCH: gradients differ by {off:.1e}"
   elif taken > limit:
     row.no_gradient = f"one call took {taken:.0f} s"

@@ -194,3 +194,29 @@ def convolution(rng, batch, length):
     "x": rng.standard_normal((batch, length, CONVOLVED)),
     "kernel": rng.standard_normal((KERNEL, CONVOLVED)),
   }
+
+
+def mixed_decays(draw):
+  """The same inputs, but each decay is exp(-20) or exp(-0.01), by chance."""
+
+  def drawn(rng, batch, length):
+    inputs = draw(rng, batch, length)
+    (name,) = inputs.keys() & {"log_decay", "log_forget_gate"}
+    shape = inputs[name].shape
+    return inputs | {name: rng.choice([-20.0, -0.01], size=shape)}
+
+  return drawn
+
+
+def equal_keys(draw):
+  """The same inputs with one key for all tokens, beta 2 and slow decays."""
+
+  def drawn(rng, batch, length):
+    inputs = draw(rng, batch, length)
+    return inputs | {
+      "k": np.broadcast_to(inputs["k"][:, :1], inputs["k"].shape),
+      "beta": np.full_like(inputs["beta"], 2),
+      "log_decay": np.full_like(inputs["log_decay"], -1e-6),
+    }
+
+  return drawn

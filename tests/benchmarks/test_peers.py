@@ -61,7 +61,7 @@ def outcome(tmp_path_factory):
   out = folder / "peers.json"
   arguments = ["--length", "5", "9", "--rounds", "3", "--json", str(out)]
   arguments += ["--out", str(folder / "PEERS.md")]
-  peers.main(arguments, {"a case": Case(op, draw, others)})
+  peers.main(arguments, {"a case": Case(op, draw, others)}, {})
   return json.loads(out.read_text())
 
 
@@ -147,7 +147,7 @@ def test_what_is_there_is_not_run_again(outcome, tmp_path):
   have = tmp_path / "have.json"
   have.write_text(json.dumps(outcome))
   arguments = ["--length", "9", "--have", str(have)]
-  rows = peers.main(arguments, {"a case": Case(failing, draw)})
+  rows = peers.main(arguments, {"a case": Case(failing, draw)}, {})
   wanted = [row for row in outcome if row["length"] == 9]
   assert [dataclasses.asdict(row) for row in rows] == wanted
 
