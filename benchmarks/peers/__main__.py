@@ -81,8 +81,15 @@ def main(
         text = json.dumps([dataclasses.asdict(row) for row in rows], indent=2)
         flags.json.write_text(text + "\n")
   if flags.out:
-    flags.out.write_text(page(rows, shlex.join(argv)))
+    flags.out.write_text(page(rows, shlex.join(_without_files(argv))))
   return rows
+
+
+def _without_files(argv: Sequence[str]) -> list[str]:
+  """Without --json and --have: runs that were joined are one run's results."""
+  pairs = zip([None, *argv], argv, strict=False)
+  files = "--json", "--have"
+  return [x for last, x in pairs if x not in files and last not in files]
 
 
 if __name__ == "__main__":

@@ -44,10 +44,10 @@ class Row:
     gradient_processor: the same for the gradient.
     compile: seconds for tracing and compiling the gradient.
     temporary_bytes: temporary memory of the compiled gradient.
-    products: of our gradient: time divided by that of its counted flops at the
-      best rate of matrix products in the same rounds.
-    arrays: of our gradient: time divided by that of reading its inputs and
-      writing its results once, at the bandwidth of the same rounds.
+    products: of our gradient: processor time divided by that of its counted
+      flops at the best rate of matrix products in the same rounds.
+    arrays: of our gradient: processor time divided by that of reading its
+      inputs and writing its results once, as in a copy in the same rounds.
   """
 
   case: str
@@ -312,10 +312,11 @@ def _time(contest, rounds, array_bytes):
     row.compile = program.compile
     row.temporary_bytes = program.temporary_bytes
   ours, program = contest[0]
-  speed = {name: float(np.median(times[name][:, 0])) for name in rulers}
-  rate = max(rulers[name].flops / speed[name] for name in rulers)
-  ours.products = ours.gradient * rate / program.gradient_flops()
-  ours.arrays = ours.gradient * read / speed[_COPY] / array_bytes
+  own = times[OURS][:, 1]
+  over = {name: ratio(own, times[name][:, 1]) for name in rulers}
+  work = program.gradient_flops()
+  ours.products = max(over[n] * rulers[n].flops / work for n in rulers)
+  ours.arrays = over[_COPY] * read / array_bytes
 
 
 _COPY = "copy"

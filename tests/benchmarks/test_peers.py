@@ -165,9 +165,10 @@ OWN = Row(
 
 
 def peer(ratio, size, **fields):
+  processor = fields.pop("gradient_processor", ratio)
   return Row(
     "a case", 1, 8, "theirs", gradient_ratio=ratio, temporary_bytes=size,
-    **fields,
+    gradient_processor=processor, **fields,
   )  # fmt: skip
 
 
@@ -184,6 +185,12 @@ def peer(ratio, size, **fields):
 def test_the_verdict(ratio, size, expected):
   text = page.page([OWN, peer(ratio, size)], "")
   assert f"| {expected} |" in text
+
+
+def test_the_smaller_ratio_counts():
+  row = peer(9.0, 280, gradient_processor=2.0)
+  assert page.verdict(OWN, row) == "missed: time"
+  assert page.fastest([peer(3.0, 1), row]) is row
 
 
 def test_the_aim_is_against_the_fastest_whose_gradient_was_timed():
