@@ -9,7 +9,7 @@ import pytest
 from jax import lax
 
 from benchmarks.peers import __main__ as peers
-from benchmarks.peers import contest, page
+from benchmarks.peers import chips, contest, page
 from benchmarks.peers.cases import CASES, Case
 from benchmarks.peers.contest import OURS, Row
 from jaxmodels.ops import reference
@@ -256,3 +256,24 @@ def test_every_case_is_right_without_any_peer(name):
   assert row.gradient > 0
   assert row.output_error < 2e-5
   assert row.gradient_error < 2e-5
+
+
+def test_a_program_that_does_not_compile_for_a_chip_says_why():
+  text = chips.line("KDA", 1, 128, "deltanet-tpu, kernel", failing)
+  assert text == "| KDA | 1 | deltanet-tpu, kernel | RuntimeError: of its own |"
+
+
+@pytest.mark.slow
+@pytest.mark.tpu_aot
+def test_our_memory_on_a_chip_is_counted(tmp_path):
+  pytest.importorskip("libtpu")
+  out = tmp_path / "TPU.md"
+  arguments = ["--case", "KDA", "--batch", "1", "--length", "256"]
+  chips.main([*arguments, "--programs", "jaxmodels", "--out", str(out)])
+  row = out.read_text().splitlines()[-1].split("|")[1:-1]
+  case, rows, who, temporary, results, seconds = (cell.strip() for cell in row)
+  assert (case, rows, who) == ("KDA", "1", "jaxmodels")
+  # q, k and v in bfloat16, decays per key and beta in float32.
+  assert float(results) == round(256 * 8 * (128 * (3 * 2 + 4) + 4) / 2**20)
+  assert float(temporary) >= 0
+  assert float(seconds) > 0
