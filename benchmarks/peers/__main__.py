@@ -39,7 +39,7 @@ def parser(cases: Sequence[str]) -> argparse.ArgumentParser:
   flags.add_argument("--batch", type=int, default=1)
   flags.add_argument("--rounds", type=int, default=5, help="number of rounds")
   flags.add_argument(
-    "--limit", type=float, default=5.0, help="time limit per call, in seconds"
+    "--limit", type=float, default=10.0, help="time limit per call, in seconds"
   )
   flags.add_argument("--out", type=pathlib.Path, help="the page to write")
   flags.add_argument("--json", type=pathlib.Path, help="file for all numbers")

@@ -41,10 +41,9 @@ class Case(NamedTuple):
     return self.op(**inputs, method="recurrent")
 
 
-def _outputs(op, inputs, *peers, recurrent=True):
+def _outputs(op, inputs, *peers):
   """A case without the state, which its peers do not return."""
-  options = {"method": "recurrent"} if recurrent else {}
-  definition = ours.output(functools.partial(op, **options))
+  definition = ours.output(functools.partial(op, method="recurrent"))
   return Case(ours.output(op), inputs, *peers, definition=definition)
 
 

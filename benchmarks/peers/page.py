@@ -143,10 +143,11 @@ def _head(words):
     "over ours, medians of the rounds: above 1 we are faster; behind the comma "
     "is the ratio of processor time, which other work on the machine disturbs "
     "less. MiB is the temporary memory of the compiled gradient. Errors are "
-    "relative to the definition in float64, token by token: the largest of "
-    "outputs and final state, and the largest of the gradients. Heads are 4 of "
-    '64x64, or 2 of 128x128 if a case is "128 wide"; other sizes are in '
-    "`benchmarks/peers/draws.py`. PyTorch runs uncompiled.",
+    "relative to the definition in float64, token by token (log-linear "
+    "attention in chunks): the largest of outputs and final state, and the "
+    "largest of the gradients. Heads are 4 of 64x64, or 2 of 128x128 if a case "
+    'is "128 wide"; other sizes are in `benchmarks/peers/draws.py`. PyTorch '
+    "runs uncompiled.",
     "",
   ]
 
@@ -193,8 +194,12 @@ def _behind(rows):
       told = []
       for part in ("forward", "gradient"):
         times = getattr(row, f"{part}_ratio")
-        if times is not None and times < 1:
-          told.append(f"{part} in {times:.2f} of our time")
+        processor = getattr(row, f"{part}_processor")
+        if times is not None and min(times, processor) < 1:
+          told.append(
+            f"{part} in {times:.2f} of our time, {processor:.2f} of our "
+            "processor time"
+          )
       for part in ("output", "gradient"):
         own, other = (getattr(r, f"{part}_error") for r in (ours, row))
         if own is not None and other is not None and other < own / 2:

@@ -212,12 +212,18 @@ def test_room_is_the_aimed_time_over_the_larger_limit():
 
 def test_the_page_says_where_ours_is_behind():
   behind = peer(
-    0.5, 45, forward_ratio=0.9, output_error=4e-7, gradient_error=2e-6
+    0.5,
+    45,
+    forward_ratio=0.9,
+    forward_processor=1.2,
+    output_error=4e-7,
+    gradient_error=2e-6,
   )
   text = page.page([OWN, behind], "")
   assert (
-    "- a case: theirs, forward in 0.90 of our time; gradient in 0.50 of our "
-    "time; output error 4e-07 against 1e-06; 0.50 of our memory." in text
+    "- a case: theirs, forward in 0.90 of our time, 1.20 of our processor "
+    "time; gradient in 0.50 of our time, 0.50 of our processor time; output "
+    "error 4e-07 against 1e-06; 0.50 of our memory." in text
   )
   assert "Nowhere." in page.page([OWN, peer(1.1, 91)], "")
 
