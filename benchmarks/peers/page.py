@@ -103,9 +103,11 @@ def verdict(ours: Row, other: Row) -> str:
   return "missed: " + ", ".join(missed) if missed else "met"
 
 
-def limit(ours: Row) -> float:
-  """Our processor time over the larger of its two limits."""
-  return min(ours.products or float("inf"), ours.arrays or float("inf"))
+def room(ours: Row, other: Row) -> float | None:
+  """The aimed time over the larger limit of ours, if these were measured."""
+  if ours.products is None or ours.arrays is None:
+    return None
+  return times_faster(other) / AIM_TIMES * min(ours.products, ours.arrays)
 
 
 def page(rows: Sequence[Row], words: str) -> str:
@@ -175,13 +177,12 @@ def _aims(rows):
     if other is None or ours.gradient is None or other.gradient_ratio is None:
       lines.append(f"| {ours.case}, {ours.length} | none timed | | | | | | |")
       continue
-    room = times_faster(other) / AIM_TIMES * limit(ours)
     lines.append(
       f"| {ours.case}, {ours.length} | {other.name} "
       f"| {other.gradient_ratio:.2f}, {show(other.gradient_processor, '.2f')} "
       f"| {show(memory_share(ours, other), '.2f')} | {verdict(ours, other)} "
       f"| {show(ours.products, '.1f')} | {show(ours.arrays, '.1f')} "
-      f"| {room:.1f} |"
+      f"| {show(room(ours, other), '.1f')} |"
     )
   return lines
 
