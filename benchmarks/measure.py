@@ -35,7 +35,7 @@ def interleave(
   repeats: int,
   budget: float,
   limit: float = math.inf,
-  timer: Callable[[Call], Any] = seconds,
+  timer: Callable[[Call], Any] | None = None,
 ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
   """Times calls in rounds, in a new random order per round.
 
@@ -48,7 +48,7 @@ def interleave(
     budget: seconds after which no further round starts. At least three
       rounds run, or all if `repeats` is smaller.
     limit: seconds per call; a call that takes longer at first is left out.
-    timer: `seconds`, or `both_seconds`, whose result is [rounds, 2].
+    timer: by default `seconds`; with `both_seconds` results are [rounds, 2].
 
   Returns:
     seconds [rounds] of each, and the seconds of the first call of those that
@@ -57,7 +57,7 @@ def interleave(
   first = {name: seconds(call) for name, call in calls.items()}
   slow = {name: taken for name, taken in first.items() if taken > limit}
   calls = {name: call for name, call in calls.items() if name not in slow}
-  start, rounds = time.perf_counter(), []
+  start, rounds, timer = time.perf_counter(), [], timer or seconds
   draw = random.Random(0)
   while len(rounds) < repeats and (
     len(rounds) < 3 or time.perf_counter() - start < budget

@@ -206,7 +206,7 @@ def _behind(rows):
         if own is not None and other is not None and other < own / 2:
           told.append(f"{part} error {other:.0e} against {own:.0e}")
       share = memory_share(ours, row)
-      if share is not None and share > 1 and row.gradient_ratio is not None:
+      if share is not None and share > 1.005 and row.gradient_ratio is not None:
         told.append(f"{1 / share:.2f} of our memory")
       if told:
         lines.append(f"- {ours.case}: {row.name}, {'; '.join(told)}.")

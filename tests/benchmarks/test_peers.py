@@ -225,7 +225,7 @@ def test_the_page_says_where_ours_is_behind():
     "time; gradient in 0.50 of our time, 0.50 of our processor time; output "
     "error 4e-07 against 1e-06; 0.50 of our memory." in text
   )
-  assert "Nowhere." in page.page([OWN, peer(1.1, 91)], "")
+  assert "Nowhere." in page.page([OWN, peer(1.1, 90)], "")
 
 
 def shapes(case, length, dtype):
