@@ -19,7 +19,7 @@ DOCUMENTED := jaxmodels jaxmodels.ops.engine jaxmodels.ops.kernels \
 # there is no glibc it does nothing.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: train test test-matrix test-all test-newest test-peers lint format docs clean help
+.PHONY: train test test-matrix test-all test-newest test-peers peers lint format docs clean help
 
 help: ## This text.
 	@sed -n 's/^\([a-z-]*\):.*## /\1  /p' $(MAKEFILE_LIST)
@@ -74,6 +74,10 @@ test-newest: ## A part of the tests on the newest Python, where there is one.
 test-peers: $(VENV)/.peers ## Compares with others' implementations.
 	$(BIN)/python -m pytest -m slow tests/peers $(ARGS)
 
+# In an environment of Python 3.12 that has the newer ones too.
+peers: ## Times our ops against others' implementations; ARGS go to the command.
+	@bash .ci/peers $(ARGS)
+
 lint: $(VENV)/.test ## Style and types.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -88,4 +92,4 @@ docs: $(VENV)/.test ## The API reference, into build/docs; warnings are errors.
 	  --output-directory build/docs $(DOCUMENTED)
 
 clean: ## Removes the environment and caches, never runs.
-	rm -rf $(VENV) $(VENV)-newest .pytest_cache .ruff_cache .mypy_cache build *.egg-info
+	rm -rf $(VENV) $(VENV)-newest $(VENV)-peers .pytest_cache .ruff_cache .mypy_cache build *.egg-info

@@ -22,11 +22,20 @@ def seconds(call: Call) -> float:
   return time.perf_counter() - start
 
 
+def both_seconds(call: Call) -> np.ndarray:
+  """The wall time of one call, and the processor time of all its threads."""
+  start, processor = time.perf_counter(), time.process_time()
+  jax.block_until_ready(call())
+  wall = time.perf_counter() - start
+  return np.array([wall, time.process_time() - processor])
+
+
 def interleave(
   calls: Mapping[str, Call],
   repeats: int,
   budget: float,
   limit: float = math.inf,
+  timer: Callable[[Call], Any] | None = None,
 ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
   """Times calls in rounds, in a new random order per round.
 
@@ -39,6 +48,7 @@ def interleave(
     budget: seconds after which no further round starts. At least three
       rounds run, or all if `repeats` is smaller.
     limit: seconds per call; a call that takes longer at first is left out.
+    timer: by default `seconds`; with `both_seconds` results are [rounds, 2].
 
   Returns:
     seconds [rounds] of each, and the seconds of the first call of those that
@@ -47,13 +57,13 @@ def interleave(
   first = {name: seconds(call) for name, call in calls.items()}
   slow = {name: taken for name, taken in first.items() if taken > limit}
   calls = {name: call for name, call in calls.items() if name not in slow}
-  start, rounds = time.perf_counter(), []
+  start, rounds, timer = time.perf_counter(), [], timer or seconds
   draw = random.Random(0)
   while len(rounds) < repeats and (
     len(rounds) < 3 or time.perf_counter() - start < budget
   ):
     order = draw.sample(list(calls), len(calls))
-    rounds.append({name: seconds(calls[name]) for name in order})
+    rounds.append({name: timer(calls[name]) for name in order})
   return {n: np.array([one[n] for one in rounds]) for n in calls}, slow
 
 
@@ -77,6 +87,15 @@ def least_processor_seconds(calls: Sequence[Call], rounds: int) -> np.ndarray:
 def ratio(a: np.ndarray, b: np.ndarray) -> float:
   """Time of a divided by that of b: the median over rounds."""
   return float(np.median(a / b))
+
+
+_COPIED = 2**26  # Bytes that one call of `copy` reads, and that it writes.
+
+
+def copy() -> tuple[Program, int]:
+  """A program that only reads and writes arrays, and its bytes."""
+  x = jnp.ones(_COPIED // 4, jnp.float32)
+  return build(lower(lambda x: 2 * x, x)), 2 * _COPIED
 
 
 # The rate of these matrix products is the limit for the ops: one of 1024^3,

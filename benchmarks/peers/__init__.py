@@ -1,0 +1,4 @@
+"""Times our ops against other implementations, with the same inputs.
+
+`python -m benchmarks.peers`; `benchmarks/README.md` explains it.
+"""
