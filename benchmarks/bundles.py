@@ -23,6 +23,7 @@ OPS = {
   "linear_attention_no_decay": ("chunk_parallel",),
   "linear_attention": ("chunked", "chunk_parallel"),
   "linear_attention_key_decay": ("chunked",),
+  "normalized_linear_attention": ("chunked", "chunk_parallel"),
   "delta_rule_no_decay": ("chunked",),
   "delta_rule": ("chunked",),
   "delta_rule_key_decay": ("chunked",),
