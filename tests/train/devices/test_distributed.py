@@ -329,16 +329,21 @@ def test_processes_with_other_code_are_refused(tmp_path, drift, named, debug):
 
 
 @pytest.mark.slow
-def test_a_second_run_of_several_processes_is_refused(tmp_path, finished):
-  workdir = str(tmp_path / "run")
+def test_a_second_run_of_several_processes_is_refused(
+  tmp_path, finished, monkeypatch
+):
+  workdir, hold = str(tmp_path / "run"), tmp_path / "hold"
+  monkeypatch.setenv("HOLD", str(hold))
   options = {"module": "tests.train.programs.slow_train"}
   with launch.started(workdir, DATA, **options) as processes:
     launch.wait_for(lambda: 3 in checkpoint.steps(workdir), processes)
+    hold.touch()
     with launch.started(workdir, DATA) as others:
       for code, _, errors in launch.ended(others):
         assert code == 2, errors
         (line,) = launch.errors_of(errors)
         assert f"process {processes[0].pid} on host" in line
+    hold.unlink()
     launch.finish(processes)
   assert_same_losses(workdir, finished[0])
 

@@ -1,5 +1,9 @@
-"""`python -m train` with a quarter of a second between steps."""
+"""`python -m train` with a quarter of a second between steps.
 
+While the file that HOLD names exists, no step begins.
+"""
+
+import os
 import sys
 import time
 
@@ -12,6 +16,8 @@ _next = ReadAhead.__next__
 
 def _slow_next(self):
   time.sleep(0.25)
+  while os.path.exists(os.environ.get("HOLD", "")):
+    time.sleep(0.1)
   return _next(self)
 
 
