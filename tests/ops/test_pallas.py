@@ -333,7 +333,8 @@ def compiled(name, slice_, count):
   On one chip as it is, on several with the sequence over them.
   """
   op, arguments = drawn(name, 64)
-  first = next(x for n, x in arguments.items() if n != "initial_state")
+  others = ("initial_state", *OPS[name].whole)
+  first = next(x for n, x in arguments.items() if n not in others)
   arguments["segment_ids"] = np.zeros(first.shape[:2], np.int32)
   devices = chips.slice_devices(slice_)
   mesh = Mesh(np.array(devices[:count]), ("s",))
