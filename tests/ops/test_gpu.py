@@ -22,9 +22,10 @@ SIZES = Sizes(batch=2, length=4096, heads=8, width=128)
   [
     ("linear_attention", 60),
     pytest.param("linear_attention_key_decay", 80, marks=pytest.mark.slow),
-    pytest.param("normalized_linear_attention", 120, marks=pytest.mark.slow),
+    pytest.param("normalized_linear_attention", 95, marks=pytest.mark.slow),
     pytest.param("delta_rule", 100, marks=pytest.mark.slow),
     pytest.param("delta_rule_key_decay", 120, marks=pytest.mark.slow),
+    pytest.param("dplr_recurrence", 135, marks=pytest.mark.slow),
   ],
 )
 def test_launches_of_a_gradient(monkeypatch, op, most):

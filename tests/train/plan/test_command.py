@@ -5,6 +5,7 @@ import json
 import re
 from types import SimpleNamespace
 
+import jax
 import pytest
 
 from jaxmodels.analysis import chips
@@ -81,6 +82,19 @@ def test_what_jax_does_not_take_by_default_is_said(total, fits, verdict):
   lines = plan._memory_lines(SimpleNamespace(memory=memory, fits=fits))
   assert re.fullmatch(verdict, lines[-1])
   assert any(re.fullmatch("JAX's default +75 B", line) for line in lines)
+
+
+def test_what_xla_cannot_write_is_unknown():
+  def as_text():
+    raise jax.errors.JaxRuntimeError("INTERNAL: RET_CHECK failure")
+
+  assert compile._text(SimpleNamespace(as_text=as_text)) == ""
+  memory = compile.Memory(0, 0, 0, 0, 0, 1, 1)
+  none = compile.Flops(1.0, 1.0, 1.0, 1.0)
+  made = compile.Plan("", Mesh(), 1, 1, memory, True, [], none, 1, None, 0.0)
+  for found, line in (([], "no collectives"), (None, "collectives unknown")):
+    made = dataclasses.replace(made, collectives=found)
+    assert plan._collective_lines(made) == [line]
 
 
 @pytest.mark.tpu_aot
