@@ -128,6 +128,15 @@ def _recurrence(k, q, v, a, b, log_decay):
   )
 
 
+class Scores(NamedTuple):
+  """Scores [C, C] of b, strict, and of q with the keys k and a."""
+
+  b_k: jax.Array
+  b_a: jax.Array
+  q_k: jax.Array
+  q_a: jax.Array
+
+
 class Factors(NamedTuple):
   """The update of a state by a chunk: that of a delta rule, and `written`.
 
@@ -140,23 +149,14 @@ class Factors(NamedTuple):
 
   erased: ErasedFactors
   written: jax.Array
-  met: "_Scores"
-
-
-class _Scores(NamedTuple):
-  """Scores [C, C] of b, strict, and of q with the keys k and a."""
-
-  b_k: jax.Array
-  b_a: jax.Array
-  q_k: jax.Array
-  q_a: jax.Array
+  met: Scores
 
 
 def _scores(chunk, masks):
   """All four scores: for a GPU, one launch per product."""
   between = pair_decay(chunk.log_decay)
   if platform() != "gpu":
-    return _Scores(
+    return Scores(
       strict_scores(chunk.b, chunk.k, between, masks),
       strict_scores(chunk.b, chunk.a, between, masks),
       scores(chunk.q, chunk.k, between, masks),
@@ -170,7 +170,7 @@ def _scores(chunk, masks):
   (b_k, b_a), (q_k, q_a) = jax.vmap(of)(
     jnp.stack([before_own(chunk.b), chunk.q])
   )
-  return _Scores(strict(b_k, masks), strict(b_a, masks), q_k, q_a)
+  return Scores(strict(b_k, masks), strict(b_a, masks), q_k, q_a)
 
 
 def factor(chunk, masks):
