@@ -194,7 +194,9 @@ def _recurrence(
   # The values of the kernel have one more column.
   wider = jax.ShapeDtypeStruct((*v.shape[:-1], v.shape[-1] + 1), v.dtype)
   fits = log_bonus is None and fits_chunk_kernel(k, wider, q, log_f, log_i)
-  choice = choose("normalized_linear_attention", k, v, fits)
+  single = k.shape[-1] == v.shape[-1] == 1
+  kind = "normalized_linear_attention" + ", one channel" * single
+  choice = choose(kind, k, v, fits and not single)
   if log_bonus is None:
     return Recurrence(_family(floor, epsilon), tokens, choice)
   log_own = log_i + log_bonus.astype(log_i.dtype)[None, None]

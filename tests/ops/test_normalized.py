@@ -6,9 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import export
 
 from jaxmodels import ops
+from jaxmodels.analysis import flops
 from jaxmodels.ops import reference
+from jaxmodels.ops.engine.platform import trace_for
 from jaxmodels.testing import relative_error
 from tests.ops import draws
 from tests.ops.compiled import compiled
@@ -251,3 +254,21 @@ def test_forget_gates_behind_input_gates_of_any_size(method):
   assert relative_error(y["y"], by_logarithms(**drawn)) < 2e-5
   for value in y.values():
     assert np.isfinite(value).all()
+
+
+@pytest.mark.parametrize("platform", ["cpu", "tpu", "gpu"])
+def test_one_channel_needs_no_scores(platform):
+  """Scores would take over a hundred flops per token and channel."""
+  like = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
+  x, gate = like((2, 256, 16, 1)), like((2, 256, 16))
+  with trace_for(platform):
+    counted = flops.count(ops.normalized_linear_attention, x, x, x, gate, gate)
+  assert 10 < counted.total / gate.size < 100
+
+
+def test_one_channel_of_any_length_is_exported_for_a_tpu():
+  batch, length = export.symbolic_shape("b, l")
+  x = jax.ShapeDtypeStruct((batch, length, 4, 1), jnp.float32)
+  with trace_for("tpu"):
+    y, _ = jax.eval_shape(ops.normalized_linear_attention, x, x, x)
+  assert y.shape == x.shape
