@@ -279,7 +279,8 @@ def _compile(lowered: Any) -> tuple[Any, int | None]:
 def _text(compiled: Any) -> str:
   """A program's text; "" where this version of XLA fails to write it.
 
-  It fails for some programs of a v5p: collectives that its sparse cores run.
+  It fails for some programs of v5p and v6e, with "async-update instruction
+  should have 1 operands" (JAX 0.10.2).
   """
   try:
     return compiled.as_text()
