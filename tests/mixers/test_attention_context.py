@@ -55,6 +55,7 @@ def test_pieces_of_a_longer_sequence_count_together():
     jax.eval_shape(run, x)
 
 
+@pytest.mark.slow
 def test_decoding_past_max_length_is_never_a_window():
   layer, params, x = attention(max_length=8)
   roomy = layer.clone(max_length=12)

@@ -39,6 +39,7 @@ def test_a_mixer_is_the_same_under_nnx(name):
   np.testing.assert_allclose(step, expected[1], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_language_model_is_the_same_under_nnx():
   tokens = np.arange(12, dtype=np.int32).reshape(2, 6)
   model = LanguageModel(13, 16, 2, ("gla", "gated_deltanet"))

@@ -51,6 +51,7 @@ def test_later_layers_mix_in_the_value_of_the_first(scan_layers):
   np.testing.assert_allclose(y[0], wanted, atol=2e-5 * np.abs(wanted).max())
 
 
+@pytest.mark.slow
 def test_the_first_layer_of_its_kind_in_a_hybrid_mixes_no_value():
   model = Backbone(
     WIDTH, 2, ("gla", "rwkv7"), {"gla": {"heads": 2}, "rwkv7": OPTIONS},

@@ -249,6 +249,7 @@ def test_one_key_and_reflections_of_it(decay):
       assert relative_error(value, exact[key]) < bound, (method, key)
 
 
+@pytest.mark.slow
 def test_keys_without_norm():
   rng = np.random.default_rng(3)
   arguments = draws.delta_rule("key")(rng, LENGTH)

@@ -172,6 +172,7 @@ def test_sharded(name):
   check_sharded(name, 4)
 
 
+@pytest.mark.slow
 def test_sharded_over_two_in_reverse():
   check_sharded("delta_rule", 2, reverse=True)
 

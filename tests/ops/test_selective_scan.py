@@ -53,6 +53,7 @@ def temporary_bytes(length, width=8, state=64, **options):
   return program.memory_analysis().temp_size_in_bytes
 
 
+@pytest.mark.slow
 def test_memory_grows_far_slower_than_all_states():
   short, long, width, state = 512, 2048, 32, 32
   all_states = (long - short) * width * state * 4

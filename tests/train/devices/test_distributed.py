@@ -36,6 +36,7 @@ def assert_same_losses(workdir, expected):
     np.testing.assert_allclose(loss, theirs[key], rtol=1e-5, err_msg=str(key))
 
 
+@pytest.mark.slow
 def test_two_processes_one_is_killed_and_one_process_resumes(
   tmp_path, finished
 ):

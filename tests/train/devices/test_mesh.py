@@ -90,6 +90,7 @@ def test_a_dimension_that_does_not_divide_is_replicated():
     assert "fsdp" not in leaf.spec
 
 
+@pytest.mark.slow
 def test_a_step_keeps_the_sharding_of_the_state():
   config = configured(mesh=Mesh(data=2, fsdp=2, sequence=2))
   learner = make_learner(config)

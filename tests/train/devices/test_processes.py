@@ -32,6 +32,7 @@ def start(*words, **environment):
   )
 
 
+@pytest.mark.slow
 def test_pmap_on_8_devices_gives_the_numbers_of_jit(tmp_path):
   assert jax.device_count() == 8
   for name in ("jit", "pmap"):
