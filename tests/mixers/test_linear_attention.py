@@ -98,6 +98,7 @@ def test_any_function_is_a_feature_map():
     layer_of("elu").init(jax.random.key(0), X)
 
 
+@pytest.mark.slow
 def test_based_is_a_stack_with_windows_of_64_and_short_convolutions():
   """Of names and options, as a config has it; packed, cut and continued."""
   model = LanguageModel(

@@ -86,6 +86,7 @@ def test_the_last_level_holds_everything_older():
     assert relative_error(y[:, t], wanted) < 2e-5
 
 
+@pytest.mark.slow
 def test_a_cut_sequence_and_no_batch_axis():
   given = drawn("log_linear_attention_delta_rule", levels=3)
   run = compiled("log_linear_attention")

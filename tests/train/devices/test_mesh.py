@@ -177,6 +177,7 @@ def test_parameters_and_segments_are_gathered_but_no_tokens(sizes):
   assert_no_tokens_are_gathered(compiled_step(config, Mesh(*sizes)))
 
 
+@pytest.mark.slow
 def test_the_accelerator_method_gathers_no_tokens():
   options = {"head_width": 8, "state_width": 4, "chunk_size": 4}
   model = small(("mamba2",)).clone(mixer_options={"mamba2": options})

@@ -77,6 +77,7 @@ def test_every_mesh_gives_a_hybrid_the_same_training():
     np.testing.assert_allclose(norms, expected, 1e-5, err_msg=name)
 
 
+@pytest.mark.slow
 def test_sigterm_in_the_middle_loses_nothing(tmp_path, finished):
   workdir = str(tmp_path / "run")
   words = ("tests/train/tiny.py", f"--workdir={workdir}")
