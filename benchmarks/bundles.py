@@ -61,11 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
   words = shlex.join(sys.argv[1:] if arguments is None else arguments)
   lines = (found[key] for key in sorted(found, key=_order(options)))
   text = "\n".join([*_head(options, words), *lines]) + "\n"
-  if options.out:
-    with open(options.out, "w") as file:
-      file.write(text)
-  else:
-    print(text)
+  tpu.put(text, options.out)
   return 0
 
 

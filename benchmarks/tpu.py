@@ -62,6 +62,15 @@ def build(
   return programs.build(programs.lower(function, *arguments))
 
 
+def put(page: str, path: str | None) -> None:
+  """Writes a page to a file, or prints it if there is no path."""
+  if not path:
+    print(page)
+    return
+  with open(path, "w") as file:
+    file.write(page)
+
+
 # What a program costs, kernels included.
 
 

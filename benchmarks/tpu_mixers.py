@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import growth
-from benchmarks.tpu import Compiler, Cost
+from benchmarks.tpu import Compiler, Cost, put
 from jaxmodels.analysis import chips
 from jaxmodels.mixers import MIXERS
 
@@ -129,11 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not rows[key].cost.kernels or not options.without_kernels:
           break
   text = page(list(rows.values()), options, words)
-  if options.out:
-    with open(options.out, "w") as file:
-      file.write(text)
-  else:
-    print(text)
+  put(text, options.out)
   return 0
 
 

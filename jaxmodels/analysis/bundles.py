@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
-from jax.extend import core
+
+from jaxmodels.analysis.jaxprs import inner_programs
 
 __all__ = ["Call", "Loop", "calls", "flags", "kernel_cycles"]
 
@@ -75,7 +76,7 @@ def _calls(jaxpr: Any, times: int) -> Iterator[Call]:
     params = equation.params
     if equation.primitive.name != "pallas_call":
       again = times * _rounds(equation)
-      for inner in _jaxprs(equation):
+      for inner in inner_programs(equation):
         yield from _calls(inner, again)
     elif not params["interpret"]:  # That one is for a CPU.
       steps = math.prod(params["grid_mapping"].grid)
@@ -95,7 +96,7 @@ def _in(equation: Any) -> list[jax.ShapeDtypeStruct]:
 def _loops(jaxpr: Any) -> Iterator[Loop]:
   """The loops of a kernel's body that the compiler keeps as loops."""
   for equation in jaxpr.eqns:
-    inner = tuple(x for part in _jaxprs(equation) for x in _loops(part))
+    inner = tuple(x for part in inner_programs(equation) for x in _loops(part))
     rounds = _rounds(equation)
     if equation.primitive.name == "scan":
       rounds //= equation.params["unroll"]
@@ -107,16 +108,6 @@ def _rounds(equation: Any) -> int:
   """How often an equation runs the programs in it."""
   name = equation.primitive.name
   return equation.params["length"] if name == "scan" else 1
-
-
-def _jaxprs(equation: Any) -> Iterator[Any]:
-  """The programs in an equation."""
-  for value in equation.params.values():
-    for one in value if isinstance(value, tuple | list) else (value,):
-      if isinstance(one, core.ClosedJaxpr):
-        yield one.jaxpr
-      elif isinstance(one, core.Jaxpr):
-        yield one
 
 
 def kernel_cycles(folder: str, name: str, loop: Loop) -> int:

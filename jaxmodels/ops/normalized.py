@@ -196,7 +196,7 @@ def _recurrence(
   fits = log_bonus is None and fits_chunk_kernel(k, wider, q, log_f, log_i)
   single = k.shape[-1] == v.shape[-1] == 1
   kind = "normalized_linear_attention" + ", one channel" * single
-  choice = choose(kind, k, v, fits and not single)
+  choice = choose(kind, k, v, fits)
   if log_bonus is None:
     return Recurrence(_family(floor, epsilon), tokens, choice)
   log_own = log_i + log_bonus.astype(log_i.dtype)[None, None]

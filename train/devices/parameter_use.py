@@ -7,12 +7,13 @@ the shape does not show:
 Names show neither use, since a model may call its parameters anything.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 from jax.extend import core
 
+from jaxmodels.analysis.jaxprs import inner_programs
 from train.parameters import path_of
 
 
@@ -58,7 +59,7 @@ def _stacks(jaxpr: Any, var: Any) -> int:
       return stacked + _stacks(inner, inner.outvars[place])
     if equation.primitive.name == "convert_element_type":
       return _stacks(jaxpr, equation.invars[0])
-    for inner in _programs(equation):
+    for inner in inner_programs(equation):
       if len(inner.outvars) == len(equation.outvars):
         return _stacks(inner, inner.outvars[place])
   return 0
@@ -115,7 +116,7 @@ def _follow(
     elif name == "convert_element_type":
       known[equation.outvars[0]] = given[0]
     else:
-      for inner in _programs(equation):
+      for inner in inner_programs(equation):
         # The operands come last: `cond` and `while` have others in front.
         used = given[len(given) - len(inner.invars) :]
         if len(used) == len(inner.invars):
@@ -127,16 +128,6 @@ def _follow(
 
 # Primitives that run another program once, and return what it returns.
 _CALLS = ("jit", "pjit", "checkpoint", "custom_jvp_call", "custom_vjp_call")
-
-
-def _programs(equation: Any) -> Iterator[Any]:
-  """The programs that an equation runs, such as the body of a scan."""
-  for value in equation.params.values():
-    for part in value if isinstance(value, tuple | list) else (value,):
-      if isinstance(part, core.ClosedJaxpr):
-        yield part.jaxpr
-      elif isinstance(part, core.Jaxpr):
-        yield part
 
 
 def axes_of(path: str, counts: Mapping[str, int]) -> int:
