@@ -41,6 +41,7 @@ from jaxmodels.ops.engine.recurrence import (
   Method,
   Summary,
 )
+from jaxmodels.ops.engine.shared_keys import recall, write
 from jaxmodels.ops.engine.triangular import solve_unit_lower
 from jaxmodels.ops.kernels import (
   chunk_kernel,
@@ -288,12 +289,13 @@ def step(token, masks, state):
 def _surprise(chunk, decay, state):
   """`rate (value - erase_entry S)` [C, V]: the error of the recalled values."""
   edit = _edit(chunk)
-  return edit.rate[:, None] * (edit.value - (edit.erase * decay.entry) @ state)
+  recalled = recall(edit.erase, decay.entry, state)
+  return edit.rate[:, None] * (edit.value - recalled)
 
 
 def _leaving(chunk, decay, state, u):
   """`through S + k^T u`, the state after the writes."""
-  return decay.through[:, None] * state + (chunk.k * decay.exit).T @ u
+  return decay.through[:, None] * state + write(chunk.k, decay.exit, u)
 
 
 def read_writes(chunk, masks, state_and_writes):
@@ -307,7 +309,7 @@ def read_writes(chunk, masks, state_and_writes):
 def _outputs(chunk, masks, decay, between, state, u):
   """The queries read the chunk's writes and the state before the chunk."""
   y = scores(chunk.q, chunk.k, between, masks) @ u
-  return y + (chunk.q * decay.entry) @ state
+  return y + recall(chunk.q, decay.entry, state)
 
 
 FAMILY = Family(

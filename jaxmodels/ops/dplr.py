@@ -43,6 +43,7 @@ from jaxmodels.ops.engine.recurrence import (
   Method,
   Summary,
 )
+from jaxmodels.ops.engine.shared_keys import recall, write
 from jaxmodels.ops.engine.triangular import solve_unit_lower
 from jaxmodels.ops.kernels import chunk_kernel, fits_chunk_kernel
 
@@ -183,7 +184,7 @@ def factor(chunk, masks):
   from_v, from_k = jnp.split(solved, [chunk.v.shape[1]], axis=1)
   return Factors(
     ErasedFactors(decay.through, from_v, from_k, chunk.a * decay.exit),
-    (chunk.k * decay.exit).T @ chunk.v,
+    write(chunk.k, decay.exit, chunk.v),
     met,
   )
 
@@ -219,8 +220,8 @@ def read_and_advance(chunk, masks, state):
   """Solves for the `u` of this state, without the transition."""
   decay = boundary_decay(chunk.log_decay, chunk.k, masks)
   met = _scores(chunk, masks)
-  entering = chunk.b * strict_entry(decay, masks)
-  u = solve_unit_lower(-met.b_a, met.b_k @ chunk.v + entering @ state)
+  entering = recall(chunk.b, strict_entry(decay, masks), state)
+  u = solve_unit_lower(-met.b_a, met.b_k @ chunk.v + entering)
   y = _outputs(chunk, decay, met, state, u)
   return y, _leaving(chunk, decay, state, u)
 
@@ -236,21 +237,22 @@ def _outputs(chunk, decay, met, state, u):
   """The queries read what the chunk wrote, and the state before it."""
   y = met.q_k @ chunk.v
   y += met.q_a @ u
-  return y + (chunk.q * decay.entry) @ state
+  return y + recall(chunk.q, decay.entry, state)
 
 
 def step(token, masks, state):
   """One token needs no scores and no triangular system."""
   decay = boundary_decay(token.log_decay, token.k, masks)
-  u = (token.b * strict_entry(decay, masks)) @ state
+  u = recall(token.b, strict_entry(decay, masks), state)
   state = _leaving(token, decay, state, u)
   return token.q @ state, state
 
 
 def _leaving(chunk, decay, state, u):
   """`through S + k^T v + a^T u`, the state after the chunk."""
-  k, a = chunk.k * decay.exit, chunk.a * decay.exit
-  return decay.through[:, None] * state + k.T @ chunk.v + a.T @ u
+  state = decay.through[:, None] * state
+  state += write(chunk.k, decay.exit, chunk.v)
+  return state + write(chunk.a, decay.exit, u)
 
 
 FAMILY = Family(

@@ -37,6 +37,7 @@ from jaxmodels.ops.engine.recurrence import (
   Summary,
   read_then_advance,
 )
+from jaxmodels.ops.engine.shared_keys import recall, write
 from jaxmodels.ops.kernels import chunk_kernel, fits_chunk_kernel
 
 
@@ -209,7 +210,7 @@ def _recurrence(k, q, v, log_decay, bonus, decay_sign, value_log_decay):
 def summarize(chunk, masks):
   """The chunk decays the state and adds `sum_j exit_j k_j v_j^T`."""
   decay = boundary_decay(chunk.log_decay, chunk.k, masks)
-  return Summary(decay.through, (chunk.k * decay.exit).T @ chunk.v)
+  return Summary(decay.through, write(chunk.k, decay.exit, chunk.v))
 
 
 def compose(earlier, later):
@@ -228,7 +229,7 @@ def read(chunk, masks, state):
   """Reads the writes of the chunk and the state before it."""
   decay = boundary_decay(chunk.log_decay, chunk.k, masks)
   scores = decayed_scores(chunk.q, chunk.k, chunk.log_decay, masks)
-  return scores @ chunk.v + (chunk.q * decay.entry) @ state
+  return scores @ chunk.v + recall(chunk.q, decay.entry, state)
 
 
 def step(token, masks, state):
@@ -242,7 +243,7 @@ def read_before(chunk, masks, state):
   decay = boundary_decay(chunk.log_decay, chunk.k, masks)
   between = pair_decay(chunk.log_decay)
   y = strict_scores(chunk.q, chunk.k, between, masks) @ chunk.v
-  y = y + (chunk.q * strict_entry(decay, masks)) @ state
+  y = y + recall(chunk.q, strict_entry(decay, masks), state)
   return y + chunk.own[:, None] * chunk.v
 
 

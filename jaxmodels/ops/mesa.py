@@ -26,6 +26,7 @@ from jaxmodels.ops.engine.make_op import Op, Recurrence
 from jaxmodels.ops.engine.method import Options, choose
 from jaxmodels.ops.engine.platform import wide
 from jaxmodels.ops.engine.recurrence import Family, Method
+from jaxmodels.ops.engine.shared_keys import recall
 from jaxmodels.ops.linear_attention import FAMILY as LINEAR
 from jaxmodels.ops.linear_attention import Tokens as LinearTokens
 
@@ -130,12 +131,12 @@ def read(chunk, masks, state, steps):
 
   H, G = state[:, :width], state[:, width:]
 
-  def recall(x, values, before):  # Of x [C, K], as in linear attention.
+  def attend(x, values, before):  # Of x [C, K], as in linear attention.
     met = scores(x, writes.k, between, masks) @ values
-    return met + (x * decay.entry) @ before
+    return met + recall(x, decay.entry, before)
 
   def product(x):  # (H_t + I) x_t for every token t.
-    return x + recall(x, chunk.k, H.T)
+    return x + attend(x, chunk.k, H.T)
 
   x = lax.custom_linear_solve(
     product,
@@ -143,7 +144,7 @@ def read(chunk, masks, state, steps):
     functools.partial(conjugate_gradients, steps=steps),
     symmetric=True,
   )
-  return recall(x, chunk.v, G)
+  return attend(x, chunk.v, G)
 
 
 def conjugate_gradients(product, b: jax.Array, *, steps: int) -> jax.Array:

@@ -1,5 +1,6 @@
 """Splits sequences in chunks; lifts functions of one head to all heads."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -86,6 +87,10 @@ def over_heads(
 ) -> Callable[..., Tree]:
   """Lifts a function of one head to [B, H], or with `chunks` to [n, B, H].
 
+  A leaf may have h heads in place of H: h divides H, and head i reads head
+  i // (H / h) of the leaf. What depends on shared heads alone is computed once
+  per shared head.
+
   All heads share the masks. If the masks are constant, all rows of the batch
   and all chunks share them too.
   """
@@ -95,7 +100,7 @@ def over_heads(
     per_head = [None if is_links else 0 for is_links in linked]
     constant = masks is not None and masks.constant
     per_batch = per_head if constant else [0] * len(args)
-    lifted = _map(_map(function, per_head), per_batch)
+    lifted = _map(_over_heads(function, per_head), per_batch)
     if not chunks:
       return lifted(*args)
     # Batch and chunks become one axis: XLA on CPU has crashed in reductions of
@@ -109,6 +114,40 @@ def over_heads(
     return _swap(_reshape(lifted(*folded), 1, (batch, count)))
 
   return lifted
+
+
+def _over_heads(function, per_head):
+  """As `_map`, for leaves of H heads and leaves of fewer, shared heads.
+
+  It maps over groups of heads, and within a group over the heads that read the
+  same shared leaves.
+  """
+
+  def mapped(*args):
+    along = [arg for arg, axis in zip(args, per_head, strict=True) if axis == 0]
+    counts = {x.shape[0] for x in jax.tree.leaves(along)}
+    if len(counts) == 1:
+      return _map(function, per_head)(*args)
+    heads = max(counts)
+    groups = math.lcm(*(counts - {heads}))
+
+    def grouped(x):
+      if x.shape[0] < heads:
+        return repeat_heads(x, groups, 0)
+      return x.reshape(groups, heads // groups, *x.shape[1:])
+
+    def axes(arg):
+      return jax.tree.map(lambda x: 0 if x.shape[0] == heads else None, arg)
+
+    pairs = list(zip(args, per_head, strict=True))
+    within = [None if axis is None else axes(arg) for arg, axis in pairs]
+    groupwise = (
+      arg if axis is None else jax.tree.map(grouped, arg) for arg, axis in pairs
+    )
+    y = _map(jax.vmap(function, within), per_head)(*groupwise)
+    return _reshape(y, 2, (heads,))
+
+  return mapped
 
 
 def repeat_heads(tree: Tree, heads: int, axis: int) -> Tree:

@@ -240,7 +240,7 @@ def run(
   inputs = Inputs(split(tokens, size, family.neutral), ids)
   final = None
   if axis_name is not None:
-    whole = _fold(family, inputs, size, heads)
+    whole = _fold(family, inputs, size)
     state, final = sequence_parallel.exchange(
       over_heads(family.advance), whole, state, axis_name, reverse
     )
@@ -292,8 +292,9 @@ def _chunked(family, size, dtype, inputs, state):
   def by(read_and_advance):
     def body(state, one):
       masks = masks_from(one.ids, size)
-      heads = jax.tree.leaves(state)[0].shape[1]
-      chunk = widen(repeat_heads(layout.unpack(one.chunks), heads, 1))
+      chunk = widen(layout.unpack(one.chunks))
+      if size == 1:  # A single token has no scores to share.
+        chunk = repeat_heads(chunk, jax.tree.leaves(state)[0].shape[1], 1)
       y, state = over_heads(read_and_advance, masks)(chunk, masks, state)
       return state, layout.pack(y.astype(dtype or y.dtype))
 
@@ -325,8 +326,7 @@ def _chunk_parallel(family, size, method, dtype, inputs, state):
     return y, restore(last)
   if method == "pallas":
     return family.kernel(inputs.chunks, masks, state, dtype)
-  heads = jax.tree.leaves(state)[0].shape[1]
-  chunks = widen(repeat_heads(inputs.chunks, heads, 2))
+  chunks = widen(inputs.chunks)
   form = family.factored or _factored(family)
   states = associate if method == "associative" else walk
   factors = over_heads(form.factor, masks, chunks=True)(chunks, masks)
@@ -351,17 +351,16 @@ def _factored(family):
   )
 
 
-def _fold(family, inputs, size, heads):
+def _fold(family, inputs, size):
   """Composes all chunks in one summary, on a GPU in few large steps."""
 
   def summarize(one):
     masks = masks_from(one.ids, size)
-    chunk = widen(repeat_heads(one.chunks, heads, 1))
-    return over_heads(family.summarize, masks)(chunk, masks)
+    return over_heads(family.summarize, masks)(widen(one.chunks), masks)
 
   if walks_in_blocks(inputs):
     masks = masks_from(inputs.ids, size)
-    chunks = widen(repeat_heads(inputs.chunks, heads, 2))
+    chunks = widen(inputs.chunks)
     every = over_heads(family.summarize, masks, chunks=True)(chunks, masks)
     return compose_all(family, every)
 
