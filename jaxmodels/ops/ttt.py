@@ -219,6 +219,8 @@ def _dual(chunk, state, *, size, epsilon, fresh):
   """The dual form, for each mini-batch that the chunk may overlap."""
   count, before = chunk.k.shape[0], jax.lax.stop_gradient(state.tokens)
   aligned = fresh and count % size == 0
+  if aligned and count == size:
+    return _mini_batch(chunk, state, epsilon)
   batches = count // size if aligned else (count + 2 * size - 2) // size
   place = before + jnp.arange(count, dtype=before.dtype)
   batch = jnp.floor(place / size)
@@ -236,11 +238,28 @@ def _dual(chunk, state, *, size, epsilon, fresh):
     full = before + count >= (i + 1) * size
     weight = jnp.where(full, weight - step, weight)
     step = jnp.where(full, 0, step)
-  y = recalled + chunk.q_0
-  if chunk.scale is not None:
-    y = chunk.scale * _normalize(y, epsilon)[0]
+  y = _finish(recalled, chunk, epsilon)
   total = before + count
   return y, TTT(weight, step, total - size * jnp.floor(total / size))
+
+
+def _mini_batch(chunk, state, epsilon):
+  """The dual form of a whole mini-batch, which is the usual chunk."""
+  weight = state.weight
+  slope = _slope(chunk.k @ weight + chunk.k_0, chunk, epsilon)
+  steps = chunk.rate[:, None] * slope
+  met = jnp.where(np.tri(len(steps), dtype=bool), chunk.q @ chunk.k.T, 0)
+  recalled = chunk.q @ weight - met @ steps
+  state = state._replace(weight=weight - chunk.k.T @ steps)
+  return _finish(recalled, chunk, epsilon), state
+
+
+def _finish(recalled, chunk, epsilon):
+  """Outputs from what the change of the weight recalls."""
+  y = recalled + chunk.q_0
+  if chunk.scale is None:
+    return y
+  return chunk.scale * _normalize(y, epsilon)[0]
 
 
 def _slope(recalled, chunk, epsilon):
