@@ -239,18 +239,19 @@ class Mamba3(Mixer):
 
 
 def split_turns(turns: jax.Array) -> jax.Array:
-  """Cuts turns [...] into parts [..., 2] whose sums keep their digits.
+  """Cuts turns [..., M] into parts [..., 2 M] whose sums keep their digits.
 
   Float32 has too few digits for a sum of many angles. So each angle, in turns,
   is a multiple of 1/1024, whose sums are exact up to 16,384 turns, and a rest.
+  An axis of two parts would fill 2 of the 128 lanes of a TPU.
   """
   coarse = jax.lax.stop_gradient(jnp.round(turns * 1024) / 1024)
-  return jnp.stack([coarse, turns - coarse], -1)
+  return jnp.concatenate([coarse, turns - coarse], -1)
 
 
 def angles_of(sums: jax.Array) -> jax.Array:
-  """The angles [...] of sums [..., 2] of such parts, without full turns."""
-  coarse, rest = sums[..., 0], sums[..., 1]
+  """The angles [..., M] of sums [..., 2 M] of such parts, in one turn."""
+  coarse, rest = jnp.split(sums, 2, -1)
   return 2 * math.pi * (coarse - jnp.round(coarse) + rest)
 
 

@@ -65,6 +65,7 @@ class Op:
     like: the argument whose dtype y gets; None for float32 or wider.
     enter: converts the state that the user passes to the state of the family.
     leave: converts the state of the family back.
+    outputs: converts the y of the family.
   """
 
   name: str
@@ -80,6 +81,7 @@ class Op:
   like: str | None = None
   enter: Callable[[Any], Any] = lambda state: state
   leave: Callable[[Any], Any] = lambda state: state
+  outputs: Callable[[jax.Array], jax.Array] = lambda y: y
 
   def __call__(
     self,
@@ -132,7 +134,7 @@ class Op:
       )
       if not self.heads:
         y, state = y[:, :, 0], jax.tree.map(lambda x: x[:, 0], state)
-      state = self.leave(state)
+      y, state = self.outputs(y), self.leave(state)
     y = _unfold(y, self.y, batch)
     state = _unfold(state, self.state, batch)
     checks.finite(self.name, y=y, final_state=state)
