@@ -172,7 +172,7 @@ class Mamba3(Mixer):
     parts = split_turns(step[..., None] * speeds[:, :, None])
     sums, last = self.run(
       diagonal_recurrence,
-      jnp.ones_like(parts),
+      None,
       parts,
       state=None,
       segment_ids=segment_ids,

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxmodels import ops
+from jaxmodels.ops.engine.platform import trace_for
 from jaxmodels.testing import relative_error
 from tests.ops import draws
 from tests.ops.compiled import compiled
@@ -112,3 +113,54 @@ def test_wrong_arguments_are_named():
   ]:
     with pytest.raises(ValueError, match=words):
       ops.dense_recurrence(**wrong)
+
+
+@pytest.mark.parametrize("complex_", [False, True])
+@pytest.mark.parametrize(
+  "method",
+  ["chunked", pytest.param("chunk_parallel", marks=pytest.mark.slow)],
+)
+def test_narrow_blocks_of_an_accelerator_are_those_of_a_cpu(method, complex_):
+  """There the axis of blocks is the last one: values and gradients."""
+  drawn = draws.dense(blocks=True)(np.random.default_rng(3), 21)
+  drawn = {name: jnp.asarray(x, jnp.float32) for name, x in drawn.items()}
+  if complex_:
+    drawn = {name: jax.lax.complex(x, x / 2) for name, x in drawn.items()}
+  ids = jnp.asarray([[0] * 5 + [1] * 16, [0] * 17 + [2] * 4])
+
+  def results(drawn):
+    def loss(drawn):
+      y, last = ops.dense_recurrence(
+        **drawn,
+        block_diagonal=True,
+        segment_ids=ids,
+        reverse=True,
+        method=method,
+        chunk_size=4,
+      )
+      total = jnp.sum(jnp.sin(y)) + jnp.sum(jnp.cos(last))
+      return jnp.real(total), (y, last)
+
+    return jax.jit(jax.grad(loss, has_aux=True))(drawn)
+
+  wanted = results(drawn)
+  with trace_for("tpu"):
+    got = results(drawn)
+  for left, right in zip(
+    jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True
+  ):
+    assert left.shape == right.shape
+    assert relative_error(left, right) < 2e-5
+
+
+def test_no_product_of_an_accelerator_has_narrow_blocks():
+  """A TPU's tile has 1,024 places, of which a block of 2 x 2 fills 4."""
+  A, b = jnp.zeros((1, 32, 64, 2, 2)), jnp.zeros((1, 32, 64, 2))
+
+  def run(A, b):
+    return ops.dense_recurrence(A, b, block_diagonal=True)
+
+  with trace_for("tpu"):
+    narrow = str(jax.make_jaxpr(run)(A, b))
+  assert "dot_general" not in narrow
+  assert "dot_general" in str(jax.make_jaxpr(lambda A, b: run(A, b))(A, b))

@@ -9,6 +9,7 @@ import pytest
 from jax.sharding import Mesh, PartitionSpec
 
 from jaxmodels import ops
+from jaxmodels.analysis.flops import count
 from jaxmodels.testing import FORMS, relative_error
 from jaxmodels.testing.cases import SHARDED
 from tests.ops import draws
@@ -112,6 +113,25 @@ def test_no_sequence_of_repeated_keys_is_in_memory(name):
   sequence = 4 * length * heads * width
   shared, whole = bytes_of(op), bytes_of(lambda **given: op(**copies(given)))
   assert shared < whole - sequence
+
+
+@pytest.mark.parametrize("method", ["chunked", "chunk_parallel"])
+def test_scores_of_shared_keys_are_computed_once(method):
+  """The forward flops of 8 heads are those of 1, and of 8 with values alone."""
+  length, heads, width, size = 256, 8, 32, 64
+
+  def flops(h, H):
+    q = k = jax.ShapeDtypeStruct((1, length, h, width), jnp.float32)
+    v = jax.ShapeDtypeStruct((1, length, H, width), jnp.float32)
+    decay = jax.ShapeDtypeStruct((1, length, H), jnp.float32)
+
+    def run(*given):
+      return ops.linear_attention(*given, method=method, chunk_size=size)
+
+    return count(run, q, k, v, decay).products
+
+  scores = 2 * size * width * length
+  assert flops(heads, heads) - flops(1, heads) == (heads - 1) * scores
 
 
 def test_the_number_of_shared_heads_divides_that_of_the_others():

@@ -1,6 +1,5 @@
 """Splits sequences in chunks; lifts functions of one head to all heads."""
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -117,34 +116,34 @@ def over_heads(
 
 
 def _over_heads(function, per_head):
-  """As `_map`, for leaves of H heads and leaves of fewer, shared heads.
+  """As `_map`, where leaves may have h heads in place of H.
 
-  It maps over groups of heads, and within a group over the heads that read the
-  same shared leaves.
+  It maps over groups of heads, and within a group over the heads, which read
+  the same shared leaves.
   """
 
   def mapped(*args):
-    along = [arg for arg, axis in zip(args, per_head, strict=True) if axis == 0]
+    given = list(zip(args, per_head, strict=True))
+    along = [arg for arg, axis in given if axis == 0]
     counts = {x.shape[0] for x in jax.tree.leaves(along)}
     if len(counts) == 1:
       return _map(function, per_head)(*args)
-    heads = max(counts)
-    groups = math.lcm(*(counts - {heads}))
+    groups, heads = sorted(counts)
 
     def grouped(x):
-      if x.shape[0] < heads:
-        return repeat_heads(x, groups, 0)
-      return x.reshape(groups, heads // groups, *x.shape[1:])
+      own = x.shape[0] == heads
+      return x.reshape(groups, -1, *x.shape[1:]) if own else x
 
-    def axes(arg):
-      return jax.tree.map(lambda x: 0 if x.shape[0] == heads else None, arg)
+    def axes(x):
+      return 0 if x.shape[0] == heads else None
 
-    pairs = list(zip(args, per_head, strict=True))
-    within = [None if axis is None else axes(arg) for arg, axis in pairs]
-    groupwise = (
-      arg if axis is None else jax.tree.map(grouped, arg) for arg, axis in pairs
-    )
-    y = _map(jax.vmap(function, within), per_head)(*groupwise)
+    within = [
+      axis if axis is None else jax.tree.map(axes, arg) for arg, axis in given
+    ]
+    by_group = [
+      arg if axis is None else jax.tree.map(grouped, arg) for arg, axis in given
+    ]
+    y = _map(jax.vmap(function, within), per_head)(*by_group)
     return _reshape(y, 2, (heads,))
 
   return mapped

@@ -122,11 +122,11 @@ def delta_rule(
 def diagonal_recurrence(
   a, b, initial_state=None, *, segment_ids=None, reverse=False
 ):
-  """`h_t = a_t * h_{t-1} + b_t`; y is every state."""
+  """`h_t = a_t * h_{t-1} + b_t`; y is every state. No a is an a of 1."""
 
   def step(h, token):
     a, b = token
-    h = a * h + b
+    h = h + b if a is None else a * h + b
     return h, h
 
   if initial_state is None:

@@ -132,6 +132,12 @@ def diagonal(complex_: bool = False) -> Draw:
   return draw
 
 
+def running_sum(rng: np.random.Generator, sizes: Sizes) -> Drawn:
+  """Arguments of the diagonal recurrence without a."""
+  drawn = diagonal()(rng, sizes)
+  return {name: x for name, x in drawn.items() if name != "a"}
+
+
 def selective_scan(rng: np.random.Generator, sizes: Sizes) -> Drawn:
   """Arguments of the selective scan, with H K channels of N elements."""
   shape = (sizes.batch, sizes.length)

@@ -190,6 +190,13 @@ _RECORDS = (
     draws.diagonal(complex_=True),
   ),
   OpExample(
+    "diagonal_recurrence_sum",
+    ops.diagonal_recurrence,
+    reference.diagonal_recurrence,
+    draws.running_sum,
+    options={"a": None},
+  ),
+  OpExample(
     "dplr_recurrence",
     ops.dplr_recurrence,
     reference.dplr_recurrence,
