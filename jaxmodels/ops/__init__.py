@@ -45,7 +45,7 @@ Arguments that ops share:
     `delta_rule`, `householder_product`, `dplr_recurrence` and
     `selective_scan`, "pallas" (see `jaxmodels.ops.kernels`). "auto", the
     default, is "recurrent" for one token. For more tokens it is a row of the
-    table `AUTO` in `jaxmodels.ops.engine.method`, which depends on the
+    table `AUTO` in `jaxmodels.ops.engine.auto`, which depends on the
     platform, on the key width, and on whether a gradient is computed. On a
     TPU it is "pallas" for these ops; kernels have gradients of the first
     order in reverse mode only, so name "chunked" for others.

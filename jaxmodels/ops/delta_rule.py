@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmodels.ops.engine.auto import choose
 from jaxmodels.ops.engine.checks import require
 from jaxmodels.ops.engine.chunks import zero_matrix
 from jaxmodels.ops.engine.decay import (
@@ -34,7 +35,7 @@ from jaxmodels.ops.engine.decay import (
   scores,
 )
 from jaxmodels.ops.engine.make_op import Op, Recurrence
-from jaxmodels.ops.engine.method import Options, choose
+from jaxmodels.ops.engine.method import Options
 from jaxmodels.ops.engine.recurrence import (
   Factored,
   Family,

@@ -21,6 +21,7 @@ from jaxmodels.ops.delta_rule import advance, compose
 from jaxmodels.ops.delta_rule import enter as enter_erased
 from jaxmodels.ops.delta_rule import summarize_factors as summarize_erased
 from jaxmodels.ops.delta_rule import walk as walk_erased
+from jaxmodels.ops.engine.auto import NARROW_KEYS, choose
 from jaxmodels.ops.engine.cells import scan_tokens
 from jaxmodels.ops.engine.chunks import zero_matrix
 from jaxmodels.ops.engine.decay import (
@@ -35,7 +36,7 @@ from jaxmodels.ops.engine.decay import (
   strict_scores,
 )
 from jaxmodels.ops.engine.make_op import Op, Recurrence
-from jaxmodels.ops.engine.method import NARROW_KEYS, Options, choose
+from jaxmodels.ops.engine.method import Options
 from jaxmodels.ops.engine.platform import platform
 from jaxmodels.ops.engine.recurrence import (
   Factored,

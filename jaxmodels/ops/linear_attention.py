@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxmodels.ops.engine import checks
+from jaxmodels.ops.engine.auto import choose
 from jaxmodels.ops.engine.chunks import repeat_heads, zero_matrix
 from jaxmodels.ops.engine.decay import (
   boundary_decay,
@@ -29,7 +30,7 @@ from jaxmodels.ops.engine.decay import (
   strict_scores,
 )
 from jaxmodels.ops.engine.make_op import Op, Recurrence
-from jaxmodels.ops.engine.method import Options, choose
+from jaxmodels.ops.engine.method import Options
 from jaxmodels.ops.engine.platform import wide
 from jaxmodels.ops.engine.recurrence import (
   Family,

@@ -27,6 +27,7 @@ from jax import lax
 from jaxmodels.ops.engine import checks
 from jaxmodels.ops.engine.arguments import arrays
 from jaxmodels.ops.engine.arguments import state as as_state
+from jaxmodels.ops.engine.auto import choose
 from jaxmodels.ops.engine.decay import (
   boundary_decay,
   pair_decay,
@@ -36,7 +37,7 @@ from jaxmodels.ops.engine.decay import (
 from jaxmodels.ops.engine.explicit import by_letters
 from jaxmodels.ops.engine.exporting import serializable
 from jaxmodels.ops.engine.make_op import Op, Recurrence
-from jaxmodels.ops.engine.method import Options, choose
+from jaxmodels.ops.engine.method import Options
 from jaxmodels.ops.engine.platform import wide
 from jaxmodels.ops.engine.positions import advance_positions
 from jaxmodels.ops.engine.recurrence import Family, Method, Summary

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxmodels.ops.engine import checks
+from jaxmodels.ops.engine.auto import choose
 from jaxmodels.ops.engine.decay import (
   boundary_decay,
   pair_decay,
@@ -23,7 +24,7 @@ from jaxmodels.ops.engine.decay import (
 )
 from jaxmodels.ops.engine.exporting import serializable
 from jaxmodels.ops.engine.make_op import Op, Recurrence
-from jaxmodels.ops.engine.method import Options, choose
+from jaxmodels.ops.engine.method import Options
 from jaxmodels.ops.engine.platform import wide
 from jaxmodels.ops.engine.recurrence import Family, Method
 from jaxmodels.ops.engine.shared_keys import recall

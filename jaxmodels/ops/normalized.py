@@ -27,11 +27,12 @@ import numpy as np
 from jax import lax
 
 from jaxmodels.ops.engine import checks
+from jaxmodels.ops.engine.auto import choose
 from jaxmodels.ops.engine.decay import between
 from jaxmodels.ops.engine.division import divide
 from jaxmodels.ops.engine.exporting import serializable
 from jaxmodels.ops.engine.make_op import Op, Recurrence
-from jaxmodels.ops.engine.method import Options, choose
+from jaxmodels.ops.engine.method import Options
 from jaxmodels.ops.engine.platform import wide
 from jaxmodels.ops.engine.recurrence import Family, Method, Summary
 from jaxmodels.ops.engine.segments import Masks

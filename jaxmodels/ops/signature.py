@@ -19,8 +19,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxmodels.ops.engine import checks
+from jaxmodels.ops.engine.auto import choose
 from jaxmodels.ops.engine.make_op import Op, Recurrence
-from jaxmodels.ops.engine.method import Options, choose
+from jaxmodels.ops.engine.method import Options
 from jaxmodels.ops.engine.platform import wide
 from jaxmodels.ops.engine.recurrence import Family, Method, Summary
 

@@ -24,9 +24,10 @@ from jax import lax
 
 from jaxmodels.ops.engine import checks
 from jaxmodels.ops.engine.arguments import array
+from jaxmodels.ops.engine.auto import choose
 from jaxmodels.ops.engine.checks import is_open
 from jaxmodels.ops.engine.make_op import Op, Recurrence
-from jaxmodels.ops.engine.method import Options, choose, resolve
+from jaxmodels.ops.engine.method import Options, resolve
 from jaxmodels.ops.engine.platform import wide
 from jaxmodels.ops.engine.recurrence import Family, Method, Summary
 

@@ -16,11 +16,12 @@ import numpy as np
 from jaxmodels.ops.engine import checks
 from jaxmodels.ops.engine.arguments import arrays
 from jaxmodels.ops.engine.arguments import state as as_state
+from jaxmodels.ops.engine.auto import Choice
 from jaxmodels.ops.engine.cells import scan_tokens
 from jaxmodels.ops.engine.explicit import by_letters
 from jaxmodels.ops.engine.exporting import serializable
 from jaxmodels.ops.engine.make_op import Op, Recurrence
-from jaxmodels.ops.engine.method import Choice, Options
+from jaxmodels.ops.engine.method import Options
 from jaxmodels.ops.engine.platform import wide
 from jaxmodels.ops.engine.recurrence import Family, Method
 

@@ -10,7 +10,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxmodels import ops
 from jaxmodels.analysis import chips
-from jaxmodels.ops.engine import method
+from jaxmodels.ops.engine import auto
 from jaxmodels.ops.engine.platform import trace_for
 from jaxmodels.ops.kernels import chunked
 from jaxmodels.ops.kernels.chunk_block import Leaf
@@ -208,16 +208,16 @@ def check_auto(monkeypatch, op, arguments, too_large):
 def test_the_rest_of_auto():
   narrow, wide = jnp.zeros((1, 32)), jnp.zeros((1, 128))
   with trace_for("tpu"):
-    assert method.choose("linear_attention").value == "chunk_parallel"
-    assert method.choose("delta_rule", narrow).value == "chunked"
-    assert method.choose("linear_attention", wide).chunk == 128
-    assert method.choose("linear_attention", narrow).chunk == 128
-  assert method.choose("linear_attention", wide)[:3] == (
+    assert auto.choose("linear_attention").value == "chunk_parallel"
+    assert auto.choose("delta_rule", narrow).value == "chunked"
+    assert auto.choose("linear_attention", wide).chunk == 128
+    assert auto.choose("linear_attention", narrow).chunk == 128
+  assert auto.choose("linear_attention", wide)[:3] == (
     "chunked",
     "chunk_parallel",
     64,
   )
-  assert method.choose("delta_rule", narrow)[:3] == ("recurrent", "chunked", 32)
+  assert auto.choose("delta_rule", narrow)[:3] == ("recurrent", "chunked", 32)
 
 
 # Heads, and blocks of them.

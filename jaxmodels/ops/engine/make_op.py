@@ -17,9 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmodels.ops.engine import arguments, checks
+from jaxmodels.ops.engine.auto import Choice, Row, choose
 from jaxmodels.ops.engine.chunks import repeat_heads
 from jaxmodels.ops.engine.explicit import run_by_letters
-from jaxmodels.ops.engine.method import Choice, Options, Row, choose, run
+from jaxmodels.ops.engine.method import Options, run
 from jaxmodels.ops.engine.platform import wide
 from jaxmodels.ops.engine.recurrence import Family, Method
 from jaxmodels.ops.engine.segments import causal_masks

@@ -18,9 +18,9 @@ from jax import lax
 
 from jaxmodels.ops.engine import checks
 from jaxmodels.ops.engine.arguments import arrays
+from jaxmodels.ops.engine.auto import choose
 from jaxmodels.ops.engine.checks import is_open, require_length
 from jaxmodels.ops.engine.explicit import by_letters
-from jaxmodels.ops.engine.method import choose
 from jaxmodels.ops.engine.platform import wide
 from jaxmodels.ops.kalman.gaussian import (
   Gaussian,

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.cases import CASES, Sizes
 from benchmarks.programs import directions
-from jaxmodels.ops.engine import method, recurrence
+from jaxmodels.ops.engine import auto, method, recurrence
 from jaxmodels.ops.engine.platform import trace_for
 
 SHORT, LONG = Sizes(length=256), Sizes(length=4096)
@@ -91,3 +91,18 @@ def test_a_value_and_its_gradient_may_have_different_forms():
   assert function(jnp.ones(())) == 2
   value, gradient = jax.value_and_grad(function)(jnp.ones(()))
   assert (value, gradient) == (4, 3)
+
+
+@pytest.mark.parametrize(
+  "kind", ["linear_attention, decay per head", "delta_rule"]
+)
+def test_heads_that_share_narrow_keys_run_in_chunks(kind):
+  """Their scores are computed once; with decays per key they are not."""
+  shared, keys = (
+    jax.ShapeDtypeStruct((1, 64, h, 32), jnp.float32) for h in (1, 4)
+  )
+  with trace_for("cpu"):
+    assert auto.choose(kind, keys, keys).value == "recurrent"
+    assert auto.choose(kind, shared, keys).value == "chunked"
+    per_key = "delta_rule, decay per key"
+    assert auto.choose(per_key, shared, keys).value == "recurrent"
