@@ -21,34 +21,28 @@ EACH_STATE = (
   "sliding_attention",
   "softmax_attention",
 )
-# One or two mixers for each op that has methods, whose forms the tests of ops
-# compare: `make test-matrix` compares the methods of these.
+# A mixer for each op that has methods, and for each kind of its decays. Their
+# methods are in `make test-matrix`; the tests of ops compare the forms of ops.
 EACH_OP = (
   "bilinear_rnn",
-  "delta_net",
   "delta_product",
   "gated_deltanet",
-  "gated_deltanet2",
   "gated_slot",
   "gla",
-  "hgrn2",
   "kda",
   "linear_attention",
   "linoss",
   "log_linear",
   "mamba",
   "mamba2",
-  "mamba2_negative",
   "mamba3",
   "mesa",
   "mlstm",
-  "retnet",
   "rg_lru",
   "rwkv4",
   "rwkv6",
   "rwkv7",
   "s4",
-  "s4d",
   "s5",
   "softmax_attention",
   "ttt_linear",

@@ -134,8 +134,11 @@ def test_a_faint_memory_is_read_as_in_the_published_layer(case):
 @pytest.mark.parametrize(
   "case",
   [
-    pytest.param(case, marks=() if case in EACH_STATE else pytest.mark.slow)
-    for case in MIXERS
+    # Other options of a mixer keep its contract as it does.
+    pytest.param(case, marks=pytest.mark.slow if record.listed else ALL)
+    if case not in EACH_STATE
+    else case
+    for case, record in MIXERS.items()
   ],
 )
 def test_the_contract_of_mixers(case):

@@ -8,6 +8,7 @@ from jaxmodels.testing import relative_error
 from jaxmodels.testing.cases import resets
 from jaxmodels.testing.evaluate import Evaluator, Run, round_to
 from jaxmodels.testing.examples import OPS
+from tests.ops.test_matrix import VARIANTS
 
 LENGTH = 44
 # Float32 rounds too, and may do so more in chunks: a few of its steps.
@@ -30,7 +31,15 @@ def runs(draw):
 
 @pytest.mark.parametrize(
   "name",
-  [pytest.param(n, marks=() if n in FAST else pytest.mark.slow) for n in NAMES],
+  [
+    pytest.param(
+      n,
+      marks=()
+      if n in FAST
+      else (pytest.mark.slow, *[pytest.mark.exhaustive] * (n in VARIANTS)),
+    )
+    for n in NAMES
+  ],
 )
 def test_bfloat16(name):
   """Within 2e-2 of float64, and 1.5 times what the recurrent form is off."""

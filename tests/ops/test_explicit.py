@@ -87,7 +87,12 @@ LOCAL = {
 @pytest.mark.parametrize(
   ("name", "method"),
   [
-    (name, method)
+    # "associative" cuts as "chunk_parallel" does, with chunks of one token.
+    pytest.param(
+      name,
+      method,
+      marks=pytest.mark.exhaustive if method == "associative" else (),
+    )
     for name in CASES
     if name != "long_convolution"
     for method in LOCAL.get(name, FORMS)

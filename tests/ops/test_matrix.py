@@ -18,15 +18,21 @@ each_op = pytest.mark.parametrize("name", RECORDS)
 # Records that differ from another one by an option that every form treats
 # alike: all their forms and lengths are left to `make test-all`.
 VARIANTS = (
-  "delta_rule_no_decay",
+  "delta_rule_gates",
   "delta_rule_gates_head_decay",
+  "delta_rule_no_decay",
+  "dense_recurrence_full",
   "dplr_recurrence_head_decay",
-  "linear_attention_no_decay",
+  "linear_attention_bonus",
   "linear_attention_bonus_head_decay",
+  "linear_attention_no_decay",
+  "linear_attention_signed",
+  "log_linear_attention_delta_rule",
   "normalized_linear_attention_bonus",
   "normalized_linear_attention_epsilon",
   "normalized_linear_attention_no_gates",
   "selective_scan_negative",
+  "state_space_complex",
 )
 # Five chunks of 8 and a rest; over four devices one and a rest on each.
 LENGTH = 44
@@ -98,8 +104,9 @@ def test_other_forms(name):
 @pytest.mark.parametrize(
   "lengths",
   [
-    pytest.param((1, 7, 8, 9, LENGTH), id="edges"),
-    pytest.param((2, 29, 63), id="others", marks=pytest.mark.exhaustive),
+    # One token, a chunk and one more, and chunks with a rest.
+    pytest.param((1, 9, LENGTH), id="edges"),
+    pytest.param((2, 7, 8, 29, 63), id="others", marks=pytest.mark.exhaustive),
   ],
 )
 @pytest.mark.parametrize("reverse", [False, True])
