@@ -87,11 +87,13 @@ LOCAL = {
 @pytest.mark.parametrize(
   ("name", "method"),
   [
-    # "associative" cuts as "chunk_parallel" does, with chunks of one token.
+    # "recurrent" and "associative" are the others, with chunks of one token.
     pytest.param(
       name,
       method,
-      marks=pytest.mark.exhaustive if method == "associative" else (),
+      marks=()
+      if method.startswith("chunk") or name in LOCAL
+      else pytest.mark.exhaustive,
     )
     for name in CASES
     if name != "long_convolution"

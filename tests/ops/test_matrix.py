@@ -34,6 +34,15 @@ VARIANTS = (
   "selective_scan_negative",
   "state_space_complex",
 )
+# The rest runs in `make test-matrix`: see `test_every_form_and_length`.
+QUICK = (
+  "delta_rule",
+  "dense_recurrence",
+  "diagonal_recurrence_sum",
+  "linear_attention",
+  "linear_attention_no_decay",
+  "linear_attention_value_decay",
+)
 # Five chunks of 8 and a rest; over four devices one and a rest on each.
 LENGTH = 44
 # Segment ids given, whether or not a segment starts: one program for all.
@@ -67,8 +76,15 @@ def check(name, *, forms=FORMS, **options):
 @pytest.mark.parametrize(
   "name",
   [
-    # `test_signature` compares its chunks with the integrals themselves.
-    pytest.param(x, marks=pytest.mark.slow if x == "signature" else ())
+    # What is slow is in `test_every_form_and_length` too, but for variants.
+    pytest.param(
+      x,
+      marks=()
+      if x in QUICK
+      else pytest.mark.slow
+      if x in VARIANTS
+      else (pytest.mark.slow, pytest.mark.exhaustive),
+    )
     for x in RECORDS
   ],
 )

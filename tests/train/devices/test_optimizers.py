@@ -111,8 +111,9 @@ def pairs(state):
 
 
 def slow_but(*names):
-  """Pairs of all optimizers and marks: those that are not named are slow."""
-  return [(name, [SLOW] * (name not in names)) for name in OPTIMIZERS]
+  """Pairs of all optimizers and marks: `test-all` has those not named."""
+  others = SLOW, pytest.mark.exhaustive
+  return [(name, () if name in names else others) for name in OPTIMIZERS]
 
 
 # By default, Muon stands for steps that read whole matrices, and schedule_free
