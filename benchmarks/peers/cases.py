@@ -70,6 +70,15 @@ CASES = {
       "transformers": in_torch.transformers_duality,
     },
   ),
+  "Mamba-2, one group": Case(
+    ours.mamba2,
+    functools.partial(draws.mamba2, groups=1),
+    {
+      JLA: in_jax.of_groups(jla.mamba2),
+      "mamba2-jax": in_jax.of_groups(in_jax.mamba2_jax_duality),
+      "ejkernel": in_jax.ejkernel_duality,
+    },
+  ),
   "Mamba-3": Case(
     ours.mamba3,
     draws.mamba3,

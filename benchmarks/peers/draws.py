@@ -121,9 +121,10 @@ def test_time(rng, batch, length):
   }
 
 
-def mamba2(rng, batch, length):
+def mamba2(rng, batch, length, groups=HEADS):
   """Draws dt before its softplus, near Mamba-2's initial 0.01."""
-  x, B, C = rng.standard_normal((3, batch, length, HEADS, WIDTH))
+  x = rng.standard_normal((batch, length, HEADS, WIDTH))
+  B, C = rng.standard_normal((2, batch, length, groups, WIDTH))
   dt = rng.standard_normal((batch, length, HEADS)) - 4.6
   return {"x": x, "dt": dt, "A": -np.arange(1.0, HEADS + 1), "B": B, "C": C}
 

@@ -47,7 +47,7 @@ def ejkernel_duality():
       C,
       jnp.zeros(draws.HEADS),
       jax.nn.softplus(dt),
-      n_groups=draws.HEADS,
+      n_groups=B.shape[2],
     )
     return y.reshape(x.shape), state.mT
 
@@ -66,6 +66,21 @@ def mamba2_jax_duality():
     return y, state.mT
 
   return run
+
+
+def of_groups(load):
+  """For peers that take B and C per head: repeats those of a group."""
+
+  def loaded():
+    run = load()
+
+    def repeated(x, dt, A, B, C):
+      B, C = (jnp.repeat(y, x.shape[2] // y.shape[2], 2) for y in (B, C))
+      return run(x, dt, A, B, C)
+
+    return repeated
+
+  return loaded
 
 
 def ejkernel_selective():
