@@ -57,6 +57,7 @@ class GridMixer(Mixer):
       x = halo.gather(x, 1, self.axis_name, False)
       if segment_ids is not None:
         segment_ids = halo.gather(segment_ids, 1, self.axis_name, False)
+    checks.require_length(type(self).__name__, x.shape[1], "a grid")
     size = self.columns * (self.rows or 1)
     checks.require(
       x.shape[1] % size == 0,

@@ -88,6 +88,7 @@ class PolylineAttention(Mixer):
       x = halo.gather(x, 1, self.axis_name, False)
       if segment_ids is not None:
         segment_ids = halo.gather(segment_ids, 1, self.axis_name, False)
+    checks.require_length("PolylineAttention", x.shape[1], "a grid")
     checks.require(
       x.shape[1] % self.columns == 0,
       f"PolylineAttention: columns must divide L = {x.shape[1]}, got "

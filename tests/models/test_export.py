@@ -15,6 +15,10 @@ TOKENS = np.random.default_rng(0).integers(VOCAB, size=(3, LENGTH), dtype="i4")
 IDS = np.arange(LENGTH, dtype=np.int32)[None] // 3 * np.ones((3, 1), np.int32)
 
 
+# Of images, whose rows and columns follow from the length.
+GRIDS = ("cross_scan", "polyline_attention", "selective_scan_2d", "vig")
+
+
 def build(*mixers, **fields):
   options = {
     "softmax_attention": {"max_length": 8},
@@ -77,9 +81,19 @@ def test_an_exported_hybrid_reads_and_decodes_any_batch():
   check(build("gla", "s5", "sliding_attention"), read_ids=False)
 
 
+@pytest.mark.parametrize("name", GRIDS)
+def test_a_mixer_of_grids_needs_the_length(name):
+  model = build(name)
+  params = jax.jit(model.init)(jax.random.key(0), TOKENS[:, :1])
+  batch, length = export.symbolic_shape("b, l")
+  words = "a grid needs the number L of tokens, .* symbolic length l; export"
+  with pytest.raises(ValueError, match=words):
+    export.export(jax.jit(model.apply))(params, integers(batch, length))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("scan_layers", [False, True])
-@pytest.mark.parametrize("name", MIXERS)
+@pytest.mark.parametrize("name", [name for name in MIXERS if name not in GRIDS])
 def test_every_exported_mixer_reads_packed_prompts_and_decodes(
   name, scan_layers
 ):

@@ -15,6 +15,7 @@ from jax import lax
 
 from jaxmodels.ops.attention.tiles import split
 from jaxmodels.ops.engine import halo, segments
+from jaxmodels.ops.engine.checks import at_most
 from jaxmodels.ops.engine.explicit import by_letters
 from jaxmodels.ops.engine.platform import wide
 
@@ -122,7 +123,6 @@ def attend_nearby(
   length, out = q.shape[1], v.dtype
   dtype = wide(q, k, v)
   q, k, v, bias = (x.astype(dtype) for x in (q, k, v, bias))
-  before = jnp.zeros((), jnp.int32)
   if axis_name is not None:
     before = halo.rank(axis_name, False) * length
     k, v = (halo.gather(x, 1, axis_name, False) for x in (k, v))
@@ -130,10 +130,9 @@ def attend_nearby(
       segment_ids = halo.gather(segment_ids, 1, axis_name, False)
   starts, ends = _bounds(segment_ids, k)
   index = jnp.broadcast_to(jnp.arange(k.shape[1])[None], starts.shape)
-  parts = (
-    lax.dynamic_slice_in_dim(x, before, length, 1)
-    for x in (index, starts, ends)
-  )
+  parts: tuple[jax.Array, ...] = (index, starts, ends)
+  if axis_name is not None:
+    parts = tuple(lax.dynamic_slice_in_dim(x, before, length, 1) for x in parts)
 
   @jax.checkpoint
   def attend(queries: tuple[jax.Array, ...]) -> jax.Array:
@@ -141,7 +140,7 @@ def attend_nearby(
     return _attend(own, k, v, rule, columns, bias, *places)
 
   queries = (q, *parts)
-  if length <= _CHUNK:
+  if at_most(length, _CHUNK):
     return attend(queries).astype(out)
   chunks = tuple(split(x, 1, _CHUNK) for x in queries)
   y = jnp.moveaxis(lax.map(attend, chunks), 0, 1)

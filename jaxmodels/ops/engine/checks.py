@@ -253,19 +253,22 @@ def at_most(size: Any, most: int) -> bool:
   return not is_open(size) and bool(size <= most)
 
 
-def require_length(op: str, length: Any, form: str, instead: str) -> None:
+def require_length(
+  op: str, length: Any, form: str, instead: str | None = None
+) -> None:
   """Raises a ValueError if a form needs a fixed L, but L is symbolic.
 
   Args:
     op: the op, for the message.
     length: L.
     form: what needs a fixed L, for the message, such as 'method "associative"'.
-    instead: what works with a symbolic L, for the message.
+    instead: what works with a symbolic L, for the message; None for nothing.
   """
+  other = "" if instead is None else f", or use {instead}"
   require(
     not is_open(length),
     f"{op}: {form} needs the number L of tokens, got the symbolic length "
-    f"{length}; export a fixed length, or use {instead}",
+    f"{length}; export a fixed length{other}",
   )
 
 
