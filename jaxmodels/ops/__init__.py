@@ -21,10 +21,10 @@ Arguments that ops share:
     `delta_rule`, `dplr_recurrence` and `normalized_linear_attention`, q and k
     (and a, b of `dplr_recurrence`) may have fewer heads than v: h divides H,
     and head i of v reads head `i // (H / h)` of q and k. These are the groups
-    of Mamba-2 and of grouped value attention. "recurrent" and "chunked" repeat
-    shared heads one chunk at a time, so that no repeated sequence is stored;
-    "pallas" reads them where they are; the forms that compute all chunks at
-    once repeat the heads of all chunks.
+    of Mamba-2 and of grouped value attention. No form stores a repeated
+    sequence, and what depends on shared heads alone, such as `q_i . k_j`, is
+    computed once per shared head. "recurrent" repeats them one token at a
+    time, and "pallas" computes per head of v.
     All other arguments, and the state, have H heads.
   - `initial_state`: the state before the first token, in the shape that the
     op's docstring gives. None, the default, is zero.
