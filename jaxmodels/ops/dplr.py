@@ -29,6 +29,7 @@ from jaxmodels.ops.engine.decay import (
   boundary_decay,
   decays,
   pair_decay,
+  paired_scores,
   per_channel,
   scores,
   strict,
@@ -164,14 +165,9 @@ def _scores(chunk, masks):
       scores(chunk.q, chunk.k, between, masks),
       scores(chunk.q, chunk.a, between, masks),
     )
+  queries = jnp.stack([before_own(chunk.b), chunk.q])
   keys = jnp.stack([chunk.k, chunk.a])
-
-  def of(query):
-    return jax.vmap(lambda key: scores(query, key, between, masks))(keys)
-
-  (b_k, b_a), (q_k, q_a) = jax.vmap(of)(
-    jnp.stack([before_own(chunk.b), chunk.q])
-  )
+  (b_k, b_a), (q_k, q_a) = paired_scores(queries, keys, between, masks)
   return Scores(strict(b_k, masks), strict(b_a, masks), q_k, q_a)
 
 

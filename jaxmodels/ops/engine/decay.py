@@ -87,17 +87,14 @@ def _column(mask: jax.Array | np.ndarray) -> Any:
 
 
 class Ladder(NamedTuple):
-  """Decays between the tokens of one block, [log2 C, C, K] each.
-
-  `_ladder_decay` explains the halves of blocks.
+  """Decays between the tokens of one block; `_ladder_decay` has its halves.
 
   Attributes:
-    start: from the start of token i's half through token i.
-    end: from after token j to the end of its half.
+    half: [log2 C, C, K], from the start of token t's half through token t if it
+      is the later half, else from after token t to the end of the half.
   """
 
-  start: jax.Array
-  end: jax.Array
+  half: jax.Array
 
 
 class Blocks(NamedTuple):
@@ -158,6 +155,33 @@ def scores(
     met = _scores_of_blocks(q, k, decay)
   else:
     met = (q @ k.T) * decay
+  return jnp.where(masks.pair, met, 0)
+
+
+def paired_scores(
+  q: jax.Array, k: jax.Array, decay: PairDecay, masks: Masks
+) -> jax.Array:
+  """`scores` of each of n queries with each of n keys, in one product.
+
+  Args:
+    q: [n, C, K].
+    k: [n, C, K].
+    decay: `pair_decay(log_decay)`, where a block is a whole chunk.
+    masks: of the chunk.
+
+  Returns:
+    [n, n, C, C].
+  """
+  if isinstance(decay, Ladder):
+    halves, later, _ = _ladder(q.shape[1])
+    x = jnp.where(later[:, None], q[None], k[None]) * decay.half[:, None]
+    met = jnp.einsum("lmik,lnjk->lmnij", x, x)
+    met = jnp.sum(jnp.where(halves[:, None, None], met, 0), 0)
+    own = jnp.einsum("mik,nik->mni", q, k)[..., None]
+    met += own * np.eye(q.shape[1], dtype=own.dtype)
+  else:
+    met = jnp.einsum("mik,njk->mnij", q, k)
+    met = met if decay is None else met * decay
   return jnp.where(masks.pair, met, 0)
 
 
@@ -263,17 +287,16 @@ def _ladder_decay(log_decay) -> Ladder:
   end of its half, times the decay from the start of the later half through the
   later token.
   """
-  _, from_start, to_end = _ladder(log_decay.shape[0])
-  return Ladder(
-    jnp.exp(_sum(from_start, log_decay)), jnp.exp(_sum(to_end, log_decay))
-  )
+  _, _, in_half = _ladder(log_decay.shape[0])
+  return Ladder(jnp.exp(_sum(in_half, log_decay)))
 
 
 def _scores_within(q, k, decay: Ladder):
   """Decayed scores [C, C] of the tokens of one block."""
-  halves, _, _ = _ladder(q.shape[0])
-  met = (q[None] * decay.start) @ (k[None] * decay.end).mT
-  met = jnp.sum(jnp.where(halves, met, 0), axis=0)
+  halves, later, _ = _ladder(q.shape[0])
+  # A token is a query of the blocks in whose later half it is, else a key.
+  met = jnp.where(later, q[None], k[None]) * decay.half
+  met = jnp.sum(jnp.where(halves, met @ met.mT, 0), axis=0)
   return met + jnp.diag(jnp.sum(q * k, axis=-1))
 
 
@@ -283,7 +306,7 @@ def _values_within(met, v, decay: Ladder):
   halves, _, _ = _ladder(size)
   own = jnp.sum(jnp.where(np.eye(size, dtype=bool), met, 0), -1, keepdims=True)
   met = jnp.where(halves, met[None], 0)
-  return jnp.sum((met @ (v[None] * decay.end)) * decay.start, axis=0) + own * v
+  return jnp.sum((met @ (v[None] * decay.half)) * decay.half, axis=0) + own * v
 
 
 def _block_decay(log_decay, block: int) -> Blocks:
@@ -380,13 +403,14 @@ def _blocks_between(count: int) -> np.ndarray:
 
 
 def _ladder(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Masks [log2 C, C, C] of the ladder: pairs (i, j), and sums over t.
+  """Masks [log2 C, C, C | 1] of the ladder, of tokens i and j.
 
   The three masks: i is in the later half and j in the earlier half of a block;
-  t is in the half of i and not after i; t is in the half of j and after j.
+  i is in the later half; the decay of j is between i and the other half.
   """
   i, j = np.arange(size)[:, None], np.arange(size)
   half = 2 ** np.arange(size.bit_length() - 1)[:, None, None]
+  later = i // half % 2 == 1
   same = i // half == j // half
-  halves = (i // half == j // half + 1) & (i // half % 2 == 1)
-  return halves, same & (j <= i), same & (j > i)
+  halves = (i // half == j // half + 1) & later
+  return halves, later, same & np.where(later, j <= i, j > i)

@@ -38,9 +38,9 @@ def masked_block(size: int) -> int:
   it does not need. On a TPU the block is the whole chunk: its matrix unit
   multiplies 128 x 128 at once, and arrays of small blocks fill few of its
   lanes. A CPU is faster with blocks of 8 in the first rounds and pairs of
-  blocks in the others. Other platforms do the same as a CPU, unmeasured.
+  blocks in the others. Other platforms launch fewer kernels with whole chunks.
   """
-  return size if platform() == "tpu" else min(size, 8)
+  return min(size, 8) if platform() == "cpu" else size
 
 
 def cudnn_head_width() -> int:
