@@ -22,7 +22,12 @@ from jaxmodels.analysis import flops
 from jaxmodels.mixers import MIXERS
 
 # Their scores are an [L, L] matrix, or one of every place with every place.
-QUADRATIC = ("softmax_attention", "mixture_of_heads", "polyline_attention")
+QUADRATIC = (
+  "latent_attention",
+  "mixture_of_heads",
+  "polyline_attention",
+  "softmax_attention",
+)
 # Each round of their loop adds a few keys' gradient to that of all keys. The
 # compiled program does so in place; the count of flops has one addition for
 # every key, so that it grows with the square of the length.

@@ -93,7 +93,7 @@ def test_a_program_and_its_kernels_are_compiled():
       "v6e:2x2", tpu_mixers.gradient, "gla", 1, 256, 128, 2, kernels=False
     )
   assert one.kernels == two.kernels == 2 and not one.failed
-  assert 1.9 * one.kernel_cycles < two.kernel_cycles < 2 * one.kernel_cycles
+  assert 1.9 * one.kernel_cycles < two.kernel_cycles < 2.1 * one.kernel_cycles
   assert not plain.kernels and plain.cycles > 0
   with tpu.Compiler(limit=0.1) as compiler:
     slow = compiler.cost("v5e:2x2", *op, Sizes(1, 256, 8, 128), "bfloat16")

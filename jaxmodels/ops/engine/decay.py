@@ -178,11 +178,11 @@ def paired_scores(
     met = jnp.einsum("lmik,lnjk->lmnij", x, x)
     met = jnp.sum(jnp.where(halves[:, None, None], met, 0), 0)
     own = jnp.einsum("mik,nik->mni", q, k)[..., None]
-    met += own * np.eye(q.shape[1], dtype=own.dtype)
+    met += own * np.eye(q.shape[1], dtype=own.dtype)[None, None]
   else:
     met = jnp.einsum("mik,njk->mnij", q, k)
-    met = met if decay is None else met * decay
-  return jnp.where(masks.pair, met, 0)
+    met = met if decay is None else met * decay[None, None]
+  return jnp.where(masks.pair[None, None], met, 0)
 
 
 def decayed_scores(

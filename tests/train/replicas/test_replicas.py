@@ -274,7 +274,9 @@ def test_replicas_take_turns_on_many_devices(changes, finished, tmp_path):
   assert_same(tmp_path / "seed=1", tmp_path / "alone")
   found, wanted = lines(tmp_path / "seed=0"), lines(finished[0])
   for values, expected in zip(found, wanted, strict=True):
-    assert values["loss"] == pytest.approx(expected["loss"], rel=1e-6)
+    assert ("loss" in values) == ("loss" in expected)
+    if "loss" in values:  # The line of the model has none.
+      assert values["loss"] == pytest.approx(expected["loss"], rel=1e-6)
 
 
 @pytest.mark.slow
