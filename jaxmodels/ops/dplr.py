@@ -11,7 +11,7 @@ Within a chunk
 with S the state before the chunk: one unit lower triangular system per chunk.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -157,7 +157,7 @@ class Factors(NamedTuple):
 
 def _scores(chunk, masks):
   """All four scores: for a GPU, one launch per product."""
-  between = pair_decay(chunk.log_decay)
+  between: Any = pair_decay(chunk.log_decay)
   if platform() != "gpu":
     return Scores(
       strict_scores(chunk.b, chunk.k, between, masks),

@@ -159,7 +159,7 @@ def scores(
 
 
 def paired_scores(
-  q: jax.Array, k: jax.Array, decay: PairDecay, masks: Masks
+  q: jax.Array, k: jax.Array, decay: None | jax.Array | Ladder, masks: Masks
 ) -> jax.Array:
   """`scores` of each of n queries with each of n keys, in one product.
 

@@ -31,16 +31,22 @@ def platform() -> str:
   return _TRACED_FOR.get() or jax.default_backend()
 
 
-def masked_block(size: int) -> int:
+def masked_block(size: int, exact: bool = False) -> int:
   """Tokens per block that a ladder over a chunk of `size` handles by masks.
 
   A masked round computes all pairs of a block in one product, also pairs that
   it does not need. On a TPU the block is the whole chunk: its matrix unit
   multiplies 128 x 128 at once, and arrays of small blocks fill few of its
   lanes. A CPU is faster with blocks of 8 in the first rounds and pairs of
-  blocks in the others. Other platforms launch fewer kernels with whole chunks.
+  blocks in the others. A GPU launches fewer kernels with whole chunks, but has
+  no fast unit for exact products.
+
+  Args:
+    size: C.
+    exact: whether the products are of the highest precision.
   """
-  return min(size, 8) if platform() == "cpu" else size
+  whole = {"cpu": False, "tpu": True}.get(platform(), not exact)
+  return size if whole else min(size, 8)
 
 
 def cudnn_head_width() -> int:

@@ -73,7 +73,7 @@ def _solve_unit_lower_jvp(primals, tangents):
 def _invert(lower: jax.Array) -> jax.Array:
   """`(I + lower)^-1`."""
   size = lower.shape[0]
-  block = masked_block(size)
+  block = masked_block(size, exact=True)
   if block == size:
     return _invert_masked(lower)
   blocks = jnp.moveaxis(_diagonal_blocks(lower, block), -1, 0)

@@ -21,11 +21,16 @@ def float64():
 
 
 def test_the_block_of_a_tpu_is_the_whole_chunk():
+  """That of a GPU is too, unless its products are exact."""
   found = {}
-  for name in PLATFORMS:
+  for name in ("cpu", "gpu", "tpu"):
     with trace_for(name):
-      found[name] = [masked_block(size) for size in SIZES]
-  assert found == {"cpu": [1, 2, 8, 8, 8], "tpu": list(SIZES)}
+      for exact in (False, True):
+        blocks = [masked_block(size, exact) for size in SIZES]
+        found[name, exact] = blocks == list(SIZES)
+        assert found[name, exact] or blocks == [min(size, 8) for size in SIZES]
+  whole = {("gpu", False), ("tpu", False), ("tpu", True)}
+  assert {key for key, one in found.items() if one} == whole
 
 
 @pytest.mark.parametrize("size", SIZES)
