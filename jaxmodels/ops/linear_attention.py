@@ -21,7 +21,6 @@ from jaxmodels.ops.engine.chunks import repeat_heads, zero_matrix
 from jaxmodels.ops.engine.decay import (
   boundary_decay,
   decayed_scores,
-  decayed_values,
   decays,
   pair_decay,
   per_channel,
@@ -39,6 +38,7 @@ from jaxmodels.ops.engine.recurrence import (
   read_then_advance,
 )
 from jaxmodels.ops.engine.shared_keys import recall, write
+from jaxmodels.ops.engine.value_decay import decayed_values
 from jaxmodels.ops.kernels import chunk_kernel, fits_chunk_kernel
 
 

@@ -159,7 +159,7 @@ def scores(
 
 
 def paired_scores(
-  q: jax.Array, k: jax.Array, decay: None | jax.Array | Ladder, masks: Masks
+  q: jax.Array, k: jax.Array, decay: jax.Array | Ladder | None, masks: Masks
 ) -> jax.Array:
   """`scores` of each of n queries with each of n keys, in one product.
 
@@ -173,7 +173,7 @@ def paired_scores(
     [n, n, C, C].
   """
   if isinstance(decay, Ladder):
-    halves, later, _ = _ladder(q.shape[1])
+    halves, later, _ = ladder(q.shape[1])
     x = jnp.where(later[:, None], q[None], k[None]) * decay.half[:, None]
     met = jnp.einsum("lmik,lnjk->lmnij", x, x)
     met = jnp.sum(jnp.where(halves[:, None, None], met, 0), 0)
@@ -190,29 +190,6 @@ def decayed_scores(
 ) -> jax.Array:
   """`scores`, for a single call with these decays."""
   return scores(q, k, pair_decay(log_decay), masks)
-
-
-def decayed_values(
-  q: jax.Array, k: jax.Array, v: jax.Array, decay: PairDecay, masks: Masks
-) -> jax.Array:
-  """`sum_j q_i . k_j v_jn exp(sum_{j<t<=i} log_decay_tn)`, for joined j <= i.
-
-  Args:
-    q: [C, K].
-    k: [C, K].
-    v: [C, V].
-    decay: `pair_decay(log_decay)` of log decays [C, V] per value channel.
-    masks: of the chunk.
-
-  Returns:
-    [C, V].
-  """
-  met = jnp.where(masks.pair, q @ k.T, 0)
-  if isinstance(decay, Ladder):
-    return _values_within(met, v, decay)
-  if isinstance(decay, Blocks):
-    return _values_of_blocks(met, v, decay)
-  return (met if decay is None else met * decay) @ v
 
 
 def strict_scores(
@@ -287,26 +264,17 @@ def _ladder_decay(log_decay) -> Ladder:
   end of its half, times the decay from the start of the later half through the
   later token.
   """
-  _, _, in_half = _ladder(log_decay.shape[0])
+  _, _, in_half = ladder(log_decay.shape[0])
   return Ladder(jnp.exp(_sum(in_half, log_decay)))
 
 
 def _scores_within(q, k, decay: Ladder):
   """Decayed scores [C, C] of the tokens of one block."""
-  halves, later, _ = _ladder(q.shape[0])
+  halves, later, _ = ladder(q.shape[0])
   # A token is a query of the blocks in whose later half it is, else a key.
   met = jnp.where(later, q[None], k[None]) * decay.half
   met = jnp.sum(jnp.where(halves, met @ met.mT, 0), axis=0)
   return met + jnp.diag(jnp.sum(q * k, axis=-1))
-
-
-def _values_within(met, v, decay: Ladder):
-  """Sums decayed values [C, V] of one block by their scores [C, C]."""
-  size = v.shape[0]
-  halves, _, _ = _ladder(size)
-  own = jnp.sum(jnp.where(np.eye(size, dtype=bool), met, 0), -1, keepdims=True)
-  met = jnp.where(halves, met[None], 0)
-  return jnp.sum((met @ (v[None] * decay.half)) * decay.half, axis=0) + own * v
 
 
 def _block_decay(log_decay, block: int) -> Blocks:
@@ -343,19 +311,6 @@ def _scores_of_blocks(q, k, decay: Blocks):
   within = jax.vmap(_scores_within)(q, k, decay.within)
   same = np.eye(count, dtype=bool)[:, None, :, None]
   return jnp.where(same, within[:, :, None], met).reshape(size, size)
-
-
-def _values_of_blocks(met, v, decay: Blocks):
-  """Sums decayed values [C, V] by scores [C, C] that are 0 for j > i."""
-  size, (count, block, _) = v.shape[0], decay.start.shape
-  met = met.reshape(count, block, count, block)
-  same = np.eye(count, dtype=bool)[:, None, :, None]
-  earlier = jnp.where(same, 0, met).reshape(count, block, size)
-  y = (earlier @ (v[None] * decay.end)) * decay.start
-  own = jnp.sum(jnp.where(same, met, 0), axis=2)
-  within = jax.vmap(_values_within)
-  y = y + within(own, v.reshape(count, block, -1), decay.within)
-  return y.reshape(size, -1)
 
 
 def clip(log_decay: jax.Array) -> jax.Array:
@@ -402,7 +357,7 @@ def _blocks_between(count: int) -> np.ndarray:
   return (j < t) & (t < i)
 
 
-def _ladder(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def ladder(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   """Masks [log2 C, C, C | 1] of the ladder, of tokens i and j.
 
   The three masks: i is in the later half and j in the earlier half of a block;
