@@ -102,7 +102,7 @@ def delta_rule(
   Cost: about 4 C (K + V) + 6 K V + 2/3 C^2 flops per token and head, chunked
   forward. A decay per head adds 2 C^2, a decay per key channel (4 C + 320) K,
   and the gates K + V. On a TPU, matrix products take 4 C^2 log2(C) in place of
-  2/3 C^2, and 8 C K log2(C) for a decay per key channel.
+  2/3 C^2, and there and on a GPU 6 C K log2(C) for a decay per key channel.
 
   `segment_ids`, shared heads and the other options: see `jaxmodels.ops`.
 

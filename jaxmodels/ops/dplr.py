@@ -90,8 +90,8 @@ def dplr_recurrence(
   forward. A decay per head adds 2 C^2, a decay per key channel (4 C + 300) K.
   On a CPU, with a decay per key channel and K <= 64, "chunked" runs token by
   token inside its chunks and takes 8 K V + 220 K. On a TPU, matrix products
-  take 4 C^2 log2(C) in place of 2/3 C^2, and 12 C K log2(C) for a decay per key
-  channel.
+  take 4 C^2 log2(C) in place of 2/3 C^2, and there and on a GPU 10 C K log2(C)
+  for a decay per key channel.
 
   `segment_ids`, shared heads and the other options: see `jaxmodels.ops`.
 

@@ -122,8 +122,8 @@ def linear_attention(
 
   Cost: about 2 C (K + V) + 4 K V flops per token and head, chunked forward. A
   decay per head adds 2 C^2, a decay per key channel (4 C + 160) K, or on a TPU
-  6 C K log2(C) in matrix products, and one per value channel the same of V. A
-  bonus adds 3 K + 2 V, and signs 2 K.
+  or GPU 4 C K log2(2 C) in matrix products, and one per value channel the same
+  of V. A bonus adds 3 K + 2 V, and signs 2 K.
 
   `segment_ids`, shared heads and the other options: see `jaxmodels.ops`.
 

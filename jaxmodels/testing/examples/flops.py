@@ -120,17 +120,17 @@ def attention(sizes: Sizes, C: int) -> float:
 
 
 def linear_attention_on_tpu(sizes: Sizes, C: int) -> float:
-  """`2 C V + 4 K V + 6 C K log2(C)` per head, with a decay per key channel."""
+  """`2 C V + 4 K V + 4 C K log2(2 C)` per head, a decay per key channel."""
   K = V = sizes.width
-  return sizes.heads * (2 * C * V + 4 * K * V + 6 * C * K * math.log2(C))
+  return sizes.heads * (2 * C * V + 4 * K * V + 4 * C * K * math.log2(2 * C))
 
 
 def delta_rule_on_tpu(decay: str | None) -> Formula:
-  """`4 C^2 log2(C)` per head for the system, `8 C K log2(C)` for key decays."""
+  """`4 C^2 log2(C)` per head for the system, `6 C K log2(C)` for key decays."""
 
   def flops(sizes: Sizes, C: int) -> float:
     K = V = sizes.width
-    scores = 4 * C * K * (2 * math.log2(C) if decay == "key" else 1)
+    scores = C * K * (6 * math.log2(C) if decay == "key" else 4)
     scores += 2 * C**2 if decay == "head" else 0
     system = 4 * C**2 * math.log2(C)
     return sizes.heads * (scores + 4 * C * V + 6 * K * V + system)
@@ -139,7 +139,7 @@ def delta_rule_on_tpu(decay: str | None) -> Formula:
 
 
 def dplr_on_tpu(sizes: Sizes, C: int) -> float:
-  """`8 C V + 8 K V + (12 C K + 4 C^2) log2(C)` per head."""
+  """`8 C V + 8 K V + (10 C K + 4 C^2) log2(C)` per head."""
   K = V = sizes.width
-  ladders = (12 * C * K + 4 * C**2) * math.log2(C)
+  ladders = (10 * C * K + 4 * C**2) * math.log2(C)
   return sizes.heads * (8 * C * V + 8 * K * V + ladders)
