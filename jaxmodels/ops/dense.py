@@ -88,7 +88,7 @@ def dense_recurrence(
 
 
 def _of_blocks(width):
-  """The op of blocks of such a width; a CPU multiplies them as fast in rows."""
+  """The op of blocks of such a width. A CPU is faster with matrix products."""
   narrow = (0,) < width <= (NARROW,)
   return NARROW_BLOCKS if narrow and platform() != "cpu" else BLOCKS
 
